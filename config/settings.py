@@ -1,0 +1,142 @@
+"""The only reader of the environment.
+
+Every value can be set as `SECKILL_<NAME>`; a bad one fails at start and names the variable.
+`seckill up` writes the addresses and secrets of the stack that it started to
+`<home>/settings.json`; they apply wherever the environment does not say otherwise.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    JsonConfigSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+PROJECT_ROOT = Path(__file__).resolve().parents[1]
+
+Seconds = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class BadSettings(Exception):
+    """A setting is missing or has a value that cannot be used."""
+
+
+class Settings(BaseSettings):
+    """Everything that can be configured, with the reason for each number."""
+
+    model_config = SettingsConfigDict(env_prefix="SECKILL_", extra="ignore", frozen=True)
+
+    # Where the private services keep their data, pid files and logs.
+    home: Path = PROJECT_ROOT / ".seckill"
+
+    # Stores. Empty means: not configured (see `require_stores`).
+    redis_url: str = ""
+    amqp_url: str = ""
+    postgres_dsn: str = ""
+
+    # The edge.
+    gateway_host: str = "127.0.0.1"
+    gateway_port: Port = 8080
+    admin_host: str = "127.0.0.1"
+    admin_port: Port = 8081
+    gateway_url: str = ""
+    admin_url: str = ""
+    #: Time for requests in hand to finish after SIGTERM. A grab answers within
+    #: redis_timeout_s + confirm_timeout_s, so this is that sum with room to spare.
+    drain_s: Seconds = 5.0
+
+    # Key rings, `kid:secret[,kid:secret…]`. The first key signs, all of them verify.
+    ticket_keys: SecretStr = SecretStr("")
+    jwt_keys: SecretStr = SecretStr("")
+
+    # Batching: what arrived while the last call was under way goes out together.
+    #: Grabs in one script call. 512 take about 1 ms of Redis, which nobody else can use then.
+    grab_batch_max: Annotated[int, Field(ge=1, le=512)] = 512
+    #: Script calls under way per sale and process: one is being run while one is on its way.
+    grab_calls_in_flight: Count = 2
+    #: Grabs queued, in the script or unconfirmed per process; beyond it 503 before the script.
+    #: At 20 k grabs/s this is half a second of work, the longest wait worth having.
+    grabs_in_hand_max: Count = 10_000
+    #: Accepted batches not yet confirmed by the broker, per sale, before grabs are refused.
+    outbox_max: Count = 10_000
+    #: A sold-out latch sends one request through the script this often, to see given-back units.
+    latch_probe_ms: Count = 200
+
+    # Time limits. confirm_timeout_s must stay under relay_age_ms, or the relay would re-send
+    # what the gateway is still waiting for.
+    redis_timeout_s: Seconds = 1.0
+    postgres_timeout_s: Seconds = 2.0
+    confirm_timeout_s: Seconds = 1.0
+    connect_timeout_s: Seconds = 5.0
+    relay_age_ms: Count = 2_000
+
+    # Consumers.
+    #: Messages on their way to one consumer: three merged batches, so that it never starves.
+    prefetch: Count = 300
+    #: Grabs merged into one SQL transaction. Beyond some hundreds a larger batch buys nothing.
+    place_batch_max: Count = 1_000
+    postgres_pool_max: Count = 4
+
+    #: Datagram socket of a supervisor that wants to hear READY=1 (the systemd protocol).
+    notify_socket: str = Field(default="", validation_alias="NOTIFY_SOCKET")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic's
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Rank the sources: arguments, environment, the running stack's settings file."""
+        home = Path(os.environ.get("SECKILL_HOME") or PROJECT_ROOT / ".seckill")
+        return (
+            init_settings,
+            env_settings,
+            JsonConfigSettingsSource(settings_cls, json_file=home / "settings.json"),
+        )
+
+    def require_stores(self) -> None:
+        """Raise BadSettings naming what to do when a store's address is not configured."""
+        missing = [
+            f"SECKILL_{name.upper()}"
+            for name in ("redis_url", "amqp_url", "postgres_dsn")
+            if not getattr(self, name)
+        ]
+        if missing:
+            raise BadSettings(
+                f"{', '.join(missing)} not set and no stack is running in {self.home}; "
+                "start one with `seckill up`, or set the variables"
+            )
+
+
+def load_settings() -> Settings:
+    """Read the settings, or raise BadSettings naming each bad variable."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        lines = "; ".join(
+            f"SECKILL_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()
+        )
+        raise BadSettings(f"bad setting: {lines}") from error
+
+
+def save_stack_settings(home: Path, values: dict[str, object]) -> None:
+    """Write `<home>/settings.json` for the user alone (it holds secrets), in one step."""
+    home.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=home, prefix="settings-")  # made with mode 0600
+    with os.fdopen(descriptor, "w") as file:
+        json.dump(values, file, indent=2)
+    Path(name).replace(home / "settings.json")
