@@ -1,0 +1,30 @@
+-- Open a sale that PostgreSQL marks as never opened: write its stock, once.
+-- GUARANTEE: stock that exists is never written over (a second run cannot reset a running sale).
+-- KEYS[1] sk:{sale}:stock (STRING)
+-- KEYS[2] sk:{sale}:sale (HASH)
+-- KEYS[3] sk:{sale}:holders (HASH)
+-- ARGV[1] stock units
+-- ARGV[2] opens_at_ms Unix time, 0 for at once
+-- ARGV[3] closes_at_ms Unix time, 0 for never
+-- ARGV[4] per_order_max units
+-- ARGV[5] number of the sale, 24 bits
+-- ARGV[6] epoch
+-- RETURNS {"OPENED", left} | {"REOPENED", left} | {"CONFLICT"} when Redis holds part of another life
+-- No key has a TTL: a sale's keys are its books, and expiry would reseed them in mid-sale.
+-- SAFE BECAUSE the test and the writes are one script.
+local stock_key, sale_key, holders_key = KEYS[1], KEYS[2], KEYS[3]
+local state = redis.call("HGET", sale_key, "state")
+local stock = redis.call("GET", stock_key)
+local fresh = not state or state == "created"
+
+if state == "fenced" or (fresh and (stock or redis.call("EXISTS", holders_key) == 1)) or (not fresh and not stock) then
+  return {"CONFLICT"}
+end
+if fresh then
+  redis.call("HSET", sale_key, "state", "open", "opens_at_ms", ARGV[2], "closes_at_ms", ARGV[3],
+    "per_order_max", ARGV[4], "number", ARGV[5], "epoch", ARGV[6], "corrections", 0)
+  redis.call("SET", stock_key, ARGV[1])
+  return {"OPENED", tonumber(ARGV[1])}
+end
+redis.call("HSET", sale_key, "state", "open")
+return {"REOPENED", tonumber(stock)}
