@@ -1,0 +1,1 @@
+"""Settings, and the config files of the services."""

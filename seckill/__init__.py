@@ -1,0 +1,1 @@
+"""The shared kernel; it knows neither aiohttp nor processes."""

@@ -1,0 +1,33 @@
+"""Key rings: several named secrets at once, so that keys can be rotated without a gap."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from seckill.errors import UserMistake
+
+#: Shorter secrets can be guessed offline from one ticket.
+SECRET_MIN = 32
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRing:
+    """Named secrets. The first one signs; all of them verify."""
+
+    signing_kid: str
+    keys: dict[str, bytes]
+
+    @classmethod
+    def parse(cls, text: str, *, setting: str) -> KeyRing:
+        """Read "kid:secret[,kid:secret...]"; UserMistake names the setting when it is unusable."""
+        keys: dict[str, bytes] = {}
+        for item in filter(None, text.split(",")):
+            kid, _, secret = item.partition(":")
+            if not (kid.isascii() and kid.isalnum()) or kid in keys:
+                raise UserMistake(f"{setting}: key ids are distinct letters and digits")
+            if len(secret) < SECRET_MIN:
+                raise UserMistake(f"{setting}: key {kid!r} is shorter than {SECRET_MIN} characters")
+            keys[kid] = secret.encode()
+        if not keys:
+            raise UserMistake(f"{setting} is not set: give it as kid:secret")
+        return cls(next(iter(keys)), keys)

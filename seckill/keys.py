@@ -1,0 +1,28 @@
+"""Every Redis key of the project. All keys of a sale share the tag {sale_id}: one cluster slot."""
+
+from __future__ import annotations
+
+
+def stock(sale_id: str) -> str:
+    """Return the STRING of units that nobody has reserved."""
+    return f"sk:{{{sale_id}}}:stock"
+
+
+def sale(sale_id: str) -> str:
+    """Return the HASH of state, window, per_order_max, number, epoch and corrections."""
+    return f"sk:{{{sale_id}}}:sale"
+
+
+def holders(sale_id: str) -> str:
+    """Return the HASH buyer_id -> "order_id:quantity"."""
+    return f"sk:{{{sale_id}}}:holders"
+
+
+def outbox(sale_id: str) -> str:
+    """Return the STREAM of accepted batches that the broker has not confirmed."""
+    return f"sk:{{{sale_id}}}:outbox"
+
+
+def relay_lock() -> str:
+    """Return the STRING that the one working relay holds, to save doing work twice."""
+    return "sk:lock:relay"

@@ -1,0 +1,25 @@
+"""Telling a supervisor that a process is ready, and hearing from it that it should stop."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+
+
+def notify_ready(notify_socket: str) -> None:
+    """Send READY=1 by systemd's protocol (sd_notify); nothing when no supervisor asked for it."""
+    if not notify_socket:
+        return
+    address = "\0" + notify_socket[1:] if notify_socket.startswith("@") else notify_socket
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+        channel.sendto(b"READY=1", address)
+
+
+def stop_on_signals() -> asyncio.Event:
+    """Return an event that SIGTERM or SIGINT sets."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signal_ in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signal_, stop.set)
+    return stop

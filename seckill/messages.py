@@ -1,0 +1,119 @@
+"""The messages on the broker: MessagePack, version 1. Within a version, fields are only added."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import msgspec
+
+from seckill import order_ids
+from seckill.errors import Permanent
+from seckill.stock import Grab
+
+VERSION = 1
+
+Id = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}\Z")]
+
+
+class PlaceOrders(msgspec.Struct, frozen=True):
+    """Grabs of one sale and epoch that Redis has accepted: make them orders."""
+
+    sale: Id
+    epoch: Annotated[int, msgspec.Meta(ge=1)]
+    #: The outbox entries that this message carries.
+    batch: list[str]
+    grabs: list[Any]
+    traceparent: str = ""
+    v: int = VERSION
+
+
+class ExpireOrders(msgspec.Struct, frozen=True):
+    """Orders whose payment window ends now: cancel those still unpaid."""
+
+    orders: list[str]
+    v: int = VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class BadGrab:
+    """An entry that can never become an order, and why."""
+
+    entry: Any
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Placing:
+    """A decoded PlaceOrders: its good grabs, and its bad ones."""
+
+    sale_id: str
+    epoch: int
+    grabs: list[Grab]
+    bad: list[BadGrab] = field(default_factory=list)
+
+
+class BadMessage(Permanent):
+    """The message cannot be read."""
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_place = msgspec.msgpack.Decoder(PlaceOrders).decode
+_decode_expire = msgspec.msgpack.Decoder(ExpireOrders).decode
+
+
+class _StrictGrab(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    order_id: Annotated[str, msgspec.Meta(pattern=rf"^{order_ids.PATTERN.pattern}")]
+    buyer_id: Id
+    #: Anything larger cannot be a quantity, and would not fit PostgreSQL's integer.
+    quantity: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
+
+
+def encode_place(sale_id: str, epoch: int, batch: Sequence[str], grabs: Iterable[Grab]) -> bytes:
+    """Encode an orders.place message, as the start of a new trace (W3C traceparent)."""
+    traceparent = f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-00"
+    return _encode(PlaceOrders(sale_id, epoch, list(batch), list(grabs), traceparent))
+
+
+def decode_place(body: bytes) -> Placing:
+    """Decode an orders.place message and sort good entries from bad; BadMessage if unreadable."""
+    try:
+        message = _decode_place(body)
+    except msgspec.MsgspecError as error:
+        raise BadMessage(f"not an orders.place message: {error}") from error
+    if message.v > VERSION:
+        raise BadMessage(f"version {message.v} is newer than this consumer's {VERSION}")
+    placing = Placing(message.sale, message.epoch, [])
+    for entry in message.grabs:
+        try:
+            grab = msgspec.convert(entry, _StrictGrab)
+        except msgspec.ValidationError as error:
+            placing.bad.append(BadGrab(entry, str(error)))
+        else:
+            placing.grabs.append(Grab(grab.order_id, grab.buyer_id, grab.quantity))
+    return placing
+
+
+def encode_bad_grabs(placing: Placing, bad: Sequence[BadGrab]) -> bytes:
+    """Encode a message that holds only the bad entries of another, to lie in the dead queue."""
+    entries = [b.entry for b in bad]
+    return _encode(PlaceOrders(placing.sale_id, placing.epoch, [], entries))
+
+
+def encode_expire(order_ids_: Sequence[str]) -> bytes:
+    """Encode an orders.expire message."""
+    return _encode(ExpireOrders(list(order_ids_)))
+
+
+def decode_expire(body: bytes) -> list[str]:
+    """Decode an orders.expire message to order ids; BadMessage if unreadable."""
+    try:
+        message = _decode_expire(body)
+    except msgspec.MsgspecError as error:
+        raise BadMessage(f"not an orders.expire message: {error}") from error
+    bad = [order_id for order_id in message.orders if not order_ids.PATTERN.match(order_id)]
+    if bad:
+        raise BadMessage(f"not an order id: {bad[0]!r}")
+    return message.orders

@@ -1,0 +1,46 @@
+"""The outbox of a sale: batches that the script accepted and the broker has not confirmed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from redis.asyncio import Redis
+
+from seckill import keys
+from seckill.redis_client import redis_errors_as_unavailable
+from seckill.stock import Grab
+
+_unpack = msgspec.msgpack.Decoder(list[Grab]).decode
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxEntry:
+    """One accepted batch, exactly as grab.lua wrote it."""
+
+    outbox_id: str
+    epoch: int
+    grabs: list[Grab]
+
+
+async def read_older_than(
+    redis: Redis, sale_id: str, before_ms: int, *, limit: int
+) -> list[OutboxEntry]:
+    """Return up to `limit` entries written before `before_ms` (Redis time), oldest first."""
+    with redis_errors_as_unavailable():
+        entries: Any = await redis.xrange(keys.outbox(sale_id), "-", f"({before_ms}-0", count=limit)
+    return [
+        OutboxEntry(outbox_id.decode(), int(fields[b"epoch"]), _unpack(fields[b"grabs"]))
+        for outbox_id, fields in entries
+    ]
+
+
+async def sizes(redis: Redis, sale_ids: Sequence[str]) -> list[int]:
+    """Return how many entries the outbox of each sale holds, in their order."""
+    with redis_errors_as_unavailable():
+        async with redis.pipeline(transaction=False) as pipe:
+            for sale_id in sale_ids:
+                pipe.xlen(keys.outbox(sale_id))
+            return list(await pipe.execute())

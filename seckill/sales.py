@@ -1,0 +1,229 @@
+"""Sales: what is sold, when, for how much. PostgreSQL first, then Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import asyncpg
+
+from seckill import topology
+from seckill.database import database_errors_as_unavailable
+from seckill.errors import Conflict, UserMistake
+from seckill.stock import SaleTerms, Stock
+from seckill.tickets import ID
+
+#: A refresh on a miss is at most this frequent, so that guessing ids cannot load PostgreSQL.
+REFRESH_S = 1.0
+
+_SELECT = """
+SELECT s.sale_id, s.number, s.price_cents, s.per_order_max, s.opens_at, s.closes_at,
+       s.payment_window_s, s.state, s.opened_at IS NOT NULL AS was_opened, i.total, i.epoch
+  FROM sales s JOIN inventory i USING (sale_id)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Sale:
+    """One sale as PostgreSQL knows it."""
+
+    sale_id: str
+    number: int
+    price_cents: int
+    per_order_max: int
+    opens_at: datetime | None
+    closes_at: datetime | None
+    payment_window_s: int
+    state: str
+    was_opened: bool
+    total: int
+    epoch: int
+
+    def terms(self) -> SaleTerms:
+        """Return what Redis must know of this sale."""
+        return SaleTerms(
+            number=self.number,
+            stock=self.total,
+            per_order_max=self.per_order_max,
+            epoch=self.epoch,
+            opens_at_ms=_ms(self.opens_at),
+            closes_at_ms=_ms(self.closes_at),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class NewSale:
+    """What a shop says of a sale to be made."""
+
+    sale_id: str
+    stock: int
+    price_cents: int
+    per_order_max: int = 1
+    opens_at: datetime | None = None
+    closes_at: datetime | None = None
+    payment_window_s: int = 900
+
+
+async def create(db: asyncpg.Pool, stock: Stock, new: NewSale) -> Sale:
+    """Make a sale: rows in PostgreSQL, then its hash in Redis in state created.
+
+    UserMistake when the id is taken, or a seventeenth payment window would need its own timer.
+    """
+    if not ID.match(new.sale_id):
+        raise UserMistake(f"sale id {new.sale_id!r}: use 1 to 64 of A-Z a-z 0-9 _ . -")
+    try:
+        with database_errors_as_unavailable():
+            await _insert(db, new)
+            sale = await find(db, new.sale_id)
+    except asyncpg.UniqueViolationError as error:
+        raise UserMistake(f"sale {new.sale_id} exists already") from error
+    except (asyncpg.CheckViolationError, asyncpg.DataError) as error:
+        raise UserMistake(f"sale {new.sale_id} cannot be made: {error}") from error
+    if not await stock.announce(sale.sale_id, sale.terms()):
+        raise UserMistake(
+            f"Redis holds a sale {sale.sale_id} that PostgreSQL did not know; choose another id"
+        )
+    return sale
+
+
+async def open_(db: asyncpg.Pool, stock: Stock, sale_id: str) -> Sale:
+    """Open a sale. Its stock is written to Redis once; later openings only lift the gate.
+
+    The row stays locked and `opened_at` uncommitted while Redis is written: a crash in between
+    leaves "never opened", and open_sale.lua then finds the stock and leaves it alone.
+    """
+    with database_errors_as_unavailable():
+        async with db.acquire() as connection, connection.transaction():
+            sale = await _lock(connection, sale_id)
+            if sale.was_opened or await _has_orders(connection, sale_id):
+                done = await stock.set_sale_state(sale_id, "open")
+            else:
+                done = await stock.open_sale(sale_id, sale.terms())
+            if not done:
+                raise Conflict(
+                    f"Redis has lost the stock of sale {sale_id}, or holds that of another life; "
+                    f"it must be rebuilt from PostgreSQL before it can open"
+                )
+            await connection.execute(
+                "UPDATE sales SET state = 'open', opened_at = coalesce(opened_at, now())"
+                " WHERE sale_id = $1",
+                sale_id,
+            )
+    return await find(db, sale_id)
+
+
+async def close(db: asyncpg.Pool, stock: Stock, sale_id: str) -> Sale:
+    """Close a sale: nobody new gets in; orders live on, and returned units stay unsold."""
+    with database_errors_as_unavailable():
+        async with db.acquire() as connection, connection.transaction():
+            sale = await _lock(connection, sale_id)
+            if not sale.was_opened:
+                raise UserMistake(f"sale {sale_id} was never opened")
+            if not await stock.set_sale_state(sale_id, "closed"):
+                raise Conflict(
+                    f"Redis has lost sale {sale_id}; it sells nothing, and needs a rebuild"
+                )
+            await connection.execute(
+                "UPDATE sales SET state = 'closed' WHERE sale_id = $1", sale_id
+            )
+    return await find(db, sale_id)
+
+
+async def find(db: asyncpg.Pool, sale_id: str) -> Sale:
+    """Return a sale; UserMistake when there is none of that id."""
+    with database_errors_as_unavailable():
+        row = await db.fetchrow(f"{_SELECT} WHERE sale_id = $1", sale_id)
+    if row is None:
+        raise UserMistake(f"there is no sale {sale_id}; `seckill sale list` shows them")
+    return Sale(*row)
+
+
+async def all_sales(db: asyncpg.Pool) -> list[Sale]:
+    """Return every sale, oldest first."""
+    with database_errors_as_unavailable():
+        return [Sale(*row) for row in await db.fetch(f"{_SELECT} ORDER BY number")]
+
+
+class SaleDirectory:
+    """The sales by id and by number, cached; a miss asks PostgreSQL at most once a second."""
+
+    def __init__(self, db: asyncpg.Pool) -> None:
+        self._db = db
+        self._by_id: dict[str, Sale] = {}
+        self._by_number: dict[int, Sale] = {}
+        self._refreshed_at = float("-inf")
+        self._lock = asyncio.Lock()
+
+    def known(self, sale_id: str) -> Sale | None:
+        """Return a sale from the cache alone."""
+        return self._by_id.get(sale_id)
+
+    async def get(self, sale_id: str) -> Sale | None:
+        """Return a sale, asking PostgreSQL if it is not cached; Unavailable when that fails."""
+        if sale_id not in self._by_id:
+            await self.refresh()
+        return self._by_id.get(sale_id)
+
+    async def get_by_number(self, number: int) -> Sale | None:
+        """Return the sale whose number an order_id carries."""
+        if number not in self._by_number:
+            await self.refresh()
+        return self._by_number.get(number)
+
+    async def refresh(self) -> list[Sale]:
+        """Return all sales, as of at most REFRESH_S ago."""
+        async with self._lock:
+            if time.monotonic() - self._refreshed_at >= REFRESH_S:
+                sales = await all_sales(self._db)
+                self._refreshed_at = time.monotonic()
+                self._by_id = {sale.sale_id: sale for sale in sales}
+                self._by_number = {sale.number: sale for sale in sales}
+        return list(self._by_id.values())
+
+
+async def _insert(db: asyncpg.Pool, new: NewSale) -> None:
+    async with db.acquire() as connection, connection.transaction():
+        windows = await connection.fetch(
+            "SELECT DISTINCT payment_window_s FROM sales WHERE payment_window_s <> $1",
+            new.payment_window_s,
+        )
+        if len(windows) >= topology.TIMER_QUEUES_MAX:
+            taken = ", ".join(str(row[0]) for row in windows)
+            raise UserMistake(
+                f"a payment window of {new.payment_window_s} s would be the "
+                f"{topology.TIMER_QUEUES_MAX + 1}th different one; use one of: {taken}"
+            )
+        await connection.execute(
+            "INSERT INTO sales (sale_id, price_cents, per_order_max, opens_at, closes_at,"
+            " payment_window_s) VALUES ($1, $2, $3, $4, $5, $6)",
+            new.sale_id,
+            new.price_cents,
+            new.per_order_max,
+            new.opens_at,
+            new.closes_at,
+            new.payment_window_s,
+        )
+        await connection.execute(
+            "INSERT INTO inventory (sale_id, total, available) VALUES ($1, $2, $2)",
+            new.sale_id,
+            new.stock,
+        )
+
+
+async def _lock(connection: asyncpg.Connection, sale_id: str) -> Sale:
+    row = await connection.fetchrow(f"{_SELECT} WHERE sale_id = $1 FOR UPDATE OF s", sale_id)
+    if row is None:
+        raise UserMistake(f"there is no sale {sale_id}; `seckill sale list` shows them")
+    return Sale(*row)
+
+
+async def _has_orders(connection: asyncpg.Connection, sale_id: str) -> bool:
+    return bool(
+        await connection.fetchval("SELECT EXISTS (SELECT FROM orders WHERE sale_id = $1)", sale_id)
+    )
+
+
+def _ms(moment: datetime | None) -> int:
+    return int(moment.astimezone(UTC).timestamp() * 1000) if moment else 0

@@ -1,0 +1,19 @@
+"""The metrics. Label values are closed sets; never a buyer, an order or a sale."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+_SIZES = (1, 2, 5, 10, 25, 50, 100, 250, 512, 1024)
+
+GRABS = Counter("seckill_grabs", "Answers to grabs", ["verdict"])
+GRAB_BATCH = Histogram("seckill_grab_batch_size", "Grabs in one script call", buckets=_SIZES)
+GRABS_IN_HAND = Gauge("seckill_grabs_in_hand", "Grabs queued, in the script or unconfirmed")
+PUBLISH_FAILURES = Counter("seckill_publish_failures", "Publishes that were not confirmed in time")
+
+PLACEMENTS = Counter("seckill_placements", "What became of grabs in PostgreSQL", ["outcome"])
+PLACE_BATCH = Histogram("seckill_place_batch_size", "Grabs in one transaction", buckets=_SIZES)
+DEAD = Counter("seckill_dead_letters", "Entries moved to a dead queue", ["queue"])
+EXPIRED = Counter("seckill_orders_expired", "Unpaid orders cancelled", ["by"])
+RETURNED = Counter("seckill_units_returned", "Holders given back to Redis")
+RELAYED = Counter("seckill_outbox_relayed", "Outbox entries re-sent by the relay")
