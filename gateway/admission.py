@@ -1,0 +1,105 @@
+"""Who may enter: bodies, ids and identities, checked before any store is asked."""
+
+from __future__ import annotations
+
+import time
+from typing import TypeVar
+
+import msgspec
+from aiohttp import web
+
+from gateway.problems import Problem, Refused
+from seckill import logins, tickets
+from seckill.keyring import KeyRing
+from seckill.order_ids import PATTERN as ORDER_ID
+from seckill.sales import Sale, SaleDirectory
+from seckill.tickets import ID
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+TICKET_HEADER = "Seckill-Ticket"
+#: No honest body is larger; a grab's is 15 bytes.
+BODY_MAX = 4 * 1024
+#: What is read of a too large body so that the connection stays usable; beyond it is closed.
+DRAIN_MAX = 64 * 1024
+
+TICKET_KEYS = web.AppKey("ticket_keys", KeyRing)
+LOGIN_KEYS = web.AppKey("login_keys", KeyRing)
+
+
+async def read_json(request: web.Request, decoder: msgspec.json.Decoder[S]) -> S:
+    """Read a small JSON body of the decoder's type, or refuse naming what is wrong with it."""
+    body = await _read_body(request)
+    if request.content_type != "application/json":
+        raise Refused(Problem.UNSUPPORTED_MEDIA_TYPE)
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        message, _, path = str(error).partition(" - at `$.")
+        raise Refused(Problem.BAD_REQUEST, message, field=path.rstrip("`")) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Refused(Problem.MALFORMED, f"not JSON: {error}") from error
+
+
+async def find_sale(request: web.Request, sales: SaleDirectory) -> Sale:
+    """Return the sale that the path names, or refuse."""
+    sale_id = request.match_info["sale_id"]
+    sale = sales.known(sale_id)
+    if sale is not None:
+        return sale
+    if not ID.match(sale_id):
+        raise Refused(Problem.BAD_REQUEST, "use 1 to 64 of A-Z a-z 0-9 _ . -", field="sale_id")
+    sale = await sales.get(sale_id)
+    if sale is None:
+        raise Refused(Problem.NOT_FOUND, f"there is no sale {sale_id}")
+    return sale
+
+
+def order_id_of(request: web.Request) -> str:
+    """Return the order id that the path names, or refuse."""
+    order_id = request.match_info["order_id"].lower()
+    if not ORDER_ID.match(order_id):
+        raise Refused(Problem.BAD_REQUEST, "not an order id of this shop", field="order_id")
+    return order_id
+
+
+def buyer_of_ticket(request: web.Request, sale_id: str) -> str:
+    """Return the buyer of the request's ticket for this sale, or refuse."""
+    buyer_id = tickets.verify(
+        request.app[TICKET_KEYS],
+        request.headers.get(TICKET_HEADER, ""),
+        sale_id=sale_id,
+        now_s=time.time(),
+    )
+    if buyer_id is None:
+        raise Refused(Problem.BAD_TICKET)
+    return buyer_id
+
+
+def buyer_of_login(request: web.Request) -> str:
+    """Return the buyer of the request's login token, or refuse."""
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    buyer_id = None
+    if scheme.lower() == "bearer":
+        buyer_id = logins.verify(request.app[LOGIN_KEYS], token.strip())
+    if buyer_id is None:
+        raise Refused(Problem.UNAUTHORIZED)
+    return buyer_id
+
+
+def buyer_of_any(request: web.Request, sale_id: str) -> str:
+    """Return the buyer of a ticket for this sale or, without one, of a login token."""
+    if TICKET_HEADER in request.headers:
+        return buyer_of_ticket(request, sale_id)
+    return buyer_of_login(request)
+
+
+async def _read_body(request: web.Request) -> bytes:
+    body = bytearray()
+    async for chunk in request.content.iter_any():
+        body += chunk
+        if len(body) > DRAIN_MAX:
+            break
+    if len(body) > BODY_MAX:
+        raise Refused(Problem.TOO_LARGE, f"at most {BODY_MAX} bytes")
+    return bytes(body)

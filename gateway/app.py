@@ -1,0 +1,39 @@
+"""The one builder of the edge."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from config.settings import Settings
+from gateway import grabs, orders, resources, sales
+from gateway.admission import LOGIN_KEYS, TICKET_KEYS
+from gateway.problems import problems
+from seckill.keyring import KeyRing
+
+
+def create_app(settings: Settings) -> web.Application:
+    """Build the public application. Its stores are opened when it starts."""
+    app = web.Application(middlewares=[problems])
+    app[resources.SETTINGS] = settings
+    app[TICKET_KEYS] = KeyRing.parse(
+        settings.ticket_keys.get_secret_value(), setting="SECKILL_TICKET_KEYS"
+    )
+    app[LOGIN_KEYS] = KeyRing.parse(
+        settings.jwt_keys.get_secret_value(), setting="SECKILL_JWT_KEYS"
+    )
+    grabs.in_hand_limit(app)
+    app.cleanup_ctx.extend(
+        (
+            resources.redis_ctx,
+            resources.postgres_ctx,
+            resources.broker_ctx,
+            resources.desks_ctx,
+        )
+    )
+    app.router.add_get("/v1/sales", sales.list_sales)
+    app.router.add_get("/v1/sales/{sale_id}", sales.show_sale)
+    app.router.add_post("/v1/sales/{sale_id}/grabs", grabs.grab)
+    app.router.add_get("/v1/sales/{sale_id}/orders/mine", orders.show_mine)
+    app.router.add_get("/v1/orders/{order_id}", orders.show_order)
+    app.router.add_delete("/v1/orders/{order_id}", orders.cancel_order)
+    return app

@@ -1,0 +1,183 @@
+"""The hot path: one sale's grabs in this process, from a verified buyer to a verdict."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from gateway.batching import MicroBatcher
+from gateway.handover import Handover
+from seckill import telemetry
+from seckill.errors import Unavailable
+from seckill.order_ids import new_order_id
+from seckill.sales import Sale
+from seckill.stock import CALL_MAX, Grab, GrabReply, Holding, Stock, Verdict
+
+#: Confirmed outbox entries wait this long for a grab call to carry them along.
+SETTLE_IDLE_S = 0.05
+
+
+class GrabResult(NamedTuple):
+    """The answer to one grab. `order_id` is "" unless the buyer has one."""
+
+    verdict: Verdict
+    order_id: str = ""
+
+
+class _Scripted(NamedTuple):
+    """What the script said of one grab; `taken` is done when "accepted" may be answered."""
+
+    verdict: Verdict
+    order_id: str = ""
+    taken: asyncio.Future[None] | None = None
+
+
+class RedisClock:
+    """Redis's time as this process knows it: each reply tells how far the clocks are apart."""
+
+    def __init__(self) -> None:
+        self._offset_ms = 0
+
+    def observe(self, redis_now_ms: int) -> None:
+        """Note a time that Redis has just told. It is already a little old, so we are early."""
+        self._offset_ms = redis_now_ms - time.monotonic_ns() // 1_000_000
+
+    def now_ms(self) -> int:
+        """Return Redis's time, at most one reply's way behind it."""
+        return time.monotonic_ns() // 1_000_000 + self._offset_ms
+
+
+class SaleDesk:
+    """Takes the grabs of one sale."""
+
+    def __init__(
+        self,
+        sale: Sale,
+        stock: Stock,
+        clock: RedisClock,
+        make_handover: Callable[[str, Callable[[list[str]], None]], Handover],
+        *,
+        batch_max: int,
+        calls_max: int,
+        call_timeout_s: float,
+        outbox_max: int,
+    ) -> None:
+        self._sale = sale
+        self._stock = stock
+        self._clock = clock
+        self._handover = make_handover(sale.sale_id, self._note_settled)
+        self._batch_max = batch_max
+        self._call_timeout_ms = int(call_timeout_s * 1000)
+        self._outbox_max = outbox_max
+        self._grabs = MicroBatcher(self._call_script, max_batch=batch_max, max_calls=calls_max)
+        self._look_ups = MicroBatcher(self._call_look_up, max_batch=CALL_MAX, max_calls=1)
+        self._settled: list[str] = []
+        self._settling: asyncio.Task[None] | None = None
+        #: Set only when the script reports stock 0. From then on grabs are looked up (reads only);
+        #: the first look-up that sees stock again lifts it.
+        self._sold_out = False
+
+    async def grab(self, buyer_id: str, quantity: int) -> GrabResult:
+        """Reserve for one buyer; Unavailable when the outcome is not known (a retry is safe)."""
+        if self._sold_out:
+            result = await self._look_up(buyer_id)
+            if result.verdict is not Verdict.ACCEPTED:
+                return result
+        order_id = new_order_id(self._sale.number)
+        scripted = await self._grabs.submit(Grab(order_id, buyer_id, quantity))
+        if scripted.taken is not None:
+            # Shielded, for the future is shared by the batch: one buyer's leaving is his own.
+            await asyncio.shield(scripted.taken)
+        return GrabResult(scripted.verdict, scripted.order_id)
+
+    def find_holding(self, buyer_id: str) -> asyncio.Future[tuple[Verdict, Holding | None]]:
+        """Look up what a buyer holds; the verdict is UNAVAILABLE when Redis has lost the sale."""
+        return self._look_ups.submit(buyer_id)
+
+    async def drain(self) -> None:
+        """Finish what is under way and drop what the broker has confirmed."""
+        await self._handover.drain()
+        await self._settle()
+
+    async def _look_up(self, buyer_id: str) -> GrabResult:
+        verdict, holding = await self.find_holding(buyer_id)
+        if verdict is not Verdict.UNAVAILABLE and holding is not None:
+            return GrabResult(Verdict.DUPLICATE, holding.order_id)
+        return GrabResult(verdict)
+
+    async def _call_look_up(
+        self, buyer_ids: Sequence[str]
+    ) -> Sequence[tuple[Verdict, Holding | None]]:
+        found = await self._stock.look_up(self._sale.sale_id, buyer_ids)
+        if found.left > 0:
+            self._sold_out = False
+        return [(found.verdict, holding) for holding in found.holdings]
+
+    async def _call_script(self, grabs: Sequence[Grab]) -> Sequence[_Scripted]:
+        telemetry.GRAB_BATCH.observe(len(grabs))
+        settled, self._settled = self._settled[:CALL_MAX], self._settled[CALL_MAX:]
+        try:
+            reply = await self._stock.grab(
+                self._sale.sale_id,
+                grabs,
+                deadline_ms=self._clock.now_ms() + self._call_timeout_ms,
+                settled=settled,
+                outbox_max=self._outbox_max,
+            )
+        except Unavailable:
+            self._settled += settled  # naming an entry twice is harmless
+            raise
+        self._clock.observe(reply.now_ms)
+        if Verdict.UNAVAILABLE in reply.verdicts:
+            self._settled += settled
+        elif reply.left == 0 and Verdict.SOLD_OUT in reply.verdicts:
+            self._sold_out = True
+        return self._sort(grabs, reply)
+
+    def _sort(self, grabs: Sequence[Grab], reply: GrabReply) -> list[_Scripted]:
+        """Give each grab its verdict, and hand the accepted ones over as one batch."""
+        accepted = [
+            grab
+            for grab, verdict in zip(grabs, reply.verdicts, strict=True)
+            if verdict is Verdict.ACCEPTED
+        ]
+        taken = (
+            self._handover.hand_over(reply.outbox_id, reply.epoch, accepted) if accepted else None
+        )
+        known = iter(reply.known_ids)
+        scripted = []
+        for grab, verdict in zip(grabs, reply.verdicts, strict=True):
+            if verdict is Verdict.ACCEPTED:
+                scripted.append(_Scripted(verdict, grab.order_id, taken))
+            elif verdict is Verdict.DUPLICATE:
+                scripted.append(_Scripted(verdict, next(known)))
+            else:
+                scripted.append(_Scripted(verdict))
+        return scripted
+
+    def _note_settled(self, outbox_ids: list[str]) -> None:
+        self._settled += outbox_ids
+        if self._settling is None:
+            self._settling = asyncio.create_task(self._settle_when_idle(), name="settle")
+
+    async def _settle_when_idle(self) -> None:
+        try:
+            while self._settled:
+                await asyncio.sleep(SETTLE_IDLE_S)
+                if not self._grabs.calls:  # else the next grab call takes them along
+                    await self._settle()
+        except Unavailable:
+            pass  # they stay noted for the next call; should this process die, the relay drops them
+        finally:
+            self._settling = None
+
+    async def _settle(self) -> None:
+        while self._settled:
+            settled, self._settled = self._settled[:CALL_MAX], self._settled[CALL_MAX:]
+            try:
+                await self._stock.settle(self._sale.sale_id, settled)
+            except Unavailable:
+                self._settled += settled
+                raise

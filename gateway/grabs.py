@@ -1,0 +1,87 @@
+"""`POST /v1/sales/{sale_id}/grabs`: the request that a million people send at once."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from aiohttp import web
+
+from gateway.admission import buyer_of_ticket, find_sale, read_json
+from gateway.problems import CONTENT_TYPE, REFUSALS, Problem, Refused, problem_body, problem_headers
+from gateway.resources import DESKS, SALES, SETTINGS
+from seckill import telemetry
+from seckill.errors import Unavailable
+from seckill.stock import Verdict
+
+#: A consumer needs some milliseconds; a first look after half a second nearly always finds the row.
+NEXT_POLL_MS = 500
+
+
+class GrabRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """The body. A sale's own limit on `quantity` is checked by the script."""
+
+    quantity: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)] = 1
+
+
+_decoder = msgspec.json.Decoder(GrabRequest)
+
+# The answers of the hot path are built once.
+_REFUSALS = {
+    verdict: (problem.value.status, problem_body(problem), problem_headers(problem))
+    for verdict, problem in REFUSALS.items()
+}
+_COUNTERS = {verdict: telemetry.GRABS.labels(verdict.name.lower()) for verdict in Verdict}
+
+
+class InHand:
+    """How many grabs this process has taken on and not answered yet."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self.count = 0
+
+    def __enter__(self) -> None:
+        if self.count >= self._limit:
+            raise Refused(Problem.OVERLOADED)
+        self.count += 1
+
+    def __exit__(self, *_: object) -> None:
+        self.count -= 1
+
+
+IN_HAND = web.AppKey("in_hand", InHand)
+
+
+async def grab(request: web.Request) -> web.Response:
+    """Reserve units for the ticket's buyer and answer once that cannot be lost."""
+    sale = await find_sale(request, request.app[SALES])
+    buyer_id = buyer_of_ticket(request, sale.sale_id)
+    wish = await read_json(request, _decoder)
+    with request.app[IN_HAND]:
+        try:
+            verdict, order_id = await request.app[DESKS].of(sale).grab(buyer_id, wish.quantity)
+        except Unavailable:
+            verdict, order_id = Verdict.UNAVAILABLE, ""
+    _COUNTERS[verdict].inc()
+    if verdict is Verdict.ACCEPTED:
+        body = b'{"order_id":"%b","status":"queued","next_poll_ms":%d}'
+        return _json(202, body % (order_id.encode(), NEXT_POLL_MS))
+    if verdict is Verdict.DUPLICATE:
+        return _json(200, b'{"order_id":"%b","status":"yours"}' % order_id.encode())
+    if verdict is Verdict.QUANTITY:
+        raise Refused(
+            Problem.BAD_REQUEST, f"at most {sale.per_order_max} an order", field="quantity"
+        )
+    status, body, headers = _REFUSALS[verdict]
+    return web.Response(status=status, body=body, headers=headers, content_type=CONTENT_TYPE)
+
+
+def in_hand_limit(app: web.Application) -> None:
+    """Set up the bound on grabs in hand."""
+    limit = app[IN_HAND] = InHand(app[SETTINGS].grabs_in_hand_max)
+    telemetry.GRABS_IN_HAND.set_function(lambda: limit.count)
+
+
+def _json(status: int, body: bytes) -> web.Response:
+    return web.Response(status=status, body=body, content_type="application/json")

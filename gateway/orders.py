@@ -1,0 +1,89 @@
+"""A buyer's orders: read by ticket or login, cancelled by login."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import msgspec
+from aiohttp import web
+
+from gateway.admission import buyer_of_any, buyer_of_login, find_sale, order_id_of
+from gateway.answers import json_response
+from gateway.grabs import NEXT_POLL_MS
+from gateway.order_book import Queued
+from gateway.problems import Problem, Refused
+from gateway.resources import ORDER_BOOK, SALES
+from seckill.orders import Order
+from seckill.sales import Sale
+
+#: States in which waiting will change something soon.
+MOVING = ("queued", "paying", "refunding")
+
+
+class OrderView(msgspec.Struct, omit_defaults=True):
+    """An order as its buyer sees it. `next_poll_ms` is there while its state will change soon."""
+
+    order_id: str
+    sale_id: str
+    status: str
+    quantity: int
+    amount_cents: int
+    reason: str | None = None
+    pay_by: datetime | None = None
+    next_poll_ms: int | None = None
+
+
+async def show_order(request: web.Request) -> web.Response:
+    """Answer with one order."""
+    sale, order_id = await _sale_of_path(request)
+    buyer_id = buyer_of_any(request, sale.sale_id)
+    order = await request.app[ORDER_BOOK].find(sale, order_id, buyer_id)
+    return json_response(_view(sale, order))
+
+
+async def show_mine(request: web.Request) -> web.Response:
+    """Answer with the buyer's latest order in a sale."""
+    sale = await find_sale(request, request.app[SALES])
+    buyer_id = buyer_of_any(request, sale.sale_id)
+    order = await request.app[ORDER_BOOK].find_mine(sale, buyer_id)
+    return json_response(_view(sale, order))
+
+
+async def cancel_order(request: web.Request) -> web.Response:
+    """Cancel an order, placed or still queued; a second time changes nothing."""
+    buyer_id = buyer_of_login(request)
+    sale, order_id = await _sale_of_path(request)
+    order = await request.app[ORDER_BOOK].cancel(sale, order_id, buyer_id)
+    if order is not None and order.state == "paying":
+        raise Refused(Problem.PAYMENT_IN_PROGRESS)
+    if order is not None and order.state not in ("cancelled", "rejected"):
+        raise Refused(Problem.NOT_CANCELLABLE)
+    return json_response(_view(sale, order))
+
+
+async def _sale_of_path(request: web.Request) -> tuple[Sale, str]:
+    order_id = order_id_of(request)
+    sale = await request.app[ORDER_BOOK].sale_of(order_id)
+    if sale is None:
+        raise Refused(Problem.NOT_FOUND, "you have no such order")
+    return sale, order_id
+
+
+def _view(sale: Sale, order: Order | Queued | None) -> OrderView:
+    if order is None:
+        raise Refused(Problem.NOT_FOUND, "you have no such order")
+    if isinstance(order, Queued):
+        status, amount, reason, pay_by = "queued", order.quantity * sale.price_cents, None, None
+    else:
+        status, amount, reason = order.state, order.amount_cents, order.reason
+        pay_by = order.pay_by if status in ("pending", "paying") else None
+    return OrderView(
+        order_id=order.order_id,
+        sale_id=sale.sale_id,
+        status=status,
+        quantity=order.quantity,
+        amount_cents=amount,
+        reason=reason,
+        pay_by=pay_by,
+        next_poll_ms=NEXT_POLL_MS if status in MOVING else None,
+    )

@@ -1,0 +1,137 @@
+"""Every error answer: one table of problems (RFC 9457), and the mapping from verdicts to them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from enum import Enum
+
+import msgspec
+from aiohttp import web
+
+from seckill.errors import Conflict, Unavailable
+from seckill.stock import Verdict
+
+log = logging.getLogger(__name__)
+
+CONTENT_TYPE = "application/problem+json"
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of problem: what is always the same about it."""
+
+    status: int
+    title: str
+    #: Seconds a client should wait before the same request may succeed.
+    retry_after_s: int | None = None
+    #: Value of WWW-Authenticate, which a 401 owes where HTTP has a scheme for it.
+    challenge: str = ""
+
+
+class Problem(Enum):
+    """The problems by their stable `code`, which is the lower-case name."""
+
+    BAD_REQUEST = Kind(422, "The request has a value that cannot be used")
+    MALFORMED = Kind(400, "The request is not well-formed")
+    BAD_TICKET = Kind(401, "The ticket is not valid for this sale")
+    UNAUTHORIZED = Kind(401, "A login token or a ticket is needed", challenge="Bearer")
+    NOT_OPEN = Kind(403, "The sale is not open yet")
+    NOT_FOUND = Kind(404, "There is no such thing")
+    METHOD_NOT_ALLOWED = Kind(405, "This method is not allowed here")
+    SOLD_OUT = Kind(409, "The sale is sold out")
+    PAYMENT_IN_PROGRESS = Kind(409, "The order is being paid")
+    NOT_CANCELLABLE = Kind(409, "The order is paid and can no longer be cancelled")
+    CLOSED = Kind(410, "The sale is closed")
+    TOO_LARGE = Kind(413, "The request body is too large")
+    UNSUPPORTED_MEDIA_TYPE = Kind(415, "The request body must be application/json")
+    INTERNAL = Kind(500, "The gateway made a mistake")
+    OVERLOADED = Kind(503, "More requests are in hand than can be answered soon", 1)
+    PAUSED = Kind(503, "The sale is paused", 5)
+    UNAVAILABLE = Kind(503, "The outcome is not known; sending the request again is safe", 1)
+
+    @property
+    def code(self) -> str:
+        """The stable code that clients compare."""
+        return self.name.lower()
+
+
+#: What each refusal of the script is to a client.
+REFUSALS: dict[Verdict, Problem] = {
+    Verdict.NOT_OPEN: Problem.NOT_OPEN,
+    Verdict.CLOSED: Problem.CLOSED,
+    Verdict.PAUSED: Problem.PAUSED,
+    Verdict.SOLD_OUT: Problem.SOLD_OUT,
+    Verdict.OUTBOX_FULL: Problem.OVERLOADED,
+    Verdict.UNAVAILABLE: Problem.UNAVAILABLE,
+}
+
+#: What the framework refuses by itself.
+_BY_STATUS = {404: Problem.NOT_FOUND, 405: Problem.METHOD_NOT_ALLOWED, 413: Problem.TOO_LARGE}
+
+
+class Refused(Exception):
+    """Answer this request with a problem."""
+
+    def __init__(self, problem: Problem, detail: str = "", *, field: str = "") -> None:
+        super().__init__(detail or problem.value.title)
+        self.problem, self.detail, self.field = problem, detail, field
+
+
+def problem_body(problem: Problem, detail: str = "", field: str = "") -> bytes:
+    """Build the JSON of a problem; `field` names the value at fault."""
+    kind = problem.value
+    body: dict[str, object] = {
+        "type": "about:blank",
+        "title": kind.title,
+        "status": kind.status,
+        "code": problem.code,
+    }
+    if detail:
+        body["detail"] = detail
+    if field:
+        body["field"] = field
+    return msgspec.json.encode(body)
+
+
+def problem_headers(problem: Problem) -> dict[str, str]:
+    """Build the headers that a problem needs."""
+    kind = problem.value
+    headers = {}
+    if kind.retry_after_s is not None:
+        headers["Retry-After"] = str(kind.retry_after_s)
+    if kind.challenge:
+        headers["WWW-Authenticate"] = kind.challenge
+    return headers
+
+
+def problem_response(problem: Problem, detail: str = "", field: str = "") -> web.Response:
+    """Build the answer for a problem."""
+    return web.Response(
+        status=problem.value.status,
+        body=problem_body(problem, detail, field),
+        content_type=CONTENT_TYPE,
+        headers=problem_headers(problem),
+    )
+
+
+@web.middleware
+async def problems(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Turn whatever a handler raises into a problem; only our own mistakes are logged."""
+    try:
+        return await handler(request)
+    except Refused as refused:
+        return problem_response(refused.problem, refused.detail, refused.field)
+    except (Unavailable, Conflict):
+        return problem_response(Problem.UNAVAILABLE)
+    except web.HTTPException as error:
+        response = problem_response(_BY_STATUS.get(error.status, Problem.MALFORMED))
+        if "Allow" in error.headers:
+            response.headers["Allow"] = error.headers["Allow"]
+        return response
+    except Exception:
+        log.exception("%s %s failed", request.method, request.path)
+        return problem_response(Problem.INTERNAL)

@@ -1,0 +1,116 @@
+"""What the gateway holds while it runs: one cleanup context a resource, under typed keys."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+
+import asyncpg
+from aiohttp import web
+from redis.asyncio import Redis
+
+from config.settings import Settings
+from gateway.desk import RedisClock, SaleDesk
+from gateway.handover import Breaker, Handover
+from gateway.order_book import OrderBook
+from gateway.sale_board import SaleBoard
+from seckill import broker, database, redis_client
+from seckill.broker import Publisher
+from seckill.errors import Unavailable
+from seckill.sales import Sale, SaleDirectory
+from seckill.stock import Stock
+
+SETTINGS = web.AppKey("settings", Settings)
+REDIS = web.AppKey("redis", Redis)
+STOCK = web.AppKey("stock", Stock)
+DB = web.AppKey("db", asyncpg.Pool)
+PUBLISHER = web.AppKey("publisher", Publisher)
+BREAKER = web.AppKey("breaker", Breaker)
+SALES = web.AppKey("sales", SaleDirectory)
+SALE_BOARD = web.AppKey("sale_board", SaleBoard)
+
+
+class Desks:
+    """The desks of all sales in this process, made when a sale gets its first request."""
+
+    def __init__(self, make: Callable[[Sale], SaleDesk]) -> None:
+        self._make = make
+        self._by_sale: dict[str, SaleDesk] = {}
+
+    def of(self, sale: Sale) -> SaleDesk:
+        """Return the desk of a sale."""
+        desk = self._by_sale.get(sale.sale_id)
+        if desk is None:
+            desk = self._by_sale[sale.sale_id] = self._make(sale)
+        return desk
+
+    async def drain(self) -> None:
+        """Finish what is under way at every desk."""
+        for desk in self._by_sale.values():
+            await desk.drain()
+
+
+DESKS = web.AppKey("desks", Desks)
+ORDER_BOOK = web.AppKey("order_book", OrderBook)
+
+
+async def redis_ctx(app: web.Application) -> AsyncIterator[None]:
+    """Redis: the client and the scripts."""
+    settings = app[SETTINGS]
+    app[REDIS] = redis_client.connect(settings.redis_url, timeout_s=settings.redis_timeout_s)
+    app[STOCK] = Stock(app[REDIS])
+    yield
+    await app[REDIS].aclose()
+
+
+async def postgres_ctx(app: web.Application) -> AsyncIterator[None]:
+    """PostgreSQL: the pool, and the sales cached from it."""
+    settings = app[SETTINGS]
+    async with database.connect(
+        settings.postgres_dsn,
+        size=settings.postgres_pool_max,
+        timeout_s=settings.postgres_timeout_s,
+    ) as pool:
+        app[DB] = pool
+        app[SALES] = SaleDirectory(pool)
+        app[SALE_BOARD] = SaleBoard(app[SALES], app[STOCK])
+        yield
+
+
+async def broker_ctx(app: web.Application) -> AsyncIterator[None]:
+    """RabbitMQ: a connection for publishing alone."""
+    settings = app[SETTINGS]
+    async with broker.connect(
+        settings.amqp_url, name="seckill-gateway", timeout_s=settings.connect_timeout_s
+    ) as connection:
+        app[PUBLISHER] = await Publisher.open(connection, timeout_s=settings.confirm_timeout_s)
+        app[BREAKER] = Breaker()
+        yield
+
+
+async def desks_ctx(app: web.Application) -> AsyncIterator[None]:
+    """Desks: drained before the stores that they use are closed."""
+    settings = app[SETTINGS]
+    clock = RedisClock()
+    clock.observe(await app[STOCK].now_ms())
+
+    def make_handover(sale_id: str, on_settled: Callable[[list[str]], None]) -> Handover:
+        return Handover(sale_id, app[PUBLISHER], app[BREAKER], on_settled)
+
+    def make_desk(sale: Sale) -> SaleDesk:
+        return SaleDesk(
+            sale,
+            app[STOCK],
+            clock,
+            make_handover,
+            batch_max=settings.grab_batch_max,
+            calls_max=settings.grab_calls_in_flight,
+            call_timeout_s=settings.redis_timeout_s,
+            outbox_max=settings.outbox_max,
+        )
+
+    app[DESKS] = Desks(make_desk)
+    app[ORDER_BOOK] = OrderBook(app[DB], app[SALES], app[DESKS].of)
+    yield
+    with suppress(Unavailable):  # what is not settled stays in the outbox, for the relay
+        await app[DESKS].drain()

@@ -1,0 +1,58 @@
+"""One gateway process. Several share one port; the kernel spreads connections over them."""
+
+from __future__ import annotations
+
+import gc
+import logging
+
+import uvloop
+from aiohttp import web
+
+from config.settings import Settings
+from gateway.app import create_app
+from gateway.health import create_admin_app
+from seckill.lifecycle import notify_ready, stop_on_signals
+
+log = logging.getLogger(__name__)
+
+#: Connections that the kernel holds while the process is busy: an opening's first wave.
+BACKLOG = 4096
+#: Time to throw away the rest of a body that was refused, so that the client gets to read why.
+LINGER_S = 1.0
+
+
+def run(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT; raise SeckillError when a store is not there at start."""
+    uvloop.run(serve(settings))
+
+
+async def serve(settings: Settings) -> None:
+    """Open the ports, tell the supervisor, and stop gracefully when told."""
+    stop = stop_on_signals()
+    app = create_app(settings)
+    # A handler is cancelled when its client goes away, so that nobody's grab leaves its batch.
+    edge = web.AppRunner(
+        app,
+        access_log=None,
+        handler_cancellation=True,
+        shutdown_timeout=settings.drain_s,
+        lingering_time=LINGER_S,
+    )
+    admin = web.AppRunner(create_admin_app(app), access_log=None)
+    try:
+        await edge.setup()
+        await admin.setup()
+        await web.TCPSite(
+            edge, settings.gateway_host, settings.gateway_port, reuse_port=True, backlog=BACKLOG
+        ).start()
+        await web.TCPSite(admin, settings.admin_host, settings.admin_port).start()
+        # What is alive now lives as long as the process: the collector need not look at it again.
+        gc.freeze()
+        notify_ready(settings.notify_socket)
+        log.info("gateway on %s:%d", settings.gateway_host, settings.gateway_port)
+        await stop.wait()
+    finally:
+        # Health answers end first, so that balancers look elsewhere. Then: stop listening, finish
+        # the requests in hand (up to drain_s), drain the desks, close the stores.
+        await admin.cleanup()
+        await edge.cleanup()
