@@ -1,0 +1,1 @@
+"""The worker roles: messages and clocks in, SQL and Redis out."""

@@ -1,0 +1,152 @@
+"""One consumer process: the chosen roles, their stores, and their end."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+import asyncpg
+import uvloop
+from aio_pika.abc import AbstractRobustConnection
+from prometheus_client import start_http_server
+from redis.asyncio import Redis
+
+from config.settings import Settings
+from consumers import relay, return_stock, sweep
+from consumers.expire_orders import ExpireOrders
+from consumers.place_orders import PlaceOrders
+from consumers.relay import Relay
+from consumers.return_stock import ReturnStock
+from consumers.runner import Handler, PollRole, QueueRole, Role
+from consumers.sweep import Sweep
+from seckill import broker, database, redis_client, topology
+from seckill.broker import Publisher
+from seckill.lifecycle import notify_ready, stop_on_signals
+from seckill.sales import SaleDirectory
+from seckill.stock import Stock
+
+log = logging.getLogger(__name__)
+
+#: Ids of one entry in a message take about this many bytes; weighs a message without decoding it.
+GRAB_BYTES = 50
+#: Orders cancelled in one transaction.
+EXPIRE_BATCH_MAX = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """What the roles work with."""
+
+    settings: Settings
+    redis: Redis
+    stock: Stock
+    db: asyncpg.Pool
+    sales: SaleDirectory
+    publisher: Publisher
+    consuming: AbstractRobustConnection
+
+
+def _place_orders(stores: Stores) -> Role:
+    handler = PlaceOrders(stores.db, stores.sales, stores.publisher)
+    return _queue_role(
+        stores, topology.ORDERS_PLACE, handler.handle, stores.settings.place_batch_max
+    )
+
+
+def _expire_orders(stores: Stores) -> Role:
+    handler = ExpireOrders(stores.db, stores.publisher)
+    return _queue_role(stores, topology.ORDERS_EXPIRE, handler.handle, EXPIRE_BATCH_MAX)
+
+
+def _return_stock(stores: Stores) -> Role:
+    role = ReturnStock(stores.db, stores.stock)
+    return PollRole("return_stock", role.poll, idle_s=return_stock.IDLE_S)
+
+
+def _relay(stores: Stores) -> Role:
+    role = Relay(
+        stores.redis,
+        stores.stock,
+        stores.sales,
+        stores.publisher,
+        age_ms=stores.settings.relay_age_ms,
+    )
+    return PollRole("relay", role.poll, idle_s=relay.IDLE_S)
+
+
+def _sweep(stores: Stores) -> Role:
+    return PollRole("sweep", Sweep(stores.db).poll, idle_s=sweep.IDLE_S)
+
+
+_BUILDERS: dict[str, Callable[[Stores], Role]] = {
+    "place_orders": _place_orders,
+    "expire_orders": _expire_orders,
+    "return_stock": _return_stock,
+    "relay": _relay,
+    "sweep": _sweep,
+}
+#: The names that `seckill consumers` takes; all of them when none is given.
+ROLES = tuple(_BUILDERS)
+
+
+def run(settings: Settings, roles: Sequence[str] = ROLES) -> None:
+    """Run roles until SIGTERM or SIGINT; raise SeckillError when a store is not there at start."""
+    uvloop.run(_serve(settings, roles))
+
+
+async def open_stores(settings: Settings, stack: AsyncExitStack) -> Stores:
+    """Open all stores onto the stack, which closes them in reverse."""
+    redis = redis_client.connect(settings.redis_url, timeout_s=settings.redis_timeout_s)
+    stack.push_async_callback(redis.aclose)
+    stock = Stock(redis)
+    await stock.now_ms()  # is it there?
+    db = await stack.enter_async_context(
+        database.connect(
+            settings.postgres_dsn,
+            size=settings.postgres_pool_max,
+            timeout_s=settings.postgres_timeout_s,
+        )
+    )
+    timeout_s = settings.connect_timeout_s
+    publishing, consuming = [
+        await stack.enter_async_context(
+            broker.connect(settings.amqp_url, name=f"seckill-{use}", timeout_s=timeout_s)
+        )
+        for use in ("publishing", "consuming")
+    ]
+    publisher = await Publisher.open(publishing, timeout_s=settings.confirm_timeout_s)
+    return Stores(settings, redis, stock, db, SaleDirectory(db), publisher, consuming)
+
+
+async def _serve(settings: Settings, roles: Sequence[str]) -> None:
+    stop = stop_on_signals()
+    async with AsyncExitStack() as stack:
+        stores = await open_stores(settings, stack)
+        built = [_BUILDERS[name](stores) for name in roles]
+        start_http_server(settings.admin_port, settings.admin_host)
+        gc.freeze()
+        async with asyncio.TaskGroup() as group:  # one role's death stops the process, loudly
+            for name, role in zip(roles, built, strict=True):
+                group.create_task(role.run(stop), name=name)
+            notify_ready(settings.notify_socket)
+            log.info("consumers: %s", ", ".join(roles))
+
+
+def _queue_role(
+    stores: Stores,
+    queue: str,
+    handle: Handler,
+    batch_max: int,
+) -> QueueRole:
+    return QueueRole(
+        stores.consuming,
+        queue,
+        handle,
+        prefetch=stores.settings.prefetch,
+        weigh=lambda message: 1 + len(message.body) // GRAB_BYTES,
+        batch_max=batch_max,
+    )

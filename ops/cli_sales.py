@@ -1,0 +1,247 @@
+"""The commands about sales: make, open, close and show them; tickets; the ledger."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import asyncpg
+import typer
+from redis.asyncio import Redis
+from rich.console import Console
+from rich.table import Table
+
+from config.settings import Settings, load_settings
+from seckill import database, ledger, logins, redis_client, sales, tickets
+from seckill.errors import UserMistake
+from seckill.keyring import KeyRing
+from seckill.sales import NewSale, Sale
+from seckill.stock import Stock
+
+T = TypeVar("T")
+
+sale_app = typer.Typer(help="Make, open, close and show sales.", no_args_is_help=True)
+
+SaleId = Annotated[str, typer.Argument(metavar="ID", help="The sale's id.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the `seckill` command."""
+    app.add_typer(sale_app, name="sale")
+    app.command()(ticket)
+    app.command()(token)
+    app.command()(verify)
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """What these commands talk to."""
+
+    redis: Redis
+    stock: Stock
+    db: asyncpg.Pool
+
+
+@asynccontextmanager
+async def open_stores(settings: Settings) -> AsyncIterator[Stores]:
+    """Open Redis and PostgreSQL for one command."""
+    settings.require_stores()
+    redis = redis_client.connect(settings.redis_url, timeout_s=settings.connect_timeout_s)
+    try:
+        async with database.connect(
+            settings.postgres_dsn, size=2, timeout_s=settings.connect_timeout_s
+        ) as db:
+            yield Stores(redis, Stock(redis), db)
+    finally:
+        await redis.aclose()
+
+
+@sale_app.command("create")
+def create_sale(
+    sale_id: SaleId,
+    stock: Annotated[int, typer.Option(help="Units for sale.", min=1, max=2**31 - 1)],
+    price_cents: Annotated[int, typer.Option(help="Price of a unit, in cents.", min=0)],
+    per_order_max: Annotated[int, typer.Option(help="Units one order may take.", min=1)] = 1,
+    opens_at: Annotated[str | None, typer.Option(help="ISO time; at once if not given.")] = None,
+    closes_at: Annotated[str | None, typer.Option(help="ISO time; never if not given.")] = None,
+    payment_window: Annotated[
+        int, typer.Option(help="Seconds an unpaid order keeps its units.", min=1, max=30 * 86400)
+    ] = 900,
+    as_json: Json = False,
+) -> None:
+    """Make a sale. Nobody can grab before it is opened."""
+    new = NewSale(
+        sale_id=sale_id,
+        stock=stock,
+        price_cents=price_cents,
+        per_order_max=per_order_max,
+        opens_at=_moment("--opens-at", opens_at),
+        closes_at=_moment("--closes-at", closes_at),
+        payment_window_s=payment_window,
+    )
+    _show(_run(lambda s: sales.create(s.db, s.stock, new)), as_json)
+
+
+@sale_app.command("open")
+def open_sale(sale_id: SaleId, as_json: Json = False) -> None:
+    """Let buyers in (from --opens-at on). Opening again never resets the stock."""
+    _show(_run(lambda s: sales.open_(s.db, s.stock, sale_id)), as_json)
+
+
+@sale_app.command("close")
+def close_sale(sale_id: SaleId, as_json: Json = False) -> None:
+    """Let nobody new in. Orders live on."""
+    _show(_run(lambda s: sales.close(s.db, s.stock, sale_id)), as_json)
+
+
+@sale_app.command("show")
+def show_sale(sale_id: SaleId, as_json: Json = False) -> None:
+    """Show one sale."""
+    _show(_run(lambda s: sales.find(s.db, sale_id)), as_json)
+
+
+@sale_app.command("list")
+def list_sales(as_json: Json = False) -> None:
+    """List all sales."""
+    found = _run(lambda s: sales.all_sales(s.db))
+    if as_json:
+        _print_json([_plain(sale) for sale in found])
+        return
+    table = Table("sale", "state", "total", "price", "opens", "closes", "payment window")
+    for sale in found:
+        table.add_row(
+            sale.sale_id,
+            sale.state,
+            str(sale.total),
+            f"{sale.price_cents / 100:.2f}",
+            str(sale.opens_at or "-"),
+            str(sale.closes_at or "-"),
+            f"{sale.payment_window_s} s",
+        )
+    Console().print(table)
+
+
+def ticket(
+    sale_id: Annotated[str, typer.Argument(metavar="SALE", help="The sale's id.")],
+    buyer_id: Annotated[str | None, typer.Argument(metavar="BUYER", help="The buyer's id.")] = None,
+    count: Annotated[int, typer.Option(help="Make this many, for load tools.", min=0)] = 0,
+    out: Annotated[Path | None, typer.Option(help="File for --count; else the terminal.")] = None,
+    ttl: Annotated[int, typer.Option(help="Seconds that a ticket is good for.", min=1)] = 86_400,
+) -> None:
+    """Make a ticket, or with --count a file of them: one `BUYER<TAB>TICKET` a line."""
+    if (buyer_id is None) == (count == 0):
+        raise UserMistake("give either a buyer or --count")
+    for id_ in filter(None, (sale_id, buyer_id)):
+        _check_id(id_)
+    keys = _key_ring("ticket_keys")
+    expires_at_s = int(time.time()) + ttl
+    if buyer_id is not None:
+        typer.echo(
+            tickets.issue(keys, sale_id=sale_id, buyer_id=buyer_id, expires_at_s=expires_at_s)
+        )
+        return
+    file = out.open("w") if out else sys.stdout
+    with file:
+        for number in range(1, count + 1):
+            buyer = f"buyer-{number:07d}"
+            made = tickets.issue(keys, sale_id=sale_id, buyer_id=buyer, expires_at_s=expires_at_s)
+            file.write(f"{buyer}\t{made}\n")
+
+
+def token(
+    buyer_id: Annotated[str, typer.Argument(metavar="BUYER", help="The buyer's id.")],
+    ttl: Annotated[int, typer.Option(help="Seconds that it is good for.", min=1)] = 86_400,
+) -> None:
+    """Make a login token (JWT) for development: a shop's own login issues the real ones."""
+    _check_id(buyer_id)
+    expires_at_s = int(time.time()) + ttl
+    typer.echo(logins.issue(_key_ring("jwt_keys"), buyer_id=buyer_id, expires_at_s=expires_at_s))
+
+
+def verify(
+    sale_id: Annotated[str, typer.Argument(metavar="SALE", help="The sale's id.")],
+    wait: Annotated[float, typer.Option(help="Seconds to wait for quiet.", min=0)] = 0.0,
+    as_json: Json = False,
+) -> None:
+    """Count the ledger of a sale from the stores; exit 1 unless it balances."""
+    books = _run(lambda s: ledger.verify(s.redis, s.db, sale_id, wait_s=wait))
+    if as_json:
+        _print_json(
+            {"balanced": books.balanced, "lines": books.lines, "violations": books.violations}
+        )
+    else:
+        print_ledger(Console(), sale_id, books)
+    if not books.balanced:
+        raise typer.Exit(1)
+
+
+def print_ledger(console: Console, sale_id: str, books: ledger.Ledger) -> None:
+    """Print a ledger as a table, with its verdict."""
+    table = Table("line", "number", title=f"ledger of {sale_id}", min_width=40)
+    table.columns[1].justify = "right"
+    for name, number in books.lines.items():
+        table.add_row(name, str(number))
+    console.print(table)
+    for violation in books.violations:
+        console.print(f"[red]violation[/red] {violation}", highlight=False)
+    console.print("[green]balanced[/green]" if books.balanced else "[red]NOT balanced[/red]")
+
+
+def _run(work: Any) -> Any:  # noqa: ANN401 - typed by each caller's lambda
+    async def go() -> object:
+        async with open_stores(load_settings()) as stores:
+            return await work(stores)
+
+    return asyncio.run(go())
+
+
+def _show(sale: Sale, as_json: bool) -> None:
+    if as_json:
+        _print_json(_plain(sale))
+        return
+    Console().print(
+        f"sale {sale.sale_id}: {sale.state}, {sale.total} units at {sale.price_cents / 100:.2f}, "
+        f"{sale.payment_window_s} s to pay",
+        highlight=False,
+    )
+
+
+def _plain(sale: Sale) -> dict[str, Any]:
+    return {k: v.isoformat() if isinstance(v, datetime) else v for k, v in asdict(sale).items()}
+
+
+def _print_json(value: object) -> None:
+    typer.echo(json.dumps(value))
+
+
+def _moment(option: str, text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise UserMistake(
+            f"{option} {text!r}: give an ISO time such as 2030-11-11T20:00:00+08:00"
+        ) from error
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _check_id(text: str) -> None:
+    if not tickets.ID.match(text):
+        raise UserMistake(f"id {text!r}: use 1 to 64 of A-Z a-z 0-9 _ . -")
+
+
+def _key_ring(name: str) -> KeyRing:
+    settings = load_settings()
+    return KeyRing.parse(
+        getattr(settings, name).get_secret_value(), setting=f"SECKILL_{name.upper()}"
+    )
