@@ -95,8 +95,11 @@ def buyer_of_any(request: web.Request, sale_id: str) -> str:
 
 
 async def _read_body(request: web.Request) -> bytes:
+    content = request.content
+    if content.is_eof() and content.total_bytes <= BODY_MAX:
+        return content.read_nowait()  # all of it came with the headers: nothing to wait for
     body = bytearray()
-    async for chunk in request.content.iter_any():
+    async for chunk in content.iter_any():
         body += chunk
         if len(body) > DRAIN_MAX:
             break

@@ -7,13 +7,13 @@ from aiohttp import web
 from config.settings import Settings
 from gateway import grabs, orders, resources, sales
 from gateway.admission import LOGIN_KEYS, TICKET_KEYS
-from gateway.problems import problems
+from gateway.problems import add_routes
 from seckill.keyring import KeyRing
 
 
 def create_app(settings: Settings) -> web.Application:
     """Build the public application. Its stores are opened when it starts."""
-    app = web.Application(middlewares=[problems])
+    app = web.Application()
     app[resources.SETTINGS] = settings
     app[TICKET_KEYS] = KeyRing.parse(
         settings.ticket_keys.get_secret_value(), setting="SECKILL_TICKET_KEYS"
@@ -30,10 +30,15 @@ def create_app(settings: Settings) -> web.Application:
             resources.desks_ctx,
         )
     )
-    app.router.add_get("/v1/sales", sales.list_sales)
-    app.router.add_get("/v1/sales/{sale_id}", sales.show_sale)
-    app.router.add_post("/v1/sales/{sale_id}/grabs", grabs.grab)
-    app.router.add_get("/v1/sales/{sale_id}/orders/mine", orders.show_mine)
-    app.router.add_get("/v1/orders/{order_id}", orders.show_order)
-    app.router.add_delete("/v1/orders/{order_id}", orders.cancel_order)
+    add_routes(
+        app,
+        [
+            ("POST", "/v1/sales/{sale_id}/grabs", grabs.grab),  # first: the router tries in order
+            ("GET", "/v1/sales", sales.list_sales),
+            ("GET", "/v1/sales/{sale_id}", sales.show_sale),
+            ("GET", "/v1/sales/{sale_id}/orders/mine", orders.show_mine),
+            ("GET", "/v1/orders/{order_id}", orders.show_order),
+            ("DELETE", "/v1/orders/{order_id}", orders.cancel_order),
+        ],
+    )
     return app

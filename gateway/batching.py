@@ -15,16 +15,36 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
+class Pending(Generic[T, R]):
+    """An item that waits for its answer."""
+
+    __slots__ = ("future", "item")
+
+    def __init__(self, item: T, future: asyncio.Future[R]) -> None:
+        self.item = item
+        self.future = future
+
+    def answer(self, result: R) -> None:
+        """Answer, unless nobody waits any more."""
+        if not self.future.done():
+            self.future.set_result(result)
+
+    def fail(self, error: Exception) -> None:
+        """Fail, unless it was answered or nobody waits any more."""
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
 class MicroBatcher(Generic[T, R]):
     """Merges single items into calls of up to `max_batch`, with up to `max_calls` under way.
 
-    `call` gets the items in order of arrival and returns one result for each, in that order. When
-    it raises, every item of the call fails with that exception.
+    `call` gets the items in order of arrival and answers each of them, now or later; when it
+    raises, those it has not answered fail with that exception.
     """
 
     def __init__(
         self,
-        call: Callable[[Sequence[T]], Awaitable[Sequence[R]]],
+        call: Callable[[Sequence[Pending[T, R]]], Awaitable[None]],
         *,
         max_batch: int,
         max_calls: int,
@@ -32,14 +52,10 @@ class MicroBatcher(Generic[T, R]):
         self._call = call
         self._max_batch = max_batch
         self._max_calls = max_calls
-        self._waiting: deque[tuple[T, asyncio.Future[R]]] = deque()
+        self._loop = asyncio.get_running_loop()
+        self._waiting: deque[Pending[T, R]] = deque()
         self._calls: set[asyncio.Task[None]] = set()
         self._kick_due = False
-
-    @property
-    def waiting(self) -> int:
-        """Items that no call has taken yet."""
-        return len(self._waiting)
 
     @property
     def calls(self) -> int:
@@ -47,15 +63,14 @@ class MicroBatcher(Generic[T, R]):
         return len(self._calls)
 
     def submit(self, item: T) -> asyncio.Future[R]:
-        """Queue an item; the future gets its result, and leaves the batch if cancelled in time."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[R] = loop.create_future()
-        self._waiting.append((item, future))
+        """Queue an item; the future gets its answer, and leaves the batch if cancelled in time."""
+        future: asyncio.Future[R] = self._loop.create_future()
+        self._waiting.append(Pending(item, future))
         if not self._kick_due and len(self._calls) < self._max_calls:
             # At the end of this turn of the loop, so that all that one poll of the sockets
             # brought in goes out together.
             self._kick_due = True
-            loop.call_soon(self._kick)
+            self._loop.call_soon(self._kick)
         return future
 
     def _kick(self) -> None:
@@ -63,31 +78,39 @@ class MicroBatcher(Generic[T, R]):
         while self._waiting and len(self._calls) < self._max_calls:
             batch = self._take()
             if batch:
-                task = asyncio.create_task(self._run(batch), name="micro-batch")
+                task = self._loop.create_task(self._run(batch), name="micro-batch")
                 self._calls.add(task)
                 task.add_done_callback(self._finish)
 
-    def _take(self) -> list[tuple[T, asyncio.Future[R]]]:
-        batch: list[tuple[T, asyncio.Future[R]]] = []
+    def _take(self) -> list[Pending[T, R]]:
+        batch: list[Pending[T, R]] = []
         while self._waiting and len(batch) < self._max_batch:
-            entry = self._waiting.popleft()
-            if not entry[1].cancelled():  # its connection was closed: nobody waits for it
-                batch.append(entry)
+            pending = self._waiting.popleft()
+            if not pending.future.cancelled():  # its connection was closed: nobody waits for it
+                batch.append(pending)
         return batch
 
-    async def _run(self, batch: list[tuple[T, asyncio.Future[R]]]) -> None:
+    async def _run(self, batch: list[Pending[T, R]]) -> None:
         try:
-            results = await self._call([item for item, _ in batch])
-        except Exception as error:  # handed on to every caller
-            for _, future in batch:
-                if not future.done():
-                    future.set_exception(error)
-        else:
-            for (_, future), result in zip(batch, results, strict=True):
-                if not future.done():
-                    future.set_result(result)
+            await self._call(batch)
+        except Exception as error:  # handed on to everyone who waits
+            for pending in batch:
+                pending.fail(error)
 
     def _finish(self, task: asyncio.Task[None]) -> None:
         self._calls.discard(task)
         task.result()  # a bug in here must be heard, not swallowed
         self._kick()
+
+
+def answering_each(
+    call: Callable[[Sequence[T]], Awaitable[Sequence[R]]],
+) -> Callable[[Sequence[Pending[T, R]]], Awaitable[None]]:
+    """Adapt a call that returns one result an item, in their order."""
+
+    async def answer(batch: Sequence[Pending[T, R]]) -> None:
+        results = await call([pending.item for pending in batch])
+        for pending, result in zip(batch, results, strict=True):
+            pending.answer(result)
+
+    return answer

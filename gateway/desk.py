@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
-from gateway.batching import MicroBatcher
+from gateway.batching import MicroBatcher, Pending, answering_each
 from gateway.handover import Handover
 from seckill import telemetry
 from seckill.errors import Unavailable
@@ -24,14 +24,6 @@ class GrabResult(NamedTuple):
 
     verdict: Verdict
     order_id: str = ""
-
-
-class _Scripted(NamedTuple):
-    """What the script said of one grab; `taken` is done when "accepted" may be answered."""
-
-    verdict: Verdict
-    order_id: str = ""
-    taken: asyncio.Future[None] | None = None
 
 
 class RedisClock:
@@ -72,25 +64,20 @@ class SaleDesk:
         self._call_timeout_ms = int(call_timeout_s * 1000)
         self._outbox_max = outbox_max
         self._grabs = MicroBatcher(self._call_script, max_batch=batch_max, max_calls=calls_max)
-        self._look_ups = MicroBatcher(self._call_look_up, max_batch=CALL_MAX, max_calls=1)
+        self._look_ups = MicroBatcher(
+            answering_each(self._call_look_up), max_batch=CALL_MAX, max_calls=1
+        )
         self._settled: list[str] = []
         self._settling: asyncio.Task[None] | None = None
         #: Set only when the script reports stock 0. From then on grabs are looked up (reads only);
         #: the first look-up that sees stock again lifts it.
         self._sold_out = False
 
-    async def grab(self, buyer_id: str, quantity: int) -> GrabResult:
+    def grab(self, buyer_id: str, quantity: int) -> Awaitable[GrabResult]:
         """Reserve for one buyer; Unavailable when the outcome is not known (a retry is safe)."""
         if self._sold_out:
-            result = await self._look_up(buyer_id)
-            if result.verdict is not Verdict.ACCEPTED:
-                return result
-        order_id = new_order_id(self._sale.number)
-        scripted = await self._grabs.submit(Grab(order_id, buyer_id, quantity))
-        if scripted.taken is not None:
-            # Shielded, for the future is shared by the batch: one buyer's leaving is his own.
-            await asyncio.shield(scripted.taken)
-        return GrabResult(scripted.verdict, scripted.order_id)
+            return self._look_up_first(buyer_id, quantity)
+        return self._grab(buyer_id, quantity)
 
     def find_holding(self, buyer_id: str) -> asyncio.Future[tuple[Verdict, Holding | None]]:
         """Look up what a buyer holds; the verdict is UNAVAILABLE when Redis has lost the sale."""
@@ -101,10 +88,15 @@ class SaleDesk:
         await self._handover.drain()
         await self._settle()
 
-    async def _look_up(self, buyer_id: str) -> GrabResult:
+    def _grab(self, buyer_id: str, quantity: int) -> asyncio.Future[GrabResult]:
+        return self._grabs.submit(Grab(new_order_id(self._sale.number), buyer_id, quantity))
+
+    async def _look_up_first(self, buyer_id: str, quantity: int) -> GrabResult:
         verdict, holding = await self.find_holding(buyer_id)
-        if verdict is not Verdict.UNAVAILABLE and holding is not None:
+        if holding is not None:
             return GrabResult(Verdict.DUPLICATE, holding.order_id)
+        if verdict is Verdict.ACCEPTED:  # there is stock again
+            return await self._grab(buyer_id, quantity)
         return GrabResult(verdict)
 
     async def _call_look_up(
@@ -115,13 +107,13 @@ class SaleDesk:
             self._sold_out = False
         return [(found.verdict, holding) for holding in found.holdings]
 
-    async def _call_script(self, grabs: Sequence[Grab]) -> Sequence[_Scripted]:
-        telemetry.GRAB_BATCH.observe(len(grabs))
+    async def _call_script(self, batch: Sequence[Pending[Grab, GrabResult]]) -> None:
+        telemetry.GRAB_BATCH.observe(len(batch))
         settled, self._settled = self._settled[:CALL_MAX], self._settled[CALL_MAX:]
         try:
             reply = await self._stock.grab(
                 self._sale.sale_id,
-                grabs,
+                [pending.item for pending in batch],
                 deadline_ms=self._clock.now_ms() + self._call_timeout_ms,
                 settled=settled,
                 outbox_max=self._outbox_max,
@@ -134,28 +126,28 @@ class SaleDesk:
             self._settled += settled
         elif reply.left == 0 and Verdict.SOLD_OUT in reply.verdicts:
             self._sold_out = True
-        return self._sort(grabs, reply)
+        self._answer(batch, reply)
 
-    def _sort(self, grabs: Sequence[Grab], reply: GrabReply) -> list[_Scripted]:
-        """Give each grab its verdict, and hand the accepted ones over as one batch."""
-        accepted = [
-            grab
-            for grab, verdict in zip(grabs, reply.verdicts, strict=True)
-            if verdict is Verdict.ACCEPTED
-        ]
-        taken = (
-            self._handover.hand_over(reply.outbox_id, reply.epoch, accepted) if accepted else None
-        )
+    def _answer(self, batch: Sequence[Pending[Grab, GrabResult]], reply: GrabReply) -> None:
+        """Answer the refused at once, and the accepted when their batch has been handed over."""
+        accepted = []
         known = iter(reply.known_ids)
-        scripted = []
-        for grab, verdict in zip(grabs, reply.verdicts, strict=True):
+        for pending, verdict in zip(batch, reply.verdicts, strict=True):
             if verdict is Verdict.ACCEPTED:
-                scripted.append(_Scripted(verdict, grab.order_id, taken))
+                accepted.append(pending)
             elif verdict is Verdict.DUPLICATE:
-                scripted.append(_Scripted(verdict, next(known)))
+                pending.answer(GrabResult(verdict, next(known)))
             else:
-                scripted.append(_Scripted(verdict))
-        return scripted
+                pending.answer(GrabResult(verdict))
+        if not accepted:
+            return
+
+        def on_taken() -> None:
+            for pending in accepted:
+                pending.answer(GrabResult(Verdict.ACCEPTED, pending.item.order_id))
+
+        grabs = [pending.item for pending in accepted]
+        self._handover.hand_over(reply.outbox_id, reply.epoch, grabs, on_taken)
 
     def _note_settled(self, outbox_ids: list[str]) -> None:
         self._settled += outbox_ids

@@ -28,9 +28,14 @@ _decoder = msgspec.json.Decoder(GrabRequest)
 
 # The answers of the hot path are built once.
 _REFUSALS = {
-    verdict: (problem.value.status, problem_body(problem), problem_headers(problem))
+    verdict: (
+        problem.value.status,
+        problem_body(problem),
+        {"Content-Type": CONTENT_TYPE, **problem_headers(problem)},
+    )
     for verdict, problem in REFUSALS.items()
 }
+_JSON = {"Content-Type": "application/json"}
 _COUNTERS = {verdict: telemetry.GRABS.labels(verdict.name.lower()) for verdict in Verdict}
 
 
@@ -74,7 +79,7 @@ async def grab(request: web.Request) -> web.Response:
             Problem.BAD_REQUEST, f"at most {sale.per_order_max} an order", field="quantity"
         )
     status, body, headers = _REFUSALS[verdict]
-    return web.Response(status=status, body=body, headers=headers, content_type=CONTENT_TYPE)
+    return web.Response(status=status, body=body, headers=headers)
 
 
 def in_hand_limit(app: web.Application) -> None:
@@ -84,4 +89,4 @@ def in_hand_limit(app: web.Application) -> None:
 
 
 def _json(status: int, body: bytes) -> web.Response:
-    return web.Response(status=status, body=body, content_type="application/json")
+    return web.Response(status=status, body=body, headers=_JSON)

@@ -39,7 +39,7 @@ class _Batch:
     outbox_id: str
     epoch: int
     grabs: Sequence[Grab]
-    taken: asyncio.Future[None]
+    on_taken: Callable[[], None]
 
 
 class Breaker:
@@ -93,12 +93,12 @@ class Handover:
         self._waiting: deque[_Batch] = deque()
         self._publishes: set[asyncio.Task[None]] = set()
 
-    def hand_over(self, outbox_id: str, epoch: int, grabs: Sequence[Grab]) -> asyncio.Future[None]:
-        """Take a batch that lies in the outbox; the future is done when "taken" may be answered."""
-        taken = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Batch(outbox_id, epoch, grabs, taken))
+    def hand_over(
+        self, outbox_id: str, epoch: int, grabs: Sequence[Grab], on_taken: Callable[[], None]
+    ) -> None:
+        """Take a batch that lies in the outbox; call back when "taken" may be answered."""
+        self._waiting.append(_Batch(outbox_id, epoch, grabs, on_taken))
         self._kick()
-        return taken
 
     async def drain(self) -> None:
         """Wait until every publish under way has ended."""
@@ -144,8 +144,8 @@ class Handover:
             self._breaker.succeeded()
             self._on_settled(outbox_ids)
         for batch in batches:
-            batch.taken.set_result(None)
+            batch.on_taken()
 
     def _leave_in_outbox(self) -> None:
         while self._waiting:
-            self._waiting.popleft().taken.set_result(None)
+            self._waiting.popleft().on_taken()

@@ -8,10 +8,11 @@ between the first two looks is found by the third.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import asyncpg
 
-from gateway.batching import MicroBatcher
+from gateway.batching import MicroBatcher, answering_each
 from gateway.desk import SaleDesk
 from seckill import orders
 from seckill.clock import now_ms
@@ -41,10 +42,10 @@ class OrderBook:
         self._sales = sales
         self._desk_of = desk_of
         self._rows: MicroBatcher[str, Order | None] = MicroBatcher(
-            lambda ids: orders.find_many(db, ids), max_batch=READ_BATCH_MAX, max_calls=2
+            answering_each(partial(orders.find_many, db)), max_batch=READ_BATCH_MAX, max_calls=2
         )
         self._latest: MicroBatcher[SaleBuyer, Order | None] = MicroBatcher(
-            lambda pairs: orders.find_latest(db, pairs), max_batch=READ_BATCH_MAX, max_calls=2
+            answering_each(partial(orders.find_latest, db)), max_batch=READ_BATCH_MAX, max_calls=2
         )
 
     async def sale_of(self, order_id: str) -> Sale | None:
