@@ -101,7 +101,8 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Rank the sources: arguments, environment, the running stack's settings file."""
-        home = Path(os.environ.get("SECKILL_HOME") or PROJECT_ROOT / ".seckill")
+        given = init_settings().get("home") or os.environ.get("SECKILL_HOME")
+        home = Path(given or PROJECT_ROOT / ".seckill")
         return (
             init_settings,
             env_settings,
@@ -122,10 +123,10 @@ class Settings(BaseSettings):
             )
 
 
-def load_settings() -> Settings:
-    """Read the settings, or raise BadSettings naming each bad variable."""
+def load_settings(home: Path | None = None) -> Settings:
+    """Read the settings (of the stack in `home`), or raise BadSettings naming each bad variable."""
     try:
-        return Settings()
+        return Settings() if home is None else Settings(home=home)
     except ValidationError as error:
         lines = "; ".join(
             f"SECKILL_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()

@@ -1,0 +1,27 @@
+# Every target is a script in scripts/: where make is missing, `sh scripts/<target>` is the same.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test run check bench fmt
+
+help: ## Show this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+
+setup: ## Make .venv and get Redis, RabbitMQ and PostgreSQL
+	@sh scripts/setup
+
+demo: ## Run a flash sale from start to ledger, in about a minute
+	@sh scripts/demo
+
+test: ## Run the whole test suite
+	@sh scripts/test
+
+run: ## Run everything in the foreground, with lines to paste
+	@sh scripts/run
+
+check: ## Check format, lint, types and unit tests
+	@sh scripts/check
+
+bench: ## Measure the performance
+	@sh scripts/bench
+
+fmt: ## Format the code
+	@sh scripts/fmt

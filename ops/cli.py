@@ -1,0 +1,157 @@
+"""The `seckill` command.
+
+Exit codes: 0 it worked, 1 a check failed or something does not run, 2 it was not typed right.
+Modules that take long to load are imported by the commands that need them, so that `--help` and
+`status` answer at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+from typing import Annotated
+
+import typer
+
+from config.settings import BadSettings, Settings, load_settings
+from seckill.errors import SeckillError, UserMistake
+
+app = typer.Typer(
+    help="A flash-sale gateway.", no_args_is_help=True, pretty_exceptions_enable=False
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+
+@app.command()
+def up(
+    workers: Annotated[int, typer.Option(help="Gateway processes.", min=0)] = 2,
+    consumers: Annotated[int, typer.Option(help="Consumer processes.", min=0)] = 1,
+    detach: Annotated[bool, typer.Option("--detach", help="Return when it is ready.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Start everything: private stores, gateways, consumers."""
+    settings = load_settings()
+    if detach:
+        from ops.detached import start_detached
+
+        start_detached(settings.home.absolute(), workers, consumers)
+        _print_addresses(as_json)
+        return
+    from ops.foreground import run_foreground
+
+    asyncio.run(run_foreground(settings, workers, consumers, as_json=as_json))
+
+
+@app.command()
+def down() -> None:
+    """Stop everything that `up` started."""
+    from ops.home import bring_down
+
+    typer.echo(bring_down(load_settings().home.absolute()))
+
+
+@app.command()
+def status(as_json: Json = False) -> None:
+    """Show what runs; exit 1 when nothing does."""
+    from ops.home import published
+
+    home = load_settings().home.absolute()
+    state = published(home)
+    services, processes = (state["services"], state["processes"]) if state else ([], [])
+    if as_json:
+        typer.echo(json.dumps({"services": services, "processes": processes}))
+    else:
+        for service in services:
+            typer.echo(f"{service['name']:<14}{service['pid'] or '-':<10}{service['address']}")
+        for process in processes:
+            typer.echo(f"{process['name']:<14}{process['pid'] or '-':<10}{process['role']}")
+    if state is None:
+        raise SeckillError(f"nothing runs in {home}")
+
+
+@app.command()
+def env(as_json: Json = False) -> None:
+    """Print where the stores and the gateway are, for `eval "$(seckill env)"`."""
+    _print_addresses(as_json)
+
+
+@app.command()
+def gateway(
+    workers: Annotated[int, typer.Option(help="Processes on one port.", min=1)] = 1,
+) -> None:
+    """Serve buyers, in the foreground."""
+    settings = _worker_settings()
+    if workers > 1:
+        from ops.tasks import until_signal
+        from ops.workers import run_gateways
+
+        say = logging.getLogger("seckill").warning
+        asyncio.run(until_signal(run_gateways(settings, workers, say)))
+        return
+    from gateway.server import run
+
+    run(settings)
+
+
+@app.command()
+def consumers(
+    roles: Annotated[list[str] | None, typer.Argument(metavar="[ROLE]...")] = None,
+) -> None:
+    """Do the work behind the gateway, in the foreground: all roles, or those named."""
+    from consumers.roles import ROLES, run
+
+    unknown = [role for role in roles or () if role not in ROLES]
+    if unknown:
+        raise UserMistake(f"no role {', '.join(unknown)}; there are: {', '.join(ROLES)}")
+    run(_worker_settings(), roles or ROLES)
+
+
+def main() -> None:
+    """Run the command line; an expected failure is one line on stderr, never a traceback."""
+    from ops import cli_sales
+
+    cli_sales.register(app)
+    try:
+        app()
+    except UserMistake as mistake:
+        _fail(str(mistake), 2)
+    except BadSettings as bad:
+        # Either a value cannot be used, then pydantic's error is the cause, or there is no stack.
+        _fail(str(bad), 2 if bad.__cause__ else 1)
+    except SeckillError as error:
+        _fail(str(error), 1)
+    except Exception as error:
+        from ops.outages import explain
+
+        if explanation := explain(error, load_settings()):
+            _fail(explanation, 1)
+        raise
+
+
+def _worker_settings() -> Settings:
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    settings = load_settings()
+    settings.require_stores()
+    return settings
+
+
+def _print_addresses(as_json: bool) -> None:
+    from ops.addresses import current_addresses
+
+    found = current_addresses(load_settings())
+    lines = [f"export {name}='{value}'" for name, value in found.items()]
+    typer.echo(json.dumps(found) if as_json else "\n".join(lines))
+
+
+def _fail(line: str, code: int) -> None:
+    typer.echo(f"seckill: {line}", err=True)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,196 @@
+"""`make demo`: a whole flash sale on private services, from opening to a balanced ledger."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections import Counter
+
+from aiohttp import ClientSession
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from config.settings import PROJECT_ROOT, Settings, load_settings
+from ops.buyers import Answer, flash_crowd, grab
+from ops.cli_sales import Stores, open_stores, print_ledger
+from ops.stack import Listener, StackSettings, run_stack
+from ops.tasks import until_signal
+from seckill import ledger, logins, orders, sales, tickets
+from seckill.errors import SeckillError
+from seckill.keyring import KeyRing
+from seckill.sales import NewSale, Sale
+
+UNITS = 100
+BUYERS = 2_000
+CANCELLATIONS = 10
+LATECOMERS = 20
+#: Short, so that the demonstration shows unpaid orders giving their units back.
+PAYMENT_WINDOW_S = 4
+#: Longest wait for anything that should take a moment.
+PATIENCE_S = 30.0
+
+
+class Demo:
+    """The story, told step by step on a stack that runs."""
+
+    def __init__(self, console: Console, settings: Settings, stores: Stores) -> None:
+        self._console = console
+        self._settings = settings
+        self._stores = stores
+        self._ticket_keys = KeyRing.parse(
+            settings.ticket_keys.get_secret_value(), setting="SECKILL_TICKET_KEYS"
+        )
+        self._login_keys = KeyRing.parse(
+            settings.jwt_keys.get_secret_value(), setting="SECKILL_JWT_KEYS"
+        )
+
+    async def play(self) -> bool:
+        """Play it; True when the ledger balances and the story went as told."""
+        sale = await self._open_sale()
+        answers = await self._crowd(sale)
+        winners = {a.buyer_id: a.order_id for a in answers if a.status == 202 and a.order_id}
+        self._tell_answers(answers, len(winners))
+        await self._wait_for_orders(sale, len(winners))
+        async with ClientSession(self._settings.gateway_url) as session:
+            await self._cancel_some(session, dict(list(winners.items())[:CANCELLATIONS]))
+            await self._wait_for_expiry(sale)
+            late = await self._latecomers(session, sale)
+        books = await ledger.verify(
+            self._stores.redis, self._stores.db, sale.sale_id, wait_s=PATIENCE_S
+        )
+        print_ledger(self._console, sale.sale_id, books)
+        return books.balanced and len(winners) == UNITS and late == LATECOMERS
+
+    async def _open_sale(self) -> Sale:
+        new = NewSale(
+            f"demo-{int(time.time())}", UNITS, 1999, payment_window_s=PAYMENT_WINDOW_S
+        )
+        await sales.create(self._stores.db, self._stores.stock, new)
+        sale = await sales.open_(self._stores.db, self._stores.stock, new.sale_id)
+        self._say(
+            f"sale {sale.sale_id} is open: {UNITS} units, {PAYMENT_WINDOW_S} s to pay, "
+            f"{BUYERS} buyers who all press twice"
+        )
+        return sale
+
+    def _tickets(self, sale: Sale, prefix: str, count: int) -> dict[str, str]:
+        expires_at_s = int(time.time()) + 3600
+        return {
+            buyer_id: tickets.issue(
+                self._ticket_keys,
+                sale_id=sale.sale_id,
+                buyer_id=buyer_id,
+                expires_at_s=expires_at_s,
+            )
+            for buyer_id in (f"{prefix}-{number:05d}" for number in range(count))
+        }
+
+    async def _crowd(self, sale: Sale) -> list[Answer]:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        with Progress(*columns, console=self._console) as progress:
+            bar = progress.add_task("grabs", total=2 * BUYERS)
+            return await flash_crowd(
+                self._settings.gateway_url,
+                sale.sale_id,
+                self._tickets(sale, "buyer", BUYERS),
+                on_answer=lambda _: progress.advance(bar),
+            )
+
+    def _tell_answers(self, answers: list[Answer], winners: int) -> None:
+        told = Counter((a.status, a.code or "") for a in answers)
+        counts = ", ".join(
+            f"{n} x {status} {code}".rstrip() for (status, code), n in told.items()
+        )
+        self._say(f"answers: {counts}")
+        self._say(f"{winners} buyers won a unit")
+
+    async def _wait_for_orders(self, sale: Sale, count: int) -> None:
+        """Every winner has a row, though the first may have expired already."""
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            books = await ledger.read_sql(self._stores.db, sale.sale_id)
+            placed = sum(n for n, _ in books.by_state.values()) if books else 0
+            if placed >= count:
+                self._say(f"{placed} orders are in PostgreSQL")
+                return
+            _check(deadline, f"only {placed} of {count} orders arrived in PostgreSQL")
+            await asyncio.sleep(0.05)
+
+    async def _cancel_some(self, session: ClientSession, winners: dict[str, str]) -> None:
+        expires_at_s = int(time.time()) + 3600
+        for buyer_id, order_id in winners.items():
+            token = logins.issue(self._login_keys, buyer_id=buyer_id, expires_at_s=expires_at_s)
+            headers = {"Authorization": f"Bearer {token}"}
+            async with session.delete(f"/v1/orders/{order_id}", headers=headers) as response:
+                if response.status != 200:
+                    raise SeckillError(f"DELETE answered {response.status}")
+        self._say(f"{len(winners)} buyers cancelled; nobody pays, so the others expire")
+
+    async def _wait_for_expiry(self, sale: Sale) -> None:
+        """All units are back on sale: in PostgreSQL and in Redis."""
+        deadline = time.monotonic() + PATIENCE_S
+        while (await self._stores.stock.left_of([sale.sale_id]))[0] != UNITS:
+            _check(deadline, "the units did not come back")
+            await asyncio.sleep(0.05)
+        self._say(f"all {UNITS} units are for sale again")
+
+    async def _latecomers(self, session: ClientSession, sale: Sale) -> int:
+        wins = 0
+        for buyer_id, ticket in self._tickets(sale, "late", LATECOMERS).items():
+            wins += (await grab(session, sale.sale_id, buyer_id, ticket)).status == 202
+        await self._wait_for_orders(sale, UNITS + wins)
+        self._say(f"{wins} of {LATECOMERS} latecomers got one of them")
+        return wins
+
+    def _say(self, text: str) -> None:
+        self._console.print(f"[bold cyan]>[/] {text}", highlight=False)
+
+
+def _check(deadline: float, complaint: str) -> None:
+    if time.monotonic() > deadline:
+        raise SeckillError(complaint)
+
+
+async def run() -> bool:
+    """Start a stack of its own, play the demonstration on it, and stop the stack."""
+    console = Console(soft_wrap=True)
+    # A home of its own: it may run beside `make run`.
+    home = PROJECT_ROOT / ".seckill" / "demo"
+    good = False
+    ready: asyncio.Future[StackSettings] = asyncio.get_running_loop().create_future()
+    listener = Listener(
+        say=lambda text: console.print(f"[dim]{text}[/]", highlight=False),
+        ready=ready.set_result,
+        changed=lambda _: None,
+    )
+
+    async def story() -> None:
+        nonlocal good
+        stack = asyncio.create_task(run_stack(load_settings(home), 2, 1, listener), name="stack")
+        try:
+            await asyncio.wait({stack, ready}, return_when=asyncio.FIRST_COMPLETED)
+            if stack.done():
+                await stack  # raises what went wrong
+            settings = load_settings(home)
+            async with open_stores(settings) as stores:
+                good = await Demo(console, settings, stores).play()
+        finally:
+            stack.cancel()
+            await asyncio.wait({stack})
+
+    await until_signal(story())
+    return good
+
+
+def main() -> None:
+    """Exit 0 when the ledger balances and nothing is left running."""
+    try:
+        good = asyncio.run(run())
+    except SeckillError as error:
+        sys.exit(f"demo: {error}")
+    sys.exit(0 if good else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""One supervisor a home: its lock, its published state, and how to stop it from outside."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypedDict
+
+from ops.pid_files import POLL_S, end_leftovers, start_time
+from seckill.errors import SeckillError
+
+#: Longer than a whole orderly stop: gateways drain, consumers finish a batch, stores flush.
+DOWN_DEADLINE_S = 60.0
+
+
+class Service(TypedDict):
+    """A store of the stack; no pid when the environment gave it, or while it restarts."""
+
+    name: str
+    pid: int | None
+    address: str
+
+
+class Worker(TypedDict):
+    """A gateway or consumer process; no pid while it restarts."""
+
+    name: str
+    role: str
+    pid: int | None
+
+
+class State(TypedDict):
+    """What `<home>/state.json` holds while a supervisor runs."""
+
+    ready: bool
+    services: list[Service]
+    processes: list[Worker]
+
+
+class AlreadyRunning(SeckillError):
+    """A stack runs in this home already."""
+
+
+@contextmanager
+def held(home: Path) -> Iterator[None]:
+    """Be the only supervisor of `home`, or raise AlreadyRunning.
+
+    The kernel frees the lock when we die, however we die. The file stays: were it removed, two
+    supervisors could each hold a lock on a file of that name.
+    """
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise AlreadyRunning(
+                f"a stack already runs in {home} (pid {supervisor(home)}); stop it: seckill down"
+            ) from None
+        lock.truncate(0)
+        lock.write(f"{os.getpid()} {start_time(os.getpid())}")
+        lock.flush()
+        try:
+            forget(home)  # what a killed predecessor wrote is no longer true
+            yield
+        finally:
+            forget(home)
+            lock.truncate(0)
+
+
+def supervisor(home: Path) -> int | None:
+    """Return the pid of the supervisor of `home`, or None when nobody runs."""
+    try:
+        pid, started = (home / "lock").read_text().split()
+    except (OSError, ValueError):
+        return None
+    return int(pid) if start_time(int(pid)) == started else None
+
+
+def publish(home: Path, state: State) -> None:
+    """Write the state in one step, so that nobody reads half of it."""
+    new = home / "state.json.new"
+    new.write_text(json.dumps(state, indent=2))
+    new.replace(home / "state.json")
+
+
+def forget(home: Path) -> None:
+    """Withdraw what says that a stack runs here."""
+    for name in ("settings.json", "state.json"):
+        (home / name).unlink(missing_ok=True)
+
+
+def published(home: Path) -> State | None:
+    """Return the state of the stack that runs in `home`, or None."""
+    if supervisor(home) is None:
+        return None
+    try:
+        state: State = json.loads((home / "state.json").read_text())
+    except OSError:  # it has only just started, or is about to end
+        return None
+    return state
+
+
+def bring_down(home: Path) -> str:
+    """Stop what runs in `home`, and say what that was."""
+    pid = supervisor(home)
+    if pid is None:
+        leftovers = end_leftovers(home / "run")
+        forget(home)
+        if leftovers:
+            return f"ended what a killed stack left behind: {', '.join(leftovers)}"
+        return f"nothing runs in {home}"
+    os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + DOWN_DEADLINE_S
+    while supervisor(home) == pid:
+        if time.monotonic() > deadline:
+            raise SeckillError(f"the stack (pid {pid}) did not stop within {DOWN_DEADLINE_S} s")
+        time.sleep(POLL_S)
+    return "stopped"

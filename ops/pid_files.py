@@ -1,0 +1,61 @@
+"""Pid files that name one process for certain: pid, start time, and the signal that stops it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+#: A store flushes and leaves within 3 s; beyond this it hangs and only SIGKILL helps.
+STOP_GRACE_S = 15.0
+POLL_S = 0.05
+
+
+def start_time(pid: int) -> str | None:
+    """When `pid` started (in ticks since boot), or None when it has ended.
+
+    The kernel gives a pid again, but not with the same start: a stale file never points at a
+    stranger.
+    """
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    state, *fields = stat.rpartition(")")[2].split()  # the name before it may hold anything
+    return None if state == "Z" else fields[18]
+
+
+def write(file: Path, pid: int, stop_signal: signal.Signals) -> None:
+    """Record a process that we have just started."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(f"{pid} {start_time(pid)} {int(stop_signal)}")
+
+
+def end_leftovers(run_dir: Path) -> list[str]:
+    """End what a killed supervisor left behind; return the names."""
+    alive: dict[str, tuple[int, str]] = {}
+    files = sorted(run_dir.glob("*.pid"))
+    for file in files:
+        pid, started, stop_signal = _read(file)
+        if started and start_time(pid) == started:
+            alive[file.stem] = (pid, started)
+            os.kill(pid, stop_signal)
+            os.kill(pid, signal.SIGCONT)  # a paused process handles nothing but SIGKILL
+    deadline = time.monotonic() + STOP_GRACE_S
+    for pid, started in alive.values():
+        while start_time(pid) == started:
+            if time.monotonic() > deadline:
+                os.kill(pid, signal.SIGKILL)
+            time.sleep(POLL_S)
+    for file in files:
+        file.unlink()
+    return list(alive)
+
+
+def _read(file: Path) -> tuple[int, str, int]:
+    try:
+        pid, started, stop_signal = file.read_text().split()
+    except ValueError:  # the supervisor was killed while it wrote
+        return 0, "", 0
+    return int(pid), started, int(stop_signal)

@@ -1,0 +1,101 @@
+"""The services, started once a session by the project's own launcher, and a sale for each test."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+from redis.asyncio import Redis
+
+from config.settings import Settings
+from ops.credentials import load_credentials
+from ops.services import Services, running_services
+from seckill import database, ledger, redis_client, sales
+from seckill.sales import NewSale, Sale
+from seckill.stock import Stock
+
+_numbers = itertools.count(1)
+
+OpenSale = Callable[..., Awaitable[Sale]]
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="session")
+async def services(home: Path) -> AsyncIterator[Services]:
+    async with running_services(home) as running:
+        await database.migrate(running.postgres_dsn)
+        yield running
+
+
+@pytest.fixture(scope="session")
+def settings(services: Services, home: Path) -> Settings:
+    credentials = load_credentials(home)
+    return Settings(
+        home=home,
+        redis_url=services.redis_url,
+        amqp_url=services.amqp_url,
+        postgres_dsn=services.postgres_dsn,
+        ticket_keys=credentials.ticket_keys,
+        jwt_keys=credentials.jwt_keys,
+    )
+
+
+@pytest.fixture(scope="session")
+async def store(settings: Settings) -> AsyncIterator[Redis]:
+    """Redis as the gateways see it; tests tell themselves apart by their sales."""
+    client = redis_client.connect(settings.redis_url, timeout_s=5)
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture
+async def redis(settings: Settings) -> AsyncIterator[Redis]:
+    """An empty Redis database of the test's own."""
+    client = redis_client.connect(settings.redis_url.removesuffix("/0") + "/9", timeout_s=5)
+    await client.flushdb()
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture(scope="session")
+def stock(store: Redis) -> Stock:
+    return Stock(store)
+
+
+@pytest.fixture(scope="session")
+async def db(settings: Settings) -> AsyncIterator[asyncpg.Pool]:
+    async with database.connect(settings.postgres_dsn, size=8, timeout_s=5) as pool:
+        yield pool
+
+
+@pytest.fixture
+def open_sale(db: asyncpg.Pool, stock: Stock) -> OpenSale:
+    """Make and open a sale of its own for a test: `await open_sale(stock=4)`."""
+
+    async def make(*, stock: int = 10, opened: bool = True, **terms: Any) -> Sale:
+        new = NewSale(f"sale-{next(_numbers)}", stock, 1999, **terms)
+        sale = await sales.create(db, units, new)
+        return await sales.open_(db, units, sale.sale_id) if opened else sale
+
+    units = stock
+    return make
+
+
+@pytest.fixture
+def assert_balanced(store: Redis, db: asyncpg.Pool) -> Callable[..., Awaitable[ledger.Ledger]]:
+    """Wait until a sale is quiet and assert that every invariant holds."""
+
+    async def check(sale: Sale, *, wait_s: float = 30) -> ledger.Ledger:
+        books = await ledger.verify(store, db, sale.sale_id, wait_s=wait_s)
+        assert books.balanced, books.violations
+        return books
+
+    return check

@@ -1,0 +1,289 @@
+"""The stack as an operator meets it: real processes, started and killed through the command line.
+
+Every test begins with `running`, which starts the stack of this module unless it runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+from redis import Redis
+from redis.exceptions import ConnectionError as NotConnected
+
+from config.settings import PROJECT_ROOT
+from ops.home import supervisor
+from ops.services import running_services
+
+#: Longest wait for something that takes a second on an idle machine, and a broker's stop.
+PATIENCE_S = 30.0
+
+
+def eventually(check: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not check():
+        assert time.monotonic() < deadline, f"not within {PATIENCE_S} s: {what}"
+        time.sleep(0.05)
+
+
+def seckill(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "ops.cli", *words],
+        cwd=PROJECT_ROOT,
+        env={**os.environ, "SECKILL_HOME": str(home)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
+def status(home: Path) -> dict[str, dict[str, object]]:
+    """Every running part of the stack by name."""
+    shown = json.loads(seckill(home, "status", "--json").stdout)
+    return {part["name"]: part for part in [*shown["services"], *shown["processes"]]}
+
+
+def pids(home: Path) -> set[int]:
+    return {int(str(part["pid"])) for part in status(home).values() if part["pid"]}
+
+
+def env(home: Path) -> dict[str, str]:
+    found: dict[str, str] = json.loads(seckill(home, "env", "--json").stdout)
+    return found
+
+
+def redis(home: Path) -> Redis:
+    return Redis.from_url(env(home)["SECKILL_REDIS_URL"])
+
+
+def processes_of(home: Path) -> list[str]:
+    """Every process of this machine that has to do with `home`, by all that gives it away."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            traces = [(process / name).read_bytes() for name in ("cmdline", "environ")]
+            traces.append(bytes((process / "cwd").readlink()))
+        except OSError:  # ended meanwhile
+            continue
+        if any(str(home).encode() in trace for trace in traces):
+            found.append(f"{process.name} {traces[0].decode().replace(chr(0), ' ')}")
+    return found
+
+
+def new_home() -> Path:
+    home = Path(tempfile.mkdtemp(prefix="seckill-test-"))
+    home.chmod(0o755)  # PostgreSQL runs as another user when we are root, and must get in
+    return home
+
+
+@pytest.fixture(scope="module")
+def home() -> Iterator[Path]:
+    home = new_home()
+    yield home
+    seckill(home, "down")
+    shutil.rmtree(home)
+
+
+@pytest.fixture
+def running(home: Path) -> Path:
+    if supervisor(home) is None:
+        started = seckill(home, "up", "--detach", "--workers", "1")
+        assert started.returncode == 0, started.stderr
+    return home
+
+
+def test_up_shows_one_entry_for_each_process(running: Path) -> None:
+    parts = status(running)
+
+    assert {name: part.get("role") for name, part in parts.items()} == {
+        "redis": None,
+        "rabbitmq": None,
+        "postgresql": None,
+        "gateway-1": "gateway",
+        "consumers-1": "consumers",
+    }
+    assert len(pids(running)) == 5
+
+
+def test_stores_keep_no_order_that_is_not_on_disk(running: Path) -> None:
+    with redis(running) as client:
+        config = client.config_get("append*", "maxmemory-policy", "save")
+    assert config["appendonly"] == "yes"
+    assert config["appendfsync"] == "always"
+    assert config["maxmemory-policy"] == "noeviction"
+    assert config["save"] == ""
+
+    async def show() -> list[str]:
+        connection = await asyncpg.connect(env(running)["SECKILL_POSTGRES_DSN"])
+        try:
+            return [
+                await connection.fetchval(f"SHOW {name}")
+                for name in ("fsync", "synchronous_commit", "full_page_writes")
+            ]
+        finally:
+            await connection.close()
+
+    assert asyncio.run(show()) == ["on", "on", "on"]
+
+
+def test_secrets_are_for_their_owner_alone(running: Path) -> None:
+    for name in ("secrets.json", "settings.json", "redis/redis.conf", "rabbitmq/rabbitmq.conf"):
+        assert (running / name).stat().st_mode & 0o077 == 0, name
+
+
+def test_second_up_is_refused_in_one_line(running: Path) -> None:
+    refused = seckill(running, "up")
+
+    assert refused.returncode == 1
+    assert refused.stderr.count("\n") == 1
+    assert "already runs" in refused.stderr
+
+
+def test_killed_redis_comes_back_on_the_same_port_with_its_data(running: Path) -> None:
+    with redis(running) as client:
+        client.set("kept", "yes")
+        before = status(running)["redis"]
+
+        os.kill(int(str(before["pid"])), signal.SIGKILL)
+
+        def is_back() -> bool:
+            try:
+                return client.get("kept") == b"yes"
+            except NotConnected:
+                return False
+
+        eventually(lambda: status(running)["redis"]["pid"] not in (None, before["pid"]), "new pid")
+        eventually(is_back, "the value that was written before the kill")
+    assert status(running)["redis"]["address"] == before["address"]
+
+
+def test_killed_worker_is_started_again(running: Path) -> None:
+    before = status(running)["gateway-1"]["pid"]
+
+    os.kill(int(str(before)), signal.SIGKILL)
+
+    eventually(lambda: status(running)["gateway-1"]["pid"] not in (None, before), "a new gateway")
+
+
+def test_killed_supervisor_leaves_nothing_and_the_next_up_works(running: Path) -> None:
+    with redis(running) as client:
+        client.set("outlives", "the supervisor")
+    pid = supervisor(running)
+    assert pid is not None
+
+    os.kill(pid, signal.SIGKILL)
+
+    eventually(lambda: not processes_of(running), "nothing of the stack left")
+    assert seckill(running, "status").returncode == 1
+    assert seckill(running, "env").returncode == 1  # the file of the dead stack does not count
+
+    assert seckill(running, "up", "--detach", "--workers", "1").returncode == 0
+    with redis(running) as client:
+        assert client.get("outlives") == b"the supervisor"
+
+
+def test_down_leaves_nothing_behind(running: Path) -> None:
+    recorded = pids(running)
+    assert processes_of(running)
+
+    stopped = seckill(running, "down")
+
+    assert (stopped.returncode, stopped.stdout) == (0, "stopped\n")
+    assert not [pid for pid in recorded if Path(f"/proc/{pid}").exists()]
+    assert processes_of(running) == []
+    assert not (running / "settings.json").exists()
+    again = seckill(running, "down")
+    assert again.returncode == 0
+    assert "nothing runs" in again.stdout
+
+
+async def test_stores_survive_a_kill_and_a_pause() -> None:
+    home = new_home()
+    try:
+        async with running_services(home) as services:
+            connection = await asyncpg.connect(services.postgres_dsn)
+            await connection.execute("CREATE TABLE kept AS SELECT 1 AS one")
+
+            for name in ("postgresql", "rabbitmq"):
+                await services.kill(name)
+                assert services.pid(name) is None
+                await services.start(name)  # returns only when it answers again
+
+            connection = await asyncpg.connect(services.postgres_dsn)
+            assert await connection.fetchval("SELECT one FROM kept") == 1
+            services.pause("postgresql")
+            with pytest.raises(TimeoutError):
+                await asyncpg.connect(services.postgres_dsn, timeout=0.2)
+            services.resume("postgresql")
+            await connection.close()
+        assert processes_of(home) == []
+    finally:
+        shutil.rmtree(home)
+
+
+def python_for(user: str) -> dict[str, str] | None:
+    """Find an interpreter that `user` may run, with our packages: the venv's or the system's."""
+    packages = os.pathsep.join([str(PROJECT_ROOT), *(p for p in sys.path if "-packages" in p)])
+    same_version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    for python in (sys.executable, f"/usr/local/bin/{same_version}", f"/usr/bin/{same_version}"):
+        command = [python, "-c", "import ops.cli, asyncpg, hiredis, redis.asyncio"]
+        environment = {"PYTHONPATH": packages}
+        try:
+            subprocess.run(
+                command, user=user, cwd="/", env=environment, check=True, capture_output=True
+            )
+        except (OSError, subprocess.CalledProcessError):
+            continue
+        return {"python": python, **environment}
+    return None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the other tests run as an ordinary user already")
+def test_an_ordinary_user_can_run_it() -> None:
+    found = python_for("nobody")
+    if found is None:
+        pytest.skip("nobody may not read this interpreter, its packages or the checkout")
+    home = new_home()
+    shutil.chown(home, "nobody")
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [found["python"], "-m", "ops.cli", *words],
+            user="nobody",
+            group="nogroup",
+            extra_groups=[],
+            cwd="/",
+            env={
+                "PATH": "/usr/local/bin:/usr/bin:/bin",
+                "HOME": str(home),
+                "SECKILL_HOME": str(home / "data"),
+                "PYTHONPATH": found["PYTHONPATH"],
+            },
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+
+    try:
+        up = run("up", "--detach", "--workers", "1", "--consumers", "1")
+        assert up.returncode == 0, up.stderr
+        owners = {Path(f"/proc/{pid}").owner() for pid in pids(home / "data")}
+        assert owners == {"nobody"}
+    finally:
+        down = run("down")
+        assert (down.returncode, down.stdout) == (0, "stopped\n")
+        assert processes_of(home) == []
+        shutil.rmtree(home)

@@ -1,0 +1,229 @@
+"""The micro-batcher: what arrived while the last call was under way goes out together."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+
+import pytest
+
+from gateway.batching import MicroBatcher, Pending, answering_each
+
+
+class Calls:
+    """Calls under the test's control: each stays open until the test lets it return."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self._open: list[asyncio.Future[None]] = []
+
+    async def __call__(self, items: Sequence[int]) -> Sequence[int]:
+        self.batches.append(list(items))
+        gate = asyncio.get_running_loop().create_future()
+        self._open.append(gate)
+        await gate
+        return [item * 10 for item in items]
+
+    def unfinished(self) -> list[int]:
+        """Return the numbers of the calls that are still open."""
+        return [number for number, gate in enumerate(self._open) if not gate.done()]
+
+    async def finish(self, number: int, error: Exception | None = None) -> None:
+        """Let the call with this number return or fail, and its consequences happen."""
+        if error:
+            self._open[number].set_exception(error)
+        else:
+            self._open[number].set_result(None)
+        await settle()
+
+
+async def settle() -> None:
+    """Give the loop the turns that a finished future needs to start the next call."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+def batcher(call: Calls, *, max_batch: int = 100, max_calls: int = 1) -> MicroBatcher[int, int]:
+    return MicroBatcher(answering_each(call), max_batch=max_batch, max_calls=max_calls)
+
+
+async def test_a_lone_item_waits_for_nobody() -> None:
+    calls = Calls()
+    future = batcher(calls).submit(1)
+    await settle()
+    assert calls.batches == [[1]]
+    await calls.finish(0)
+    assert await future == 10
+
+
+async def test_what_arrives_in_one_turn_of_the_loop_goes_out_together() -> None:
+    calls = Calls()
+    b = batcher(calls, max_calls=2)
+    futures = [b.submit(n) for n in (1, 2, 3)]
+    await settle()
+    assert calls.batches == [[1, 2, 3]]
+    await calls.finish(0)
+    assert await asyncio.gather(*futures) == [10, 20, 30]
+
+
+async def test_what_arrives_during_a_call_goes_out_together_after_it_in_order() -> None:
+    calls = Calls()
+    b = batcher(calls)
+    first = b.submit(1)
+    await settle()
+    rest = []
+    for n in (2, 3, 4):
+        rest.append(b.submit(n))
+        await settle()
+    assert calls.batches == [[1]]
+    assert b.calls == 1
+    await calls.finish(0)
+    assert calls.batches == [[1], [2, 3, 4]]
+    await calls.finish(1)
+    assert await asyncio.gather(first, *rest) == [10, 20, 30, 40]
+    assert b.calls == 0
+
+
+async def test_a_call_takes_at_most_max_batch() -> None:
+    calls = Calls()
+    b = batcher(calls, max_batch=2)
+    futures = [b.submit(n) for n in range(5)]
+    for number in range(3):
+        await settle()
+        await calls.finish(number)
+    assert calls.batches == [[0, 1], [2, 3], [4]]
+    assert await asyncio.gather(*futures) == [0, 10, 20, 30, 40]
+
+
+async def test_at_most_max_calls_are_under_way() -> None:
+    calls = Calls()
+    b = batcher(calls, max_batch=1, max_calls=2)
+    futures = [b.submit(n) for n in range(4)]
+    await settle()
+    assert calls.batches == [[0], [1]]
+    await calls.finish(1)
+    assert calls.batches == [[0], [1], [2]], "the one that ended made room, whichever it was"
+    for number in (0, 2, 3):
+        await calls.finish(number)
+    assert await asyncio.gather(*futures) == [0, 10, 20, 30]
+
+
+async def test_who_has_left_is_not_in_the_call() -> None:
+    calls = Calls()
+    b = batcher(calls, max_batch=2)
+    futures = [b.submit(n) for n in range(4)]
+    futures[1].cancel()
+    await settle()
+    assert calls.batches == [[0, 2]], "the place of the one who left is taken by the next"
+    await calls.finish(0)
+    await calls.finish(1)
+    assert [await futures[n] for n in (0, 2, 3)] == [0, 20, 30]
+
+
+async def test_nothing_is_called_when_all_have_left() -> None:
+    calls = Calls()
+    b = batcher(calls)
+    b.submit(1).cancel()
+    await settle()
+    assert (calls.batches, b.calls) == ([], 0)
+
+
+@pytest.mark.parametrize("error", [None, ValueError("no")])
+async def test_leaving_during_the_call_disturbs_nobody(error: ValueError | None) -> None:
+    calls = Calls()
+    b = batcher(calls)
+    futures = [b.submit(n) for n in range(3)]
+    await settle()
+    futures[1].cancel()
+    await calls.finish(0, error)
+    others = await asyncio.gather(futures[0], futures[2], return_exceptions=True)
+    assert others == ([error, error] if error else [0, 20])
+
+
+async def test_an_exception_reaches_every_caller_of_the_call_and_no_other() -> None:
+    calls = Calls()
+    b = batcher(calls)
+    failing = [b.submit(n) for n in range(2)]
+    await settle()
+    waiting = b.submit(2)
+    error = RuntimeError("store is away")
+    await calls.finish(0, error)
+    assert await asyncio.gather(*failing, return_exceptions=True) == [error, error]
+    await calls.finish(1)
+    assert await waiting == 20
+
+
+async def test_a_call_that_loses_a_result_leaves_nobody_waiting() -> None:
+    async def lose(items: Sequence[int]) -> Sequence[int]:
+        return items[:1]
+
+    b: MicroBatcher[int, int] = MicroBatcher(answering_each(lose), max_batch=10, max_calls=1)
+    kept, lost = b.submit(1), b.submit(2)
+    assert await kept == 1
+    with pytest.raises(ValueError, match="shorter"):
+        await lost
+
+
+async def test_a_call_may_answer_after_it_has_returned() -> None:
+    later: list[Pending[int, int]] = []
+
+    async def keep(batch: Sequence[Pending[int, int]]) -> None:
+        later.extend(batch)
+
+    b: MicroBatcher[int, int] = MicroBatcher(keep, max_batch=10, max_calls=1)
+    futures = [b.submit(1), b.submit(2)]
+    await settle()
+    assert b.calls == 0, "the next call need not wait for these answers"
+    assert not any(future.done() for future in futures)
+    futures[0].cancel()
+    for pending in later:
+        pending.answer(pending.item * 10)
+    assert await futures[1] == 20
+
+
+async def test_a_call_that_fails_half_way_takes_no_answer_back() -> None:
+    async def answer_one(batch: Sequence[Pending[int, int]]) -> None:
+        batch[0].answer(10)
+        raise RuntimeError("half way")
+
+    b: MicroBatcher[int, int] = MicroBatcher(answer_one, max_batch=10, max_calls=1)
+    first, second = b.submit(1), b.submit(2)
+    assert await first == 10
+    with pytest.raises(RuntimeError, match="half way"):
+        await second
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_every_caller_gets_his_own_result_in_any_schedule(seed: int) -> None:
+    rng = random.Random(seed)  # noqa: S311 - a schedule, not a secret
+    calls = Calls()
+    max_batch, max_calls = rng.randint(1, 5), rng.randint(1, 3)
+    b = batcher(calls, max_batch=max_batch, max_calls=max_calls)
+    futures: list[asyncio.Future[int]] = []
+    left: set[int] = set()
+
+    for _ in range(300):
+        match rng.choice(["submit", "submit", "finish", "turn", "leave"]):
+            case "submit":
+                futures.append(b.submit(len(futures)))
+            case "finish" if calls.unfinished():
+                await calls.finish(rng.choice(calls.unfinished()))
+            case "leave" if futures:
+                number = rng.randrange(len(futures))
+                if futures[number].cancel():
+                    left.add(number)
+            case _:
+                await asyncio.sleep(0)
+        assert b.calls <= max_calls
+    await settle()
+    while calls.unfinished():
+        await calls.finish(rng.choice(calls.unfinished()))
+
+    called = [item for batch in calls.batches for item in batch]
+    assert called == sorted(set(called)), "each once, in order of arrival"
+    assert set(range(len(futures))) - left <= set(called)
+    assert all(1 <= len(batch) <= max_batch for batch in calls.batches)
+    assert [f.result() for n, f in enumerate(futures) if n not in left] == [
+        n * 10 for n in range(len(futures)) if n not in left
+    ]

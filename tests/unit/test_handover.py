@@ -1,0 +1,230 @@
+"""The hand-over: one message for what waited, and no waiting at all while the broker is away."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+import pytest
+
+from gateway.handover import MESSAGE_GRABS_MAX, PROBE_S, PUBLISHES_MAX, Breaker, Handover
+from seckill.errors import Unavailable
+from seckill.order_ids import new_order_id
+from seckill.stock import Grab
+from seckill.topology import ORDERS_PLACE
+
+
+@dataclass
+class Sent:
+    """One message as the publisher got it."""
+
+    queue: str
+    epoch: int
+    batch: list[str]
+    buyers: list[str]
+
+
+class FakePublisher:
+    """Publishes that stay open until the test confirms or fails them."""
+
+    def __init__(self) -> None:
+        self.sent: list[Sent] = []
+        self._confirms: list[asyncio.Future[None]] = []
+
+    async def publish(self, queue: str, body: bytes) -> None:
+        message = msgspec.msgpack.decode(body)
+        assert message["sale"] == "spring"
+        buyers = [buyer_id for _, buyer_id, _ in message["grabs"]]
+        self.sent.append(Sent(queue, message["epoch"], message["batch"], buyers))
+        confirm = asyncio.get_running_loop().create_future()
+        self._confirms.append(confirm)
+        await confirm
+
+    async def confirm(self, number: int) -> None:
+        self._confirms[number].set_result(None)
+        await turns()
+
+    async def fail(self, number: int) -> None:
+        self._confirms[number].set_exception(Unavailable("not confirmed in 1 s"))
+        await turns()
+
+
+async def turns() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+def grabs(*buyer_ids: str) -> Sequence[Grab]:
+    return [Grab(new_order_id(1), buyer_id, 1) for buyer_id in buyer_ids]
+
+
+@dataclass
+class Desk:
+    """A hand-over with all that surrounds it."""
+
+    publisher: FakePublisher = field(default_factory=FakePublisher)
+    breaker: Breaker = field(default_factory=Breaker)
+    settled: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.handover = Handover("spring", self.publisher, self.breaker, self.settled.extend)
+
+    async def take(self, outbox_id: str, *buyer_ids: str, epoch: int = 1) -> asyncio.Future[None]:
+        """Hand a batch over; the future is done once "taken" was called, which may happen once."""
+        taken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        batch = grabs(*buyer_ids or ("ann",))
+        self.handover.hand_over(outbox_id, epoch, batch, lambda: taken.set_result(None))
+        await turns()
+        return taken
+
+    async def fill(self) -> None:
+        """Put as many publishes under way as there may be, so that what follows waits."""
+        for number in range(PUBLISHES_MAX):
+            await self.take(f"fill-{number}")
+
+
+@pytest.fixture
+def desk() -> Desk:
+    return Desk()
+
+
+@pytest.fixture
+async def advance(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Stop the loop's clock, by which the breaker probes; the test moves it on."""
+    now = 1000.0
+
+    def advance_by(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now)
+    return advance_by
+
+
+async def test_a_batch_is_taken_when_the_broker_has_confirmed_it(desk: Desk) -> None:
+    taken = await desk.take("1-0", "ann", "bob")
+    assert desk.publisher.sent == [Sent(ORDERS_PLACE, 1, ["1-0"], ["ann", "bob"])]
+    assert not taken.done()
+    assert desk.settled == []
+    await desk.publisher.confirm(0)
+    assert taken.done()
+    assert desk.settled == ["1-0"]
+
+
+async def test_batches_that_wait_go_out_in_one_message(desk: Desk) -> None:
+    await desk.fill()
+    waiting = [await desk.take("3-0", "ann", "bob"), await desk.take("4-0", "cid")]
+    assert len(desk.publisher.sent) == PUBLISHES_MAX
+    await desk.publisher.confirm(0)
+    merged = desk.publisher.sent[PUBLISHES_MAX]
+    assert (merged.batch, merged.buyers) == (["3-0", "4-0"], ["ann", "bob", "cid"])
+    await desk.publisher.confirm(PUBLISHES_MAX)
+    assert all(taken.done() for taken in waiting)
+    assert desk.settled == ["fill-0", "3-0", "4-0"]
+
+
+async def test_epochs_never_share_a_message(desk: Desk) -> None:
+    await desk.fill()
+    for outbox_id, epoch in (("3-0", 1), ("4-0", 2), ("5-0", 2), ("6-0", 1)):
+        await desk.take(outbox_id, epoch=epoch)
+    for number in range(PUBLISHES_MAX + 3):
+        await desk.publisher.confirm(number)
+    sent = [(m.epoch, m.batch) for m in desk.publisher.sent[PUBLISHES_MAX:]]
+    assert sent == [(1, ["3-0"]), (2, ["4-0", "5-0"]), (1, ["6-0"])]
+
+
+async def test_a_message_holds_what_a_consumer_can_place_at_once(desk: Desk) -> None:
+    await desk.fill()
+    half = [f"b{n}" for n in range(MESSAGE_GRABS_MAX // 2)]
+    for outbox_id in ("3-0", "4-0", "5-0"):
+        await desk.take(outbox_id, *half)
+    await desk.publisher.confirm(0)
+    await desk.publisher.confirm(1)
+    assert [m.batch for m in desk.publisher.sent[PUBLISHES_MAX:]] == [["3-0", "4-0"], ["5-0"]]
+
+
+async def test_a_batch_too_large_for_one_message_still_goes_out(desk: Desk) -> None:
+    await desk.take("1-0", *[f"b{n}" for n in range(MESSAGE_GRABS_MAX + 1)])
+    assert len(desk.publisher.sent[0].buyers) == MESSAGE_GRABS_MAX + 1
+
+
+async def test_an_unconfirmed_batch_is_taken_from_the_outbox_and_stays_there(desk: Desk) -> None:
+    taken = await desk.take("1-0")
+    await desk.publisher.fail(0)
+    assert taken.done()
+    assert desk.settled == [], "only the relay may drop it, once it is confirmed"
+    assert desk.breaker.open
+
+
+@pytest.mark.usefixtures("advance")
+async def test_one_failure_sends_all_that_follows_to_the_outbox(desk: Desk) -> None:
+    await desk.fill()
+    waiting = await desk.take("3-0")
+    await desk.publisher.fail(0)
+    assert waiting.done(), "what waited is not held until the broker is back"
+    assert (await desk.take("4-0")).done()
+    assert [m.batch for m in desk.publisher.sent] == [["fill-0"], ["fill-1"]]
+    assert desk.settled == []
+
+
+@pytest.mark.usefixtures("advance")
+async def test_the_breaker_is_shared_by_the_sales_of_a_process() -> None:
+    one = Desk()
+    other = Desk(breaker=one.breaker)
+    await one.take("1-0")
+    await one.publisher.fail(0)
+    assert (await other.take("1-0")).done()
+    assert other.publisher.sent == []
+
+
+async def test_one_batch_a_second_probes_while_the_broker_is_away(
+    desk: Desk, advance: Callable[[float], None]
+) -> None:
+    await desk.take("1-0")
+    await desk.publisher.fail(0)
+
+    advance(PROBE_S - 0.01)
+    assert (await desk.take("2-0")).done()
+    assert len(desk.publisher.sent) == 1
+
+    advance(0.01)
+    probe = await desk.take("3-0")
+    assert (await desk.take("4-0")).done(), "one probe is enough"
+    assert [m.batch for m in desk.publisher.sent[1:]] == [["3-0"]]
+    assert not probe.done()
+
+    await desk.publisher.fail(1)
+    assert probe.done()
+    assert (await desk.take("5-0")).done(), "a failed probe is followed by another second"
+    assert len(desk.publisher.sent) == 2
+
+
+async def test_a_confirmed_probe_ends_the_outage(
+    desk: Desk, advance: Callable[[float], None]
+) -> None:
+    await desk.take("1-0")
+    await desk.publisher.fail(0)
+    advance(PROBE_S)
+    await desk.take("2-0")
+    await desk.publisher.confirm(1)
+    assert not desk.breaker.open
+    taken = await desk.take("3-0")
+    assert not taken.done()
+    await desk.publisher.confirm(2)
+    assert taken.done()
+    assert desk.settled == ["2-0", "3-0"]
+
+
+async def test_drain_waits_for_every_confirm(desk: Desk) -> None:
+    await desk.fill()
+    await desk.take("3-0")
+    drained = asyncio.create_task(desk.handover.drain())
+    for number in range(PUBLISHES_MAX + 1):
+        await turns()
+        assert not drained.done()
+        await desk.publisher.confirm(number)
+    await turns()
+    assert drained.done()
+    assert desk.settled == ["fill-0", "fill-1", "3-0"]

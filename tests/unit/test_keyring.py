@@ -1,0 +1,49 @@
+"""Key rings: what cannot be used is refused at start, naming the setting and no secret."""
+
+from __future__ import annotations
+
+import pytest
+
+from seckill.errors import UserMistake
+from seckill.keyring import SECRET_MIN, KeyRing
+
+SECRET = "correct-horse-battery-staple-0123"
+
+
+def parse(text: str) -> KeyRing:
+    return KeyRing.parse(text, setting="SECKILL_TICKET_KEYS")
+
+
+def test_the_first_key_signs_and_all_are_kept() -> None:
+    ring = parse(f"new:{'n' * SECRET_MIN},old:{'o' * SECRET_MIN}")
+    assert ring == KeyRing("new", {"new": b"n" * SECRET_MIN, "old": b"o" * SECRET_MIN})
+
+
+def test_a_secret_may_contain_colons() -> None:
+    assert parse(f"k:a:{SECRET}").keys == {"k": f"a:{SECRET}".encode()}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        ",",
+        f":{SECRET}",
+        f"k-1:{SECRET}",
+        f"ü:{SECRET}",
+        f"k:{SECRET},k:{SECRET}",
+        f"k:{'x' * (SECRET_MIN - 1)}",
+        f"a:{SECRET}, b:{SECRET}",
+    ],
+)
+def test_an_unusable_ring_names_its_setting(text: str) -> None:
+    with pytest.raises(UserMistake, match="SECKILL_TICKET_KEYS"):
+        parse(text)
+
+
+@pytest.mark.parametrize("text", ["s3cr3t" * 8, "k:s3cr3t", f"k:{SECRET},{'s3cr3t' * 8}"])
+def test_an_error_never_shows_a_secret(text: str) -> None:
+    """Forgetting "kid:" must not print the secret on a terminal or into a log."""
+    with pytest.raises(UserMistake) as caught:
+        parse(text)
+    assert "s3cr3t" not in str(caught.value)

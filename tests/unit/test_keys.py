@@ -1,0 +1,32 @@
+"""All keys of a sale hash to one cluster slot, and no two names are the same key."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from redis.crc import key_slot
+
+from seckill import keys
+
+PER_SALE = (keys.stock, keys.sale, keys.holders, keys.outbox)
+sale_ids = st.from_regex(r"[A-Za-z0-9_.-]{1,64}", fullmatch=True)
+
+
+@given(sale_ids)
+def test_a_sale_lives_in_one_slot(sale_id: str) -> None:
+    assert {key_slot(key(sale_id).encode()) for key in PER_SALE} == {key_slot(sale_id.encode())}
+
+
+@given(st.lists(sale_ids, unique=True, min_size=1))
+def test_every_key_of_every_sale_is_its_own(ids: list[str]) -> None:
+    names = [key(sale_id) for sale_id in ids for key in PER_SALE] + [keys.relay_lock()]
+    assert len(set(names)) == len(names)
+
+
+def test_names_are_the_published_ones() -> None:
+    assert [key("s") for key in PER_SALE] == [
+        "sk:{s}:stock",
+        "sk:{s}:sale",
+        "sk:{s}:holders",
+        "sk:{s}:outbox",
+    ]

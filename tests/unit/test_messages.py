@@ -1,0 +1,174 @@
+"""Messages: what can become an order is sorted from what cannot, whatever the bytes are."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from seckill import messages
+from seckill.messages import BadMessage
+from seckill.order_ids import new_order_id
+from seckill.stock import Grab
+
+pack = msgspec.msgpack.encode
+ORDER_ID = new_order_id(1)
+
+#: What MessagePack can say.
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False)
+    | st.text() | st.binary(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=10,
+)  # fmt: skip
+
+
+def body(**changes: Any) -> bytes:  # noqa: ANN401 - any value a stranger may send
+    """Encode a good orders.place message with some fields changed."""
+    good = {"v": 1, "sale": "spring", "epoch": 1, "batch": ["1-0"], "grabs": [[ORDER_ID, "ann", 1]]}
+    return pack(good | changes)
+
+
+@given(
+    st.lists(
+        st.builds(
+            Grab,
+            st.integers(1, 2**24 - 1).map(new_order_id),
+            st.from_regex(r"[A-Za-z0-9_.-]{1,64}", fullmatch=True),
+            st.integers(1, 2**31 - 1),
+        )
+    ),
+    st.integers(1, 2**31),
+)
+def test_grabs_come_out_as_they_went_in(grabs: list[Grab], epoch: int) -> None:
+    placing = messages.decode_place(messages.encode_place("spring", epoch, ["1-0", "2-0"], grabs))
+    assert placing == messages.Placing("spring", epoch, grabs)
+
+
+def test_the_wire_format_is_the_published_one() -> None:
+    sent = messages.encode_place("spring", 3, ["1-0", "2-0"], [Grab(ORDER_ID, "ann", 2)])
+    fields = msgspec.msgpack.decode(sent)
+    assert fields.pop("traceparent").startswith("00-")
+    assert fields == {
+        "v": 1,
+        "sale": "spring",
+        "epoch": 3,
+        "batch": ["1-0", "2-0"],
+        "grabs": [[ORDER_ID, "ann", 2]],
+    }
+
+
+BAD_ENTRIES = [
+    [ORDER_ID, "ann"],
+    [ORDER_ID, "ann", 1, 1],
+    [ORDER_ID, "ann", 0],
+    [ORDER_ID, "ann", -1],
+    [ORDER_ID, "ann", 2**31],
+    [ORDER_ID, "ann", 1.5],
+    [ORDER_ID, "ann", True],
+    [ORDER_ID, "ann", "1"],
+    [ORDER_ID, "", 1],
+    [ORDER_ID, "ann\n", 1],
+    [ORDER_ID, "a\0b", 1],
+    [ORDER_ID, "x" * 65, 1],
+    [ORDER_ID, b"ann", 1],
+    [ORDER_ID.upper(), "ann", 1],
+    ["x" + ORDER_ID, "ann", 1],
+    [ORDER_ID + "\n", "ann", 1],
+    [None, "ann", 1],
+    {"order_id": ORDER_ID},
+    "ann",
+    None,
+]
+
+
+@pytest.mark.parametrize("bad", BAD_ENTRIES, ids=repr)
+def test_F23_one_bad_entry_leaves_its_neighbours_alone(bad: object) -> None:
+    good = [new_order_id(1), "ann", 1], [new_order_id(1), "bob", 2]
+    placing = messages.decode_place(body(grabs=[good[0], bad, good[1]]))
+    assert placing.grabs == [Grab(*entry) for entry in good]
+    assert [(b.entry, bool(b.reason)) for b in placing.bad] == [(bad, True)]
+
+
+def test_bad_entries_can_be_put_aside_as_a_message_of_their_own() -> None:
+    placing = messages.decode_place(body(grabs=[[ORDER_ID, "ann", 1], *BAD_ENTRIES]))
+    aside = messages.decode_place(messages.encode_bad_grabs(placing, placing.bad))
+    assert (aside.sale_id, aside.epoch, aside.grabs) == ("spring", 1, [])
+    assert [b.entry for b in aside.bad] == BAD_ENTRIES
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sale": ""},
+        {"sale": "a b"},
+        {"sale": "spring\n"},
+        {"epoch": 0},
+        {"epoch": "1"},
+        {"batch": None},
+        {"grabs": {}},
+        {"v": "1"},
+    ],
+    ids=repr,
+)
+def test_an_unreadable_envelope_is_a_bad_message(changes: dict[str, Any]) -> None:
+    with pytest.raises(BadMessage, match=r"orders\.place"):
+        messages.decode_place(body(**changes))
+
+
+def test_a_newer_version_is_not_guessed_at() -> None:
+    with pytest.raises(BadMessage, match="version 2"):
+        messages.decode_place(body(v=2))
+
+
+def test_a_newer_timer_version_is_not_guessed_at() -> None:
+    with pytest.raises(BadMessage, match="version 2"):
+        messages.decode_expire(pack({"v": 2, "orders": [ORDER_ID]}))
+
+
+def test_added_fields_are_tolerated() -> None:
+    assert messages.decode_place(body(colour="red", more={"a": [1]})).grabs == [
+        Grab(ORDER_ID, "ann", 1)
+    ]
+    assert messages.decode_expire(pack({"v": 1, "orders": [ORDER_ID], "why": "x"})) == [ORDER_ID]
+
+
+def test_a_message_without_optional_fields_is_read() -> None:
+    bare = pack({"sale": "s", "epoch": 1, "batch": [], "grabs": []})
+    assert messages.decode_place(bare) == messages.Placing("s", 1, [])
+
+
+def test_timers_come_out_as_they_went_in() -> None:
+    order_ids = [new_order_id(n) for n in (1, 2, 3)]
+    assert messages.decode_expire(messages.encode_expire(order_ids)) == order_ids
+
+
+@pytest.mark.parametrize("bad", ["", "x", ORDER_ID + "\n", ORDER_ID.upper()], ids=repr)
+def test_a_timer_for_what_is_no_order_id_is_a_bad_message(bad: str) -> None:
+    with pytest.raises(BadMessage, match="not an order id"):
+        messages.decode_expire(messages.encode_expire([ORDER_ID, bad]))
+
+
+@pytest.mark.parametrize("decode", [messages.decode_place, messages.decode_expire])
+@given(raw=st.binary() | values.map(pack) | st.binary().map(lambda tail: body() + tail))
+@example(raw=b"")
+@example(raw=b"\x81\xa4sale\xa2\xff\xfe")  # a sale that is not UTF-8
+@example(raw=b"\x81\xa6orders\x91\xa2\xff\xfe")
+@example(raw=body(grabs=[]).replace(b"grabs\x90", b"grabs\x91\xa2\xff\xfe"))
+@example(raw=body(grabs=[]).replace(b"grabs\x90", b"grabs" + b"\x91" * 100_000 + b"\x90"))
+@example(raw=b"\x81\xa6orders" + b"\x91" * 100_000 + b"\x90")
+def test_F23_garbage_is_a_bad_message_and_nothing_else(decode: Any, raw: bytes) -> None:  # noqa: ANN401
+    """Anything else that escapes would stop the consumer, again with each redelivery."""
+    with suppress(BadMessage):
+        decode(raw)
+
+
+@given(st.lists(values, max_size=5))
+def test_every_entry_is_either_good_or_bad(entries: list[Any]) -> None:
+    placing = messages.decode_place(body(grabs=entries))
+    assert len(placing.grabs) + len(placing.bad) == len(entries)
+    messages.encode_bad_grabs(placing, placing.bad)

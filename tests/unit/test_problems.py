@@ -1,0 +1,105 @@
+"""Problems: one stable code for each refusal, in the form of RFC 9457."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from gateway.problems import (
+    CONTENT_TYPE,
+    REFUSALS,
+    Problem,
+    problem_body,
+    problem_headers,
+    problem_response,
+)
+from seckill.stock import Verdict
+
+#: Clients compare these. Adding one is fine; changing or dropping one breaks somebody.
+PUBLISHED = {
+    "bad_request": 422,
+    "malformed": 400,
+    "bad_ticket": 401,
+    "unauthorized": 401,
+    "not_open": 403,
+    "not_found": 404,
+    "method_not_allowed": 405,
+    "sold_out": 409,
+    "payment_in_progress": 409,
+    "not_cancellable": 409,
+    "closed": 410,
+    "too_large": 413,
+    "unsupported_media_type": 415,
+    "internal": 500,
+    "overloaded": 503,
+    "paused": 503,
+    "unavailable": 503,
+}
+
+each_problem = pytest.mark.parametrize("problem", Problem, ids=lambda p: p.code)
+
+
+def test_every_verdict_has_one_answer() -> None:
+    # Accepted and duplicate are good news; a quantity's refusal says what would be right.
+    answered_elsewhere = {Verdict.ACCEPTED, Verdict.DUPLICATE, Verdict.QUANTITY}
+    assert set(Verdict) - answered_elsewhere == REFUSALS.keys()
+
+
+@pytest.mark.parametrize(
+    ("verdict", "code"),
+    [
+        (Verdict.NOT_OPEN, "not_open"),
+        (Verdict.CLOSED, "closed"),
+        (Verdict.PAUSED, "paused"),
+        (Verdict.SOLD_OUT, "sold_out"),
+        (Verdict.OUTBOX_FULL, "overloaded"),
+        (Verdict.UNAVAILABLE, "unavailable"),
+    ],
+)
+def test_a_refusal_has_its_published_code(verdict: Verdict, code: str) -> None:
+    assert REFUSALS[verdict].code == code
+
+
+def test_codes_and_statuses_are_the_published_ones() -> None:
+    assert {problem.code: problem.value.status for problem in Problem} == PUBLISHED
+
+
+def test_no_two_problems_became_one() -> None:
+    """Equal values would make one name an alias of the other, and its code would be lost."""
+    assert len(Problem.__members__) == len(Problem)
+
+
+@each_problem
+def test_every_body_is_a_valid_problem(problem: Problem) -> None:
+    body = json.loads(problem_body(problem, "why", "quantity"))
+    assert body == {
+        "type": "about:blank",
+        "title": problem.value.title,
+        "status": problem.value.status,
+        "code": problem.code,
+        "detail": "why",
+        "field": "quantity",
+    }
+    assert body["title"]
+    assert re.fullmatch(r"[a-z][a-z0-9_]*", problem.code)
+
+
+@each_problem
+def test_a_body_has_no_empty_members(problem: Problem) -> None:
+    assert json.loads(problem_body(problem)).keys() == {"type", "title", "status", "code"}
+
+
+@each_problem
+def test_the_answer_agrees_with_its_body(problem: Problem) -> None:
+    response = problem_response(problem)
+    assert response.status == json.loads(response.body)["status"]
+    assert response.content_type == CONTENT_TYPE == "application/problem+json"
+
+
+@each_problem
+def test_who_may_try_again_is_told_when(problem: Problem) -> None:
+    headers = problem_headers(problem)
+    assert ("Retry-After" in headers) == (problem.value.status in (429, 503))
+    assert int(headers.get("Retry-After", 1)) >= 1

@@ -1,0 +1,107 @@
+"""Settings: a bad value stops the start and names its variable; the environment wins."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from config.settings import BadSettings, Settings, load_settings, save_stack_settings
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Point the settings at an empty home, in an environment without settings."""
+    for name in list(os.environ):
+        if name.startswith("SECKILL_") or name == "NOTIFY_SOCKET":
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("SECKILL_HOME", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SECKILL_GRAB_BATCH_MAX", "0"),
+        ("SECKILL_GRAB_BATCH_MAX", "513"),
+        ("SECKILL_GATEWAY_PORT", "65536"),
+        ("SECKILL_ADMIN_PORT", "http"),
+        ("SECKILL_REDIS_TIMEOUT_S", "0"),
+        ("SECKILL_DRAIN_S", "-1"),
+        ("SECKILL_CONFIRM_TIMEOUT_S", "nan"),
+        ("SECKILL_OUTBOX_MAX", "1.5"),
+        ("SECKILL_PREFETCH", ""),
+    ],
+)
+def test_a_bad_value_names_its_variable(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(BadSettings, match=name):
+        load_settings()
+
+
+def test_all_bad_values_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECKILL_PREFETCH", "x")
+    monkeypatch.setenv("SECKILL_GATEWAY_PORT", "x")
+    with pytest.raises(BadSettings, match=r"(?s)SECKILL_GATEWAY_PORT.*SECKILL_PREFETCH"):
+        load_settings()
+
+
+def test_an_error_never_shows_a_secret(home: Path) -> None:
+    save_stack_settings(home, {"ticket_keys": ["s3cr3t"]})
+    with pytest.raises(BadSettings, match="SECKILL_TICKET_KEYS") as caught:
+        load_settings()
+    assert "s3cr3t" not in str(caught.value)
+
+
+def test_secrets_are_not_shown_with_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECKILL_TICKET_KEYS", "k:s3cr3t")
+    assert "s3cr3t" not in repr(load_settings())
+
+
+def test_the_running_stack_is_found_and_the_environment_wins(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_stack_settings(home, {"redis_url": "redis://stack", "amqp_url": "amqp://stack"})
+    monkeypatch.setenv("SECKILL_AMQP_URL", "amqp://environment")
+    settings = load_settings()
+    assert (settings.redis_url, settings.amqp_url) == ("redis://stack", "amqp://environment")
+
+
+def test_a_damaged_stack_file_is_named(home: Path) -> None:
+    (home / "settings.json").write_text("{")
+    with pytest.raises(BadSettings, match=r"settings\.json"):
+        load_settings()
+
+
+def test_the_stack_file_is_for_its_owner_alone(home: Path) -> None:
+    save_stack_settings(home, {"redis_url": "redis://stack"})
+    assert [path.name for path in home.iterdir()] == ["settings.json"]
+    assert stat.S_IMODE((home / "settings.json").stat().st_mode) == 0o600
+
+
+def test_missing_stores_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECKILL_REDIS_URL", "redis://x")
+    with pytest.raises(BadSettings, match="SECKILL_AMQP_URL, SECKILL_POSTGRES_DSN not set"):
+        load_settings().require_stores()
+
+
+def test_configured_stores_suffice(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("REDIS_URL", "AMQP_URL", "POSTGRES_DSN"):
+        monkeypatch.setenv(f"SECKILL_{name}", "x")
+    load_settings().require_stores()
+
+
+def test_the_relay_does_not_resend_what_a_gateway_still_waits_for() -> None:
+    settings = Settings()
+    assert settings.confirm_timeout_s * 1000 < settings.relay_age_ms
+
+
+def test_a_confirm_timeout_beyond_the_relay_age_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECKILL_CONFIRM_TIMEOUT_S", "2")
+    monkeypatch.setenv("SECKILL_RELAY_AGE_MS", "2000")
+    with pytest.raises(BadSettings, match="SECKILL_CONFIRM_TIMEOUT_S"):
+        load_settings()
