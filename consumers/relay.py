@@ -69,7 +69,7 @@ class Relay:
         return (await self.run_once()).backlog
 
     async def _relay_all(self) -> Relayed:
-        sale_ids = [sale.sale_id for sale in await self._sales.refresh()]
+        sale_ids = [sale.sale_id for sale in await self._sales.recent()]
         before_ms = await self._stock.now_ms() - self._age_ms
         total, backlog = 0, False
         for sale_id, size in zip(sale_ids, await outbox.sizes(self._redis, sale_ids), strict=True):

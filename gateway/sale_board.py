@@ -27,7 +27,7 @@ class SaleBoard:
         """Return sale and units left by sale_id; None where Redis does not know the sale."""
         async with self._lock:  # one reader for all who wait
             if time.monotonic() - self._read_at >= LAG_S:
-                sales = await self._sales.refresh()
+                sales = await self._sales.recent()
                 left = await self._stock.left_of([sale.sale_id for sale in sales])
                 self._entries = {
                     sale.sale_id: (sale, units if sale.was_opened else sale.total)

@@ -78,8 +78,9 @@ class Child:
     @property
     def pid(self) -> int | None:
         """The pid, or None while it does not run."""
-        running = self.process is not None and self.process.returncode is None
-        return self.process.pid if self.process and running else None
+        if self.process is None or self.process.returncode is not None:
+            return None
+        return self.process.pid
 
     @property
     def age_s(self) -> float:
@@ -116,7 +117,7 @@ class Child:
         finally:
             ready.cancel()
             died.cancel()
-        await self.stop(0)
+        await self.kill()
         raise StartFailed(f"{self.name} {reason}{log_tail(self.spec.log)}")
 
     async def wait(self) -> None:
@@ -126,16 +127,16 @@ class Child:
 
     async def stop(self, grace_s: float = pid_files.STOP_GRACE_S) -> None:
         """Ask it to stop, insist after `grace_s`, and return when it is gone."""
-        if self.process is None:
-            return
-        if self.pid is not None:
-            self.send(self.spec.stop_signal)
-            self.send(signal.SIGCONT)  # a paused process handles nothing but SIGKILL
-        try:
-            await asyncio.wait_for(self.process.wait(), grace_s)
-        except TimeoutError:
-            self.send(signal.SIGKILL)
-            await self.process.wait()
+        self.send(self.spec.stop_signal)
+        self.send(signal.SIGCONT)  # a paused process handles nothing but SIGKILL
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.wait(), grace_s)
+        await self.kill()
+
+    async def kill(self) -> None:
+        """End it at once, as a crash would, and return when it is gone."""
+        self.send(signal.SIGKILL)
+        await self.wait()
         if self.spec.pid_file:
             self.spec.pid_file.unlink(missing_ok=True)
 
@@ -157,7 +158,7 @@ class Child:
     async def spawn(self) -> None:
         """Create the process."""
         spec = self.spec
-        with _output(spec.log) as log:
+        with _output(spec.log, first=self.process is None) as log:
             self.process = await asyncio.create_subprocess_exec(
                 spec.argv[0],
                 *spec.argv[1:],
@@ -187,7 +188,7 @@ async def run_to_end(spec: Spec) -> None:
     try:
         await child.wait()
     finally:
-        await child.stop(0)
+        await child.kill()
     if child.describe_end() != "exited with 0":
         raise StartFailed(f"{spec.name} {child.describe_end()}{log_tail(spec.log)}")
 
@@ -230,12 +231,15 @@ def log_tail(log: Path | None) -> str:
     """Name the log and show its last lines, to go at the end of an error message."""
     if log is None or not log.exists():
         return ""
-    lines = log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
-    return "\n  ".join([f"; the end of {log}:", *lines])
+    lines = dict.fromkeys(log.read_text(errors="replace").splitlines())  # each once
+    return "\n  ".join([f"; the end of {log}:", *list(lines)[-LOG_TAIL_LINES:]])
 
 
-def _output(log: Path | None) -> AbstractContextManager[IO[bytes] | None]:
+def _output(log: Path | None, *, first: bool) -> AbstractContextManager[IO[bytes] | None]:
+    """Open the log; the first start under a supervisor puts the last supervisor's log aside."""
     if log is None:
         return nullcontext()
     log.parent.mkdir(parents=True, exist_ok=True)
+    if first and log.exists():
+        log.replace(f"{log}.old")
     return log.open("ab")

@@ -19,7 +19,10 @@ from config.settings import BadSettings, Settings, load_settings
 from seckill.errors import SeckillError, UserMistake
 
 app = typer.Typer(
-    help="A flash-sale gateway.", no_args_is_help=True, pretty_exceptions_enable=False
+    help="A flash-sale gateway.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,  # `main` prints what a person should read
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
@@ -135,6 +138,9 @@ def _worker_settings() -> Settings:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    # These log each failed try to reconnect with a traceback; what it means is logged by us, once.
+    for chatty in ("aiormq.connection", "aio_pika.robust_connection"):
+        logging.getLogger(chatty).setLevel(logging.CRITICAL)
     settings = load_settings()
     settings.require_stores()
     return settings

@@ -63,9 +63,7 @@ class Demo:
         return books.balanced and len(winners) == UNITS and late == LATECOMERS
 
     async def _open_sale(self) -> Sale:
-        new = NewSale(
-            f"demo-{int(time.time())}", UNITS, 1999, payment_window_s=PAYMENT_WINDOW_S
-        )
+        new = NewSale(f"demo-{int(time.time())}", UNITS, 1999, payment_window_s=PAYMENT_WINDOW_S)
         await sales.create(self._stores.db, self._stores.stock, new)
         sale = await sales.open_(self._stores.db, self._stores.stock, new.sale_id)
         self._say(
@@ -99,9 +97,7 @@ class Demo:
 
     def _tell_answers(self, answers: list[Answer], winners: int) -> None:
         told = Counter((a.status, a.code or "") for a in answers)
-        counts = ", ".join(
-            f"{n} x {status} {code}".rstrip() for (status, code), n in told.items()
-        )
+        counts = ", ".join(f"{n} x {status} {code}".rstrip() for (status, code), n in told.items())
         self._say(f"answers: {counts}")
         self._say(f"{winners} buyers won a unit")
 

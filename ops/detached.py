@@ -34,10 +34,14 @@ def start_detached(home: Path, gateways: int, consumers: int) -> None:
             stderr=output,
             start_new_session=True,
         )
-    while process.poll() is None:
-        state = published(home)
-        if state and state["ready"] and supervisor(home) == process.pid:
-            process.returncode = 0  # it goes on without us: nobody is going to wait for it
-            return
-        time.sleep(POLL_S)
+    try:
+        while process.poll() is None:
+            state = published(home)
+            if state and state["ready"] and supervisor(home) == process.pid:
+                process.returncode = 0  # it goes on without us: nobody is going to wait for it
+                return
+            time.sleep(POLL_S)
+    except KeyboardInterrupt:
+        process.terminate()  # in its own session it has not heard the Ctrl-C
+        raise
     raise SeckillError(f"the stack did not start:\n{log.read_text().strip()}")

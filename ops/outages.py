@@ -34,6 +34,6 @@ def explain(error: Exception, settings: Settings) -> str | None:
 def _dialled(text: str, settings: Settings) -> str:
     for package, (_, setting) in _STORES.items():
         port = urlsplit(getattr(settings, setting)).port
-        if port and str(port) in text:
+        if f", {port})" in text:  # "Connect call failed ('127.0.0.1', 5432)"
             return package
     return ""

@@ -37,7 +37,7 @@ class Screen:
                 f"[{'green' if part['pid'] else 'red'}]●[/] {part['name']}"
                 for part in [*state["services"], *state["processes"]]
             )
-            self._line = self._line or self._console.status(text)
+            self._line = self._line or self._console.status(text, refresh_per_second=2)
             self._line.update(text)
             self._line.start()
 

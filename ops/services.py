@@ -8,9 +8,11 @@ async with running_services(home) as services:
 
 from __future__ import annotations
 
+import shutil
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,7 +81,7 @@ class Services:
 
     async def kill(self, name: str) -> None:
         """End a store by SIGKILL, as a crash would, and return when it is gone."""
-        await self.stores[name].children[-1].stop(0)
+        await self.stores[name].children[-1].kill()
 
     def pause(self, name: str) -> None:
         """Freeze a store: it accepts connections and answers nothing."""
@@ -93,6 +95,21 @@ class Services:
 def given_settings() -> dict[str, Any]:
     """Return what the environment itself sets; the settings file of a stack does not count."""
     return EnvSettingsSource(Settings)()
+
+
+@contextmanager
+def temporary_home() -> Iterator[Path]:
+    """Make a home for tests and demonstrations, and remove it with its data.
+
+    Everyone may enter it: PostgreSQL runs as another user when we are root. What is secret in it
+    is closed file by file.
+    """
+    home = Path(tempfile.mkdtemp(prefix="seckill-"))
+    home.chmod(0o755)
+    try:
+        yield home
+    finally:
+        shutil.rmtree(home)
 
 
 @asynccontextmanager

@@ -119,8 +119,8 @@ def _stack_settings(settings: Settings, services: Services, home: Path) -> Stack
     """
     given = given_settings()
     credentials = load_credentials(home)
-    gateway_port = int(given.get("gateway_port") or free_port())
-    admin_port = int(given.get("admin_port") or free_port())
+    gateway_port = int(given.get("gateway_port", 0)) or free_port()
+    admin_port = int(given.get("admin_port", 0)) or free_port()
     return {
         "redis_url": services.redis_url,
         "amqp_url": services.amqp_url,

@@ -46,7 +46,7 @@ def database_errors_as_unavailable() -> Iterator[None]:
     try:
         yield
     except (*AWAY, *CONTENTION) as error:
-        raise Unavailable(f"PostgreSQL did not answer: {error or type(error).__name__}") from error
+        raise Unavailable(f"PostgreSQL does not answer: {error or type(error).__name__}") from error
 
 
 @asynccontextmanager

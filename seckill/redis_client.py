@@ -9,6 +9,7 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
+from redis.maint_notifications import MaintNotificationsConfig
 
 from seckill.errors import Unavailable
 
@@ -30,6 +31,9 @@ def connect(url: str, *, timeout_s: float) -> Redis:
         socket_timeout=timeout_s,
         socket_connect_timeout=timeout_s,
         retry=Retry(NoBackoff(), 0),
+        # While the library waits for notices of a managed service, it hands out connections that
+        # the server has closed long ago: after a restart, one failed call for each of them.
+        maint_notifications_config=MaintNotificationsConfig(enabled=False),
     )
     return Redis(connection_pool=pool)
 
@@ -40,4 +44,4 @@ def redis_errors_as_unavailable() -> Iterator[None]:
     try:
         yield
     except (RedisError, OSError, TimeoutError) as error:
-        raise Unavailable(f"Redis did not answer: {error}") from error
+        raise Unavailable(f"Redis does not answer: {error}") from error

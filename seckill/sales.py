@@ -15,7 +15,7 @@ from seckill.errors import Conflict, UserMistake
 from seckill.stock import SaleTerms, Stock
 from seckill.tickets import ID
 
-#: A refresh on a miss is at most this frequent, so that guessing ids cannot load PostgreSQL.
+#: Least time between two readings of all sales by one process.
 REFRESH_S = 1.0
 
 _SELECT = """
@@ -147,13 +147,17 @@ async def all_sales(db: asyncpg.Pool) -> list[Sale]:
 
 
 class SaleDirectory:
-    """The sales by id and by number, cached; a miss asks PostgreSQL at most once a second."""
+    """The sales by id and by number, cached.
+
+    A miss waits for the next reading of PostgreSQL, of which there is at most one each REFRESH_S:
+    a sale that has just been made is found, and guessing ids cannot load the database.
+    """
 
     def __init__(self, db: asyncpg.Pool) -> None:
         self._db = db
         self._by_id: dict[str, Sale] = {}
         self._by_number: dict[int, Sale] = {}
-        self._refreshed_at = float("-inf")
+        self._read_at = float("-inf")
         self._lock = asyncio.Lock()
 
     def known(self, sale_id: str) -> Sale | None:
@@ -161,26 +165,35 @@ class SaleDirectory:
         return self._by_id.get(sale_id)
 
     async def get(self, sale_id: str) -> Sale | None:
-        """Return a sale, asking PostgreSQL if it is not cached; Unavailable when that fails."""
+        """Return a sale; Unavailable when it is not cached and PostgreSQL is away."""
         if sale_id not in self._by_id:
-            await self.refresh()
+            await self._read_since(time.monotonic())
         return self._by_id.get(sale_id)
 
     async def get_by_number(self, number: int) -> Sale | None:
-        """Return the sale whose number an order_id carries."""
+        """Return the sale whose number an order_id carries, as `get` does."""
         if number not in self._by_number:
-            await self.refresh()
+            await self._read_since(time.monotonic())
         return self._by_number.get(number)
 
-    async def refresh(self) -> list[Sale]:
+    async def recent(self) -> list[Sale]:
         """Return all sales, as of at most REFRESH_S ago."""
-        async with self._lock:
-            if time.monotonic() - self._refreshed_at >= REFRESH_S:
-                sales = await all_sales(self._db)
-                self._refreshed_at = time.monotonic()
-                self._by_id = {sale.sale_id: sale for sale in sales}
-                self._by_number = {sale.number: sale for sale in sales}
+        await self._read_since(time.monotonic() - REFRESH_S)
         return list(self._by_id.values())
+
+    async def _read_since(self, moment: float) -> None:
+        """Return when the cache is as of `moment` or later."""
+        if self._read_at >= moment:
+            return
+        async with self._lock:
+            if self._read_at >= moment:  # another request has read meanwhile
+                return
+            await asyncio.sleep(self._read_at + REFRESH_S - time.monotonic())
+            read_at = time.monotonic()
+            sales = await all_sales(self._db)
+            self._read_at = read_at
+            self._by_id = {sale.sale_id: sale for sale in sales}
+            self._by_number = {sale.number: sale for sale in sales}
 
 
 async def _insert(db: asyncpg.Pool, new: NewSale) -> None:

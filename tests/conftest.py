@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from redis.asyncio import Redis
 from config.settings import Settings
 from ops.credentials import load_credentials
 from ops.services import Services, running_services
-from seckill import database, ledger, redis_client, sales
+from seckill import database, ledger, logins, redis_client, sales, tickets
+from seckill.keyring import KeyRing
 from seckill.sales import NewSale, Sale
 from seckill.stock import Stock
 
@@ -99,3 +101,28 @@ def assert_balanced(store: Redis, db: asyncpg.Pool) -> Callable[..., Awaitable[l
         return books
 
     return check
+
+
+@pytest.fixture
+def ticket_for(settings: Settings) -> Callable[..., str]:
+    """Make a buyer's ticket: `ticket_for(sale, "alice")`."""
+    keys = KeyRing.parse(settings.ticket_keys.get_secret_value(), setting="test")
+
+    def make(sale: Sale, buyer_id: str) -> str:
+        return tickets.issue(
+            keys, sale_id=sale.sale_id, buyer_id=buyer_id, expires_at_s=int(time.time()) + 3600
+        )
+
+    return make
+
+
+@pytest.fixture
+def login_for(settings: Settings) -> Callable[[str], dict[str, str]]:
+    """Make the headers of a buyer who is logged in."""
+    keys = KeyRing.parse(settings.jwt_keys.get_secret_value(), setting="test")
+
+    def make(buyer_id: str) -> dict[str, str]:
+        token = logins.issue(keys, buyer_id=buyer_id, expires_at_s=int(time.time()) + 3600)
+        return {"Authorization": f"Bearer {token}"}
+
+    return make

@@ -12,7 +12,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,7 +23,7 @@ from redis.exceptions import ConnectionError as NotConnected
 
 from config.settings import PROJECT_ROOT
 from ops.home import supervisor
-from ops.services import running_services
+from ops.services import running_services, temporary_home
 
 #: Longest wait for something that takes a second on an idle machine, and a broker's stop.
 PATIENCE_S = 30.0
@@ -82,18 +81,11 @@ def processes_of(home: Path) -> list[str]:
     return found
 
 
-def new_home() -> Path:
-    home = Path(tempfile.mkdtemp(prefix="seckill-test-"))
-    home.chmod(0o755)  # PostgreSQL runs as another user when we are root, and must get in
-    return home
-
-
 @pytest.fixture(scope="module")
 def home() -> Iterator[Path]:
-    home = new_home()
-    yield home
-    seckill(home, "down")
-    shutil.rmtree(home)
+    with temporary_home() as home:
+        yield home
+        seckill(home, "down")
 
 
 @pytest.fixture
@@ -210,8 +202,7 @@ def test_down_leaves_nothing_behind(running: Path) -> None:
 
 
 async def test_stores_survive_a_kill_and_a_pause() -> None:
-    home = new_home()
-    try:
+    with temporary_home() as home:
         async with running_services(home) as services:
             connection = await asyncpg.connect(services.postgres_dsn)
             await connection.execute("CREATE TABLE kept AS SELECT 1 AS one")
@@ -229,8 +220,6 @@ async def test_stores_survive_a_kill_and_a_pause() -> None:
             services.resume("postgresql")
             await connection.close()
         assert processes_of(home) == []
-    finally:
-        shutil.rmtree(home)
 
 
 def python_for(user: str) -> dict[str, str] | None:
@@ -255,35 +244,34 @@ def test_an_ordinary_user_can_run_it() -> None:
     found = python_for("nobody")
     if found is None:
         pytest.skip("nobody may not read this interpreter, its packages or the checkout")
-    home = new_home()
-    shutil.chown(home, "nobody")
+    with temporary_home() as home:
+        shutil.chown(home, "nobody")
 
-    def run(*words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [found["python"], "-m", "ops.cli", *words],
-            user="nobody",
-            group="nogroup",
-            extra_groups=[],
-            cwd="/",
-            env={
-                "PATH": "/usr/local/bin:/usr/bin:/bin",
-                "HOME": str(home),
-                "SECKILL_HOME": str(home / "data"),
-                "PYTHONPATH": found["PYTHONPATH"],
-            },
-            capture_output=True,
-            text=True,
-            timeout=100,
-            check=False,
-        )
+        def run(*words: str) -> subprocess.CompletedProcess[str]:
+            return subprocess.run(
+                [found["python"], "-m", "ops.cli", *words],
+                user="nobody",
+                group="nogroup",
+                extra_groups=[],
+                cwd="/",
+                env={
+                    "PATH": "/usr/local/bin:/usr/bin:/bin",
+                    "HOME": str(home),
+                    "SECKILL_HOME": str(home / "data"),
+                    "PYTHONPATH": found["PYTHONPATH"],
+                },
+                capture_output=True,
+                text=True,
+                timeout=100,
+                check=False,
+            )
 
-    try:
-        up = run("up", "--detach", "--workers", "1", "--consumers", "1")
-        assert up.returncode == 0, up.stderr
-        owners = {Path(f"/proc/{pid}").owner() for pid in pids(home / "data")}
-        assert owners == {"nobody"}
-    finally:
-        down = run("down")
+        try:
+            up = run("up", "--detach", "--workers", "1")
+            assert up.returncode == 0, up.stderr
+            owners = {Path(f"/proc/{pid}").owner() for pid in pids(home / "data")}
+            assert owners == {"nobody"}
+        finally:
+            down = run("down")
         assert (down.returncode, down.stdout) == (0, "stopped\n")
         assert processes_of(home) == []
-        shutil.rmtree(home)

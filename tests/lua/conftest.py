@@ -1,130 +1,15 @@
-"""State in, call, state out: one sale in a real Redis, driven through `seckill.stock`.
+"""A sale in a real Redis for each test.
 
 No `__init__.py` here: this directory would then be imported as the package `lua`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from itertools import count
-from typing import Any
+from collections.abc import Awaitable, Callable
 
 import pytest
 from redis.asyncio import Redis
-
-from seckill import keys, outbox
-from seckill.order_ids import new_order_id
-from seckill.outbox import OutboxEntry
-from seckill.stock import Grab, GrabReply, Holding, Return, SaleTerms, Stock
-
-NUMBER, EPOCH = 7, 3
-HOUR_MS = 3_600_000
-
-
-@dataclass
-class Shop:
-    """One sale, with everything that a test looks at."""
-
-    redis: Redis
-    sale_id: str = "spring"
-
-    def __post_init__(self) -> None:
-        self.scripts = Stock(self.redis)
-
-    # State in.
-
-    async def open(self, units: int, *, per_order_max: int = 1, **terms: int) -> None:
-        """Open the sale with so many units, now and without end unless `terms` say otherwise."""
-        sale = SaleTerms(NUMBER, units, per_order_max, **({"epoch": EPOCH} | terms))
-        assert await self.scripts.open_sale(self.sale_id, sale)
-
-    async def set(self, **fields: str | int) -> None:
-        """Set fields of the sale, as an operator or a rebuild would."""
-        await self.redis.hset(keys.sale(self.sale_id), mapping=fields)
-
-    # Calls.
-
-    async def grab(
-        self,
-        *wishes: str | tuple[str, int] | Grab,
-        settled: Sequence[str] = (),
-        outbox_max: int = 1000,
-        wait_ms: int = HOUR_MS,
-    ) -> GrabReply:
-        """Grab one unit for each name, or as a (name, quantity) or whole Grab says."""
-        grabs = []
-        for wish in wishes:
-            if not isinstance(wish, Grab):
-                buyer_id, quantity = (wish, 1) if isinstance(wish, str) else wish
-                wish = Grab(new_order_id(NUMBER), buyer_id, quantity)
-            grabs.append(wish)
-        deadline_ms = await self.scripts.now_ms() + wait_ms
-        return await self.scripts.grab(
-            self.sale_id, grabs, deadline_ms=deadline_ms, settled=settled, outbox_max=outbox_max
-        )
-
-    async def give_back(self, *returns: Return, epoch: int = EPOCH) -> list[Any]:
-        """Give back, and return the script's own reply: it says more than done or later."""
-        with_reply: list[Any] = []
-        run = self.scripts._run
-
-        async def noting(*args: Any) -> list[Any]:  # noqa: ANN401
-            with_reply.extend(await run(*args))
-            return with_reply
-
-        self.scripts._run = noting  # type: ignore[method-assign]
-        try:
-            await self.scripts.give_back(self.sale_id, epoch, returns)
-        finally:
-            self.scripts._run = run  # type: ignore[method-assign]
-        return with_reply
-
-    # State out.
-
-    async def stock(self) -> int | None:
-        value = await self.redis.get(keys.stock(self.sale_id))
-        return None if value is None else int(value)
-
-    async def field(self, name: str) -> str | None:
-        value = await self.redis.hget(keys.sale(self.sale_id), name)
-        return None if value is None else value.decode()
-
-    async def holders(self) -> dict[str, Holding]:
-        raw = await self.redis.hgetall(keys.holders(self.sale_id))
-        return {buyer.decode(): Holding.parse(text.decode()) for buyer, text in raw.items()}
-
-    async def return_of(self, buyer_id: str, *, units: int | None = None) -> Return:
-        """Return what would give this buyer's holder back."""
-        holding = (await self.holders())[buyer_id]
-        return Return(buyer_id, str(holding), holding.quantity if units is None else units)
-
-    async def outbox(self) -> list[OutboxEntry]:
-        far = await self.scripts.now_ms() + HOUR_MS
-        return await outbox.read_older_than(self.redis, self.sale_id, far, limit=10_000)
-
-    async def dump(self) -> dict[bytes, bytes]:
-        """Return every key of the database with all that it holds."""
-        return {key: await self.redis.dump(key) async for key in self.redis.scan_iter()}
-
-    async def assert_conserved(self, total: int) -> None:
-        """I1 within Redis: stock + units of all holders + corrections = total, stock >= 0."""
-        stock = await self.stock()
-        held = sum(holding.quantity for holding in (await self.holders()).values())
-        corrections = int(await self.field("corrections") or 0)
-        assert stock is not None
-        assert stock >= 0
-        assert stock + held + corrections == total
-
-
-def letters(reply: GrabReply) -> str:
-    """Return the outcomes as grab.lua writes them."""
-    return "".join(reply.verdicts)
-
-
-def buyers(entries: Iterable[OutboxEntry]) -> list[list[str]]:
-    """Return who is in each outbox entry."""
-    return [[grab.buyer_id for grab in entry.grabs] for entry in entries]
+from shop import Shop
 
 
 @pytest.fixture
@@ -133,7 +18,11 @@ def shop(redis: Redis) -> Shop:
 
 
 @pytest.fixture
-def make_shop(redis: Redis) -> Any:  # noqa: ANN401
-    """Return a maker of shops with a sale of their own, for tests that run many examples."""
-    numbers = count()
-    return lambda: Shop(redis, f"sale-{next(numbers)}")
+def make_shop(redis: Redis) -> Callable[[], Awaitable[Shop]]:
+    """Return a maker of shops, each in an emptied database: for tests that run many examples."""
+
+    async def make() -> Shop:
+        await redis.flushdb()
+        return Shop(redis)
+
+    return make

@@ -1,0 +1,39 @@
+"""Two gateways on one port and a consumer, for the tests that break nothing."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from aiohttp import ClientSession, TCPConnector
+
+from config.settings import Settings
+from ops.ports import free_port
+from tests.processes import Process, Processes
+
+
+@pytest.fixture(scope="package")
+async def processes(settings: Settings, tmp_path_factory: pytest.TempPathFactory):
+    async with Processes(settings, tmp_path_factory.mktemp("processes")) as running:
+        yield running
+
+
+@pytest.fixture(scope="package")
+async def gateway(processes: Processes) -> Process:
+    """Both gateways behind one address."""
+    port = free_port()
+    await processes.run("gateway", port=port)
+    return await processes.run("gateway", port=port)
+
+
+@pytest.fixture(scope="package")
+async def consumers(processes: Processes) -> Process:
+    return await processes.run("consumers")
+
+
+@pytest.fixture
+async def http(gateway: Process) -> AsyncIterator[ClientSession]:
+    """One connection: every request of a test goes over it, after whatever went before."""
+    async with ClientSession(gateway.url, connector=TCPConnector(limit=1)) as session:
+        yield session

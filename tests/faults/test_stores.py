@@ -1,0 +1,173 @@
+"""A store goes away under a sale and comes back; nothing is lost, nothing is sold twice."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+
+import pytest
+from aiohttp import ClientSession
+
+from config.settings import PROJECT_ROOT
+from ops.buyers import flash_crowd, grab
+from ops.ports import free_port
+from seckill import keys
+from tests.processes import eventually
+
+
+@pytest.fixture
+async def gateway(processes):
+    return await processes.run("gateway")
+
+
+async def test_broker_away_grabs_are_taken_from_the_outbox_and_relayed_later(
+    processes, services, gateway, open_sale, ticket_for, store, assert_balanced
+):
+    await processes.run("consumers")
+    sale = await open_sale(stock=20)
+    async with ClientSession(gateway.url) as http:
+        assert (await grab(http, sale.sale_id, "x", "no ticket")).status == 401
+        services.pause("rabbitmq")
+        try:
+            for n in range(10):
+                answer = await grab(http, sale.sale_id, f"b{n}", ticket_for(sale, f"b{n}"))
+                assert answer.status == 202
+            assert await store.xlen(keys.outbox(sale.sale_id)) == 10
+            async with ClientSession(gateway.admin_url) as admin, admin.get("/readyz") as ready:
+                assert (await ready.json())["checks"]["rabbitmq"] is False
+                assert ready.status == 200
+        finally:
+            services.resume("rabbitmq")
+    books = await assert_balanced(sale, wait_s=60)
+    assert books.lines["orders pending"] == 10
+
+
+async def test_a_full_outbox_refuses_before_anything_is_taken(
+    processes, open_sale, ticket_for, store, amqp_proxy
+):
+    proxy, url = amqp_proxy
+    gateway = await processes.run("gateway", SECKILL_AMQP_URL=url, SECKILL_OUTBOX_MAX="3")
+    sale = await open_sale(stock=20)
+    proxy.freeze()
+    async with ClientSession(gateway.url) as http:
+        answers = [
+            await grab(http, sale.sale_id, f"b{n}", ticket_for(sale, f"b{n}")) for n in range(5)
+        ]
+    assert [a.status for a in answers] == [202, 202, 202, 503, 503]
+    assert answers[3].code == "overloaded"
+    assert await store.get(keys.stock(sale.sale_id)) == b"17"
+
+
+async def test_postgresql_away_grabs_go_on_and_orders_follow(
+    processes, services, gateway, open_sale, ticket_for, assert_balanced
+):
+    await processes.run("consumers")
+    sale = await open_sale(stock=20)
+    ticket = ticket_for(sale, "b0")
+    async with ClientSession(gateway.url) as http:
+        assert (await grab(http, sale.sale_id, "x", "no ticket")).status == 401
+        await services.kill("postgresql")
+        try:
+            for n in range(10):
+                answer = await grab(http, sale.sale_id, f"b{n}", ticket_for(sale, f"b{n}"))
+                assert answer.status == 202
+            first = await grab(http, sale.sale_id, "b0", ticket)
+            url = f"/v1/orders/{first.order_id}"
+            async with http.get(url, headers={"Seckill-Ticket": ticket}) as response:
+                assert (await response.json())["status"] == "queued"
+        finally:
+            await services.start("postgresql")
+    books = await assert_balanced(sale, wait_s=60)
+    assert books.lines["orders pending"] == 10
+
+
+async def test_F08_a_killed_redis_comes_back_with_every_reservation(
+    processes, services, gateway, open_sale, ticket_for, assert_balanced
+):
+    await processes.run("consumers")
+    sale = await open_sale(stock=100)
+    tickets = {f"b{n}": ticket_for(sale, f"b{n}") for n in range(300)}
+    crowd = asyncio.create_task(flash_crowd(gateway.url, sale.sale_id, tickets, connections=20))
+    async with ClientSession(gateway.url) as http:
+
+        async def some_sold():
+            async with http.get(f"/v1/sales/{sale.sale_id}") as response:
+                return (await response.json()).get("remaining", 100) < 100
+
+        await eventually(some_sold, "the sale is under way")
+    await services.kill("redis")
+    await services.start("redis")
+    answers = await crowd
+    won = {a.order_id for a in answers if a.status in (200, 202)}
+    books = await assert_balanced(sale, wait_s=60)
+    assert books.lines["orders pending"] >= len(won)
+    assert books.lines["orders pending"] <= 100
+
+
+async def test_F08_an_emptied_redis_is_unavailable_and_never_sold_out(
+    processes, gateway, open_sale, ticket_for, store
+):
+    sale = await open_sale(stock=1)
+    async with ClientSession(gateway.url) as http:
+        for buyer, status in (("a", 202), ("b", 409)):
+            answer = await grab(http, sale.sale_id, buyer, ticket_for(sale, buyer))
+            assert answer.status == status
+        await store.delete(
+            keys.stock(sale.sale_id), keys.sale(sale.sale_id), keys.holders(sale.sale_id)
+        )
+        for buyer in ("a", "b", "c"):  # by the latched look-up, for a holder and for others
+            answer = await grab(http, sale.sale_id, buyer, ticket_for(sale, buyer))
+            assert (answer.status, answer.code) == (503, "unavailable")
+
+
+async def test_a_consumer_killed_again_and_again_loses_and_doubles_nothing(
+    processes, gateway, open_sale, ticket_for, assert_balanced
+):
+    sale = await open_sale(stock=400)
+    tickets = {f"b{n}": ticket_for(sale, f"b{n}") for n in range(400)}
+    crowd = asyncio.create_task(
+        flash_crowd(gateway.url, sale.sale_id, tickets, connections=10, presses=1)
+    )
+    consumer = await processes.run("consumers")
+    for _ in range(3):
+        consumer.child.send(signal.SIGKILL)
+        await consumer.child.wait()
+        await consumer.child.start()
+    answers = await crowd
+    assert {a.status for a in answers} == {202}
+    books = await assert_balanced(sale, wait_s=60)
+    assert books.lines["orders pending"] == 400
+
+
+@pytest.mark.parametrize("missing", ["REDIS_URL", "AMQP_URL", "POSTGRES_DSN"])
+@pytest.mark.parametrize("command", ["gateway", "consumers"])
+async def test_a_store_that_is_not_there_at_start_is_one_line_and_exit_1(
+    settings, tmp_path, command, missing
+):
+    environment = {
+        "SECKILL_HOME": str(tmp_path),
+        "SECKILL_REDIS_URL": settings.redis_url,
+        "SECKILL_AMQP_URL": settings.amqp_url,
+        "SECKILL_POSTGRES_DSN": settings.postgres_dsn,
+        "SECKILL_TICKET_KEYS": settings.ticket_keys.get_secret_value(),
+        "SECKILL_JWT_KEYS": settings.jwt_keys.get_secret_value(),
+        "SECKILL_GATEWAY_PORT": str(free_port()),
+        "SECKILL_ADMIN_PORT": str(free_port()),
+    }
+    scheme = {"REDIS_URL": "redis", "AMQP_URL": "amqp", "POSTGRES_DSN": "postgresql"}[missing]
+    environment[f"SECKILL_{missing}"] = f"{scheme}://u:p@127.0.0.1:{free_port()}/x"
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "ops.cli",
+        command,
+        env=environment,
+        cwd=PROJECT_ROOT,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, stderr = await asyncio.wait_for(process.communicate(), 10)
+    lines = stderr.decode().splitlines()
+    assert process.returncode == 1
+    assert len(lines) == 1, stderr.decode()
+    assert "does not answer" in lines[0]

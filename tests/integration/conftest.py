@@ -1,0 +1,279 @@
+"""What the tests of orders, sales and consumers share: grabs, rows, queues, and patience."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import aio_pika
+import asyncpg
+import pytest
+from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractRobustConnection
+from redis.asyncio import Redis
+
+from config.settings import Settings
+from consumers.runner import Handler, QueueRole, Role
+from seckill import broker, keys, orders, returns, topology
+from seckill.broker import Publisher
+from seckill.order_ids import new_order_id
+from seckill.orders import NotPlaced, Placement
+from seckill.sales import Sale
+from seckill.stock import Grab, Holding, Stock, Verdict
+
+HOUR_MS = 3_600_000
+#: Longest wait for something that takes a blink on an idle machine.
+PATIENCE_S = 60.0
+
+Eventually = Callable[[Callable[[], Any], str], Awaitable[Any]]
+
+
+async def _eventually(check: Callable[[], Any], what: str) -> Any:  # noqa: ANN401
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        found = check()
+        if inspect.isawaitable(found):
+            found = await found
+        if found:
+            return found
+        assert time.monotonic() < deadline, f"not within {PATIENCE_S:g} s: {what}"
+        await asyncio.sleep(0.02)
+
+
+@pytest.fixture(scope="session")
+def eventually() -> Eventually:
+    """Wait until a check (plain or async) is true: `await eventually(check, "what")`."""
+    return _eventually
+
+
+@dataclass(frozen=True)
+class Shop:
+    """Both stores of a sale, with everything that a test does to them or looks at."""
+
+    db: asyncpg.Pool
+    store: Redis
+    stock: Stock
+
+    # Grabs on their way.
+
+    @staticmethod
+    def wish(sale: Sale, buyer: str, quantity: int = 1, *, epoch: int = 1) -> Placement:
+        """Make a placement that Redis has never seen: it may have promised too much."""
+        return Placement(new_order_id(sale.number), sale.sale_id, buyer, quantity, epoch)
+
+    async def grab(
+        self, sale: Sale, *buyers: str, quantity: int = 1, settle: bool = True
+    ) -> list[Placement]:
+        """Grab in Redis for each buyer, as a gateway whose hand-over the broker confirmed."""
+        grabs = [Grab(new_order_id(sale.number), buyer, quantity) for buyer in buyers]
+        reply = await self.stock.grab(
+            sale.sale_id,
+            grabs,
+            deadline_ms=await self.stock.now_ms() + HOUR_MS,
+            outbox_max=1000,
+        )
+        assert set(reply.verdicts) == {Verdict.ACCEPTED}
+        if settle:
+            await self.stock.settle(sale.sale_id, [reply.outbox_id])
+        return [Placement(g[0], sale.sale_id, g[1], g[2], reply.epoch) for g in grabs]
+
+    async def order(self, sale: Sale, *buyers: str, quantity: int = 1) -> list[Placement]:
+        """Grab and place for each buyer."""
+        placements = await self.grab(sale, *buyers, quantity=quantity)
+        assert await orders.place(self.db, placements) == []
+        return placements
+
+    async def release(self, *placements: Placement) -> list[str]:
+        """Cancel orders as their buyers would."""
+        ids = [p.order_id for p in placements]
+        return await orders.release(self.db, ids, to_state="cancelled", reason="buyer")
+
+    async def return_all(self, sale: Sale) -> None:
+        """Give back until nothing of the sale is on its way."""
+        while await self.returns(sale):
+            assert (await returns.return_batch(self.db, self.stock)).done
+
+    async def bump_epoch(self, sale: Sale) -> None:
+        """Do what a rebuild of Redis does first."""
+        await self.db.execute(
+            "UPDATE inventory SET epoch = epoch + 1 WHERE sale_id = $1", sale.sale_id
+        )
+
+    async def let_expire(self, *placements: Placement) -> None:
+        """Move the end of the payment window an hour into the past."""
+        await self.db.execute(
+            "UPDATE orders SET pay_by = now() - interval '1 hour' WHERE order_id = ANY($1)",
+            [p.order_id for p in placements],
+        )
+
+    # What PostgreSQL says.
+
+    async def inventory(self, sale: Sale) -> tuple[int, int, int]:
+        """Return (available, frozen, sold)."""
+        row = await self.db.fetchrow(
+            "SELECT available, frozen, sold FROM inventory WHERE sale_id = $1", sale.sale_id
+        )
+        return tuple(row)
+
+    async def rows(self, sale: Sale) -> dict[str, tuple[str, str | None]]:
+        """Return order_id -> (state, reason)."""
+        rows = await self.db.fetch(
+            "SELECT order_id::text, state, reason FROM orders WHERE sale_id = $1", sale.sale_id
+        )
+        return {row[0]: (row[1], row[2]) for row in rows}
+
+    async def states(self, sale: Sale, placements: Sequence[Placement]) -> list[str | None]:
+        """Return the states of these orders in their order, as `state` or `state reason`."""
+        rows = await self.rows(sale)
+        found = [rows.get(p.order_id) for p in placements]
+        return [row and " ".join(filter(None, row)) for row in found]
+
+    async def returns(self, sale: Sale) -> dict[str, int]:
+        """Return order_id -> units on their way back."""
+        return dict(
+            await self.db.fetch(
+                "SELECT order_id::text, units FROM stock_returns WHERE sale_id = $1", sale.sale_id
+            )
+        )
+
+    # What Redis says.
+
+    async def left(self, sale: Sale) -> int | None:
+        return (await self.stock.left_of([sale.sale_id]))[0]
+
+    async def holders(self, sale: Sale) -> dict[str, Holding]:
+        raw = await self.store.hgetall(keys.holders(sale.sale_id))
+        return {buyer.decode(): Holding.parse(text.decode()) for buyer, text in raw.items()}
+
+    async def outbox_size(self, sale: Sale) -> int:
+        return int(await self.store.xlen(keys.outbox(sale.sale_id)))
+
+
+@pytest.fixture
+def shop(db: asyncpg.Pool, store: Redis, stock: Stock) -> Shop:
+    return Shop(db, store, stock)
+
+
+def _outcomes(refused: Sequence[NotPlaced]) -> dict[str, str]:
+    return {r.order_id: " ".join(filter(None, (r.outcome, r.why))) for r in refused}
+
+
+@pytest.fixture(scope="session")
+def outcomes() -> Callable[[Sequence[NotPlaced]], dict[str, str]]:
+    """Return what `place` says as order_id -> "outcome why"."""
+    return _outcomes
+
+
+class Queues:
+    """The broker's queues, looked at from outside."""
+
+    def __init__(self, channel: AbstractChannel) -> None:
+        self._channel = channel
+
+    async def take(
+        self, name: str, count: int, *, no_ack: bool = True
+    ) -> list[AbstractIncomingMessage]:
+        """Wait for `count` messages and take them."""
+        queue = await self._channel.get_queue(name, ensure=False)
+        return [
+            await _eventually(lambda: queue.get(fail=False, no_ack=no_ack), f"message in {name}")
+            for _ in range(count)
+        ]
+
+    async def take_all(self, name: str) -> list[AbstractIncomingMessage]:
+        """Take what lies in a queue now."""
+        queue = await self._channel.get_queue(name, ensure=False)
+        taken = []
+        while (message := await queue.get(fail=False, no_ack=True)) is not None:
+            taken.append(message)
+        return taken
+
+    async def dead(self, name: str) -> list[AbstractIncomingMessage]:
+        """Take what lies in the dead queue of a queue."""
+        return await self.take_all(topology.dead(name))
+
+    async def empty(self) -> None:
+        """Empty all work and dead queues."""
+        for name in (topology.ORDERS_PLACE, topology.ORDERS_EXPIRE):
+            for each in (name, topology.dead(name)):
+                await (await self._channel.get_queue(each, ensure=False)).purge()
+
+
+async def _link(settings: Settings, name: str) -> AsyncIterator[AbstractRobustConnection]:
+    async with broker.connect(settings.amqp_url, name=name, timeout_s=15) as connection:
+        yield connection
+
+
+@pytest.fixture(scope="session")
+async def publisher(settings: Settings) -> AsyncIterator[Publisher]:
+    async for connection in _link(settings, "test-publishing"):
+        yield await Publisher.open(connection, timeout_s=15)
+
+
+@pytest.fixture
+async def consuming(settings: Settings, publisher: Publisher) -> AsyncIterator[Any]:
+    """A connection of the test's own, which it may break."""
+    async for connection in _link(settings, "test-consuming"):
+        yield connection
+
+
+@pytest.fixture
+async def queues(settings: Settings, publisher: Publisher) -> AsyncIterator[Queues]:
+    """The queues, empty before and after each test."""
+    async with await aio_pika.connect(settings.amqp_url) as connection:
+        found = Queues(await connection.channel())
+        await found.empty()
+        yield found
+        await found.empty()
+
+
+@pytest.fixture
+def queue_role(consuming: AbstractRobustConnection) -> Callable[..., QueueRole]:
+    """Make a consumer as `seckill consumers` does: `queue_role(queue, handle)`."""
+
+    def make(queue: str, handle: Handler, *, batch_max: int = 1000) -> QueueRole:
+        return QueueRole(
+            consuming,
+            queue,
+            handle,
+            prefetch=300,
+            weigh=lambda message: 1 + len(message.body) // 50,
+            batch_max=batch_max,
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def running() -> Callable[[Role], AbstractAsyncContextManager[asyncio.Task[None]]]:
+    """Run a role for as long as the block lasts; its exception, if any, is raised at the end."""
+
+    @asynccontextmanager
+    async def run(role: Role) -> AsyncIterator[asyncio.Task[None]]:
+        stop = asyncio.Event()
+        task = asyncio.create_task(role.run(stop))
+        try:
+            yield task
+        finally:
+            stop.set()
+            await asyncio.wait_for(task, PATIENCE_S)
+
+    return run
+
+
+@pytest.fixture
+async def blocked(db: asyncpg.Pool) -> Callable[[], Awaitable[bool]]:
+    """Tell whether some session of the database waits for another one's lock."""
+
+    async def check() -> bool:
+        waiting = await db.fetchval(
+            "SELECT count(*) FROM pg_stat_activity"
+            " WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        )
+        return bool(waiting)
+
+    return check

@@ -1,0 +1,40 @@
+"""The scripts as Redis sees them."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+import pytest
+from redis.asyncio import Redis
+from shop import EPOCH, Shop
+
+import lua
+
+NAMES = sorted(
+    file.name.removesuffix(".lua") for file in files("lua").iterdir() if file.name.endswith(".lua")
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_F17_every_script_compiles(redis: Redis, name: str) -> None:
+    script = lua.register(redis, name)
+    assert await redis.script_load(lua.source(name)) == script.sha
+
+
+async def test_F17_every_script_does_its_work(redis: Redis, shop: Shop) -> None:
+    """Not one is broken in a way that only a call shows."""
+    await shop.open(2)
+    outbox_id = (await shop.grab("ann")).outbox_id
+    assert (await shop.scripts.look_up(shop.sale_id, ["ann"])).left == 1
+    await shop.scripts.settle(shop.sale_id, [outbox_id])
+    assert await shop.scripts.give_back(shop.sale_id, EPOCH, [await shop.return_of("ann")])
+    assert await shop.scripts.set_sale_state(shop.sale_id, "closed")
+    assert (await shop.stock(), await shop.holders(), await shop.outbox()) == (2, {}, [])
+    loaded = await redis.script_exists(*[lua.register(redis, name).sha for name in NAMES])
+    assert loaded == [True] * len(NAMES), "a script that nobody calls is not tested here"
+
+
+async def test_a_redis_that_forgot_the_scripts_gets_them_again(redis: Redis, shop: Shop) -> None:
+    await shop.open(2)
+    await redis.script_flush()
+    assert await shop.told("ann") == "A"

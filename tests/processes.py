@@ -1,0 +1,72 @@
+"""Real gateway and consumer processes for tests."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from config.settings import Settings
+from ops.children import Child
+from ops.ports import free_port
+from ops.workers import worker
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A gateway or consumer process; `url` is the gateway's."""
+
+    child: Child
+    url: str
+    admin_url: str
+
+
+class Processes:
+    """Starts processes on the session's services, and ends them all."""
+
+    def __init__(self, settings: Settings, home: Path) -> None:
+        self._settings = settings
+        self._home = home
+        self._children: list[Child] = []
+
+    async def __aenter__(self) -> Processes:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for child in self._children:
+            await child.stop()
+
+    async def run(self, command: str, *, port: int | None = None, **overrides: str) -> Process:
+        """Start `seckill <command>`, with settings of its own such as SECKILL_AMQP_URL."""
+        settings = self._settings
+        gateway_port, admin_port = port or free_port(), free_port()
+        environment = {
+            "SECKILL_HOME": str(self._home),  # no settings file there: all comes from here
+            "SECKILL_REDIS_URL": settings.redis_url,
+            "SECKILL_AMQP_URL": settings.amqp_url,
+            "SECKILL_POSTGRES_DSN": settings.postgres_dsn,
+            "SECKILL_TICKET_KEYS": settings.ticket_keys.get_secret_value(),
+            "SECKILL_JWT_KEYS": settings.jwt_keys.get_secret_value(),
+            "SECKILL_GATEWAY_PORT": str(gateway_port),
+            "SECKILL_ADMIN_PORT": str(admin_port),
+            **overrides,
+        }
+        child = worker(command, len(self._children) + 1, environment, home=self._home)
+        self._children.append(child)
+        await child.start()
+        host = "http://127.0.0.1"
+        return Process(child, f"{host}:{gateway_port}", f"{host}:{admin_port}")
+
+
+async def eventually(
+    condition: Callable[[], Awaitable[object]], what: str, *, within_s: float = 20
+) -> Any:
+    """Poll until the condition returns something true, and return that."""
+    deadline = time.monotonic() + within_s
+    while not (result := await condition()):
+        assert time.monotonic() < deadline, f"not within {within_s} s: {what}"
+        await asyncio.sleep(0.02)
+    return result
