@@ -16,7 +16,7 @@ from ops.buyers import Answer, flash_crowd, grab
 from ops.cli_sales import Stores, open_stores, print_ledger
 from ops.stack import Listener, StackSettings, run_stack
 from ops.tasks import until_signal
-from seckill import ledger, logins, orders, sales, tickets
+from seckill import ledger, logins, sales, tickets
 from seckill.errors import SeckillError
 from seckill.keyring import KeyRing
 from seckill.sales import NewSale, Sale

@@ -84,8 +84,18 @@ class Shop:
     async def order(self, sale: Sale, *buyers: str, quantity: int = 1) -> list[Placement]:
         """Grab and place for each buyer."""
         placements = await self.grab(sale, *buyers, quantity=quantity)
-        assert await orders.place(self.db, placements) == []
+        assert await self.place(*placements) == []
         return placements
+
+    async def place(self, *placements: Placement) -> list[NotPlaced]:
+        """Place a batch; return what did not become a pending order."""
+        return await orders.place(self.db, placements)
+
+    async def place_unseen(self, sale: Sale, buyer: str) -> Placement:
+        """Place an order of which Redis knows nothing."""
+        placement = self.wish(sale, buyer)
+        assert await self.place(placement) == []
+        return placement
 
     async def release(self, *placements: Placement) -> list[str]:
         """Cancel orders as their buyers would."""

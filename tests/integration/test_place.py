@@ -14,11 +14,8 @@ from seckill.stock import Holding
 
 
 @pytest.fixture
-def place(db):
-    async def call(*placements):
-        return await orders.place(db, placements)
-
-    return call
+def place(shop):
+    return shop.place
 
 
 async def test_placed_grabs_are_pending_and_frozen(open_sale, shop, place, assert_balanced):

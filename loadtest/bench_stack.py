@@ -1,0 +1,180 @@
+"""What the benchmarks run on: private services, and processes pinned to a core."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import asyncpg
+from aio_pika.abc import AbstractRobustConnection
+
+from ops.children import Child
+from ops.credentials import Credentials, load_credentials
+from ops.ports import free_port
+from ops.services import Services, running_services
+from ops.workers import worker
+from seckill import broker, database, messages, redis_client, sales, tickets, topology
+from seckill.broker import Publisher
+from seckill.errors import SeckillError
+from seckill.keyring import KeyRing
+from seckill.order_ids import new_order_id
+from seckill.sales import NewSale, Sale
+from seckill.stock import Grab, Stock
+
+#: More than any run takes.
+UNITS = 2_000_000_000
+#: A run that makes no progress for this long has failed.
+PATIENCE_S = 60.0
+#: Messages on their way to the broker while a queue is filled.
+PUBLISHES_MAX = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process under test."""
+
+    child: Child
+    url: str
+
+
+class BenchStack:
+    """Stores on one core, and whatever is under test on another."""
+
+    def __init__(
+        self,
+        home: Path,
+        services: Services,
+        credentials: Credentials,
+        db: asyncpg.Pool,
+        stock: Stock,
+        connection: AbstractRobustConnection,
+        publisher: Publisher,
+    ) -> None:
+        self._home = home
+        self._services = services
+        self._credentials = credentials
+        self._db = db
+        self._stock = stock
+        self._connection = connection
+        self._publisher = publisher
+        self._numbers = itertools.count(1)
+        self._started = int(time.time())
+        self.children: list[Child] = []
+
+    async def run(self, command: str, core: int, **overrides: str) -> Process:
+        """Start `seckill <command>` and pin it."""
+        port = free_port()
+        environment = {
+            "SECKILL_HOME": str(self._home),
+            "SECKILL_REDIS_URL": self._services.redis_url,
+            "SECKILL_AMQP_URL": self._services.amqp_url,
+            "SECKILL_POSTGRES_DSN": self._services.postgres_dsn,
+            "SECKILL_TICKET_KEYS": self._credentials.ticket_keys,
+            "SECKILL_JWT_KEYS": self._credentials.jwt_keys,
+            "SECKILL_GATEWAY_PORT": str(port),
+            "SECKILL_ADMIN_PORT": str(free_port()),
+            **overrides,
+        }
+        child = worker(command, len(self.children) + 1, environment, home=self._home)
+        self.children.append(child)
+        # Inherited by the child, so that it is pinned before it does anything.
+        everywhere = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, {core})
+        try:
+            await child.start()
+        finally:
+            os.sched_setaffinity(0, everywhere)
+        return Process(child, f"http://127.0.0.1:{port}")
+
+    async def open_sale(self) -> Sale:
+        """Make and open a sale that nobody can sell out."""
+        new = NewSale(f"bench-{self._started}-{next(self._numbers)}", UNITS, 1999)
+        await sales.create(self._db, self._stock, new)
+        return await sales.open_(self._db, self._stock, new.sale_id)
+
+    async def write_tickets(self, sale: Sale, count: int) -> Path:
+        """Write a ticket file for a sale."""
+        ring = KeyRing.parse(self._credentials.ticket_keys, setting="ticket_keys")
+        expires = int(time.time()) + 3600
+        path = self._home / "tickets.tsv"
+        with path.open("w") as file:
+            for n in range(count):
+                made = tickets.issue(
+                    ring, sale_id=sale.sale_id, buyer_id=f"b{n}", expires_at_s=expires
+                )
+                file.write(f"b{n}\t{made}\n")
+        return path
+
+    async def fill_queue(self, sale: Sale, count: int, grabs_a_message: int) -> None:
+        """Publish `count` accepted grabs to orders.place."""
+        numbers = iter(range(0, count, grabs_a_message))
+
+        async def publish() -> None:
+            for first in numbers:
+                grabs = [
+                    Grab(new_order_id(sale.number), f"b{n}", 1)
+                    for n in range(first, first + grabs_a_message)
+                ]
+                body = messages.encode_place(sale.sale_id, sale.epoch, [], grabs)
+                await self._publisher.publish(topology.ORDERS_PLACE, body)
+
+        await asyncio.gather(*(publish() for _ in range(PUBLISHES_MAX)))
+
+    async def rate_of_placing(self, sale: Sale, count: int) -> float:
+        """Watch orders arrive until there are `count`; return orders a second since the first."""
+        first_at, first, seen, seen_at = 0.0, 0, 0, time.monotonic()
+        while True:
+            frozen = await self._db.fetchval(
+                "SELECT frozen FROM inventory WHERE sale_id = $1", sale.sale_id
+            )
+            now = time.monotonic()
+            if frozen and not first:
+                first, first_at = frozen, now
+            if frozen >= count:
+                return float((frozen - first) / (now - first_at))
+            if frozen > seen:
+                seen, seen_at = frozen, now
+            if now - seen_at > PATIENCE_S:
+                raise SeckillError(f"only {frozen} of {count} orders arrived")
+            await asyncio.sleep(0.01)
+
+    async def drop_queue(self) -> None:
+        """Throw away what lies in the queue: the next run starts with an empty one."""
+        async with self._connection.channel() as channel:
+            queue = await channel.get_queue(topology.ORDERS_PLACE)
+            await queue.purge()
+
+
+@asynccontextmanager
+async def bench_stack(home: Path, stores_core: int) -> AsyncIterator[BenchStack]:
+    """Start the stores, pinned, and stop everything in the end."""
+    everywhere = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {stores_core})
+    try:
+        async with running_services(home) as services:
+            os.sched_setaffinity(0, everywhere)
+            await database.migrate(services.postgres_dsn)
+            async with (
+                database.connect(services.postgres_dsn, size=2, timeout_s=10) as db,
+                broker.connect(services.amqp_url, name="bench", timeout_s=10) as connection,
+            ):
+                redis = redis_client.connect(services.redis_url, timeout_s=10)
+                publisher = await Publisher.open(connection, timeout_s=30)
+                credentials = load_credentials(home)
+                stack = BenchStack(
+                    home, services, credentials, db, Stock(redis), connection, publisher
+                )
+                try:
+                    yield stack
+                finally:
+                    for child in stack.children:
+                        await child.stop()
+                    await redis.aclose()
+    finally:
+        os.sched_setaffinity(0, everywhere)
