@@ -30,8 +30,8 @@ from seckill.errors import SeckillError
 
 #: The process under test has this core to itself; stores and generator share the other.
 TESTED_CORE, OTHER_CORE = 0, 1
-CONNECTIONS = 128
-#: Grabs in one message of the full queue: what a gateway makes of 128 busy connections.
+CONNECTIONS = 256
+#: Grabs in one message of the full queue: what a gateway makes of 256 busy connections.
 MESSAGE_GRABS = 50
 #: More than any gateway here takes in a run, so that no ticket is used twice.
 TICKETS_PER_SECOND = 40_000
@@ -96,11 +96,9 @@ async def run(runs: int, seconds: int, progress: Progress) -> list[Pair]:
                 least_ratio=2.5,
             ),
             Pair(
+                Side("orders/s, merged", lambda: _orders(stack, MERGED_ORDERS, merged=True)),
                 Side(
-                    "orders/s, merged batches", lambda: _orders(stack, MERGED_ORDERS, merged=True)
-                ),
-                Side(
-                    "orders/s, one transaction each",
+                    "orders/s, one by one",
                     lambda: _orders(stack, SINGLE_ORDERS, merged=False),
                 ),
                 least_ratio=10,

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from config.settings import PROJECT_ROOT, Settings, load_settings
 from ops.buyers import Answer, flash_crowd, grab
 from ops.cli_sales import Stores, open_stores, print_ledger
-from ops.stack import Listener, StackSettings, run_stack
+from ops.stack import Listener, run_stack
 from ops.tasks import until_signal
 from seckill import ledger, logins, sales, tickets
 from seckill.errors import SeckillError
@@ -154,10 +154,10 @@ async def run() -> bool:
     # A home of its own: it may run beside `make run`.
     home = PROJECT_ROOT / ".seckill" / "demo"
     good = False
-    ready: asyncio.Future[StackSettings] = asyncio.get_running_loop().create_future()
+    ready = asyncio.Event()
     listener = Listener(
         say=lambda text: console.print(f"[dim]{text}[/]", highlight=False),
-        ready=ready.set_result,
+        ready=lambda _: ready.set(),
         changed=lambda _: None,
     )
 
@@ -165,7 +165,9 @@ async def run() -> bool:
         nonlocal good
         stack = asyncio.create_task(run_stack(load_settings(home), 2, 1, listener), name="stack")
         try:
-            await asyncio.wait({stack, ready}, return_when=asyncio.FIRST_COMPLETED)
+            started = asyncio.create_task(ready.wait())
+            await asyncio.wait({stack, started}, return_when=asyncio.FIRST_COMPLETED)
+            started.cancel()
             if stack.done():
                 await stack  # raises what went wrong
             settings = load_settings(home)

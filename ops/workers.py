@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import socket
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 from config.settings import PROJECT_ROOT, Settings
@@ -26,16 +27,16 @@ def worker(
     With a home its output and pid go to files there; without one it shares ours.
     """
     name = f"{command}-{number}"
-    address, ready = _ready_socket()
+    ready = _ReadySocket()
     spec = Spec(
         name=name,
         argv=[sys.executable, "-m", "ops.cli", command],
-        env={**os.environ, **overrides, "NOTIFY_SOCKET": address},
+        env={**os.environ, **overrides, "NOTIFY_SOCKET": ready.address},
         cwd=PROJECT_ROOT,
         log=home and home / "logs" / f"{name}.log",
         pid_file=home and home / "run" / f"{name}.pid",
     )
-    return Child(spec, ready)
+    return Child(spec, ready.ready, before=ready.open)
 
 
 async def run_gateways(settings: Settings, count: int, say: Say) -> None:
@@ -70,15 +71,19 @@ async def stop_all(children: list[Child], drain_s: float) -> None:
     await together(*(child.stop(drain_s + DRAIN_MARGIN_S) for child in children))
 
 
-def _ready_socket() -> tuple[str, Callable[[], Awaitable[None]]]:
-    """Open a datagram socket for READY=1; return its address and a wait for that message."""
-    channel = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-    channel.bind("")  # Linux then picks a free name in its abstract namespace: no file to remove
-    abstract_name: bytes = channel.getsockname()
+class _ReadySocket:
+    """A datagram socket for READY=1, open while its child starts."""
 
-    async def ready() -> None:
-        loop = asyncio.get_running_loop()
-        while b"READY=1" not in await loop.sock_recv(channel, 1024):
-            pass
+    def __init__(self) -> None:
+        # In Linux's abstract namespace: no file to remove.
+        self.address = f"@seckill-{secrets.token_hex(8)}"
 
-    return f"@{abstract_name[1:].decode()}", ready
+    async def open(self) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self._socket.bind("\0" + self.address[1:])
+
+    async def ready(self) -> None:
+        with self._socket:
+            loop = asyncio.get_running_loop()
+            while b"READY=1" not in await loop.sock_recv(self._socket, 1024):
+                pass

@@ -35,7 +35,7 @@ def connect(url: str, *, timeout_s: float) -> Redis:
         # the server has closed long ago: after a restart, one failed call for each of them.
         maint_notifications_config=MaintNotificationsConfig(enabled=False),
     )
-    return Redis(connection_pool=pool)
+    return Redis.from_pool(pool)  # which closes the pool along with the client
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 
 from config.settings import Settings
 from ops.credentials import load_credentials
-from ops.services import Services, running_services
+from ops.services import Services, running_services, temporary_home
 from seckill import database, ledger, logins, redis_client, sales, tickets
 from seckill.keyring import KeyRing
 from seckill.sales import NewSale, Sale
@@ -26,8 +26,9 @@ OpenSale = Callable[..., Awaitable[Sale]]
 
 
 @pytest.fixture(scope="session")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("home")
+def home() -> Iterator[Path]:
+    with temporary_home() as home:
+        yield home
 
 
 @pytest.fixture(scope="session")
