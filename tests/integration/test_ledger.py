@@ -1,0 +1,292 @@
+"""verify(): balanced books are balanced, and each way of breaking them has its own complaint."""
+
+from __future__ import annotations
+
+import asyncio
+
+import asyncpg
+import pytest
+
+from seckill import keys, ledger, returns
+
+
+@pytest.fixture
+def verify(store, db):
+    async def call(sale, *, wait_s=0.0):
+        return await ledger.verify(store, db, sale.sale_id, wait_s=wait_s)
+
+    return call
+
+
+@pytest.fixture
+async def sold(open_sale, shop):
+    """A quiet sale of 10 with orders of ann and bob, and a cancelled one of cat."""
+    sale = await open_sale(stock=10)
+    placed = await shop.order(sale, "ann", "bob", "cat")
+    await shop.release(placed[2])
+    await shop.return_all(sale)
+    return sale, placed
+
+
+async def complaints(verify, sale, **options):
+    """The violations; checked twice, so that a passing one cannot hide."""
+    first, second = await verify(sale, **options), await verify(sale, **options)
+    assert first.violations == second.violations
+    assert first.balanced is (first.violations == [])
+    return "\n".join(first.violations)
+
+
+async def test_quiet_books_balance_and_say_what_there_is(sold, verify):
+    sale, _ = sold
+
+    books = await verify(sale)
+
+    assert (books.balanced, books.quiet, books.violations) == (True, True, [])
+    assert books.lines == {
+        "total": 10,
+        "available": 8,
+        "frozen": 2,
+        "sold": 0,
+        "orders pending": 2,
+        "orders paying": 0,
+        "orders paid": 0,
+        "orders cancelled": 1,
+        "orders rejected": 0,
+        "orders refunding": 0,
+        "orders refunded": 0,
+        "returns pending": 0,
+        "redis stock": 8,
+        "redis holders": 2,
+        "redis held units": 2,
+        "redis corrections": 0,
+        "redis moving": 0,
+        "outbox entries": 0,
+        "in flight": 0,
+        "return pending": 0,
+    }
+
+
+async def test_paid_orders_count_as_sold(sold, shop, verify, db):
+    sale, (ann, *_) = sold
+    await db.execute("UPDATE orders SET state = 'paid' WHERE order_id = $1", ann.order_id)
+    assert "sold is 0" in await complaints(verify, sale)
+
+    await db.execute(
+        "UPDATE inventory SET frozen = 1, sold = 1 WHERE sale_id = $1", sale.sale_id
+    )
+
+    assert await complaints(verify, sale) == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ("available = available - 1, frozen = frozen + 1", "I1: frozen is 3"),
+        ("available = available + 1, frozen = frozen - 1", "I1: frozen is 1"),
+        ("available = available - 1, sold = sold + 1", "I1: sold is 1"),
+        ("frozen = frozen - 1, sold = sold + 1", "I1: sold is 1"),
+        ("total = total + 1, available = available + 1", "is not total 11"),
+        ("epoch = epoch + 1", "epoch is 1 in Redis and 2 in PostgreSQL"),
+    ],
+)
+async def test_changed_inventory_is_found(sold, verify, db, change, complaint):
+    sale, _ = sold
+
+    await db.execute(f"UPDATE inventory SET {change} WHERE sale_id = $1", sale.sale_id)
+
+    assert complaint in await complaints(verify, sale)
+
+
+@pytest.mark.parametrize(
+    ("units", "complaint"),
+    [(9, "I1: redis stock 9"), (7, "I1: redis stock 7"), (-1, "I2: redis stock is -1")],
+)
+async def test_F11_tampered_stock_is_found(sold, verify, store, units, complaint):
+    sale, _ = sold
+
+    await store.set(keys.stock(sale.sale_id), units)
+
+    assert complaint in await complaints(verify, sale)
+
+
+async def test_unaudited_correction_is_found(sold, verify, store):
+    sale, _ = sold
+
+    await store.hincrby(keys.sale(sale.sale_id), "corrections", 1)
+
+    assert "corrections 1 is not total 10" in await complaints(verify, sale)
+
+
+async def test_live_order_without_its_holder_is_found(sold, verify, store):
+    """Even when its unit was put back, so that Redis in itself balances."""
+    sale, (ann, *_) = sold
+
+    await store.hdel(keys.holders(sale.sale_id), "ann")
+    await store.incr(keys.stock(sale.sale_id))
+
+    assert await complaints(verify, sale) == (
+        f"I1: live orders without a holder: 1 ({ann.order_id})"
+    )
+
+
+async def test_holder_of_another_quantity_than_its_row_is_found(open_sale, shop, verify, db):
+    sale = await open_sale(per_order_max=2)
+    (ann,) = await shop.order(sale, "ann", quantity=2)
+
+    await db.execute("UPDATE orders SET quantity = 1 WHERE order_id = $1", ann.order_id)
+    await db.execute(
+        "UPDATE inventory SET available = 9, frozen = 1 WHERE sale_id = $1", sale.sale_id
+    )
+
+    assert "I5: quiet, but redis stock is 8" in await complaints(verify, sale)
+
+
+async def test_order_that_froze_nothing_is_found(sold, shop, verify, db):
+    sale, _ = sold
+
+    order_id = await insert_order(db, shop.wish(sale, "eve"))
+
+    found = await complaints(verify, sale)
+    assert "I1: frozen is 2, unpaid live orders hold 3" in found
+    assert f"live orders without a holder: 1 ({order_id})" in found
+
+
+async def test_F1_more_sold_than_there_is_is_found(sold, shop, verify, db):
+    sale, _ = sold
+
+    await insert_order(db, shop.wish(sale, "eve", 9), state="paid")
+
+    assert "I2: oversold: live orders hold 11 of 10" in await complaints(verify, sale)
+
+
+async def test_F20_a_second_live_order_of_a_buyer_is_impossible(sold, shop, db):
+    sale, _ = sold
+
+    with pytest.raises(asyncpg.UniqueViolationError):
+        await insert_order(db, shop.wish(sale, "ann"))
+
+
+async def test_F8_a_sale_missing_in_redis_is_found(sold, verify, store):
+    sale, _ = sold
+
+    await store.delete(*(key(sale.sale_id) for key in (keys.stock, keys.sale, keys.holders)))
+
+    assert await complaints(verify, sale) == (
+        f"Redis has lost sale {sale.sale_id}: it must be rebuilt"
+    )
+
+
+async def test_F8_a_sale_whose_stock_alone_is_missing_is_found(sold, verify, store):
+    sale, _ = sold
+
+    await store.delete(keys.stock(sale.sale_id))
+
+    assert "Redis has lost sale" in await complaints(verify, sale)
+
+
+async def test_a_sale_that_postgresql_does_not_know_is_found(store, db):
+    books = await ledger.verify(store, db, "no-such-sale")
+
+    assert books.violations == ["PostgreSQL knows no sale no-such-sale"]
+
+
+# What is under way is no violation, until somebody has waited for its end.
+
+
+async def test_F12_holder_without_a_row_is_in_flight(open_sale, shop, verify):
+    sale = await open_sale()
+    (ann,) = await shop.grab(sale, "ann")
+
+    books = await verify(sale)
+
+    assert (books.balanced, books.quiet) == (True, False)
+    assert (books.in_flight, books.return_pending) == ([ann.order_id], [])
+    assert f"1 ({ann.order_id}) in flight" in await complaints(verify, sale, wait_s=0.01)
+
+
+async def test_F16_holder_of_a_cancelled_order_is_a_return_pending(open_sale, shop, verify):
+    sale = await open_sale()
+    (ann,) = await shop.order(sale, "ann")
+    await shop.release(ann)
+
+    books = await verify(sale)
+
+    assert (books.balanced, books.quiet) == (True, False)
+    assert (books.in_flight, books.return_pending) == ([], [ann.order_id])
+    assert books.lines["returns pending"] == 1
+    assert f"1 ({ann.order_id}) on their way back" in await complaints(verify, sale, wait_s=0.01)
+
+
+async def test_F16_a_lost_return_is_a_violation_for_those_who_wait(open_sale, shop, verify, db):
+    sale = await open_sale()
+    (ann,) = await shop.order(sale, "ann")
+    await shop.release(ann)
+    await db.execute("DELETE FROM stock_returns WHERE sale_id = $1", sale.sale_id)
+
+    assert ann.order_id in await complaints(verify, sale, wait_s=0.01)
+
+
+async def test_unsettled_outbox_entry_is_not_quiet(open_sale, shop, verify):
+    sale = await open_sale()
+    await shop.place(*await shop.grab(sale, "ann", settle=False))
+
+    assert not (await verify(sale)).quiet
+    assert "1 outbox entries" in await complaints(verify, sale, wait_s=0.01)
+
+
+async def test_many_ids_are_counted_and_some_named(open_sale, shop, verify):
+    sale = await open_sale(stock=20)
+    await shop.grab(sale, *(f"buyer-{i}" for i in range(12)))
+
+    assert "and 7 more) in flight" in await complaints(verify, sale, wait_s=0.01)
+
+
+async def test_waiting_ends_when_the_last_thing_has_arrived(open_sale, shop, verify):
+    sale = await open_sale()
+    grabs = await shop.grab(sale, "ann")
+    checking = asyncio.create_task(verify(sale, wait_s=60))
+    await asyncio.sleep(0)  # it has begun to look before the row is there
+    await shop.place(*grabs)
+
+    books = await checking
+
+    assert books.balanced
+    assert books.quiet
+
+
+async def test_a_running_sale_is_never_accused(open_sale, shop, verify, db, stock):
+    """Grabs, orders, cancellations and returns all the while: no look may cry wolf."""
+    sale = await open_sale(stock=100)
+    done = asyncio.Event()
+
+    async def shoppers(name):
+        turns = 0
+        while not done.is_set():
+            turns += 1
+            placed = await shop.order(sale, *(f"{name}-{turns}-{i}" for i in range(3)))
+            await shop.release(*placed)
+            await returns.return_batch(db, stock)
+        return turns
+
+    shopping = [asyncio.create_task(shoppers(f"group-{i}")) for i in range(4)]
+    try:
+        accused = [text for _ in range(40) for text in (await verify(sale)).violations]
+    finally:
+        done.set()
+        turns = await asyncio.gather(*shopping)
+
+    assert accused == []
+    assert min(turns) > 1  # it did move
+    await shop.return_all(sale)
+    assert (await verify(sale, wait_s=30)).balanced
+
+
+async def insert_order(db, placement, state="pending"):
+    """Insert a row behind the back of place()."""
+    await db.execute(
+        "INSERT INTO orders (order_id, sale_id, buyer_id, quantity, amount_cents, state, pay_by)"
+        " VALUES ($1, $2, $3, $4, 1, $5, now() + interval '1 hour')",
+        *placement[:4],
+        state,
+    )
+    return placement.order_id
