@@ -25,7 +25,7 @@ from consumers.runner import Handler, PollRole, QueueRole, Role
 from consumers.sweep import Sweep
 from seckill import broker, database, redis_client, topology
 from seckill.broker import Publisher
-from seckill.lifecycle import notify_ready, stop_on_signals
+from seckill.lifecycle import cannot_listen_is_one_line, notify_ready, stop_on_signals
 from seckill.sales import SaleDirectory
 from seckill.stock import Stock
 
@@ -127,13 +127,24 @@ async def _serve(settings: Settings, roles: Sequence[str]) -> None:
     async with AsyncExitStack() as stack:
         stores = await open_stores(settings, stack)
         built = [_BUILDERS[name](stores) for name in roles]
-        start_http_server(settings.admin_port, settings.admin_host)
+        with cannot_listen_is_one_line():
+            start_http_server(settings.admin_port, settings.admin_host)
         gc.freeze()
         async with asyncio.TaskGroup() as group:  # one role's death stops the process, loudly
             for name, role in zip(roles, built, strict=True):
-                group.create_task(role.run(stop), name=name)
+                group.create_task(_run(name, role, stop), name=name)
             notify_ready(settings.notify_socket)
             log.info("consumers: %s", ", ".join(roles))
+
+
+async def _run(name: str, role: Role, stop: asyncio.Event) -> None:
+    """Run a role; a group would take a role that was cancelled by a library for one that ended."""
+    try:
+        await role.run(stop)
+    finally:
+        if not stop.is_set():
+            log.critical("role %s ended although nobody stopped it", name)
+            stop.set()
 
 
 def _queue_role(

@@ -18,8 +18,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from aio_pika.abc import AbstractIncomingMessage, AbstractRobustConnection
-from aio_pika.exceptions import AMQPError
 
+from seckill import topology
+from seckill.broker import link_errors_as_unavailable
 from seckill.errors import Unavailable
 
 log = logging.getLogger(__name__)
@@ -62,8 +63,7 @@ class QueueRole:
         """Consume until told to stop; what is in the inbox then goes back to the queue."""
         channel = await self._connection.channel()
         await channel.set_qos(prefetch_count=self._prefetch)
-        # Passive: the topology is declared by the publisher, once, before any role runs.
-        queue = await channel.get_queue(self._queue)
+        queue = (await topology.declare(channel)).queues[self._queue]
         await queue.consume(self._inbox.put)
         stopped = asyncio.create_task(stop.wait(), name=f"{self._queue} stop")
         try:
@@ -92,8 +92,9 @@ class QueueRole:
         try:
             # One ack settles all that this channel delivered before it, too: batches are worked on
             # in the order of delivery, one at a time.
-            await batch[-1].ack(multiple=True)
-        except (AMQPError, OSError, RuntimeError) as error:
+            with link_errors_as_unavailable("an ack"):
+                await batch[-1].ack(multiple=True)
+        except Unavailable as error:
             # The link broke after the commit: the batch comes again and is found placed.
             log.warning(
                 "%s: ack failed, %d messages will come again: %r", self._queue, len(batch), error

@@ -11,7 +11,7 @@ from aiohttp import web
 from config.settings import Settings
 from gateway.app import create_app
 from gateway.health import create_admin_app
-from seckill.lifecycle import notify_ready, stop_on_signals
+from seckill.lifecycle import cannot_listen_is_one_line, notify_ready, stop_on_signals
 
 log = logging.getLogger(__name__)
 
@@ -45,10 +45,11 @@ async def serve(settings: Settings) -> None:
     try:
         await edge.setup()
         await admin.setup()
-        await web.TCPSite(
-            edge, settings.gateway_host, settings.gateway_port, reuse_port=True, backlog=BACKLOG
-        ).start()
-        await web.TCPSite(admin, settings.admin_host, settings.admin_port).start()
+        with cannot_listen_is_one_line():
+            await web.TCPSite(
+                edge, settings.gateway_host, settings.gateway_port, reuse_port=True, backlog=BACKLOG
+            ).start()
+            await web.TCPSite(admin, settings.admin_host, settings.admin_port).start()
         # What is alive now lives as long as the process: the collector need not look at it again.
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD)

@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractExchange, AbstractRobustConnection
-from aio_pika.exceptions import AMQPError, DeliveryError
+from aio_pika.exceptions import AMQPError
 
 from seckill import topology
 from seckill.errors import Unavailable
 
 #: What the library raises when the link or the broker fails. A failed publish may have arrived.
 LINK_ERRORS = (AMQPError, OSError, TimeoutError, RuntimeError)
+
+
+@contextmanager
+def link_errors_as_unavailable(doing: str) -> Iterator[None]:
+    """Turn every failure of the link into Unavailable: whether the broker did it is unknown."""
+    try:
+        yield
+    except LINK_ERRORS as error:
+        raise Unavailable(f"RabbitMQ: {doing} failed: {error!r}") from error
+    except asyncio.CancelledError as error:
+        # A link that got stuck makes the library raise this although nobody cancelled us. It would
+        # pass every `except Exception` and end its task in silence.
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise Unavailable(f"RabbitMQ: the link broke during {doing}") from error
 
 
 @asynccontextmanager
@@ -61,7 +77,7 @@ class Publisher:
     async def open(cls, connection: AbstractRobustConnection, *, timeout_s: float) -> Publisher:
         """Open the channel and declare the topology; an unroutable message is an error."""
         channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
-        return cls(channel, await topology.declare(channel), timeout_s)
+        return cls(channel, (await topology.declare(channel)).exchange, timeout_s)
 
     async def publish(
         self, queue: str, body: bytes, headers: Mapping[str, str] | None = None
@@ -76,18 +92,8 @@ class Publisher:
             delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
             headers=dict(headers or {}),
         )
-        try:
+        with link_errors_as_unavailable(f"publishing to {queue}"):
             await self._exchange.publish(message, queue, timeout=self._timeout_s)
-        except (*LINK_ERRORS, DeliveryError) as error:
-            raise Unavailable(
-                f"RabbitMQ did not confirm a message to {queue}: {error!r}"
-            ) from error
-        except asyncio.CancelledError as error:
-            # A link that got stuck makes the library raise this although nobody cancelled us.
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
-            raise Unavailable(f"RabbitMQ's link broke during a publish to {queue}") from error
 
     async def publish_timer(self, window_s: int, body: bytes) -> None:
         """Publish to the timer queue of a window, declaring it once per channel."""

@@ -5,6 +5,10 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from seckill.errors import SeckillError
 
 
 def notify_ready(notify_socket: str) -> None:
@@ -14,6 +18,15 @@ def notify_ready(notify_socket: str) -> None:
     address = "\0" + notify_socket[1:] if notify_socket.startswith("@") else notify_socket
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
         channel.sendto(b"READY=1", address)
+
+
+@contextmanager
+def cannot_listen_is_one_line() -> Iterator[None]:
+    """Turn a port that cannot be opened into an error that a person can read."""
+    try:
+        yield
+    except OSError as error:
+        raise SeckillError(f"cannot listen: {error.strerror or error}") from error
 
 
 def stop_on_signals() -> asyncio.Event:

@@ -96,10 +96,9 @@ def decode_place(body: bytes) -> Placing:
     return placing
 
 
-def encode_bad_grabs(placing: Placing, bad: Sequence[BadGrab]) -> bytes:
-    """Encode a message that holds only the bad entries of another, to lie in the dead queue."""
-    entries = [b.entry for b in bad]
-    return _encode(PlaceOrders(placing.sale_id, placing.epoch, [], entries))
+def encode_bad_grab(placing: Placing, bad: BadGrab) -> bytes:
+    """Encode a message that holds only a bad entry of another, to lie in the dead queue."""
+    return _encode(PlaceOrders(placing.sale_id, placing.epoch, [], [bad.entry]))
 
 
 def encode_expire(order_ids_: Sequence[str]) -> bytes:

@@ -6,6 +6,7 @@ counted. https://www.rabbitmq.com/docs/quorum-queues
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from aio_pika.abc import AbstractChannel, AbstractExchange, AbstractQueue
@@ -39,12 +40,26 @@ def timer(window_s: int) -> str:
     return f"orders.timer.{window_s}s"
 
 
-async def declare(channel: AbstractChannel) -> AbstractExchange:
-    """Declare the exchange and the work queues with their dead queues; return the exchange."""
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """What `declare` has made sure of, through one channel."""
+
+    exchange: AbstractExchange
+    #: The work queues by name.
+    queues: dict[str, AbstractQueue]
+
+
+async def declare(channel: AbstractChannel) -> Topology:
+    """Declare the exchange and the work queues with their dead queues.
+
+    Every process does, on each of its channels: a robust channel declares all of it again when it
+    comes back, should the broker have lost everything.
+    """
+    queues = {}
     exchange = await channel.declare_exchange(EXCHANGE, "direct", durable=True)
     for queue in (ORDERS_PLACE, ORDERS_EXPIRE):
         await _declare_queue(channel, exchange, dead(queue), {})
-        await _declare_queue(
+        queues[queue] = await _declare_queue(
             channel,
             exchange,
             queue,
@@ -55,7 +70,7 @@ async def declare(channel: AbstractChannel) -> AbstractExchange:
                 **_AT_LEAST_ONCE,
             },
         )
-    return exchange
+    return Topology(exchange, queues)
 
 
 async def declare_timer(

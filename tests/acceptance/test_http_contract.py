@@ -80,7 +80,9 @@ async def test_bad_tickets_are_401(http, open_sale, ticket_for, settings):
 async def test_a_large_body_is_413(gateway, open_sale, ticket_for, size):
     sale = await open_sale()
     async with ClientSession(gateway.url) as http:
-        status, body, _ = await post(http, sale.sale_id, ticket_for(sale, "a"), io.BytesIO(b"x" * size))
+        status, body, _ = await post(
+            http, sale.sale_id, ticket_for(sale, "a"), io.BytesIO(b"x" * size)
+        )
         assert (status, body["code"]) == (413, "too_large")
         assert (await post(http, sale.sale_id, ticket_for(sale, "a")))[0] == 202
 

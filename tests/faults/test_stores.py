@@ -21,7 +21,7 @@ async def gateway(processes):
     return await processes.run("gateway")
 
 
-async def test_broker_away_grabs_are_taken_from_the_outbox_and_relayed_later(
+async def test_F12_broker_frozen_grabs_are_taken_from_the_outbox_and_relayed_later(
     processes, services, gateway, open_sale, ticket_for, store, assert_balanced
 ):
     await processes.run("consumers")
@@ -41,6 +41,28 @@ async def test_broker_away_grabs_are_taken_from_the_outbox_and_relayed_later(
             services.resume("rabbitmq")
     books = await assert_balanced(sale, wait_s=60)
     assert books.lines["orders pending"] == 10
+
+
+async def test_broker_killed_and_started_again_everything_goes_on(
+    processes, services, gateway, open_sale, ticket_for, assert_balanced
+):
+    await processes.run("consumers")
+    sale = await open_sale(stock=30, payment_window_s=1)
+    async with ClientSession(gateway.url) as http:
+        for n in range(10):
+            answer = await grab(http, sale.sale_id, f"before{n}", ticket_for(sale, f"before{n}"))
+            assert answer.status == 202
+        await services.kill("rabbitmq")
+        for n in range(10):
+            answer = await grab(http, sale.sale_id, f"during{n}", ticket_for(sale, f"during{n}"))
+            assert answer.status == 202
+        await services.start("rabbitmq")
+
+        async def all_expired():
+            books = await assert_balanced(sale, wait_s=60)
+            return books.lines["orders cancelled"] == 20
+
+        await eventually(all_expired, "every order was placed and ran out", within_s=60)
 
 
 async def test_a_full_outbox_refuses_before_anything_is_taken(
