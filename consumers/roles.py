@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import asyncpg
 import uvloop
-from aio_pika.abc import AbstractRobustConnection
 from prometheus_client import start_http_server
 from redis.asyncio import Redis
 
@@ -23,8 +22,8 @@ from consumers.relay import Relay
 from consumers.return_stock import ReturnStock
 from consumers.runner import Handler, PollRole, QueueRole, Role
 from consumers.sweep import Sweep
-from seckill import broker, database, redis_client, topology
-from seckill.broker import Publisher
+from seckill import database, redis_client, topology
+from seckill.broker import Broker, Publisher
 from seckill.lifecycle import cannot_listen_is_one_line, notify_ready, stop_on_signals
 from seckill.sales import SaleDirectory
 from seckill.stock import Stock
@@ -47,7 +46,7 @@ class Stores:
     db: asyncpg.Pool
     sales: SaleDirectory
     publisher: Publisher
-    consuming: AbstractRobustConnection
+    consuming: Broker
 
 
 def _place_orders(stores: Stores) -> Role:
@@ -111,14 +110,13 @@ async def open_stores(settings: Settings, stack: AsyncExitStack) -> Stores:
             timeout_s=settings.postgres_timeout_s,
         )
     )
-    timeout_s = settings.connect_timeout_s
-    publishing, consuming = [
-        await stack.enter_async_context(
-            broker.connect(settings.amqp_url, name=f"seckill-{use}", timeout_s=timeout_s)
+    url, timeout_s = settings.amqp_url, settings.connect_timeout_s
+    publisher = await stack.enter_async_context(
+        Publisher.open(
+            Broker(url, "seckill-publishing", timeout_s), timeout_s=settings.confirm_timeout_s
         )
-        for use in ("publishing", "consuming")
-    ]
-    publisher = await Publisher.open(publishing, timeout_s=settings.confirm_timeout_s)
+    )
+    consuming = Broker(url, "seckill-consuming", timeout_s)
     return Stores(settings, redis, stock, db, SaleDirectory(db), publisher, consuming)
 
 

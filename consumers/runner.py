@@ -17,10 +17,10 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
-from aio_pika.abc import AbstractIncomingMessage, AbstractRobustConnection
+from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 
 from seckill import topology
-from seckill.broker import link_errors_as_unavailable
+from seckill.broker import Broker, link_errors_as_unavailable
 from seckill.errors import Unavailable
 
 log = logging.getLogger(__name__)
@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 #: Waits while a store is away: quick for a restart, not a hammer for an outage.
 HOLD_FIRST_S, HOLD_LAST_S = 0.2, 2.0
 
+Inbox = asyncio.Queue[AbstractIncomingMessage]
 Handler = Callable[[Sequence[AbstractIncomingMessage]], Awaitable[None]]
 
 
@@ -43,7 +44,7 @@ class QueueRole:
 
     def __init__(
         self,
-        connection: AbstractRobustConnection,
+        broker: Broker,
         queue: str,
         handle: Handler,
         *,
@@ -51,38 +52,47 @@ class QueueRole:
         weigh: Callable[[AbstractIncomingMessage], int],
         batch_max: int,
     ) -> None:
-        self._connection = connection
+        self._broker = broker
         self._queue = queue
         self._handle = handle
         self._prefetch = prefetch
         self._weigh = weigh
         self._batch_max = batch_max
-        self._inbox: asyncio.Queue[AbstractIncomingMessage] = asyncio.Queue()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Consume until told to stop; what is in the inbox then goes back to the queue."""
-        channel = await self._connection.channel()
-        await channel.set_qos(prefetch_count=self._prefetch)
-        queue = (await topology.declare(channel)).queues[self._queue]
-        await queue.consume(self._inbox.put)
-        stopped = asyncio.create_task(stop.wait(), name=f"{self._queue} stop")
-        try:
-            while not stop.is_set():
-                first = asyncio.create_task(self._inbox.get(), name=f"{self._queue} next")
-                await asyncio.wait({first, stopped}, return_when=asyncio.FIRST_COMPLETED)
-                if not first.done():
-                    first.cancel()
-                    break
-                await self._work(self._merge(first.result()), stop)
-        finally:
-            stopped.cancel()
-            # Closing the channel requeues all that was delivered and not acknowledged.
-            await channel.close()
+        """Consume until told to stop, over a new link whenever one breaks."""
+        while not stop.is_set():
+            try:
+                await self._consume(stop)
+            except Unavailable as error:
+                log.warning("%s: %s; trying again in %g s", self._queue, error, HOLD_LAST_S)
+                await _pause(stop, HOLD_LAST_S)
 
-    def _merge(self, first: AbstractIncomingMessage) -> list[AbstractIncomingMessage]:
+    async def _consume(self, stop: asyncio.Event) -> None:
+        """Consume over one link until it breaks or we are told to stop.
+
+        What was delivered and not acknowledged by then goes back to the queue by itself.
+        """
+        async with self._broker.channel() as channel:
+            inbox: Inbox = asyncio.Queue()
+            with link_errors_as_unavailable("starting to consume"):
+                await channel.set_qos(prefetch_count=self._prefetch)
+                queue = (await topology.declare(channel)).queues[self._queue]
+                await queue.consume(inbox.put)
+            log.info("%s: consuming", self._queue)
+            ended = asyncio.create_task(_ended(channel, stop), name=f"{self._queue} end")
+            try:
+                while first := await _next(inbox, ended):
+                    await self._work(self._merge(first, inbox), stop)
+            finally:
+                ended.cancel()
+        if not stop.is_set():
+            log.warning("%s: the link to RabbitMQ broke", self._queue)
+
+    def _merge(self, first: AbstractIncomingMessage, inbox: Inbox) -> list[AbstractIncomingMessage]:
         batch, weight = [first], self._weigh(first)
-        while weight < self._batch_max and not self._inbox.empty():
-            batch.append(self._inbox.get_nowait())
+        while weight < self._batch_max and not inbox.empty():
+            batch.append(inbox.get_nowait())
             weight += self._weigh(batch[-1])
         return batch
 
@@ -123,6 +133,27 @@ class PollRole:
             await _until_available(once, self._name, stop)
             if not backlog:
                 await _pause(stop, self._idle_s)
+
+
+async def _ended(channel: AbstractChannel, stop: asyncio.Event) -> None:
+    """Return when the channel is closed, by whom ever, or `stop` is set."""
+    closed = asyncio.ensure_future(channel.closed())
+    stopped = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({closed, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        closed.cancel()
+        stopped.cancel()
+
+
+async def _next(inbox: Inbox, ended: asyncio.Task[None]) -> AbstractIncomingMessage | None:
+    """Return the next message; None when there will be no more."""
+    getting = asyncio.create_task(inbox.get(), name="next message")
+    await asyncio.wait({getting, ended}, return_when=asyncio.FIRST_COMPLETED)
+    if ended.done():
+        getting.cancel()
+        return None
+    return getting.result()
 
 
 async def _until_available(

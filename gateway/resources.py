@@ -14,8 +14,8 @@ from gateway.desk import RedisClock, SaleDesk
 from gateway.handover import Breaker, Handover
 from gateway.order_book import OrderBook
 from gateway.sale_board import SaleBoard
-from seckill import broker, database, redis_client
-from seckill.broker import Publisher
+from seckill import database, redis_client
+from seckill.broker import Broker, Publisher
 from seckill.errors import Unavailable
 from seckill.sales import Sale, SaleDirectory
 from seckill.stock import Stock
@@ -78,12 +78,11 @@ async def postgres_ctx(app: web.Application) -> AsyncIterator[None]:
 
 
 async def broker_ctx(app: web.Application) -> AsyncIterator[None]:
-    """RabbitMQ: a connection for publishing alone."""
+    """RabbitMQ: a link for publishing alone."""
     settings = app[SETTINGS]
-    async with broker.connect(
-        settings.amqp_url, name="seckill-gateway", timeout_s=settings.connect_timeout_s
-    ) as connection:
-        app[PUBLISHER] = await Publisher.open(connection, timeout_s=settings.confirm_timeout_s)
+    broker = Broker(settings.amqp_url, "seckill-gateway", settings.connect_timeout_s)
+    async with Publisher.open(broker, timeout_s=settings.confirm_timeout_s) as publisher:
+        app[PUBLISHER] = publisher
         app[BREAKER] = Breaker()
         yield
 

@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import asyncpg
-from aio_pika.abc import AbstractRobustConnection
+from aio_pika.abc import AbstractChannel
 
 from ops.children import Child
 from ops.credentials import Credentials, load_credentials
 from ops.ports import free_port
 from ops.services import Services, running_services
 from ops.workers import worker
-from seckill import broker, database, messages, redis_client, sales, tickets, topology
-from seckill.broker import Publisher
+from seckill import database, messages, redis_client, sales, tickets, topology
+from seckill.broker import Broker, Publisher
 from seckill.errors import SeckillError
 from seckill.keyring import KeyRing
 from seckill.order_ids import new_order_id
@@ -53,7 +53,7 @@ class BenchStack:
         credentials: Credentials,
         db: asyncpg.Pool,
         stock: Stock,
-        connection: AbstractRobustConnection,
+        channel: AbstractChannel,
         publisher: Publisher,
     ) -> None:
         self._home = home
@@ -61,7 +61,7 @@ class BenchStack:
         self._credentials = credentials
         self._db = db
         self._stock = stock
-        self._connection = connection
+        self._channel = channel
         self._publisher = publisher
         self._numbers = itertools.count(1)
         self._started = int(time.time())
@@ -146,9 +146,7 @@ class BenchStack:
 
     async def drop_queue(self) -> None:
         """Throw away what lies in the queue: the next run starts with an empty one."""
-        async with self._connection.channel() as channel:
-            queue = await channel.get_queue(topology.ORDERS_PLACE)
-            await queue.purge()
+        await (await self._channel.get_queue(topology.ORDERS_PLACE)).purge()
 
 
 @asynccontextmanager
@@ -160,15 +158,16 @@ async def bench_stack(home: Path, stores_core: int) -> AsyncIterator[BenchStack]
         async with running_services(home) as services:
             os.sched_setaffinity(0, everywhere)
             await database.migrate(services.postgres_dsn)
+            broker = Broker(services.amqp_url, "bench", 10)
             async with (
                 database.connect(services.postgres_dsn, size=2, timeout_s=10) as db,
-                broker.connect(services.amqp_url, name="bench", timeout_s=10) as connection,
+                broker.channel() as channel,
+                Publisher.open(broker, timeout_s=30) as publisher,
             ):
                 redis = redis_client.connect(services.redis_url, timeout_s=10)
-                publisher = await Publisher.open(connection, timeout_s=30)
                 credentials = load_credentials(home)
                 stack = BenchStack(
-                    home, services, credentials, db, Stock(redis), connection, publisher
+                    home, services, credentials, db, Stock(redis), channel, publisher
                 )
                 try:
                     yield stack

@@ -138,9 +138,8 @@ def _worker_settings() -> Settings:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    # These log each failed try to reconnect with a traceback; what it means is logged by us, once.
-    for chatty in ("aiormq.connection", "aio_pika.robust_connection"):
-        logging.getLogger(chatty).setLevel(logging.CRITICAL)
+    # It logs each failed try to connect as an error of its own; what it means is logged by us.
+    logging.getLogger("aiormq.connection").setLevel(logging.CRITICAL)
     settings = load_settings()
     settings.require_stores()
     return settings

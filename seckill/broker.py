@@ -1,14 +1,20 @@
-"""Publishing to RabbitMQ so that "done" means: the broker has it on disk, in a queue."""
+"""Links to RabbitMQ that are opened again when they break, and publishing with confirms.
+
+The library's own "robust" connections are not used: after a crash of the broker they now and then
+came back without their consumer. Here a link is plain, ends with the first thing that goes wrong,
+and is opened anew by whoever needs it.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import aio_pika
-from aio_pika.abc import AbstractChannel, AbstractExchange, AbstractRobustConnection
+from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange
 from aio_pika.exceptions import AMQPError
 
 from seckill import topology
@@ -16,6 +22,10 @@ from seckill.errors import Unavailable
 
 #: What the library raises when the link or the broker fails. A failed publish may have arrived.
 LINK_ERRORS = (AMQPError, OSError, TimeoutError, RuntimeError)
+#: A link without a sign of life for twice this long is broken.
+HEARTBEAT_S = 10
+#: A broker that hangs does not answer a goodbye either.
+CLOSE_S = 2.0
 
 
 @contextmanager
@@ -34,50 +44,75 @@ def link_errors_as_unavailable(doing: str) -> Iterator[None]:
         raise Unavailable(f"RabbitMQ: the link broke during {doing}") from error
 
 
-@asynccontextmanager
-async def connect(
-    url: str, *, name: str, timeout_s: float
-) -> AsyncIterator[AbstractRobustConnection]:
-    """Open a connection that comes back by itself, each second; Unavailable if it never came up.
+@dataclass(frozen=True, slots=True)
+class Broker:
+    """Where RabbitMQ is, and as whom to appear in its lists.
 
-    Publishing and consuming use one each: a memory or disk alarm of RabbitMQ stops reading from
-    connections that publish, and must not stop acks.
+    Publishing and consuming use a link each: a memory or disk alarm of RabbitMQ stops reading
+    from connections that publish, and must not stop acks.
     """
-    parts = urlsplit(url)
-    query = dict(parse_qsl(parts.query)) | {
-        "heartbeat": "10",
-        "reconnect_interval": "1",
-        "name": name,
-    }
-    full = urlunsplit(parts._replace(query=urlencode(query)))
-    try:
-        connection = await aio_pika.connect_robust(full, timeout=timeout_s)
-    except LINK_ERRORS as error:
-        raise Unavailable(
-            f"RabbitMQ at {parts.hostname}:{parts.port} does not answer: {error}"
-        ) from error
-    try:
-        yield connection
-    finally:
-        await connection.close()
+
+    url: str
+    name: str
+    timeout_s: float
+
+    async def connect(self) -> AbstractConnection:
+        """Open a plain connection, or raise Unavailable."""
+        parts = urlsplit(self.url)
+        query = dict(parse_qsl(parts.query)) | {"heartbeat": str(HEARTBEAT_S), "name": self.name}
+        url = urlunsplit(parts._replace(query=urlencode(query)))
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                return await aio_pika.connect(url)
+        except LINK_ERRORS as error:
+            raise Unavailable(
+                f"RabbitMQ at {parts.hostname}:{parts.port} does not answer: {error}"
+            ) from error
+
+    @asynccontextmanager
+    async def channel(self) -> AsyncIterator[AbstractChannel]:
+        """Open a connection with one channel; leave both behind in the end."""
+        connection = await self.connect()
+        try:
+            with link_errors_as_unavailable("opening a channel"):
+                async with asyncio.timeout(self.timeout_s):
+                    channel = await connection.channel()
+            yield channel
+        finally:
+            await _close(connection)
+
+
+@dataclass(frozen=True, slots=True)
+class _Link:
+    connection: AbstractConnection
+    channel: AbstractChannel
+    exchange: AbstractExchange
+    #: Payment windows whose timer queues this link has declared.
+    timers: set[int]
 
 
 class Publisher:
-    """Publishes with confirms on a channel of its own."""
+    """Publishes so that "done" means: the broker has it on disk, in a queue."""
 
-    def __init__(
-        self, channel: AbstractChannel, exchange: AbstractExchange, timeout_s: float
-    ) -> None:
-        self._channel = channel
-        self._exchange = exchange
+    def __init__(self, broker: Broker, *, timeout_s: float) -> None:
+        self._broker = broker
         self._timeout_s = timeout_s
-        self._timers: set[int] = set()
+        self._link: _Link | None = None
+        self._opening = asyncio.Lock()
+        self._closing: set[asyncio.Task[None]] = set()
 
     @classmethod
-    async def open(cls, connection: AbstractRobustConnection, *, timeout_s: float) -> Publisher:
-        """Open the channel and declare the topology; an unroutable message is an error."""
-        channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
-        return cls(channel, (await topology.declare(channel)).exchange, timeout_s)
+    @asynccontextmanager
+    async def open(cls, broker: Broker, *, timeout_s: float) -> AsyncIterator[Publisher]:
+        """Open the link and declare the topology; Unavailable if the broker is not there."""
+        publisher = cls(broker, timeout_s=timeout_s)
+        await publisher._open()
+        try:
+            yield publisher
+        finally:
+            publisher._drop()
+            if publisher._closing:
+                await asyncio.wait(publisher._closing)
 
     async def publish(
         self, queue: str, body: bytes, headers: Mapping[str, str] | None = None
@@ -86,23 +121,71 @@ class Publisher:
 
         Failed does not mean undelivered: every consumer takes a second copy for the first one.
         """
-        message = aio_pika.Message(
-            body,
-            content_type="application/msgpack",
-            delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
-            headers=dict(headers or {}),
-        )
-        with link_errors_as_unavailable(f"publishing to {queue}"):
-            await self._exchange.publish(message, queue, timeout=self._timeout_s)
+        async with self._working(f"publishing to {queue}") as link:
+            await link.exchange.publish(_message(body, headers), queue)
 
     async def publish_timer(self, window_s: int, body: bytes) -> None:
-        """Publish to the timer queue of a window, declaring it once per channel."""
-        if window_s not in self._timers:
-            try:
-                await topology.declare_timer(self._channel, self._exchange, window_s)
-            except LINK_ERRORS as error:
-                raise Unavailable(
-                    f"timer queue for {window_s} s not declared: {error!r}"
-                ) from error
-            self._timers.add(window_s)
-        await self.publish(topology.timer(window_s), body)
+        """Publish to the timer queue of a window, declaring it once per link."""
+        async with self._working(f"starting a timer of {window_s} s") as link:
+            if window_s not in link.timers:
+                await topology.declare_timer(link.channel, link.exchange, window_s)
+                link.timers.add(window_s)
+            await link.exchange.publish(_message(body, None), topology.timer(window_s))
+
+    @asynccontextmanager
+    async def _working(self, doing: str) -> AsyncIterator[_Link]:
+        """Lend the link for one operation within the time limit; drop it when that fails."""
+        link: _Link | None = None
+        try:
+            with link_errors_as_unavailable(doing):
+                async with asyncio.timeout(self._timeout_s):
+                    link = await self._open()
+                    yield link
+        except Unavailable:
+            if link is not None and link is self._link:
+                self._drop()
+            raise
+
+    async def _open(self) -> _Link:
+        """Return the link, opening it if there is none."""
+        async with self._opening:
+            if self._link is not None and self._link.channel.is_closed:
+                self._drop()
+            if self._link is None:
+                connection = await self._broker.connect()
+                try:
+                    with link_errors_as_unavailable("declaring the topology"):
+                        # An unroutable message is an error: it would be lost.
+                        channel = await connection.channel(on_return_raises=True)
+                        exchange = (await topology.declare(channel)).exchange
+                except BaseException:
+                    self._close_later(connection)
+                    raise
+                self._link = _Link(connection, channel, exchange, set())
+            return self._link
+
+    def _drop(self) -> None:
+        if self._link is not None:
+            self._close_later(self._link.connection)
+            self._link = None
+
+    def _close_later(self, connection: AbstractConnection) -> None:
+        task = asyncio.create_task(_close(connection), name="close link")
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+
+def _message(body: bytes, headers: Mapping[str, str] | None) -> aio_pika.Message:
+    return aio_pika.Message(
+        body,
+        content_type="application/msgpack",
+        delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
+        headers=dict(headers or {}),
+    )
+
+
+async def _close(connection: AbstractConnection) -> None:
+    """Say goodbye, but not for long; what is wrong with a link that is given up is no news."""
+    with suppress(Unavailable), link_errors_as_unavailable("closing"):
+        async with asyncio.timeout(CLOSE_S):
+            await connection.close()
