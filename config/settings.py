@@ -13,7 +13,8 @@ import tempfile
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
     JsonConfigSettingsSource,
@@ -70,8 +71,6 @@ class Settings(BaseSettings):
     grabs_in_hand_max: Count = 10_000
     #: Accepted batches not yet confirmed by the broker, per sale, before grabs are refused.
     outbox_max: Count = 10_000
-    #: A sold-out latch sends one request through the script this often, to see given-back units.
-    latch_probe_ms: Count = 200
 
     # Time limits. confirm_timeout_s must stay under relay_age_ms, or the relay would re-send
     # what the gateway is still waiting for.
@@ -109,6 +108,15 @@ class Settings(BaseSettings):
             JsonConfigSettingsSource(settings_cls, json_file=home / "settings.json"),
         )
 
+    @model_validator(mode="after")
+    def _confirm_before_relay(self) -> Settings:
+        if self.confirm_timeout_s * 1000 >= self.relay_age_ms:
+            raise ValueError(
+                "SECKILL_CONFIRM_TIMEOUT_S must stay under SECKILL_RELAY_AGE_MS, or the relay "
+                "re-sends what a gateway still waits for"
+            )
+        return self
+
     def require_stores(self) -> None:
         """Raise BadSettings naming what to do when a store's address is not configured."""
         missing = [
@@ -128,10 +136,16 @@ def load_settings(home: Path | None = None) -> Settings:
     try:
         return Settings() if home is None else Settings(home=home)
     except ValidationError as error:
-        lines = "; ".join(
-            f"SECKILL_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()
-        )
-        raise BadSettings(f"bad setting: {lines}") from error
+        raise BadSettings(f"bad setting: {'; '.join(map(_line, error.errors()))}") from error
+    except json.JSONDecodeError as error:
+        raise BadSettings(f"settings.json of the stack is damaged: {error}") from error
+
+
+def _line(error: ErrorDetails) -> str:
+    if not error["loc"]:  # of several settings together; the message names them
+        return error["msg"]
+    name = "_".join(map(str, error["loc"])).upper()
+    return f"{name if name == 'NOTIFY_SOCKET' else f'SECKILL_{name}'}: {error['msg']}"
 
 
 def save_stack_settings(home: Path, values: dict[str, object]) -> None:

@@ -96,10 +96,15 @@ class MicroBatcher(Generic[T, R]):
         except Exception as error:  # handed on to everyone who waits
             for pending in batch:
                 pending.fail(error)
+        except asyncio.CancelledError:
+            for pending in batch:
+                pending.future.cancel()
+            raise
 
     def _finish(self, task: asyncio.Task[None]) -> None:
         self._calls.discard(task)
-        task.result()  # a bug in here must be heard, not swallowed
+        if not task.cancelled():
+            task.result()  # a bug in here must be heard, not swallowed
         self._kick()
 
 

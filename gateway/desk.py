@@ -86,6 +86,8 @@ class SaleDesk:
     async def drain(self) -> None:
         """Finish what is under way and drop what the broker has confirmed."""
         await self._handover.drain()
+        if self._settling is not None:
+            self._settling.cancel()
         await self._settle()
 
     def _grab(self, buyer_id: str, quantity: int) -> asyncio.Future[GrabResult]:

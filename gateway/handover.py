@@ -116,7 +116,8 @@ class Handover:
 
     def _finish(self, task: asyncio.Task[None]) -> None:
         self._publishes.discard(task)
-        task.result()  # a bug in here must be heard, not swallowed
+        if not task.cancelled():
+            task.result()  # a bug in here must be heard, not swallowed
         self._kick()
 
     def _merge(self) -> list[_Batch]:
@@ -143,8 +144,10 @@ class Handover:
         else:
             self._breaker.succeeded()
             self._on_settled(outbox_ids)
-        for batch in batches:
-            batch.on_taken()
+        finally:
+            # Whatever went wrong, the batch lies in the outbox: taken it is.
+            for batch in batches:
+                batch.on_taken()
 
     def _leave_in_outbox(self) -> None:
         while self._waiting:

@@ -11,7 +11,7 @@
 -- ARGV[4] outbox_max entries
 -- RETURNS {"OK", now_ms, epoch, left, outbox_id or "", outcomes, order_id of each D in order}
 --   outcomes has one letter a grab: A accepted, D duplicate, N not open, C closed, P paused,
---   Q quantity above the sale's limit, S sold out, F outbox full
+--   Q quantity not within the sale's limit, S sold out, F outbox full
 -- RETURNS {"LATE", now_ms} | {"MISSING", now_ms} | {"FENCED", now_ms}
 -- TIME is Redis's own, so that every gateway sees one opening moment.
 -- SAFE BECAUSE test, decrement, holder and outbox entry are one script, and all that can fail
@@ -63,7 +63,7 @@ for i, grab in ipairs(grabs) do
     known[#known + 1] = held
   elseif refusal then
     outcomes[i] = refusal
-  elseif quantity > per_order_max then
+  elseif quantity < 1 or quantity > per_order_max then
     outcomes[i] = "Q"
   elseif quantity > left then
     outcomes[i] = "S"

@@ -1,5 +1,6 @@
 -- Open a sale that PostgreSQL marks as never opened: write its stock, once.
--- GUARANTEE: stock that exists is never written over (a second run cannot reset a running sale).
+-- GUARANTEE: stock that exists is never written over (a second run cannot reset a running sale),
+-- and a sale of another number or epoch is never taken for this one.
 -- KEYS[1] sk:{sale}:stock (STRING)
 -- KEYS[2] sk:{sale}:sale (HASH)
 -- KEYS[3] sk:{sale}:holders (HASH)
@@ -13,11 +14,15 @@
 -- No key has a TTL: a sale's keys are its books, and expiry would reseed them in mid-sale.
 -- SAFE BECAUSE the test and the writes are one script.
 local stock_key, sale_key, holders_key = KEYS[1], KEYS[2], KEYS[3]
-local state = redis.call("HGET", sale_key, "state")
+local sale = redis.call("HMGET", sale_key, "state", "number", "epoch")
+local state = sale[1]
 local stock = redis.call("GET", stock_key)
 local fresh = not state or state == "created"
 
 if state == "fenced" or (fresh and (stock or redis.call("EXISTS", holders_key) == 1)) or (not fresh and not stock) then
+  return {"CONFLICT"}
+end
+if not fresh and (sale[2] ~= ARGV[5] or sale[3] ~= ARGV[6]) then
   return {"CONFLICT"}
 end
 if fresh then

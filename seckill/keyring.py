@@ -22,11 +22,14 @@ class KeyRing:
         """Read "kid:secret[,kid:secret...]"; UserMistake names the setting when it is unusable."""
         keys: dict[str, bytes] = {}
         for item in filter(None, text.split(",")):
+            # The messages show neither part: without its "kid:" a secret stands in for the id.
             kid, _, secret = item.partition(":")
             if not (kid.isascii() and kid.isalnum()) or kid in keys:
                 raise UserMistake(f"{setting}: key ids are distinct letters and digits")
             if len(secret) < SECRET_MIN:
-                raise UserMistake(f"{setting}: key {kid!r} is shorter than {SECRET_MIN} characters")
+                raise UserMistake(
+                    f"{setting}: give each key as kid:secret, with at least {SECRET_MIN} characters"
+                )
             keys[kid] = secret.encode()
         if not keys:
             raise UserMistake(f"{setting} is not set: give it as kid:secret")

@@ -22,6 +22,8 @@ def issue(keys: KeyRing, *, buyer_id: str, expires_at_s: int) -> str:
 
 def verify(keys: KeyRing, token: str) -> str | None:
     """Return the buyer_id of a good token; None for any other text."""
+    if not token.isascii():  # PyJWT encodes before it checks
+        return None
     try:
         key = keys.keys[jwt.get_unverified_header(token)["kid"]]
         claims = jwt.decode(

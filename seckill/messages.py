@@ -59,6 +59,10 @@ class BadMessage(Permanent):
     """The message cannot be read."""
 
 
+#: All that decoding hostile bytes raises: beside msgspec's own, text that is not UTF-8 and nesting
+#: that never ends. Anything that got past this list would stop the consumer again and again.
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
 _encode = msgspec.msgpack.Encoder().encode
 _decode_place = msgspec.msgpack.Decoder(PlaceOrders).decode
 _decode_expire = msgspec.msgpack.Decoder(ExpireOrders).decode
@@ -81,10 +85,9 @@ def decode_place(body: bytes) -> Placing:
     """Decode an orders.place message and sort good entries from bad; BadMessage if unreadable."""
     try:
         message = _decode_place(body)
-    except msgspec.MsgspecError as error:
+    except _UNREADABLE as error:
         raise BadMessage(f"not an orders.place message: {error}") from error
-    if message.v > VERSION:
-        raise BadMessage(f"version {message.v} is newer than this consumer's {VERSION}")
+    _check_version(message.v)
     placing = Placing(message.sale, message.epoch, [])
     for entry in message.grabs:
         try:
@@ -110,9 +113,15 @@ def decode_expire(body: bytes) -> list[str]:
     """Decode an orders.expire message to order ids; BadMessage if unreadable."""
     try:
         message = _decode_expire(body)
-    except msgspec.MsgspecError as error:
+    except _UNREADABLE as error:
         raise BadMessage(f"not an orders.expire message: {error}") from error
+    _check_version(message.v)
     bad = [order_id for order_id in message.orders if not order_ids.PATTERN.match(order_id)]
     if bad:
         raise BadMessage(f"not an order id: {bad[0]!r}")
     return message.orders
+
+
+def _check_version(version: int) -> None:
+    if version > VERSION:
+        raise BadMessage(f"version {version} is newer than this consumer's {VERSION}")

@@ -75,16 +75,19 @@ async def create(db: asyncpg.Pool, stock: Stock, new: NewSale) -> Sale:
         raise UserMistake(f"sale id {new.sale_id!r}: use 1 to 64 of A-Z a-z 0-9 _ . -")
     try:
         with database_errors_as_unavailable():
-            await _insert(db, new)
-            sale = await find(db, new.sale_id)
+            async with db.acquire() as connection, connection.transaction():
+                await _insert(connection, new)
+                sale = await _lock(connection, new.sale_id)
+                # Before the commit, so that a refusal leaves no half-made sale behind.
+                if not await stock.announce(sale.sale_id, sale.terms()):
+                    raise UserMistake(
+                        f"Redis holds a sale {sale.sale_id} that PostgreSQL does not know; "
+                        "choose another id"
+                    )
     except asyncpg.UniqueViolationError as error:
         raise UserMistake(f"sale {new.sale_id} exists already") from error
     except (asyncpg.CheckViolationError, asyncpg.DataError) as error:
         raise UserMistake(f"sale {new.sale_id} cannot be made: {error}") from error
-    if not await stock.announce(sale.sale_id, sale.terms()):
-        raise UserMistake(
-            f"Redis holds a sale {sale.sale_id} that PostgreSQL did not know; choose another id"
-        )
     return sale
 
 
@@ -196,33 +199,32 @@ class SaleDirectory:
             self._by_number = {sale.number: sale for sale in sales}
 
 
-async def _insert(db: asyncpg.Pool, new: NewSale) -> None:
-    async with db.acquire() as connection, connection.transaction():
-        windows = await connection.fetch(
-            "SELECT DISTINCT payment_window_s FROM sales WHERE payment_window_s <> $1",
-            new.payment_window_s,
+async def _insert(connection: asyncpg.Connection, new: NewSale) -> None:
+    windows = await connection.fetch(
+        "SELECT DISTINCT payment_window_s FROM sales WHERE payment_window_s <> $1",
+        new.payment_window_s,
+    )
+    if len(windows) >= topology.TIMER_QUEUES_MAX:
+        taken = ", ".join(str(row[0]) for row in windows)
+        raise UserMistake(
+            f"a payment window of {new.payment_window_s} s would be the "
+            f"{topology.TIMER_QUEUES_MAX + 1}th different one; use one of: {taken}"
         )
-        if len(windows) >= topology.TIMER_QUEUES_MAX:
-            taken = ", ".join(str(row[0]) for row in windows)
-            raise UserMistake(
-                f"a payment window of {new.payment_window_s} s would be the "
-                f"{topology.TIMER_QUEUES_MAX + 1}th different one; use one of: {taken}"
-            )
-        await connection.execute(
-            "INSERT INTO sales (sale_id, price_cents, per_order_max, opens_at, closes_at,"
-            " payment_window_s) VALUES ($1, $2, $3, $4, $5, $6)",
-            new.sale_id,
-            new.price_cents,
-            new.per_order_max,
-            new.opens_at,
-            new.closes_at,
-            new.payment_window_s,
-        )
-        await connection.execute(
-            "INSERT INTO inventory (sale_id, total, available) VALUES ($1, $2, $2)",
-            new.sale_id,
-            new.stock,
-        )
+    await connection.execute(
+        "INSERT INTO sales (sale_id, price_cents, per_order_max, opens_at, closes_at,"
+        " payment_window_s) VALUES ($1, $2, $3, $4, $5, $6)",
+        new.sale_id,
+        new.price_cents,
+        new.per_order_max,
+        new.opens_at,
+        new.closes_at,
+        new.payment_window_s,
+    )
+    await connection.execute(
+        "INSERT INTO inventory (sale_id, total, available) VALUES ($1, $2, $2)",
+        new.sale_id,
+        new.stock,
+    )
 
 
 async def _lock(connection: asyncpg.Connection, sale_id: str) -> Sale:

@@ -187,18 +187,22 @@ class Stock:
         return bool(reply[0] == b"OK")
 
     async def announce(self, sale_id: str, terms: SaleTerms) -> bool:
-        """Write a new sale in state created; False when Redis holds one of this id already."""
+        """Write a new sale in state created; False when Redis holds a sale of this id already.
+
+        One that was announced but never opened is written over: it holds nothing.
+        """
+        fields: dict[Any, Any] = {
+            "state": "created",
+            "opens_at_ms": terms.opens_at_ms,
+            "closes_at_ms": terms.closes_at_ms,
+            "per_order_max": terms.per_order_max,
+            "number": terms.number,
+            "epoch": terms.epoch,
+            "corrections": 0,
+        }
         with redis_errors_as_unavailable():
-            if not await self._redis.hsetnx(keys.sale(sale_id), "state", "created"):
+            if await self._redis.hget(keys.sale(sale_id), "state") not in (None, b"created"):
                 return False
-            fields: dict[Any, Any] = {
-                "opens_at_ms": terms.opens_at_ms,
-                "closes_at_ms": terms.closes_at_ms,
-                "per_order_max": terms.per_order_max,
-                "number": terms.number,
-                "epoch": terms.epoch,
-                "corrections": 0,
-            }
             await self._redis.hset(keys.sale(sale_id), mapping=fields)
         return True
 

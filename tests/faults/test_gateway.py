@@ -17,7 +17,12 @@ async def test_F12_killed_between_script_and_publish_the_grab_becomes_an_order(
 ):
     # Given two gateways, one of which cannot reach the broker and waits long for its confirm
     proxy, url = amqp_proxy
-    doomed = await processes.run("gateway", SECKILL_AMQP_URL=url, SECKILL_CONFIRM_TIMEOUT_S="60")
+    doomed = await processes.run(
+        "gateway",
+        SECKILL_AMQP_URL=url,
+        SECKILL_CONFIRM_TIMEOUT_S="60",
+        SECKILL_RELAY_AGE_MS="99999",
+    )
     other = await processes.run("gateway")
     await processes.run("consumers")
     sale = await open_sale(stock=4)

@@ -13,13 +13,13 @@ from typing import Any
 import aio_pika
 import asyncpg
 import pytest
-from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractRobustConnection
+from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 from redis.asyncio import Redis
 
 from config.settings import Settings
 from consumers.runner import Handler, QueueRole, Role
-from seckill import broker, keys, orders, returns, topology
-from seckill.broker import Publisher
+from seckill import keys, orders, returns, topology
+from seckill.broker import Broker, Publisher
 from seckill.order_ids import new_order_id
 from seckill.orders import NotPlaced, Placement
 from seckill.sales import Sale
@@ -27,12 +27,12 @@ from seckill.stock import Grab, Holding, Stock, Verdict
 
 HOUR_MS = 3_600_000
 #: Longest wait for something that takes a blink on an idle machine.
-PATIENCE_S = 60.0
+PATIENCE_S = 30.0
 
 Eventually = Callable[[Callable[[], Any], str], Awaitable[Any]]
 
 
-async def _eventually(check: Callable[[], Any], what: str) -> Any:  # noqa: ANN401
+async def _eventually(check: Callable[[], Any], what: str) -> Any:
     deadline = time.monotonic() + PATIENCE_S
     while True:
         found = check()
@@ -202,6 +202,15 @@ class Queues:
             taken.append(message)
         return taken
 
+    async def size(self, name: str) -> int:
+        """Count the messages of a queue that nobody holds."""
+        queue = await self._channel.declare_queue(name, passive=True)
+        return queue.declaration_result.message_count or 0
+
+    async def all_delivered(self, name: str) -> bool:
+        """Tell whether a consumer holds all there is."""
+        return await self.size(name) == 0
+
     async def dead(self, name: str) -> list[AbstractIncomingMessage]:
         """Take what lies in the dead queue of a queue."""
         return await self.take_all(topology.dead(name))
@@ -213,22 +222,11 @@ class Queues:
                 await (await self._channel.get_queue(each, ensure=False)).purge()
 
 
-async def _link(settings: Settings, name: str) -> AsyncIterator[AbstractRobustConnection]:
-    async with broker.connect(settings.amqp_url, name=name, timeout_s=15) as connection:
-        yield connection
-
-
 @pytest.fixture(scope="session")
 async def publisher(settings: Settings) -> AsyncIterator[Publisher]:
-    async for connection in _link(settings, "test-publishing"):
-        yield await Publisher.open(connection, timeout_s=15)
-
-
-@pytest.fixture
-async def consuming(settings: Settings, publisher: Publisher) -> AsyncIterator[Any]:
-    """A connection of the test's own, which it may break."""
-    async for connection in _link(settings, "test-consuming"):
-        yield connection
+    broker = Broker(settings.amqp_url, "test-publishing", timeout_s=15)
+    async with Publisher.open(broker, timeout_s=15) as publisher:
+        yield publisher
 
 
 @pytest.fixture
@@ -242,12 +240,14 @@ async def queues(settings: Settings, publisher: Publisher) -> AsyncIterator[Queu
 
 
 @pytest.fixture
-def queue_role(consuming: AbstractRobustConnection) -> Callable[..., QueueRole]:
+def queue_role(settings: Settings) -> Callable[..., QueueRole]:
     """Make a consumer as `seckill consumers` does: `queue_role(queue, handle)`."""
 
-    def make(queue: str, handle: Handler, *, batch_max: int = 1000) -> QueueRole:
+    def make(
+        queue: str, handle: Handler, *, batch_max: int = 1000, url: str = settings.amqp_url
+    ) -> QueueRole:
         return QueueRole(
-            consuming,
+            Broker(url, "test-consuming", timeout_s=15),
             queue,
             handle,
             prefetch=300,

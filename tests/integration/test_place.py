@@ -224,9 +224,7 @@ def replace_sale(placement, sale_id):
 # Several connections at once.
 
 
-async def test_F18_winners_on_a_hot_row_all_become_orders(
-    open_sale, shop, place, assert_balanced
-):
+async def test_F18_winners_on_a_hot_row_all_become_orders(open_sale, shop, place, assert_balanced):
     sale = await open_sale(stock=400)
     batches = [
         await shop.grab(sale, *(f"buyer-{batch}-{i}" for i in range(5))) for batch in range(80)
@@ -251,9 +249,7 @@ async def test_F1_connections_at_once_never_sell_more_than_there_is(open_sale, s
     assert list((await shop.returns(sale)).values()) == [0] * 47
 
 
-async def test_F20_copies_of_a_batch_at_once_place_it_once(
-    open_sale, shop, place, assert_balanced
-):
+async def test_F20_copies_of_a_batch_at_once_place_it_once(open_sale, shop, place, assert_balanced):
     sale = await open_sale(stock=100)
     batch = await shop.grab(sale, *(f"buyer-{i}" for i in range(20)))
 
@@ -285,9 +281,7 @@ async def test_F8_epoch_raised_while_place_waits_rejects_all(
     sale = await open_sale()
     grabs = await shop.grab(sale, "ann", "bob")
     async with db.acquire() as rebuild, rebuild.transaction():
-        await rebuild.execute(
-            "SELECT FROM inventory WHERE sale_id = $1 FOR UPDATE", sale.sale_id
-        )
+        await rebuild.execute("SELECT FROM inventory WHERE sale_id = $1 FOR UPDATE", sale.sale_id)
         placing = asyncio.create_task(place(*grabs))
         await eventually(blocked, "place() waits for the inventory row")
         await rebuild.execute(

@@ -236,7 +236,11 @@ async def test_F7_cancelling_and_placing_at_once_leaves_one_truth(
     grabs = await shop.grab(sale, *(f"buyer-{i}" for i in range(60)))
 
     results = await asyncio.gather(
-        *(call(grab) for grab in grabs for call in (cancel_unplaced, lambda g: orders.place(db, [g])))
+        *(
+            call(grab)
+            for grab in grabs
+            for call in (cancel_unplaced, lambda g: orders.place(db, [g]))
+        )
     )
 
     cancelled = [grab for grab, won in zip(grabs, results[::2], strict=True) if won]

@@ -217,9 +217,7 @@ async def test_F14_a_sale_that_must_wait_does_not_starve_others(
     assert len(await shop.returns(stuck)) == 3
 
 
-async def test_role_goes_on_at_once_after_a_full_batch(
-    open_sale, shop, db, stock, monkeypatch
-):
+async def test_role_goes_on_at_once_after_a_full_batch(open_sale, shop, db, stock, monkeypatch):
     for module in ("seckill.returns", "consumers.return_stock"):
         monkeypatch.setattr(f"{module}.CALL_MAX", 2)
     sale = await open_sale()

@@ -68,9 +68,7 @@ async def test_redis_is_told_the_terms(db, stock, store):
     }
 
 
-async def test_F3_opening_again_never_resets_stock(
-    open_sale, shop, db, stock, assert_balanced
-):
+async def test_F3_opening_again_never_resets_stock(open_sale, shop, db, stock, assert_balanced):
     sale = await open_sale(stock=10)
     await shop.order(sale, "ann", "bob")
 
@@ -120,9 +118,7 @@ async def test_F4_keys_of_a_sale_never_expire(open_sale, shop, store):
 
 
 @pytest.mark.parametrize("closed", [False, True])
-async def test_F5_a_sale_that_redis_lost_is_not_reseeded(
-    open_sale, shop, db, stock, store, closed
-):
+async def test_F5_a_sale_that_redis_lost_is_not_reseeded(open_sale, shop, db, stock, store, closed):
     sale = await open_sale()
     await shop.order(sale, "ann")
     if closed:

@@ -16,7 +16,7 @@ from shop import EPOCH, HOUR_MS, NUMBER, Shop, buyers
 from seckill import keys
 from seckill.errors import Unavailable
 from seckill.order_ids import new_order_id
-from seckill.stock import CALL_MAX, Grab, GrabReply, Holding, Return, Verdict
+from seckill.stock import CALL_MAX, Grab, GrabReply, Holding, Return, SaleTerms, Verdict
 
 # What is granted.
 
@@ -295,9 +295,8 @@ async def test_every_reply_tells_the_time_of_redis(shop: Shop) -> None:
             assert before <= reply.now_ms <= await shop.scripts.now_ms()
 
 
-async def test_a_grab_while_a_sale_is_being_announced_is_told_not_open(shop: Shop) -> None:
-    """`Stock.announce` writes the state first and the terms after it."""
-    await shop.set(state="created")
+async def test_a_grab_on_an_announced_sale_is_told_not_open(shop: Shop) -> None:
+    assert await shop.scripts.announce(shop.sale_id, SaleTerms(1, 5, 1, 1))
     assert await shop.told("ann") == "N"
 
 
@@ -339,7 +338,10 @@ async def run_twice(shop: Shop, call: Callable[[], Awaitable[object]]) -> None:
 )
 @given(total=st.integers(0, 12), history=st.lists(steps, max_size=12), old_at=st.integers(0, 11))
 async def test_units_are_conserved_in_any_history(
-    make_shop: Callable[[], Awaitable[Shop]], total: int, history: list[tuple[str, Any]], old_at: int
+    make_shop: Callable[[], Awaitable[Shop]],
+    total: int,
+    history: list[tuple[str, Any]],
+    old_at: int,
 ) -> None:
     """Every call is run twice, and one round of returns comes once more at the very end."""
     shop = await make_shop()
