@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import asyncpg
 from aio_pika.abc import AbstractIncomingMessage
 
+from consumers.dead_letters import Dead, bury
 from seckill import messages, orders, telemetry, topology
 from seckill.broker import Publisher
 from seckill.database import database_errors_as_unavailable
@@ -23,16 +23,6 @@ log = logging.getLogger(__name__)
 #: A message delivered this often is placed alone: if it takes its consumer down, then not its
 #: neighbours along with it.
 SUSPECT_DELIVERIES = 2
-#: A reason is read by a person; RabbitMQ sends headers in one frame.
-REASON_MAX = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Dead:
-    """What can never become an order: a whole message, or a message made of one bad entry."""
-
-    body: bytes
-    reason: str
 
 
 class PlaceOrders:
@@ -44,11 +34,7 @@ class PlaceOrders:
         self._publisher = publisher
 
     async def handle(self, batch: Sequence[AbstractIncomingMessage]) -> None:
-        """Place all grabs of the messages: one transaction, unless a message is suspect.
-
-        The dead are buried after the living are placed: while PostgreSQL is away the batch is run
-        again and again, and must not leave another copy each time.
-        """
+        """Place all grabs of the messages: one transaction, unless a message is suspect."""
         dead: list[Dead] = []
         together: list[Placing] = []
         for message in batch:
@@ -63,8 +49,7 @@ class PlaceOrders:
             else:
                 together.append(placing)
         dead += await self._place(together)
-        for each in dead:
-            await self._bury(each)
+        await bury(self._publisher, topology.ORDERS_PLACE, dead)
 
     async def _place(self, placings: Sequence[Placing]) -> list[Dead]:
         """Place, start the timers, and return what PostgreSQL will never take."""
@@ -123,13 +108,6 @@ class PlaceOrders:
                 await self._publisher.publish_timer(window_s, messages.encode_expire(order_ids))
         except Unavailable as error:
             log.warning("no timer for %d orders, the sweep will find them: %s", len(placed), error)
-
-    async def _bury(self, dead: Dead) -> None:
-        """Move to the dead queue, confirmed, before the original is acknowledged."""
-        queue = topology.dead(topology.ORDERS_PLACE)
-        log.error("dead letter on %s: %s", queue, dead.reason)
-        telemetry.DEAD.labels(queue).inc()
-        await self._publisher.publish(queue, dead.body, {"x-reason": dead.reason[:REASON_MAX]})
 
 
 def _deliveries(message: AbstractIncomingMessage) -> int:
