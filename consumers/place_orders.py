@@ -20,10 +20,6 @@ from seckill.sales import SaleDirectory
 
 log = logging.getLogger(__name__)
 
-#: A message delivered this often is placed alone: if it takes its consumer down, then not its
-#: neighbours along with it.
-SUSPECT_DELIVERIES = 2
-
 
 class PlaceOrders:
     """The handler of orders.place."""
@@ -34,9 +30,9 @@ class PlaceOrders:
         self._publisher = publisher
 
     async def handle(self, batch: Sequence[AbstractIncomingMessage]) -> None:
-        """Place all grabs of the messages: one transaction, unless a message is suspect."""
+        """Place all grabs of the messages in one transaction."""
         dead: list[Dead] = []
-        together: list[Placing] = []
+        placings: list[Placing] = []
         for message in batch:
             try:
                 placing = messages.decode_place(message.body)
@@ -44,11 +40,8 @@ class PlaceOrders:
                 dead.append(Dead(message.body, str(error)))
                 continue
             dead += [_dead_grab(placing, bad) for bad in placing.bad]
-            if _deliveries(message) >= SUSPECT_DELIVERIES:
-                dead += await self._place([placing])
-            else:
-                together.append(placing)
-        dead += await self._place(together)
+            placings.append(placing)
+        dead += await self._place(placings)
         await bury(self._publisher, topology.ORDERS_PLACE, dead)
 
     async def _place(self, placings: Sequence[Placing]) -> list[Dead]:
@@ -108,12 +101,6 @@ class PlaceOrders:
                 await self._publisher.publish_timer(window_s, messages.encode_expire(order_ids))
         except Unavailable as error:
             log.warning("no timer for %d orders, the sweep will find them: %s", len(placed), error)
-
-
-def _deliveries(message: AbstractIncomingMessage) -> int:
-    """How often the message came before; quorum queues count (nothing there the first time)."""
-    count = message.headers.get("x-delivery-count")
-    return count if isinstance(count, int) else 0
 
 
 def _bad(placement: Placement, reason: str) -> BadGrab:

@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 #: Waits while a store is away: quick for a restart, not a hammer for an outage.
 HOLD_FIRST_S, HOLD_LAST_S = 0.2, 2.0
 
+#: A message delivered this often before may be what took its consumers down.
+SUSPECT_DELIVERIES = 2
+
 Inbox = asyncio.Queue[AbstractIncomingMessage]
 Handler = Callable[[Sequence[AbstractIncomingMessage]], Awaitable[None]]
 
@@ -58,6 +61,11 @@ class QueueRole:
         self._prefetch = prefetch
         self._weigh = weigh
         self._batch_max = batch_max
+        #: Take one message at a time. A message that takes its process down is delivered again to
+        #: the next one; were others delivered with it, each crash would count against them, too,
+        #: up to the delivery limit. So a process starts careful, and is careful while messages
+        #: come that were delivered before.
+        self._careful = True
 
     async def run(self, stop: asyncio.Event) -> None:
         """Consume until told to stop, over a new link whenever one breaks."""
@@ -69,25 +77,28 @@ class QueueRole:
                 await _pause(stop, HOLD_LAST_S)
 
     async def _consume(self, stop: asyncio.Event) -> None:
-        """Consume over one link until it breaks or we are told to stop.
+        """Consume over one link until it breaks, its pace must change, or we are told to stop.
 
         What was delivered and not acknowledged by then goes back to the queue by itself.
         """
         async with self._broker.channel() as channel:
             inbox: Inbox = asyncio.Queue()
+            careful = self._careful
             with link_errors_as_unavailable("starting to consume"):
-                await channel.set_qos(prefetch_count=self._prefetch)
+                await channel.set_qos(prefetch_count=1 if careful else self._prefetch)
                 queue = (await topology.declare(channel)).queues[self._queue]
                 await queue.consume(inbox.put)
-            log.info("%s: consuming", self._queue)
+            log.info("%s: consuming%s", self._queue, ", one at a time" if careful else "")
             ended = asyncio.create_task(_ended(channel, stop), name=f"{self._queue} end")
             try:
-                while first := await _next(inbox, ended):
-                    await self._work(self._merge(first, inbox), stop)
+                while careful == self._careful and (first := await _next(inbox, ended)):
+                    batch = self._merge(first, inbox)
+                    # Pace of the next link, or of this one if it stays: see _careful.
+                    self._careful = any(map(_is_suspect, batch))
+                    for part in [[m] for m in batch] if self._careful else [batch]:
+                        await self._work(part, stop)
             finally:
                 ended.cancel()
-        if not stop.is_set():
-            log.warning("%s: the link to RabbitMQ broke", self._queue)
 
     def _merge(self, first: AbstractIncomingMessage, inbox: Inbox) -> list[AbstractIncomingMessage]:
         batch, weight = [first], self._weigh(first)
@@ -107,8 +118,14 @@ class QueueRole:
         except Unavailable as error:
             # The link broke after the commit: the batch comes again and is found placed.
             log.warning(
-                "%s: ack failed, %d messages will come again: %r", self._queue, len(batch), error
+                "%s: ack failed, %d messages will come again: %s", self._queue, len(batch), error
             )
+
+
+def _is_suspect(message: AbstractIncomingMessage) -> bool:
+    """Tell whether a message has come too often; quorum queues count (nothing the first time)."""
+    count = message.headers.get("x-delivery-count", 0)
+    return isinstance(count, int) and count >= SUSPECT_DELIVERIES
 
 
 class PollRole:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import asyncpg
 from redis.asyncio import Redis
+from redis.exceptions import RedisError, ResponseError
 
 from seckill import keys
 from seckill.database import database_errors_as_unavailable
@@ -291,20 +292,24 @@ async def _stamp(redis: Redis, sale_id: str) -> _Stamp | None:
         pipe.hmget(keys.sale(sale_id), "state", "corrections", "epoch")
         pipe.get(keys.stock(sale_id))
         pipe.hlen(keys.holders(sale_id))
-        pipe.exists(keys.outbox(sale_id))
-        (state, corrections, epoch), stock, held, has_outbox = await pipe.execute()
+        pipe.xinfo_stream(keys.outbox(sale_id))
+        fields, stock, held, outbox = await pipe.execute(raise_on_error=False)
+    for reply in (fields, stock, held):
+        if isinstance(reply, RedisError):
+            raise reply
+    if isinstance(outbox, ResponseError):  # no such key: nobody has grabbed yet
+        outbox = {"length": 0, "last-generated-id": b""}
+    state, corrections, epoch = fields
     if state is None or (state != b"created" and stock is None):
         return None
-    # Written by the first grab and never deleted, so that asking it apart is safe.
-    outbox = await redis.xinfo_stream(keys.outbox(sale_id)) if has_outbox else None
     return _Stamp(
         state=state.decode(),
         stock=int(stock or 0),
         corrections=int(corrections),
         epoch=int(epoch),
         holders=held,
-        outbox=outbox["length"] if outbox else 0,
-        last_outbox_id=outbox["last-generated-id"] if outbox else b"",
+        outbox=outbox["length"],
+        last_outbox_id=outbox["last-generated-id"],
     )
 
 

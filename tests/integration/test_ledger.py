@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 
 import asyncpg
 import pytest
 
-from seckill import keys, ledger, returns
+from seckill import keys, ledger, redis_client, returns
+from seckill.stock import Return
 
 
 @pytest.fixture
@@ -280,6 +282,57 @@ async def test_a_running_sale_is_never_accused(open_sale, shop, verify, db, stoc
     assert min(turns) > 1  # it did move
     await shop.return_all(sale)
     assert (await verify(sale, wait_s=30)).balanced
+
+
+class Watched:
+    """A client of Redis that lets something happen before each of its round trips."""
+
+    def __init__(self, client, happen):
+        self._execute_command, self._pipeline = client.execute_command, client.pipeline
+        self._happen = happen
+        client.execute_command, client.pipeline = self.execute_command, self.pipeline
+
+    async def execute_command(self, *args, **options):
+        await self._happen()
+        return await self._execute_command(*args, **options)
+
+    def pipeline(self, *args, **options):
+        pipe = self._pipeline(*args, **options)
+        execute = pipe.execute
+
+        async def watched(*args, **options):
+            await self._happen()
+            return await execute(*args, **options)
+
+        pipe.execute = watched
+        return pipe
+
+
+@pytest.mark.parametrize("moves", list(itertools.combinations(range(6), 2)), ids=str)
+async def test_a_grab_and_its_return_between_any_two_reads_of_redis_accuse_nobody(
+    open_sale, shop, settings, db, stock, moves
+):
+    """Stock and the number of holders are then as before, but the holders seen may not be."""
+    sale = await open_sale()
+    await shop.order(sale, "ann")
+    trips = itertools.count()
+
+    async def happen():
+        trip = next(trips)
+        if trip == moves[0]:
+            await shop.grab(sale, "bob")
+        if trip == moves[1]:
+            back = Return("bob", str((await shop.holders(sale))["bob"]), 1)
+            assert await stock.give_back(sale.sale_id, sale.epoch, [back])
+
+    client = redis_client.connect(settings.redis_url, timeout_s=5)
+    try:
+        Watched(client, happen)
+        books = await ledger.verify(client, db, sale.sale_id)
+    finally:
+        await client.aclose()
+
+    assert books.violations == []
 
 
 async def insert_order(db, placement, state="pending"):
