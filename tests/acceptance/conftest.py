@@ -12,13 +12,13 @@ from ops.ports import free_port
 from tests.processes import Process, Processes
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 async def processes(settings: Settings, tmp_path_factory: pytest.TempPathFactory):
     async with Processes(settings, tmp_path_factory.mktemp("processes")) as running:
         yield running
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 async def gateway(processes: Processes) -> Process:
     """Both gateways behind one address."""
     port = free_port()
@@ -26,7 +26,7 @@ async def gateway(processes: Processes) -> Process:
     return await processes.run("gateway", port=port)
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 async def consumers(processes: Processes) -> Process:
     return await processes.run("consumers")
 
