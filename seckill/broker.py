@@ -16,6 +16,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange
 from aio_pika.exceptions import AMQPError
+from yarl import URL
 
 from seckill import topology
 from seckill.errors import Unavailable
@@ -61,13 +62,18 @@ class Broker:
         parts = urlsplit(self.url)
         query = dict(parse_qsl(parts.query)) | {"heartbeat": str(HEARTBEAT_S), "name": self.name}
         url = urlunsplit(parts._replace(query=urlencode(query)))
+        connection = aio_pika.Connection(URL(url))
         try:
             async with asyncio.timeout(self.timeout_s):
-                return await aio_pika.connect(url)
-        except LINK_ERRORS as error:
+                await connection.connect()
+        except BaseException as error:
+            await _close(connection)
+            if not isinstance(error, LINK_ERRORS):
+                raise
             raise Unavailable(
                 f"RabbitMQ at {parts.hostname}:{parts.port} does not answer: {error}"
             ) from error
+        return connection
 
     @asynccontextmanager
     async def channel(self) -> AsyncIterator[AbstractChannel]:
@@ -121,24 +127,26 @@ class Publisher:
 
         Failed does not mean undelivered: every consumer takes a second copy for the first one.
         """
-        async with self._working(f"publishing to {queue}") as link:
+        async with self._working(f"publishing to {queue}", self._timeout_s) as link:
             await link.exchange.publish(_message(body, headers), queue)
 
     async def publish_timer(self, window_s: int, body: bytes) -> None:
         """Publish to the timer queue of a window, declaring it once per link."""
-        async with self._working(f"starting a timer of {window_s} s") as link:
+        # To make a quorum queue takes longer than a confirm, like opening a link.
+        declaring = f"declaring the timer queue of {window_s} s"
+        async with self._working(declaring, self._broker.timeout_s) as link:
             if window_s not in link.timers:
                 await topology.declare_timer(link.channel, link.exchange, window_s)
                 link.timers.add(window_s)
-            await link.exchange.publish(_message(body, None), topology.timer(window_s))
+        await self.publish(topology.timer(window_s), body)
 
     @asynccontextmanager
-    async def _working(self, doing: str) -> AsyncIterator[_Link]:
+    async def _working(self, doing: str, timeout_s: float) -> AsyncIterator[_Link]:
         """Lend the link for one operation within the time limit; drop it when that fails."""
         link: _Link | None = None
         try:
             with link_errors_as_unavailable(doing):
-                async with asyncio.timeout(self._timeout_s):
+                async with asyncio.timeout(timeout_s):
                     link = await self._open()
                     yield link
         except Unavailable:
