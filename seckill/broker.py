@@ -197,3 +197,5 @@ async def _close(connection: AbstractConnection) -> None:
     with suppress(Unavailable), link_errors_as_unavailable("closing"):
         async with asyncio.timeout(CLOSE_S):
             await connection.close()
+    # Nothing to say any more; marks as closed what broke before or during the goodbye.
+    await connection.close()
