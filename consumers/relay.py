@@ -27,8 +27,8 @@ IDLE_S = 0.5
 ENTRIES_MAX = CALL_MAX
 #: Grabs in one message, as in the gateway's hand-over.
 MESSAGE_GRABS_MAX = 1024
-#: Longer than one pass can take; should the holder die, another process relays after that.
-LOCK_S = 30.0
+#: Longer than a pass usually takes; should the holder be killed, another relays after that.
+LOCK_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)

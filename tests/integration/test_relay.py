@@ -18,7 +18,8 @@ ANY_AGE_MS = -60_000
 
 @pytest.fixture(autouse=True)
 async def other_outboxes_are_empty(store):
-    """Leave aside what other tests have not settled."""
+    """Leave aside what other tests have not settled, and the lock of a relay that one killed."""
+    await store.delete(keys.relay_lock())
     async for key in store.scan_iter("sk:*:outbox"):
         await store.delete(key)
 
