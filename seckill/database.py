@@ -22,7 +22,7 @@ SERVER_SETTINGS = {
     "lock_timeout": "3s",
     # A process frozen in mid-transaction must not hold the hot inventory row.
     "idle_in_transaction_session_timeout": "5s",
-    # The functions run best on generic plans made from small arrays; JIT costs 50 ms a session.
+    # Compiling a plan takes longer than anything that this project asks for.
     "jit": "off",
 }
 
