@@ -16,7 +16,7 @@ from ops.buyers import Answer, flash_crowd, grab
 from ops.cli_sales import Stores, open_stores, print_ledger
 from ops.stack import Listener, run_stack
 from ops.tasks import until_signal
-from seckill import ledger, logins, sales, tickets
+from seckill import books, ledger, logins, sales, tickets
 from seckill.errors import SeckillError
 from seckill.keyring import KeyRing
 from seckill.sales import NewSale, Sale
@@ -56,11 +56,11 @@ class Demo:
             await self._cancel_some(session, dict(list(winners.items())[:CANCELLATIONS]))
             await self._wait_for_expiry(sale)
             late = await self._latecomers(session, sale)
-        books = await ledger.verify(
+        outcome = await ledger.verify(
             self._stores.redis, self._stores.db, sale.sale_id, wait_s=PATIENCE_S
         )
-        print_ledger(self._console, sale.sale_id, books)
-        return books.balanced and len(winners) == UNITS and late == LATECOMERS
+        print_ledger(self._console, sale.sale_id, outcome)
+        return outcome.balanced and len(winners) == UNITS and late == LATECOMERS
 
     async def _open_sale(self) -> Sale:
         new = NewSale(f"demo-{int(time.time())}", UNITS, 1999, payment_window_s=PAYMENT_WINDOW_S)
@@ -105,8 +105,8 @@ class Demo:
         """Every winner has a row, though the first may have expired already."""
         deadline = time.monotonic() + PATIENCE_S
         while True:
-            books = await ledger.read_sql(self._stores.db, sale.sale_id)
-            placed = sum(n for n, _ in books.by_state.values()) if books else 0
+            sql = await books.read_sql(self._stores.db, sale.sale_id)
+            placed = sum(n for n, _ in sql.by_state.values()) if sql else 0
             if placed >= count:
                 self._say(f"{placed} orders are in PostgreSQL")
                 return

@@ -8,58 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import asyncpg
 from redis.asyncio import Redis
-from redis.exceptions import RedisError, ResponseError
 
-from seckill import keys
-from seckill.database import database_errors_as_unavailable
+from seckill.books import RedisBooks, SqlBooks, read_redis, read_sql, states_of
 from seckill.orders import LIVE
-from seckill.redis_client import redis_errors_as_unavailable
-from seckill.stock import Holding
 
 #: Between two looks: long enough for a consumer to finish a batch, short for a person who waits.
 LOOK_PAUSE_S = 0.2
-#: Tries to read Redis without anything moving, before the sale is taken as moving.
-STILL_LOOKS = 3
 #: How many ids a violation names before it only counts.
 NAMED_MAX = 5
-
-
-@dataclass(frozen=True, slots=True)
-class RedisBooks:
-    """A sale in Redis. Unless `still`, it moved while it was read: counts then need not add up."""
-
-    state: str
-    stock: int
-    corrections: int
-    epoch: int
-    #: buyer_id -> reservation
-    holders: dict[str, Holding]
-    outbox: int
-    still: bool
-
-
-@dataclass(frozen=True, slots=True)
-class SqlBooks:
-    """A sale in PostgreSQL, read in one snapshot."""
-
-    total: int
-    available: int
-    frozen: int
-    sold: int
-    epoch: int
-    #: state -> (orders, units)
-    by_state: dict[str, tuple[int, int]]
-    #: order_id -> buyer_id of live orders
-    live: dict[str, str]
-    doubled_buyers: list[str]
-    returns_pending: int
 
 
 @dataclass(slots=True)
@@ -101,72 +62,6 @@ async def verify(redis: Redis, db: asyncpg.Pool, sale_id: str, *, wait_s: float 
     return ledger
 
 
-async def read_redis(redis: Redis, sale_id: str) -> RedisBooks | None:
-    """Read a sale's keys; None when the sale is not there.
-
-    Holders are scanned in small steps, so that Redis goes on serving a running sale. A stamp taken
-    before and after tells whether anything moved meanwhile: a grab makes a new outbox id, a
-    give-back changes stock or corrections.
-    """
-    with redis_errors_as_unavailable():
-        before = await _stamp(redis, sale_id)
-        for _ in range(STILL_LOOKS):
-            if before is None:
-                return None
-            holders = {
-                buyer.decode(): Holding.parse(text.decode())
-                async for buyer, text in redis.hscan_iter(keys.holders(sale_id), count=1000)
-            }
-            stamp, before = before, await _stamp(redis, sale_id)
-            if before == stamp:
-                break
-    return RedisBooks(
-        state=stamp.state,
-        stock=stamp.stock,
-        corrections=stamp.corrections,
-        epoch=stamp.epoch,
-        holders=holders,
-        outbox=stamp.outbox,
-        still=before == stamp,
-    )
-
-
-async def read_sql(db: asyncpg.Pool, sale_id: str) -> SqlBooks | None:
-    """Read a sale's rows in one snapshot; None when there is no such sale."""
-    with database_errors_as_unavailable():
-        async with (
-            db.acquire() as connection,
-            connection.transaction(isolation="repeatable_read", readonly=True),
-        ):
-            inventory = await connection.fetchrow(
-                "SELECT total, available, frozen, sold, epoch FROM inventory WHERE sale_id = $1",
-                sale_id,
-            )
-            if inventory is None:
-                return None
-            states = await connection.fetch(
-                "SELECT state, count(*), sum(quantity) FROM orders WHERE sale_id = $1 GROUP BY 1",
-                sale_id,
-            )
-            live = await connection.fetch(
-                "SELECT order_id::text, buyer_id FROM orders"
-                " WHERE sale_id = $1 AND state = ANY($2)",
-                sale_id,
-                list(LIVE),
-            )
-            returns = await connection.fetchval(
-                "SELECT count(*) FROM stock_returns WHERE sale_id = $1", sale_id
-            )
-    per_buyer = Counter(row[1] for row in live)
-    return SqlBooks(
-        **inventory,
-        by_state={state: (count, units) for state, count, units in states},
-        live={row[0]: row[1] for row in live},
-        doubled_buyers=[buyer for buyer, orders in per_buyer.items() if orders > 1],
-        returns_pending=returns,
-    )
-
-
 async def _look(redis: Redis, db: asyncpg.Pool, sale_id: str) -> Ledger:
     """Read PostgreSQL, then Redis, then the rows of all names that occur; compare.
 
@@ -185,7 +80,7 @@ async def _look(redis: Redis, db: asyncpg.Pool, sale_id: str) -> Ledger:
         return ledger
     _check_redis(ledger, sql, books)
     held_ids = {holding.order_id for holding in books.holders.values()}
-    rows = await _states_of(db, held_ids | sql.live.keys())
+    rows = await states_of(db, held_ids | sql.live.keys())
     _check_names(ledger, sql, books, held_ids, rows)
     return ledger
 
@@ -262,55 +157,6 @@ def _check_names(
         ledger.violations.append(
             f"I5: quiet, but redis stock is {books.stock}, available - corrections {expected}"
         )
-
-
-async def _states_of(db: asyncpg.Pool, order_ids: set[str]) -> dict[str, str]:
-    """Return order_id -> state of those that have a row."""
-    with database_errors_as_unavailable():
-        rows = await db.fetch(
-            "SELECT order_id::text, state FROM orders WHERE order_id = ANY($1::uuid[])",
-            list(order_ids),
-        )
-    return {row[0]: row[1] for row in rows}
-
-
-class _Stamp(NamedTuple):
-    """Everything that a grab or a give-back changes."""
-
-    state: str
-    stock: int
-    corrections: int
-    epoch: int
-    holders: int
-    outbox: int
-    last_outbox_id: bytes
-
-
-async def _stamp(redis: Redis, sale_id: str) -> _Stamp | None:
-    """Read the stamp in one step; None when the sale is not there."""
-    async with redis.pipeline(transaction=True) as pipe:
-        pipe.hmget(keys.sale(sale_id), "state", "corrections", "epoch")
-        pipe.get(keys.stock(sale_id))
-        pipe.hlen(keys.holders(sale_id))
-        pipe.xinfo_stream(keys.outbox(sale_id))
-        fields, stock, held, outbox = await pipe.execute(raise_on_error=False)
-    for reply in (fields, stock, held):
-        if isinstance(reply, RedisError):
-            raise reply
-    if isinstance(outbox, ResponseError):  # no such key: nobody has grabbed yet
-        outbox = {"length": 0, "last-generated-id": b""}
-    state, corrections, epoch = fields
-    if state is None or (state != b"created" and stock is None):
-        return None
-    return _Stamp(
-        state=state.decode(),
-        stock=int(stock or 0),
-        corrections=int(corrections),
-        epoch=int(epoch),
-        holders=held,
-        outbox=outbox["length"],
-        last_outbox_id=outbox["last-generated-id"],
-    )
 
 
 def _named(ids: Iterable[str]) -> str:
