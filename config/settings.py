@@ -61,6 +61,13 @@ class Settings(BaseSettings):
     ticket_keys: SecretStr = SecretStr("")
     jwt_keys: SecretStr = SecretStr("")
 
+    #: How long before the opening tickets are handed out: long enough to spread the logins of a
+    #: crowd over minutes.
+    ticket_lead_s: Seconds = 600.0
+    #: How long a ticket is good after the opening, or after it was made: a buyer also reads his
+    #: order with it.
+    ticket_ttl_s: Seconds = 3600.0
+
     # Batching: what arrived while the last call was under way goes out together.
     #: Grabs in one script call. 512 take about 1 ms of Redis, which nobody else can use then.
     grab_batch_max: Annotated[int, Field(ge=1, le=512)] = 512

@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from config.settings import Settings
-from gateway import grabs, orders, resources, sales
+from gateway import grabs, orders, resources, sales, tickets
 from gateway.admission import LOGIN_KEYS, TICKET_KEYS
 from gateway.problems import add_routes
 from seckill.keyring import KeyRing
@@ -36,6 +36,7 @@ def create_app(settings: Settings) -> web.Application:
             ("POST", "/v1/sales/{sale_id}/grabs", grabs.grab),  # first: the router tries in order
             ("GET", "/v1/sales", sales.list_sales),
             ("GET", "/v1/sales/{sale_id}", sales.show_sale),
+            ("POST", "/v1/sales/{sale_id}/tickets", tickets.issue_ticket),
             ("GET", "/v1/sales/{sale_id}/orders/mine", orders.show_mine),
             ("GET", "/v1/orders/{order_id}", orders.show_order),
             ("DELETE", "/v1/orders/{order_id}", orders.cancel_order),

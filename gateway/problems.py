@@ -41,6 +41,7 @@ class Problem(Enum):
     BAD_TICKET = Kind(401, "The ticket is not valid for this sale")
     UNAUTHORIZED = Kind(401, "A login token or a ticket is needed", challenge="Bearer")
     NOT_OPEN = Kind(403, "The sale is not open yet")
+    TOO_EARLY = Kind(403, "Tickets for this sale are not handed out yet")
     NOT_FOUND = Kind(404, "There is no such thing")
     METHOD_NOT_ALLOWED = Kind(405, "This method is not allowed here")
     SOLD_OUT = Kind(409, "The sale is sold out")

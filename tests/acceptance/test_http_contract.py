@@ -207,3 +207,31 @@ async def test_pipelined_requests_are_answered_in_order(gateway, open_sale, tick
         await reader.readexactly(int(length.split()[1]))
     writer.close()
     assert statuses == [202, 200, 202]
+
+
+async def test_a_login_gets_a_ticket_and_a_ticket_grabs(http, open_sale, login_for):
+    sale = await open_sale()
+    path = f"/v1/sales/{sale.sale_id}/tickets"
+    async with http.post(path) as response:
+        assert (response.status, response.headers["WWW-Authenticate"]) == (401, "Bearer")
+    async with http.post(path, headers=login_for("alice")) as response:
+        assert response.status == 201
+        issued = await response.json()
+    assert datetime.fromisoformat(issued["expires_at"]) > datetime.now(UTC) + timedelta(minutes=30)
+    status, body, _ = await post(http, sale.sale_id, issued["ticket"])
+    assert status == 202
+    async with http.get(f"/v1/orders/{body['order_id']}", headers=login_for("alice")) as response:
+        assert response.status == 200
+
+
+async def test_tickets_are_handed_out_from_some_time_before_the_opening(http, open_sale, login_for):
+    now = datetime.now(UTC)
+    for opens_in, status, code in (
+        (timedelta(hours=1), 403, "too_early"),
+        (timedelta(minutes=9), 201, None),
+    ):
+        sale = await open_sale(opens_at=now + opens_in)
+        path = f"/v1/sales/{sale.sale_id}/tickets"
+        async with http.post(path, headers=login_for("alice")) as response:
+            body = await response.json(content_type=None)
+            assert (response.status, body.get("code")) == (status, code)

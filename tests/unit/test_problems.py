@@ -24,6 +24,7 @@ PUBLISHED = {
     "bad_ticket": 401,
     "unauthorized": 401,
     "not_open": 403,
+    "too_early": 403,
     "not_found": 404,
     "method_not_allowed": 405,
     "sold_out": 409,

@@ -1,0 +1,47 @@
+"""`POST /v1/sales/{sale_id}/tickets`: the right to grab, for a buyer who is logged in.
+
+Handed out from some time before the opening, so that the costly check of the login is spread out
+and the opening second verifies only the ticket's MAC.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+
+import msgspec
+from aiohttp import web
+
+from gateway.admission import TICKET_KEYS, buyer_of_login, find_sale
+from gateway.answers import json_response
+from gateway.problems import Problem, Refused
+from gateway.resources import SALES, SETTINGS
+from seckill import tickets
+
+
+class TicketView(msgspec.Struct):
+    """A ticket for the header `Seckill-Ticket`, good before `expires_at`."""
+
+    ticket: str
+    expires_at: datetime
+
+
+async def issue_ticket(request: web.Request) -> web.Response:
+    """Answer with a ticket for the login's buyer; asking again is harmless."""
+    settings = request.app[SETTINGS]
+    buyer_id = buyer_of_login(request)
+    sale = await find_sale(request, request.app[SALES])
+    now_s = time.time()
+    opens_at_s = sale.opens_at.timestamp() if sale.opens_at else now_s
+    if now_s < opens_at_s - settings.ticket_lead_s:
+        raise Refused(
+            Problem.TOO_EARLY, f"tickets are handed out {settings.ticket_lead_s:g} s before"
+        )
+    expires_at_s = int(max(now_s, opens_at_s) + settings.ticket_ttl_s)
+    ticket = tickets.issue(
+        request.app[TICKET_KEYS],
+        sale_id=sale.sale_id,
+        buyer_id=buyer_id,
+        expires_at_s=expires_at_s,
+    )
+    return json_response(TicketView(ticket, datetime.fromtimestamp(expires_at_s, UTC)), status=201)
