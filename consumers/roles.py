@@ -24,7 +24,7 @@ from consumers.runner import Handler, PollRole, QueueRole, Role
 from consumers.sweep import Sweep
 from seckill import database, redis_client, topology
 from seckill.broker import Broker, Publisher
-from seckill.lifecycle import cannot_listen_is_one_line, notify_ready, stop_on_signals
+from seckill.lifecycle import listening, notify_ready, stop_on_signals
 from seckill.sales import SaleDirectory
 from seckill.stock import Stock
 
@@ -125,7 +125,7 @@ async def _serve(settings: Settings, roles: Sequence[str]) -> None:
     async with AsyncExitStack() as stack:
         stores = await open_stores(settings, stack)
         built = [_BUILDERS[name](stores) for name in roles]
-        with cannot_listen_is_one_line():
+        with listening(settings.admin_host, settings.admin_port, "SECKILL_ADMIN_PORT"):
             start_http_server(settings.admin_port, settings.admin_host)
         gc.freeze()
         async with asyncio.TaskGroup() as group:  # one role's death stops the process, loudly

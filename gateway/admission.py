@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import TypeVar
 
 import msgspec
-from aiohttp import web
+from aiohttp import ClientPayloadError, web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from gateway.problems import Problem, Refused
 from seckill import logins, tickets
@@ -20,6 +22,8 @@ S = TypeVar("S", bound=msgspec.Struct)
 TICKET_HEADER = "Seckill-Ticket"
 #: No honest body is larger; a grab's is 15 bytes.
 BODY_MAX = 4 * 1024
+#: Time for a whole body; an honest one comes in the same packet as its headers.
+BODY_S = 5.0
 #: What is read of a too large body so that the connection stays usable; beyond it is closed.
 DRAIN_MAX = 64 * 1024
 
@@ -29,6 +33,8 @@ LOGIN_KEYS = web.AppKey("login_keys", KeyRing)
 
 async def read_json(request: web.Request, decoder: msgspec.json.Decoder[S]) -> S:
     """Read a small JSON body of the decoder's type, or refuse naming what is wrong with it."""
+    if "Content-Encoding" in request.headers:
+        raise Refused(Problem.UNSUPPORTED_MEDIA_TYPE, "send the body as it is, not encoded")
     body = await _read_body(request)
     if request.content_type != "application/json":
         raise Refused(Problem.UNSUPPORTED_MEDIA_TYPE)
@@ -99,10 +105,17 @@ async def _read_body(request: web.Request) -> bytes:
     if content.is_eof() and content.total_bytes <= BODY_MAX:
         return content.read_nowait()  # all of it came with the headers: nothing to wait for
     body = bytearray()
-    async for chunk in content.iter_any():
-        body += chunk
-        if len(body) > DRAIN_MAX:
-            break
+    try:
+        async with asyncio.timeout(BODY_S):
+            async for chunk in content.iter_any():
+                body += chunk
+                if len(body) > DRAIN_MAX:
+                    break
+    except TimeoutError as error:
+        late = f"the body took more than {BODY_S:g} s"
+        raise Refused(Problem.TOO_SLOW, late, close=True) from error
+    except (web.RequestPayloadError, HttpProcessingError, ClientPayloadError) as error:
+        raise Refused(Problem.MALFORMED, "the body is not framed as stated", close=True) from error
     if len(body) > BODY_MAX:
         raise Refused(Problem.TOO_LARGE, f"at most {BODY_MAX} bytes")
     return bytes(body)

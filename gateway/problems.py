@@ -44,6 +44,7 @@ class Problem(Enum):
     TOO_EARLY = Kind(403, "Tickets for this sale are not handed out yet")
     NOT_FOUND = Kind(404, "There is no such thing")
     METHOD_NOT_ALLOWED = Kind(405, "This method is not allowed here")
+    TOO_SLOW = Kind(408, "The request took too long to arrive")
     SOLD_OUT = Kind(409, "The sale is sold out")
     PAYMENT_IN_PROGRESS = Kind(409, "The order is being paid")
     NOT_CANCELLABLE = Kind(409, "The order is paid and can no longer be cancelled")
@@ -73,11 +74,13 @@ REFUSALS: dict[Verdict, Problem] = {
 
 
 class Refused(Exception):
-    """Answer this request with a problem."""
+    """Answer this request with a problem; `close` where the next one's beginning is not known."""
 
-    def __init__(self, problem: Problem, detail: str = "", *, field: str = "") -> None:
+    def __init__(
+        self, problem: Problem, detail: str = "", *, field: str = "", close: bool = False
+    ) -> None:
         super().__init__(detail or problem.value.title)
-        self.problem, self.detail, self.field = problem, detail, field
+        self.problem, self.detail, self.field, self.close = problem, detail, field, close
 
 
 def problem_body(problem: Problem, detail: str = "", field: str = "") -> bytes:
@@ -128,7 +131,10 @@ def answering_problems(handler: Handler) -> Handler:
         try:
             return await handler(request)
         except Refused as refused:
-            return problem_response(refused.problem, refused.detail, refused.field)
+            response = problem_response(refused.problem, refused.detail, refused.field)
+            if refused.close:
+                response.force_close()
+            return response
         except (Unavailable, Conflict):
             return problem_response(Problem.UNAVAILABLE)
         except Exception:

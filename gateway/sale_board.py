@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Mapping
 
 from seckill.sales import Sale, SaleDirectory
+from seckill.shared_reading import SharedReading
 from seckill.stock import Stock
 
 #: The contract lets `remaining` lag this much.
@@ -19,19 +18,16 @@ class SaleBoard:
     def __init__(self, sales: SaleDirectory, stock: Stock) -> None:
         self._sales = sales
         self._stock = stock
-        self._read_at = float("-inf")
-        self._entries: dict[str, tuple[Sale, int | None]] = {}
-        self._lock = asyncio.Lock()
+        self._reading = SharedReading(self._read, interval_s=LAG_S)
 
     async def read(self) -> Mapping[str, tuple[Sale, int | None]]:
         """Return sale and units left by sale_id; None where Redis does not know the sale."""
-        async with self._lock:  # one reader for all who wait
-            if time.monotonic() - self._read_at >= LAG_S:
-                sales = await self._sales.recent()
-                left = await self._stock.left_of([sale.sale_id for sale in sales])
-                self._entries = {
-                    sale.sale_id: (sale, units if sale.was_opened else sale.total)
-                    for sale, units in zip(sales, left, strict=True)
-                }
-                self._read_at = time.monotonic()
-        return self._entries
+        return await self._reading.recent()
+
+    async def _read(self) -> Mapping[str, tuple[Sale, int | None]]:
+        sales = await self._sales.recent()
+        left = await self._stock.left_of([sale.sale_id for sale in sales])
+        return {
+            sale.sale_id: (sale, units if sale.was_opened else sale.total)
+            for sale, units in zip(sales, left, strict=True)
+        }

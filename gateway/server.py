@@ -11,7 +11,7 @@ from aiohttp import web
 from config.settings import Settings
 from gateway.app import create_app
 from gateway.health import create_admin_app
-from seckill.lifecycle import cannot_listen_is_one_line, notify_ready, stop_on_signals
+from seckill.lifecycle import listening, notify_ready, stop_on_signals
 
 log = logging.getLogger(__name__)
 
@@ -45,16 +45,16 @@ async def serve(settings: Settings) -> None:
     try:
         await edge.setup()
         await admin.setup()
-        with cannot_listen_is_one_line():
-            await web.TCPSite(
-                edge, settings.gateway_host, settings.gateway_port, reuse_port=True, backlog=BACKLOG
-            ).start()
+        host, port = settings.gateway_host, settings.gateway_port
+        with listening(host, port, "SECKILL_GATEWAY_PORT"):
+            await web.TCPSite(edge, host, port, reuse_port=True, backlog=BACKLOG).start()
+        with listening(settings.admin_host, settings.admin_port, "SECKILL_ADMIN_PORT"):
             await web.TCPSite(admin, settings.admin_host, settings.admin_port).start()
         # What is alive now lives as long as the process: the collector need not look at it again.
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD)
         notify_ready(settings.notify_socket)
-        log.info("gateway on %s:%d", settings.gateway_host, settings.gateway_port)
+        log.info("gateway on %s", ", ".join(map(str, edge.addresses)))
         await stop.wait()
     finally:
         # Health answers end first, so that balancers look elsewhere. Then: stop listening, finish

@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 from config.settings import BadSettings, Settings, load_settings
-from seckill.errors import SeckillError, UserMistake
+from seckill.errors import SeckillError, Unavailable, UserMistake
 
 app = typer.Typer(
     help="A flash-sale gateway.",
@@ -72,7 +72,7 @@ def status(as_json: Json = False) -> None:
         for process in processes:
             typer.echo(f"{process['name']:<14}{process['pid'] or '-':<10}{process['role']}")
     if state is None:
-        raise SeckillError(f"nothing runs in {home}")
+        raise SeckillError(f"nothing runs in {home}; start it: seckill up")
 
 
 @app.command()
@@ -124,13 +124,17 @@ def main() -> None:
     except BadSettings as bad:
         # Either a value cannot be used, then pydantic's error is the cause, or there is no stack.
         _fail(str(bad), 2 if bad.__cause__ else 1)
+    except Unavailable as error:
+        _fail(f"{error}{_hint()}", 1)
     except SeckillError as error:
         _fail(str(error), 1)
     except Exception as error:
         from ops.outages import explain
 
         if explanation := explain(error, load_settings()):
-            _fail(explanation, 1)
+            _fail(f"{explanation}{_hint()}", 1)
+        if isinstance(error, OSError) and error.filename:
+            _fail(f"{error.filename}: {error.strerror}", 1)
         raise
 
 
@@ -143,6 +147,15 @@ def _worker_settings() -> Settings:
     settings = load_settings()
     settings.require_stores()
     return settings
+
+
+def _hint() -> str:
+    """Point at addresses that the environment gives: those of a stack that is gone mislead."""
+    from ops.services import SETTINGS, given_settings
+
+    given = given_settings()
+    names = [f"SECKILL_{setting.upper()}" for setting in SETTINGS.values() if given.get(setting)]
+    return f" ({', '.join(names)} from the environment; unset if outdated)" if names else ""
 
 
 def _print_addresses(as_json: bool) -> None:

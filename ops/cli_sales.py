@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -19,7 +20,7 @@ from redis.asyncio import Redis
 from rich.console import Console
 from rich.table import Table
 
-from config.settings import Settings, load_settings
+from config.settings import BadSettings, Settings, load_settings
 from seckill import database, ledger, logins, redis_client, sales, tickets
 from seckill.errors import UserMistake
 from seckill.keyring import KeyRing
@@ -69,10 +70,16 @@ async def open_stores(settings: Settings) -> AsyncIterator[Stores]:
 def create_sale(
     sale_id: SaleId,
     stock: Annotated[int, typer.Option(help="Units for sale.", min=1, max=2**31 - 1)],
-    price_cents: Annotated[int, typer.Option(help="Price of a unit, in cents.", min=0)],
-    per_order_max: Annotated[int, typer.Option(help="Units one order may take.", min=1)] = 1,
-    opens_at: Annotated[str | None, typer.Option(help="ISO time; at once if not given.")] = None,
-    closes_at: Annotated[str | None, typer.Option(help="ISO time; never if not given.")] = None,
+    price_cents: Annotated[int, typer.Option(help="Price of a unit, in cents.", min=0, max=10**15)],
+    per_order_max: Annotated[
+        int, typer.Option(help="Units one order may take.", min=1, max=2**31 - 1)
+    ] = 1,
+    opens_at: Annotated[
+        str | None, typer.Option(help="ISO time, UTC without a zone; at once if not given.")
+    ] = None,
+    closes_at: Annotated[
+        str | None, typer.Option(help="ISO time, UTC without a zone; never if not given.")
+    ] = None,
     payment_window: Annotated[
         int, typer.Option(help="Seconds an unpaid order keeps its units.", min=1, max=30 * 86400)
     ] = 900,
@@ -94,18 +101,21 @@ def create_sale(
 @sale_app.command("open")
 def open_sale(sale_id: SaleId, as_json: Json = False) -> None:
     """Let buyers in (from --opens-at on). Opening again never resets the stock."""
+    _check_id(sale_id)
     _show(_run(lambda s: sales.open_(s.db, s.stock, sale_id)), as_json)
 
 
 @sale_app.command("close")
 def close_sale(sale_id: SaleId, as_json: Json = False) -> None:
     """Let nobody new in. Orders live on."""
+    _check_id(sale_id)
     _show(_run(lambda s: sales.close(s.db, s.stock, sale_id)), as_json)
 
 
 @sale_app.command("show")
 def show_sale(sale_id: SaleId, as_json: Json = False) -> None:
     """Show one sale."""
+    _check_id(sale_id)
     _show(_run(lambda s: sales.find(s.db, sale_id)), as_json)
 
 
@@ -140,8 +150,7 @@ def ticket(
     """Make a ticket, or with --count a file of them: one `BUYER<TAB>TICKET` a line."""
     if (buyer_id is None) == (count == 0):
         raise UserMistake("give either a buyer or --count")
-    for id_ in filter(None, (sale_id, buyer_id)):
-        _check_id(id_)
+    _check_id(sale_id)
     keys = _key_ring("ticket_keys")
     expires_at_s = int(time.time()) + ttl
     if buyer_id is not None:
@@ -149,7 +158,10 @@ def ticket(
             tickets.issue(keys, sale_id=sale_id, buyer_id=buyer_id, expires_at_s=expires_at_s)
         )
         return
-    file = out.open("w") if out else sys.stdout
+    try:
+        file = out.open("w") if out else sys.stdout
+    except OSError as error:
+        raise UserMistake(f"--out {out}: {error.strerror}") from error
     with file:
         for number in range(1, count + 1):
             buyer = f"buyer-{number:07d}"
@@ -173,7 +185,15 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Count the ledger of a sale from the stores; exit 1 unless it balances."""
-    books = _run(lambda s: ledger.verify(s.redis, s.db, sale_id, wait_s=wait))
+    _check_id(sale_id)
+    if math.isnan(wait):
+        raise UserMistake("--wait: give a number of seconds")
+
+    async def look(stores: Stores) -> ledger.Ledger:
+        await sales.find(stores.db, sale_id)  # is there such a sale?
+        return await ledger.verify(stores.redis, stores.db, sale_id, wait_s=wait)
+
+    books = _run(look)
     if as_json:
         _print_json(
             {"balanced": books.balanced, "lines": books.lines, "violations": books.violations}
@@ -242,6 +262,10 @@ def _check_id(text: str) -> None:
 
 def _key_ring(name: str) -> KeyRing:
     settings = load_settings()
-    return KeyRing.parse(
-        getattr(settings, name).get_secret_value(), setting=f"SECKILL_{name.upper()}"
-    )
+    secret, setting = getattr(settings, name).get_secret_value(), f"SECKILL_{name.upper()}"
+    if not secret:
+        raise BadSettings(
+            f"{setting} not set and no stack is running in {settings.home}; "
+            "start one with `seckill up`, or set it"
+        )
+    return KeyRing.parse(secret, setting=setting)

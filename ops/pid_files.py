@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 #: A store flushes and leaves within 3 s; beyond this it hangs and only SIGKILL helps.
@@ -40,17 +41,22 @@ def end_leftovers(run_dir: Path) -> list[str]:
         pid, started, stop_signal = _read(file)
         if started and start_time(pid) == started:
             alive[file.stem] = (pid, started)
-            os.kill(pid, stop_signal)
-            os.kill(pid, signal.SIGCONT)  # a paused process handles nothing but SIGKILL
+            _send(pid, stop_signal)
+            _send(pid, signal.SIGCONT)  # a paused process handles nothing but SIGKILL
     deadline = time.monotonic() + STOP_GRACE_S
     for pid, started in alive.values():
         while start_time(pid) == started:
             if time.monotonic() > deadline:
-                os.kill(pid, signal.SIGKILL)
+                _send(pid, signal.SIGKILL)
             time.sleep(POLL_S)
     for file in files:
         file.unlink()
     return list(alive)
+
+
+def _send(pid: int, number: int) -> None:
+    with suppress(ProcessLookupError):  # it is just ending, as its supervisor's death made it
+        os.kill(pid, number)
 
 
 def _read(file: Path) -> tuple[int, str, int]:

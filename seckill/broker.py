@@ -104,7 +104,7 @@ class Publisher:
         self._broker = broker
         self._timeout_s = timeout_s
         self._link: _Link | None = None
-        self._opening = asyncio.Lock()
+        self._opening: asyncio.Task[_Link] | None = None
         self._closing: set[asyncio.Task[None]] = set()
 
     @classmethod
@@ -116,6 +116,9 @@ class Publisher:
         try:
             yield publisher
         finally:
+            if publisher._opening is not None:
+                publisher._opening.cancel()
+                await asyncio.wait({publisher._opening})
             publisher._drop()
             if publisher._closing:
                 await asyncio.wait(publisher._closing)
@@ -155,22 +158,33 @@ class Publisher:
             raise
 
     async def _open(self) -> _Link:
-        """Return the link, opening it if there is none."""
-        async with self._opening:
-            if self._link is not None and self._link.channel.is_closed:
-                self._drop()
-            if self._link is None:
-                connection = await self._broker.connect()
-                try:
-                    with link_errors_as_unavailable("declaring the topology"):
-                        # An unroutable message is an error: it would be lost.
-                        channel = await connection.channel(on_return_raises=True)
-                        exchange = (await topology.declare(channel)).exchange
-                except BaseException:
-                    self._close_later(connection)
-                    raise
-                self._link = _Link(connection, channel, exchange, set())
+        """Return the link, opening it if there is none.
+
+        Opening has the broker's time limit. It goes on when a caller's time is up, and serves the
+        next one: else a broker slower to greet than to confirm could never be reached again.
+        """
+        if self._link is not None and not self._link.channel.is_closed:
             return self._link
+        self._drop()
+        if self._opening is None or self._opening.done():
+            self._opening = asyncio.create_task(self._connect(), name="open link")
+            # Heard here, should every caller have gone: the next one will be told.
+            self._opening.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return await asyncio.shield(self._opening)
+
+    async def _connect(self) -> _Link:
+        connection = await self._broker.connect()
+        try:
+            with link_errors_as_unavailable("declaring the topology"):
+                async with asyncio.timeout(self._broker.timeout_s):
+                    # An unroutable message is an error: it would be lost.
+                    channel = await connection.channel(on_return_raises=True)
+                    exchange = (await topology.declare(channel)).exchange
+        except BaseException:
+            self._close_later(connection)
+            raise
+        self._link = _Link(connection, channel, exchange, set())
+        return self._link
 
     def _drop(self) -> None:
         if self._link is not None:

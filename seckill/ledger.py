@@ -15,6 +15,8 @@ import asyncpg
 from redis.asyncio import Redis
 
 from seckill.books import RedisBooks, SqlBooks, read_redis, read_sql, states_of
+from seckill.clock import now_ms
+from seckill.order_ids import created_ms_of
 from seckill.orders import LIVE
 
 #: Between two looks: long enough for a consumer to finish a batch, short for a person who waits.
@@ -146,6 +148,8 @@ def _check_names(
     ledger.return_pending = sorted(i for i in held_ids & rows.keys() if rows[i] not in LIVE)
     stranded = sorted(i for i in sql.live.keys() - held_ids if rows[i] in LIVE)
     ledger.lines["in flight"] = len(ledger.in_flight)
+    ages_ms = [now_ms() - created_ms_of(order_id) for order_id in ledger.in_flight]
+    ledger.lines["oldest in flight, s"] = max(ages_ms, default=0) // 1000
     ledger.lines["return pending"] = len(ledger.return_pending)
     if stranded:
         ledger.violations.append(f"I1: live orders without a holder: {_named(stranded)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import signal
 import socket
 from collections.abc import Iterator
@@ -21,12 +22,13 @@ def notify_ready(notify_socket: str) -> None:
 
 
 @contextmanager
-def cannot_listen_is_one_line() -> Iterator[None]:
-    """Turn a port that cannot be opened into an error that a person can read."""
+def listening(host: str, port: int, setting: str) -> Iterator[None]:
+    """Turn a port that cannot be opened into an error that names it and its setting."""
     try:
         yield
     except OSError as error:
-        raise SeckillError(f"cannot listen: {error.strerror or error}") from error
+        reason = "it is in use" if error.errno == errno.EADDRINUSE else str(error)
+        raise SeckillError(f"cannot listen on {host}:{port} ({setting}): {reason}") from error
 
 
 def stop_on_signals() -> asyncio.Event:

@@ -101,7 +101,10 @@ def decode_place(body: bytes) -> Placing:
 
 def encode_bad_grab(placing: Placing, bad: BadGrab) -> bytes:
     """Encode a message that holds only a bad entry of another, to lie in the dead queue."""
-    return _encode(PlaceOrders(placing.sale_id, placing.epoch, [], [bad.entry]))
+    try:
+        return _encode(PlaceOrders(placing.sale_id, placing.epoch, [], [bad.entry]))
+    except RecursionError:  # nested just deeply enough to be read, but not to be written again
+        return _encode(PlaceOrders(placing.sale_id, placing.epoch, [], ["nested too deeply"]))
 
 
 def encode_expire(order_ids_: Sequence[str]) -> bytes:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -12,11 +10,15 @@ import asyncpg
 from seckill import topology
 from seckill.database import database_errors_as_unavailable
 from seckill.errors import Conflict, UserMistake
+from seckill.shared_reading import SharedReading
 from seckill.stock import SaleTerms, Stock
 from seckill.tickets import ID
 
 #: Least time between two readings of all sales by one process.
 REFRESH_S = 1.0
+
+#: PostgreSQL's bigint.
+AMOUNT_MAX = 2**63 - 1
 
 _SELECT = """
 SELECT s.sale_id, s.number, s.price_cents, s.per_order_max, s.opens_at, s.closes_at,
@@ -73,6 +75,10 @@ async def create(db: asyncpg.Pool, stock: Stock, new: NewSale) -> Sale:
     """
     if not ID.match(new.sale_id):
         raise UserMistake(f"sale id {new.sale_id!r}: use 1 to 64 of A-Z a-z 0-9 _ . -")
+    if new.opens_at and new.closes_at and new.closes_at <= new.opens_at:
+        raise UserMistake("a sale must close after it opens")
+    if new.price_cents * new.per_order_max > AMOUNT_MAX:
+        raise UserMistake(f"price times units of an order must not exceed {AMOUNT_MAX} cents")
     try:
         with database_errors_as_unavailable():
             async with db.acquire() as connection, connection.transaction():
@@ -85,7 +91,10 @@ async def create(db: asyncpg.Pool, stock: Stock, new: NewSale) -> Sale:
                         "choose another id"
                     )
     except asyncpg.UniqueViolationError as error:
-        raise UserMistake(f"sale {new.sale_id} exists already") from error
+        raise UserMistake(
+            f"sale {new.sale_id} exists already; choose another id, or look at it: "
+            f"seckill sale show {new.sale_id}"
+        ) from error
     except (asyncpg.CheckViolationError, asyncpg.DataError) as error:
         raise UserMistake(f"sale {new.sale_id} cannot be made: {error}") from error
     return sale
@@ -160,8 +169,7 @@ class SaleDirectory:
         self._db = db
         self._by_id: dict[str, Sale] = {}
         self._by_number: dict[int, Sale] = {}
-        self._read_at = float("-inf")
-        self._lock = asyncio.Lock()
+        self._reading = SharedReading(self._read, interval_s=REFRESH_S)
 
     def known(self, sale_id: str) -> Sale | None:
         """Return a sale from the cache alone."""
@@ -170,33 +178,24 @@ class SaleDirectory:
     async def get(self, sale_id: str) -> Sale | None:
         """Return a sale; Unavailable when it is not cached and PostgreSQL is away."""
         if sale_id not in self._by_id:
-            await self._read_since(time.monotonic())
+            await self._reading.now()
         return self._by_id.get(sale_id)
 
     async def get_by_number(self, number: int) -> Sale | None:
         """Return the sale whose number an order_id carries, as `get` does."""
         if number not in self._by_number:
-            await self._read_since(time.monotonic())
+            await self._reading.now()
         return self._by_number.get(number)
 
     async def recent(self) -> list[Sale]:
         """Return all sales, as of at most REFRESH_S ago."""
-        await self._read_since(time.monotonic() - REFRESH_S)
-        return list(self._by_id.values())
+        return await self._reading.recent()
 
-    async def _read_since(self, moment: float) -> None:
-        """Return when the cache is as of `moment` or later."""
-        if self._read_at >= moment:
-            return
-        async with self._lock:
-            if self._read_at >= moment:  # another request has read meanwhile
-                return
-            await asyncio.sleep(self._read_at + REFRESH_S - time.monotonic())
-            read_at = time.monotonic()
-            sales = await all_sales(self._db)
-            self._read_at = read_at
-            self._by_id = {sale.sale_id: sale for sale in sales}
-            self._by_number = {sale.number: sale for sale in sales}
+    async def _read(self) -> list[Sale]:
+        sales = await all_sales(self._db)
+        self._by_id = {sale.sale_id: sale for sale in sales}
+        self._by_number = {sale.number: sale for sale in sales}
+        return sales
 
 
 async def _insert(connection: asyncpg.Connection, new: NewSale) -> None:

@@ -11,6 +11,7 @@ import re
 from hashlib import blake2b
 from hmac import compare_digest
 
+from seckill.errors import UserMistake
 from seckill.keyring import KeyRing
 
 ID = re.compile(r"[A-Za-z0-9_.-]{1,64}\Z")
@@ -22,6 +23,9 @@ _KEY_BYTES = 64
 
 def issue(keys: KeyRing, *, sale_id: str, buyer_id: str, expires_at_s: int) -> str:
     """Make a ticket for `buyer_id` in `sale_id`, good before `expires_at_s` (Unix seconds)."""
+    for id_ in (sale_id, buyer_id):
+        if not ID.match(id_):
+            raise UserMistake(f"id {id_!r}: use 1 to 64 of A-Z a-z 0-9 _ . -")
     kid = keys.signing_kid
     signed = f"{kid}~{expires_at_s}~{buyer_id}"
     return f"{signed}~{_mac(keys.keys[kid], sale_id, signed)}"
@@ -38,8 +42,11 @@ def verify(keys: KeyRing, ticket: str, *, sale_id: str, now_s: float) -> str | N
     # Compared as text and in constant time, so that every byte counts and none tells its place.
     if not compare_digest(_mac(key, sale_id, signed), mac):
         return None
-    # The text is our own from here on: `expires` and `buyer_id` are what `issue` wrote.
-    return buyer_id if now_s < int(expires) else None
+    # A shop may sign tickets itself: a buyer_id of another form would be taken by Redis, and then
+    # by nobody else.
+    if not (ID.match(buyer_id) and expires.isdecimal() and now_s < int(expires)):
+        return None
+    return buyer_id
 
 
 def _mac(key: bytes, sale_id: str, signed: str) -> str:

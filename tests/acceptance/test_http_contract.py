@@ -235,3 +235,35 @@ async def test_tickets_are_handed_out_from_some_time_before_the_opening(http, op
         async with http.post(path, headers=login_for("alice")) as response:
             body = await response.json(content_type=None)
             assert (response.status, body.get("code")) == (status, code)
+
+
+async def test_encoded_bodies_are_415(http, open_sale, ticket_for):
+    sale = await open_sale()
+    headers = {"Seckill-Ticket": ticket_for(sale, "alice"), "Content-Encoding": "gzip"}
+    path = f"/v1/sales/{sale.sale_id}/grabs"
+    async with http.post(path, json={"quantity": 1}, headers=headers) as response:
+        assert response.status == 415
+
+
+@pytest.mark.parametrize(
+    ("framing", "body", "status"),
+    [
+        ("Content-Length: 15", b"{", 408),
+        ("Transfer-Encoding: chunked", b"1\r\n{\r\n", 408),
+    ],
+)
+async def test_a_body_that_never_ends_is_408_and_the_connection_closed(
+    gateway, open_sale, ticket_for, framing, body, status
+):
+    sale = await open_sale()
+    host, port = gateway.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(
+        f"POST /v1/sales/{sale.sale_id}/grabs HTTP/1.1\r\nHost: x\r\n"
+        f"Seckill-Ticket: {ticket_for(sale, 'alice')}\r\n"
+        f"Content-Type: application/json\r\n{framing}\r\n\r\n".encode()
+        + body
+    )
+    answer = await asyncio.wait_for(reader.read(), 30)  # to the end: it is closed
+    writer.close()
+    assert int(answer.split()[1]) == status

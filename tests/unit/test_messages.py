@@ -198,3 +198,13 @@ def test_every_entry_is_either_good_or_bad(entries: list[Any]) -> None:
     placing = messages.decode_place(body(grabs=entries))
     assert len(placing.grabs) + len(placing.bad) == len(entries)
     assert all(messages.encode_bad_grab(placing, bad) for bad in placing.bad)
+
+
+def test_F23_an_entry_of_any_depth_can_be_buried() -> None:
+    """Near the limit an entry can be read, and is too deep to be written again."""
+    for depth in range(900, 1100):
+        entry: Any = []
+        for _ in range(depth):
+            entry = [entry]
+        bad = messages.BadGrab(entry, "deep")
+        assert messages.encode_bad_grab(messages.Placing("s", 1, []), bad)

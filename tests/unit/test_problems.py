@@ -32,6 +32,7 @@ PUBLISHED = {
     "not_cancellable": 409,
     "closed": 410,
     "too_large": 413,
+    "too_slow": 408,
     "unsupported_media_type": 415,
     "internal": 500,
     "overloaded": 503,

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seckill import tickets
+from seckill.errors import UserMistake
 from seckill.keyring import KeyRing
 
 RING = KeyRing("k1", {"k1": b"a" * 40})
@@ -95,3 +96,12 @@ def test_the_mac_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -
     ticket = issue()
     assert verify(ticket) is None, "a ticket is good only by that comparison"
     assert compared == [ticket.rpartition("~")[2]]
+
+
+@pytest.mark.parametrize("buyer_id", ["", "a" * 65, "a b", "a\u00e9", "a\n"])
+def test_no_ticket_is_made_or_taken_for_an_id_that_no_order_could_have(buyer_id: str) -> None:
+    with pytest.raises(UserMistake):
+        tickets.issue(RING, sale_id="s", buyer_id=buyer_id, expires_at_s=2**33)
+    signed = f"k1~{2**33}~{buyer_id}"
+    forged_by_the_shop = f"{signed}~{tickets._mac(RING.keys['k1'], 's', signed)}"
+    assert tickets.verify(RING, forged_by_the_shop, sale_id="s", now_s=0) is None

@@ -1,0 +1,50 @@
+"""One reading for all who wait for it, and a least time between two readings."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
+
+from seckill.errors import Unavailable
+
+R = TypeVar("R")
+
+
+class SharedReading(Generic[R]):
+    """Reads at most once each `interval_s`, however many ask.
+
+    A failure is shared like a success: were each who waits to try again for himself, a store that
+    hangs would make them wait for one time limit after the other.
+    """
+
+    def __init__(self, read: Callable[[], Awaitable[R]], *, interval_s: float) -> None:
+        self._read = read
+        self._interval_s = interval_s
+        self._begun_at = float("-inf")
+        self._outcome: R | Unavailable = Unavailable("nothing has been read yet")
+        self._lock = asyncio.Lock()
+
+    async def now(self) -> R:
+        """Return a reading that began after this call."""
+        return await self._since(time.monotonic())
+
+    async def recent(self) -> R:
+        """Return a reading that began at most `interval_s` ago."""
+        return await self._since(time.monotonic() - self._interval_s)
+
+    async def _since(self, moment: float) -> R:
+        if self._begun_at < moment:
+            async with self._lock:
+                if self._begun_at < moment:  # else another has read meanwhile
+                    await asyncio.sleep(self._begun_at + self._interval_s - time.monotonic())
+                    begun_at = time.monotonic()
+                    try:
+                        self._outcome = await self._read()
+                    except Unavailable as error:
+                        self._outcome = error
+                    self._begun_at = begun_at
+        if isinstance(self._outcome, Unavailable):
+            raise Unavailable(str(self._outcome))
+        return self._outcome

@@ -1,0 +1,70 @@
+"""One reading for all who wait; a failure is shared, too."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from seckill.errors import Unavailable
+from seckill.shared_reading import SharedReading
+
+
+class Store:
+    def __init__(self) -> None:
+        self.reads = 0
+        self.gate = asyncio.Event()
+        self.away = False
+
+    async def read(self) -> int:
+        self.reads += 1
+        await self.gate.wait()
+        if self.away:
+            raise Unavailable("away")
+        return self.reads
+
+
+async def waiting(reading: SharedReading[int], count: int) -> list[asyncio.Task[int]]:
+    tasks = [asyncio.create_task(reading.now()) for _ in range(count)]
+    await asyncio.sleep(0)
+    return tasks
+
+
+async def test_all_who_wait_share_one_reading() -> None:
+    store = Store()
+    reading = SharedReading(store.read, interval_s=0.01)
+    tasks = await waiting(reading, 100)
+    store.gate.set()
+    # The first began the reading when the others had asked already, or just before they did.
+    assert set(await asyncio.gather(*tasks)) <= {1, 2}
+    assert store.reads <= 2
+
+
+async def test_all_who_wait_share_one_failure() -> None:
+    """A store that hangs costs each of them one time limit or two, not one after the other."""
+    store = Store()
+    store.away = True
+    reading = SharedReading(store.read, interval_s=0.01)
+    tasks = await waiting(reading, 100)
+    store.gate.set()
+    failures = await asyncio.gather(*tasks, return_exceptions=True)
+    assert all(isinstance(failure, Unavailable) for failure in failures)
+    assert store.reads <= 2
+
+
+async def test_after_a_failure_it_reads_again() -> None:
+    store = Store()
+    store.gate.set()
+    store.away = True
+    reading = SharedReading(store.read, interval_s=0.01)
+    with pytest.raises(Unavailable):
+        await reading.now()
+    store.away = False
+    assert await reading.now() == 2
+
+
+async def test_a_recent_reading_serves_again() -> None:
+    store = Store()
+    store.gate.set()
+    reading = SharedReading(store.read, interval_s=60)
+    assert [await reading.recent() for _ in range(3)] == [1, 1, 1]
