@@ -64,6 +64,7 @@ async def test_quiet_books_balance_and_say_what_there_is(sold, verify):
         "redis moving": 0,
         "outbox entries": 0,
         "in flight": 0,
+        "oldest in flight, s": 0,
         "return pending": 0,
     }
 
