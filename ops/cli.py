@@ -117,6 +117,8 @@ def main() -> None:
     from ops import cli_sales
 
     cli_sales.register(app)
+    # It logs each failed try to connect as an error of its own; what it means is said by us.
+    logging.getLogger("aiormq.connection").setLevel(logging.CRITICAL)
     try:
         app()
     except UserMistake as mistake:
@@ -142,8 +144,6 @@ def _worker_settings() -> Settings:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    # It logs each failed try to connect as an error of its own; what it means is logged by us.
-    logging.getLogger("aiormq.connection").setLevel(logging.CRITICAL)
     settings = load_settings()
     settings.require_stores()
     return settings

@@ -16,7 +16,6 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from pydantic_settings import EnvSettingsSource
 
@@ -24,6 +23,7 @@ from config.settings import Settings
 from ops.children import Child
 from ops.credentials import load_credentials
 from ops.pid_files import end_leftovers
+from ops.stores import given as given_store
 from ops.stores import postgresql, rabbitmq, redis
 from ops.stores.place import Place, Store
 from ops.tasks import together
@@ -130,8 +130,7 @@ async def running_services(home: Path) -> AsyncIterator[Services]:
 
 async def _bring_up(services: Services, name: str, given: str | None, place: Place) -> None:
     if given:
-        parts = urlsplit(given)
-        services.stores[name] = Store(name, given, f"{parts.hostname}:{parts.port}", [])
+        services.stores[name] = await given_store.greet(name, given)
     else:
         services.stores[name] = await _PREPARE[name](place)
         await services.start(name)

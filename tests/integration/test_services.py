@@ -23,6 +23,7 @@ from redis.exceptions import ConnectionError as NotConnected
 
 from config.settings import PROJECT_ROOT
 from ops.home import supervisor
+from ops.ports import free_port
 from ops.services import running_services, temporary_home
 
 #: Longest wait for something that takes a second on an idle machine, and a broker's stop.
@@ -275,3 +276,29 @@ def test_an_ordinary_user_can_run_it() -> None:
             down = run("down")
         assert (down.returncode, down.stdout) == (0, "stopped\n")
         assert processes_of(home) == []
+
+
+@pytest.mark.parametrize(
+    ("setting", "url"),
+    [
+        ("SECKILL_REDIS_URL", "redis://127.0.0.1:{port}/0"),
+        ("SECKILL_AMQP_URL", "amqp://u:p@127.0.0.1:{port}/"),
+        ("SECKILL_POSTGRES_DSN", "postgresql://u:p@127.0.0.1:{port}/x"),
+    ],
+)
+def test_up_with_a_store_that_does_not_answer_is_one_line_naming_the_setting(
+    tmp_path, setting, url
+):
+    done = subprocess.run(
+        [sys.executable, "-m", "ops.cli", "up"],
+        cwd=PROJECT_ROOT,
+        env={**os.environ, "SECKILL_HOME": str(tmp_path), setting: url.format(port=free_port())},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert "does not answer" in line
+    assert setting in line
