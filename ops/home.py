@@ -115,9 +115,11 @@ def bring_down(home: Path) -> str:
         if leftovers:
             return f"ended what a killed stack left behind: {', '.join(leftovers)}"
         return f"nothing runs in {home}"
+    started = start_time(pid)
     os.kill(pid, signal.SIGTERM)
     deadline = time.monotonic() + DOWN_DEADLINE_S
-    while supervisor(home) == pid:
+    # Until it has left altogether: it lets its lock go a moment before.
+    while started is not None and start_time(pid) == started:
         if time.monotonic() > deadline:
             raise SeckillError(f"the stack (pid {pid}) did not stop within {DOWN_DEADLINE_S} s")
         time.sleep(POLL_S)

@@ -286,18 +286,18 @@ def test_an_ordinary_user_can_run_it() -> None:
         ("SECKILL_POSTGRES_DSN", "postgresql://u:p@127.0.0.1:{port}/x"),
     ],
 )
-def test_up_with_a_store_that_does_not_answer_is_one_line_naming_the_setting(
-    tmp_path, setting, url
-):
-    done = subprocess.run(
-        [sys.executable, "-m", "ops.cli", "up"],
-        cwd=PROJECT_ROOT,
-        env={**os.environ, "SECKILL_HOME": str(tmp_path), setting: url.format(port=free_port())},
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+def test_up_with_a_store_that_does_not_answer_is_one_line_naming_the_setting(setting, url):
+    given = {setting: url.format(port=free_port())}
+    with temporary_home() as home:
+        done = subprocess.run(
+            [sys.executable, "-m", "ops.cli", "up"],
+            cwd=PROJECT_ROOT,
+            env={**os.environ, "SECKILL_HOME": str(home), **given},
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert "does not answer" in line
