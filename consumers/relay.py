@@ -16,6 +16,7 @@ from redis.exceptions import LockError
 
 from seckill import keys, messages, outbox, telemetry, topology
 from seckill.broker import Publisher
+from seckill.messages import MESSAGE_GRABS_MAX
 from seckill.outbox import OutboxEntry
 from seckill.redis_client import redis_errors_as_unavailable
 from seckill.sales import SaleDirectory
@@ -25,8 +26,6 @@ from seckill.stock import CALL_MAX, Stock
 IDLE_S = 0.5
 #: Entries sent in one pass over a sale: a backlog drains in steps that leave room for new grabs.
 ENTRIES_MAX = CALL_MAX
-#: Grabs in one message, as in the gateway's hand-over.
-MESSAGE_GRABS_MAX = 1024
 #: Longer than a pass usually takes; should the holder be killed, another relays after that.
 LOCK_S = 5.0
 

@@ -15,12 +15,11 @@ from typing import Protocol
 
 from seckill import messages, telemetry, topology
 from seckill.errors import Unavailable
+from seckill.messages import MESSAGE_GRABS_MAX
 from seckill.stock import Grab
 
 log = logging.getLogger(__name__)
 
-#: Grabs in one message: a consumer's SQL batch is about that large.
-MESSAGE_GRABS_MAX = 1024
 #: One on its way while the broker writes the other to disk.
 PUBLISHES_MAX = 2
 #: With the broker away, one batch a second is tried; the others stay in the outbox.

@@ -14,6 +14,8 @@ from seckill.errors import Permanent
 from seckill.stock import Grab
 
 VERSION = 1
+#: Grabs in one message: a consumer's SQL batch is about that large.
+MESSAGE_GRABS_MAX = 1024
 
 Id = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}\Z")]
 
