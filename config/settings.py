@@ -68,14 +68,25 @@ class Settings(BaseSettings):
     #: order with it.
     ticket_ttl_s: Seconds = 3600.0
 
+    # Limits. What is beyond them is refused at once, so that the rest is answered soon.
+    #: Rate limits: a profile of config/limits.toml, or of a file of that form.
+    limits_profile: str = "default"
+    limits_file: Path | None = None
+    #: Requests in hand per process, grabs and others each. Where the bound starts: a burst of this
+    #: size is taken; it shrinks by itself when answers take too long (gateway/concurrency.py).
+    requests_in_hand_max: Annotated[int, Field(ge=64)] = 4_096
+    #: Open connections per process, idle ones included: about 20 kB each. The system's limit on
+    #: open files holds as well.
+    connections_max: Count = 20_000
+    #: How long a connection may stay without a whole request. Browsers keep idle ones for a
+    #: minute or two, and a client that sends its headers byte by byte gets no longer.
+    keepalive_s: Seconds = 75.0
+
     # Batching: what arrived while the last call was under way goes out together.
     #: Grabs in one script call. 512 take about 1 ms of Redis, which nobody else can use then.
     grab_batch_max: Annotated[int, Field(ge=1, le=512)] = 512
     #: Script calls under way per sale and process: one is being run while one is on its way.
     grab_calls_in_flight: Count = 2
-    #: Grabs queued, in the script or unconfirmed per process; beyond it 503 before the script.
-    #: At 20 k grabs/s this is half a second of work, the longest wait worth having.
-    grabs_in_hand_max: Count = 10_000
     #: Accepted batches not yet confirmed by the broker, per sale, before grabs are refused.
     outbox_max: Count = 10_000
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
+from functools import wraps
 from typing import TypeVar
 
 import msgspec
 from aiohttp import ClientPayloadError, web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from gateway.problems import Problem, Refused
+from gateway.limiter import Refusal
+from gateway.problems import Handler, Problem, Refused
+from gateway.resources import OTHERS_IN_HAND
 from seckill import logins, tickets
 from seckill.keyring import KeyRing
 from seckill.order_ids import PATTERN as ORDER_ID
@@ -98,6 +102,33 @@ def buyer_of_any(request: web.Request, sale_id: str) -> str:
     if TICKET_HEADER in request.headers:
         return buyer_of_ticket(request, sale_id)
     return buyer_of_login(request)
+
+
+def rate_limited(refusal: Refusal) -> Refused:
+    """Build the 429 for a refusal, with the fields of draft-ietf-httpapi-ratelimit-headers."""
+    retry_after_s = max(1, math.ceil(refusal.wait_s))
+    window_s = max(1, math.ceil(refusal.burst / refusal.rate))
+    headers = {
+        "Retry-After": str(retry_after_s),
+        "RateLimit-Policy": f'"{refusal.policy}";q={refusal.burst};w={window_s}',
+        "RateLimit": f'"{refusal.policy}";r=0;t={retry_after_s}',
+    }
+    return Refused(Problem.RATE_LIMITED, headers=headers)
+
+
+def bounded(handler: Handler) -> Handler:
+    """Refuse a request when too many others (than grabs) are in hand."""
+
+    @wraps(handler)
+    async def take(request: web.Request) -> web.StreamResponse:
+        in_hand = request.app[OTHERS_IN_HAND]
+        begun_at = in_hand.begin()
+        try:
+            return await handler(request)
+        finally:
+            in_hand.end(begun_at)
+
+    return take
 
 
 async def _read_body(request: web.Request) -> bytes:

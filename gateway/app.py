@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from config.limits import load_limits
 from config.settings import Settings
 from gateway import grabs, orders, resources, sales, tickets
-from gateway.admission import LOGIN_KEYS, TICKET_KEYS
+from gateway.admission import LOGIN_KEYS, TICKET_KEYS, bounded
 from gateway.problems import add_routes
 from seckill.keyring import KeyRing
 
@@ -15,15 +16,16 @@ def create_app(settings: Settings) -> web.Application:
     """Build the public application. Its stores are opened when it starts."""
     app = web.Application()
     app[resources.SETTINGS] = settings
+    app[resources.LIMITS] = load_limits(settings.limits_profile, settings.limits_file)
     app[TICKET_KEYS] = KeyRing.parse(
         settings.ticket_keys.get_secret_value(), setting="SECKILL_TICKET_KEYS"
     )
     app[LOGIN_KEYS] = KeyRing.parse(
         settings.jwt_keys.get_secret_value(), setting="SECKILL_JWT_KEYS"
     )
-    grabs.in_hand_limit(app)
     app.cleanup_ctx.extend(
         (
+            resources.in_hand_ctx,
             resources.redis_ctx,
             resources.postgres_ctx,
             resources.broker_ctx,
@@ -34,11 +36,11 @@ def create_app(settings: Settings) -> web.Application:
         app,
         [
             ("POST", "/v1/sales/{sale_id}/grabs", grabs.grab),  # first: the router tries in order
-            ("GET", "/v1/sales", sales.list_sales),
-            ("GET", "/v1/sales/{sale_id}", sales.show_sale),
-            ("POST", "/v1/sales/{sale_id}/tickets", tickets.issue_ticket),
-            ("GET", "/v1/sales/{sale_id}/orders/mine", orders.show_mine),
-            ("GET", "/v1/orders/{order_id}", orders.show_order),
+            ("GET", "/v1/sales", bounded(sales.list_sales)),
+            ("GET", "/v1/sales/{sale_id}", bounded(sales.show_sale)),
+            ("POST", "/v1/sales/{sale_id}/tickets", bounded(tickets.issue_ticket)),
+            ("GET", "/v1/sales/{sale_id}/orders/mine", bounded(orders.show_mine)),
+            ("GET", "/v1/orders/{order_id}", bounded(orders.show_order)),
             ("DELETE", "/v1/orders/{order_id}", orders.cancel_order),
         ],
     )

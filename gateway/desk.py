@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from gateway.batching import MicroBatcher, Pending, answering_each
@@ -17,6 +17,8 @@ from seckill.stock import CALL_MAX, Grab, GrabReply, Holding, Stock, Verdict
 
 #: Confirmed outbox entries wait this long for a grab call to carry them along.
 SETTLE_IDLE_S = 0.05
+#: Refusals that everybody without an order gets, whatever he asks for.
+SALE_WIDE = {Verdict.NOT_OPEN, Verdict.CLOSED, Verdict.PAUSED}
 
 
 class GrabResult(NamedTuple):
@@ -69,15 +71,23 @@ class SaleDesk:
         )
         self._settled: list[str] = []
         self._settling: asyncio.Task[None] | None = None
-        #: Set only when the script reports stock 0. From then on grabs are looked up (reads only);
-        #: the first look-up that sees stock again lifts it.
-        self._sold_out = False
+        #: The latch. False once the script has said that nobody can grab now: nothing is left, or
+        #: the sale is not open. Buyers are then looked up first (reads only), and the first look-up
+        #: that sees units for sale lifts it.
+        self.selling = True
+        #: Units left, as the last reply said.
+        self.left = sale.total
 
-    def grab(self, buyer_id: str, quantity: int) -> Awaitable[GrabResult]:
+    def grab(self, buyer_id: str, quantity: int) -> asyncio.Future[GrabResult]:
         """Reserve for one buyer; Unavailable when the outcome is not known (a retry is safe)."""
-        if self._sold_out:
-            return self._look_up_first(buyer_id, quantity)
-        return self._grab(buyer_id, quantity)
+        return self._grabs.submit(Grab(new_order_id(self._sale.number), buyer_id, quantity))
+
+    async def look_up(self, buyer_id: str) -> GrabResult:
+        """Return what a grab would be told, without touching anything."""
+        verdict, holding = await self.find_holding(buyer_id)
+        if holding is not None:
+            return GrabResult(Verdict.DUPLICATE, holding.order_id)
+        return GrabResult(verdict)
 
     def find_holding(self, buyer_id: str) -> asyncio.Future[tuple[Verdict, Holding | None]]:
         """Look up what a buyer holds; the verdict is UNAVAILABLE when Redis has lost the sale."""
@@ -90,23 +100,12 @@ class SaleDesk:
             self._settling.cancel()
         await self._settle()
 
-    def _grab(self, buyer_id: str, quantity: int) -> asyncio.Future[GrabResult]:
-        return self._grabs.submit(Grab(new_order_id(self._sale.number), buyer_id, quantity))
-
-    async def _look_up_first(self, buyer_id: str, quantity: int) -> GrabResult:
-        verdict, holding = await self.find_holding(buyer_id)
-        if holding is not None:
-            return GrabResult(Verdict.DUPLICATE, holding.order_id)
-        if verdict is Verdict.ACCEPTED:  # there is stock again
-            return await self._grab(buyer_id, quantity)
-        return GrabResult(verdict)
-
     async def _call_look_up(
         self, buyer_ids: Sequence[str]
     ) -> Sequence[tuple[Verdict, Holding | None]]:
         found = await self._stock.look_up(self._sale.sale_id, buyer_ids)
-        if found.left > 0:
-            self._sold_out = False
+        if found.verdict is Verdict.ACCEPTED:
+            self.selling = True
         return [(found.verdict, holding) for holding in found.holdings]
 
     async def _call_script(self, batch: Sequence[Pending[Grab, GrabResult]]) -> None:
@@ -126,8 +125,11 @@ class SaleDesk:
         self._clock.observe(reply.now_ms)
         if Verdict.UNAVAILABLE in reply.verdicts:
             self._settled += settled
-        elif reply.left == 0 and Verdict.SOLD_OUT in reply.verdicts:
-            self._sold_out = True
+        else:
+            self.left = reply.left
+            told = set(reply.verdicts)
+            if told & SALE_WIDE or (reply.left == 0 and Verdict.SOLD_OUT in told):
+                self.selling = False
         self._answer(batch, reply)
 
     def _answer(self, batch: Sequence[Pending[Grab, GrabResult]], reply: GrabReply) -> None:

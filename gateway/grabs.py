@@ -7,11 +7,13 @@ from typing import Annotated
 import msgspec
 from aiohttp import web
 
-from gateway.admission import buyer_of_ticket, find_sale, read_json
+from gateway.admission import buyer_of_ticket, find_sale, rate_limited, read_json
+from gateway.desk import GrabResult
 from gateway.problems import CONTENT_TYPE, REFUSALS, Problem, Refused, problem_body, problem_headers
-from gateway.resources import DESKS, SALES, SETTINGS
+from gateway.resources import DESKS, GRABS_IN_HAND, LIMITER, SALES
 from seckill import telemetry
 from seckill.errors import Unavailable
+from seckill.sales import Sale
 from seckill.stock import Verdict
 
 #: A consumer needs some milliseconds; a first look after half a second nearly always finds the row.
@@ -39,35 +41,19 @@ _JSON = {"Content-Type": "application/json"}
 _COUNTERS = {verdict: telemetry.GRABS.labels(verdict.name.lower()) for verdict in Verdict}
 
 
-class InHand:
-    """How many grabs this process has taken on and not answered yet."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self.count = 0
-
-    def __enter__(self) -> None:
-        if self.count >= self._limit:
-            raise Refused(Problem.OVERLOADED)
-        self.count += 1
-
-    def __exit__(self, *_: object) -> None:
-        self.count -= 1
-
-
-IN_HAND = web.AppKey("in_hand", InHand)
-
-
 async def grab(request: web.Request) -> web.Response:
     """Reserve units for the ticket's buyer and answer once that cannot be lost."""
     sale = await find_sale(request, request.app[SALES])
     buyer_id = buyer_of_ticket(request, sale.sale_id)
     wish = await read_json(request, _decoder)
-    with request.app[IN_HAND]:
-        try:
-            verdict, order_id = await request.app[DESKS].of(sale).grab(buyer_id, wish.quantity)
-        except Unavailable:
-            verdict, order_id = Verdict.UNAVAILABLE, ""
+    in_hand = request.app[GRABS_IN_HAND]
+    begun_at = in_hand.begin()
+    try:
+        verdict, order_id = await _reserve(request, sale, buyer_id, wish.quantity)
+    except Unavailable:
+        verdict, order_id = Verdict.UNAVAILABLE, ""
+    finally:
+        in_hand.end(begun_at)
     _COUNTERS[verdict].inc()
     if verdict is Verdict.ACCEPTED:
         body = b'{"order_id":"%b","status":"queued","next_poll_ms":%d}'
@@ -82,10 +68,20 @@ async def grab(request: web.Request) -> web.Response:
     return web.Response(status=status, body=body, headers=headers)
 
 
-def in_hand_limit(app: web.Application) -> None:
-    """Set up the bound on grabs in hand."""
-    limit = app[IN_HAND] = InHand(app[SETTINGS].grabs_in_hand_max)
-    telemetry.GRABS_IN_HAND.set_function(lambda: limit.count)
+async def _reserve(request: web.Request, sale: Sale, buyer_id: str, quantity: int) -> GrabResult:
+    desk = request.app[DESKS].of(sale)
+    if not desk.selling:
+        told = await desk.look_up(buyer_id)
+        if told.verdict is not Verdict.ACCEPTED:
+            return told
+    limiter = request.app[LIMITER]
+    refusal = limiter.refusal_here(buyer_id, request.remote or "")
+    if refusal is None:
+        # A place in the line beyond the units that are left would be a wait for nothing (F36).
+        refusal = await limiter.refusal(sale.sale_id, "try", buyer_id, lambda: desk.left)
+    if refusal is not None:
+        raise rate_limited(refusal)
+    return await desk.grab(buyer_id, quantity)
 
 
 def _json(status: int, body: bytes) -> web.Response:

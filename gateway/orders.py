@@ -7,12 +7,18 @@ from datetime import datetime
 import msgspec
 from aiohttp import web
 
-from gateway.admission import buyer_of_any, buyer_of_login, find_sale, order_id_of
+from gateway.admission import (
+    buyer_of_any,
+    buyer_of_login,
+    find_sale,
+    order_id_of,
+    rate_limited,
+)
 from gateway.answers import json_response
 from gateway.grabs import NEXT_POLL_MS
 from gateway.order_book import Queued
 from gateway.problems import Problem, Refused
-from gateway.resources import ORDER_BOOK, SALES
+from gateway.resources import LIMITER, ORDER_BOOK, SALES
 from seckill.orders import Order
 from seckill.sales import Sale
 
@@ -53,6 +59,9 @@ async def cancel_order(request: web.Request) -> web.Response:
     """Cancel an order, placed or still queued; a second time changes nothing."""
     buyer_id = buyer_of_login(request)
     sale, order_id = await _sale_of_path(request)
+    refusal = await request.app[LIMITER].refusal(sale.sale_id, "cancel", order_id)
+    if refusal is not None:
+        raise rate_limited(refusal)
     order = await request.app[ORDER_BOOK].cancel(sale, order_id, buyer_id)
     if order is not None and order.state == "paying":
         raise Refused(Problem.PAYMENT_IN_PROGRESS)

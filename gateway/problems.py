@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import wraps
@@ -51,6 +51,7 @@ class Problem(Enum):
     CLOSED = Kind(410, "The sale is closed")
     TOO_LARGE = Kind(413, "The request body is too large")
     UNSUPPORTED_MEDIA_TYPE = Kind(415, "The request body must be application/json")
+    RATE_LIMITED = Kind(429, "Too many requests; come back when told, and it is your turn", 1)
     INTERNAL = Kind(500, "The gateway made a mistake")
     OVERLOADED = Kind(503, "More requests are in hand than can be answered soon", 1)
     PAUSED = Kind(503, "The sale is paused", 5)
@@ -77,10 +78,17 @@ class Refused(Exception):
     """Answer this request with a problem; `close` where the next one's beginning is not known."""
 
     def __init__(
-        self, problem: Problem, detail: str = "", *, field: str = "", close: bool = False
+        self,
+        problem: Problem,
+        detail: str = "",
+        *,
+        field: str = "",
+        close: bool = False,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(detail or problem.value.title)
         self.problem, self.detail, self.field, self.close = problem, detail, field, close
+        self.headers = headers or {}
 
 
 def problem_body(problem: Problem, detail: str = "", field: str = "") -> bytes:
@@ -132,6 +140,7 @@ def answering_problems(handler: Handler) -> Handler:
             return await handler(request)
         except Refused as refused:
             response = problem_response(refused.problem, refused.detail, refused.field)
+            response.headers.update(refused.headers)
             if refused.close:
                 response.force_close()
             return response

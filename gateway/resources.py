@@ -4,23 +4,29 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from functools import partial
 
 import asyncpg
 from aiohttp import web
 from redis.asyncio import Redis
 
+from config.limits import Limits
 from config.settings import Settings
+from gateway.concurrency import ConcurrencyLimit
 from gateway.desk import RedisClock, SaleDesk
 from gateway.handover import Breaker, Handover
+from gateway.limiter import Limiter
 from gateway.order_book import OrderBook
 from gateway.sale_board import SaleBoard
-from seckill import database, redis_client
+from seckill import database, redis_client, telemetry
 from seckill.broker import Broker, Publisher
+from seckill.buckets import Buckets
 from seckill.errors import Unavailable
 from seckill.sales import Sale, SaleDirectory
 from seckill.stock import Stock
 
 SETTINGS = web.AppKey("settings", Settings)
+LIMITS = web.AppKey("limits", Limits)
 REDIS = web.AppKey("redis", Redis)
 STOCK = web.AppKey("stock", Stock)
 DB = web.AppKey("db", asyncpg.Pool)
@@ -51,7 +57,21 @@ class Desks:
 
 
 DESKS = web.AppKey("desks", Desks)
+LIMITER = web.AppKey("limiter", Limiter)
+#: Requests in hand: a crowd of grabs leaves room for other requests, and the other way round.
+GRABS_IN_HAND = web.AppKey("grabs_in_hand", ConcurrencyLimit)
+OTHERS_IN_HAND = web.AppKey("others_in_hand", ConcurrencyLimit)
 ORDER_BOOK = web.AppKey("order_book", OrderBook)
+
+
+async def in_hand_ctx(app: web.Application) -> AsyncIterator[None]:
+    """Bounds on the requests in hand."""
+    most = app[SETTINGS].requests_in_hand_max
+    for key, kind in ((GRABS_IN_HAND, "grabs"), (OTHERS_IN_HAND, "others")):
+        limit = app[key] = ConcurrencyLimit(most)
+        telemetry.IN_HAND.labels(kind).set_function(partial(getattr, limit, "in_hand"))
+        telemetry.IN_HAND_LIMIT.labels(kind).set_function(partial(getattr, limit, "limit"))
+    yield
 
 
 async def redis_ctx(app: web.Application) -> AsyncIterator[None]:
@@ -59,6 +79,7 @@ async def redis_ctx(app: web.Application) -> AsyncIterator[None]:
     settings = app[SETTINGS]
     app[REDIS] = redis_client.connect(settings.redis_url, timeout_s=settings.redis_timeout_s)
     app[STOCK] = Stock(app[REDIS])
+    app[LIMITER] = Limiter(app[LIMITS], Buckets(app[REDIS]))
     yield
     await app[REDIS].aclose()
 

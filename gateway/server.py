@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
+import resource
+from typing import cast
 
 import uvloop
 from aiohttp import web
 
 from config.settings import Settings
 from gateway.app import create_app
+from gateway.door import Entrance
 from gateway.health import create_admin_app
+from gateway.resources import GRABS_IN_HAND, OTHERS_IN_HAND, SETTINGS
 from seckill.lifecycle import listening, notify_ready, stop_on_signals
 
 log = logging.getLogger(__name__)
@@ -22,6 +27,8 @@ BACKLOG = 4096
 GC_THRESHOLD = 20_000
 #: Time to throw away the rest of a body that was refused, so that the client gets to read why.
 LINGER_S = 1.0
+#: Open files that are not buyers' connections: stores, log, listener, the admin port.
+FILES_RESERVED = 100
 
 
 def run(settings: Settings) -> None:
@@ -39,7 +46,6 @@ async def serve(settings: Settings) -> None:
         access_log=None,
         handler_cancellation=True,
         shutdown_timeout=settings.drain_s,
-        lingering_time=LINGER_S,
     )
     admin = web.AppRunner(create_admin_app(app), access_log=None)
     try:
@@ -47,17 +53,44 @@ async def serve(settings: Settings) -> None:
         await admin.setup()
         host, port = settings.gateway_host, settings.gateway_port
         with listening(host, port, "SECKILL_GATEWAY_PORT"):
-            await web.TCPSite(edge, host, port, reuse_port=True, backlog=BACKLOG).start()
+            listener = await asyncio.get_running_loop().create_server(
+                _entrance(app, cast(web.Server, edge.server)),
+                host,
+                port,
+                reuse_port=True,
+                backlog=BACKLOG,
+            )
         with listening(settings.admin_host, settings.admin_port, "SECKILL_ADMIN_PORT"):
             await web.TCPSite(admin, settings.admin_host, settings.admin_port).start()
         # What is alive now lives as long as the process: the collector need not look at it again.
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD)
         notify_ready(settings.notify_socket)
-        log.info("gateway on %s", ", ".join(map(str, edge.addresses)))
+        log.info("gateway on http://%s:%d", host, port)
         await stop.wait()
+        listener.close()
     finally:
         # Health answers end first, so that balancers look elsewhere. Then: stop listening, finish
         # the requests in hand (up to drain_s), drain the desks, close the stores.
         await admin.cleanup()
         await edge.cleanup()
+
+
+def _entrance(app: web.Application, server: web.Server) -> Entrance:
+    settings = app[SETTINGS]
+    return Entrance(
+        server,
+        grabs=app[GRABS_IN_HAND],
+        others=app[OTHERS_IN_HAND],
+        connections_max=min(settings.connections_max, _open_files_max() - FILES_RESERVED),
+        access_log=None,
+        lingering_time=LINGER_S,
+        keepalive_timeout=settings.keepalive_s,
+    )
+
+
+def _open_files_max() -> int:
+    """Raise the limit on open files as far as an ordinary user may, and return it."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard

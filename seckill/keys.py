@@ -23,6 +23,16 @@ def outbox(sale_id: str) -> str:
     return f"sk:{{{sale_id}}}:outbox"
 
 
+def bucket(sale_id: str, op: str) -> str:
+    """Return the HASH of level and time of an operation's token bucket, and its own limit."""
+    return f"sk:{{{sale_id}}}:bucket:{op}"
+
+
+def line(sale_id: str, op: str) -> str:
+    """Return the ZSET name -> turn in microseconds of those who wait for an operation."""
+    return f"sk:{{{sale_id}}}:line:{op}"
+
+
 def relay_lock() -> str:
     """Return the STRING that the one working relay holds, to save doing work twice."""
     return "sk:lock:relay"

@@ -8,7 +8,10 @@ _SIZES = (1, 2, 5, 10, 25, 50, 100, 250, 512, 1024)
 
 GRABS = Counter("seckill_grabs", "Answers to grabs", ["verdict"])
 GRAB_BATCH = Histogram("seckill_grab_batch_size", "Grabs in one script call", buckets=_SIZES)
-GRABS_IN_HAND = Gauge("seckill_grabs_in_hand", "Grabs queued, in the script or unconfirmed")
+IN_HAND = Gauge("seckill_in_hand", "Requests that have no answer yet", ["kind"])
+IN_HAND_LIMIT = Gauge("seckill_in_hand_limit", "Requests that may be in hand at once", ["kind"])
+ADMISSIONS = Counter("seckill_admissions", "What rate limits said", ["op", "outcome"])
+SHED = Counter("seckill_shed", "Requests and connections refused before they were parsed")
 PUBLISH_FAILURES = Counter("seckill_publish_failures", "Publishes that were not confirmed in time")
 
 PLACEMENTS = Counter("seckill_placements", "What became of grabs in PostgreSQL", ["outcome"])

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from hypothesis import given
 from hypothesis import strategies as st
 from redis.crc import key_slot
 
 from seckill import keys
 
-PER_SALE = (keys.stock, keys.sale, keys.holders, keys.outbox)
+PER_SALE = (
+    keys.stock,
+    keys.sale,
+    keys.holders,
+    keys.outbox,
+    partial(keys.bucket, op="try"),
+    partial(keys.line, op="try"),
+)
 sale_ids = st.from_regex(r"[A-Za-z0-9_.-]{1,64}", fullmatch=True)
 
 
@@ -29,4 +38,6 @@ def test_names_are_the_published_ones() -> None:
         "sk:{s}:sale",
         "sk:{s}:holders",
         "sk:{s}:outbox",
+        "sk:{s}:bucket:try",
+        "sk:{s}:line:try",
     ]

@@ -15,7 +15,7 @@ LINES_MAX = 110
 #: The parts in their order; a line that starts no part continues the one before it.
 PARTS = {
     "guarantee": r"GUARANTEE: \S",
-    "keys": r"KEYS\[(\d+)\] sk:\{sale\}:\w+ \((STRING|HASH|STREAM|ZSET|SET|LIST)\)$",
+    "keys": r"KEYS\[(\d+)\] sk:\{sale\}:\w+(?::\{op\})? \((STRING|HASH|STREAM|ZSET|SET|LIST)\)$",
     "argv": r"ARGV\[(\d+)\] \w+\b",
     "returns": r'RETURNS \{"[A-Z]+"',
     "safe": r"SAFE BECAUSE \S",

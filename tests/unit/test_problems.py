@@ -34,6 +34,7 @@ PUBLISHED = {
     "too_large": 413,
     "too_slow": 408,
     "unsupported_media_type": 415,
+    "rate_limited": 429,
     "internal": 500,
     "overloaded": 503,
     "paused": 503,

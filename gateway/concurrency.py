@@ -1,0 +1,78 @@
+"""Load shedding: how many requests may be in hand at once, so that nobody waits long for an answer.
+
+By Little's law the requests in hand are the rate times the wait. The rate is what the machine can
+do; so the limit on requests in hand is what decides the wait. It is found by measuring: when the
+mean wait of a tick was too long, the limit shrinks in proportion; else it grows by a quarter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from gateway.problems import Problem, Refused
+
+#: The mean wait to aim at. The slowest in a hundred wait about twice as long.
+TARGET_S = 0.1
+#: Time between two adjustments: long enough for some hundred answers, and 20 of them in 2 s.
+TICK_S = 0.1
+#: The limit never shrinks below this: a store that is slow for a moment must not stop everything.
+LEAST = 64
+#: Growth in one tick: from LEAST to 1,000 in 1.3 s.
+GROWTH = 1.25
+#: After this long, a request that was let in and has not begun never will (it was refused before).
+EXPECTED_S = 0.02
+
+
+class ConcurrencyLimit:
+    """A bound on requests in hand that finds its own place below `most`."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._loop = asyncio.get_running_loop()
+        self._waits_s, self._answers, self._peak = 0.0, 0, 0
+        self._tick_ends = self._loop.time() + TICK_S
+        self._expected = 0
+        self.limit = most
+        self.in_hand = 0
+
+    @property
+    def full(self) -> bool:
+        """Tell whether one more would be too many, with those that were let in and not begun."""
+        return self.in_hand + self._expected >= self.limit
+
+    def expect(self) -> None:
+        """Note a request that was let in and is about to begin."""
+        if not self._expected:
+            self._loop.call_later(EXPECTED_S, self._forget)
+        self._expected += 1
+
+    def begin(self) -> float:
+        """Take a request in hand, or refuse it; return what `end` needs."""
+        if self._expected:
+            self._expected -= 1
+        if self.in_hand >= self.limit:
+            raise Refused(Problem.OVERLOADED)
+        self.in_hand += 1
+        self._peak = max(self._peak, self.in_hand)
+        return self._loop.time()
+
+    def end(self, begun_at: float) -> None:
+        """Let go of a request that has its answer."""
+        self.in_hand -= 1
+        now = self._loop.time()
+        self._waits_s += now - begun_at
+        self._answers += 1
+        if now >= self._tick_ends:
+            self._adjust()
+            self._tick_ends = now + TICK_S
+
+    def _adjust(self) -> None:
+        mean_s = self._waits_s / self._answers
+        if mean_s > TARGET_S:
+            self.limit = max(LEAST, int(self._peak * TARGET_S / mean_s))
+        else:
+            self.limit = min(self._most, int(self.limit * GROWTH))
+        self._waits_s, self._answers, self._peak = 0.0, 0, self.in_hand
+
+    def _forget(self) -> None:
+        self._expected = 0

@@ -1,0 +1,133 @@
+"""The door: what happens to a connection and to its bytes before aiohttp parses them.
+
+A process that is given more than it can answer spends its time on refusals, too: one through
+aiohttp costs half of a whole grab. Here a refusal is a search in a buffer and one write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Any, cast
+
+from aiohttp import web
+
+from gateway.concurrency import ConcurrencyLimit
+from gateway.problems import CONTENT_TYPE, Problem, problem_body, problem_headers, problem_response
+from seckill import telemetry
+
+_REQUEST_LINE = re.compile(rb"(?:GET|POST|DELETE) /v1/[^ ]* HTTP/1\.1\r\n")
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,6})[ \t]*(?=\r\n|\Z)", re.IGNORECASE)
+_CHUNKED = re.compile(rb"\r\ntransfer-encoding:", re.IGNORECASE)
+#: How far into a request its path may reach for it to count as a grab.
+_GRAB_WITHIN = 120
+
+
+def _overloaded() -> bytes:
+    body = problem_body(Problem.OVERLOADED)
+    headers = {
+        "Content-Type": CONTENT_TYPE,
+        "Content-Length": str(len(body)),
+        **problem_headers(Problem.OVERLOADED),
+    }
+    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return f"HTTP/1.1 503 Service Unavailable\r\n{head}\r\n".encode() + body
+
+
+OVERLOADED = _overloaded()
+
+
+def is_one_request(data: bytes) -> bool:
+    """Tell whether `data` is exactly one whole request of ours, so that one answer answers it."""
+    if not _REQUEST_LINE.match(data):
+        return False
+    head, end, body = data.partition(b"\r\n\r\n")
+    if not end or _CHUNKED.search(head):
+        return False
+    lengths = _LENGTH.findall(head)
+    return len(body) == (int(lengths[0]) if len(lengths) == 1 else 0)
+
+
+class Entrance:
+    """Makes the protocol of each connection, and bounds how many there are."""
+
+    def __init__(
+        self,
+        server: web.Server,
+        *,
+        grabs: ConcurrencyLimit,
+        others: ConcurrencyLimit,
+        connections_max: int,
+        **kwargs: Any,  # noqa: ANN401 - handed on to aiohttp
+    ) -> None:
+        self.grabs, self.others = grabs, others
+        self.connections_max = connections_max
+        self.connections = 0
+        self._server = server
+        self._kwargs = kwargs
+
+    def __call__(self) -> Door:
+        """Return the protocol for one connection: a factory for `loop.create_server`."""
+        return Door(self._server, self, **self._kwargs)
+
+
+class Door(web.RequestHandler):
+    """aiohttp's protocol of one connection, which refuses before parsing when there is too much."""
+
+    __slots__ = ("_entrance", "_turned_away")
+
+    def __init__(self, server: web.Server, entrance: Entrance, **kwargs: Any) -> None:  # noqa: ANN401
+        super().__init__(server, loop=asyncio.get_running_loop(), **kwargs)
+        self._entrance = entrance
+        self._turned_away = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take a connection, or turn it away when there are too many."""
+        self._entrance.connections += 1
+        if self._entrance.connections > self._entrance.connections_max:
+            self._turned_away = True
+            telemetry.SHED.inc()
+            transport = cast(asyncio.Transport, transport)
+            transport.write(OVERLOADED)
+            transport.close()
+            return
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Note that there is room for another."""
+        self._entrance.connections -= 1
+        if not self._turned_away:
+            super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Hand bytes to aiohttp or, with too much in hand, refuse the request that they are."""
+        if self._turned_away:
+            return
+        is_grab = data.find(b"/grabs HTTP/", 0, _GRAB_WITHIN) >= 0
+        limit = self._entrance.grabs if is_grab else self._entrance.others
+        if limit.full and self._idle and is_one_request(data):
+            telemetry.SHED.inc()
+            cast(asyncio.Transport, self.transport).write(OVERLOADED)
+            return
+        limit.expect()
+        super().data_received(data)
+
+    @property
+    def _idle(self) -> bool:
+        """Tell whether every request of this connection has been answered."""
+        waiter = self._waiter
+        return waiter is not None and not waiter.done() and not self._messages
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer what is not HTTP with a problem like any other, and without a line in the log."""
+        if status != Problem.MALFORMED.value.status:
+            return super().handle_error(request, status, exc, message)
+        response = problem_response(Problem.MALFORMED, "not HTTP as we speak it")
+        response.force_close()
+        return response

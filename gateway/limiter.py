@@ -1,0 +1,150 @@
+"""Rate limits at the edge: local buckets first, then the shared bucket through leases.
+
+A process leases tokens of a sale's bucket for some milliseconds and admits from them without asking
+Redis. When they are spent, requests ask together, in one call. Where there is a line, nothing is
+leased: then Redis knows whose turn it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from config.limits import Limits, Op, Tier
+from gateway.batching import MicroBatcher, answering_each
+from seckill import telemetry
+from seckill.buckets import LEASE_US, LINE_MAX, Buckets, LocalBuckets
+from seckill.errors import Unavailable
+from seckill.stock import CALL_MAX
+
+LEASE_S = LEASE_US / 1_000_000
+#: Share of the expected demand to lease: tokens not spent in time are lost to everybody.
+LEASE_SHARE = 0.75
+#: Names that each kind of local bucket remembers: about 15 MB.
+LOCAL_NAMES_MAX = 100_000
+#: Longest wait of a deferred request; its client is still there to hear the answer.
+DEFER_MAX_S = 2.0
+
+
+class Refusal(NamedTuple):
+    """Too many requests: when to come back, and the limit that says so."""
+
+    policy: str
+    wait_s: float
+    rate: int
+    burst: int
+
+
+class SaleLimiter:
+    """One operation of one sale, as this process may admit it."""
+
+    def __init__(
+        self,
+        sale_id: str,
+        op: Op,
+        tier: Tier,
+        buckets: Buckets,
+        line_max: Callable[[], int] = lambda: LINE_MAX,
+    ) -> None:
+        self._sale_id, self._op, self._tier = sale_id, op, tier
+        self._buckets = buckets
+        self._line_max = line_max
+        self._asks = MicroBatcher(answering_each(self._ask), max_batch=CALL_MAX, max_calls=1)
+        self._now = asyncio.get_running_loop().time
+        self._leased, self._lease_ends = 0, 0.0
+        self._seen, self._seen_since, self._demand = 0, self._now(), 0.0
+        self._outcomes = {
+            outcome: telemetry.ADMISSIONS.labels(op, outcome)
+            for outcome in ("leased", "admitted", "refused", "shadow", "unheard")
+        }
+        self.rate, self.burst = tier.rate, tier.burst
+
+    def take(self) -> bool:
+        """Admit from the lease, if it has a token left."""
+        self._seen += 1
+        if self._leased and self._now() < self._lease_ends:
+            self._leased -= 1
+            self._outcomes["leased"].inc()
+            return True
+        return False
+
+    async def wait_of(self, name: str) -> float:
+        """Ask the shared bucket; return 0 when admitted, else the seconds until `name`'s turn."""
+        try:
+            wait_s = abs(await self._asks.submit(name))
+        except Unavailable:
+            if self._tier.without_redis == "closed":
+                raise
+            self._outcomes["unheard"].inc()
+            return 0.0
+        if not wait_s:
+            self._outcomes["admitted"].inc()
+        elif self._tier.mode == "shadow":
+            self._outcomes["shadow"].inc()
+            return 0.0
+        else:
+            self._outcomes["refused"].inc()
+        return wait_s
+
+    async def _ask(self, names: Sequence[str]) -> Sequence[float]:
+        asked_at = self._now()
+        if (elapsed := asked_at - self._seen_since) >= LEASE_S:
+            self._demand = self._seen * LEASE_S / elapsed
+            self._seen, self._seen_since = 0, asked_at
+        reply = await self._buckets.admit(
+            self._sale_id,
+            self._op,
+            self._tier,
+            names,
+            wanted=max(0, int(self._demand * LEASE_SHARE) - len(names)),
+            line_max=self._line_max(),
+        )
+        # Counted from before the call: the script took the tokens after that moment, so they are
+        # spent within LEASE_US of it. What is left of an older lease is lost.
+        self._leased, self._lease_ends = reply.leased, asked_at + LEASE_S
+        self.rate, self.burst = reply.rate, reply.burst
+        return reply.waits_s
+
+
+class Limiter:
+    """All limits of this process."""
+
+    def __init__(self, limits: Limits, buckets: Buckets) -> None:
+        self._limits = limits
+        self._buckets = buckets
+        self._by_sale: dict[tuple[str, Op], SaleLimiter] = {}
+        self._buyers = LocalBuckets(limits.buyer, names_max=LOCAL_NAMES_MAX)
+        self._addresses = LocalBuckets(limits.address, names_max=LOCAL_NAMES_MAX)
+        self._now = asyncio.get_running_loop().time
+
+    def refusal_here(self, buyer_id: str, address: str) -> Refusal | None:
+        """Take a token of the buyer's and of the address's local bucket, or refuse."""
+        now = self._now()
+        for policy, buckets, name, limit in (
+            ("buyer", self._buyers, buyer_id, self._limits.buyer),
+            ("address", self._addresses, address, self._limits.address),
+        ):
+            if wait_s := buckets.take(name, now):
+                return Refusal(policy, wait_s, limit.rate, limit.burst)
+        return None
+
+    async def refusal(
+        self, sale_id: str, op: Op, name: str, line_max: Callable[[], int] = lambda: LINE_MAX
+    ) -> Refusal | None:
+        """Take a token of the shared bucket, or refuse; wait for it where the tier defers."""
+        tier = self._limits.tier(op)
+        if tier.mode == "off":
+            return None
+        limiter = self._by_sale.get((sale_id, op))
+        if limiter is None:
+            limiter = SaleLimiter(sale_id, op, tier, self._buckets, line_max)
+            self._by_sale[sale_id, op] = limiter
+        if limiter.take():
+            return None
+        waits_until = self._now() + (DEFER_MAX_S if tier.excess == "defer" else 0.0)
+        while wait_s := await limiter.wait_of(name):
+            if self._now() + wait_s > waits_until:
+                return Refusal(op, wait_s, limiter.rate, limiter.burst)
+            await asyncio.sleep(wait_s)
+        return None

@@ -1,0 +1,64 @@
+"""Limits as data: profiles are complete, sized for the machine, and mistakes are named."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from config.limits import OPS, load_limits
+from config.settings import BadSettings
+
+GOOD = """
+[p.try]
+rate = 5
+[p.confirm]
+rate = 5
+[p.cancel]
+rate = 5
+"""
+
+
+def test_the_seed_profile_has_the_classic_tiers() -> None:
+    seed = load_limits("seed")
+    assert [seed.tier(op).rate for op in OPS] == [1000, 800, 800]
+    assert [seed.tier(op).excess for op in OPS] == ["reject", "defer", "defer"]
+
+
+def test_the_default_profile_is_sized_for_the_machine() -> None:
+    tier = load_limits("default").try_
+    assert tier.rate == 20_000 * len(os.sched_getaffinity(0))
+    assert tier.burst > tier.rate
+
+
+def test_a_burst_is_large_enough_to_keep_tokens_for_those_who_wait(tmp_path: Path) -> None:
+    file = tmp_path / "limits.toml"
+    file.write_text(GOOD)
+    assert load_limits("p", file).try_.burst == 11
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[p", "limits.toml"),
+        (GOOD.replace("p.try", "p.tri"), "tri"),
+        (GOOD.replace("rate = 5", "rate = -5", 1), "try.rate"),
+        (GOOD.replace("rate = 5", "", 1), "rate or rate_per_core"),
+        (GOOD.replace("rate = 5", "rate = 5\nexcess = 'queue'", 1), "excess"),
+        (GOOD.replace("rate = 5", "rate = 5\nrate_per_core = 5", 1), "rate or rate_per_core"),
+        (GOOD.replace("rate = 5", "speed = 5", 1), "speed"),
+        (GOOD.replace("[p.", "[other."), "no profile p; there are: other"),
+    ],
+)
+def test_mistakes_name_the_file_and_the_place(tmp_path: Path, text: str, said: str) -> None:
+    file = tmp_path / "limits.toml"
+    file.write_text(text)
+    with pytest.raises(BadSettings, match=r"limits\.toml") as caught:
+        load_limits("p", file)
+    assert said in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BadSettings, match=r"nowhere.toml: No such file"):
+        load_limits("p", tmp_path / "nowhere.toml")
