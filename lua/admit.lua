@@ -29,9 +29,11 @@ local now = time[1] * 1000000 + time[2]
 local bucket = redis.call("HMGET", bucket_key, "rate", "burst", "level", "at")
 local rate, burst = tonumber(bucket[1] or ARGV[3]), tonumber(bucket[2] or ARGV[4])
 
-local depth = burst * TOKEN - rate * lease_us
-if depth < burst * TOKEN / 2 then
-  depth, wanted = burst * TOKEN, 0
+local depth, kept_back = burst * TOKEN, rate * lease_us
+if kept_back >= TOKEN and kept_back <= depth / 2 then
+  depth = depth - kept_back
+else
+  wanted = 0 -- a lease would be less than a token, or most of the burst
 end
 if depth < rate * grace_us + TOKEN then
   line_max = 0 -- too shallow to keep tokens for the late

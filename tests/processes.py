@@ -29,7 +29,7 @@ class Processes:
 
     def __init__(self, settings: Settings, home: Path) -> None:
         self._settings = settings
-        self._home = home
+        self.home = home
         self._children: list[Child] = []
 
     async def __aenter__(self) -> Processes:
@@ -44,7 +44,7 @@ class Processes:
         settings = self._settings
         gateway_port, admin_port = port or free_port(), free_port()
         environment = {
-            "SECKILL_HOME": str(self._home),  # no settings file there: all comes from here
+            "SECKILL_HOME": str(self.home),  # no settings file there: all comes from here
             "SECKILL_REDIS_URL": settings.redis_url,
             "SECKILL_AMQP_URL": settings.amqp_url,
             "SECKILL_POSTGRES_DSN": settings.postgres_dsn,
@@ -54,7 +54,7 @@ class Processes:
             "SECKILL_ADMIN_PORT": str(admin_port),
             **overrides,
         }
-        child = worker(command, len(self._children) + 1, environment, home=self._home)
+        child = worker(command, len(self._children) + 1, environment, home=self.home)
         self._children.append(child)
         await child.start()
         host = "http://127.0.0.1"

@@ -77,22 +77,36 @@ def bucket(redis: Redis) -> Bucket:
     return Bucket(redis)
 
 
-async def test_a_full_bucket_admits_its_burst_less_a_lease(bucket: Bucket) -> None:
-    # A leased token may be spent LEASE_S late, so that much of the rate is kept back.
-    assert await bucket.admitted(100) == 19
+async def test_a_full_bucket_admits_its_burst(bucket: Bucket) -> None:
+    assert await bucket.admitted(100) == 20
     assert await bucket.admitted(100) == 0
 
 
+async def test_where_tokens_are_leased_a_lease_of_the_burst_is_kept_back(redis: Redis) -> None:
+    """A leased token may be spent LEASE_S late; over any interval the bound must hold."""
+    assert await Bucket(redis, Tier(rate=100, burst=200)).admitted(300) == 195
+
+
+@pytest.mark.parametrize(("rate", "burst"), [(1, 1), (1000, 1), (1000, 99)])
+async def test_a_burst_that_is_hardly_a_lease_is_not_leased(
+    redis: Redis, rate: int, burst: int
+) -> None:
+    bucket = Bucket(redis, Tier(rate=rate, burst=burst))
+    assert (await bucket.ask("a", wanted=50)).leased == 0
+    await bucket.pass_time(10)
+    assert await bucket.admitted(burst) == burst
+
+
 async def test_tokens_come_back_at_the_rate_and_never_above_the_burst(bucket: Bucket) -> None:
-    await bucket.admitted(19)
+    await bucket.admitted(20)
     await bucket.pass_time(0.5)
     assert (await bucket.ask(*"abcde")).waits_s == [0] * 5
     await bucket.pass_time(3600)
-    assert await bucket.admitted(100) == 19
+    assert await bucket.admitted(100) == 20
 
 
 async def test_the_refused_get_turns_one_token_apart(bucket: Bucket) -> None:
-    await bucket.admitted(19)
+    await bucket.admitted(20)
     waits = (await bucket.ask("a", "b", "c")).waits_s
     assert waits[0] == pytest.approx(0.1, abs=0.01)
     assert [b - a for a, b in itertools.pairwise(waits)] == [pytest.approx(0.1)] * 2
@@ -100,7 +114,7 @@ async def test_the_refused_get_turns_one_token_apart(bucket: Bucket) -> None:
 
 async def test_F36_a_turn_is_kept_however_often_its_owner_asks(bucket: Bucket) -> None:
     """Asking more often, or at another process, gains nothing and loses nothing."""
-    await bucket.admitted(19)
+    await bucket.admitted(20)
     await bucket.ask("a", "b", "c")
     again = (await bucket.ask("c", "c", "a")).waits_s
     assert again[0] == again[1] == pytest.approx(0.3, abs=0.05)
@@ -111,7 +125,7 @@ async def test_F36_a_turn_is_kept_however_often_its_owner_asks(bucket: Bucket) -
 async def test_who_comes_at_his_turn_is_admitted_whatever_strangers_do(
     bucket: Bucket, late_s: float
 ) -> None:
-    await bucket.admitted(19)
+    await bucket.admitted(20)
     (wait,) = (await bucket.ask("patient")).waits_s
     await bucket.admitted(500)
     await bucket.pass_time(wait + 0.001)
@@ -124,24 +138,24 @@ async def test_who_comes_at_his_turn_is_admitted_whatever_strangers_do(
 
 async def test_an_unused_turn_is_given_to_others_after_the_grace(bucket: Bucket) -> None:
     """F19: seats that were abandoned must not block the line."""
-    await bucket.admitted(30)  # the last of them wait, and never come
+    await bucket.admitted(31)  # the last of them wait, and never come
     assert await bucket.redis.zcard(keys.line(SALE, "try")) == 11
     await bucket.pass_time(1.2 + GRACE_S)
-    assert await bucket.admitted(100) == 19
+    assert await bucket.admitted(100) == 20
 
 
 async def test_a_refusal_burns_no_token(bucket: Bucket) -> None:
-    await bucket.admitted(19)
+    await bucket.admitted(20)
     for _ in range(50):
         await bucket.ask("eager", "keen")
     await bucket.pass_time(2.0)
     waits = (await bucket.ask("eager", "keen", *(f"s{n}" for n in range(30)))).waits_s
     assert waits[:2] == [0, 0]
-    assert waits.count(0) == 19
+    assert waits.count(0) == 20
 
 
 async def test_a_full_line_refuses_without_a_turn(bucket: Bucket) -> None:
-    await bucket.admitted(19)
+    await bucket.admitted(20)
     waits = (await bucket.ask("a", "b", "c", line_max=2)).waits_s
     assert [wait > 0 for wait in waits] == [True, True, False]
     assert waits[2] == pytest.approx(-0.3, abs=0.05)
@@ -150,7 +164,7 @@ async def test_a_full_line_refuses_without_a_turn(bucket: Bucket) -> None:
 
 async def test_a_burst_too_small_to_keep_tokens_makes_no_promises(redis: Redis) -> None:
     bucket = Bucket(redis, Tier(rate=10, burst=5))
-    assert await bucket.admitted(20) == 4
+    assert await bucket.admitted(20) == 5
     assert not await redis.exists(keys.line(SALE, "try"))
     await bucket.pass_time(0.3)
     assert await bucket.admitted(20) == 3
@@ -164,19 +178,19 @@ async def test_a_lease_takes_what_is_left_and_at_most_its_time_of_the_rate(redis
 
 
 async def test_nothing_is_leased_while_somebody_waits(bucket: Bucket) -> None:
-    await bucket.admitted(20)
+    await bucket.admitted(21)
     await bucket.pass_time(1.0)
     assert (await bucket.ask("a", wanted=10)).leased == 0
 
 
 async def test_the_line_expires_with_its_last_turn(bucket: Bucket) -> None:
-    await bucket.admitted(39)
+    await bucket.admitted(40)
     ttl_ms = await bucket.redis.pttl(keys.line(SALE, "try"))
     assert 2_000 < ttl_ms <= 2_000 + GRACE_S * 1000 + 10
 
 
 async def test_an_operators_limit_holds_from_the_next_call_on(bucket: Bucket) -> None:
-    await bucket.admitted(19)
+    await bucket.admitted(20)
     await bucket.buckets.set_limit(SALE, "try", rate=100, burst=300)
     assert await bucket.admitted(50) < 10, "the change makes no tokens"
     await bucket.pass_time(10)
@@ -185,7 +199,7 @@ async def test_an_operators_limit_holds_from_the_next_call_on(bucket: Bucket) ->
     assert await bucket.admitted(500) == 294
     await bucket.buckets.set_limit(SALE, "try", rate=1, burst=10)
     await bucket.pass_time(3600)
-    assert await bucket.admitted(100) == 9
+    assert await bucket.admitted(100) == 10
 
 
 async def test_a_clock_that_steps_back_makes_no_tokens(bucket: Bucket) -> None:

@@ -1,0 +1,71 @@
+"""`seckill sale limit`: the rate limits of one sale, changed while it runs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from config.limits import OPS, Op, load_limits
+from config.settings import load_settings
+from ops.cli_sales import Json, SaleId, open_stores
+from seckill import limits
+from seckill.buckets import Buckets
+from seckill.errors import UserMistake
+from seckill.limits import SaleLimit
+
+Rate = Annotated[int | None, typer.Option(help="Requests a second, all gateways together.", min=1)]
+Burst = Annotated[int | None, typer.Option(help="At once after a pause; else 2 x rate + 1.", min=1)]
+
+
+def limit(
+    sale_id: SaleId,
+    try_rate: Rate = None,
+    try_burst: Burst = None,
+    confirm_rate: Rate = None,
+    confirm_burst: Burst = None,
+    cancel_rate: Rate = None,
+    cancel_burst: Burst = None,
+    as_json: Json = False,
+) -> None:
+    """Change a sale's rate limits, also while it runs; without options, show them."""
+    given: dict[Op, tuple[int | None, int | None]] = {
+        "try": (try_rate, try_burst),
+        "confirm": (confirm_rate, confirm_burst),
+        "cancel": (cancel_rate, cancel_burst),
+    }
+    wanted = {}
+    for op, (rate, burst) in given.items():
+        if rate is not None:
+            wanted[op] = SaleLimit.of(rate, burst)
+        elif burst is not None:
+            raise UserMistake(f"--{op}-burst needs --{op}-rate")
+    own = asyncio.run(_change(sale_id, wanted))
+    settings = load_settings()
+    profile = load_limits(settings.limits_profile, settings.limits_file)
+    shown = {}
+    for op in OPS:
+        tier = profile.tier(op)
+        in_force = own.get(op, SaleLimit(tier.rate, tier.burst))
+        shown[op] = {**asdict(in_force), "own": op in own, "mode": tier.mode}
+    if as_json:
+        typer.echo(json.dumps(shown))
+        return
+    table = Table("operation", "rate/s", "burst", "set for this sale", "mode")
+    for op, line in shown.items():
+        own_text = "yes" if line["own"] else "no"
+        table.add_row(op, str(line["rate"]), str(line["burst"]), own_text, str(line["mode"]))
+    Console().print(table)
+
+
+async def _change(sale_id: str, wanted: dict[Op, SaleLimit]) -> dict[str, SaleLimit]:
+    async with open_stores(load_settings()) as stores:
+        buckets = Buckets(stores.redis)
+        for op, new in wanted.items():
+            await limits.set_limit(stores.db, buckets, sale_id, op, new)
+        return dict(await limits.limits_of(stores.db, sale_id))
