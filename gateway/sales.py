@@ -14,7 +14,10 @@ from seckill.sales import Sale
 
 
 class SaleView(msgspec.Struct):
-    """One sale as buyers see it. `remaining` may lag a second; null while it is not known."""
+    """One sale as buyers see it. `remaining` may lag a second; null while it is not known.
+
+    `proof_bits` above 0: a ticket needs a solved challenge first.
+    """
 
     sale_id: str
     state: str
@@ -23,6 +26,7 @@ class SaleView(msgspec.Struct):
     opens_at: datetime | None
     closes_at: datetime | None
     payment_window_s: int
+    proof_bits: int
     server_time: datetime
     sold_out: bool
     remaining: int | None
@@ -51,6 +55,7 @@ def _view(sale: Sale, left: int | None) -> SaleView:
         opens_at=sale.opens_at,
         closes_at=sale.closes_at,
         payment_window_s=sale.payment_window_s,
+        proof_bits=sale.proof_bits,
         server_time=datetime.now(UTC),
         sold_out=left == 0,
         remaining=left,

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from config.settings import BadSettings, Settings, load_settings
-from seckill import database, ledger, logins, redis_client, sales, tickets
+from seckill import database, ledger, logins, proofs, redis_client, sales, tickets
 from seckill.errors import UserMistake
 from seckill.keyring import KeyRing
 from seckill.sales import NewSale, Sale
@@ -83,6 +83,14 @@ def create_sale(
     payment_window: Annotated[
         int, typer.Option(help="Seconds an unpaid order keeps its units.", min=1, max=30 * 86400)
     ] = 900,
+    proof_bits: Annotated[
+        int,
+        typer.Option(
+            help="Work before a ticket, in leading zero bits; each one more doubles it. 0: none.",
+            min=0,
+            max=proofs.BITS_MAX,
+        ),
+    ] = 0,
     as_json: Json = False,
 ) -> None:
     """Make a sale. Nobody can grab before it is opened."""
@@ -94,6 +102,7 @@ def create_sale(
         opens_at=_moment("--opens-at", opens_at),
         closes_at=_moment("--closes-at", closes_at),
         payment_window_s=payment_window,
+        proof_bits=proof_bits,
     )
     _show(_run(lambda s: sales.create(s.db, s.stock, new)), as_json)
 

@@ -22,7 +22,8 @@ AMOUNT_MAX = 2**63 - 1
 
 _SELECT = """
 SELECT s.sale_id, s.number, s.price_cents, s.per_order_max, s.opens_at, s.closes_at,
-       s.payment_window_s, s.state, s.opened_at IS NOT NULL AS was_opened, i.total, i.epoch
+       s.payment_window_s, s.proof_bits, s.state, s.opened_at IS NOT NULL AS was_opened,
+       i.total, i.epoch
   FROM sales s JOIN inventory i USING (sale_id)
 """
 
@@ -38,6 +39,7 @@ class Sale:
     opens_at: datetime | None
     closes_at: datetime | None
     payment_window_s: int
+    proof_bits: int
     state: str
     was_opened: bool
     total: int
@@ -66,6 +68,8 @@ class NewSale:
     opens_at: datetime | None = None
     closes_at: datetime | None = None
     payment_window_s: int = 900
+    #: Leading zero bits of the work before a ticket (seckill/proofs.py); 0 asks for none.
+    proof_bits: int = 0
 
 
 async def create(db: asyncpg.Pool, stock: Stock, new: NewSale) -> Sale:
@@ -211,13 +215,14 @@ async def _insert(connection: asyncpg.Connection, new: NewSale) -> None:
         )
     await connection.execute(
         "INSERT INTO sales (sale_id, price_cents, per_order_max, opens_at, closes_at,"
-        " payment_window_s) VALUES ($1, $2, $3, $4, $5, $6)",
+        " payment_window_s, proof_bits) VALUES ($1, $2, $3, $4, $5, $6, $7)",
         new.sale_id,
         new.price_cents,
         new.per_order_max,
         new.opens_at,
         new.closes_at,
         new.payment_window_s,
+        new.proof_bits,
     )
     await connection.execute(
         "INSERT INTO inventory (sale_id, total, available) VALUES ($1, $2, $2)",

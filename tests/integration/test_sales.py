@@ -267,6 +267,8 @@ async def test_F3_a_refused_sale_cannot_be_opened_with_the_stock_of_another_life
         NewSale("dear", 1, 2**63),
         NewSale("none-each", 1, 1, per_order_max=0),
         NewSale("no-time-to-pay", 1, 1, payment_window_s=0),
+        NewSale("endless-work", 1, 1, proof_bits=27),
+        NewSale("negative-work", 1, 1, proof_bits=-1),
         NewSale(
             "ends-first",
             1,
