@@ -67,6 +67,9 @@ class Settings(BaseSettings):
     #: How long a ticket is good after the opening, or after it was made: a buyer also reads his
     #: order with it.
     ticket_ttl_s: Seconds = 3600.0
+    #: How long a challenge may be worked on: several times what a slow phone needs for a sensible
+    #: `proof_bits`, and short enough that used ones do not pile up in Redis.
+    challenge_ttl_s: Annotated[float, Field(ge=1)] = 300.0
 
     # Limits. What is beyond them is refused at once, so that the rest is answered soon.
     #: Rate limits: a profile of config/limits.toml, or of a file of that form.
@@ -81,7 +84,6 @@ class Settings(BaseSettings):
     #: How long a connection may stay without a whole request. Browsers keep idle ones for a
     #: minute or two, and a client that sends its headers byte by byte gets no longer.
     keepalive_s: Seconds = 75.0
-
     # Batching: what arrived while the last call was under way goes out together.
     #: Grabs in one script call. 512 take about 1 ms of Redis, which nobody else can use then.
     grab_batch_max: Annotated[int, Field(ge=1, le=512)] = 512

@@ -65,6 +65,14 @@ async def find_sale(request: web.Request, sales: SaleDirectory) -> Sale:
     return sale
 
 
+def opening_of(sale: Sale, *, lead_s: float, now_s: float) -> float:
+    """Return when a sale opens, in Unix seconds; refuse while it gives out no tickets yet."""
+    opens_at_s = sale.opens_at.timestamp() if sale.opens_at else now_s
+    if now_s < opens_at_s - lead_s:
+        raise Refused(Problem.TOO_EARLY, f"tickets are handed out {lead_s:g} s before")
+    return opens_at_s
+
+
 def order_id_of(request: web.Request) -> str:
     """Return the order id that the path names, or refuse."""
     order_id = request.match_info["order_id"].lower()

@@ -6,7 +6,7 @@ from aiohttp import web
 
 from config.limits import load_limits
 from config.settings import Settings
-from gateway import grabs, orders, resources, sales, tickets
+from gateway import challenges, grabs, orders, resources, sales, tickets
 from gateway.admission import LOGIN_KEYS, TICKET_KEYS, bounded
 from gateway.problems import add_routes
 from seckill.keyring import KeyRing
@@ -27,6 +27,7 @@ def create_app(settings: Settings) -> web.Application:
         (
             resources.in_hand_ctx,
             resources.redis_ctx,
+            challenges.burns_ctx,
             resources.postgres_ctx,
             resources.broker_ctx,
             resources.desks_ctx,
@@ -41,6 +42,8 @@ def create_app(settings: Settings) -> web.Application:
             ("POST", "/v1/sales/{sale_id}/tickets", bounded(tickets.issue_ticket)),
             ("GET", "/v1/sales/{sale_id}/orders/mine", bounded(orders.show_mine)),
             ("GET", "/v1/orders/{order_id}", bounded(orders.show_order)),
+            ("POST", "/v1/sales/{sale_id}/challenges", bounded(challenges.issue_challenge)),
+            ("GET", "/proof-worker.js", challenges.show_worker),
             ("DELETE", "/v1/orders/{order_id}", orders.cancel_order),
         ],
     )

@@ -1,7 +1,7 @@
 """`POST /v1/sales/{sale_id}/tickets`: the right to grab, for a buyer who is logged in.
 
 Handed out from some time before the opening, so that the costly check of the login is spread out
-and the opening second verifies only the ticket's MAC.
+and the opening second verifies only the ticket's MAC. A sale with `proof_bits` wants work first.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 import msgspec
 from aiohttp import web
 
-from gateway.admission import TICKET_KEYS, buyer_of_login, find_sale
+from gateway.admission import TICKET_KEYS, buyer_of_login, find_sale, opening_of
 from gateway.answers import json_response
-from gateway.problems import Problem, Refused
+from gateway.challenges import redeem_proof
 from gateway.resources import SALES, SETTINGS
 from seckill import tickets
 
@@ -27,16 +27,18 @@ class TicketView(msgspec.Struct):
 
 
 async def issue_ticket(request: web.Request) -> web.Response:
-    """Answer with a ticket for the login's buyer; asking again is harmless."""
+    """Answer with a ticket for the login's buyer; asking again is harmless.
+
+    The body matters only where the sale asks for a proof of work: else it is not even read, so
+    that a client may send the same to every sale.
+    """
     settings = request.app[SETTINGS]
     buyer_id = buyer_of_login(request)
     sale = await find_sale(request, request.app[SALES])
     now_s = time.time()
-    opens_at_s = sale.opens_at.timestamp() if sale.opens_at else now_s
-    if now_s < opens_at_s - settings.ticket_lead_s:
-        raise Refused(
-            Problem.TOO_EARLY, f"tickets are handed out {settings.ticket_lead_s:g} s before"
-        )
+    opens_at_s = opening_of(sale, lead_s=settings.ticket_lead_s, now_s=now_s)
+    if sale.proof_bits:
+        await redeem_proof(request, sale, buyer_id)
     expires_at_s = int(max(now_s, opens_at_s) + settings.ticket_ttl_s)
     ticket = tickets.issue(
         request.app[TICKET_KEYS],

@@ -33,6 +33,11 @@ def line(sale_id: str, op: str) -> str:
     return f"sk:{{{sale_id}}}:line:{op}"
 
 
+def burnt_proof(sale_id: str, nonce: str) -> str:
+    """Return the STRING that tells, until its challenge has expired, that a proof was used."""
+    return f"sk:{{{sale_id}}}:proof:{nonce}"
+
+
 def relay_lock() -> str:
     """Return the STRING that the one working relay holds, to save doing work twice."""
     return "sk:lock:relay"

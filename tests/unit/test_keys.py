@@ -26,6 +26,13 @@ def test_a_sale_lives_in_one_slot(sale_id: str) -> None:
     assert {key_slot(key(sale_id).encode()) for key in PER_SALE} == {key_slot(sale_id.encode())}
 
 
+@given(sale_ids)
+def test_a_burnt_proof_lives_with_its_sale(sale_id: str) -> None:
+    key = keys.burnt_proof(sale_id, "a_nonce-")
+    assert key_slot(key.encode()) == key_slot(sale_id.encode())
+    assert key == f"sk:{{{sale_id}}}:proof:a_nonce-"
+
+
 @given(st.lists(sale_ids, unique=True, min_size=1))
 def test_every_key_of_every_sale_is_its_own(ids: list[str]) -> None:
     names = [key(sale_id) for sale_id in ids for key in PER_SALE] + [keys.relay_lock()]

@@ -1,0 +1,145 @@
+"""`POST /v1/sales/{sale_id}/challenges`: work to do before a ticket, and its redemption.
+
+A solution is used once, for one ticket, whichever process it is sent to: the nonce of its challenge
+is burnt in Redis, and the second to try is told 409 `proof_used`, the same buyer too. A repeat
+would gain him little, since both tickets are his; but then each further use of a ticket (limits,
+bans) would have to be safe against tickets without work. So a buyer who lost the answer asks for a
+new challenge; as tickets are handed out from minutes before the opening, he has the time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime
+from functools import cache, partial
+from importlib.resources import files
+from typing import Annotated, NamedTuple
+
+import msgspec
+from aiohttp import web
+from redis.asyncio import Redis
+
+from gateway.admission import TICKET_KEYS, buyer_of_login, find_sale, opening_of, read_json
+from gateway.answers import json_response
+from gateway.batching import MicroBatcher, answering_each
+from gateway.problems import Problem, Refused
+from gateway.resources import REDIS, SALES, SETTINGS
+from seckill import keys, proofs
+from seckill.redis_client import redis_errors_as_unavailable
+from seckill.sales import Sale
+
+#: Burnt nonces in one round trip: less than a millisecond of Redis.
+BURNS_MAX = 512
+#: A burnt nonce is kept so much longer than its challenge is good: by a clock that is behind, the
+#: challenge would else outlive it.
+CLOCK_SKEW_MS = 60_000
+#: The worker's messages do not change under its name; a crowd fetches it once, before the opening.
+WORKER_CACHE = "public, max-age=3600"
+
+
+class ChallengeView(msgspec.Struct):
+    """A challenge, good before `expires_at`; how to solve it: seckill/proofs.py."""
+
+    challenge: str
+    bits: int
+    expires_at: datetime
+
+
+class ProofRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of a ticket's request, where the sale asks for a proof of work."""
+
+    challenge: str
+    solution: Annotated[str, msgspec.Meta(pattern="^[0-9]{1,20}$")]
+
+
+class Burn(NamedTuple):
+    """A key to set, once, and how long it stays."""
+
+    key: str
+    ttl_ms: int
+
+
+BURNS = web.AppKey("burns", MicroBatcher[Burn, bool])
+
+_decoder = msgspec.json.Decoder(ProofRequest)
+
+
+async def issue_challenge(request: web.Request) -> web.Response:
+    """Answer with a challenge for the login's buyer, under the same window as tickets.
+
+    A sale that asks for no work gives one of 0 bits, which any digit solves: one way for clients.
+    """
+    settings = request.app[SETTINGS]
+    buyer_id = buyer_of_login(request)
+    sale = await find_sale(request, request.app[SALES])
+    now_s = time.time()
+    opening_of(sale, lead_s=settings.ticket_lead_s, now_s=now_s)
+    expires_at_s = int(now_s + settings.challenge_ttl_s)
+    challenge = proofs.issue(
+        request.app[TICKET_KEYS],
+        sale_id=sale.sale_id,
+        buyer_id=buyer_id,
+        bits=sale.proof_bits,
+        expires_at_s=expires_at_s,
+    )
+    expires_at = datetime.fromtimestamp(expires_at_s, UTC)
+    return json_response(ChallengeView(challenge, sale.proof_bits, expires_at), status=201)
+
+
+async def redeem_proof(request: web.Request, sale: Sale, buyer_id: str) -> None:
+    """Return when the request's proof of work is good and has just been used up, else refuse."""
+    if not request.body_exists:
+        raise Refused(
+            Problem.PROOF_NEEDED,
+            f"POST /v1/sales/{sale.sale_id}/challenges gives one; send it with its solution",
+        )
+    sent = await read_json(request, _decoder)
+    now_s = time.time()
+    proof = proofs.check(
+        request.app[TICKET_KEYS],
+        sent.challenge,
+        sent.solution,
+        sale_id=sale.sale_id,
+        buyer_id=buyer_id,
+        bits=sale.proof_bits,
+        now_s=now_s,
+    )
+    if isinstance(proof, proofs.Flaw):
+        field, detail = proof.value
+        raise Refused(Problem.BAD_PROOF, detail, field=field)
+    # Last of all, so that a refusal for another reason costs nobody his work. One SET NX: of any
+    # number of processes exactly one is told that it was the first.
+    ttl_ms = int((proof.expires_at_s - now_s) * 1000) + CLOCK_SKEW_MS
+    key = keys.burnt_proof(sale.sale_id, proof.nonce)
+    if not await request.app[BURNS].submit(Burn(key, ttl_ms)):
+        raise Refused(Problem.PROOF_USED, "ask for a new challenge")
+
+
+async def show_worker(_: web.Request) -> web.Response:
+    """Answer with the script that solves challenges in a browser, beside the page."""
+    headers = {"Cache-Control": WORKER_CACHE, "X-Content-Type-Options": "nosniff"}
+    return web.Response(
+        body=_worker_source(), content_type="text/javascript", charset="utf-8", headers=headers
+    )
+
+
+async def burns_ctx(app: web.Application) -> AsyncIterator[None]:
+    """Burning of nonces, batched: a crowd before the opening takes one connection, not all."""
+    burn = answering_each(partial(burn_all, app[REDIS]))
+    app[BURNS] = MicroBatcher(burn, max_batch=BURNS_MAX, max_calls=1)
+    yield
+
+
+async def burn_all(redis: Redis, burns: Sequence[Burn]) -> list[bool]:
+    """Set each key that is not set yet and tell which; Unavailable when that is not known."""
+    with redis_errors_as_unavailable():
+        async with redis.pipeline(transaction=False) as pipe:
+            for key, ttl_ms in burns:
+                pipe.set(key, b"", nx=True, px=ttl_ms)
+            return [reply is not None for reply in await pipe.execute()]
+
+
+@cache
+def _worker_source() -> bytes:
+    return (files(__package__) / "proof-worker.js").read_bytes()
