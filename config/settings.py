@@ -84,6 +84,7 @@ class Settings(BaseSettings):
     #: How long a connection may stay without a whole request. Browsers keep idle ones for a
     #: minute or two, and a client that sends its headers byte by byte gets no longer.
     keepalive_s: Seconds = 75.0
+
     # Batching: what arrived while the last call was under way goes out together.
     #: Grabs in one script call. 512 take about 1 ms of Redis, which nobody else can use then.
     grab_batch_max: Annotated[int, Field(ge=1, le=512)] = 512

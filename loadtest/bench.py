@@ -91,8 +91,13 @@ async def run(runs: int, seconds: int, progress: Progress) -> list[Pair]:
         )
         pairs = [
             Pair(
-                Side("grabs/s, micro-batched", lambda: _grabs(stack, batched.url, seconds)),
-                Side("grabs/s, one EVALSHA each", lambda: _grabs(stack, single.url, seconds)),
+                Side(
+                    "grabs/s, micro-batched", lambda: grabs_per_second(stack, batched.url, seconds)
+                ),
+                Side(
+                    "grabs/s, one EVALSHA each",
+                    lambda: grabs_per_second(stack, single.url, seconds),
+                ),
                 least_ratio=2.5,
             ),
             Pair(
@@ -115,7 +120,7 @@ async def run(runs: int, seconds: int, progress: Progress) -> list[Pair]:
     return pairs
 
 
-async def _grabs(stack: BenchStack, url: str, seconds: int) -> float:
+async def grabs_per_second(stack: BenchStack, url: str, seconds: int) -> float:
     """Grabs answered 202 in a second: each with ticket, script and confirmed publish."""
     sale = await stack.open_sale()
     tickets = await stack.write_tickets(sale, seconds * TICKETS_PER_SECOND)

@@ -6,23 +6,26 @@ import asyncio
 import itertools
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import asyncpg
 from aio_pika.abc import AbstractChannel
+from redis.asyncio import Redis
 
 from ops.children import Child
 from ops.credentials import Credentials, load_credentials
 from ops.ports import free_port
 from ops.services import Services, running_services
 from ops.workers import worker
-from seckill import database, messages, redis_client, sales, tickets, topology
+from seckill import database, ledger, limits, messages, redis_client, sales, tickets, topology
 from seckill.broker import Broker, Publisher
+from seckill.buckets import Buckets
 from seckill.errors import SeckillError
 from seckill.keyring import KeyRing
+from seckill.limits import SaleLimit
 from seckill.order_ids import new_order_id
 from seckill.sales import NewSale, Sale
 from seckill.stock import Grab, Stock
@@ -52,7 +55,7 @@ class BenchStack:
         services: Services,
         credentials: Credentials,
         db: asyncpg.Pool,
-        stock: Stock,
+        redis: Redis,
         channel: AbstractChannel,
         publisher: Publisher,
     ) -> None:
@@ -60,16 +63,19 @@ class BenchStack:
         self._services = services
         self._credentials = credentials
         self._db = db
-        self._stock = stock
+        self._redis = redis
+        self._stock = Stock(redis)
         self._channel = channel
         self._publisher = publisher
         self._numbers = itertools.count(1)
         self._started = int(time.time())
         self.children: list[Child] = []
 
-    async def run(self, command: str, core: int, **overrides: str) -> Process:
-        """Start `seckill <command>` and pin it."""
-        port = free_port()
+    async def run(
+        self, command: str, core: int, *, port: int | None = None, **overrides: str
+    ) -> Process:
+        """Start `seckill <command>` and pin it; several gateways may share a port."""
+        port = port or free_port()
         environment = {
             "SECKILL_HOME": str(self._home),
             "SECKILL_REDIS_URL": self._services.redis_url,
@@ -92,24 +98,36 @@ class BenchStack:
             os.sched_setaffinity(0, everywhere)
         return Process(child, f"http://127.0.0.1:{port}")
 
-    async def open_sale(self) -> Sale:
-        """Make and open a sale that nobody can sell out."""
-        new = NewSale(f"bench-{self._started}-{next(self._numbers)}", UNITS, 1999)
+    async def open_sale(self, *, units: int = UNITS) -> Sale:
+        """Make and open a sale, by default one that nobody can sell out."""
+        new = NewSale(f"bench-{self._started}-{next(self._numbers)}", units, 1999)
         await sales.create(self._db, self._stock, new)
         return await sales.open_(self._db, self._stock, new.sale_id)
 
-    async def write_tickets(self, sale: Sale, count: int) -> Path:
-        """Write a ticket file for a sale."""
+    def tickets(self, sale: Sale, count: int) -> Iterator[str]:
+        """Make tickets for the buyers b0, b1 and so on."""
         ring = KeyRing.parse(self._credentials.ticket_keys, setting="ticket_keys")
         expires = int(time.time()) + 3600
+        for n in range(count):
+            yield tickets.issue(ring, sale_id=sale.sale_id, buyer_id=f"b{n}", expires_at_s=expires)
+
+    async def write_tickets(self, sale: Sale, count: int) -> Path:
+        """Write a ticket file for a sale."""
         path = self._home / "tickets.tsv"
         with path.open("w") as file:
-            for n in range(count):
-                made = tickets.issue(
-                    ring, sale_id=sale.sale_id, buyer_id=f"b{n}", expires_at_s=expires
-                )
-                file.write(f"b{n}\t{made}\n")
+            for n, ticket in enumerate(self.tickets(sale, count)):
+                file.write(f"b{n}\t{ticket}\n")
         return path
+
+    async def limit(self, sale: Sale, rate: int) -> SaleLimit:
+        """Limit the grabs of a sale."""
+        limit = SaleLimit.of(rate)
+        await limits.set_limit(self._db, Buckets(self._redis), sale.sale_id, "try", limit)
+        return limit
+
+    async def verify(self, sale: Sale, *, wait_s: float) -> ledger.Ledger:
+        """Count the ledger of a sale once it is quiet."""
+        return await ledger.verify(self._redis, self._db, sale.sale_id, wait_s=wait_s)
 
     async def fill_queue(self, sale: Sale, count: int, grabs_a_message: int) -> None:
         """Publish `count` accepted grabs to orders.place."""
@@ -150,10 +168,10 @@ class BenchStack:
 
 
 @asynccontextmanager
-async def bench_stack(home: Path, stores_core: int) -> AsyncIterator[BenchStack]:
-    """Start the stores, pinned, and stop everything in the end."""
+async def bench_stack(home: Path, stores_core: int | None = None) -> AsyncIterator[BenchStack]:
+    """Start the stores, pinned if a core is given, and stop everything in the end."""
     everywhere = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {stores_core})
+    os.sched_setaffinity(0, everywhere if stores_core is None else {stores_core})
     try:
         async with running_services(home) as services:
             os.sched_setaffinity(0, everywhere)
@@ -166,9 +184,7 @@ async def bench_stack(home: Path, stores_core: int) -> AsyncIterator[BenchStack]
             ):
                 redis = redis_client.connect(services.redis_url, timeout_s=10)
                 credentials = load_credentials(home)
-                stack = BenchStack(
-                    home, services, credentials, db, Stock(redis), channel, publisher
-                )
+                stack = BenchStack(home, services, credentials, db, redis, channel, publisher)
                 try:
                     yield stack
                 finally:

@@ -1,0 +1,292 @@
+"""`python -m loadtest.edge limit|overload`: the edge under more load than it takes, open loop.
+
+`limit` offers grabs to four gateways at ten times a sale's rate limit, and reports what was
+admitted against the bound, and what became of buyers who came back when told. `overload` offers one
+gateway three times what it can answer, and reports the wait of the answered, the refusals, the
+recovery and the memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import platform
+from collections.abc import Coroutine, Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import uvloop
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from config.settings import PROJECT_ROOT
+from loadtest.bench import CONNECTIONS, OTHER_CORE, TESTED_CORE, grabs_per_second
+from loadtest.bench_stack import BenchStack, bench_stack
+from loadtest.open_loop import Crowd, Report, Shot, grab_bytes
+from ops.ports import free_port
+from seckill.errors import SeckillError
+from seckill.sales import Sale
+
+GATEWAYS = 4
+#: Times the limit, and times the capacity, that is offered.
+LIMIT_FACTOR, OVERLOAD_FACTOR = 10, 3
+#: One buyer in so many does as Retry-After says.
+OBEDIENT_EVERY = 20
+#: A run whose generator is later than this (99 of 100 shots) says nothing about the gateway.
+LATE_MAX_MS = 50.0
+CONNECTIONS_MAX = 4_000
+#: After an overload, requests at this gentle rate show when all is well again.
+GENTLE_RATE, GENTLE_S = 100, 4.0
+
+app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of a report; `reached` is None where nothing is promised."""
+
+    name: str
+    value: str
+    promised: str = ""
+    reached: bool | None = None
+
+
+@app.command()
+def limit(
+    rate: Annotated[int, typer.Option(help="The sale's limit, grabs a second.", min=1)] = 100,
+    grabs: Annotated[int, typer.Option(help="Grabs to offer.", min=100)] = 100_000,
+    as_json: Json = False,
+) -> None:
+    """Offer ten times the limit to four gateways."""
+    _report(_measure(_limit(rate, grabs), as_json), as_json)
+
+
+@app.command()
+def overload(
+    seconds: Annotated[int, typer.Option(help="Length of the overload.", min=5)] = 30,
+    as_json: Json = False,
+) -> None:
+    """Offer one gateway three times what it can answer."""
+    _report(_measure(_overload(seconds), as_json), as_json)
+
+
+async def _limit(rate: int, grabs: int) -> list[Finding]:
+    async with bench_stack(PROJECT_ROOT / ".seckill" / "bench") as stack:
+        port = free_port()
+        for n in range(GATEWAYS):
+            await stack.run("gateway", n % (os.cpu_count() or 1), port=port)
+        await stack.run("consumers", OTHER_CORE)
+        sale = await stack.open_sale()
+        bound = await stack.limit(sale, rate)
+        offered = LIMIT_FACTOR * rate
+        report = await _offer(port, _shots(stack, sale, offered, grabs))
+        books = await stack.verify(sale, wait_s=60)
+    first = [shot for shot in report.shots if not shot.comes_back]
+    back = [shot for shot in report.shots if shot.comes_back]
+    # Every admission of the offered load lies between its first request and its last answer.
+    admitted = sorted(s.answered_s for s in report.shots if s.status == 202)
+    span_s = max(shot.answered_s for shot in first)
+    count = sum(1 for at in admitted if at <= span_s)
+    most = bound.rate * span_s + bound.burst
+    waits = [shot.retry_after_s for shot in first if shot.status == 429]
+    told = report.told()
+    return [
+        Finding("offered", f"{len(first):,} grabs at {offered:,}/s, and {len(back):,} returns"),
+        Finding("told", _told(told), "202 and 429 alone", set(told) <= {202, 429}),
+        Finding(
+            "admitted while it was offered",
+            f"{count:,} of at most {most:,.1f} ({100 * (most - count) / most:.2f} % under)",
+            "0 to 2 % under",
+            0 <= most - count <= 0.02 * most,
+        ),
+        Finding(
+            "largest excess of any interval",
+            f"{_excess(report, bound.rate, bound.burst):.1f} grabs",
+            "none above 0",
+            _excess(report, bound.rate, bound.burst) <= 0,
+        ),
+        Finding("Retry-After", f"{min(waits)} .. {max(waits)} s" if waits else "none"),
+        Finding(
+            "came back when told",
+            f"{sum(s.status == 202 for s in back):,} of {len(back):,} admitted",
+            "all",
+            all(shot.status == 202 for shot in back),
+        ),
+        Finding(
+            "wait for a 429",
+            f"p50 {report.latency_ms(0.5, 429):.1f} ms, p99 {report.latency_ms(0.99, 429):.1f} ms",
+        ),
+        _generator(report),
+        Finding(
+            "ledger",
+            "balanced" if books.balanced else "; ".join(books.violations),
+            "balanced",
+            books.balanced,
+        ),
+    ]
+
+
+async def _overload(seconds: int) -> list[Finding]:
+    async with bench_stack(PROJECT_ROOT / ".seckill" / "bench", OTHER_CORE) as stack:
+        gateway = await stack.run("gateway", TESTED_CORE)
+        capacity = await grabs_per_second(stack, gateway.url, 5)
+        offered = int(OVERLOAD_FACTOR * capacity)
+        sale = await stack.open_sale()
+        pid = gateway.child.pid or 0
+        before_mb, peak_mb = _resident_mb(pid), 0.0
+        port = int(gateway.url.rpartition(":")[2])
+        gentle = int(GENTLE_RATE * GENTLE_S)
+        total = offered * seconds
+        shots = _then_gentle(_shots(stack, sale, offered, total + gentle), offered, total)
+        run = asyncio.create_task(_offer(port, shots))
+        while not run.done():
+            peak_mb = max(peak_mb, _resident_mb(pid))
+            await asyncio.wait({run}, timeout=0.5)
+        report = await run
+        after_mb = _resident_mb(pid)
+        await stack.drop_queue()
+    ends_s = total / offered
+    heavy = Report([shot for shot in report.shots if shot.due_s < ends_s])
+    troubled = [
+        s.due_s - ends_s
+        for s in report.shots
+        if s.due_s >= ends_s and (s.status != 202 or s.answered_s - s.due_s > 0.25)
+    ]
+    p99 = heavy.latency_ms(0.99, 202)
+    told = heavy.told()
+    return [
+        Finding("capacity", f"{capacity:,.0f} grabs/s (closed loop, {CONNECTIONS} connections)"),
+        Finding("offered", f"{offered:,}/s for {seconds} s, open loop"),
+        Finding("told", _told(told), "202 and 503 alone", set(told) <= {202, 503}),
+        Finding("answered", f"{told[202] / seconds:,.0f} grabs/s"),
+        Finding(
+            "wait of the answered",
+            f"p50 {heavy.latency_ms(0.5, 202):.0f} ms, p99 {p99:.0f} ms, "
+            f"max {heavy.latency_ms(1, 202):.0f} ms",
+            "p99 under 250 ms",
+            p99 < 250,
+        ),
+        Finding(
+            "wait for a 503",
+            f"p50 {heavy.latency_ms(0.5, 503):.0f} ms, p99 {heavy.latency_ms(0.99, 503):.0f} ms",
+        ),
+        Finding(
+            "last trouble after the end",
+            f"{max(troubled, default=0.0):.2f} s",
+            "within 2 s",
+            max(troubled, default=0.0) < 2,
+        ),
+        Finding(
+            "resident memory",
+            f"{before_mb:.0f} MB before, {peak_mb:.0f} MB at most, {after_mb:.0f} MB after",
+        ),
+        _generator(report),
+    ]
+
+
+async def _offer(port: int, shots: Iterator[Shot]) -> Report:
+    """Let a crowd loose, on a loop of its own: uvloop cannot start the stores as other users."""
+
+    async def offer() -> Report:
+        crowd = Crowd("127.0.0.1", port, connections_max=CONNECTIONS_MAX)
+        await crowd.connect(CONNECTIONS)
+        return await crowd.run(shots)
+
+    return await asyncio.to_thread(uvloop.run, offer())
+
+
+def _shots(stack: BenchStack, sale: Sale, rate: float, count: int) -> Iterator[Shot]:
+    made = [grab_bytes(sale.sale_id, ticket) for ticket in stack.tickets(sale, count)]
+    return (
+        Shot(n / rate, payload, obedient=n % OBEDIENT_EVERY == 0) for n, payload in enumerate(made)
+    )
+
+
+def _then_gentle(shots: Iterator[Shot], rate: float, heavy: int) -> Iterator[Shot]:
+    for n, shot in enumerate(shots):
+        shot.obedient = False
+        if n >= heavy:
+            shot.due_s = heavy / rate + (n - heavy) / GENTLE_RATE
+        yield shot
+
+
+def _excess(report: Report, rate: float, burst: float) -> float:
+    """Return the most that any interval had above rate * t + burst (below 0: it kept the bound).
+
+    An interval holds the requests that were sent and answered within it; counted as those answered
+    before its end less those sent before its start, which is never too many.
+    """
+    taken = [shot for shot in report.shots if shot.status == 202]
+    starts = sorted(shot.sent_s for shot in taken)
+    worst, lowest, i = float("-inf"), float("inf"), 0
+    for j, end_s in enumerate(sorted(shot.answered_s for shot in taken)):
+        while i < len(starts) and starts[i] <= end_s:
+            lowest = min(lowest, i - rate * starts[i])
+            i += 1
+        worst = max(worst, (j + 1) - rate * end_s - lowest - burst)
+    return worst
+
+
+def _told(told: dict[int, int]) -> str:
+    return ", ".join(
+        f"{count:,} x {status or 'no answer'}" for status, count in sorted(told.items())
+    )
+
+
+def _generator(report: Report) -> Finding:
+    late = report.late_ms(0.99)
+    return Finding(
+        "generator", f"p99 {late:.1f} ms late", f"under {LATE_MAX_MS:g} ms", late < LATE_MAX_MS
+    )
+
+
+def _resident_mb(pid: int) -> float:
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def _measure(work: Coroutine[None, None, list[Finding]], as_json: bool) -> list[Finding]:
+    columns = (SpinnerColumn(), TextColumn("measuring"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=as_json) as bar:
+        bar.add_task("measuring", total=None)
+        try:
+            findings = asyncio.run(work)
+        except SeckillError as error:
+            raise SystemExit(f"edge: {error}") from error
+    return findings
+
+
+def _report(findings: list[Finding], as_json: bool) -> None:
+    if as_json:
+        print(
+            json.dumps(
+                [
+                    {"name": f.name, "value": f.value, "promised": f.promised, "reached": f.reached}
+                    for f in findings
+                ]
+            )
+        )
+    else:
+        table = Table("what", "measured", "promised", "reached")
+        for f in findings:
+            mark = "" if f.reached is None else "yes" if f.reached else "NO"
+            table.add_row(f.name, f.value, f.promised, mark)
+        console = Console()
+        console.print(table)
+        packages = ", ".join(f"{name} {version(name)}" for name in ("aiohttp", "uvloop", "redis"))
+        console.print(
+            f"{os.cpu_count()} cores, Python {platform.python_version()}, {packages}",
+            highlight=False,
+        )
+    raise typer.Exit(0 if all(f.reached is not False for f in findings) else 1)
+
+
+if __name__ == "__main__":
+    app()
