@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
@@ -27,6 +28,9 @@ PROJECT_ROOT = Path(__file__).resolve().parents[1]
 Seconds = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Port = Annotated[int, Field(ge=0, le=65535)]
+
+#: What a bearer token may consist of (RFC 6750). Shorter ones can be guessed.
+ADMIN_TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]{32,}")
 
 
 class BadSettings(Exception):
@@ -60,6 +64,8 @@ class Settings(BaseSettings):
     # Key rings, `kid:secret[,kid:secret…]`. The first key signs, all of them verify.
     ticket_keys: SecretStr = SecretStr("")
     jwt_keys: SecretStr = SecretStr("")
+    # The bearer token of the admin API on the admin port. Empty turns that API off.
+    admin_token: SecretStr = SecretStr("")
 
     #: How long before the opening tickets are handed out: long enough to spread the logins of a
     #: crowd over minutes.
@@ -128,6 +134,14 @@ class Settings(BaseSettings):
             env_settings,
             JsonConfigSettingsSource(settings_cls, json_file=home / "settings.json"),
         )
+
+    @field_validator("admin_token")
+    @classmethod
+    def _hard_to_guess(cls, token: SecretStr) -> SecretStr:
+        text = token.get_secret_value()
+        if text and not ADMIN_TOKEN.fullmatch(text):
+            raise ValueError("give at least 32 of A-Z a-z 0-9 . _ ~ + / = -, or nothing")
+        return token
 
     @model_validator(mode="after")
     def _confirm_before_relay(self) -> Settings:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from pydantic import SecretStr
+
 from config.settings import Settings
 from ops.home import supervisor
 from ops.services import given_settings
@@ -13,8 +15,9 @@ NAMES = ("redis_url", "amqp_url", "postgres_dsn", "gateway_url", "admin_url")
 
 
 def addresses(values: Mapping[str, object]) -> dict[str, str]:
-    """Pick the addresses out of settings, under the names of their variables."""
-    return {f"SECKILL_{name.upper()}": str(values[name]) for name in NAMES if values.get(name)}
+    """Pick the addresses and the admin token out of settings, under their variables' names."""
+    found = {name: _text(values.get(name) or "") for name in (*NAMES, "admin_token")}
+    return {f"SECKILL_{name.upper()}": text for name, text in found.items() if text}
 
 
 def current_addresses(settings: Settings) -> dict[str, str]:
@@ -23,7 +26,11 @@ def current_addresses(settings: Settings) -> dict[str, str]:
     The settings file of a stack that was killed does not count: nobody answers there.
     """
     running = supervisor(settings.home.absolute())
-    found = addresses(settings.model_dump() if running else given_settings())
-    if len(found) < len(NAMES):
+    values = settings.model_dump() if running else given_settings()
+    if not all(values.get(name) for name in NAMES):
         raise SeckillError(f"no stack runs in {settings.home}; start one: seckill up")
-    return found
+    return addresses(values)
+
+
+def _text(value: object) -> str:
+    return value.get_secret_value() if isinstance(value, SecretStr) else str(value)

@@ -77,7 +77,7 @@ def status(as_json: Json = False) -> None:
 
 @app.command()
 def env(as_json: Json = False) -> None:
-    """Print where the stores and the gateway are, for `eval "$(seckill env)"`."""
+    """Print the addresses and the admin token, for `eval "$(seckill env)"`."""
     _print_addresses(as_json)
 
 

@@ -19,6 +19,10 @@ def _key_ring() -> str:
     return f"k1:{secrets.token_hex(32)}"
 
 
+def _admin_token() -> str:
+    return secrets.token_hex(32)
+
+
 class Credentials(BaseModel):
     """The secrets of one home. They outlive a stack: the stores' data depends on them."""
 
@@ -27,6 +31,7 @@ class Credentials(BaseModel):
     postgres_password: str = Field(default_factory=_password)
     ticket_keys: str = Field(default_factory=_key_ring)
     jwt_keys: str = Field(default_factory=_key_ring)
+    admin_token: str = Field(default_factory=_admin_token)
 
 
 def load_credentials(home: Path) -> Credentials:

@@ -33,6 +33,10 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("SECKILL_CONFIRM_TIMEOUT_S", "nan"),
         ("SECKILL_OUTBOX_MAX", "1.5"),
         ("SECKILL_PREFETCH", ""),
+        ("SECKILL_ADMIN_TOKEN", "a" * 31),
+        ("SECKILL_ADMIN_TOKEN", "a" * 32 + "\n"),
+        ("SECKILL_ADMIN_TOKEN", "é" * 32),
+        ("SECKILL_ADMIN_TOKEN", "a'; echo " + "b" * 32),
     ],
 )
 def test_a_bad_value_names_its_variable(
@@ -55,6 +59,19 @@ def test_an_error_never_shows_a_secret(home: Path) -> None:
     with pytest.raises(BadSettings, match="SECKILL_TICKET_KEYS") as caught:
         load_settings()
     assert "s3cr3t" not in str(caught.value)
+
+
+def test_an_admin_token_that_is_refused_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECKILL_ADMIN_TOKEN", "s3cr3t")
+    with pytest.raises(BadSettings, match="at least 32") as caught:
+        load_settings()
+    assert "s3cr3t" not in str(caught.value)
+
+
+@pytest.mark.parametrize("token", ["", "a" * 32, "aZ0-._~+/" * 4 + "=="])
+def test_an_admin_token_of_this_form_is_taken(monkeypatch: pytest.MonkeyPatch, token: str) -> None:
+    monkeypatch.setenv("SECKILL_ADMIN_TOKEN", token)
+    assert load_settings().admin_token.get_secret_value() == token
 
 
 def test_secrets_are_not_shown_with_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
