@@ -24,7 +24,7 @@ from config.settings import BadSettings, Settings, load_settings
 from seckill import database, ledger, logins, proofs, redis_client, sales, tickets
 from seckill.errors import UserMistake
 from seckill.keyring import KeyRing
-from seckill.sales import NewSale, Sale
+from seckill.sales import PAYMENT_WINDOW_MAX_S, PRICE_CENTS_MAX, UNITS_MAX, NewSale, Sale
 from seckill.stock import Stock
 
 T = TypeVar("T")
@@ -69,10 +69,12 @@ async def open_stores(settings: Settings) -> AsyncIterator[Stores]:
 @sale_app.command("create")
 def create_sale(
     sale_id: SaleId,
-    stock: Annotated[int, typer.Option(help="Units for sale.", min=1, max=2**31 - 1)],
-    price_cents: Annotated[int, typer.Option(help="Price of a unit, in cents.", min=0, max=10**15)],
+    stock: Annotated[int, typer.Option(help="Units for sale.", min=1, max=UNITS_MAX)],
+    price_cents: Annotated[
+        int, typer.Option(help="Price of a unit, in cents.", min=0, max=PRICE_CENTS_MAX)
+    ],
     per_order_max: Annotated[
-        int, typer.Option(help="Units one order may take.", min=1, max=2**31 - 1)
+        int, typer.Option(help="Units one order may take.", min=1, max=UNITS_MAX)
     ] = 1,
     opens_at: Annotated[
         str | None, typer.Option(help="ISO time, UTC without a zone; at once if not given.")
@@ -81,7 +83,10 @@ def create_sale(
         str | None, typer.Option(help="ISO time, UTC without a zone; never if not given.")
     ] = None,
     payment_window: Annotated[
-        int, typer.Option(help="Seconds an unpaid order keeps its units.", min=1, max=30 * 86400)
+        int,
+        typer.Option(
+            help="Seconds an unpaid order keeps its units.", min=1, max=PAYMENT_WINDOW_MAX_S
+        ),
     ] = 900,
     proof_bits: Annotated[
         int,
@@ -204,9 +209,7 @@ def verify(
 
     books = _run(look)
     if as_json:
-        _print_json(
-            {"balanced": books.balanced, "lines": books.lines, "violations": books.violations}
-        )
+        _print_json(books.summary())
     else:
         print_ledger(Console(), sale_id, books)
     if not books.balanced:

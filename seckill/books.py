@@ -59,7 +59,7 @@ async def read_redis(redis: Redis, sale_id: str) -> RedisBooks | None:
     give-back changes stock or corrections.
     """
     with redis_errors_as_unavailable():
-        before = await _stamp(redis, sale_id)
+        before = await glance(redis, sale_id)
         for _ in range(STILL_LOOKS):
             if before is None:
                 return None
@@ -67,7 +67,7 @@ async def read_redis(redis: Redis, sale_id: str) -> RedisBooks | None:
                 buyer.decode(): Holding.parse(text.decode())
                 async for buyer, text in redis.hscan_iter(keys.holders(sale_id), count=1000)
             }
-            stamp, before = before, await _stamp(redis, sale_id)
+            stamp, before = before, await glance(redis, sale_id)
             if before == stamp:
                 break
     return RedisBooks(
@@ -127,7 +127,7 @@ async def states_of(db: asyncpg.Pool, order_ids: set[str]) -> dict[str, str]:
     return {row[0]: row[1] for row in rows}
 
 
-class _Stamp(NamedTuple):
+class Glance(NamedTuple):
     """Everything that a grab or a give-back changes."""
 
     state: str
@@ -139,23 +139,24 @@ class _Stamp(NamedTuple):
     last_outbox_id: bytes
 
 
-async def _stamp(redis: Redis, sale_id: str) -> _Stamp | None:
-    """Read the stamp in one step; None when the sale is not there."""
-    async with redis.pipeline(transaction=True) as pipe:
-        pipe.hmget(keys.sale(sale_id), "state", "corrections", "epoch")
-        pipe.get(keys.stock(sale_id))
-        pipe.hlen(keys.holders(sale_id))
-        pipe.xinfo_stream(keys.outbox(sale_id))
-        fields, stock, held, outbox = await pipe.execute(raise_on_error=False)
-    for reply in (fields, stock, held):
-        if isinstance(reply, RedisError):
-            raise reply
+async def glance(redis: Redis, sale_id: str) -> Glance | None:
+    """Read what a sale's keys come to, in one step; None when the sale is not there."""
+    with redis_errors_as_unavailable():
+        async with redis.pipeline(transaction=True) as pipe:
+            pipe.hmget(keys.sale(sale_id), "state", "corrections", "epoch")
+            pipe.get(keys.stock(sale_id))
+            pipe.hlen(keys.holders(sale_id))
+            pipe.xinfo_stream(keys.outbox(sale_id))
+            fields, stock, held, outbox = await pipe.execute(raise_on_error=False)
+        for reply in (fields, stock, held):
+            if isinstance(reply, RedisError):
+                raise reply
     if isinstance(outbox, ResponseError):  # no such key: nobody has grabbed yet
         outbox = {"length": 0, "last-generated-id": b""}
     state, corrections, epoch = fields
     if state is None or (state != b"created" and stock is None):
         return None
-    return _Stamp(
+    return Glance(
         state=state.decode(),
         stock=int(stock or 0),
         corrections=int(corrections),

@@ -5,6 +5,8 @@ SeckillError
 |  |- Unavailable   a store did not answer in time; the outcome is unknown, never "no"
 |- Permanent   the same call can never succeed: dead letter, or tell the caller
 |  |- UserMistake   a person typed something wrong: one line, exit code 2, no traceback
+|  |  |- Missing      what it names does not exist
+|  |  |- WrongState   it would be right if things stood otherwise
 |- Conflict    someone else won a compare-and-set: re-read and decide
 """
 
@@ -32,6 +34,14 @@ class Permanent(SeckillError):
 
 class UserMistake(Permanent):
     """The command cannot be carried out as typed."""
+
+
+class Missing(UserMistake):
+    """There is no such thing."""
+
+
+class WrongState(UserMistake):
+    """The command does not fit the state that things are in."""
 
 
 class Conflict(SeckillError):

@@ -41,6 +41,10 @@ class Ledger:
         """Tell whether every invariant holds."""
         return not self.violations
 
+    def summary(self) -> dict[str, object]:
+        """Return what machines are shown of it."""
+        return {"balanced": self.balanced, "lines": self.lines, "violations": self.violations}
+
 
 async def verify(redis: Redis, db: asyncpg.Pool, sale_id: str, *, wait_s: float = 0.0) -> Ledger:
     """Compare the books; with `wait_s`, look again until they balance and nothing is under way.

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Annotated
 
 import asyncpg
+from msgspec import Meta, Struct
 
 from seckill import topology
 from seckill.database import database_errors_as_unavailable
-from seckill.errors import Conflict, UserMistake
+from seckill.errors import Conflict, Missing, UserMistake, WrongState
+from seckill.proofs import BITS_MAX
 from seckill.shared_reading import SharedReading
 from seckill.stock import SaleTerms, Stock
 from seckill.tickets import ID
@@ -17,8 +20,13 @@ from seckill.tickets import ID
 #: Least time between two readings of all sales by one process.
 REFRESH_S = 1.0
 
-#: PostgreSQL's bigint.
+#: PostgreSQL's bigint and integer.
 AMOUNT_MAX = 2**63 - 1
+UNITS_MAX = 2**31 - 1
+#: More than anything costs; far enough below AMOUNT_MAX to multiply.
+PRICE_CENTS_MAX = 10**15
+#: A month: whoever has not paid by then will not.
+PAYMENT_WINDOW_MAX_S = 30 * 86_400
 
 _SELECT = """
 SELECT s.sale_id, s.number, s.price_cents, s.per_order_max, s.opens_at, s.closes_at,
@@ -57,25 +65,29 @@ class Sale:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class NewSale:
-    """What a shop says of a sale to be made."""
+Units = Annotated[int, Meta(ge=1, le=UNITS_MAX)]
+Moment = Annotated[datetime, Meta(tz=True)]
+
+
+class NewSale(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a shop says of a sale to be made. Decoding one checks each field by itself."""
 
     sale_id: str
-    stock: int
-    price_cents: int
-    per_order_max: int = 1
-    opens_at: datetime | None = None
-    closes_at: datetime | None = None
-    payment_window_s: int = 900
+    stock: Units
+    price_cents: Annotated[int, Meta(ge=0, le=PRICE_CENTS_MAX)]
+    per_order_max: Units = 1
+    opens_at: Moment | None = None
+    closes_at: Moment | None = None
+    payment_window_s: Annotated[int, Meta(ge=1, le=PAYMENT_WINDOW_MAX_S)] = 900
     #: Leading zero bits of the work before a ticket (seckill/proofs.py); 0 asks for none.
-    proof_bits: int = 0
+    proof_bits: Annotated[int, Meta(ge=0, le=BITS_MAX)] = 0
 
 
 async def create(db: asyncpg.Pool, stock: Stock, new: NewSale) -> Sale:
     """Make a sale: rows in PostgreSQL, then its hash in Redis in state created.
 
-    UserMistake when the id is taken, or a seventeenth payment window would need its own timer.
+    WrongState when the id is taken; UserMistake when the terms cannot be kept, or a seventeenth
+    payment window would need its own timer.
     """
     if not ID.match(new.sale_id):
         raise UserMistake(f"sale id {new.sale_id!r}: use 1 to 64 of A-Z a-z 0-9 _ . -")
@@ -90,12 +102,12 @@ async def create(db: asyncpg.Pool, stock: Stock, new: NewSale) -> Sale:
                 sale = await _lock(connection, new.sale_id)
                 # Before the commit, so that a refusal leaves no half-made sale behind.
                 if not await stock.announce(sale.sale_id, sale.terms()):
-                    raise UserMistake(
+                    raise WrongState(
                         f"Redis holds a sale {sale.sale_id} that PostgreSQL does not know; "
                         "choose another id"
                     )
     except asyncpg.UniqueViolationError as error:
-        raise UserMistake(
+        raise WrongState(
             f"sale {new.sale_id} exists already; choose another id, or look at it: "
             f"seckill sale show {new.sale_id}"
         ) from error
@@ -136,7 +148,7 @@ async def close(db: asyncpg.Pool, stock: Stock, sale_id: str) -> Sale:
         async with db.acquire() as connection, connection.transaction():
             sale = await _lock(connection, sale_id)
             if not sale.was_opened:
-                raise UserMistake(f"sale {sale_id} was never opened")
+                raise WrongState(f"sale {sale_id} was never opened")
             if not await stock.set_sale_state(sale_id, "closed"):
                 raise Conflict(
                     f"Redis has lost sale {sale_id}; it sells nothing, and needs a rebuild"
@@ -148,11 +160,11 @@ async def close(db: asyncpg.Pool, stock: Stock, sale_id: str) -> Sale:
 
 
 async def find(db: asyncpg.Pool, sale_id: str) -> Sale:
-    """Return a sale; UserMistake when there is none of that id."""
+    """Return a sale; Missing when there is none of that id."""
     with database_errors_as_unavailable():
         row = await db.fetchrow(f"{_SELECT} WHERE sale_id = $1", sale_id)
     if row is None:
-        raise UserMistake(f"there is no sale {sale_id}; `seckill sale list` shows them")
+        raise Missing(f"there is no sale {sale_id}; `seckill sale list` shows them")
     return Sale(*row)
 
 
@@ -234,7 +246,7 @@ async def _insert(connection: asyncpg.Connection, new: NewSale) -> None:
 async def _lock(connection: asyncpg.Connection, sale_id: str) -> Sale:
     row = await connection.fetchrow(f"{_SELECT} WHERE sale_id = $1 FOR UPDATE OF s", sale_id)
     if row is None:
-        raise UserMistake(f"there is no sale {sale_id}; `seckill sale list` shows them")
+        raise Missing(f"there is no sale {sale_id}; `seckill sale list` shows them")
     return Sale(*row)
 
 
