@@ -53,12 +53,10 @@ async def read_json(request: web.Request, decoder: msgspec.json.Decoder[S]) -> S
 
 async def find_sale(request: web.Request, sales: SaleDirectory) -> Sale:
     """Return the sale that the path names, or refuse."""
-    sale_id = request.match_info["sale_id"]
-    sale = sales.known(sale_id)
+    sale = sales.known(request.match_info["sale_id"])
     if sale is not None:
         return sale
-    if not ID.match(sale_id):
-        raise Refused(Problem.BAD_REQUEST, "use 1 to 64 of A-Z a-z 0-9 _ . -", field="sale_id")
+    sale_id = sale_id_of(request)
     sale = await sales.get(sale_id)
     if sale is None:
         raise Refused(Problem.NOT_FOUND, f"there is no sale {sale_id}")
@@ -71,6 +69,14 @@ def opening_of(sale: Sale, *, lead_s: float, now_s: float) -> float:
     if now_s < opens_at_s - lead_s:
         raise Refused(Problem.TOO_EARLY, f"tickets are handed out {lead_s:g} s before")
     return opens_at_s
+
+
+def sale_id_of(request: web.Request) -> str:
+    """Return the sale id that the path names, or refuse: it may be no id at all."""
+    sale_id = request.match_info["sale_id"]
+    if not ID.match(sale_id):
+        raise Refused(Problem.BAD_REQUEST, "use 1 to 64 of A-Z a-z 0-9 _ . -", field="sale_id")
+    return sale_id
 
 
 def order_id_of(request: web.Request) -> str:

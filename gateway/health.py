@@ -42,16 +42,6 @@ async def metrics(_: web.Request) -> web.Response:
     return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
-def create_admin_app(edge: web.Application) -> web.Application:
-    """Build the application of the admin port."""
-    app = web.Application()
-    app[EDGE] = edge
-    app.router.add_get("/livez", livez)
-    app.router.add_get("/readyz", readyz)
-    app.router.add_get("/metrics", metrics)
-    return app
-
-
 async def _ok(check: Awaitable[object]) -> bool:
     try:
         await check

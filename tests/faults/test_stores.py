@@ -194,3 +194,21 @@ async def test_a_store_that_is_not_there_at_start_is_one_line_and_exit_1(
     assert process.returncode == 1
     assert len(lines) == 1, stderr.decode()
     assert "does not answer" in lines[0]
+
+
+@pytest.mark.parametrize("path", ["", "/ledger"])
+async def test_an_operator_hears_which_store_does_not_answer(
+    processes, open_sale, settings, redis_proxy, path
+):
+    proxy, url = redis_proxy
+    gateway = await processes.run("gateway", SECKILL_REDIS_URL=url)
+    sale = await open_sale()
+    await proxy.__aexit__()
+    token = settings.admin_token.get_secret_value()
+    async with (
+        ClientSession(gateway.admin_url, headers={"Authorization": f"Bearer {token}"}) as admin,
+        admin.get(f"/admin/sales/{sale.sale_id}{path}") as response,
+    ):
+        body = await response.json(content_type=None)
+        assert (response.status, body["code"]) == (503, "unavailable")
+        assert "Redis does not answer" in body["detail"]

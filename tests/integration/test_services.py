@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from http.client import HTTPConnection
 from pathlib import Path
 
 import asyncpg
@@ -134,6 +135,25 @@ def test_stores_keep_no_order_that_is_not_on_disk(running: Path) -> None:
 def test_secrets_are_for_their_owner_alone(running: Path) -> None:
     for name in ("secrets.json", "settings.json", "redis/redis.conf", "rabbitmq/rabbitmq.conf"):
         assert (running / name).stat().st_mode & 0o077 == 0, name
+
+
+def test_env_is_all_that_the_admin_api_needs(running: Path) -> None:
+    shell = (
+        'eval "$("$0" -m ops.cli env)"; printf "%s %s" "$SECKILL_ADMIN_URL" "$SECKILL_ADMIN_TOKEN"'
+    )
+    url, token = subprocess.run(
+        ["/bin/sh", "-c", shell, sys.executable],
+        cwd=PROJECT_ROOT,
+        env={**os.environ, "SECKILL_HOME": str(running)},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+
+    admin = HTTPConnection(url.removeprefix("http://"), timeout=PATIENCE_S)
+    admin.request("GET", "/admin/sales", headers={"Authorization": f"Bearer {token}"})
+    assert admin.getresponse().status == 200
+    admin.close()
 
 
 def test_second_up_is_refused_in_one_line(running: Path) -> None:
