@@ -9,6 +9,7 @@ import msgspec
 from aiohttp import web
 
 from gateway import ledger_process
+from gateway.admin_limits import set_limits, show_limits
 from gateway.admission import read_json, sale_id_of
 from gateway.answers import json_response
 from gateway.health import EDGE, livez, metrics, readyz
@@ -41,6 +42,8 @@ def create_admin_app(edge: web.Application) -> web.Application:
         ("POST", "/admin/sales/{sale_id}/open", open_sale),
         ("POST", "/admin/sales/{sale_id}/close", close_sale),
         ("GET", "/admin/sales/{sale_id}/ledger", show_ledger),
+        ("GET", "/admin/sales/{sale_id}/limits", show_limits),
+        ("PUT", "/admin/sales/{sale_id}/limits", set_limits),
     )
     add_routes(
         app,

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import asdict
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from config.limits import OPS, Op, load_limits
+from config.limits import Op, load_limits
 from config.settings import load_settings
 from ops.cli_sales import Json, SaleId, open_stores
 from seckill import limits
@@ -48,18 +47,14 @@ def limit(
     own = asyncio.run(_change(sale_id, wanted))
     settings = load_settings()
     profile = load_limits(settings.limits_profile, settings.limits_file)
-    shown = {}
-    for op in OPS:
-        tier = profile.tier(op)
-        in_force = own.get(op, SaleLimit(tier.rate, tier.burst))
-        shown[op] = {**asdict(in_force), "own": op in own, "mode": tier.mode}
+    shown = limits.in_force(profile, own)
     if as_json:
         typer.echo(json.dumps(shown))
         return
     table = Table("operation", "rate/s", "burst", "set for this sale", "mode")
-    for op, line in shown.items():
+    for name, line in shown.items():
         own_text = "yes" if line["own"] else "no"
-        table.add_row(op, str(line["rate"]), str(line["burst"]), own_text, str(line["mode"]))
+        table.add_row(name, str(line["rate"]), str(line["burst"]), own_text, str(line["mode"]))
     Console().print(table)
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import asyncpg
 
-from config.limits import RATE_MAX, Op
+from config.limits import OPS, RATE_MAX, Limits, Op
 from seckill import sales
 from seckill.buckets import Buckets
 from seckill.database import database_errors_as_unavailable
@@ -61,3 +61,13 @@ async def limits_of(db: asyncpg.Pool, sale_id: str) -> Mapping[str, SaleLimit]:
             "SELECT op, rate, burst FROM sale_limits WHERE sale_id = $1 ORDER BY op", sale_id
         )
     return {op: SaleLimit(rate, burst) for op, rate, burst in rows}
+
+
+def in_force(configured: Limits, own: Mapping[str, SaleLimit]) -> dict[str, dict[str, object]]:
+    """Return rate, burst, mode and whether it is the sale's own, by operation."""
+    shown: dict[str, dict[str, object]] = {}
+    for op in OPS:
+        tier = configured.tier(op)
+        limit = own.get(op, SaleLimit(tier.rate, tier.burst))
+        shown[op] = {**asdict(limit), "own": op in own, "mode": tier.mode}
+    return shown

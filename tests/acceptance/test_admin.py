@@ -380,3 +380,20 @@ async def test_a_gateway_that_is_killed_takes_its_counting_along(beset):
         return not runs(pid)
 
     await eventually(gone, "the process has ended")
+
+
+async def test_limits_are_shown_and_set_while_a_sale_runs(gateway, admin, http, open_sale):
+    sale = await open_sale()
+    path = f"/admin/sales/{sale.sale_id}/limits"
+    status, body = await call(admin, "GET", path)
+    assert (status, body["try"]["own"], body["try"]["mode"]) == (200, False, "enforce")
+    status, body = await call(admin, "PUT", path, json={"try": {"rate": 5}})
+    assert (status, body["try"]["rate"], body["try"]["burst"]) == (200, 5, 11)
+    assert body["cancel"]["own"] is False
+    for bad in ({"try": {"rate": 0}}, {"pay": {"rate": 1}}, {"try": {"rate": 1, "burst": -1}}):
+        status, body = await call(admin, "PUT", path, json=bad)
+        assert (status, body["code"]) == (422, "bad_request"), bad
+    status, body = await call(
+        admin, "PUT", "/admin/sales/nowhere/limits", json={"try": {"rate": 5}}
+    )
+    assert (status, body["code"]) == (404, "not_found")
