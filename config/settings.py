@@ -96,6 +96,9 @@ class Settings(BaseSettings):
     grab_batch_max: Annotated[int, Field(ge=1, le=512)] = 512
     #: Script calls under way per sale and process: one is being run while one is on its way.
     grab_calls_in_flight: Count = 2
+    #: Polls a second that a process asks waiting buyers for, by `next_poll_ms`: about a fifth of
+    #: what it can answer, so that waiting never displaces grabbing.
+    poll_budget_per_s: Count = 1_000
     #: Accepted batches not yet confirmed by the broker, per sale, before grabs are refused.
     outbox_max: Count = 10_000
 

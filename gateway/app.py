@@ -8,6 +8,7 @@ from config.limits import load_limits
 from config.settings import Settings
 from gateway import challenges, grabs, orders, resources, sales, tickets
 from gateway.admission import LOGIN_KEYS, TICKET_KEYS, bounded
+from gateway.pace import PACE, Pace
 from gateway.problems import add_routes
 from seckill.keyring import KeyRing
 
@@ -23,6 +24,7 @@ def create_app(settings: Settings) -> web.Application:
     app[LOGIN_KEYS] = KeyRing.parse(
         settings.jwt_keys.get_secret_value(), setting="SECKILL_JWT_KEYS"
     )
+    app[PACE] = Pace(settings.poll_budget_per_s)
     app.cleanup_ctx.extend(
         (
             resources.in_hand_ctx,

@@ -9,15 +9,13 @@ from aiohttp import web
 
 from gateway.admission import buyer_of_ticket, find_sale, rate_limited, read_json
 from gateway.desk import GrabResult
+from gateway.pace import PACE
 from gateway.problems import CONTENT_TYPE, REFUSALS, Problem, Refused, problem_body, problem_headers
 from gateway.resources import DESKS, GRABS_IN_HAND, LIMITER, SALES
 from seckill import telemetry
 from seckill.errors import Unavailable
 from seckill.sales import Sale
 from seckill.stock import Verdict
-
-#: A consumer needs some milliseconds; a first look after half a second nearly always finds the row.
-NEXT_POLL_MS = 500
 
 
 class GrabRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -57,7 +55,7 @@ async def grab(request: web.Request) -> web.Response:
     _COUNTERS[verdict].inc()
     if verdict is Verdict.ACCEPTED:
         body = b'{"order_id":"%b","status":"queued","next_poll_ms":%d}'
-        return _json(202, body % (order_id.encode(), NEXT_POLL_MS))
+        return _json(202, body % (order_id.encode(), request.app[PACE].next_poll_ms()))
     if verdict is Verdict.DUPLICATE:
         return _json(200, b'{"order_id":"%b","status":"yours"}' % order_id.encode())
     if verdict is Verdict.QUANTITY:

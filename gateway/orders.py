@@ -15,8 +15,8 @@ from gateway.admission import (
     rate_limited,
 )
 from gateway.answers import json_response
-from gateway.grabs import NEXT_POLL_MS
 from gateway.order_book import Queued
+from gateway.pace import PACE, Pace
 from gateway.problems import Problem, Refused
 from gateway.resources import LIMITER, ORDER_BOOK, SALES
 from seckill.orders import Order
@@ -41,10 +41,10 @@ class OrderView(msgspec.Struct, omit_defaults=True):
 
 async def show_order(request: web.Request) -> web.Response:
     """Answer with one order."""
-    sale, order_id = await _sale_of_path(request)
+    sale, order_id = await sale_of_path(request)
     buyer_id = buyer_of_any(request, sale.sale_id)
     order = await request.app[ORDER_BOOK].find(sale, order_id, buyer_id)
-    return json_response(_view(sale, order))
+    return json_response(view_of(sale, order, request.app[PACE]))
 
 
 async def show_mine(request: web.Request) -> web.Response:
@@ -52,13 +52,13 @@ async def show_mine(request: web.Request) -> web.Response:
     sale = await find_sale(request, request.app[SALES])
     buyer_id = buyer_of_any(request, sale.sale_id)
     order = await request.app[ORDER_BOOK].find_mine(sale, buyer_id)
-    return json_response(_view(sale, order))
+    return json_response(view_of(sale, order, request.app[PACE]))
 
 
 async def cancel_order(request: web.Request) -> web.Response:
     """Cancel an order, placed or still queued; a second time changes nothing."""
     buyer_id = buyer_of_login(request)
-    sale, order_id = await _sale_of_path(request)
+    sale, order_id = await sale_of_path(request)
     refusal = await request.app[LIMITER].refusal(sale.sale_id, "cancel", order_id)
     if refusal is not None:
         raise rate_limited(refusal)
@@ -67,10 +67,11 @@ async def cancel_order(request: web.Request) -> web.Response:
         raise Refused(Problem.PAYMENT_IN_PROGRESS)
     if order is not None and order.state not in ("cancelled", "rejected"):
         raise Refused(Problem.NOT_CANCELLABLE)
-    return json_response(_view(sale, order))
+    return json_response(view_of(sale, order, request.app[PACE]))
 
 
-async def _sale_of_path(request: web.Request) -> tuple[Sale, str]:
+async def sale_of_path(request: web.Request) -> tuple[Sale, str]:
+    """Return the sale and the id of the order that the path names, or refuse."""
     order_id = order_id_of(request)
     sale = await request.app[ORDER_BOOK].sale_of(order_id)
     if sale is None:
@@ -78,7 +79,8 @@ async def _sale_of_path(request: web.Request) -> tuple[Sale, str]:
     return sale, order_id
 
 
-def _view(sale: Sale, order: Order | Queued | None) -> OrderView:
+def view_of(sale: Sale, order: Order | Queued | None, pace: Pace) -> OrderView:
+    """Show an order to its buyer, or refuse when he has none."""
     if order is None:
         raise Refused(Problem.NOT_FOUND, "you have no such order")
     if isinstance(order, Queued):
@@ -94,5 +96,5 @@ def _view(sale: Sale, order: Order | Queued | None) -> OrderView:
         amount_cents=amount,
         reason=reason,
         pay_by=pay_by,
-        next_poll_ms=NEXT_POLL_MS if status in MOVING else None,
+        next_poll_ms=pace.next_poll_ms() if status in MOVING else None,
     )

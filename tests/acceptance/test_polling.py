@@ -1,0 +1,37 @@
+"""`next_poll_ms` under a crowd."""
+
+from __future__ import annotations
+
+import asyncio
+
+from aiohttp import ClientSession
+
+from tests.processes import eventually
+
+
+async def test_a_crowd_is_told_to_ask_later_and_finds_half_a_second_again_afterwards(
+    processes, open_sale, ticket_for
+):
+    gateway = await processes.run("gateway", SECKILL_POLL_BUDGET_PER_S="20")
+    sale = await open_sale(stock=100)
+    async with ClientSession(gateway.url) as http:
+
+        async def press(buyer):
+            headers = {"Seckill-Ticket": ticket_for(sale, buyer)}
+            path = f"/v1/sales/{sale.sale_id}/grabs"
+            async with http.post(path, json={"quantity": 1}, headers=headers) as response:
+                return (await response.json())["next_poll_ms"]
+
+        assert await press("first") == 500
+        told = await asyncio.gather(*(press(f"b{n}") for n in range(80)))
+        assert max(told) > 2000, "80 buyers are spread over seconds, 20 in each"
+
+        # Nobody else polls any more: whoever asks when he was told finds the crowd gone.
+        told = [max(told)]
+
+        async def calm():
+            await asyncio.sleep(told[-1] / 1000)
+            told.append(await press(f"late{len(told)}"))
+            return told[-1] == 500
+
+        await eventually(calm, "a lone buyer is told half a second again", within_s=60)
