@@ -99,6 +99,12 @@ class Settings(BaseSettings):
     #: Polls a second that a process asks waiting buyers for, by `next_poll_ms`: about a fifth of
     #: what it can answer, so that waiting never displaces grabbing.
     poll_budget_per_s: Count = 1_000
+    #: Event streams per process; beyond it 503, and the client polls. This many take 20 MB, some
+    #: 3 % of a core, and as many file descriptors: see that `ulimit -n` leaves enough for grabs.
+    event_streams_max: Count = 1_000
+    #: A stream says something this often, so that no proxy takes it for dead: they wait 30 s or
+    #: more, and the HTML standard advises 15 s.
+    event_heartbeat_s: Seconds = 15.0
     #: Accepted batches not yet confirmed by the broker, per sale, before grabs are refused.
     outbox_max: Count = 10_000
 

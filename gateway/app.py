@@ -6,7 +6,7 @@ from aiohttp import web
 
 from config.limits import load_limits
 from config.settings import Settings
-from gateway import challenges, grabs, orders, resources, sales, tickets
+from gateway import challenges, events, grabs, orders, resources, sales, tickets
 from gateway.admission import LOGIN_KEYS, TICKET_KEYS, bounded
 from gateway.pace import PACE, Pace
 from gateway.problems import add_routes
@@ -33,8 +33,10 @@ def create_app(settings: Settings) -> web.Application:
             resources.postgres_ctx,
             resources.broker_ctx,
             resources.desks_ctx,
+            resources.order_watch_ctx,
         )
     )
+    app.on_shutdown.append(resources.end_event_streams)
     add_routes(
         app,
         [
@@ -47,6 +49,7 @@ def create_app(settings: Settings) -> web.Application:
             ("POST", "/v1/sales/{sale_id}/challenges", bounded(challenges.issue_challenge)),
             ("GET", "/proof-worker.js", challenges.show_worker),
             ("DELETE", "/v1/orders/{order_id}", orders.cancel_order),
+            ("GET", "/v1/orders/{order_id}/events", events.stream_order),
         ],
     )
     return app

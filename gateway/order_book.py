@@ -7,7 +7,7 @@ between the first two looks is found by the third.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
 import asyncpg
@@ -18,7 +18,7 @@ from seckill import orders
 from seckill.clock import now_ms
 from seckill.errors import Conflict, Unavailable
 from seckill.order_ids import created_ms_of, sale_number_of
-from seckill.orders import Order, SaleBuyer
+from seckill.orders import Order, SaleBuyer, Seen
 from seckill.sales import Sale, SaleDirectory
 from seckill.stock import Holding, Verdict
 
@@ -86,6 +86,13 @@ class OrderBook:
         if sql_away or latest is None or latest.order_id != holding.order_id:
             return await self.find(sale, holding.order_id, buyer_id)
         return latest
+
+    async def find_changed(self, seen: Collection[Seen]) -> Sequence[Order]:
+        """Return those of many orders, each found before, that are in another state by now.
+
+        One query of SQL alone: an order leaves the queue by getting a row, and keeps that.
+        """
+        return await orders.find_changed(self._db, seen)
 
     async def cancel(self, sale: Sale, order_id: str, buyer_id: str) -> Order | None:
         """Cancel a buyer's order if it can be; return it as it then is, None when he has none."""

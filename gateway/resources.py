@@ -17,6 +17,7 @@ from gateway.desk import RedisClock, SaleDesk
 from gateway.handover import Breaker, Handover
 from gateway.limiter import Limiter
 from gateway.order_book import OrderBook
+from gateway.order_watch import OrderWatch
 from gateway.sale_board import SaleBoard
 from seckill import database, redis_client, telemetry
 from seckill.broker import Broker, Publisher
@@ -62,6 +63,7 @@ LIMITER = web.AppKey("limiter", Limiter)
 GRABS_IN_HAND = web.AppKey("grabs_in_hand", ConcurrencyLimit)
 OTHERS_IN_HAND = web.AppKey("others_in_hand", ConcurrencyLimit)
 ORDER_BOOK = web.AppKey("order_book", OrderBook)
+ORDER_WATCH = web.AppKey("order_watch", OrderWatch)
 
 
 async def in_hand_ctx(app: web.Application) -> AsyncIterator[None]:
@@ -134,3 +136,16 @@ async def desks_ctx(app: web.Application) -> AsyncIterator[None]:
     yield
     with suppress(Unavailable):  # what is not settled stays in the outbox, for the relay
         await app[DESKS].drain()
+
+
+async def order_watch_ctx(app: web.Application) -> AsyncIterator[None]:
+    """Event streams: places for them, and what looks after their orders."""
+    watch = OrderWatch(app[ORDER_BOOK].find_changed, places_max=app[SETTINGS].event_streams_max)
+    telemetry.EVENT_STREAMS.set_function(lambda: watch.places_taken)
+    app[ORDER_WATCH] = watch
+    yield
+
+
+async def end_event_streams(app: web.Application) -> None:
+    """At shutdown, before handlers are waited for: a stream would use up the time to drain."""
+    app[ORDER_WATCH].close()

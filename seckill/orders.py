@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
@@ -14,6 +14,8 @@ from seckill.stock import Holding
 
 #: States in which an order holds units.
 LIVE = ("pending", "paying", "paid")
+#: States that an order never leaves.
+FINAL = ("cancelled", "rejected", "refunded")
 
 _COLUMNS = (
     "o.order_id::text, o.sale_id, o.buyer_id, o.quantity, o.amount_cents,"
@@ -127,6 +129,25 @@ async def find_many(db: asyncpg.Pool, order_ids: Sequence[str]) -> list[Order | 
         )
     found = {row[0]: Order(*row) for row in rows}
     return [found.get(order_id) for order_id in order_ids]
+
+
+class Seen(NamedTuple):
+    """An order, and the state in which somebody last saw it: `queued` before there was a row."""
+
+    order_id: str
+    state: str
+
+
+async def find_changed(db: asyncpg.Pool, seen: Collection[Seen]) -> list[Order]:
+    """Return the rows of those orders that are in another state by now."""
+    with database_errors_as_unavailable():
+        rows = await db.fetch(
+            f"SELECT {_COLUMNS} FROM unnest($1::uuid[], $2::text[]) AS seen (order_id, state)"  # noqa: S608 - a constant
+            " JOIN orders o USING (order_id) WHERE o.state <> seen.state",
+            [order.order_id for order in seen],
+            [order.state for order in seen],
+        )
+    return [Order(*row) for row in rows]
 
 
 class SaleBuyer(NamedTuple):

@@ -13,6 +13,8 @@ IN_HAND_LIMIT = Gauge("seckill_in_hand_limit", "Requests that may be in hand at 
 ADMISSIONS = Counter("seckill_admissions", "What rate limits said", ["op", "outcome"])
 SHED = Counter("seckill_shed", "Requests and connections refused before they were parsed")
 PUBLISH_FAILURES = Counter("seckill_publish_failures", "Publishes that were not confirmed in time")
+EVENT_STREAMS = Gauge("seckill_event_streams", "Places of event streams taken")
+EVENT_STREAMS_DROPPED = Counter("seckill_event_streams_dropped", "Clients that did not read")
 
 PLACEMENTS = Counter("seckill_placements", "What became of grabs in PostgreSQL", ["outcome"])
 PLACE_BATCH = Histogram("seckill_place_batch_size", "Grabs in one transaction", buckets=_SIZES)

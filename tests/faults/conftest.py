@@ -31,6 +31,12 @@ async def redis_proxy(settings: Settings) -> AsyncIterator[tuple[Proxy, str]]:
         yield proxied
 
 
+@pytest.fixture
+async def postgres_proxy(settings: Settings) -> AsyncIterator[tuple[Proxy, str]]:
+    async with _before(settings.postgres_dsn) as proxied:
+        yield proxied
+
+
 class _before:
     """Put a proxy before the server of a URL; gives the proxy and the URL through it."""
 
