@@ -23,6 +23,8 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from config.public_edge import Networks, Origins
+
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 
 Seconds = Annotated[float, Field(gt=0)]
@@ -60,6 +62,15 @@ class Settings(BaseSettings):
     #: Time for requests in hand to finish after SIGTERM. A grab answers within
     #: redis_timeout_s + confirm_timeout_s, so this is that sum with room to spare.
     drain_s: Seconds = 5.0
+
+    # The public edge.
+    #: Proxies whose X-Forwarded-For is believed: addresses and networks, comma-separated.
+    trusted_proxies: Networks = ()
+    #: Web pages that may call from a browser: exact origins, comma-separated, or `*`.
+    cors_origins: Origins = frozenset()
+    #: Certificate chain and key of the public port in PEM files; read again on SIGHUP.
+    tls_cert: str = ""
+    tls_key: str = ""
 
     # Key rings, `kid:secret[,kid:secret…]`. The first key signs, all of them verify.
     ticket_keys: SecretStr = SecretStr("")
@@ -159,6 +170,20 @@ class Settings(BaseSettings):
                 "SECKILL_CONFIRM_TIMEOUT_S must stay under SECKILL_RELAY_AGE_MS, or the relay "
                 "re-sends what a gateway still waits for"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _certificate_with_key(self) -> Settings:
+        if bool(self.tls_cert) != bool(self.tls_key):
+            raise ValueError(
+                "SECKILL_TLS_CERT and SECKILL_TLS_KEY go together: set both or neither"
+            )
+        for name in ("tls_cert", "tls_key"):
+            if (file := getattr(self, name)) and not Path(file).is_absolute():
+                raise ValueError(
+                    f"SECKILL_{name.upper()}: {file} must be an absolute path, "
+                    "because processes run in other directories"
+                )
         return self
 
     def require_stores(self) -> None:

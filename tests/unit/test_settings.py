@@ -37,6 +37,18 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("SECKILL_ADMIN_TOKEN", "a" * 32 + "\n"),
         ("SECKILL_ADMIN_TOKEN", "é" * 32),
         ("SECKILL_ADMIN_TOKEN", "a'; echo " + "b" * 32),
+        ("SECKILL_TRUSTED_PROXIES", "10.0.0.1, proxy.example"),
+        ("SECKILL_TRUSTED_PROXIES", "10.0.0.1/8"),  # host bits: which one is meant?
+        ("SECKILL_TRUSTED_PROXIES", "0.0.0.0/0"),  # everybody
+        ("SECKILL_TRUSTED_PROXIES", "::ffff:10.0.0.0/104"),
+        ("SECKILL_CORS_ORIGINS", "https://shop.example/"),
+        ("SECKILL_CORS_ORIGINS", "https://shop.example:443"),
+        ("SECKILL_CORS_ORIGINS", "https://Shop.example"),
+        ("SECKILL_CORS_ORIGINS", "shop.example"),
+        ("SECKILL_CORS_ORIGINS", "null"),
+        ("SECKILL_CORS_ORIGINS", "*, https://shop.example"),
+        ("SECKILL_TLS_CERT", "/cert.pem"),  # without a key
+        ("SECKILL_TLS_KEY", "/key.pem"),
     ],
 )
 def test_a_bad_value_names_its_variable(
@@ -44,6 +56,28 @@ def test_a_bad_value_names_its_variable(
 ) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(BadSettings, match=name):
+        load_settings()
+
+
+def test_lists_are_plain_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECKILL_TRUSTED_PROXIES", " 10.0.0.0/8,::1 ,")
+    monkeypatch.setenv("SECKILL_CORS_ORIGINS", "https://a.example, http://[::1]:8080")
+    settings = load_settings()
+    assert [str(network) for network in settings.trusted_proxies] == ["10.0.0.0/8", "::1/128"]
+    assert settings.cors_origins == {"https://a.example", "http://[::1]:8080"}
+
+
+def test_nobody_is_trusted_or_let_in_unless_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECKILL_TRUSTED_PROXIES", "")
+    settings = load_settings()
+    assert not settings.trusted_proxies
+    assert not settings.cors_origins
+
+
+def test_certificates_are_named_by_absolute_paths(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECKILL_TLS_CERT", "/tls/cert.pem")
+    monkeypatch.setenv("SECKILL_TLS_KEY", "key.pem")
+    with pytest.raises(BadSettings, match=r"SECKILL_TLS_KEY: key\.pem must be an absolute path"):
         load_settings()
 
 
