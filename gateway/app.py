@@ -8,6 +8,7 @@ from config.limits import load_limits
 from config.settings import Settings
 from gateway import challenges, events, grabs, orders, resources, sales, tickets
 from gateway.admission import LOGIN_KEYS, TICKET_KEYS, bounded
+from gateway.client_address import TRUSTED_PROXIES
 from gateway.pace import PACE, Pace
 from gateway.problems import add_routes
 from seckill.keyring import KeyRing
@@ -25,6 +26,7 @@ def create_app(settings: Settings) -> web.Application:
         settings.jwt_keys.get_secret_value(), setting="SECKILL_JWT_KEYS"
     )
     app[PACE] = Pace(settings.poll_budget_per_s)
+    app[TRUSTED_PROXIES] = settings.trusted_proxies
     app.cleanup_ctx.extend(
         (
             resources.in_hand_ctx,
