@@ -5,9 +5,13 @@ from __future__ import annotations
 import msgspec
 from aiohttp import web
 
+from gateway.headers import COMMON
+
 _encode = msgspec.json.Encoder().encode
 
 
 def json_response(body: object, *, status: int = 200) -> web.Response:
     """Answer with the JSON of a msgspec struct, mapping or list."""
-    return web.Response(status=status, body=_encode(body), content_type="application/json")
+    return web.Response(
+        status=status, body=_encode(body), content_type="application/json", headers=COMMON
+    )

@@ -9,6 +9,7 @@ from aiohttp import web
 
 from gateway.admission import buyer_of_ticket, find_sale, rate_limited, read_json
 from gateway.desk import GrabResult
+from gateway.headers import COMMON
 from gateway.pace import PACE
 from gateway.problems import CONTENT_TYPE, REFUSALS, Problem, Refused, problem_body, problem_headers
 from gateway.resources import DESKS, GRABS_IN_HAND, LIMITER, SALES
@@ -35,7 +36,7 @@ _REFUSALS = {
     )
     for verdict, problem in REFUSALS.items()
 }
-_JSON = {"Content-Type": "application/json"}
+_JSON = {**COMMON, "Content-Type": "application/json"}
 _COUNTERS = {verdict: telemetry.GRABS.labels(verdict.name.lower()) for verdict in Verdict}
 
 

@@ -11,6 +11,7 @@ from functools import wraps
 import msgspec
 from aiohttp import web
 
+from gateway.headers import COMMON
 from seckill.errors import Conflict, Unavailable
 from seckill.stock import Verdict
 
@@ -114,9 +115,9 @@ def problem_body(problem: Problem, detail: str = "", field: str = "") -> bytes:
 
 
 def problem_headers(problem: Problem) -> dict[str, str]:
-    """Build the headers that a problem needs."""
+    """Build the headers that a problem needs, with those of every answer."""
     kind = problem.value
-    headers = {}
+    headers = dict(COMMON)
     if kind.retry_after_s is not None:
         headers["Retry-After"] = str(kind.retry_after_s)
     if kind.challenge:
