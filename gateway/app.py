@@ -6,7 +6,7 @@ from aiohttp import web
 
 from config.limits import load_limits
 from config.settings import Settings
-from gateway import challenges, events, grabs, headers, orders, resources, sales, tickets
+from gateway import challenges, cors, events, grabs, headers, orders, resources, sales, tickets
 from gateway.admission import LOGIN_KEYS, TICKET_KEYS, bounded
 from gateway.client_address import TRUSTED_PROXIES
 from gateway.pace import PACE, Pace
@@ -28,6 +28,8 @@ def create_app(settings: Settings) -> web.Application:
     app[PACE] = Pace(settings.poll_budget_per_s)
     app[TRUSTED_PROXIES] = settings.trusted_proxies
     headers.set_up(app, tls=bool(settings.tls_cert))
+    if settings.cors_origins:
+        cors.let_in(app, settings.cors_origins)
     app.cleanup_ctx.extend(
         (
             resources.in_hand_ctx,
@@ -54,5 +56,6 @@ def create_app(settings: Settings) -> web.Application:
             ("DELETE", "/v1/orders/{order_id}", orders.cancel_order),
             ("GET", "/v1/orders/{order_id}/events", events.stream_order),
         ],
+        preflight=cors.preflight if settings.cors_origins else None,
     )
     return app

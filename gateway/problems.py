@@ -160,13 +160,23 @@ def answering_problems(handler: Handler) -> Handler:
     return answer
 
 
-def add_routes(app: web.Application, routes: Sequence[tuple[str, str, Handler]]) -> None:
-    """Add (method, path, handler) routes; other methods there are a 405, other paths a 404."""
+def add_routes(
+    app: web.Application,
+    routes: Sequence[tuple[str, str, Handler]],
+    preflight: Callable[[str], Handler] | None = None,
+) -> None:
+    """Add (method, path, handler) routes; other methods there are a 405, other paths a 404.
+
+    `preflight` makes the handler of OPTIONS from a path's methods; without it, that is a 405 too.
+    """
     by_path: dict[str, list[str]] = {}
     for method, path, handler in routes:
         app.router.add_route(method, path, answering_problems(handler))
         by_path.setdefault(path, []).append(method)
     for path, methods in by_path.items():
+        if preflight:
+            app.router.add_route("OPTIONS", path, preflight(", ".join(methods)))
+            methods.append("OPTIONS")
         app.router.add_route("*", path, _refusing_method(", ".join(methods)))
     app.router.add_route("*", "/{path:.*}", _not_found)
 

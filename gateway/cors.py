@@ -1,0 +1,54 @@
+"""Cross-origin requests: which web pages may call from a browser (CORS in the Fetch standard).
+
+Without configured origins nothing of this is installed. Credentials are never allowed: buyers are
+known by headers that a page must hold itself, not by cookies that a browser adds for anybody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Set
+
+from aiohttp import web
+
+from config.public_edge import ANY_ORIGIN
+from gateway.headers import COMMON
+from gateway.problems import Handler
+
+#: What pages may send beyond the few headers that are always allowed.
+REQUEST_HEADERS = "Content-Type, Authorization, Seckill-Ticket, Last-Event-ID"
+#: What pages may read of an answer, so that they can come back when they are told.
+RESPONSE_HEADERS = "Retry-After, RateLimit, RateLimit-Policy"
+#: Browsers need not ask again for this long; Chromium takes no more than two hours.
+PREFLIGHT_S = 7200
+
+
+def let_in(app: web.Application, origins: Set[str]) -> None:
+    """Let pages of these origins read every answer, refusals included."""
+    anyone = ANY_ORIGIN in origins
+
+    async def allow(request: web.Request, response: web.StreamResponse) -> None:
+        headers = response.headers
+        origin = ANY_ORIGIN if anyone else request.headers.get("Origin", "")
+        if not anyone:  # a cache must not hand an answer for one origin to another
+            headers.add("Vary", "Origin")
+        if origin in origins:
+            headers["Access-Control-Allow-Origin"] = origin
+            headers["Access-Control-Expose-Headers"] = RESPONSE_HEADERS
+
+    app.on_response_prepare.append(allow)
+
+
+def preflight(methods: str) -> Handler:
+    """Make the handler that tells browsers which methods and headers a path takes."""
+    headers = {
+        **COMMON,
+        "Allow": f"{methods}, OPTIONS",
+        "Access-Control-Allow-Methods": methods,
+        "Access-Control-Allow-Headers": REQUEST_HEADERS,
+        "Access-Control-Max-Age": str(PREFLIGHT_S),
+    }
+
+    async def tell(_: web.Request) -> web.Response:
+        return web.Response(status=204, headers=headers)
+
+    return tell
