@@ -19,6 +19,7 @@ from seckill import telemetry
 _REQUEST_LINE = re.compile(rb"(?:GET|POST|DELETE) /v1/[^ ]* HTTP/1\.1\r\n")
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,6})[ \t]*(?=\r\n|\Z)", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding:", re.IGNORECASE)
+_ORIGIN = re.compile(rb"\r\norigin:", re.IGNORECASE)
 #: How far into a request its path may reach for it to count as a grab.
 _GRAB_WITHIN = 120
 
@@ -58,10 +59,12 @@ class Entrance:
         grabs: ConcurrencyLimit,
         others: ConcurrencyLimit,
         connections_max: int,
+        cors: bool,
         **kwargs: Any,  # noqa: ANN401 - handed on to aiohttp
     ) -> None:
         self.grabs, self.others = grabs, others
         self.connections_max = connections_max
+        self.cors = cors
         self.connections = 0
         self._server = server
         self._kwargs = kwargs
@@ -105,12 +108,16 @@ class Door(web.RequestHandler):
             return
         is_grab = data.find(b"/grabs HTTP/", 0, _GRAB_WITHIN) >= 0
         limit = self._entrance.grabs if is_grab else self._entrance.others
-        if limit.full and self._idle and is_one_request(data):
+        if limit.full and self._idle and self._is_refusable(data):
             telemetry.SHED.inc()
             cast(asyncio.Transport, self.transport).write(OVERLOADED)
             return
         limit.expect()
         super().data_received(data)
+
+    def _is_refusable(self, data: bytes) -> bool:
+        # A page of another origin cannot read an answer without the headers that aiohttp's way adds.
+        return is_one_request(data) and not (self._entrance.cors and _ORIGIN.search(data))
 
     @property
     def _idle(self) -> bool:

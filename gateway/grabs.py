@@ -8,6 +8,7 @@ import msgspec
 from aiohttp import web
 
 from gateway.admission import buyer_of_ticket, find_sale, rate_limited, read_json
+from gateway.client_address import client_address
 from gateway.desk import GrabResult
 from gateway.headers import COMMON
 from gateway.pace import PACE
@@ -74,7 +75,7 @@ async def _reserve(request: web.Request, sale: Sale, buyer_id: str, quantity: in
         if told.verdict is not Verdict.ACCEPTED:
             return told
     limiter = request.app[LIMITER]
-    refusal = limiter.refusal_here(buyer_id, request.remote or "")
+    refusal = limiter.refusal_here(buyer_id, client_address(request))
     if refusal is None:
         # A place in the line beyond the units that are left would be a wait for nothing (F36).
         refusal = await limiter.refusal(sale.sale_id, "try", buyer_id, lambda: desk.left)

@@ -16,6 +16,7 @@ from gateway.admin import create_admin_app
 from gateway.app import create_app
 from gateway.door import Entrance
 from gateway.resources import GRABS_IN_HAND, OTHERS_IN_HAND, SETTINGS
+from gateway.tls import public_context
 from seckill.lifecycle import listening, notify_ready, stop_on_signals
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ def run(settings: Settings) -> None:
 async def serve(settings: Settings) -> None:
     """Open the ports, tell the supervisor, and stop gracefully when told."""
     stop = stop_on_signals()
+    tls = public_context(settings)
     app = create_app(settings)
     # A handler is cancelled when its client goes away, so that nobody's grab leaves its batch.
     edge = web.AppRunner(
@@ -65,6 +67,7 @@ async def serve(settings: Settings) -> None:
                 _entrance(app, cast(web.Server, edge.server)),
                 host,
                 port,
+                ssl=tls,
                 reuse_port=True,
                 backlog=BACKLOG,
             )
@@ -74,7 +77,7 @@ async def serve(settings: Settings) -> None:
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD)
         notify_ready(settings.notify_socket)
-        log.info("gateway on http://%s:%d", host, port)
+        log.info("gateway on %s://%s:%d", "https" if tls else "http", host, port)
         await stop.wait()
         listener.close()
     finally:
@@ -91,6 +94,7 @@ def _entrance(app: web.Application, server: web.Server) -> Entrance:
         grabs=app[GRABS_IN_HAND],
         others=app[OTHERS_IN_HAND],
         connections_max=min(settings.connections_max, _open_files_max() - FILES_RESERVED),
+        cors=bool(settings.cors_origins),
         access_log=None,
         lingering_time=LINGER_S,
         keepalive_timeout=settings.keepalive_s,

@@ -121,13 +121,14 @@ def _stack_settings(settings: Settings, services: Services, home: Path) -> Stack
     credentials = load_credentials(home)
     gateway_port = int(given.get("gateway_port", 0)) or free_port()
     admin_port = int(given.get("admin_port", 0)) or free_port()
+    scheme = "https" if settings.tls_cert else "http"
     return {
         "redis_url": services.redis_url,
         "amqp_url": services.amqp_url,
         "postgres_dsn": services.postgres_dsn,
         "gateway_host": settings.gateway_host,
         "gateway_port": gateway_port,
-        "gateway_url": f"http://{settings.gateway_host}:{gateway_port}",
+        "gateway_url": f"{scheme}://{settings.gateway_host}:{gateway_port}",
         "admin_host": settings.admin_host,
         "admin_port": admin_port,
         "admin_url": f"http://{settings.admin_host}:{admin_port}",
