@@ -116,7 +116,7 @@ class Door(web.RequestHandler):
         super().data_received(data)
 
     def _is_refusable(self, data: bytes) -> bool:
-        # A page of another origin cannot read an answer without the headers that aiohttp's way adds.
+        # A page of another origin can read only what aiohttp sends, with the headers of cors.py.
         return is_one_request(data) and not (self._entrance.cors and _ORIGIN.search(data))
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -60,6 +61,18 @@ class Processes:
         await child.start()
         host = "http://127.0.0.1"
         return Process(child, f"{host}:{gateway_port}", f"{host}:{admin_port}")
+
+
+def limits_profile(home: Path, **limits: str) -> dict[str, str]:
+    """Write a profile of rate limits, `buyer="rate = 1"`, and return the settings that pick it.
+
+    An operation that is not named is not limited.
+    """
+    free = dict.fromkeys(("try", "confirm", "cancel"), 'rate = 1\nmode = "off"')
+    tables = [f"[test.{name}]\n{text}\n" for name, text in {**free, **limits}.items()]
+    file = home / f"limits-{secrets.token_hex(4)}.toml"
+    file.write_text("\n".join(tables))
+    return {"SECKILL_LIMITS_FILE": str(file), "SECKILL_LIMITS_PROFILE": "test"}
 
 
 async def eventually(

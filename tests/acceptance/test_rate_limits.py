@@ -13,7 +13,7 @@ from ops.ports import free_port
 from seckill import keys, limits
 from seckill.buckets import Buckets
 from seckill.limits import SaleLimit
-from tests.processes import Process, eventually
+from tests.processes import Process, eventually, limits_profile
 
 
 @pytest.fixture(scope="module")
@@ -131,15 +131,10 @@ async def test_the_sold_out_are_told_so_and_not_to_wait(four, open_sale, ticket_
 
 
 async def test_one_buyer_or_address_cannot_press_without_end(processes, open_sale, ticket_for):
-    limits_toml = processes.home / "strict.toml"
-    tier = "[strict.{}]\nrate = 1000\n"
-    limits_toml.write_text(
-        "".join(tier.format(op) for op in ("try", "confirm", "cancel"))
-        + "[strict.buyer]\nrate = 1\nburst = 3\n[strict.address]\nrate = 1\nburst = 5\n"
+    strict = limits_profile(
+        processes.home, buyer="rate = 1\nburst = 3", address="rate = 1\nburst = 5"
     )
-    gateway = await processes.run(
-        "gateway", SECKILL_LIMITS_FILE=str(limits_toml), SECKILL_LIMITS_PROFILE="strict"
-    )
+    gateway = await processes.run("gateway", **strict)
     sale = await open_sale()
     async with ClientSession(gateway.url) as http:
         own = [await press(http, sale, ticket_for(sale, "alice")) for _ in range(4)]
@@ -152,14 +147,8 @@ async def test_one_buyer_or_address_cannot_press_without_end(processes, open_sal
 
 
 async def test_shadow_counts_and_lets_pass(processes, open_sale, ticket_for):
-    limits_toml = processes.home / "shadow.toml"
-    limits_toml.write_text(
-        '[s.try]\nrate = 1\nburst = 1\nmode = "shadow"\n'
-        "[s.confirm]\nrate = 1\n[s.cancel]\nrate = 1\n"
-    )
-    gateway = await processes.run(
-        "gateway", SECKILL_LIMITS_FILE=str(limits_toml), SECKILL_LIMITS_PROFILE="s"
-    )
+    shadow = limits_profile(processes.home, **{"try": 'rate = 1\nburst = 1\nmode = "shadow"'})
+    gateway = await processes.run("gateway", **shadow)
     sale = await open_sale()
     async with ClientSession(gateway.url) as http, ClientSession(gateway.admin_url) as admin:
         answers = [await press(http, sale, ticket_for(sale, f"b{n}")) for n in range(5)]

@@ -9,7 +9,7 @@ from aiohttp import ClientSession
 
 from ops.buyers import grab
 from seckill import keys
-from tests.processes import eventually
+from tests.processes import eventually, limits_profile
 
 
 async def test_F12_killed_between_script_and_publish_the_grab_becomes_an_order(
@@ -62,7 +62,9 @@ async def test_F07_F25_a_lost_reply_of_redis_is_unknown_and_the_retry_gets_the_o
     processes, open_sale, ticket_for, assert_balanced, redis_proxy, store
 ):
     proxy, url = redis_proxy
-    gateway = await processes.run("gateway", SECKILL_REDIS_URL=url)
+    # Without rate limits, so that the reply that is lost is the grab's.
+    unlimited = limits_profile(processes.home)
+    gateway = await processes.run("gateway", SECKILL_REDIS_URL=url, **unlimited)
     await processes.run("consumers")
     sale = await open_sale(stock=2)
     async with ClientSession(gateway.url) as http:
@@ -137,7 +139,7 @@ async def test_sigterm_answers_what_is_in_hand_and_exits_cleanly(
 
             async def in_hand():
                 async with admin.get("/metrics") as response:
-                    return "seckill_grabs_in_hand 1.0" in await response.text()
+                    return 'seckill_in_hand{kind="grabs"} 1.0' in await response.text()
 
             await eventually(in_hand, "the grab is in hand")
         gateway.child.send(signal.SIGTERM)
