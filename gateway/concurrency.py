@@ -2,7 +2,8 @@
 
 By Little's law the requests in hand are the rate times the wait. The rate is what the machine can
 do; so the limit on requests in hand is what decides the wait. It is found by measuring: when the
-mean wait of a tick was too long, the limit shrinks in proportion; else it grows by a quarter.
+mean wait was too long for two ticks in a row, the limit shrinks in proportion (one is a hiccup);
+when it was not, the limit grows by a quarter.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import asyncio
 
 from gateway.problems import Problem, Refused
 
-#: The mean wait to aim at. The slowest in a hundred wait about twice as long.
-TARGET_S = 0.1
+#: The longest mean wait to accept. The slowest in a hundred wait half as long again.
+TARGET_S = 0.15
 #: Time between two adjustments: long enough for some hundred answers, and 20 of them in 2 s.
 TICK_S = 0.1
 #: The limit never shrinks below this: a store that is slow for a moment must not stop everything.
@@ -31,6 +32,7 @@ class ConcurrencyLimit:
         self._loop = asyncio.get_running_loop()
         self._waits_s, self._answers, self._peak = 0.0, 0, 0
         self._tick_ends = self._loop.time() + TICK_S
+        self._was_slow = False
         self._expected = 0
         self.limit = most
         self.in_hand = 0
@@ -68,10 +70,12 @@ class ConcurrencyLimit:
 
     def _adjust(self) -> None:
         mean_s = self._waits_s / self._answers
-        if mean_s > TARGET_S:
+        is_slow = mean_s > TARGET_S
+        if is_slow and self._was_slow:
             self.limit = max(LEAST, int(self._peak * TARGET_S / mean_s))
-        else:
+        elif not is_slow:
             self.limit = min(self._most, int(self.limit * GROWTH))
+        self._was_slow = is_slow
         self._waits_s, self._answers, self._peak = 0.0, 0, self.in_hand
 
     def _forget(self) -> None:

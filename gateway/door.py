@@ -10,7 +10,7 @@ import asyncio
 import re
 from typing import Any, cast
 
-from aiohttp import web
+from aiohttp import EMPTY_PAYLOAD, StreamReader, web
 
 from gateway.concurrency import ConcurrencyLimit
 from gateway.problems import CONTENT_TYPE, Problem, problem_body, problem_headers, problem_response
@@ -20,6 +20,9 @@ _REQUEST_LINE = re.compile(rb"(?:GET|POST|DELETE) /v1/[^ ]* HTTP/1\.1\r\n")
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,6})[ \t]*(?=\r\n|\Z)", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding:", re.IGNORECASE)
 _ORIGIN = re.compile(rb"\r\norigin:", re.IGNORECASE)
+#: A refused client that obeys Retry-After notices nothing. One that does not would otherwise keep
+#: the process busy with refusals. A proxy's next request on this connection waits so long at most.
+REST_S = 0.25
 #: How far into a request its path may reach for it to count as a grab.
 _GRAB_WITHIN = 120
 
@@ -66,6 +69,7 @@ class Entrance:
         self.connections_max = connections_max
         self.cors = cors
         self.connections = 0
+        self._resting: list[asyncio.Transport] = []
         self._server = server
         self._kwargs = kwargs
 
@@ -73,16 +77,31 @@ class Entrance:
         """Return the protocol for one connection: a factory for `loop.create_server`."""
         return Door(self._server, self, **self._kwargs)
 
+    def rest(self, transport: asyncio.Transport) -> None:
+        """Read nothing more from a connection that was just refused, until the next waking."""
+        transport.pause_reading()
+        if not self._resting:
+            asyncio.get_running_loop().call_later(REST_S, self._wake)
+        self._resting.append(transport)
+
+    def _wake(self) -> None:
+        resting, self._resting = self._resting, []
+        for transport in resting:
+            if not transport.is_closing():
+                transport.resume_reading()
+
 
 class Door(web.RequestHandler):
     """aiohttp's protocol of one connection, which refuses before parsing when there is too much."""
 
-    __slots__ = ("_entrance", "_turned_away")
+    __slots__ = ("_answered", "_entrance", "_payload", "_turned_away")
 
     def __init__(self, server: web.Server, entrance: Entrance, **kwargs: Any) -> None:  # noqa: ANN401
         super().__init__(server, loop=asyncio.get_running_loop(), **kwargs)
         self._entrance = entrance
         self._turned_away = False
+        self._answered = 0
+        self._payload: StreamReader = EMPTY_PAYLOAD
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take a connection, or turn it away when there are too many."""
@@ -110,10 +129,14 @@ class Door(web.RequestHandler):
         limit = self._entrance.grabs if is_grab else self._entrance.others
         if limit.full and self._idle and self._is_refusable(data):
             telemetry.SHED.inc()
-            cast(asyncio.Transport, self.transport).write(OVERLOADED)
+            transport = cast(asyncio.Transport, self.transport)
+            transport.write(OVERLOADED)
+            self._entrance.rest(transport)
             return
         limit.expect()
         super().data_received(data)
+        if self._messages:
+            self._payload = self._messages[-1][1]
 
     def _is_refusable(self, data: bytes) -> bool:
         # A page of another origin can read only what aiohttp sends, with the headers of cors.py.
@@ -121,9 +144,15 @@ class Door(web.RequestHandler):
 
     @property
     def _idle(self) -> bool:
-        """Tell whether every request of this connection has been answered."""
-        waiter = self._waiter
-        return waiter is not None and not waiter.done() and not self._messages
+        """Tell whether all that came was whole requests, and each has been answered."""
+        return self._answered == self._request_count and self._payload.is_eof()
+
+    def log_access(
+        self, request: web.BaseRequest, response: web.StreamResponse, time: float | None
+    ) -> None:
+        """Count an answer: aiohttp calls this when it has written one."""
+        self._answered += 1
+        super().log_access(request, response, time)
 
     def handle_error(
         self,

@@ -86,7 +86,7 @@ async def _limit(rate: int, grabs: int) -> list[Finding]:
         sale = await stack.open_sale()
         bound = await stack.limit(sale, rate)
         offered = LIMIT_FACTOR * rate
-        report = await _offer(port, _shots(stack, sale, offered, grabs))
+        report = await _offer(port, sale, _shots(stack, sale, offered, grabs))
         books = await stack.verify(sale, wait_s=60)
     first = [shot for shot in report.shots if not shot.comes_back]
     back = [shot for shot in report.shots if shot.comes_back]
@@ -145,7 +145,7 @@ async def _overload(seconds: int) -> list[Finding]:
         gentle = int(GENTLE_RATE * GENTLE_S)
         total = offered * seconds
         shots = _then_gentle(_shots(stack, sale, offered, total + gentle), offered, total)
-        run = asyncio.create_task(_offer(port, shots))
+        run = asyncio.create_task(_offer(port, sale, shots))
         while not run.done():
             peak_mb = max(peak_mb, _resident_mb(pid))
             await asyncio.wait({run}, timeout=0.5)
@@ -191,12 +191,13 @@ async def _overload(seconds: int) -> list[Finding]:
     ]
 
 
-async def _offer(port: int, shots: Iterator[Shot]) -> Report:
+async def _offer(port: int, sale: Sale, shots: Iterator[Shot]) -> Report:
     """Let a crowd loose, on a loop of its own: uvloop cannot start the stores as other users."""
 
     async def offer() -> Report:
         crowd = Crowd("127.0.0.1", port, connections_max=CONNECTIONS_MAX)
-        await crowd.connect(CONNECTIONS)
+        await crowd.warm_up(sale.sale_id, GATEWAYS)
+        await crowd.connect(CONNECTIONS_MAX // 2)
         return await crowd.run(shots)
 
     return await asyncio.to_thread(uvloop.run, offer())

@@ -107,7 +107,8 @@ class Crowd:
     def __init__(self, host: str, port: int, *, connections_max: int) -> None:
         self._host, self._port = host, port
         self._connections_max = connections_max
-        self._free: list[_Connection] = []
+        # Longest free first: each stands for another buyer, who is not back at once.
+        self._free: deque[_Connection] = deque()
         self._open = self._opening = 0
         self._due: deque[Shot] = deque()
         self._returns: list[tuple[float, int, Shot]] = []
@@ -119,6 +120,17 @@ class Crowd:
     async def connect(self, count: int) -> None:
         """Open connections beforehand, as browsers do while people wait for the opening."""
         await asyncio.gather(*(self._connect() for _ in range(count)))
+
+    async def warm_up(self, sale_id: str, gateways: int) -> None:
+        """Let every gateway process hear of a sale, as it has long before an opening."""
+        for _ in range(8 * gateways):  # the kernel chooses a process for each connection
+            reader, writer = await asyncio.open_connection(self._host, self._port)
+            writer.write(
+                f"GET /v1/sales/{sale_id} HTTP/1.1\r\nHost: localhost\r\n"
+                "Connection: close\r\n\r\n".encode()
+            )
+            await reader.read()
+            writer.close()
 
     async def run(self, shots: Iterable[Shot]) -> Report:
         """Send every shot at its time, wait for the answers, and report."""
@@ -171,7 +183,7 @@ class Crowd:
             if not shot.comes_back:
                 self.report.shots.append(shot)
             self._under_way += 1
-            self._free.pop().send(shot, now_s)
+            self._free.popleft().send(shot, now_s)
         wanted = min(len(self._due), self._connections_max - self._open) - self._opening
         for _ in range(wanted):
             self._opening += 1

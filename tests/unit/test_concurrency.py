@@ -1,0 +1,93 @@
+"""The bound on requests in hand: it finds the place at which nobody waits long."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from gateway.concurrency import LEAST, TARGET_S, TICK_S, ConcurrencyLimit
+from gateway.problems import Problem, Refused
+
+
+class Clock:
+    """A loop's clock that stands still until it is told to move."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.timers: list = []
+
+    def time(self) -> float:
+        return self.now
+
+    def call_later(self, delay, call) -> None:
+        self.timers.append(call)
+
+
+@pytest.fixture
+async def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(asyncio, "get_running_loop", lambda: clock)
+    return clock
+
+
+def answer_for(limit: ConcurrencyLimit, clock: Clock, seconds: float, wait_s: float) -> None:
+    """Keep the limit full for so long, every answer taking `wait_s`."""
+    end = clock.now + seconds
+    while clock.now < end:
+        begun = [limit.begin() for _ in range(limit.limit - limit.in_hand)]
+        clock.now += wait_s
+        for begun_at in begun:
+            limit.end(begun_at)
+
+
+async def test_beyond_the_limit_requests_are_refused_and_room_is_used_again(clock):
+    limit = ConcurrencyLimit(64)
+    begun = [limit.begin() for _ in range(64)]
+    assert limit.full
+    with pytest.raises(Refused) as refused:
+        limit.begin()
+    assert refused.value.problem is Problem.OVERLOADED
+    limit.end(begun.pop())
+    assert not limit.full
+    limit.begin()
+
+
+async def test_long_waits_shrink_it_in_proportion_and_short_ones_let_it_grow(clock):
+    limit = ConcurrencyLimit(1000)
+    answer_for(limit, clock, 4 * TICK_S, TARGET_S / 2)
+    assert limit.limit == 1000
+    answer_for(limit, clock, 2 * TARGET_S * 3, TARGET_S * 2)
+    assert limit.limit in range(240, 260) or limit.limit in range(490, 510)
+    answer_for(limit, clock, 20 * TICK_S, TARGET_S / 2)
+    assert limit.limit == 1000, "all well again within two seconds"
+
+
+async def test_one_slow_tick_is_a_hiccup(clock):
+    limit = ConcurrencyLimit(1000)
+    answer_for(limit, clock, TICK_S, TARGET_S * 3)
+    assert limit.limit == 1000
+
+
+async def test_it_never_shrinks_below_a_few(clock):
+    limit = ConcurrencyLimit(1000)
+    answer_for(limit, clock, 100, 5.0)
+    assert limit.limit == LEAST
+
+
+async def test_those_let_in_count_until_they_begin_or_are_forgotten(clock):
+    limit = ConcurrencyLimit(64)
+    for _ in range(64):
+        limit.expect()
+    assert limit.full, "a whole poll of the sockets comes before the first of them begins"
+    begun = [limit.begin() for _ in range(10)]
+    assert limit.full
+    for begun_at in begun:
+        limit.end(begun_at)
+    assert not limit.full
+    for _ in range(10):
+        limit.expect()
+    assert limit.full
+    for forget in clock.timers:  # the others were refused for another reason
+        forget()
+    assert not limit.full

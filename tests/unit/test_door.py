@@ -1,0 +1,68 @@
+"""What the door takes for one whole request, and what it leaves to aiohttp."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.door import OVERLOADED, is_one_request
+
+GRAB = b"POST /v1/sales/s/grabs HTTP/1.1\r\nHost: x\r\nContent-Length: 15\r\n\r\n" + b"x" * 15
+POLL = b"GET /v1/orders/x HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [GRAB, POLL, GRAB.replace(b"Content-Length", b"content-LENGTH"), GRAB.replace(b": ", b":")],
+)
+def test_a_whole_request_is_one(data: bytes) -> None:
+    assert is_one_request(data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        GRAB[:-1],
+        GRAB + b"x",
+        GRAB + GRAB,
+        POLL + POLL,
+        POLL[:-1],
+        GRAB[20:],
+        b"x" * 15,
+        GRAB.replace(b"15", b"1e1"),
+        GRAB.replace(b"15", b"-5"),
+        GRAB.replace(b"15", b"15, 15"),
+        GRAB.replace(b"Content-Length: 15", b"Content-Length: 15\r\nContent-Length: 15"),
+        GRAB.replace(b"Content-Length: 15", b"Transfer-Encoding: chunked\r\nContent-Length: 15"),
+        GRAB.replace(b"HTTP/1.1", b"HTTP/1.0"),
+        GRAB.replace(b"/v1/", b"/v2/"),
+    ],
+)
+def test_anything_else_is_not(data: bytes) -> None:
+    assert not is_one_request(data)
+
+
+@given(st.integers(0, len(GRAB) - 1))
+def test_no_part_of_a_request_is_one(end: int) -> None:
+    assert not is_one_request(GRAB[:end])
+
+
+def test_the_prebuilt_refusal_is_a_whole_answer() -> None:
+    head, _, body = OVERLOADED.partition(b"\r\n\r\n")
+    lines = head.decode().split("\r\n")
+    assert lines[0] == "HTTP/1.1 503 Service Unavailable"
+    assert f"Content-Length: {len(body)}" in lines
+    assert "Retry-After: 1" in lines
+    assert json.loads(body)["code"] == "overloaded"
+
+
+def test_aiohttp_still_has_what_the_door_builds_on() -> None:
+    """The door counts answers in `log_access` and reads three attributes of its base."""
+    for name in ("log_access", "data_received", "connection_made", "connection_lost"):
+        assert callable(getattr(web.RequestHandler, name))
+    assert {"_messages", "_request_count"} <= set(web.RequestHandler.__slots__)
