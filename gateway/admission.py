@@ -13,11 +13,11 @@ from aiohttp import ClientPayloadError, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from gateway.limiter import Refusal
+from gateway.operations import Body, Identity, Parameter
 from gateway.problems import Handler, Problem, Refused
 from gateway.resources import OTHERS_IN_HAND
-from seckill import logins, tickets
+from seckill import logins, order_ids, tickets
 from seckill.keyring import KeyRing
-from seckill.order_ids import PATTERN as ORDER_ID
 from seckill.sales import Sale, SaleDirectory
 from seckill.tickets import ID
 
@@ -33,6 +33,57 @@ DRAIN_MAX = 64 * 1024
 
 TICKET_KEYS = web.AppKey("ticket_keys", KeyRing)
 LOGIN_KEYS = web.AppKey("login_keys", KeyRing)
+
+# How the functions below refuse, for the declarations of the routes that call them.
+SALE_ID = Parameter(
+    "sale_id",
+    "Names the sale.",
+    ID,
+    "sneakers-2026",
+    (Problem.BAD_REQUEST, Problem.NOT_FOUND, Problem.UNAVAILABLE),
+)
+ORDER_ID = Parameter(
+    "order_id",
+    "Names the order, as the grab's answer gave it.",
+    order_ids.PATTERN,
+    "019aab2f-4c00-8000-8005-5d3c1f0a2b7e",
+    (Problem.BAD_REQUEST, Problem.NOT_FOUND, Problem.UNAVAILABLE),
+)
+TICKET = Identity(
+    "ticket",
+    {
+        "type": "apiKey",
+        "in": "header",
+        "name": TICKET_HEADER,
+        "description": "A ticket for this sale, from `POST /v1/sales/{sale_id}/tickets`.",
+    },
+    (Problem.BAD_TICKET,),
+)
+LOGIN = Identity(
+    "login",
+    {
+        "type": "http",
+        "scheme": "bearer",
+        "bearerFormat": "JWT",
+        "description": "A login token of the shop, whose `sub` is the buyer.",
+    },
+    (Problem.UNAUTHORIZED,),
+)
+
+
+def json_body(example: msgspec.Struct, *, required: bool = True) -> Body:
+    """Declare a body that `read_json` reads."""
+    return Body(
+        example,
+        (
+            Problem.MALFORMED,
+            Problem.TOO_SLOW,
+            Problem.TOO_LARGE,
+            Problem.UNSUPPORTED_MEDIA_TYPE,
+            Problem.BAD_REQUEST,
+        ),
+        required,
+    )
 
 
 async def read_json(request: web.Request, decoder: msgspec.json.Decoder[S]) -> S:
@@ -82,7 +133,7 @@ def sale_id_of(request: web.Request) -> str:
 def order_id_of(request: web.Request) -> str:
     """Return the order id that the path names, or refuse."""
     order_id = request.match_info["order_id"].lower()
-    if not ORDER_ID.match(order_id):
+    if not order_ids.PATTERN.match(order_id):
         raise Refused(Problem.BAD_REQUEST, "not an order id of this shop", field="order_id")
     return order_id
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+from typing import Annotated
+
 import msgspec
 from aiohttp import web
 
 from gateway.headers import COMMON
+
+#: A time with its zone, as RFC 3339 writes it.
+Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 
 _encode = msgspec.json.Encoder().encode
 

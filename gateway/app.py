@@ -6,12 +6,39 @@ from aiohttp import web
 
 from config.limits import load_limits
 from config.settings import Settings
-from gateway import challenges, cors, events, grabs, headers, orders, resources, sales, tickets
-from gateway.admission import LOGIN_KEYS, TICKET_KEYS, bounded
+from gateway import (
+    challenges,
+    cors,
+    events,
+    grabs,
+    headers,
+    openapi,
+    orders,
+    resources,
+    sales,
+    tickets,
+)
+from gateway.admission import LOGIN_KEYS, TICKET_KEYS
 from gateway.client_address import TRUSTED_PROXIES
+from gateway.operations import Route
 from gateway.pace import PACE, Pace
 from gateway.problems import add_routes
 from seckill.keyring import KeyRing
+
+#: Every route of the public port, and so the whole contract.
+ROUTES: tuple[Route, ...] = (
+    ("POST", "/v1/sales/{sale_id}/grabs", grabs.grab),  # first: the router tries in order
+    ("GET", "/v1/sales", sales.list_sales),
+    ("GET", "/v1/sales/{sale_id}", sales.show_sale),
+    ("POST", "/v1/sales/{sale_id}/tickets", tickets.issue_ticket),
+    ("GET", "/v1/sales/{sale_id}/orders/mine", orders.show_mine),
+    ("GET", "/v1/orders/{order_id}", orders.show_order),
+    ("POST", "/v1/sales/{sale_id}/challenges", challenges.issue_challenge),
+    ("GET", "/proof-worker.js", challenges.show_worker),
+    ("DELETE", "/v1/orders/{order_id}", orders.cancel_order),
+    ("GET", "/v1/orders/{order_id}/events", events.stream_order),
+    ("GET", "/openapi.json", openapi.read_contract),
+)
 
 
 def create_app(settings: Settings) -> web.Application:
@@ -42,20 +69,10 @@ def create_app(settings: Settings) -> web.Application:
         )
     )
     app.on_shutdown.append(resources.end_event_streams)
+    app[openapi.DOCUMENT] = openapi.build(ROUTES)
     add_routes(
         app,
-        [
-            ("POST", "/v1/sales/{sale_id}/grabs", grabs.grab),  # first: the router tries in order
-            ("GET", "/v1/sales", bounded(sales.list_sales)),
-            ("GET", "/v1/sales/{sale_id}", bounded(sales.show_sale)),
-            ("POST", "/v1/sales/{sale_id}/tickets", bounded(tickets.issue_ticket)),
-            ("GET", "/v1/sales/{sale_id}/orders/mine", bounded(orders.show_mine)),
-            ("GET", "/v1/orders/{order_id}", bounded(orders.show_order)),
-            ("POST", "/v1/sales/{sale_id}/challenges", bounded(challenges.issue_challenge)),
-            ("GET", "/proof-worker.js", challenges.show_worker),
-            ("DELETE", "/v1/orders/{order_id}", orders.cancel_order),
-            ("GET", "/v1/orders/{order_id}/events", events.stream_order),
-        ],
+        [(method, path, declared.handler) for method, path, declared in ROUTES],
         preflight=cors.preflight if settings.cors_origins else None,
     )
     return app

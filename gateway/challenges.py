@@ -20,9 +20,20 @@ import msgspec
 from aiohttp import web
 from redis.asyncio import Redis
 
-from gateway.admission import TICKET_KEYS, buyer_of_login, find_sale, opening_of, read_json
-from gateway.answers import json_response
+from gateway.admission import (
+    LOGIN,
+    SALE_ID,
+    TICKET_KEYS,
+    bounded,
+    buyer_of_login,
+    find_sale,
+    json_body,
+    opening_of,
+    read_json,
+)
+from gateway.answers import Moment, json_response
 from gateway.batching import MicroBatcher, answering_each
+from gateway.operations import Answer, operation
 from gateway.problems import Problem, Refused
 from gateway.resources import REDIS, SALES, SETTINGS
 from seckill import keys, proofs
@@ -43,7 +54,7 @@ class ChallengeView(msgspec.Struct):
 
     challenge: str
     bits: int
-    expires_at: datetime
+    expires_at: Moment
 
 
 class ProofRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -64,7 +75,29 @@ BURNS = web.AppKey("burns", MicroBatcher[Burn, bool])
 
 _decoder = msgspec.json.Decoder(ProofRequest)
 
+_CHALLENGE = ChallengeView(
+    "k1~1795807980~20~5f0c1f7e9d3b4a68~8c5d0e6f7a8b9c0d1e2f3a4b5c6d7e8f",
+    20,
+    datetime(2026, 11, 27, 19, 33, tzinfo=UTC),
+)
+# How `redeem_proof` is given a proof, and refuses it.
+PROOF = json_body(ProofRequest(_CHALLENGE.challenge, "1048577"), required=False)
+PROOF_PROBLEMS = (
+    Problem.PROOF_NEEDED,
+    Problem.BAD_PROOF,
+    Problem.PROOF_USED,
+    Problem.UNAVAILABLE,
+)
 
+
+@operation(
+    "Get work to do before a ticket",
+    Answer(201, "A challenge; of 0 bits where the sale asks for no work.", _CHALLENGE),
+    parameters=[SALE_ID],
+    identities=[LOGIN],
+    problems=[Problem.TOO_EARLY],
+)
+@bounded
 async def issue_challenge(request: web.Request) -> web.Response:
     """Answer with a challenge for the login's buyer, under the same window as tickets.
 
@@ -116,6 +149,10 @@ async def redeem_proof(request: web.Request, sale: Sale, buyer_id: str) -> None:
         raise Refused(Problem.PROOF_USED, "ask for a new challenge")
 
 
+@operation(
+    "Load the script that does the work in a browser",
+    Answer(200, "The script.", "", content_type="text/javascript", headers=["Cache-Control"]),
+)
 async def show_worker(_: web.Request) -> web.Response:
     """Answer with the script that solves challenges in a browser, beside the page."""
     headers = {"Cache-Control": WORKER_CACHE, "X-Content-Type-Options": "nosniff"}

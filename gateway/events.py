@@ -10,13 +10,15 @@ import asyncio
 import random
 import socket
 from contextlib import suppress
+from typing import Annotated, Literal
 
 import msgspec
 from aiohttp import web
 
-from gateway.admission import buyer_of_any
+from gateway.admission import LOGIN, ORDER_ID, TICKET, buyer_of_any
+from gateway.operations import Answer, Parameter, operation
 from gateway.order_watch import Place
-from gateway.orders import OrderView, sale_of_path, view_of
+from gateway.orders import PENDING, OrderView, sale_of_path, view_of
 from gateway.pace import PACE
 from gateway.resources import ORDER_BOOK, ORDER_WATCH, SETTINGS
 from seckill import telemetry
@@ -44,6 +46,43 @@ _HEARTBEAT = b":\n\n"
 _encode = msgspec.json.Encoder().encode
 
 
+class OrderEvent(msgspec.Struct):
+    """One event: `id` is the state of the order, `data` the order as JSON."""
+
+    event: Literal["order"]
+    id: str
+    data: Annotated[
+        str,
+        msgspec.Meta(
+            extra_json_schema={
+                "contentMediaType": "application/json",
+                "contentSchema": {"$ref": "#/components/schemas/OrderView"},
+            }
+        ),
+    ]
+
+
+LAST_EVENT_ID = Parameter(
+    "Last-Event-ID",
+    "The last state that the client heard of; browsers send it when they come back.",
+    None,
+    "queued",
+    place="header",
+)
+
+
+@operation(
+    "Hear of an order's changes as they happen",
+    Answer(
+        200,
+        "Events until the order is final; the first says how it is. The schema is of one event.",
+        OrderEvent("order", PENDING.status, _encode(PENDING).decode()),
+        content_type="text/event-stream",
+    ),
+    Answer(204, "There is nothing to hear after `Last-Event-ID`: do not come back.", None),
+    parameters=[ORDER_ID, LAST_EVENT_ID],
+    identities=[TICKET, LOGIN],
+)
 async def stream_order(request: web.Request) -> web.StreamResponse:
     """Send one order's changes until it is final, the client leaves or the gateway stops."""
     sale, order_id = await sale_of_path(request)

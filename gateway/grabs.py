@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from aiohttp import web
 
-from gateway.admission import buyer_of_ticket, find_sale, rate_limited, read_json
+from gateway.admission import (
+    ORDER_ID,
+    SALE_ID,
+    TICKET,
+    buyer_of_ticket,
+    find_sale,
+    json_body,
+    rate_limited,
+    read_json,
+)
 from gateway.client_address import client_address
 from gateway.desk import GrabResult
 from gateway.headers import COMMON
+from gateway.operations import Answer, operation
 from gateway.pace import PACE
 from gateway.problems import CONTENT_TYPE, REFUSALS, Problem, Refused, problem_body, problem_headers
 from gateway.resources import DESKS, GRABS_IN_HAND, LIMITER, SALES
@@ -21,9 +31,24 @@ from seckill.stock import Verdict
 
 
 class GrabRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """The body. A sale's own limit on `quantity` is checked by the script."""
+    """What a buyer wants. A sale may allow fewer units (`per_order_max`)."""
 
     quantity: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)] = 1
+
+
+class Grabbed(msgspec.Struct):
+    """The units are reserved; the row of the order comes next."""
+
+    order_id: str
+    status: Literal["queued"]
+    next_poll_ms: int
+
+
+class GrabbedBefore(msgspec.Struct):
+    """The buyer holds this order already."""
+
+    order_id: str
+    status: Literal["yours"]
 
 
 _decoder = msgspec.json.Decoder(GrabRequest)
@@ -37,10 +62,33 @@ _REFUSALS = {
     )
     for verdict, problem in REFUSALS.items()
 }
+_LINKS = {
+    name: {"order_id": "$response.body#/order_id"}
+    for name in ("show_order", "stream_order", "cancel_order")
+}
 _JSON = {**COMMON, "Content-Type": "application/json"}
 _COUNTERS = {verdict: telemetry.GRABS.labels(verdict.name.lower()) for verdict in Verdict}
 
 
+@operation(
+    "Reserve units for the ticket's buyer",
+    Answer(
+        202,
+        "Reserved, and it cannot be lost. The order is placed next.",
+        Grabbed(ORDER_ID.example, "queued", 500),
+        links=_LINKS,
+    ),
+    Answer(
+        200,
+        "A repeat: the buyer's order, whatever the window or the stock say.",
+        GrabbedBefore(ORDER_ID.example, "yours"),
+        links=_LINKS,
+    ),
+    parameters=[SALE_ID],
+    identities=[TICKET],
+    body=json_body(GrabRequest(quantity=1)),
+    problems=[Problem.RATE_LIMITED, *REFUSALS.values()],
+)
 async def grab(request: web.Request) -> web.Response:
     """Reserve units for the ticket's buyer and answer once that cannot be lost."""
     sale = await find_sale(request, request.app[SALES])

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
+from typing import Annotated
 
 import msgspec
 from aiohttp import web
 
 from gateway.admission import (
+    LOGIN,
+    ORDER_ID,
+    SALE_ID,
+    TICKET,
+    bounded,
     buyer_of_any,
     buyer_of_login,
     find_sale,
     order_id_of,
     rate_limited,
 )
-from gateway.answers import json_response
+from gateway.answers import Moment, json_response
+from gateway.operations import Answer, operation
 from gateway.order_book import Queued
 from gateway.pace import PACE, Pace
 from gateway.problems import Problem, Refused
@@ -24,6 +31,20 @@ from seckill.sales import Sale
 
 #: States in which waiting will change something soon.
 MOVING = ("queued", "paying", "refunding")
+STATES = msgspec.Meta(
+    extra_json_schema={
+        "enum": [
+            "queued",
+            "pending",
+            "paying",
+            "paid",
+            "cancelled",
+            "rejected",
+            "refunding",
+            "refunded",
+        ]
+    }
+)
 
 
 class OrderView(msgspec.Struct, omit_defaults=True):
@@ -31,14 +52,33 @@ class OrderView(msgspec.Struct, omit_defaults=True):
 
     order_id: str
     sale_id: str
-    status: str
+    status: Annotated[str, STATES]
     quantity: int
     amount_cents: int
     reason: str | None = None
-    pay_by: datetime | None = None
+    pay_by: Moment | None = None
     next_poll_ms: int | None = None
 
 
+#: An example for the contract.
+PENDING = OrderView(
+    order_id=ORDER_ID.example,
+    sale_id=SALE_ID.example,
+    status="pending",
+    quantity=1,
+    amount_cents=1999,
+    pay_by=datetime(2026, 11, 27, 19, 15, tzinfo=UTC),
+)
+_CANCELLED = msgspec.structs.replace(PENDING, status="cancelled", reason="buyer", pay_by=None)
+
+
+@operation(
+    "Show an order",
+    Answer(200, "The order, wherever it is on its way.", PENDING),
+    parameters=[ORDER_ID],
+    identities=[TICKET, LOGIN],
+)
+@bounded
 async def show_order(request: web.Request) -> web.Response:
     """Answer with one order."""
     sale, order_id = await sale_of_path(request)
@@ -47,6 +87,18 @@ async def show_order(request: web.Request) -> web.Response:
     return json_response(view_of(sale, order, request.app[PACE]))
 
 
+@operation(
+    "Show the buyer's latest order in a sale",
+    Answer(
+        200,
+        "The latest order.",
+        PENDING,
+        links={"cancel_order": {"order_id": "$response.body#/order_id"}},
+    ),
+    parameters=[SALE_ID],
+    identities=[TICKET, LOGIN],
+)
+@bounded
 async def show_mine(request: web.Request) -> web.Response:
     """Answer with the buyer's latest order in a sale."""
     sale = await find_sale(request, request.app[SALES])
@@ -55,6 +107,13 @@ async def show_mine(request: web.Request) -> web.Response:
     return json_response(view_of(sale, order, request.app[PACE]))
 
 
+@operation(
+    "Cancel an order, placed or still queued",
+    Answer(200, "It is cancelled, or had ended before; a second time changes nothing.", _CANCELLED),
+    parameters=[ORDER_ID],
+    identities=[LOGIN],
+    problems=[Problem.RATE_LIMITED, Problem.PAYMENT_IN_PROGRESS, Problem.NOT_CANCELLABLE],
+)
 async def cancel_order(request: web.Request) -> web.Response:
     """Cancel an order, placed or still queued; a second time changes nothing."""
     buyer_id = buyer_of_login(request)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Annotated
 
 import msgspec
 from aiohttp import web
 
-from gateway.admission import find_sale
-from gateway.answers import json_response
+from gateway.admission import SALE_ID, bounded, find_sale
+from gateway.answers import Moment, json_response
+from gateway.operations import Answer, operation
+from gateway.problems import Problem
 from gateway.resources import SALE_BOARD, SALES
 from seckill.sales import Sale
+
+STATES = msgspec.Meta(extra_json_schema={"enum": ["created", "open", "paused", "closed"]})
 
 
 class SaleView(msgspec.Struct):
@@ -20,24 +25,61 @@ class SaleView(msgspec.Struct):
     """
 
     sale_id: str
-    state: str
+    state: Annotated[str, STATES]
     price_cents: int
     per_order_max: int
-    opens_at: datetime | None
-    closes_at: datetime | None
+    opens_at: Moment | None
+    closes_at: Moment | None
     payment_window_s: int
     proof_bits: int
-    server_time: datetime
+    server_time: Moment
     sold_out: bool
     remaining: int | None
 
 
+class SaleList(msgspec.Struct):
+    """Every sale, oldest first."""
+
+    sales: list[SaleView]
+
+
+_EXAMPLE = SaleView(
+    sale_id="sneakers-2026",
+    state="open",
+    price_cents=1999,
+    per_order_max=1,
+    opens_at=datetime(2026, 11, 27, 19, tzinfo=UTC),
+    closes_at=None,
+    payment_window_s=900,
+    proof_bits=0,
+    server_time=datetime(2026, 11, 27, 19, 0, 1, tzinfo=UTC),
+    sold_out=False,
+    remaining=499,
+)
+
+
+@operation(
+    "List every sale",
+    Answer(
+        200,
+        "Every sale, oldest first.",
+        SaleList([_EXAMPLE]),
+        links={
+            name: {"sale_id": "$response.body#/sales/0/sale_id"}
+            for name in ("show_sale", "issue_challenge", "issue_ticket", "grab", "show_mine")
+        },
+    ),
+    problems=[Problem.UNAVAILABLE],
+)
+@bounded
 async def list_sales(request: web.Request) -> web.Response:
     """Answer with every sale."""
     board = await request.app[SALE_BOARD].read()
-    return json_response({"sales": [_view(sale, left) for sale, left in board.values()]})
+    return json_response(SaleList([_view(sale, left) for sale, left in board.values()]))
 
 
+@operation("Show one sale", Answer(200, "The sale.", _EXAMPLE), parameters=[SALE_ID])
+@bounded
 async def show_sale(request: web.Request) -> web.Response:
     """Answer with one sale."""
     sale = await find_sale(request, request.app[SALES])

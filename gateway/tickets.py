@@ -12,9 +12,19 @@ from datetime import UTC, datetime
 import msgspec
 from aiohttp import web
 
-from gateway.admission import TICKET_KEYS, buyer_of_login, find_sale, opening_of
-from gateway.answers import json_response
-from gateway.challenges import redeem_proof
+from gateway.admission import (
+    LOGIN,
+    SALE_ID,
+    TICKET_KEYS,
+    bounded,
+    buyer_of_login,
+    find_sale,
+    opening_of,
+)
+from gateway.answers import Moment, json_response
+from gateway.challenges import PROOF, PROOF_PROBLEMS, redeem_proof
+from gateway.operations import Answer, operation
+from gateway.problems import Problem
 from gateway.resources import SALES, SETTINGS
 from seckill import tickets
 
@@ -23,9 +33,23 @@ class TicketView(msgspec.Struct):
     """A ticket for the header `Seckill-Ticket`, good before `expires_at`."""
 
     ticket: str
-    expires_at: datetime
+    expires_at: Moment
 
 
+_EXAMPLE = TicketView(
+    "k1~1795809600~alice~0f1e2d3c4b5a69788796a5b4c3d2e1f0", datetime(2026, 11, 27, 20, tzinfo=UTC)
+)
+
+
+@operation(
+    "Get a ticket for a sale",
+    Answer(201, "A ticket for the header `Seckill-Ticket`, good before `expires_at`.", _EXAMPLE),
+    parameters=[SALE_ID],
+    identities=[LOGIN],
+    body=PROOF,
+    problems=[Problem.TOO_EARLY, *PROOF_PROBLEMS],
+)
+@bounded
 async def issue_ticket(request: web.Request) -> web.Response:
     """Answer with a ticket for the login's buyer; asking again is harmless.
 

@@ -1,0 +1,130 @@
+"""The contract: valid OpenAPI, every route in it, every problem, and nothing that is not true."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+import pytest
+from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
+
+from config.settings import PROJECT_ROOT, Settings
+from gateway import openapi
+from gateway.app import ROUTES, create_app
+from gateway.operations import headers_of
+from gateway.problems import CONTENT_TYPE, Problem
+from tests.contract import Contract
+
+CONTRACT = Contract()
+OPERATIONS = {
+    operation["operationId"]: operation
+    for item in CONTRACT.document["paths"].values()
+    for operation in item.values()
+}
+each_operation = pytest.mark.parametrize("name", OPERATIONS)
+#: Operators have no contract of this kind.
+OF_THE_ADMIN_PORT = {Problem.BAD_ADMIN_TOKEN, Problem.ADMIN_OFF, Problem.CONFLICT}
+DECLARED = {declared.name: declared for *_, declared in ROUTES}
+
+
+def test_the_document_is_valid() -> None:
+    assert [error.message for error in OPENAPI_31_VALIDATOR.iter_errors(CONTRACT.document)] == []
+
+
+def test_every_route_of_the_application_is_in_it() -> None:
+    app = create_app(Settings(ticket_keys="k1:" + "t" * 32, jwt_keys="k1:" + "j" * 32))
+    routes = {
+        (route.resource.canonical, route.method)
+        for route in app.router.routes()
+        if route.method != "*"  # these refuse
+    }
+    declared = {
+        (path, method.upper())
+        for path, item in CONTRACT.document["paths"].items()
+        for method in item
+    }
+    assert routes == declared
+    assert len(OPERATIONS) == len(ROUTES), "two handlers have one name"
+
+
+@pytest.mark.parametrize("problem", Problem, ids=lambda problem: problem.code)
+def test_every_problem_is_an_answer_of_some_operation(problem: Problem) -> None:
+    named = any(problem in declared.problems() for declared in DECLARED.values())
+    assert named != (problem in OF_THE_ADMIN_PORT)
+
+
+@each_operation
+def test_every_problem_is_named_under_its_status_with_its_headers(name: str) -> None:
+    responses = OPERATIONS[name]["responses"]
+    named = {
+        (int(status), code)
+        for status, answer in responses.items()
+        if CONTENT_TYPE in answer.get("content", {})
+        for code in answer["content"][CONTENT_TYPE]["schema"]["properties"]["code"]["enum"]
+    }
+    problems = DECLARED[name].problems()
+    assert named == {(problem.value.status, problem.code) for problem in problems}
+    for problem in problems:
+        assert headers_of(problem) <= responses[str(problem.value.status)]["headers"].keys()
+
+
+@each_operation
+def test_examples_keep_to_their_schemas(name: str) -> None:
+    operation = OPERATIONS[name]
+    bodies = [operation["requestBody"]] if "requestBody" in operation else []
+    for described in (*bodies, *operation["responses"].values()):
+        for media in described.get("content", {}).values():
+            examples = [example["value"] for example in media.get("examples", {}).values()]
+            for example in (*examples, *([media["example"]] if "example" in media else [])):
+                CONTRACT.check_value(media["schema"], example)
+    for parameter in operation.get("parameters", ()):
+        CONTRACT.check_value(parameter["schema"], parameter["example"])
+
+
+@each_operation
+def test_parameters_are_those_of_the_path(name: str) -> None:
+    (path,) = (path for _, path, declared in ROUTES if declared.name == name)
+    declared = [
+        parameter["name"]
+        for parameter in OPERATIONS[name].get("parameters", ())
+        if parameter["in"] == "path"
+    ]
+    assert declared == re.findall(r"\{(\w+)\}", path)
+
+
+def test_links_lead_to_parameters_that_exist() -> None:
+    for declared in DECLARED.values():
+        for answer in declared.answers:
+            for target, values in answer.links.items():
+                known = {parameter.name for parameter in DECLARED[target].parameters}
+                assert values.keys() <= known
+
+
+@pytest.mark.parametrize(
+    ("table", "schema", "member", "others"),
+    [("sales", "SaleView", "state", set()), ("orders", "OrderView", "status", {"queued"})],
+)
+def test_states_are_those_of_the_tables(
+    table: str, schema: str, member: str, others: set[str]
+) -> None:
+    sql = (PROJECT_ROOT / "seckill/sql/0001_schema.sql").read_text()
+    columns = sql.partition(f"CREATE TABLE {table} (")[2]
+    checked = re.search(r"CHECK\s*\(state IN\s*\(([^)]*)\)", columns)
+    assert checked
+    states = set(re.findall(r"'(\w+)'", checked[1])) | others
+    properties = CONTRACT.document["components"]["schemas"][schema]["properties"]
+    assert set(properties[member]["enum"]) == states
+
+
+def test_a_value_that_breaks_the_contract_is_found() -> None:
+    schema = OPERATIONS["grab"]["responses"]["409"]["content"][CONTENT_TYPE]["schema"]
+    wrong = {"type": "about:blank", "title": "x", "status": 409, "code": "closed"}
+    with pytest.raises(ValueError, match="closed"):
+        CONTRACT.check_value(schema, wrong)
+    with pytest.raises(AssertionError, match="not declared"):
+        CONTRACT.check("POST", "/v1/sales/s/grabs", 402, {}, b"")
+
+
+def test_the_document_is_built_the_same_each_time() -> None:
+    """Each process builds its own, and a buyer may reach any of them."""
+    assert openapi.build(ROUTES) == msgspec.json.encode(CONTRACT.document)
