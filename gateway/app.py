@@ -9,6 +9,7 @@ from config.settings import Settings
 from gateway import (
     challenges,
     cors,
+    docs,
     events,
     grabs,
     headers,
@@ -38,6 +39,8 @@ ROUTES: tuple[Route, ...] = (
     ("DELETE", "/v1/orders/{order_id}", orders.cancel_order),
     ("GET", "/v1/orders/{order_id}/events", events.stream_order),
     ("GET", "/openapi.json", openapi.read_contract),
+    ("GET", "/docs", docs.show_docs),
+    ("GET", "/docs/{asset}", docs.load_asset),
 )
 
 
@@ -69,6 +72,7 @@ def create_app(settings: Settings) -> web.Application:
         )
     )
     app.on_shutdown.append(resources.end_event_streams)
+    app[docs.FILES] = docs.load()
     app[openapi.DOCUMENT] = openapi.build(ROUTES)
     add_routes(
         app,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from hashlib import sha256
 
 import msgspec
 import pytest
@@ -25,6 +26,7 @@ each_operation = pytest.mark.parametrize("name", OPERATIONS)
 #: Operators have no contract of this kind.
 OF_THE_ADMIN_PORT = {Problem.BAD_ADMIN_TOKEN, Problem.ADMIN_OFF, Problem.CONFLICT}
 DECLARED = {declared.name: declared for *_, declared in ROUTES}
+ASSETS = PROJECT_ROOT / "gateway/docs_assets"
 
 
 def test_the_document_is_valid() -> None:
@@ -128,3 +130,14 @@ def test_a_value_that_breaks_the_contract_is_found() -> None:
 def test_the_document_is_built_the_same_each_time() -> None:
     """Each process builds its own, and a buyer may reach any of them."""
     assert openapi.build(ROUTES) == msgspec.json.encode(CONTRACT.document)
+
+
+def test_vendored_files_are_those_of_their_note() -> None:
+    noted = dict(
+        reversed(line.split())
+        for line in (ASSETS / "README.md").read_text().splitlines()
+        if re.match(r" {4}[0-9a-f]{64} ", line)
+    )
+    assert noted == {name: sha256((ASSETS / name).read_bytes()).hexdigest() for name in noted}
+    ours = {"README.md", "index.html", "start.js"}
+    assert noted.keys() | ours == {path.name for path in ASSETS.iterdir()}
