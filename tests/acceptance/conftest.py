@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
-from aiohttp import ClientSession, TCPConnector
+from aiohttp import ClientSession, TCPConnector, TraceConfig
 
 from config.settings import Settings
 from ops.ports import free_port
+from tests.contract import Contract
 from tests.processes import Process, Processes
 
 
@@ -31,8 +32,25 @@ async def consumers(processes: Processes) -> Process:
     return await processes.run("consumers")
 
 
+@pytest.fixture(scope="session")
+def contract() -> Contract:
+    return Contract()
+
+
 @pytest.fixture
-async def http(gateway: Process) -> AsyncIterator[ClientSession]:
-    """One connection: every request of a test goes over it, after whatever went before."""
-    async with ClientSession(gateway.url, connector=TCPConnector(limit=1)) as session:
+async def http(gateway: Process, contract: Contract) -> AsyncIterator[ClientSession]:
+    """One connection: every request of a test goes over it, after whatever went before.
+
+    Every answer is held against the published contract.
+    """
+
+    async def check(session, context, end) -> None:
+        answer = end.response
+        body = await answer.read() if answer.content_type.endswith("json") else b""
+        contract.check(end.method, end.url.raw_path, answer.status, answer.headers, body)
+
+    trace = TraceConfig()
+    trace.on_request_end.append(check)
+    connector = TCPConnector(limit=1)
+    async with ClientSession(gateway.url, connector=connector, trace_configs=[trace]) as session:
         yield session

@@ -1,0 +1,79 @@
+"""The published contract holds: whatever schemathesis sends, the answer is one that it declares."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from config.settings import PROJECT_ROOT
+from gateway import docs, openapi
+from gateway.admission import SALE_ID
+from gateway.app import ROUTES
+from seckill import sales
+from seckill.sales import NewSale
+
+CONFIG = Path(__file__).with_name("schemathesis.toml")
+
+
+async def test_schemathesis_finds_nothing_and_reaches_every_good_answer(
+    gateway, consumers, db, stock, ticket_for, login_for, tmp_path, contract
+):
+    new = NewSale(SALE_ID.example, 2**31 - 1, price_cents=1, per_order_max=2**31 - 1)
+    await sales.create(db, stock, new)
+    sale = await sales.open_(db, stock, new.sale_id)
+    run = await asyncio.create_subprocess_exec(
+        Path(sys.executable).with_name("st"),
+        *("--config-file", CONFIG),
+        *("run", f"{gateway.url}/openapi.json"),
+        *("--report", "har", "--report-har-path", "report.har"),
+        env={
+            **os.environ,
+            "PYTHONPATH": str(PROJECT_ROOT),
+            "TICKET": ticket_for(sale, "alice"),
+            "LOGIN": login_for("alice")["Authorization"].removeprefix("Bearer "),
+        },
+        cwd=tmp_path,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    try:
+        output, _ = await run.communicate()
+    finally:
+        if run.returncode is None:
+            run.kill()
+    assert run.returncode == 0, output.decode()
+
+    report = json.loads((tmp_path / "report.har").read_bytes())
+    reached = {
+        (method, contract.template_of(urlsplit(entry["request"]["url"]).path), status)
+        for entry in report["log"]["entries"]
+        for method, status in [(entry["request"]["method"], entry["response"]["status"])]
+    }
+    # Schemathesis reads the contract itself once, before its report begins.
+    assert contract.good_answers() - reached == {("GET", "/openapi.json", 200)}
+
+
+async def test_the_contract_is_served(http):
+    async with http.get("/openapi.json") as response:
+        assert response.status == 200
+        assert response.content_type == "application/json"
+        assert await response.read() == openapi.build(ROUTES)
+
+
+async def test_the_page_loads_from_this_gateway_alone(http):
+    async with http.get("/docs") as response:
+        page = await response.text()
+        policy = response.headers["Content-Security-Policy"]
+    assert "unsafe" not in policy
+    assert "http" not in page + policy
+    for name, content_type in docs.ASSETS.items():
+        assert f'"docs/{name}?v=' in page
+        async with http.get(f"/docs/{name}") as response:
+            assert (response.status, response.content_type) == (200, content_type)
+            assert "immutable" in response.headers["Cache-Control"]
+    async with http.get("/docs/README.md") as response:
+        assert response.status == 404
