@@ -9,7 +9,7 @@ from enum import Enum
 from functools import wraps
 
 import msgspec
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from gateway.headers import COMMON
 from seckill.errors import Conflict, Unavailable
@@ -171,14 +171,25 @@ def add_routes(
     """
     by_path: dict[str, list[str]] = {}
     for method, path, handler in routes:
-        app.router.add_route(method, path, answering_problems(handler))
+        app.router.add_route(method, path, answering_problems(handler), expect_handler=_expect)
         by_path.setdefault(path, []).append(method)
     for path, methods in by_path.items():
         if preflight:
             app.router.add_route("OPTIONS", path, preflight(", ".join(methods)))
             methods.append("OPTIONS")
-        app.router.add_route("*", path, _refusing_method(", ".join(methods)))
-    app.router.add_route("*", "/{path:.*}", _not_found)
+        refuse = _refusing_method(", ".join(methods))
+        app.router.add_route("*", path, refuse, expect_handler=_expect)
+    app.router.add_route("*", "/{path:.*}", _not_found, expect_handler=_expect)
+
+
+async def _expect(request: web.Request) -> None:
+    """Ask for the body where the client waits for that; other expectations may be ignored.
+
+    aiohttp's own would answer those with a 417 in plain text (RFC 9110 section 10.1.1 allows both).
+    """
+    waits = request.headers["Expect"].lower() == "100-continue"
+    if waits and request.version == HttpVersion11 and request.transport is not None:
+        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
 def _refusing_method(allow: str) -> Handler:

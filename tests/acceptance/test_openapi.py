@@ -77,3 +77,13 @@ async def test_the_page_loads_from_this_gateway_alone(http):
             assert "immutable" in response.headers["Cache-Control"]
     async with http.get("/docs/README.md") as response:
         assert response.status == 404
+
+
+async def test_a_client_may_wait_for_100_and_expect_other_things(http, open_sale, ticket_for):
+    sale = await open_sale(stock=2)
+    path, body = f"/v1/sales/{sale.sale_id}/grabs", {"quantity": 1}
+    alice, bob = ({"Seckill-Ticket": ticket_for(sale, buyer)} for buyer in ("alice", "bob"))
+    async with http.post(path, json=body, headers=alice, expect100=True) as response:
+        assert response.status == 202
+    async with http.post(path, json=body, headers=bob | {"Expect": "wonders"}) as response:
+        assert response.status == 202
