@@ -92,9 +92,9 @@ class Settings(BaseSettings):
     #: Rate limits: a profile of config/limits.toml, or of a file of that form.
     limits_profile: str = "default"
     limits_file: Path | None = None
-    #: Requests in hand per process, grabs and others each: a fifth of a second's work where a core
-    #: answers 5,000 a second. It shrinks by itself when answers take too long (concurrency.py).
-    requests_in_hand_max: Annotated[int, Field(ge=64)] = 1_000
+    #: Requests in hand per process, grabs and others each: an eighth of a second's work where a
+    #: core answers 5,000 a second. It shrinks when answers take long (gateway/concurrency.py).
+    requests_in_hand_max: Annotated[int, Field(ge=64)] = 600
     #: Open connections per process, idle ones included: about 20 kB each. The system's limit on
     #: open files holds as well.
     connections_max: Count = 20_000

@@ -12,6 +12,7 @@ import msgspec
 from aiohttp import ClientPayloadError, web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from gateway.door import came_at_of
 from gateway.limiter import Refusal
 from gateway.operations import Body, Identity, Parameter
 from gateway.problems import Handler, Problem, Refused
@@ -187,11 +188,12 @@ def bounded(handler: Handler) -> Handler:
     @wraps(handler)
     async def take(request: web.Request) -> web.StreamResponse:
         in_hand = request.app[OTHERS_IN_HAND]
-        begun_at = in_hand.begin()
+        came_at = came_at_of(request)
+        in_hand.begin()
         try:
             return await handler(request)
         finally:
-            in_hand.end(begun_at)
+            in_hand.end(came_at)
 
     return take
 

@@ -12,8 +12,8 @@ import asyncio
 
 from gateway.problems import Problem, Refused
 
-#: The longest mean wait to accept. The slowest in a hundred wait half as long again.
-TARGET_S = 0.15
+#: The longest mean wait to accept. The slowest in a hundred wait about twice as long.
+TARGET_S = 0.1
 #: Time between two adjustments: long enough for some hundred answers, and 20 of them in 2 s.
 TICK_S = 0.1
 #: The limit never shrinks below this: a store that is slow for a moment must not stop everything.
@@ -48,21 +48,20 @@ class ConcurrencyLimit:
             self._loop.call_later(EXPECTED_S, self._forget)
         self._expected += 1
 
-    def begin(self) -> float:
-        """Take a request in hand, or refuse it; return what `end` needs."""
+    def begin(self) -> None:
+        """Take a request in hand, or refuse it."""
         if self._expected:
             self._expected -= 1
         if self.in_hand >= self.limit:
             raise Refused(Problem.OVERLOADED)
         self.in_hand += 1
         self._peak = max(self._peak, self.in_hand)
-        return self._loop.time()
 
-    def end(self, begun_at: float) -> None:
-        """Let go of a request that has its answer."""
+    def end(self, came_at: float) -> None:
+        """Let go of a request that has its answer, and that came at that time of the loop."""
         self.in_hand -= 1
         now = self._loop.time()
-        self._waits_s += now - begun_at
+        self._waits_s += now - came_at
         self._answers += 1
         if now >= self._tick_ends:
             self._adjust()

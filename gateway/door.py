@@ -94,12 +94,14 @@ class Entrance:
 class Door(web.RequestHandler):
     """aiohttp's protocol of one connection, which refuses before parsing when there is too much."""
 
-    __slots__ = ("_answered", "_entrance", "_payload", "_turned_away")
+    __slots__ = ("_answered", "_entrance", "_payload", "_turned_away", "came_at")
 
     def __init__(self, server: web.Server, entrance: Entrance, **kwargs: Any) -> None:  # noqa: ANN401
         super().__init__(server, loop=asyncio.get_running_loop(), **kwargs)
         self._entrance = entrance
         self._turned_away = False
+        #: When the last bytes came: a request waits from then on.
+        self.came_at = 0.0
         self._answered = 0
         self._payload: StreamReader = EMPTY_PAYLOAD
 
@@ -134,6 +136,7 @@ class Door(web.RequestHandler):
             self._entrance.rest(transport)
             return
         limit.expect()
+        self.came_at = asyncio.get_running_loop().time()
         super().data_received(data)
         if self._messages:
             self._payload = self._messages[-1][1]
@@ -167,3 +170,8 @@ class Door(web.RequestHandler):
         response = problem_response(Problem.MALFORMED, "not HTTP as we speak it")
         response.force_close()
         return response
+
+
+def came_at_of(request: web.Request) -> float:
+    """Return when a request came, in the loop's time."""
+    return cast(Door, request.protocol).came_at

@@ -19,6 +19,7 @@ from gateway.admission import (
 )
 from gateway.client_address import client_address
 from gateway.desk import GrabResult
+from gateway.door import came_at_of
 from gateway.headers import COMMON
 from gateway.operations import Answer, operation
 from gateway.pace import PACE
@@ -95,13 +96,14 @@ async def grab(request: web.Request) -> web.Response:
     buyer_id = buyer_of_ticket(request, sale.sale_id)
     wish = await read_json(request, _decoder)
     in_hand = request.app[GRABS_IN_HAND]
-    begun_at = in_hand.begin()
+    came_at = came_at_of(request)
+    in_hand.begin()
     try:
         verdict, order_id = await _reserve(request, sale, buyer_id, wish.quantity)
     except Unavailable:
         verdict, order_id = Verdict.UNAVAILABLE, ""
     finally:
-        in_hand.end(begun_at)
+        in_hand.end(came_at)
     _COUNTERS[verdict].inc()
     if verdict is Verdict.ACCEPTED:
         body = b'{"order_id":"%b","status":"queued","next_poll_ms":%d}'
