@@ -95,6 +95,9 @@ class Settings(BaseSettings):
     #: Requests in hand per process, grabs and others each: an eighth of a second's work where a
     #: core answers 5,000 a second. It shrinks when answers take long (gateway/concurrency.py).
     requests_in_hand_max: Annotated[int, Field(ge=64)] = 600
+    #: The mean wait beyond which that bound shrinks. The slowest in a hundred wait about twice as
+    #: long, and a quarter of a second still feels like at once.
+    wait_max_s: Seconds = 0.09
     #: Open connections per process, idle ones included: about 20 kB each. The system's limit on
     #: open files holds as well.
     connections_max: Count = 20_000

@@ -12,8 +12,6 @@ import asyncio
 
 from gateway.problems import Problem, Refused
 
-#: The longest mean wait to accept. The slowest in a hundred wait about twice as long.
-TARGET_S = 0.1
 #: Time between two adjustments: long enough for some hundred answers, and 20 of them in 2 s.
 TICK_S = 0.1
 #: The limit never shrinks below this: a store that is slow for a moment must not stop everything.
@@ -25,10 +23,10 @@ EXPECTED_S = 0.02
 
 
 class ConcurrencyLimit:
-    """A bound on requests in hand that finds its own place below `most`."""
+    """A bound on requests in hand, at most `most`, for a mean wait of at most `wait_s`."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, most: int, wait_s: float) -> None:
+        self._most, self._wait_s = most, wait_s
         self._loop = asyncio.get_running_loop()
         self._waits_s, self._answers, self._peak = 0.0, 0, 0
         self._tick_ends = self._loop.time() + TICK_S
@@ -69,9 +67,9 @@ class ConcurrencyLimit:
 
     def _adjust(self) -> None:
         mean_s = self._waits_s / self._answers
-        is_slow = mean_s > TARGET_S
+        is_slow = mean_s > self._wait_s
         if is_slow and self._was_slow:
-            self.limit = max(LEAST, int(self._peak * TARGET_S / mean_s))
+            self.limit = max(LEAST, int(self._peak * self._wait_s / mean_s))
         elif not is_slow:
             self.limit = min(self._most, int(self.limit * GROWTH))
         self._was_slow = is_slow

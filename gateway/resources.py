@@ -68,9 +68,9 @@ ORDER_WATCH = web.AppKey("order_watch", OrderWatch)
 
 async def in_hand_ctx(app: web.Application) -> AsyncIterator[None]:
     """Bounds on the requests in hand."""
-    most = app[SETTINGS].requests_in_hand_max
+    settings = app[SETTINGS]
     for key, kind in ((GRABS_IN_HAND, "grabs"), (OTHERS_IN_HAND, "others")):
-        limit = app[key] = ConcurrencyLimit(most)
+        limit = app[key] = ConcurrencyLimit(settings.requests_in_hand_max, settings.wait_max_s)
         telemetry.IN_HAND.labels(kind).set_function(partial(getattr, limit, "in_hand"))
         telemetry.IN_HAND_LIMIT.labels(kind).set_function(partial(getattr, limit, "limit"))
     yield

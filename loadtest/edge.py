@@ -25,7 +25,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from config.settings import PROJECT_ROOT
-from loadtest.bench import CONNECTIONS, OTHER_CORE, TESTED_CORE, grabs_per_second
+from loadtest.bench import CONNECTIONS, NO_SHEDDING, OTHER_CORE, TESTED_CORE, grabs_per_second
 from loadtest.bench_stack import BenchStack, bench_stack
 from loadtest.open_loop import Crowd, Report, Shot, grab_bytes
 from ops.ports import free_port
@@ -136,7 +136,9 @@ async def _limit(rate: int, grabs: int) -> list[Finding]:
 async def _overload(seconds: int) -> list[Finding]:
     async with bench_stack(PROJECT_ROOT / ".seckill" / "bench", OTHER_CORE) as stack:
         gateway = await stack.run("gateway", TESTED_CORE)
-        capacity = await grabs_per_second(stack, gateway.url, 5)
+        free = await stack.run("gateway", TESTED_CORE, **NO_SHEDDING)
+        capacity = await grabs_per_second(stack, free.url, 5)
+        await free.child.stop()
         offered = int(OVERLOAD_FACTOR * capacity)
         sale = await stack.open_sale()
         pid = gateway.child.pid or 0
@@ -197,7 +199,7 @@ async def _offer(port: int, sale: Sale, shots: Iterator[Shot]) -> Report:
     async def offer() -> Report:
         crowd = Crowd("127.0.0.1", port, connections_max=CONNECTIONS_MAX)
         await crowd.warm_up(sale.sale_id, GATEWAYS)
-        await crowd.connect(CONNECTIONS_MAX // 2)
+        await crowd.connect(CONNECTIONS_MAX)
         return await crowd.run(shots)
 
     return await asyncio.to_thread(uvloop.run, offer())

@@ -6,8 +6,10 @@ import asyncio
 
 import pytest
 
-from gateway.concurrency import LEAST, TARGET_S, TICK_S, ConcurrencyLimit
+from gateway.concurrency import LEAST, TICK_S, ConcurrencyLimit
 from gateway.problems import Problem, Refused
+
+WAIT_S = 0.1
 
 
 class Clock:
@@ -48,7 +50,7 @@ def answer_for(limit: ConcurrencyLimit, clock: Clock, seconds: float, wait_s: fl
 
 
 async def test_beyond_the_limit_requests_are_refused_and_room_is_used_again(clock):
-    limit = ConcurrencyLimit(64)
+    limit = ConcurrencyLimit(64, WAIT_S)
     begin(limit, 64)
     assert limit.full
     with pytest.raises(Refused) as refused:
@@ -60,29 +62,29 @@ async def test_beyond_the_limit_requests_are_refused_and_room_is_used_again(cloc
 
 
 async def test_long_waits_shrink_it_in_proportion_and_short_ones_let_it_grow(clock):
-    limit = ConcurrencyLimit(1000)
-    answer_for(limit, clock, 4 * TICK_S, TARGET_S / 2)
+    limit = ConcurrencyLimit(1000, WAIT_S)
+    answer_for(limit, clock, 4 * TICK_S, WAIT_S / 2)
     assert limit.limit == 1000
-    answer_for(limit, clock, 2 * TARGET_S * 3, TARGET_S * 2)
+    answer_for(limit, clock, 2 * WAIT_S * 3, WAIT_S * 2)
     assert limit.limit in range(240, 260) or limit.limit in range(490, 510)
-    answer_for(limit, clock, 20 * TICK_S, TARGET_S / 2)
+    answer_for(limit, clock, 20 * TICK_S, WAIT_S / 2)
     assert limit.limit == 1000, "all well again within two seconds"
 
 
 async def test_one_slow_tick_is_a_hiccup(clock):
-    limit = ConcurrencyLimit(1000)
-    answer_for(limit, clock, TICK_S, TARGET_S * 3)
+    limit = ConcurrencyLimit(1000, WAIT_S)
+    answer_for(limit, clock, TICK_S, WAIT_S * 3)
     assert limit.limit == 1000
 
 
 async def test_it_never_shrinks_below_a_few(clock):
-    limit = ConcurrencyLimit(1000)
+    limit = ConcurrencyLimit(1000, WAIT_S)
     answer_for(limit, clock, 100, 5.0)
     assert limit.limit == LEAST
 
 
 async def test_those_let_in_count_until_they_begin_or_are_forgotten(clock):
-    limit = ConcurrencyLimit(64)
+    limit = ConcurrencyLimit(64, WAIT_S)
     for _ in range(64):
         limit.expect()
     assert limit.full, "a whole poll of the sockets comes before the first of them begins"
