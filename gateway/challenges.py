@@ -33,6 +33,7 @@ from gateway.admission import (
 )
 from gateway.answers import Moment, json_response
 from gateway.batching import MicroBatcher, answering_each
+from gateway.headers import COMMON
 from gateway.operations import Answer, operation
 from gateway.problems import Problem, Refused
 from gateway.resources import REDIS, SALES, SETTINGS
@@ -155,7 +156,7 @@ async def redeem_proof(request: web.Request, sale: Sale, buyer_id: str) -> None:
 )
 async def show_worker(_: web.Request) -> web.Response:
     """Answer with the script that solves challenges in a browser, beside the page."""
-    headers = {"Cache-Control": WORKER_CACHE, "X-Content-Type-Options": "nosniff"}
+    headers = {**COMMON, "Cache-Control": WORKER_CACHE}
     return web.Response(
         body=_worker_source(), content_type="text/javascript", charset="utf-8", headers=headers
     )

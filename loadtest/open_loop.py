@@ -34,7 +34,7 @@ class Shot:
 
     due_s: float
     payload: bytes
-    #: An obedient buyer comes back once, when a 429 tells him to.
+    #: An obedient buyer comes back once, when a 429 tells him to (unless that is too long a wait).
     obedient: bool = False
     comes_back: bool = False
     sent_s: float = 0.0
@@ -104,9 +104,17 @@ class _Connection(asyncio.Protocol):
 class Crowd:
     """Sends shots when they are due."""
 
-    def __init__(self, host: str, port: int, *, connections_max: int) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        connections_max: int,
+        obey_within_s: float = float("inf"),
+    ) -> None:
         self._host, self._port = host, port
         self._connections_max = connections_max
+        self._obey_within_s = obey_within_s
         # Longest free first: each stands for another buyer, who is not back at once.
         self._free: deque[_Connection] = deque()
         self._open = self._opening = 0
@@ -160,7 +168,8 @@ class Crowd:
         shot.answered_s = self._now_s()
         self._under_way -= 1
         self._free.append(connection)
-        if shot.status == 429 and shot.obedient and not shot.comes_back:
+        obeys = shot.obedient and shot.retry_after_s <= self._obey_within_s
+        if shot.status == 429 and obeys and not shot.comes_back:
             back_s = shot.answered_s + shot.retry_after_s
             again = Shot(back_s, shot.payload, obedient=True, comes_back=True)
             self.report.shots.append(again)
