@@ -200,8 +200,8 @@ async def _offer(port: int, sale: Sale, shots: Iterator[Shot]) -> Report:
         crowd = Crowd(
             "127.0.0.1", port, connections_max=CONNECTIONS_MAX, obey_within_s=OBEY_WITHIN_S
         )
-        await crowd.warm_up(sale.sale_id, GATEWAYS)
         await crowd.connect(CONNECTIONS_MAX)
+        await crowd.warm_up(sale.sale_id, GATEWAYS)
         return await crowd.run(shots)
 
     return await asyncio.to_thread(uvloop.run, offer())

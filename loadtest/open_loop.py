@@ -130,7 +130,10 @@ class Crowd:
         await asyncio.gather(*(self._connect() for _ in range(count)))
 
     async def warm_up(self, sale_id: str, gateways: int) -> None:
-        """Let every gateway process hear of a sale, as it has long before an opening."""
+        """Let every gateway process hear of a sale, as it has long before an opening.
+
+        Its answers come when it has taken all connections that were made before, too.
+        """
         for _ in range(8 * gateways):  # the kernel chooses a process for each connection
             reader, writer = await asyncio.open_connection(self._host, self._port)
             writer.write(
