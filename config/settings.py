@@ -24,6 +24,7 @@ from pydantic_settings import (
 )
 
 from config.public_edge import Networks, Origins
+from config.store_url import AmqpUrl, PostgresDsn, RedisUrl
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 
@@ -48,9 +49,9 @@ class Settings(BaseSettings):
     home: Path = PROJECT_ROOT / ".seckill"
 
     # Stores. Empty means: not configured (see `require_stores`).
-    redis_url: str = ""
-    amqp_url: str = ""
-    postgres_dsn: str = ""
+    redis_url: RedisUrl = ""
+    amqp_url: AmqpUrl = ""
+    postgres_dsn: PostgresDsn = ""
 
     # The edge.
     gateway_host: str = "127.0.0.1"
@@ -214,10 +215,11 @@ def load_settings(home: Path | None = None) -> Settings:
 
 
 def _line(error: ErrorDetails) -> str:
+    message = error["msg"].removeprefix("Value error, ")  # pydantic's words, not a person's
     if not error["loc"]:  # of several settings together; the message names them
-        return error["msg"]
+        return message
     name = "_".join(map(str, error["loc"])).upper()
-    return f"{name if name == 'NOTIFY_SOCKET' else f'SECKILL_{name}'}: {error['msg']}"
+    return f"{name if name == 'NOTIFY_SOCKET' else f'SECKILL_{name}'}: {message}"
 
 
 def save_stack_settings(home: Path, values: dict[str, object]) -> None:

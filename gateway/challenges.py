@@ -51,7 +51,11 @@ WORKER_CACHE = "public, max-age=3600"
 
 
 class ChallengeView(msgspec.Struct):
-    """A challenge, good before `expires_at`; how to solve it: seckill/proofs.py."""
+    """A challenge, good before `expires_at`.
+
+    A solution is 1 to 20 digits for which SHA-256 of the text `challenge:solution` begins with at
+    least `bits` zero bits.
+    """
 
     challenge: str
     bits: int

@@ -48,7 +48,12 @@ STATES = msgspec.Meta(
 
 
 class OrderView(msgspec.Struct, omit_defaults=True):
-    """An order as its buyer sees it. `next_poll_ms` is there while its state will change soon."""
+    """An order as its buyer sees it.
+
+    `queued` becomes `pending`: to be paid before `pay_by`, or it is `cancelled`. `rejected`,
+    `cancelled` and `refunded` are final; `reason` says why. `next_poll_ms` is there while the state
+    will change soon without the buyer.
+    """
 
     order_id: str
     sale_id: str

@@ -39,8 +39,8 @@ class Problem(Enum):
 
     BAD_REQUEST = Kind(422, "The request has a value that cannot be used")
     MALFORMED = Kind(400, "The request is not well-formed")
-    BAD_TICKET = Kind(401, "The ticket is not valid for this sale")
-    UNAUTHORIZED = Kind(401, "A login token or a ticket is needed", challenge="Bearer")
+    BAD_TICKET = Kind(401, "The ticket is missing, has expired or is not for this sale")
+    UNAUTHORIZED = Kind(401, "A login token (or, to read, a ticket) is needed", challenge="Bearer")
     BAD_ADMIN_TOKEN = Kind(401, "The admin token is missing or wrong", challenge="Bearer")
     ADMIN_OFF = Kind(403, "The admin API is turned off")
     NOT_OPEN = Kind(403, "The sale is not open yet")

@@ -29,6 +29,10 @@ from seckill.stock import Stock
 
 T = TypeVar("T")
 
+#: Some commands ask Redis within a transaction, which PostgreSQL ends after five idle seconds: its
+#: complaint about that would hide that it is Redis that does not answer.
+REDIS_S = 3.0
+
 sale_app = typer.Typer(help="Make, open, close and show sales.", no_args_is_help=True)
 
 SaleId = Annotated[str, typer.Argument(metavar="ID", help="The sale's id.")]
@@ -56,7 +60,7 @@ class Stores:
 async def open_stores(settings: Settings) -> AsyncIterator[Stores]:
     """Open Redis and PostgreSQL for one command."""
     settings.require_stores()
-    redis = redis_client.connect(settings.redis_url, timeout_s=settings.connect_timeout_s)
+    redis = redis_client.connect(settings.redis_url, timeout_s=REDIS_S)
     try:
         async with database.connect(
             settings.postgres_dsn, size=2, timeout_s=settings.connect_timeout_s
@@ -240,10 +244,16 @@ def _show(sale: Sale, as_json: bool) -> None:
     if as_json:
         _print_json(_plain(sale))
         return
+    window = "".join(
+        f", {word} {moment.isoformat()}"
+        for word, moment in (("opens", sale.opens_at), ("closes", sale.closes_at))
+        if moment
+    )
     Console().print(
         f"sale {sale.sale_id}: {sale.state}, {sale.total} units at {sale.price_cents / 100:.2f}, "
-        f"{sale.payment_window_s} s to pay",
+        f"{sale.payment_window_s} s to pay{window}",
         highlight=False,
+        soft_wrap=True,
     )
 
 

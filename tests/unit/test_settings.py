@@ -33,6 +33,10 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("SECKILL_CONFIRM_TIMEOUT_S", "nan"),
         ("SECKILL_OUTBOX_MAX", "1.5"),
         ("SECKILL_PREFETCH", ""),
+        ("SECKILL_REDIS_URL", "foo"),
+        ("SECKILL_REDIS_URL", "redis://u:p@127.0.0.1:abc/0"),
+        ("SECKILL_AMQP_URL", "http://127.0.0.1:5672"),
+        ("SECKILL_POSTGRES_DSN", "127.0.0.1:5432"),
         ("SECKILL_ADMIN_TOKEN", "a" * 31),
         ("SECKILL_ADMIN_TOKEN", "a" * 32 + "\n"),
         ("SECKILL_ADMIN_TOKEN", "é" * 32),
@@ -141,8 +145,12 @@ def test_missing_stores_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_configured_stores_suffice(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("REDIS_URL", "AMQP_URL", "POSTGRES_DSN"):
-        monkeypatch.setenv(f"SECKILL_{name}", "x")
+    for name, scheme in (
+        ("REDIS_URL", "redis"),
+        ("AMQP_URL", "amqp"),
+        ("POSTGRES_DSN", "postgres"),
+    ):
+        monkeypatch.setenv(f"SECKILL_{name}", f"{scheme}://x")
     load_settings().require_stores()
 
 
