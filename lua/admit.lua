@@ -35,7 +35,8 @@ if kept_back >= TOKEN and kept_back <= depth / 2 then
 else
   wanted = 0 -- a lease would be less than a token, or most of the burst
 end
-if depth < rate * grace_us + TOKEN then
+local keeps = depth >= rate * grace_us + TOKEN
+if not keeps then
   line_max = 0 -- too shallow to keep tokens for the late
 end
 local elapsed = math.max(0, now - tonumber(bucket[4] or now))
@@ -59,7 +60,7 @@ for i, name in ipairs(names) do
     turns[name] = false
     level, due, waiting = level - TOKEN, due - 1, waiting - 1
     waits[i] = 0
-  elseif level >= (waiting > 0 and due + 2 or 1) * TOKEN then
+  elseif level >= (keeps and waiting > 0 and due + 2 or 1) * TOKEN then
     level = level - TOKEN
     waits[i] = 0
   elseif turn and turn > now then

@@ -202,6 +202,17 @@ async def test_an_operators_limit_holds_from_the_next_call_on(bucket: Bucket) ->
     assert await bucket.admitted(100) == 10
 
 
+async def test_a_burst_too_small_for_turns_does_not_wait_for_an_old_line(bucket: Bucket) -> None:
+    """Those of the line may never come: then nobody would be admitted while their turns last."""
+    await bucket.admitted(1000)
+    await bucket.buckets.set_limit(SALE, "try", rate=10, burst=1)
+    admitted = 0
+    for _ in range(10):
+        await bucket.pass_time(0.2)
+        admitted += await bucket.admitted(5)
+    assert admitted == 10
+
+
 async def test_a_clock_that_steps_back_makes_no_tokens(bucket: Bucket) -> None:
     await bucket.admitted(100)
     await bucket.redis.hincrby(keys.bucket(SALE, "try"), "at", 3_600_000_000)
