@@ -17,7 +17,7 @@ from gateway.problems import CONTENT_TYPE, Problem, problem_body, problem_header
 from seckill import telemetry
 
 _REQUEST_LINE = re.compile(rb"(?:GET|POST|DELETE) /v1/[^ ]* HTTP/1\.1\r\n")
-_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,6})[ \t]*(?=\r\n|\Z)", re.IGNORECASE)
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([^\r]*)", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding:", re.IGNORECASE)
 _ORIGIN = re.compile(rb"\r\norigin:", re.IGNORECASE)
 #: A refused client that obeys Retry-After notices nothing. One that does not would otherwise keep
@@ -48,8 +48,10 @@ def is_one_request(data: bytes) -> bool:
     head, end, body = data.partition(b"\r\n\r\n")
     if not end or _CHUNKED.search(head):
         return False
-    lengths = _LENGTH.findall(head)
-    return len(body) == (int(lengths[0]) if len(lengths) == 1 else 0)
+    lengths = _LENGTH.findall(head) or [b"0"]
+    # Compared as text: with any other spelling of the length its reading is left to aiohttp. Taken
+    # for none, the body that comes later would be read as requests.
+    return lengths == [b"%d" % len(body)]
 
 
 class Entrance:

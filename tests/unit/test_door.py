@@ -47,6 +47,12 @@ def test_anything_else_is_not(data: bytes) -> None:
     assert not is_one_request(data)
 
 
+@pytest.mark.parametrize("length", [b"1000000", b"0000015", b"15, 15", b"15\r\nContent-Length: 15"])
+def test_a_head_whose_body_is_still_to_come_is_not(length: bytes) -> None:
+    """Were it refused, its body would be taken for the next request."""
+    assert not is_one_request(GRAB[:-15].replace(b"15", length))
+
+
 @given(st.integers(0, len(GRAB) - 1))
 def test_no_part_of_a_request_is_one(end: int) -> None:
     assert not is_one_request(GRAB[:end])
