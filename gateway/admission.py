@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from functools import wraps
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import msgspec
@@ -15,7 +16,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from gateway.door import came_at_of
 from gateway.limiter import Refusal
 from gateway.operations import Body, Identity, Parameter
-from gateway.problems import Handler, Problem, Refused
+from gateway.problems import Problem, Refused
 from gateway.resources import OTHERS_IN_HAND
 from seckill import logins, order_ids, tickets
 from seckill.keyring import KeyRing
@@ -182,20 +183,19 @@ def rate_limited(refusal: Refusal) -> Refused:
     return Refused(Problem.RATE_LIMITED, headers=headers)
 
 
-def bounded(handler: Handler) -> Handler:
-    """Refuse a request when too many others (than grabs) are in hand."""
+@contextmanager
+def in_hand(request: web.Request) -> Iterator[None]:
+    """Count a request (other than a grab) as in hand, or refuse it when too many are.
 
-    @wraps(handler)
-    async def take(request: web.Request) -> web.StreamResponse:
-        in_hand = request.app[OTHERS_IN_HAND]
-        came_at = came_at_of(request)
-        in_hand.begin()
-        try:
-            return await handler(request)
-        finally:
-            in_hand.end(came_at)
-
-    return take
+    To be entered after all that a client can draw out, or a few clients would hold every place
+    and make the wait look long: a body in pieces, an id that has to wait for the next reading.
+    """
+    others, came_at = request.app[OTHERS_IN_HAND], came_at_of(request)
+    others.begin()
+    try:
+        yield
+    finally:
+        others.end(came_at)
 
 
 async def _read_body(request: web.Request) -> bytes:

@@ -24,9 +24,9 @@ from gateway.admission import (
     LOGIN,
     SALE_ID,
     TICKET_KEYS,
-    bounded,
     buyer_of_login,
     find_sale,
+    in_hand,
     json_body,
     opening_of,
     read_json,
@@ -102,7 +102,6 @@ PROOF_PROBLEMS = (
     identities=[LOGIN],
     problems=[Problem.TOO_EARLY],
 )
-@bounded
 async def issue_challenge(request: web.Request) -> web.Response:
     """Answer with a challenge for the login's buyer, under the same window as tickets.
 
@@ -114,25 +113,30 @@ async def issue_challenge(request: web.Request) -> web.Response:
     now_s = time.time()
     opening_of(sale, lead_s=settings.ticket_lead_s, now_s=now_s)
     expires_at_s = int(now_s + settings.challenge_ttl_s)
-    challenge = proofs.issue(
-        request.app[TICKET_KEYS],
-        sale_id=sale.sale_id,
-        buyer_id=buyer_id,
-        bits=sale.proof_bits,
-        expires_at_s=expires_at_s,
-    )
+    with in_hand(request):
+        challenge = proofs.issue(
+            request.app[TICKET_KEYS],
+            sale_id=sale.sale_id,
+            buyer_id=buyer_id,
+            bits=sale.proof_bits,
+            expires_at_s=expires_at_s,
+        )
     expires_at = datetime.fromtimestamp(expires_at_s, UTC)
     return json_response(ChallengeView(challenge, sale.proof_bits, expires_at), status=201)
 
 
-async def redeem_proof(request: web.Request, sale: Sale, buyer_id: str) -> None:
-    """Return when the request's proof of work is good and has just been used up, else refuse."""
+async def read_proof(request: web.Request, sale: Sale) -> ProofRequest:
+    """Return what the request sends as its proof of work, or refuse."""
     if not request.body_exists:
         raise Refused(
             Problem.PROOF_NEEDED,
             f"POST /v1/sales/{sale.sale_id}/challenges gives one; send it with its solution",
         )
-    sent = await read_json(request, _decoder)
+    return await read_json(request, _decoder)
+
+
+async def redeem_proof(request: web.Request, sale: Sale, buyer_id: str, sent: ProofRequest) -> None:
+    """Return when a proof of work is good and has just been used up, else refuse."""
     now_s = time.time()
     proof = proofs.check(
         request.app[TICKET_KEYS],

@@ -13,10 +13,10 @@ from gateway.admission import (
     ORDER_ID,
     SALE_ID,
     TICKET,
-    bounded,
     buyer_of_any,
     buyer_of_login,
     find_sale,
+    in_hand,
     order_id_of,
     rate_limited,
 )
@@ -83,12 +83,12 @@ _CANCELLED = msgspec.structs.replace(PENDING, status="cancelled", reason="buyer"
     parameters=[ORDER_ID],
     identities=[TICKET, LOGIN],
 )
-@bounded
 async def show_order(request: web.Request) -> web.Response:
     """Answer with one order."""
     sale, order_id = await sale_of_path(request)
     buyer_id = buyer_of_any(request, sale.sale_id)
-    order = await request.app[ORDER_BOOK].find(sale, order_id, buyer_id)
+    with in_hand(request):
+        order = await request.app[ORDER_BOOK].find(sale, order_id, buyer_id)
     return json_response(view_of(sale, order, request.app[PACE]))
 
 
@@ -103,12 +103,12 @@ async def show_order(request: web.Request) -> web.Response:
     parameters=[SALE_ID],
     identities=[TICKET, LOGIN],
 )
-@bounded
 async def show_mine(request: web.Request) -> web.Response:
     """Answer with the buyer's latest order in a sale."""
     sale = await find_sale(request, request.app[SALES])
     buyer_id = buyer_of_any(request, sale.sale_id)
-    order = await request.app[ORDER_BOOK].find_mine(sale, buyer_id)
+    with in_hand(request):
+        order = await request.app[ORDER_BOOK].find_mine(sale, buyer_id)
     return json_response(view_of(sale, order, request.app[PACE]))
 
 

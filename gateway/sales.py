@@ -8,7 +8,7 @@ from typing import Annotated
 import msgspec
 from aiohttp import web
 
-from gateway.admission import SALE_ID, bounded, find_sale
+from gateway.admission import SALE_ID, find_sale, in_hand
 from gateway.answers import Moment, json_response
 from gateway.operations import Answer, operation
 from gateway.problems import Problem
@@ -71,19 +71,19 @@ _EXAMPLE = SaleView(
     ),
     problems=[Problem.UNAVAILABLE],
 )
-@bounded
 async def list_sales(request: web.Request) -> web.Response:
     """Answer with every sale."""
-    board = await request.app[SALE_BOARD].read()
+    with in_hand(request):
+        board = await request.app[SALE_BOARD].read()
     return json_response(SaleList([_view(sale, left) for sale, left in board.values()]))
 
 
 @operation("Show one sale", Answer(200, "The sale.", _EXAMPLE), parameters=[SALE_ID])
-@bounded
 async def show_sale(request: web.Request) -> web.Response:
     """Answer with one sale."""
     sale = await find_sale(request, request.app[SALES])
-    board = await request.app[SALE_BOARD].read()
+    with in_hand(request):
+        board = await request.app[SALE_BOARD].read()
     # A sale made within the last second may not be on the board yet: nothing of it is sold.
     return json_response(_view(*board.get(sale.sale_id, (sale, sale.total))))
 

@@ -16,13 +16,13 @@ from gateway.admission import (
     LOGIN,
     SALE_ID,
     TICKET_KEYS,
-    bounded,
     buyer_of_login,
     find_sale,
+    in_hand,
     opening_of,
 )
 from gateway.answers import Moment, json_response
-from gateway.challenges import PROOF, PROOF_PROBLEMS, redeem_proof
+from gateway.challenges import PROOF, PROOF_PROBLEMS, read_proof, redeem_proof
 from gateway.operations import Answer, operation
 from gateway.problems import Problem
 from gateway.resources import SALES, SETTINGS
@@ -49,7 +49,6 @@ _EXAMPLE = TicketView(
     body=PROOF,
     problems=[Problem.TOO_EARLY, *PROOF_PROBLEMS],
 )
-@bounded
 async def issue_ticket(request: web.Request) -> web.Response:
     """Answer with a ticket for the login's buyer; asking again is harmless.
 
@@ -61,13 +60,15 @@ async def issue_ticket(request: web.Request) -> web.Response:
     sale = await find_sale(request, request.app[SALES])
     now_s = time.time()
     opens_at_s = opening_of(sale, lead_s=settings.ticket_lead_s, now_s=now_s)
-    if sale.proof_bits:
-        await redeem_proof(request, sale, buyer_id)
-    expires_at_s = int(max(now_s, opens_at_s) + settings.ticket_ttl_s)
-    ticket = tickets.issue(
-        request.app[TICKET_KEYS],
-        sale_id=sale.sale_id,
-        buyer_id=buyer_id,
-        expires_at_s=expires_at_s,
-    )
+    sent = await read_proof(request, sale) if sale.proof_bits else None
+    with in_hand(request):
+        if sent is not None:
+            await redeem_proof(request, sale, buyer_id, sent)
+        expires_at_s = int(max(now_s, opens_at_s) + settings.ticket_ttl_s)
+        ticket = tickets.issue(
+            request.app[TICKET_KEYS],
+            sale_id=sale.sale_id,
+            buyer_id=buyer_id,
+            expires_at_s=expires_at_s,
+        )
     return json_response(TicketView(ticket, datetime.fromtimestamp(expires_at_s, UTC)), status=201)

@@ -8,12 +8,14 @@ import os
 import sys
 import time
 from collections import Counter
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from hashlib import sha256
 
 import pytest
 from aiohttp import ClientSession
+from yarl import URL
 
 from config.settings import PROJECT_ROOT
 from ops.buyers import grab
@@ -251,3 +253,23 @@ async def test_a_shop_sets_the_work_when_it_makes_a_sale(settings, tmp_path, ser
     code, out = await create("free", "--proof-bits", "0")
     assert (code, json.loads(out)["proof_bits"]) == (0, 0)
     assert (await create("endless", "--proof-bits", "27"))[0] == 2
+
+
+async def test_bodies_that_never_come_take_no_place_of_others(processes, open_sale, login_for):
+    """64 connections of one buyer would turn everybody else away, for five seconds each time."""
+    gateway = await processes.run("gateway", SECKILL_REQUESTS_IN_HAND_MAX="64")
+    sale = await open_sale(proof_bits=BITS)
+    url = URL(gateway.url)
+    head = (
+        f"POST /v1/sales/{sale.sale_id}/tickets HTTP/1.1\r\nHost: x\r\n"
+        f"Authorization: {login_for('mallory')['Authorization']}\r\nExpect: 100-continue\r\n"
+        "Content-Type: application/json\r\nContent-Length: 100\r\n\r\n"
+    ).encode()
+    async with AsyncExitStack() as stack:
+        for _ in range(64):
+            reader, writer = await asyncio.open_connection(url.host, url.port)
+            stack.callback(writer.close)
+            writer.write(head)
+            assert (await reader.readline()).startswith(b"HTTP/1.1 100")
+        async with ClientSession(gateway.url) as http, http.get("/v1/sales") as response:
+            assert response.status == 200
