@@ -28,7 +28,9 @@ from config.store_url import AmqpUrl, PostgresDsn, RedisUrl
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 
-Seconds = Annotated[float, Field(gt=0)]
+#: Longer than any wait, and still a time that can be added to a date.
+SECONDS_MAX = 10**9
+Seconds = Annotated[float, Field(gt=0, le=SECONDS_MAX)]
 Count = Annotated[int, Field(ge=1)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 
@@ -87,7 +89,7 @@ class Settings(BaseSettings):
     ticket_ttl_s: Seconds = 3600.0
     #: How long a challenge may be worked on: several times what a slow phone needs for a sensible
     #: `proof_bits`, and short enough that used ones do not pile up in Redis.
-    challenge_ttl_s: Annotated[float, Field(ge=1)] = 300.0
+    challenge_ttl_s: Annotated[float, Field(ge=1, le=SECONDS_MAX)] = 300.0
 
     # Limits. What is beyond them is refused at once, so that the rest is answered soon.
     #: Rate limits: a profile of config/limits.toml, or of a file of that form.
@@ -210,7 +212,7 @@ def load_settings(home: Path | None = None) -> Settings:
         return Settings() if home is None else Settings(home=home)
     except ValidationError as error:
         raise BadSettings(f"bad setting: {'; '.join(map(_line, error.errors()))}") from error
-    except json.JSONDecodeError as error:
+    except (ValueError, TypeError) as error:  # no JSON, no text, or no object
         raise BadSettings(f"settings.json of the stack is damaged: {error}") from error
 
 

@@ -31,6 +31,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("SECKILL_REDIS_TIMEOUT_S", "0"),
         ("SECKILL_DRAIN_S", "-1"),
         ("SECKILL_CONFIRM_TIMEOUT_S", "nan"),
+        ("SECKILL_REDIS_TIMEOUT_S", "inf"),
+        ("SECKILL_TICKET_TTL_S", "1e300"),
         ("SECKILL_OUTBOX_MAX", "1.5"),
         ("SECKILL_PREFETCH", ""),
         ("SECKILL_REDIS_URL", "foo"),
@@ -126,8 +128,9 @@ def test_the_running_stack_is_found_and_the_environment_wins(
     assert (settings.redis_url, settings.amqp_url) == ("redis://stack", "amqp://environment")
 
 
-def test_a_damaged_stack_file_is_named(home: Path) -> None:
-    (home / "settings.json").write_text("{")
+@pytest.mark.parametrize("content", [b"{", b"null", b'"text"', b"\xff"])
+def test_a_damaged_stack_file_is_named(home: Path, content: bytes) -> None:
+    (home / "settings.json").write_bytes(content)
     with pytest.raises(BadSettings, match=r"settings\.json"):
         load_settings()
 
