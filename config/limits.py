@@ -21,6 +21,11 @@ OPS: tuple[Op, ...] = ("try", "confirm", "cancel")
 Rate = Annotated[int, msgspec.Meta(ge=0, le=RATE_MAX)]
 
 
+def burst_of(rate: int) -> int:
+    """Return the burst that goes with a rate: enough to keep tokens for those who wait."""
+    return min(2 * rate + 1, RATE_MAX)
+
+
 class Tier(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The limit of one operation of one sale, over all processes. Rates are per second."""
 
@@ -37,9 +42,9 @@ class Tier(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def sized(self, cores: int) -> Tier:
         """Return the tier for a machine: with a rate and a burst."""
-        rate = self.rate or self.rate_per_core * cores
+        rate = self.rate or min(self.rate_per_core * cores, RATE_MAX)
         return msgspec.structs.replace(
-            self, rate=rate, rate_per_core=0, burst=self.burst or 2 * rate + 1
+            self, rate=rate, rate_per_core=0, burst=self.burst or burst_of(rate)
         )
 
 
@@ -47,7 +52,7 @@ class LocalLimit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A limit that each process keeps by itself; rate 0 is none."""
 
     rate: Rate = 0
-    burst: Rate = 1
+    burst: Annotated[int, msgspec.Meta(ge=1, le=RATE_MAX)] = 1
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -71,7 +76,7 @@ def load_limits(profile: str, file: Path | None = None) -> Limits:
         profiles = msgspec.toml.decode(path.read_bytes(), type=dict[str, Limits])
     except OSError as error:
         raise BadSettings(f"{path}: {error.strerror}") from error
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadSettings(f"{path}: {error}") from error
     try:
         limits = profiles[profile]

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 import asyncpg
 
-from config.limits import OPS, RATE_MAX, Limits, Op
+from config.limits import OPS, RATE_MAX, Limits, Op, burst_of
 from seckill import sales
 from seckill.buckets import Buckets
 from seckill.database import database_errors_as_unavailable
@@ -24,7 +24,7 @@ class SaleLimit:
     @classmethod
     def of(cls, rate: int, burst: int | None = None) -> SaleLimit:
         """Check a limit as a person gives it; the burst is twice the rate and one if not given."""
-        burst = 2 * rate + 1 if burst is None else burst
+        burst = burst_of(rate) if burst is None else burst
         if not (1 <= rate <= RATE_MAX and 1 <= burst <= RATE_MAX):
             raise UserMistake(f"a rate and a burst lie between 1 and {RATE_MAX}")
         return cls(rate, burst)

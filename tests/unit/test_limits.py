@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from config.limits import OPS, load_limits
+from config.limits import OPS, RATE_MAX, load_limits
 from config.settings import BadSettings
+from seckill.limits import SaleLimit
 
 GOOD = """
 [p.try]
@@ -49,14 +50,25 @@ def test_a_burst_is_large_enough_to_keep_tokens_for_those_who_wait(tmp_path: Pat
         (GOOD.replace("rate = 5", "rate = 5\nrate_per_core = 5", 1), "rate or rate_per_core"),
         (GOOD.replace("rate = 5", "speed = 5", 1), "speed"),
         (GOOD.replace("[p.", "[other."), "no profile p; there are: other"),
+        (GOOD + "[p.buyer]\nrate = 5\nburst = 0", "buyer.burst"),  # would admit nobody
+        (GOOD + "# \udcff", "utf-8"),
     ],
 )
 def test_mistakes_name_the_file_and_the_place(tmp_path: Path, text: str, said: str) -> None:
     file = tmp_path / "limits.toml"
-    file.write_text(text)
+    file.write_text(text, errors="surrogateescape")
     with pytest.raises(BadSettings, match=r"limits\.toml") as caught:
         load_limits("p", file)
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("given", ["rate", "rate_per_core"])
+def test_the_highest_rate_has_a_burst_that_can_be_counted(tmp_path: Path, given: str) -> None:
+    file = tmp_path / "limits.toml"
+    file.write_text(GOOD.replace("rate = 5", f"{given} = {RATE_MAX}"))
+    tier = load_limits("p", file).try_
+    assert (tier.rate, tier.burst) == (RATE_MAX, RATE_MAX)
+    assert SaleLimit.of(RATE_MAX) == SaleLimit(RATE_MAX, RATE_MAX)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
