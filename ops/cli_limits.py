@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from config.limits import Op, load_limits
-from config.settings import load_settings
-from ops.cli_sales import Json, SaleId, open_stores
+from config.settings import Settings, load_settings
+from ops.cli_sales import Json, SaleId, check_id, open_stores
 from seckill import limits
 from seckill.buckets import Buckets
 from seckill.errors import UserMistake
@@ -33,6 +33,9 @@ def limit(
     as_json: Json = False,
 ) -> None:
     """Change a sale's rate limits, also while it runs; without options, show them."""
+    check_id(sale_id)
+    settings = load_settings()
+    profile = load_limits(settings.limits_profile, settings.limits_file)
     given: dict[Op, tuple[int | None, int | None]] = {
         "try": (try_rate, try_burst),
         "confirm": (confirm_rate, confirm_burst),
@@ -44,9 +47,7 @@ def limit(
             wanted[op] = SaleLimit.of(rate, burst)
         elif burst is not None:
             raise UserMistake(f"--{op}-burst needs --{op}-rate")
-    own = asyncio.run(_change(sale_id, wanted))
-    settings = load_settings()
-    profile = load_limits(settings.limits_profile, settings.limits_file)
+    own = asyncio.run(_change(settings, sale_id, wanted))
     shown = limits.in_force(profile, own)
     if as_json:
         typer.echo(json.dumps(shown))
@@ -58,8 +59,10 @@ def limit(
     Console().print(table)
 
 
-async def _change(sale_id: str, wanted: dict[Op, SaleLimit]) -> dict[str, SaleLimit]:
-    async with open_stores(load_settings()) as stores:
+async def _change(
+    settings: Settings, sale_id: str, wanted: dict[Op, SaleLimit]
+) -> dict[str, SaleLimit]:
+    async with open_stores(settings) as stores:
         buckets = Buckets(stores.redis)
         for op, new in wanted.items():
             await limits.set_limit(stores.db, buckets, sale_id, op, new)

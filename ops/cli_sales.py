@@ -119,21 +119,21 @@ def create_sale(
 @sale_app.command("open")
 def open_sale(sale_id: SaleId, as_json: Json = False) -> None:
     """Let buyers in (from --opens-at on). Opening again never resets the stock."""
-    _check_id(sale_id)
+    check_id(sale_id)
     _show(_run(lambda s: sales.open_(s.db, s.stock, sale_id)), as_json)
 
 
 @sale_app.command("close")
 def close_sale(sale_id: SaleId, as_json: Json = False) -> None:
     """Let nobody new in. Orders live on."""
-    _check_id(sale_id)
+    check_id(sale_id)
     _show(_run(lambda s: sales.close(s.db, s.stock, sale_id)), as_json)
 
 
 @sale_app.command("show")
 def show_sale(sale_id: SaleId, as_json: Json = False) -> None:
     """Show one sale."""
-    _check_id(sale_id)
+    check_id(sale_id)
     _show(_run(lambda s: sales.find(s.db, sale_id)), as_json)
 
 
@@ -168,7 +168,7 @@ def ticket(
     """Make a ticket, or with --count a file of them: one `BUYER<TAB>TICKET` a line."""
     if (buyer_id is None) == (count == 0):
         raise UserMistake("give either a buyer or --count")
-    _check_id(sale_id)
+    check_id(sale_id)
     keys = _key_ring("ticket_keys")
     expires_at_s = int(time.time()) + ttl
     if buyer_id is not None:
@@ -192,7 +192,7 @@ def token(
     ttl: Annotated[int, typer.Option(help="Seconds that it is good for.", min=1)] = 86_400,
 ) -> None:
     """Make a login token (JWT) for development: a shop's own login issues the real ones."""
-    _check_id(buyer_id)
+    check_id(buyer_id)
     expires_at_s = int(time.time()) + ttl
     typer.echo(logins.issue(_key_ring("jwt_keys"), buyer_id=buyer_id, expires_at_s=expires_at_s))
 
@@ -203,7 +203,7 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Count the ledger of a sale from the stores; exit 1 unless it balances."""
-    _check_id(sale_id)
+    check_id(sale_id)
     if math.isnan(wait):
         raise UserMistake("--wait: give a number of seconds")
 
@@ -277,7 +277,8 @@ def _moment(option: str, text: str | None) -> datetime | None:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-def _check_id(text: str) -> None:
+def check_id(text: str) -> None:
+    """Refuse what cannot be an id, before any store is asked."""
     if not tickets.ID.match(text):
         raise UserMistake(f"id {text!r}: use 1 to 64 of A-Z a-z 0-9 _ . -")
 

@@ -1,0 +1,21 @@
+"""`seckill sale limit`: what cannot be is refused before anything is changed."""
+
+from __future__ import annotations
+
+import pytest
+
+from config.settings import BadSettings
+from ops.cli_limits import limit
+from seckill.errors import UserMistake
+
+
+def test_what_cannot_be_an_id_is_said_so() -> None:
+    with pytest.raises(UserMistake, match="id"):
+        limit("\udcff")  # a byte of the command line that is no text
+
+
+def test_a_bad_profile_is_named_before_the_limit_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stores that are not there would be noticed next."""
+    monkeypatch.setenv("SECKILL_LIMITS_PROFILE", "none")
+    with pytest.raises(BadSettings, match="no profile none"):
+        limit("demo", try_rate=1)
