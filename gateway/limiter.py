@@ -98,7 +98,7 @@ class SaleLimiter:
             self._tier,
             names,
             wanted=max(0, int(self._demand * LEASE_SHARE) - len(names)),
-            line_max=self._line_max(),
+            line_max=min(self._line_max(), LINE_MAX),
         )
         # Counted from before the call: the script took the tokens after that moment, so they are
         # spent within LEASE_US of it. What is left of an older lease is lost.
