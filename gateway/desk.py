@@ -105,7 +105,7 @@ class SaleDesk:
     ) -> Sequence[tuple[Verdict, Holding | None]]:
         found = await self._stock.look_up(self._sale.sale_id, buyer_ids)
         if found.verdict is Verdict.ACCEPTED:
-            self.selling = True
+            self.selling, self.left = True, found.left
         return [(found.verdict, holding) for holding in found.holdings]
 
     async def _call_script(self, batch: Sequence[Pending[Grab, GrabResult]]) -> None:

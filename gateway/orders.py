@@ -123,7 +123,8 @@ async def cancel_order(request: web.Request) -> web.Response:
     """Cancel an order, placed or still queued; a second time changes nothing."""
     buyer_id = buyer_of_login(request)
     sale, order_id = await sale_of_path(request)
-    refusal = await request.app[LIMITER].refusal(sale.sale_id, "cancel", order_id)
+    # By the buyer: ids of orders can be made up, and each would have a place in the line.
+    refusal = await request.app[LIMITER].refusal(sale.sale_id, "cancel", buyer_id)
     if refusal is not None:
         raise rate_limited(refusal)
     order = await request.app[ORDER_BOOK].cancel(sale, order_id, buyer_id)

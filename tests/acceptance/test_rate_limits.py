@@ -9,10 +9,12 @@ import time
 import pytest
 from aiohttp import ClientSession
 
+from config.limits import Tier
 from ops.ports import free_port
 from seckill import keys, limits
 from seckill.buckets import Buckets
 from seckill.limits import SaleLimit
+from seckill.order_ids import new_order_id
 from tests.processes import Process, eventually, limits_profile
 
 
@@ -128,6 +130,42 @@ async def test_the_sold_out_are_told_so_and_not_to_wait(four, open_sale, ticket_
     waits = [int(r.headers["Retry-After"]) for r, _, _ in answers if r.status == 429]
     assert max(waits, default=0) <= 4, "no longer than the units left could take"
     assert statuses.count(409) >= 20
+
+
+async def test_units_that_came_back_can_be_waited_for(
+    processes, consumers, open_sale, ticket_for, login_for, set_limit, store, assert_balanced
+):
+    gateway = await processes.run("gateway")
+    sale = await open_sale(stock=1)
+    async with ClientSession(gateway.url) as http:
+        _, body, _ = await press(http, sale, ticket_for(sale, "a"))
+        response, _, _ = await press(http, sale, ticket_for(sale, "b"))
+        assert response.status == 409
+        async with http.delete(f"/v1/orders/{body['order_id']}", headers=login_for("a")) as r:
+            assert r.status == 200
+        await assert_balanced(sale)
+        await set_limit(sale, rate=1, burst=3)
+        limiter = Buckets(store)
+        await limiter.admit(sale.sale_id, "try", Tier(rate=1, burst=3), ["x", "y", "z"])
+        response, body, _ = await press(http, sale, ticket_for(sale, "b"))
+        assert response.status == 429
+        assert await store.zscore(keys.line(sale.sale_id, "try"), "b"), "a turn is kept for him"
+
+
+async def test_cancelling_what_one_does_not_have_makes_nobody_wait(
+    four, open_sale, ticket_for, login_for, set_limit
+):
+    sale = await open_sale(stock=10)
+    await set_limit(sale, "cancel", rate=2)
+    async with ClientSession(four.url) as http:
+        _, body, _ = await press(http, sale, ticket_for(sale, "a"))
+
+        async def cancel(buyer, order_id):
+            async with http.delete(f"/v1/orders/{order_id}", headers=login_for(buyer)) as response:
+                return response.status
+
+        await asyncio.gather(*(cancel("mallory", new_order_id(sale.number)) for _ in range(40)))
+        assert await cancel("a", body["order_id"]) == 200
 
 
 async def test_one_buyer_or_address_cannot_press_without_end(processes, open_sale, ticket_for):
