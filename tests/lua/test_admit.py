@@ -177,6 +177,17 @@ async def test_a_lease_takes_what_is_left_and_at_most_its_time_of_the_rate(redis
     assert await bucket.admitted(3000) in range(1899, 1920)
 
 
+async def test_a_killed_process_strands_one_lease_for_as_long_as_it_is_good(redis: Redis) -> None:
+    bucket = Bucket(redis, Tier(rate=1000, burst=2000))
+    depth, lease = 1950, 50
+    doomed = await bucket.ask("doomed", wanted=1_000_000)
+    assert doomed.leased == lease
+    rest = depth - 1 - lease
+    assert await bucket.admitted(rest) == rest, "the others have all that it did not take"
+    await bucket.pass_time(LEASE_S)
+    assert await bucket.admitted(lease) == lease, "and then as much as it took along"
+
+
 async def test_nothing_is_leased_while_somebody_waits(bucket: Bucket) -> None:
     await bucket.admitted(21)
     await bucket.pass_time(1.0)

@@ -1,29 +1,252 @@
-"""The limiter of one process: what it asks of the shared bucket."""
+"""The limiter of one process: leases are spent without asking, and never past their time."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
 
-from config.limits import Tier
-from gateway.limiter import SaleLimiter
-from seckill.buckets import LINE_MAX, Admissions
+import pytest
+
+from config.limits import Limits, LocalLimit, Tier
+from gateway.limiter import DEFER_MAX_S, LEASE_S, LEASE_SHARE, Limiter, Refusal, SaleLimiter
+from seckill import telemetry
+from seckill.buckets import LINE_MAX, Admissions, Buckets
+from seckill.errors import Unavailable
+
+TIER = Tier(rate=100, burst=201)
+FREE = Tier(rate=1, mode="off")
 
 
-class Bucket:
-    """Admits everybody and notes how long a line it was allowed."""
+@dataclass
+class Shared:
+    """Stands in for the bucket in Redis: answers as it is told, and remembers what it was asked."""
 
-    line_max = 0
+    #: Tokens to lease, if wanted or not, and the wait of every name.
+    leases: int = 0
+    wait_s: float = 0.0
+    away: bool = False
+    meanwhile: Callable[[], None] = lambda: None
+    asked: list[list[str]] = field(default_factory=list)
+    wanted: list[int] = field(default_factory=list)
+    line_max: int = 0
 
-    async def admit(self, *args: Any, line_max: int, **_: Any) -> Admissions:
-        names: Sequence[str] = args[-1]
+    async def admit(
+        self, sale_id: str, op: str, tier: Tier, names: Sequence[str], *, wanted: int, line_max: int
+    ) -> Admissions:
+        self.asked.append(list(names))
+        self.wanted.append(wanted)
         self.line_max = line_max
-        return Admissions(0, 1, 1, [0.0] * len(names))
+        self.meanwhile()
+        if self.away:
+            raise Unavailable("Redis does not answer")
+        return Admissions(self.leases, tier.rate, tier.burst, [self.wait_s] * len(names))
 
 
-async def test_no_line_is_longer_than_redis_can_spare_however_much_is_for_sale() -> None:
-    bucket: Any = Bucket()
-    await SaleLimiter("s", "try", Tier(rate=1), bucket, lambda: 2**31).wait_of("a")
-    assert bucket.line_max == LINE_MAX
-    await SaleLimiter("s", "try", Tier(rate=1), bucket, lambda: 3).wait_of("a")
-    assert bucket.line_max == 3
+@pytest.fixture
+def shared() -> Shared:
+    return Shared()
+
+
+@pytest.fixture
+async def advance(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Stop the loop's clock; the test moves it on."""
+    now = 0.0
+
+    def advance(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now)
+    return advance
+
+
+def make_limiter(shared: Shared, tier: Tier = TIER, **local: LocalLimit) -> Limiter:
+    limits = Limits(try_=tier, confirm=FREE, cancel=FREE, **local)
+    return Limiter(limits, cast(Buckets, shared))
+
+
+def make_sale_limiter(shared: Shared) -> SaleLimiter:
+    return SaleLimiter("spring", "try", TIER, cast(Buckets, shared))
+
+
+async def settle() -> None:
+    """Give the loop the turns that an ask needs."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+def counted(outcome: str) -> float:
+    counter: Any = telemetry.ADMISSIONS.labels("try", outcome)
+    return counter._value.get()
+
+
+# Leases.
+
+
+async def test_leased_tokens_are_spent_without_asking(shared, advance):
+    limiter, leased = make_limiter(shared), counted("leased")
+    shared.leases = 3
+    assert [await limiter.refusal("spring", "try", f"b{n}") for n in range(4)] == [None] * 4
+    assert shared.asked == [["b0"]], "b1, b2 and b3 are admitted from the lease"
+    assert counted("leased") == leased + 3
+    await limiter.refusal("spring", "try", "b4")
+    assert shared.asked == [["b0"], ["b4"]]
+
+
+async def test_a_lease_ends_its_time_after_the_ask_began(shared, advance):
+    """The script may have taken the tokens in the moment in which it was asked."""
+    limiter = make_sale_limiter(shared)
+    shared.leases, shared.meanwhile = 10, lambda: advance(LEASE_S / 2)
+    await limiter.wait_of("ann")
+    advance(LEASE_S / 2 - 0.001)
+    assert limiter.take()
+    advance(0.001)
+    assert not limiter.take(), "nine are left, and nobody's any more"
+
+
+async def test_what_is_left_of_an_older_lease_is_lost(shared, advance):
+    limiter = make_sale_limiter(shared)
+    shared.leases = 10
+    await limiter.wait_of("ann")
+    shared.leases = 1
+    await limiter.wait_of("bob")
+    assert [limiter.take() for _ in range(3)] == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("requests", "leases_long", "demand"),
+    [
+        (400, 1, 400),
+        (400, 4, 100),
+        (1, 1000, 0),  # nobody comes: nothing is taken from the others
+        (400, 0.5, 0),  # too short a time to tell
+    ],
+)
+async def test_the_lease_asked_for_follows_the_demand(
+    shared, advance, requests, leases_long, demand
+):
+    limiter = make_sale_limiter(shared)
+    for _ in range(requests):
+        limiter.take()
+    advance(LEASE_S * leases_long)
+    await limiter.wait_of("ann")
+    advance(LEASE_S / 4)
+    await limiter.wait_of("ann")  # it holds until there is a new one
+    assert shared.wanted == [max(0, int(demand * LEASE_SHARE) - 1)] * 2
+
+
+async def test_nothing_is_asked_while_nobody_comes(shared, advance):
+    make_sale_limiter(shared)
+    advance(3600)
+    await settle()
+    assert shared.asked == []
+
+
+async def test_requests_that_come_during_an_ask_ask_together(shared, advance):
+    limiter = make_sale_limiter(shared)
+    asks = [asyncio.ensure_future(limiter.wait_of("b0"))]
+    shared.meanwhile = lambda: asks.extend(
+        asyncio.ensure_future(limiter.wait_of(f"b{n}")) for n in (1, 2) if len(asks) < 3
+    )
+    await settle()
+    assert [await ask for ask in asks] == [0, 0, 0]
+    assert shared.asked == [["b0"], ["b1", "b2"]]
+
+
+# Refusals.
+
+
+@pytest.mark.parametrize("wait_s", [0.3, -0.3], ids=["a turn", "the line is full"])
+async def test_a_refusal_names_its_limit_and_the_wait(shared, advance, wait_s):
+    limiter, refused = make_limiter(shared), counted("refused")
+    shared.wait_s = wait_s
+    refusal = await limiter.refusal("spring", "try", "ann", lambda: 7)
+    assert refusal == Refusal("try", 0.3, TIER.rate, TIER.burst)
+    assert counted("refused") == refused + 1
+    assert shared.line_max == 7, "no longer a line than there are units"
+
+
+async def test_without_redis_an_open_tier_admits_and_a_closed_one_does_not_know(shared, advance):
+    shared.away, unheard = True, counted("unheard")
+    limiter = make_limiter(shared, Tier(rate=100, burst=201, without_redis="open"))
+    assert await limiter.refusal("spring", "try", "ann") is None
+    assert counted("unheard") == unheard + 1
+    with pytest.raises(Unavailable):
+        await make_limiter(shared).refusal("spring", "try", "ann")
+
+
+async def test_shadow_counts_what_it_would_refuse_and_admits(shared, advance):
+    shadow, refused = counted("shadow"), counted("refused")
+    shared.wait_s = 0.3
+    limiter = make_limiter(shared, Tier(rate=100, burst=201, mode="shadow"))
+    assert await limiter.refusal("spring", "try", "ann") is None
+    assert (counted("shadow"), counted("refused")) == (shadow + 1, refused)
+
+
+async def test_a_limit_that_is_off_asks_nobody(shared, advance):
+    shared.away = True
+    limiter = make_limiter(shared, Tier(rate=1, mode="off"))
+    assert await limiter.refusal("spring", "try", "ann") is None
+    assert shared.asked == []
+
+
+# Deferring.
+
+DEFERRING = Tier(rate=100, burst=201, excess="defer")
+
+
+async def test_a_deferred_request_waits_for_its_turn_and_asks_again(shared, advance):
+    shared.wait_s = 0.5
+    asking = asyncio.create_task(make_limiter(shared, DEFERRING).refusal("spring", "try", "ann"))
+    await settle()
+    advance(0.499)
+    await settle()
+    assert shared.asked == [["ann"]], "not before its turn"
+    shared.wait_s = 0.0
+    advance(0.002)
+    assert await asking is None
+    assert shared.asked == [["ann"], ["ann"]]
+
+
+async def test_a_turn_beyond_the_longest_wait_is_refused_at_once(shared, advance):
+    shared.wait_s = DEFER_MAX_S + 0.1
+    refusal = await make_limiter(shared, DEFERRING).refusal("spring", "try", "ann")
+    assert refusal == Refusal("try", DEFER_MAX_S + 0.1, DEFERRING.rate, DEFERRING.burst)
+
+
+async def test_a_request_is_deferred_for_the_longest_wait_at_most_in_all(shared, advance):
+    shared.wait_s = DEFER_MAX_S / 2 + 0.1
+    asking = asyncio.create_task(make_limiter(shared, DEFERRING).refusal("spring", "try", "ann"))
+    await settle()
+    advance(DEFER_MAX_S / 2 + 0.2)
+    refusal = await asking
+    assert refusal is not None
+    assert refusal.policy == "try"
+    assert len(shared.asked) == 2
+
+
+# The buckets of this process.
+
+
+async def test_a_local_refusal_names_the_bucket_that_is_empty(shared, advance):
+    limiter = make_limiter(
+        shared, buyer=LocalLimit(rate=10, burst=1), address=LocalLimit(rate=2, burst=2)
+    )
+    assert limiter.refusal_here("ann", "::1") is None
+    assert limiter.refusal_here("ann", "::1") == Refusal("buyer", pytest.approx(0.1), 10, 1)
+    assert limiter.refusal_here("bob", "::1") is None
+    assert limiter.refusal_here("cat", "::1") == Refusal("address", pytest.approx(0.5), 2, 2)
+    advance(0.5)
+    assert limiter.refusal_here("cat", "::1") is None
+    assert shared.asked == []
+
+
+async def test_no_line_is_longer_than_redis_can_spare_however_much_is_for_sale(
+    shared: Shared,
+) -> None:
+    for units, line_max in ((2**31, LINE_MAX), (3, 3)):
+        limiter = SaleLimiter("spring", "try", TIER, cast(Buckets, shared), lambda n=units: n)
+        await limiter.wait_of("ann")
+        assert shared.line_max == line_max
