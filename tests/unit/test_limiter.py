@@ -185,6 +185,13 @@ async def test_shadow_counts_what_it_would_refuse_and_admits(shared, advance):
     assert (counted("shadow"), counted("refused")) == (shadow + 1, refused)
 
 
+async def test_shadow_admits_without_redis_too(shared, advance):
+    shared.away, unheard = True, counted("unheard")
+    limiter = make_limiter(shared, Tier(rate=1, mode="shadow", without_redis="closed"))
+    assert await limiter.refusal("spring", "try", "ann") is None
+    assert counted("unheard") == unheard + 1
+
+
 async def test_a_limit_that_is_off_asks_nobody(shared, advance):
     shared.away = True
     limiter = make_limiter(shared, Tier(rate=1, mode="off"))
