@@ -71,10 +71,10 @@ class SaleDesk:
         )
         self._settled: list[str] = []
         self._settling: asyncio.Task[None] | None = None
-        #: The latch. False once the script has said that nobody can grab now: nothing is left, or
-        #: the sale is not open. Buyers are then looked up first (reads only), and the first look-up
-        #: that sees units for sale lifts it.
-        self.selling = True
+        #: The latch. False until Redis has said that there are units for sale, and again once it has
+        #: said that nobody can grab now: nothing is left, or the sale is not open. Buyers are then
+        #: looked up first (reads only), and the first look-up that sees units for sale lifts it.
+        self.selling = False
         #: Units left, as the last reply said.
         self.left = sale.total
 

@@ -1,14 +1,22 @@
-"""Two gateways on one port and a consumer, for the tests that break nothing."""
+"""Two gateways on one port, four on their own, and a consumer: for the tests that break nothing."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
 
+import asyncpg
 import pytest
 from aiohttp import ClientSession, TCPConnector, TraceConfig
+from redis.asyncio import Redis
 
+from config.limits import Op
 from config.settings import Settings
 from ops.ports import free_port
+from seckill import limits
+from seckill.buckets import Buckets
+from seckill.limits import SaleLimit
+from seckill.sales import Sale
 from tests.contract import Contract
 from tests.processes import Process, Processes
 
@@ -54,3 +62,30 @@ async def http(gateway: Process, contract: Contract) -> AsyncIterator[ClientSess
     connector = TCPConnector(limit=1)
     async with ClientSession(gateway.url, connector=connector, trace_configs=[trace]) as session:
         yield session
+
+
+@pytest.fixture(scope="module")
+async def four_gateways(processes: Processes) -> list[Process]:
+    """Four gateways, each at its own address."""
+    return [await processes.run("gateway") for _ in range(4)]
+
+
+@pytest.fixture
+async def each(four_gateways: list[Process]) -> AsyncIterator[list[ClientSession]]:
+    """A session with each of the four."""
+    async with AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(ClientSession(g.url)) for g in four_gateways]
+
+
+@pytest.fixture
+def set_limit(db: asyncpg.Pool, store: Redis) -> Callable[..., Awaitable[SaleLimit]]:
+    """Give a sale a limit of its own: `await set_limit(sale, rate=1, burst=5)`."""
+
+    async def set_limit(
+        sale: Sale, op: Op = "try", *, rate: int, burst: int | None = None
+    ) -> SaleLimit:
+        limit = SaleLimit.of(rate, burst)
+        await limits.set_limit(db, Buckets(store), sale.sale_id, op, limit)
+        return limit
+
+    return set_limit

@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 
-from aiohttp import ClientSession
-
 from ops.buyers import flash_crowd, grab
 from seckill import sales
 from tests.processes import eventually
@@ -62,31 +60,6 @@ async def test_unpaid_orders_expire_and_a_later_buyer_gets_the_unit(
     books = await assert_balanced(sale)
     assert books.lines["orders cancelled"] == 2
     assert books.lines["redis stock"] == 1
-
-
-async def test_F15_a_give_back_reopens_the_sale_on_every_process(
-    processes, consumers, open_sale, ticket_for, login_for, assert_balanced
-):
-    first, second = await processes.run("gateway"), await processes.run("gateway")
-    sale = await open_sale(stock=2)
-    async with ClientSession(first.url) as one, ClientSession(second.url) as two:
-        won = [
-            await grab(h, sale.sale_id, b, ticket_for(sale, b)) for h, b in ((one, "a"), (two, "b"))
-        ]
-        for http in (one, two):  # both latch
-            assert (await grab(http, sale.sale_id, "c", ticket_for(sale, "c"))).code == "sold_out"
-        for answer in won:
-            url = f"/v1/orders/{answer.order_id}"
-            async with one.delete(url, headers=login_for(answer.buyer_id)) as response:
-                assert response.status == 200
-        for http, buyer in ((one, "d"), (two, "e")):
-
-            async def wins(http=http, buyer=buyer):
-                answer = await grab(http, sale.sale_id, buyer, ticket_for(sale, buyer))
-                return answer.status == 202
-
-            await eventually(wins, f"{buyer} gets a unit that was given back")
-    await assert_balanced(sale)
 
 
 async def test_a_cancelled_order_stays_cancelled_and_frees_its_buyer(

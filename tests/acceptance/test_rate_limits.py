@@ -11,9 +11,7 @@ from aiohttp import ClientSession
 
 from config.limits import Tier
 from ops.ports import free_port
-from seckill import keys, limits
-from seckill.buckets import Buckets
-from seckill.limits import SaleLimit
+from seckill import keys
 from seckill.order_ids import new_order_id
 from tests.processes import Process, eventually, limits_profile
 
@@ -24,16 +22,6 @@ async def four(processes) -> Process:
     port = free_port()
     gateways = [await processes.run("gateway", port=port) for _ in range(4)]
     return gateways[0]
-
-
-@pytest.fixture
-def set_limit(db, store):
-    async def set_limit(sale, op="try", *, rate, burst=None):
-        limit = SaleLimit.of(rate, burst)
-        await limits.set_limit(db, Buckets(store), sale.sale_id, op, limit)
-        return limit
-
-    return set_limit
 
 
 async def press(http, sale, ticket):
