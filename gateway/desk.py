@@ -71,9 +71,9 @@ class SaleDesk:
         )
         self._settled: list[str] = []
         self._settling: asyncio.Task[None] | None = None
-        #: The latch. False until Redis has said that there are units for sale, and again once it has
-        #: said that nobody can grab now: nothing is left, or the sale is not open. Buyers are then
-        #: looked up first (reads only), and the first look-up that sees units for sale lifts it.
+        #: The latch. False until Redis has said that there are units for sale, and again once it
+        #: has said that nobody can grab now: nothing is left, or the sale is not open. Buyers are
+        #: then looked up first (reads only); the first look-up that sees units for sale lifts it.
         self.selling = False
         #: Units left, as the last reply said.
         self.left = sale.total
@@ -104,8 +104,8 @@ class SaleDesk:
         self, buyer_ids: Sequence[str]
     ) -> Sequence[tuple[Verdict, Holding | None]]:
         found = await self._stock.look_up(self._sale.sale_id, buyer_ids)
-        if found.verdict is Verdict.ACCEPTED:
-            self.selling, self.left = True, found.left
+        if found.verdict is not Verdict.UNAVAILABLE:
+            self.selling, self.left = found.verdict is Verdict.ACCEPTED, found.left
         return [(found.verdict, holding) for holding in found.holdings]
 
     async def _call_script(self, batch: Sequence[Pending[Grab, GrabResult]]) -> None:

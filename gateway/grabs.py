@@ -129,9 +129,13 @@ async def _reserve(request: web.Request, sale: Sale, buyer_id: str, quantity: in
     if refusal is None:
         # A place in the line beyond the units that are left would be a wait for nothing (F36).
         refusal = await limiter.refusal(sale.sale_id, "try", buyer_id, lambda: desk.left)
-    if refusal is not None:
-        raise rate_limited(refusal)
-    return await desk.grab(buyer_id, quantity)
+        if refusal is None:
+            return await desk.grab(buyer_id, quantity)
+        # So would any place once others have sold it all, of which this process may not know yet.
+        told = await desk.look_up(buyer_id)
+        if told.verdict is not Verdict.ACCEPTED:
+            return told
+    raise rate_limited(refusal)
 
 
 def _json(status: int, body: bytes) -> web.Response:

@@ -12,6 +12,7 @@ from aiohttp import ClientSession
 from config.limits import Tier
 from ops.ports import free_port
 from seckill import keys
+from seckill.buckets import Buckets
 from seckill.order_ids import new_order_id
 from tests.processes import Process, eventually, limits_profile
 
