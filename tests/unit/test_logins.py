@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hmac
 import json
 import time
 from typing import Any
@@ -43,6 +44,31 @@ def test_any_altered_byte_is_refused() -> None:
         for other in "~ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.":
             if other != byte:
                 assert logins.verify(RING, f"{good[:place]}{other}{good[place + 1 :]}") is None
+
+
+def test_any_cut_or_grown_token_is_refused() -> None:
+    good = logins.issue(RING, buyer_id="ann", expires_at_s=SOON_S)
+    cut = [good[:n] for n in range(len(good))] + [good[n:] for n in range(1, len(good))]
+    grown = [good + more for more in ("=", "==", "A", " ", "\n", ".", "\0")] + [" " + good]
+    assert [text for text in cut + grown if logins.verify(RING, text)] == []
+
+
+@pytest.mark.parametrize("verdict", [True, False])
+def test_a_comparison_in_constant_time_decides_alone(
+    monkeypatch: pytest.MonkeyPatch, verdict: bool
+) -> None:
+    compared = []
+
+    def spy(*pair: bytes) -> bool:
+        compared.append(pair)
+        return verdict
+
+    monkeypatch.setattr(hmac, "compare_digest", spy)  # PyJWT calls it there
+    good = logins.issue(RING, buyer_id="ann", expires_at_s=SOON_S)
+    signed, _, signature = good.rpartition(".")
+    for sent in (signature, "A" * len(signature)):
+        assert logins.verify(RING, f"{signed}.{sent}") == ("ann" if verdict else None)
+    assert [len(left) == len(right) == 32 for left, right in compared] == [True, True]
 
 
 @pytest.mark.parametrize("algorithm", ["none", "None", "NONE", "nOnE"])

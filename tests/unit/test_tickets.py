@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hmac
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -85,17 +87,28 @@ def test_a_key_of_the_same_name_does_not_verify_what_another_signed() -> None:
     assert verify(issue(RING), ring=KeyRing("k1", {"k1": b"b" * 40})) is None
 
 
-def test_the_mac_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("verdict", [True, False])
+def test_a_comparison_in_constant_time_decides_alone(
+    monkeypatch: pytest.MonkeyPatch, verdict: bool
+) -> None:
+    assert tickets.compare_digest is hmac.compare_digest
     compared = []
 
     def spy(expected: str, given_: str) -> bool:
-        compared.append(given_)
-        return False
+        compared.append((expected, given_))
+        return verdict
 
     monkeypatch.setattr(tickets, "compare_digest", spy)
-    ticket = issue()
-    assert verify(ticket) is None, "a ticket is good only by that comparison"
-    assert compared == [ticket.rpartition("~")[2]]
+    signed, _, mac = issue().rpartition("~")
+    for sent in (mac, "0" * len(mac)):
+        assert verify(f"{signed}~{sent}") == (BUYER if verdict else None)
+    assert compared == [(mac, mac), (mac, "0" * len(mac))]
+
+
+def test_F34_a_mac_is_too_long_to_guess() -> None:
+    """128 bits: at a billion tries a second, 10**22 years; and only a gateway can tell."""
+    mac = issue().rpartition("~")[2]
+    assert len(bytes.fromhex(mac)) * 8 == 128
 
 
 @pytest.mark.parametrize("buyer_id", ["", "a" * 65, "a b", "a\u00e9", "a\n"])
