@@ -1,0 +1,163 @@
+"""F14: whatever goes wrong for one buyer, nobody else hears that the sale is over."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack, suppress
+from functools import partial
+
+import pytest
+from aiohttp import ClientSession
+
+from gateway.desk import RedisClock, SaleDesk
+from gateway.handover import Breaker, Handover
+from ops.buyers import grab
+from seckill import keys, redis_client
+from seckill.broker import Broker, Publisher
+from seckill.errors import Unavailable
+from seckill.stock import Stock, Verdict
+from tests.processes import eventually, limits_profile
+
+TIMEOUT_S = 0.3
+
+
+@pytest.fixture
+async def make_desk(redis_proxy, amqp_proxy):
+    """Make a sale's desk, on links that a test may break, which knows that there are units."""
+    async with AsyncExitStack() as stack:
+
+        async def make(sale, *, outbox_max):
+            redis = redis_client.connect(redis_proxy[1], timeout_s=TIMEOUT_S)
+            stack.push_async_callback(redis.aclose)
+            broker = Broker(amqp_proxy[1], "test-desk", timeout_s=15)
+            publisher = await stack.enter_async_context(Publisher.open(broker, timeout_s=TIMEOUT_S))
+            stock, clock, breaker = Stock(redis), RedisClock(), Breaker()
+            clock.observe(await stock.now_ms())
+            desk = SaleDesk(
+                sale,
+                stock,
+                clock,
+                lambda sale_id, on_settled: Handover(sale_id, publisher, breaker, on_settled),
+                batch_max=512,
+                calls_max=2,
+                call_timeout_s=TIMEOUT_S,
+                outbox_max=outbox_max,
+            )
+            stack.push_async_callback(desk.drain)
+            assert (await desk.grab("warm", 1)).verdict is Verdict.ACCEPTED
+            await desk.look_up("anyone")
+            return desk
+
+        yield make
+
+
+@pytest.fixture
+def trouble(redis_proxy, amqp_proxy, services, store):
+    """Ways to have a buyer refused, each for a reason that is not the end of the sale."""
+    (redis, _), (amqp, _) = redis_proxy, amqp_proxy
+
+    async def too_many_for_one(desk, sale):
+        return await desk.grab("unlucky", 4)
+
+    async def more_than_are_left(desk, sale):
+        return await desk.grab("unlucky", 3)
+
+    async def reply_lost(desk, sale):
+        redis.lose_replies = True
+        try:
+            return await desk.grab("unlucky", 1)
+        finally:
+            redis.lose_replies = False
+
+    async def redis_frozen(desk, sale):
+        services.pause("redis")
+        try:
+            return await desk.grab("unlucky", 1)
+        finally:
+            services.resume("redis")
+
+    async def outbox_full(desk, sale):
+        await desk.drain()
+        amqp.freeze()
+        try:
+            unconfirmed = await desk.grab("patient", 1)
+            assert unconfirmed.verdict is Verdict.ACCEPTED
+            return await desk.grab("unlucky", 1)
+        finally:
+            amqp.thaw()
+            await store.xtrim(keys.outbox(sale.sale_id), maxlen=0)  # the relay has sent it
+
+    ways = (too_many_for_one, more_than_are_left, reply_lost, redis_frozen, outbox_full)
+    return {way.__name__: way for way in ways}
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("too_many_for_one", Verdict.QUANTITY),
+        ("more_than_are_left", Verdict.SOLD_OUT),
+        ("reply_lost", None),
+        ("redis_frozen", None),
+        ("outbox_full", Verdict.OUTBOX_FULL),
+    ],
+)
+async def test_F14_the_latch_of_a_desk_stays_open(make_desk, open_sale, trouble, name, told):
+    sale = await open_sale(stock=3, per_order_max=3)
+    desk = await make_desk(sale, outbox_max=1)
+    verdict = None  # not known: Unavailable
+    with suppress(Unavailable):
+        verdict = (await trouble[name](desk, sale)).verdict
+    assert verdict is told
+    assert desk.selling
+
+    async def another_is_served():
+        with suppress(Unavailable):
+            return (await desk.grab("another", 1)).verdict in (Verdict.ACCEPTED, Verdict.DUPLICATE)
+
+    await eventually(another_is_served, "another buyer is served")
+    assert desk.selling
+    while (await desk.grab(f"b{desk.left}", 1)).verdict is not Verdict.SOLD_OUT:
+        assert desk.selling
+    assert not desk.selling, "and the end closes it"
+
+
+async def test_F14_buyers_in_trouble_at_a_gateway_end_nothing_for_the_others(
+    processes, open_sale, ticket_for, redis_proxy, amqp_proxy, assert_balanced
+):
+    (redis, redis_url), (amqp, amqp_url) = redis_proxy, amqp_proxy
+    gateway = await processes.run(
+        "gateway",
+        SECKILL_REDIS_URL=redis_url,
+        SECKILL_AMQP_URL=amqp_url,
+        SECKILL_OUTBOX_MAX="3",
+        **limits_profile(processes.home),
+    )
+    await processes.run("consumers")
+    sale = await open_sale(stock=12, per_order_max=2)
+    async with ClientSession(gateway.url) as http:
+
+        async def press(buyer, quantity=1):
+            ticket = ticket_for(sale, buyer)
+            answer = await grab(http, sale.sale_id, buyer, ticket, quantity=quantity)
+            return answer.code or answer.status
+
+        async def is_taken(buyer):
+            return await press(buyer) in (200, 202)
+
+        assert await press("greedy", 3) == "bad_request"
+        assert await press("b0") == 202
+        redis.lose_replies = True
+        assert await press("b1") == "unavailable"
+        redis.lose_replies = False
+        assert await press("b2") == 202
+        amqp.freeze()  # a publish that is not confirmed, and in the end an outbox that is full
+        told, buyers = 202, iter(range(3, 20))
+        while told == 202:
+            told = await press(f"b{(last := next(buyers))}")
+        assert told == "overloaded"
+        amqp.thaw()
+        for n in range(12):  # whoever was in trouble, and the others
+            await eventually(partial(is_taken, f"b{n}"), f"b{n} has a unit")
+        assert await press("late") == "sold_out"
+    assert 3 < last < 12
+    books = await assert_balanced(sale)
+    assert books.lines["orders pending"] == 12
