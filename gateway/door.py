@@ -10,15 +10,16 @@ import asyncio
 import re
 from typing import Any, cast
 
-from aiohttp import EMPTY_PAYLOAD, StreamReader, web
+from aiohttp import StreamReader, web
 
 from gateway.concurrency import ConcurrencyLimit
 from gateway.problems import CONTENT_TYPE, Problem, problem_body, problem_headers, problem_response
 from seckill import telemetry
 
-_REQUEST_LINE = re.compile(rb"(?:GET|POST|DELETE) /v1/[^ ]* HTTP/1\.1\r\n")
-_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([^\r]*)", re.IGNORECASE)
-_CHUNKED = re.compile(rb"\r\ntransfer-encoding:", re.IGNORECASE)
+_REQUEST_LINE = re.compile(rb"(?:GET|POST|DELETE) /v1/\S* HTTP/1\.1\r\n")
+_FRAMING = re.compile(rb"\r\n(?:content-length|transfer-encoding)", re.IGNORECASE)
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,6})[ \t]*(?=\r\n|\Z)", re.IGNORECASE)
+_CLOSE = re.compile(rb"\r\nconnection:[^\r]*close", re.IGNORECASE)
 _ORIGIN = re.compile(rb"\r\norigin:", re.IGNORECASE)
 #: A refused client that obeys Retry-After notices nothing. One that does not would otherwise keep
 #: the process busy with refusals. A proxy's next request on this connection waits so long at most.
@@ -46,12 +47,23 @@ def is_one_request(data: bytes) -> bool:
     if not _REQUEST_LINE.match(data):
         return False
     head, end, body = data.partition(b"\r\n\r\n")
-    if not end or _CHUNKED.search(head):
+    if not end:
         return False
-    lengths = _LENGTH.findall(head) or [b"0"]
-    # Compared as text: with any other spelling of the length its reading is left to aiohttp. Taken
-    # for none, the body that comes later would be read as requests.
-    return lengths == [b"%d" % len(body)]
+    framing = len(_FRAMING.findall(head))
+    if not framing:
+        return not body
+    lengths = _LENGTH.findall(head)
+    return framing == len(lengths) == 1 and len(body) == int(lengths[0])
+
+
+def is_end_of(data: bytes, payload: StreamReader) -> bool:
+    """Tell whether `data`, which brought one request alone, ends where that one ends.
+
+    A head ends at the first empty line, unless that began before `data`: no letter comes first
+    then. A chunked body takes more bytes than its payload, so it is never found to end.
+    """
+    head = data.find(b"\r\n\r\n")
+    return payload.is_eof() and head + 4 + payload.total_bytes == len(data) and data[0] > 32
 
 
 class Entrance:
@@ -96,7 +108,7 @@ class Entrance:
 class Door(web.RequestHandler):
     """aiohttp's protocol of one connection, which refuses before parsing when there is too much."""
 
-    __slots__ = ("_answered", "_entrance", "_payload", "_turned_away", "came_at")
+    __slots__ = ("_answered", "_entrance", "_is_between", "_turned_away", "came_at")
 
     def __init__(self, server: web.Server, entrance: Entrance, **kwargs: Any) -> None:  # noqa: ANN401
         super().__init__(server, loop=asyncio.get_running_loop(), **kwargs)
@@ -105,7 +117,7 @@ class Door(web.RequestHandler):
         #: When the last bytes came: a request waits from then on.
         self.came_at = 0.0
         self._answered = 0
-        self._payload: StreamReader = EMPTY_PAYLOAD
+        self._is_between = True  # what comes next is the beginning of a request, for certain
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take a connection, or turn it away when there are too many."""
@@ -129,28 +141,34 @@ class Door(web.RequestHandler):
         """Hand bytes to aiohttp or, with too much in hand, refuse the request that they are."""
         if self._turned_away:
             return
+        if not data:  # aiohttp's way to go on with what it has kept back
+            super().data_received(data)
+            return
         is_grab = data.find(b"/grabs HTTP/", 0, _GRAB_WITHIN) >= 0
         limit = self._entrance.grabs if is_grab else self._entrance.others
-        if limit.full and self._idle and self._is_refusable(data):
-            telemetry.SHED.inc()
-            transport = cast(asyncio.Transport, self.transport)
-            transport.write(OVERLOADED)
-            self._entrance.rest(transport)
+        asked = self._request_count
+        if limit.full and self._is_between and self._answered == asked and self._is_refusable(data):
+            self._refuse(data)
             return
-        limit.expect()
         self.came_at = asyncio.get_running_loop().time()
         super().data_received(data)
-        if self._messages:
-            self._payload = self._messages[-1][1]
+        is_one = self._request_count == asked + 1
+        self._is_between = is_one and is_end_of(data, self._messages[-1][1])
+        if self._is_between:  # of a slow client, who knows when a request will be whole
+            limit.expect()
 
     def _is_refusable(self, data: bytes) -> bool:
         # A page of another origin can read only what aiohttp sends, with the headers of cors.py.
         return is_one_request(data) and not (self._entrance.cors and _ORIGIN.search(data))
 
-    @property
-    def _idle(self) -> bool:
-        """Tell whether all that came was whole requests, and each has been answered."""
-        return self._answered == self._request_count and self._payload.is_eof()
+    def _refuse(self, data: bytes) -> None:
+        telemetry.SHED.inc()
+        transport = cast(asyncio.Transport, self.transport)
+        transport.write(OVERLOADED)
+        if _CLOSE.search(data):
+            transport.close()
+        else:
+            self._entrance.rest(transport)
 
     def log_access(
         self, request: web.BaseRequest, response: web.StreamResponse, time: float | None

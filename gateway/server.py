@@ -97,6 +97,7 @@ def _entrance(app: web.Application, server: web.Server) -> Entrance:
         cors=bool(settings.cors_origins),
         access_log=None,
         lingering_time=LINGER_S,
+        auto_decompress=False,  # nothing compressed is taken, and the door counts what came
         keepalive_timeout=settings.keepalive_s,
     )
 

@@ -36,6 +36,10 @@ def test_a_whole_request_is_one(data: bytes) -> None:
         b"x" * 15,
         GRAB.replace(b"15", b"1e1"),
         GRAB.replace(b"15", b"-5"),
+        GRAB[:-15].replace(b"15", b"1000000"),
+        GRAB[:-15].replace(b"15", b"0000015"),
+        GRAB[:-15].replace(b"Content-Length:", b"Content-Length :"),
+        GRAB[:-15].replace(b"Content-Length: 15", b"Transfer-Encoding : chunked"),
         GRAB.replace(b"15", b"15, 15"),
         GRAB.replace(b"Content-Length: 15", b"Content-Length: 15\r\nContent-Length: 15"),
         GRAB.replace(b"Content-Length: 15", b"Transfer-Encoding: chunked\r\nContent-Length: 15"),
@@ -69,6 +73,8 @@ def test_the_prebuilt_refusal_is_a_whole_answer() -> None:
 
 def test_aiohttp_still_has_what_the_door_builds_on() -> None:
     """The door counts answers in `log_access` and reads three attributes of its base."""
-    for name in ("log_access", "data_received", "connection_made", "connection_lost"):
+    overridden = ("connection_made", "connection_lost", "data_received", "eof_received")
+    for name in (*overridden, "log_access", "close"):
         assert callable(getattr(web.RequestHandler, name))
-    assert {"_messages", "_request_count"} <= set(web.RequestHandler.__slots__)
+    read = {"_current_request", "_messages", "_request_count"}
+    assert read <= set(web.RequestHandler.__slots__)
