@@ -207,6 +207,25 @@ async def test_heads_that_come_byte_by_byte_are_thrown_out(gateway, others_serve
         assert set(closed.result()) == {b""}
 
 
+async def test_bodies_that_come_byte_by_byte_take_nobodys_place(
+    gateway, others_served, connect, open_sale, ticket_for, login_for
+):
+    plain, worked_for = await open_sale(), await open_sale(proof_bits=8)
+    length, login = "Content-Length: 1000", login_for("alice")["Authorization"]
+    heads = (
+        grab_request(plain, ticket_for(plain, "alice"), b"", length),
+        f"POST /v1/sales/{worked_for.sale_id}/tickets HTTP/1.1\r\nHost: x\r\n"
+        f"Authorization: {login}\r\n{length}\r\n\r\n".encode(),
+    )
+    async with others_served(gateway):
+        slow = [await connect(gateway) for _ in range(200)]
+        for client, head in zip(slow, itertools.cycle(heads), strict=False):
+            await client.send(head)
+        closed = asyncio.gather(*(client.rest() for client in slow))
+        await send_slowly(slow, b" ", closed)
+        assert {answer.split()[1] for answer in closed.result()} == {b"408"}
+
+
 async def test_5000_idle_connections_cost_little_and_free_their_places(
     patient, others_served, connect
 ):
