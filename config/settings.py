@@ -104,8 +104,8 @@ class Settings(BaseSettings):
     #: Open connections per process, idle ones included: about 20 kB each. The system's limit on
     #: open files holds as well.
     connections_max: Count = 20_000
-    #: How long a connection may stay without a whole request. Browsers keep idle ones for a
-    #: minute or two, and a client that sends its headers byte by byte gets no longer.
+    #: How long a connection may stay without a whole request, or leave an answer unread. Browsers
+    #: keep idle ones for a minute or two; a client that sends its headers byte by byte gets that.
     keepalive_s: Seconds = 75.0
 
     # Batching: what arrived while the last call was under way goes out together.

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import resource
+import socket
 from typing import cast
 
 import uvloop
@@ -71,6 +72,7 @@ async def serve(settings: Settings) -> None:
                 reuse_port=True,
                 backlog=BACKLOG,
             )
+        _drop_deaf_clients(listener, settings.keepalive_s)
         with listening(settings.admin_host, settings.admin_port, "SECKILL_ADMIN_PORT"):
             await web.TCPSite(admin, settings.admin_host, settings.admin_port).start()
         # What is alive now lives as long as the process: the collector need not look at it again.
@@ -100,6 +102,17 @@ def _entrance(app: web.Application, server: web.Server) -> Entrance:
         auto_decompress=False,  # nothing compressed is taken, and the door counts what came
         keepalive_timeout=settings.keepalive_s,
     )
+
+
+def _drop_deaf_clients(listener: asyncio.Server, patience_s: float) -> None:
+    """Bound how long a client may leave an answer unread; else it could keep a place for ever.
+
+    The kernel does it, and each connection inherits it from the listener.
+    """
+    for listening_socket in listener.sockets:
+        listening_socket.setsockopt(
+            socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(patience_s * 1000)
+        )
 
 
 def _open_files_max() -> int:

@@ -226,6 +226,24 @@ async def test_bodies_that_come_byte_by_byte_take_nobodys_place(
         assert {answer.split()[1] for answer in closed.result()} == {b"408"}
 
 
+async def test_clients_that_read_no_answer_are_dropped_and_memory_stays_bounded(
+    gateway, others_served, connect, open_sale
+):
+    sale = await open_sale()
+    requests = b"GET /v1/sales/%b HTTP/1.1\r\nHost: x\r\n\r\n" % sale.sale_id.encode() * 100
+    before, seen = rss(gateway), []
+
+    async def be_deaf(client) -> None:
+        while await client.send(requests):
+            pass
+        seen.append(rss(gateway))
+
+    async with others_served(gateway):
+        clients = [await connect(gateway, receive_buffer=4096) for _ in range(20)]
+        await asyncio.wait_for(asyncio.gather(*map(be_deaf, clients)), 30)
+    assert max(seen) - before < 20 * 1024 * 1024
+
+
 async def test_5000_idle_connections_cost_little_and_free_their_places(
     patient, others_served, connect
 ):
