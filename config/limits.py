@@ -64,6 +64,11 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     buyer: LocalLimit = LocalLimit()
     address: LocalLimit = LocalLimit()
 
+    def __post_init__(self) -> None:
+        # Buyers hear "no" within milliseconds; held requests would look like a slow machine, too.
+        if self.try_.excess != "reject":
+            raise ValueError('try: excess must be "reject"')
+
     def tier(self, op: Op) -> Tier:
         """Return the tier of an operation."""
         return {"try": self.try_, "confirm": self.confirm, "cancel": self.cancel}[op]

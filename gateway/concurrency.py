@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 
 from gateway.problems import Problem, Refused
+from seckill import telemetry
 
 #: Time between two adjustments: long enough for some hundred answers, and 20 of them in 2 s.
 TICK_S = 0.1
@@ -51,6 +52,7 @@ class ConcurrencyLimit:
         if self._expected:
             self._expected -= 1
         if self.in_hand >= self.limit:
+            telemetry.SHED.inc()
             raise Refused(Problem.OVERLOADED)
         self.in_hand += 1
         self._peak = max(self._peak, self.in_hand)

@@ -108,14 +108,7 @@ class Entrance:
 class Door(web.RequestHandler):
     """aiohttp's protocol of one connection, which refuses before parsing when there is too much."""
 
-    __slots__ = (
-        "_answered",
-        "_entrance",
-        "_is_between",
-        "_sent_all",
-        "_turned_away",
-        "came_at",
-    )
+    __slots__ = ("_answered", "_entrance", "_is_between", "_turned_away", "came_at")
 
     def __init__(self, server: web.Server, entrance: Entrance, **kwargs: Any) -> None:  # noqa: ANN401
         super().__init__(server, loop=asyncio.get_running_loop(), **kwargs)
@@ -125,7 +118,6 @@ class Door(web.RequestHandler):
         self.came_at = 0.0
         self._answered = 0
         self._is_between = True  # what comes next is the beginning of a request, for certain
-        self._sent_all = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take a connection, or turn it away when there are too many."""
@@ -178,23 +170,11 @@ class Door(web.RequestHandler):
         else:
             self._entrance.rest(transport)
 
-    def eof_received(self) -> bool:  # type: ignore[override]
-        """Answer what is in hand and then close, for a client that will send no more.
-
-        An answer that has begun may be a stream without an end: there it is taken for gone.
-        """
-        request = self._current_request
-        is_begun = request is not None and request.writer.output_size > 0
-        self._sent_all = self._answered < self._request_count and not is_begun
-        return self._sent_all and self.ssl_context is None  # TLS closes both ways at once
-
     def log_access(
         self, request: web.BaseRequest, response: web.StreamResponse, time: float | None
     ) -> None:
         """Count an answer: aiohttp calls this when it has written one."""
         self._answered += 1
-        if self._sent_all and self._answered == self._request_count:
-            self.close()
         super().log_access(request, response, time)
 
     def handle_error(

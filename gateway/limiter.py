@@ -126,6 +126,7 @@ class Limiter:
             ("address", self._addresses, address, self._limits.address),
         ):
             if wait_s := buckets.take(name, now):
+                telemetry.ADMISSIONS.labels(policy, "refused").inc()
                 return Refusal(policy, wait_s, limit.rate, limit.burst)
         return None
 

@@ -46,7 +46,7 @@ async def serve(settings: Settings) -> None:
     stop = stop_on_signals()
     tls = public_context(settings)
     app = create_app(settings)
-    # A handler is cancelled when its connection breaks, so that nobody's grab leaves its batch.
+    # A handler is cancelled when its client goes away, so that nobody's grab leaves its batch.
     edge = web.AppRunner(
         app,
         access_log=None,

@@ -83,7 +83,8 @@ end
 local reply = {"OK", leased, rate, burst, unpack(waits)}
 
 level = level - leased * TOKEN
-redis.call("HSET", bucket_key, "level", string.format("%.0f", level), "at", string.format("%.0f", now))
+redis.call("HSET", bucket_key, "level", string.format("%.0f", level),
+  "at", string.format("%.0f", now), "pace", rate)
 if #claimed > 0 then
   redis.call("ZREM", line_key, unpack(claimed))
 end

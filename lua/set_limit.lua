@@ -1,17 +1,21 @@
 -- Give a token bucket a rate and a burst of its own, in place of the configured ones.
--- GUARANTEE: every process obeys from its next call on; no token is made by the change.
+-- GUARANTEE: every process obeys from its next call on; setting the same limit changes nothing.
 -- KEYS[1] sk:{sale}:bucket:{op} (HASH)
 -- ARGV[1] rate tokens a second
 -- ARGV[2] burst tokens
 -- RETURNS {"OK"}
--- TIME is Redis's own. What accrued since the last call at the old rate is forgone.
+-- TIME is Redis's own. What accrued since the last call counts at the lower of the two rates.
 -- SAFE BECAUSE both numbers and the level change in one script.
 local bucket_key = KEYS[1]
-local level = redis.call("HGET", bucket_key, "level")
+local rate, depth = tonumber(ARGV[1]), ARGV[2] * 1000000
+local bucket = redis.call("HMGET", bucket_key, "level", "at", "pace")
 redis.call("HSET", bucket_key, "rate", ARGV[1], "burst", ARGV[2])
-if level then
+if bucket[1] then
   local time = redis.call("TIME")
-  redis.call("HSET", bucket_key, "at", string.format("%.0f", time[1] * 1000000 + time[2]),
-    "level", string.format("%.0f", math.min(tonumber(level), ARGV[2] * 1000000)))
+  local now = time[1] * 1000000 + time[2]
+  local accrued = math.max(0, now - tonumber(bucket[2])) * math.min(rate, tonumber(bucket[3] or 0))
+  local level = math.min(depth, tonumber(bucket[1]) + accrued)
+  redis.call("HSET", bucket_key, "at", string.format("%.0f", now),
+    "level", string.format("%.0f", level), "pace", rate)
 end
 return {"OK"}

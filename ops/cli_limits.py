@@ -52,10 +52,18 @@ def limit(
     if as_json:
         typer.echo(json.dumps(shown))
         return
+    for name, limit in wanted.items():
+        if not limit.keeps_turns:
+            typer.echo(
+                f"seckill: --{name}-burst is small for this rate: no tokens are kept for those who "
+                "wait, and Retry-After is a guess",
+                err=True,
+            )
     table = Table("operation", "rate/s", "burst", "set for this sale", "mode")
-    for name, line in shown.items():
+    table.caption = "not set: as configured here; what a gateway has in force: its admin API"
+    for shown_op, line in shown.items():
         own_text = "yes" if line["own"] else "no"
-        table.add_row(name, str(line["rate"]), str(line["burst"]), own_text, str(line["mode"]))
+        table.add_row(shown_op, str(line["rate"]), str(line["burst"]), own_text, str(line["mode"]))
     Console().print(table)
 
 

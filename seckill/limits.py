@@ -9,7 +9,7 @@ import asyncpg
 
 from config.limits import OPS, RATE_MAX, Limits, Op, burst_of
 from seckill import sales
-from seckill.buckets import Buckets
+from seckill.buckets import GRACE_US, LEASE_US, Buckets
 from seckill.database import database_errors_as_unavailable
 from seckill.errors import UserMistake
 
@@ -20,6 +20,14 @@ class SaleLimit:
 
     rate: int
     burst: int
+
+    @property
+    def keeps_turns(self) -> bool:
+        """Tell whether the bucket is deep enough to keep tokens for the late, as admit.lua does."""
+        kept_back = self.rate * LEASE_US / 1_000_000
+        if not 1 <= kept_back <= self.burst / 2:
+            kept_back = 0.0
+        return self.burst - kept_back >= self.rate * GRACE_US / 1_000_000 + 1
 
     @classmethod
     def of(cls, rate: int, burst: int | None = None) -> SaleLimit:

@@ -10,8 +10,13 @@ GRABS = Counter("seckill_grabs", "Answers to grabs", ["verdict"])
 GRAB_BATCH = Histogram("seckill_grab_batch_size", "Grabs in one script call", buckets=_SIZES)
 IN_HAND = Gauge("seckill_in_hand", "Requests that have no answer yet", ["kind"])
 IN_HAND_LIMIT = Gauge("seckill_in_hand_limit", "Requests that may be in hand at once", ["kind"])
-ADMISSIONS = Counter("seckill_admissions", "What rate limits said", ["op", "outcome"])
-SHED = Counter("seckill_shed", "Requests and connections refused before they were parsed")
+ADMISSIONS = Counter(
+    "seckill_admissions",
+    "What rate limits said: leased (admitted without asking Redis), admitted, refused,"
+    " shadow (let pass, would be refused), unheard (let pass, Redis is away)",
+    ["op", "outcome"],
+)
+SHED = Counter("seckill_shed", "Requests and connections refused because too much was in hand")
 PUBLISH_FAILURES = Counter("seckill_publish_failures", "Publishes that were not confirmed in time")
 EVENT_STREAMS = Gauge("seckill_event_streams", "Places of event streams taken")
 EVENT_STREAMS_DROPPED = Counter("seckill_event_streams_dropped", "Clients that did not read")

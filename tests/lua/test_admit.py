@@ -20,6 +20,7 @@ from shop import Shop
 from config.limits import Tier
 from seckill import keys
 from seckill.buckets import GRACE_US, LEASE_US, LINE_MAX, Admissions, Buckets
+from seckill.limits import SaleLimit
 from seckill.stock import CALL_MAX
 
 SALE = "spring"
@@ -170,6 +171,20 @@ async def test_a_burst_too_small_to_keep_tokens_makes_no_promises(redis: Redis) 
     assert await bucket.admitted(20) == 3
 
 
+@given(rate=st.integers(1, 500), burst=st.integers(1, 1500))
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+async def test_an_operator_is_told_the_truth_about_turns(
+    make_shop: Callable[[], Awaitable[Shop]], rate: int, burst: int
+) -> None:
+    bucket = Bucket((await make_shop()).redis, Tier(rate=rate, burst=burst))
+    waits: list[float] = []
+    while not any(waits):
+        waits = list((await bucket.ask(*(f"{len(waits)}-{n}" for n in range(500)))).waits_s)
+    assert SaleLimit(rate, burst).keeps_turns == (next(filter(None, waits)) > 0)
+
+
 async def test_a_lease_takes_what_is_left_and_at_most_its_time_of_the_rate(redis: Redis) -> None:
     bucket = Bucket(redis, Tier(rate=1000, burst=2000))
     reply = await bucket.ask("a", wanted=1_000_000)
@@ -222,6 +237,16 @@ async def test_a_burst_too_small_for_turns_does_not_wait_for_an_old_line(bucket:
         await bucket.pass_time(0.2)
         admitted += await bucket.admitted(5)
     assert admitted == 10
+
+
+async def test_setting_the_same_limit_again_breaks_no_turn(bucket: Bucket) -> None:
+    """The operator's change must not cost those their tokens who were told to come now."""
+    waits = (await bucket.ask(*(f"n{n}" for n in range(30)))).waits_s
+    patient = [f"n{n}" for n, wait in enumerate(waits) if wait > 0]
+    assert len(patient) == 10
+    await bucket.pass_time(1.01)
+    await bucket.buckets.set_limit(SALE, "try", rate=10, burst=20)
+    assert (await bucket.ask(*patient)).waits_s == [0] * 10
 
 
 async def test_a_clock_that_steps_back_makes_no_tokens(bucket: Bucket) -> None:

@@ -204,9 +204,13 @@ async def test_a_limit_that_is_off_asks_nobody(shared, advance):
 DEFERRING = Tier(rate=100, burst=201, excess="defer")
 
 
+def make_deferring(shared: Shared) -> Limiter:
+    return Limiter(Limits(try_=TIER, confirm=FREE, cancel=DEFERRING), cast(Buckets, shared))
+
+
 async def test_a_deferred_request_waits_for_its_turn_and_asks_again(shared, advance):
     shared.wait_s = 0.5
-    asking = asyncio.create_task(make_limiter(shared, DEFERRING).refusal("spring", "try", "ann"))
+    asking = asyncio.create_task(make_deferring(shared).refusal("spring", "cancel", "ann"))
     await settle()
     advance(0.499)
     await settle()
@@ -219,18 +223,18 @@ async def test_a_deferred_request_waits_for_its_turn_and_asks_again(shared, adva
 
 async def test_a_turn_beyond_the_longest_wait_is_refused_at_once(shared, advance):
     shared.wait_s = DEFER_MAX_S + 0.1
-    refusal = await make_limiter(shared, DEFERRING).refusal("spring", "try", "ann")
-    assert refusal == Refusal("try", DEFER_MAX_S + 0.1, DEFERRING.rate, DEFERRING.burst)
+    refusal = await make_deferring(shared).refusal("spring", "cancel", "ann")
+    assert refusal == Refusal("cancel", DEFER_MAX_S + 0.1, DEFERRING.rate, DEFERRING.burst)
 
 
 async def test_a_request_is_deferred_for_the_longest_wait_at_most_in_all(shared, advance):
     shared.wait_s = DEFER_MAX_S / 2 + 0.1
-    asking = asyncio.create_task(make_limiter(shared, DEFERRING).refusal("spring", "try", "ann"))
+    asking = asyncio.create_task(make_deferring(shared).refusal("spring", "cancel", "ann"))
     await settle()
     advance(DEFER_MAX_S / 2 + 0.2)
     refusal = await asking
     assert refusal is not None
-    assert refusal.policy == "try"
+    assert refusal.policy == "cancel"
     assert len(shared.asked) == 2
 
 

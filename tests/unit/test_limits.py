@@ -49,6 +49,7 @@ def test_a_burst_is_large_enough_to_keep_tokens_for_those_who_wait(tmp_path: Pat
         (GOOD.replace("rate = 5", "rate = 5\nexcess = 'queue'", 1), "excess"),
         (GOOD.replace("rate = 5", "rate = 5\nrate_per_core = 5", 1), "rate or rate_per_core"),
         (GOOD.replace("rate = 5", "speed = 5", 1), "speed"),
+        (GOOD.replace("rate = 5", 'rate = 5\nexcess = "defer"', 1), "excess must be"),
         (GOOD.replace("[p.", "[other."), "no profile p; there are: other"),
         (GOOD + "[p.buyer]\nrate = 5\nburst = 0", "buyer.burst"),  # would admit nobody
         (GOOD + "# \udcff", "utf-8"),
