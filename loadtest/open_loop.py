@@ -16,6 +16,7 @@ import re
 import time
 from collections import Counter, deque
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -59,8 +60,8 @@ class Report:
         return 1000 * waits[min(len(waits) - 1, int(share * len(waits)))] if waits else 0.0
 
     def late_ms(self, share: float) -> float:
-        """Return a percentile of how late the generator itself was."""
-        late = sorted(shot.sent_s - shot.due_s for shot in self.shots)
+        """Return a percentile of how late the generator itself was with those that it sent."""
+        late = sorted(shot.sent_s - shot.due_s for shot in self.shots if shot.sent_s)
         return 1000 * late[min(len(late) - 1, int(share * len(late)))] if late else 0.0
 
 
@@ -152,6 +153,7 @@ class Crowd:
         while upcoming or self._returns or self._due or self._under_way:
             now_s = self._now_s()
             while upcoming and upcoming.due_s <= now_s:
+                self.report.shots.append(upcoming)  # sent or not: what stays unsent has no answer
                 self._due.append(upcoming)
                 last_s = upcoming.due_s
                 upcoming = next(coming, None)
@@ -191,11 +193,8 @@ class Crowd:
 
     def _send_due(self, now_s: float) -> None:
         while self._due and self._free:
-            shot = self._due.popleft()
-            if not shot.comes_back:
-                self.report.shots.append(shot)
             self._under_way += 1
-            self._free.popleft().send(shot, now_s)
+            self._free.popleft().send(self._due.popleft(), now_s)
         wanted = min(len(self._due), self._connections_max - self._open) - self._opening
         for _ in range(wanted):
             self._opening += 1
@@ -205,7 +204,8 @@ class Crowd:
 
     async def _connect_one(self) -> None:
         try:
-            await self._connect()
+            with suppress(OSError):  # a server that takes no connections leaves shots unsent
+                await self._connect()
         finally:
             self._opening -= 1
 
