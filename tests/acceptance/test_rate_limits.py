@@ -108,8 +108,8 @@ async def test_an_operator_changes_a_rate_while_the_sale_runs(
         assert await admitted(http, 60) < 60
 
 
-async def test_the_sold_out_are_told_so_and_not_to_wait(four, open_sale, ticket_for, set_limit):
-    """F36: nobody waits for a turn when all units are gone, and no line outgrows the units."""
+async def test_F36_the_sold_out_are_told_so_and_not_to_wait(four, open_sale, ticket_for, set_limit):
+    """Nobody waits for a turn when all units are gone, and no line outgrows the units."""
     sale = await open_sale(stock=3)
     await set_limit(sale, rate=1, burst=10)
     async with ClientSession(four.url) as http:
