@@ -95,12 +95,12 @@ class Settings(BaseSettings):
     #: Rate limits: a profile of config/limits.toml, or of a file of that form.
     limits_profile: str = "default"
     limits_file: Path | None = None
-    #: Requests in hand per process, grabs and others each: an eighth of a second's work where a
+    #: Requests in hand per process, grabs and others each: a tenth of a second's work where a
     #: core answers 5,000 a second. It shrinks when answers take long (gateway/concurrency.py).
-    requests_in_hand_max: Annotated[int, Field(ge=64)] = 600
-    #: The mean wait beyond which that bound shrinks. The slowest in a hundred wait about twice as
-    #: long, and a quarter of a second still feels like at once.
-    wait_max_s: Seconds = 0.09
+    requests_in_hand_max: Annotated[int, Field(ge=64)] = 500
+    #: The mean wait beyond which that bound shrinks. Under overload the slowest in a hundred wait
+    #: four times as long, and a quarter of a second is still felt as at once.
+    wait_max_s: Seconds = 0.05
     #: Open connections per process, idle ones included: about 20 kB each. The system's limit on
     #: open files holds as well.
     connections_max: Count = 20_000

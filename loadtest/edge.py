@@ -9,6 +9,7 @@ recovery and the memory.
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import platform
@@ -204,7 +205,13 @@ async def _offer(port: int, sale: Sale, shots: Iterator[Shot]) -> Report:
         await crowd.warm_up(sale.sale_id, GATEWAYS)
         return await crowd.run(shots)
 
-    return await asyncio.to_thread(uvloop.run, offer())
+    # Looking for garbage among some hundred thousand shots would stop the crowd for a quarter of a
+    # second, and look like a server that stands still.
+    gc.disable()
+    try:
+        return await asyncio.to_thread(uvloop.run, offer())
+    finally:
+        gc.enable()
 
 
 def _shots(stack: BenchStack, sale: Sale, rate: float, count: int) -> Iterator[Shot]:
