@@ -69,7 +69,8 @@ class ConcurrencyLimit:
 
     def _adjust(self) -> None:
         mean_s = self._waits_s / self._answers
-        is_slow = mean_s > self._wait_s
+        # Far below the limit it is something else that is slow, and refusing would mend nothing.
+        is_slow = mean_s > self._wait_s and self._peak >= self.limit / 2
         if is_slow and self._was_slow:
             self.limit = max(LEAST, int(self._peak * self._wait_s / mean_s))
         elif not is_slow:

@@ -77,6 +77,16 @@ async def test_one_slow_tick_is_a_hiccup(clock):
     assert limit.limit == 1000
 
 
+async def test_a_slow_store_shrinks_nothing_while_few_requests_wait_for_it(clock):
+    limit = ConcurrencyLimit(1000, WAIT_S)
+    for _ in range(10):
+        begin(limit, 100)
+        came_at, clock.now = clock.now, clock.now + 2.0
+        for _ in range(100):
+            limit.end(came_at)
+    assert limit.limit == 1000
+
+
 async def test_it_never_shrinks_below_a_few(clock):
     limit = ConcurrencyLimit(1000, WAIT_S)
     answer_for(limit, clock, 100, 5.0)
