@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from config.limits import Limits, Op, Tier
+from config.limits import Limits, LocalLimit, Op, Tier
 from gateway.batching import MicroBatcher, answering_each
 from seckill import telemetry
 from seckill.buckets import LEASE_US, LINE_MAX, Buckets, LocalBuckets
@@ -121,13 +121,10 @@ class Limiter:
     def refusal_here(self, buyer_id: str, address: str) -> Refusal | None:
         """Take a token of the buyer's and of the address's local bucket, or refuse."""
         now = self._now()
-        for policy, buckets, name, limit in (
-            ("buyer", self._buyers, buyer_id, self._limits.buyer),
-            ("address", self._addresses, address, self._limits.address),
-        ):
-            if wait_s := buckets.take(name, now):
-                telemetry.ADMISSIONS.labels(policy, "refused").inc()
-                return Refusal(policy, wait_s, limit.rate, limit.burst)
+        if wait_s := self._buyers.take(buyer_id, now):
+            return _refusal_here("buyer", wait_s, self._limits.buyer)
+        if wait_s := self._addresses.take(address, now):
+            return _refusal_here("address", wait_s, self._limits.address)
         return None
 
     async def refusal(
@@ -149,3 +146,8 @@ class Limiter:
                 return Refusal(op, wait_s, limiter.rate, limiter.burst)
             await asyncio.sleep(wait_s)
         return None
+
+
+def _refusal_here(policy: str, wait_s: float, limit: LocalLimit) -> Refusal:
+    telemetry.ADMISSIONS.labels(policy, "refused").inc()
+    return Refusal(policy, wait_s, limit.rate, limit.burst)

@@ -78,6 +78,9 @@ for i, name in ipairs(names) do
 end
 local leased = 0
 if waiting == 0 then
+  if level > depth / 2 then
+    wanted = wanted * 2 -- there is plenty: what is not spent in time is no loss to anybody
+  end
   leased = math.min(wanted, math.floor(level / TOKEN), math.ceil(rate * lease_us / TOKEN))
 end
 local reply = {"OK", leased, rate, burst, unpack(waits)}
