@@ -71,7 +71,7 @@ def limit(
 
 @app.command()
 def overload(
-    seconds: Annotated[int, typer.Option(help="Length of the overload.", min=5)] = 30,
+    seconds: Annotated[int, typer.Option(help="Length of the overload.", min=5)] = 60,
     as_json: Json = False,
 ) -> None:
     """Offer one gateway three times what it can answer."""
