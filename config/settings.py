@@ -184,7 +184,11 @@ class Settings(BaseSettings):
             raise ValueError(
                 "SECKILL_TLS_CERT and SECKILL_TLS_KEY go together: set both or neither"
             )
-        for name in ("tls_cert", "tls_key"):
+        return self
+
+    @model_validator(mode="after")
+    def _absolute_paths(self) -> Settings:
+        for name in ("tls_cert", "tls_key", "limits_file"):
             if (file := getattr(self, name)) and not Path(file).is_absolute():
                 raise ValueError(
                     f"SECKILL_{name.upper()}: {file} must be an absolute path, "

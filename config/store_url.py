@@ -19,8 +19,8 @@ def _of(*schemes: str) -> Callable[[str], str]:
             raise ValueError(f"an address that begins with {known} is needed")
         try:
             url.port  # noqa: B018 - parsed when it is asked for
-        except ValueError as error:
-            raise ValueError(f"the port is not a number: {error}") from error
+        except ValueError:  # whose text may hold a part of a password that has a "/" in it
+            raise ValueError("the port is not a number; write / in a password as %2F") from None
         return text
 
     return check

@@ -2,8 +2,8 @@
 
 By Little's law the requests in hand are the rate times the wait. The rate is what the machine can
 do; so the limit on requests in hand is what decides the wait. It is found by measuring: when the
-mean wait was too long for two ticks in a row, the limit shrinks in proportion (one is a hiccup);
-when it was not, the limit grows by a quarter.
+limit was near and the mean wait too long for two ticks in a row (one is a hiccup), it shrinks in
+proportion; when all was well, it grows by a quarter.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from seckill import telemetry
 TICK_S = 0.1
 #: The limit never shrinks below this: a store that is slow for a moment must not stop everything.
 LEAST = 64
-#: Growth in one tick: from LEAST to 1,000 in 1.3 s.
+#: Growth in one tick: from LEAST to 500 in a second.
 GROWTH = 1.25
 #: After this long, a request that was let in and has not begun never will (it was refused before).
 EXPECTED_S = 0.02

@@ -153,7 +153,7 @@ def answering_problems(handler: Handler) -> Handler:
             return response
         except (Unavailable, Conflict):
             return problem_response(Problem.UNAVAILABLE)
-        except Exception:
+        except Exception:  # a mistake of ours: a traceback for us, an answer for the client
             log.exception("%s %s failed", request.method, request.path)
             return problem_response(Problem.INTERNAL)
 

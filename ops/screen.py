@@ -53,7 +53,7 @@ def _welcome(home: Path, values: StackSettings) -> str:
     return "\n".join(
         [
             "",
-            f"  gateway   {values['gateway_url']}/v1/sales",
+            f"  gateway   {values['gateway_url']}/v1/sales    docs {values['gateway_url']}/docs",
             f"  admin     {values['admin_url']}/metrics",
             "",
             "  Try it from another terminal:",

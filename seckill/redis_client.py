@@ -11,7 +11,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.maint_notifications import MaintNotificationsConfig
 
-from seckill.errors import Unavailable, UserMistake
+from seckill.errors import Unavailable
 
 #: Calls under way from one process; the micro-batchers use a few, operator commands one.
 CONNECTIONS_MAX = 16
@@ -24,22 +24,17 @@ def connect(url: str, *, timeout_s: float) -> Redis:
     been run, so each retry would be another grab; the default pool raises when it is full instead
     of waiting. Both are turned off here.
     """
-    try:
-        pool = BlockingConnectionPool.from_url(
-            url,
-            max_connections=CONNECTIONS_MAX,
-            timeout=timeout_s,
-            socket_timeout=timeout_s,
-            socket_connect_timeout=timeout_s,
-            retry=Retry(NoBackoff(), 0),
-            # While the library waits for notices of a managed service, it hands out connections
-            # that the server has closed long ago: after a restart, one failed call for each.
-            maint_notifications_config=MaintNotificationsConfig(enabled=False),
-        )
-    except ValueError:  # whose text may hold a part of the password
-        raise UserMistake(
-            "SECKILL_REDIS_URL cannot be used; give redis://[user:password@]host:port/database"
-        ) from None
+    pool = BlockingConnectionPool.from_url(
+        url,
+        max_connections=CONNECTIONS_MAX,
+        timeout=timeout_s,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=timeout_s,
+        retry=Retry(NoBackoff(), 0),
+        # While the library waits for notices of a managed service, it hands out connections that
+        # the server has closed long ago: after a restart, one failed call for each of them.
+        maint_notifications_config=MaintNotificationsConfig(enabled=False),
+    )
     return Redis.from_pool(pool)  # which closes the pool along with the client
 
 

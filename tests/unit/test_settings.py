@@ -53,6 +53,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("SECKILL_CORS_ORIGINS", "shop.example"),
         ("SECKILL_CORS_ORIGINS", "null"),
         ("SECKILL_CORS_ORIGINS", "*, https://shop.example"),
+        ("SECKILL_LIMITS_FILE", "limits.toml"),  # processes run in other directories
         ("SECKILL_TLS_CERT", "/cert.pem"),  # without a key
         ("SECKILL_TLS_KEY", "/key.pem"),
     ],
@@ -145,6 +146,13 @@ def test_missing_stores_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECKILL_REDIS_URL", "redis://x")
     with pytest.raises(BadSettings, match="SECKILL_AMQP_URL, SECKILL_POSTGRES_DSN not set"):
         load_settings().require_stores()
+
+
+def test_a_bad_address_is_said_so_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECKILL_REDIS_URL", "redis://user:secret/word@localhost:6379/0")
+    with pytest.raises(BadSettings, match="SECKILL_REDIS_URL") as caught:
+        load_settings()
+    assert "secret" not in str(caught.value)
 
 
 def test_configured_stores_suffice(monkeypatch: pytest.MonkeyPatch) -> None:
