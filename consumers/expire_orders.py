@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import asyncpg
 from aio_pika.abc import AbstractIncomingMessage
 
-from consumers.dead_letters import Dead, bury
+from consumers.bury import Dead, bury
 from seckill import messages, orders, telemetry, topology
 from seckill.broker import Publisher
 from seckill.messages import BadMessage
