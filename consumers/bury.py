@@ -1,4 +1,4 @@
-"""Burying what can never succeed: into the dead queue, with its reason, before the ack."""
+"""Burying what can never succeed: into the dead queue, with its story, before the ack."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from seckill import telemetry, topology
-from seckill.broker import Publisher
+from seckill.broker import Headers, Publisher
+from seckill.clock import now_ms
 
 log = logging.getLogger(__name__)
 
-#: A reason is read by a person; RabbitMQ sends headers in one frame.
+#: Both are read by a person; RabbitMQ sends headers in one frame.
 REASON_MAX = 1000
+STACK_MAX = 8000
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +23,23 @@ class Dead:
 
     body: bytes
     reason: str
+    #: The end of the traceback, where there is one.
+    stack: str = ""
+    #: How often it was tried.
+    attempts: int = 1
+    #: When it failed first, in Unix milliseconds; 0 for just now.
+    first_failed_ms: int = 0
+
+    def headers(self) -> Headers:
+        """Return what goes with the body to the dead queue."""
+        now = now_ms()
+        return {
+            "x-reason": self.reason[:REASON_MAX],
+            "x-stack": self.stack[-STACK_MAX:],
+            "x-attempts": self.attempts,
+            "x-first-failed-ms": self.first_failed_ms or now,
+            "x-last-failed-ms": now,
+        }
 
 
 async def bury(publisher: Publisher, queue: str, dead: Iterable[Dead]) -> None:
@@ -33,4 +52,4 @@ async def bury(publisher: Publisher, queue: str, dead: Iterable[Dead]) -> None:
     for each in dead:
         log.error("dead letter on %s: %s", name, each.reason)
         telemetry.DEAD.labels(name).inc()
-        await publisher.publish(name, each.body, {"x-reason": each.reason[:REASON_MAX]})
+        await publisher.publish(name, each.body, each.headers())

@@ -7,31 +7,22 @@ from collections.abc import Sequence
 import asyncpg
 from aio_pika.abc import AbstractIncomingMessage
 
-from consumers.bury import Dead, bury
-from seckill import messages, orders, telemetry, topology
-from seckill.broker import Publisher
-from seckill.messages import BadMessage
+from seckill import messages, orders, telemetry
 
 
 class ExpireOrders:
     """The handler of orders.expire. A message that comes twice, or early, is harmless."""
 
-    def __init__(self, db: asyncpg.Pool, publisher: Publisher) -> None:
+    def __init__(self, db: asyncpg.Pool) -> None:
         self._db = db
-        self._publisher = publisher
 
     async def handle(self, batch: Sequence[AbstractIncomingMessage]) -> None:
         """Cancel the unpaid orders of all messages in one transaction."""
         order_ids: set[str] = set()
-        dead: list[Dead] = []
         for message in batch:
-            try:
-                order_ids.update(messages.decode_expire(message.body))
-            except BadMessage as error:
-                dead.append(Dead(message.body, str(error)))
+            order_ids.update(messages.decode_expire(message.body))
         # Sorted, so that two processes lock rows in one order.
         ended = await orders.release(
             self._db, sorted(order_ids), to_state="cancelled", reason="expired", overdue_only=True
         )
         telemetry.EXPIRED.labels("timer").inc(len(ended))
-        await bury(self._publisher, topology.ORDERS_EXPIRE, dead)

@@ -15,7 +15,7 @@ from seckill import messages, orders, telemetry, topology
 from seckill.broker import Publisher
 from seckill.database import database_errors_as_unavailable
 from seckill.errors import Unavailable
-from seckill.messages import BadGrab, BadMessage, Placing
+from seckill.messages import BadGrab, Placing
 from seckill.orders import Placement
 from seckill.sales import SaleDirectory
 
@@ -38,16 +38,8 @@ class PlaceOrders:
 
     async def handle(self, batch: Sequence[AbstractIncomingMessage]) -> None:
         """Place all grabs of the messages in one transaction."""
-        dead: list[Dead] = []
-        placings: list[Placing] = []
-        for message in batch:
-            try:
-                placing = messages.decode_place(message.body)
-            except BadMessage as error:
-                dead.append(Dead(message.body, str(error)))
-                continue
-            dead += [_dead_grab(placing, bad) for bad in placing.bad]
-            placings.append(placing)
+        placings = [messages.decode_place(message.body) for message in batch]
+        dead = [_dead_grab(placing, bad) for placing in placings for bad in placing.bad]
         dead += await self._place(placings)
         await bury(self._publisher, topology.ORDERS_PLACE, dead)
 

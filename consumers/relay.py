@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import groupby
 
 from redis.asyncio import Redis
 from redis.exceptions import LockError
 
+from consumers.runner import Polled
 from seckill import keys, messages, outbox, telemetry, topology
 from seckill.broker import Publisher
 from seckill.messages import MESSAGE_GRABS_MAX
@@ -30,14 +30,6 @@ ENTRIES_MAX = CALL_MAX
 LOCK_S = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class Relayed:
-    """What one pass did."""
-
-    entries: int
-    backlog: bool
-
-
 class Relay:
     """Re-sends old outbox entries of all sales."""
 
@@ -50,12 +42,12 @@ class Relay:
         self._publisher = publisher
         self._age_ms = age_ms
 
-    async def run_once(self) -> Relayed:
+    async def run_once(self) -> Polled:
         """Send up to ENTRIES_MAX entries of each sale again, and drop what is confirmed."""
         lock = self._redis.lock(keys.relay_lock(), timeout=LOCK_S, blocking=False)
         with redis_errors_as_unavailable():
             if not await lock.acquire():
-                return Relayed(0, backlog=False)  # another process does it: no need to do it twice
+                return Polled(0, more=False)  # another process does it: no need to do it twice
         try:
             return await self._relay_all()
         finally:
@@ -63,11 +55,7 @@ class Relay:
             with redis_errors_as_unavailable(), suppress(LockError):
                 await lock.release()
 
-    async def poll(self) -> bool:
-        """Run once; True when there is more at once."""
-        return (await self.run_once()).backlog
-
-    async def _relay_all(self) -> Relayed:
+    async def _relay_all(self) -> Polled:
         sale_ids = [sale.sale_id for sale in await self._sales.recent()]
         before_ms = await self._stock.now_ms() - self._age_ms
         total, backlog = 0, False
@@ -81,7 +69,7 @@ class Relay:
             total += len(entries)
             backlog = backlog or len(entries) == ENTRIES_MAX
         telemetry.RELAYED.inc(total)
-        return Relayed(total, backlog)
+        return Polled(total, backlog)
 
     async def _send(self, sale_id: str, entries: Sequence[OutboxEntry]) -> None:
         for epoch, group in groupby(entries, key=lambda entry: entry.epoch):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncpg
 
+from consumers.runner import Polled
 from seckill import returns, telemetry
-from seckill.returns import Returned
 from seckill.stock import CALL_MAX, Stock
 
 #: A given-back unit should be on sale again before a buyer presses the button a second time.
@@ -19,13 +19,8 @@ class ReturnStock:
         self._db = db
         self._stock = stock
 
-    async def run_once(self) -> Returned:
+    async def run_once(self) -> Polled:
         """Give back one batch."""
         returned = await returns.return_batch(self._db, self._stock)
         telemetry.RETURNED.inc(returned.done)
-        return returned
-
-    async def poll(self) -> bool:
-        """Run once; True when there is more at once."""
-        returned = await self.run_once()
-        return returned.done + returned.put_off == CALL_MAX
+        return Polled(returned.done, more=returned.done + returned.put_off == CALL_MAX)

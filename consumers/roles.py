@@ -17,12 +17,13 @@ from redis.asyncio import Redis
 from config.settings import Settings
 from consumers import relay, return_stock, sweep
 from consumers.expire_orders import ExpireOrders
+from consumers.ladder import Ladder
 from consumers.place_orders import PlaceOrders
 from consumers.relay import Relay
 from consumers.return_stock import ReturnStock
-from consumers.runner import Handler, PollRole, QueueRole, Role
+from consumers.runner import Handler, Message, PollRole, QueueRole, Role
 from consumers.sweep import Sweep
-from seckill import database, redis_client, topology
+from seckill import database, messages, redis_client, topology
 from seckill.broker import Broker, Publisher
 from seckill.lifecycle import listening, notify_ready, stop_on_signals
 from seckill.sales import SaleDirectory
@@ -52,18 +53,25 @@ class Stores:
 def _place_orders(stores: Stores) -> Role:
     handler = PlaceOrders(stores.db, stores.sales, stores.publisher)
     return _queue_role(
-        stores, topology.ORDERS_PLACE, handler.handle, stores.settings.place_batch_max
+        stores,
+        "place_orders",
+        topology.ORDERS_PLACE,
+        handler.handle,
+        stores.settings.place_batch_max,
+        key=lambda message: messages.sale_of(message.body),
     )
 
 
 def _expire_orders(stores: Stores) -> Role:
-    handler = ExpireOrders(stores.db, stores.publisher)
-    return _queue_role(stores, topology.ORDERS_EXPIRE, handler.handle, EXPIRE_BATCH_MAX)
+    handler = ExpireOrders(stores.db)
+    return _queue_role(
+        stores, "expire_orders", topology.ORDERS_EXPIRE, handler.handle, EXPIRE_BATCH_MAX
+    )
 
 
 def _return_stock(stores: Stores) -> Role:
     role = ReturnStock(stores.db, stores.stock)
-    return PollRole("return_stock", role.poll, idle_s=return_stock.IDLE_S)
+    return PollRole("return_stock", role.run_once, idle_s=return_stock.IDLE_S)
 
 
 def _relay(stores: Stores) -> Role:
@@ -74,11 +82,11 @@ def _relay(stores: Stores) -> Role:
         stores.publisher,
         age_ms=stores.settings.relay_age_ms,
     )
-    return PollRole("relay", role.poll, idle_s=relay.IDLE_S)
+    return PollRole("relay", role.run_once, idle_s=relay.IDLE_S)
 
 
 def _sweep(stores: Stores) -> Role:
-    return PollRole("sweep", Sweep(stores.db).poll, idle_s=sweep.IDLE_S)
+    return PollRole("sweep", Sweep(stores.db).run_once, idle_s=sweep.IDLE_S)
 
 
 _BUILDERS: dict[str, Callable[[Stores], Role]] = {
@@ -147,15 +155,21 @@ async def _run(name: str, role: Role, stop: asyncio.Event) -> None:
 
 def _queue_role(
     stores: Stores,
+    name: str,
     queue: str,
     handle: Handler,
     batch_max: int,
+    *,
+    key: Callable[[Message], str] = lambda _: "",
 ) -> QueueRole:
     return QueueRole(
+        name,
         stores.consuming,
         queue,
         handle,
+        Ladder(stores.publisher, queue),
         prefetch=stores.settings.prefetch,
         weigh=lambda message: 1 + len(message.body) // GRAB_BYTES,
         batch_max=batch_max,
+        key=key,
     )

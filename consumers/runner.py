@@ -1,13 +1,7 @@
 """How every role runs: a queue consumer that merges messages, or a poller that paces itself.
 
-Handlers decide what a message means; this file decides when it is taken, acknowledged and, while
-a store is away, held. One table maps what a handler raises to what happens.
-
-| raised | action |
-|---|---|
-| nothing | ack: the effect is committed |
-| Unavailable | hold the batch unacked, wait, run it again: a store that is down is not its fault |
-| anything else | the process stops loudly; unacked messages are delivered again |
+Handlers decide what a message means, `ladder.py` what becomes of one whose handler failed; this
+file decides when it is taken, acknowledged and, while a store is away, held.
 """
 
 from __future__ import annotations
@@ -15,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 
-from seckill import topology
+from consumers.inbox import Inbox
+from consumers.ladder import Fate, Ladder, fate_of
+from seckill import telemetry, topology
 from seckill.broker import Broker, link_errors_as_unavailable
 from seckill.errors import Unavailable
 
@@ -31,8 +27,8 @@ HOLD_FIRST_S, HOLD_LAST_S = 0.2, 2.0
 #: A message delivered this often before may be what took its consumers down.
 SUSPECT_DELIVERIES = 2
 
-Inbox = asyncio.Queue[AbstractIncomingMessage]
-Handler = Callable[[Sequence[AbstractIncomingMessage]], Awaitable[None]]
+Message = AbstractIncomingMessage
+Handler = Callable[[Sequence[Message]], Awaitable[None]]
 
 
 class Role(Protocol):
@@ -47,20 +43,27 @@ class QueueRole:
 
     def __init__(
         self,
+        name: str,
         broker: Broker,
         queue: str,
         handle: Handler,
+        ladder: Ladder,
         *,
         prefetch: int,
-        weigh: Callable[[AbstractIncomingMessage], int],
+        weigh: Callable[[Message], int],
         batch_max: int,
+        key: Callable[[Message], str] = lambda _: "",
     ) -> None:
+        self._name = name
         self._broker = broker
         self._queue = queue
         self._handle = handle
+        self._ladder = ladder
         self._prefetch = prefetch
         self._weigh = weigh
         self._batch_max = batch_max
+        #: What batches are fair across.
+        self._key = key
         #: Take one message at a time. A message that takes its process down is delivered again to
         #: the next one; were others delivered with it, each crash would count against them, too,
         #: up to the delivery limit. So a process starts careful, and is careful while messages
@@ -82,7 +85,9 @@ class QueueRole:
         What was delivered and not acknowledged by then goes back to the queue by itself.
         """
         async with self._broker.channel() as channel:
-            inbox: Inbox = asyncio.Queue()
+            inbox = Inbox(self._key, self._weigh)
+            telemetry.ROLE_IN_HAND.labels(self._name).set_function(inbox.__len__)
+            telemetry.ROLE_OLDEST.labels(self._name).set_function(inbox.oldest_age_s)
             careful = self._careful
             with link_errors_as_unavailable("starting to consume"):
                 await channel.set_qos(prefetch_count=1 if careful else self._prefetch)
@@ -91,48 +96,82 @@ class QueueRole:
             log.info("%s: consuming%s", self._queue, ", one at a time" if careful else "")
             ended = asyncio.create_task(_ended(channel, stop), name=f"{self._queue} end")
             try:
-                while careful == self._careful and (first := await _next(inbox, ended)):
-                    batch = self._merge(first, inbox)
+                while careful == self._careful and await _arrived(inbox, ended):
+                    batch = inbox.take(self._batch_max)
                     # Pace of the next link, or of this one if it stays: see _careful.
                     self._careful = any(map(_is_suspect, batch))
                     for part in [[m] for m in batch] if self._careful else [batch]:
-                        await self._work(part, stop)
+                        await self._work(part, inbox, stop)
             finally:
                 ended.cancel()
+                inbox.clear()
 
-    def _merge(self, first: AbstractIncomingMessage, inbox: Inbox) -> list[AbstractIncomingMessage]:
-        batch, weight = [first], self._weigh(first)
-        while weight < self._batch_max and not inbox.empty():
-            batch.append(inbox.get_nowait())
-            weight += self._weigh(batch[-1])
-        return batch
+    async def _work(self, batch: list[Message], inbox: Inbox, stop: asyncio.Event) -> None:
+        """Handle a batch, send up the ladder what failed of it, acknowledge all."""
+        failed: list[tuple[Message, Exception]] = []
 
-    async def _work(self, batch: list[AbstractIncomingMessage], stop: asyncio.Event) -> None:
-        if not await _until_available(lambda: self._handle(batch), self._queue, stop):
-            return
+        async def handle() -> None:
+            failed.clear()
+            await self._handle_halving(batch, failed)
+
+        async def give_up() -> None:
+            while failed:  # one by one, so that a broker that is away makes no second copies
+                await self._ladder.take(*failed[-1])
+                failed.pop()
+                telemetry.ROLE_ERRORS.labels(self._name).inc()
+
+        for step in (handle, give_up):
+            if not await _until_available(step, self._name, stop):
+                return
         try:
-            # One ack settles all that this channel delivered before it, too: batches are worked on
-            # in the order of delivery, one at a time.
             with link_errors_as_unavailable("an ack"):
-                await batch[-1].ack(multiple=True)
+                for message in batch:  # each by itself: others delivered before it may be waiting
+                    await message.ack()
         except Unavailable as error:
             # The link broke after the commit: the batch comes again and is found placed.
             log.warning(
                 "%s: ack failed, %d messages will come again: %s", self._queue, len(batch), error
             )
+            return
+        inbox.done(batch)
+        telemetry.ROLE_DONE.labels(self._name).inc(len(batch))
+
+    async def _handle_halving(
+        self, batch: list[Message], failed: list[tuple[Message, Exception]]
+    ) -> None:
+        """Handle a batch; when that fails, halve it until only what fails by itself is left out."""
+        try:
+            await self._handle(batch)
+        except Exception as error:
+            if fate_of(error) is Fate.HOLD:
+                raise
+            if len(batch) == 1:
+                failed.append((batch[0], error))
+                return
+            middle = len(batch) // 2
+            await self._handle_halving(batch[:middle], failed)
+            await self._handle_halving(batch[middle:], failed)
 
 
-def _is_suspect(message: AbstractIncomingMessage) -> bool:
+def _is_suspect(message: Message) -> bool:
     """Tell whether a message has come too often; quorum queues count (nothing the first time)."""
     count = message.headers.get("x-delivery-count", 0)
     return isinstance(count, int) and count >= SUSPECT_DELIVERIES
 
 
+class Polled(NamedTuple):
+    """What one pass of a poller did."""
+
+    done: int
+    #: There is more to do at once.
+    more: bool
+
+
 class PollRole:
-    """Calls `run_once` for ever: at once after a full batch, else after a pause."""
+    """Calls `run_once` for ever: at once while there is more, else after a pause."""
 
     def __init__(
-        self, name: str, run_once: Callable[[], Awaitable[bool]], *, idle_s: float
+        self, name: str, run_once: Callable[[], Awaitable[Polled]], *, idle_s: float
     ) -> None:
         self._name = name
         self._run_once = run_once
@@ -140,15 +179,18 @@ class PollRole:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Poll until told to stop."""
-        backlog = False
+        in_hand = telemetry.ROLE_IN_HAND.labels(self._name)
+        polled = Polled(0, more=False)
 
         async def once() -> None:
-            nonlocal backlog
-            backlog = await self._run_once()
+            nonlocal polled
+            with in_hand.track_inprogress():
+                polled = await self._run_once()
+            telemetry.ROLE_DONE.labels(self._name).inc(polled.done)
 
         while not stop.is_set():
             await _until_available(once, self._name, stop)
-            if not backlog:
+            if not polled.more:
                 await _pause(stop, self._idle_s)
 
 
@@ -163,35 +205,39 @@ async def _ended(channel: AbstractChannel, stop: asyncio.Event) -> None:
         stopped.cancel()
 
 
-async def _next(inbox: Inbox, ended: asyncio.Task[None]) -> AbstractIncomingMessage | None:
-    """Return the next message; None when there will be no more."""
-    getting = asyncio.create_task(inbox.get(), name="next message")
-    await asyncio.wait({getting, ended}, return_when=asyncio.FIRST_COMPLETED)
-    if ended.done():
-        getting.cancel()
-        return None
-    return getting.result()
+async def _arrived(inbox: Inbox, ended: asyncio.Task[None]) -> bool:
+    """Wait for a message; False when there will be no more."""
+    arriving = asyncio.create_task(inbox.arrived(), name="next message")
+    await asyncio.wait({arriving, ended}, return_when=asyncio.FIRST_COMPLETED)
+    arriving.cancel()
+    return not ended.done()
 
 
 async def _until_available(
     work: Callable[[], Awaitable[None]], name: str, stop: asyncio.Event
 ) -> bool:
     """Run `work` again while a store is away; False when told to stop before it succeeded."""
+    held = telemetry.ROLE_HELD.labels(name)
     wait_s = HOLD_FIRST_S
-    while True:
-        try:
-            await work()
-        except Unavailable as error:
-            if wait_s == HOLD_FIRST_S:
-                log.warning("%s pauses: %s", name, error)
-            await _pause(stop, wait_s)
-            wait_s = min(wait_s * 2, HOLD_LAST_S)
-            if stop.is_set():
-                return False
-        else:
-            if wait_s > HOLD_FIRST_S:
-                log.warning("%s resumes", name)
-            return True
+    try:
+        while True:
+            try:
+                await work()
+            except Unavailable as error:
+                if wait_s == HOLD_FIRST_S:
+                    log.warning("%s pauses: %s", name, error)
+                    telemetry.ROLE_ERRORS.labels(name).inc()
+                    held.set(1)
+                await _pause(stop, wait_s)
+                wait_s = min(wait_s * 2, HOLD_LAST_S)
+                if stop.is_set():
+                    return False
+            else:
+                if wait_s > HOLD_FIRST_S:
+                    log.warning("%s resumes", name)
+                return True
+    finally:
+        held.set(0)
 
 
 async def _pause(stop: asyncio.Event, seconds: float) -> None:

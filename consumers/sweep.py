@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncpg
 
+from consumers.runner import Polled
 from seckill import orders, telemetry
 
 IDLE_S = 1.0
@@ -18,12 +19,8 @@ class Sweep:
     def __init__(self, db: asyncpg.Pool) -> None:
         self._db = db
 
-    async def run_once(self) -> list[str]:
-        """Cancel one batch and return its ids."""
+    async def run_once(self) -> Polled:
+        """Cancel one batch."""
         ended = await orders.release_overdue(self._db, grace_s=GRACE_S, limit=BATCH_MAX)
         telemetry.EXPIRED.labels("sweep").inc(len(ended))
-        return ended
-
-    async def poll(self) -> bool:
-        """Run once; True when there is more at once."""
-        return len(await self.run_once()) == BATCH_MAX
+        return Polled(len(ended), more=len(ended) == BATCH_MAX)

@@ -11,15 +11,19 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import aio_pika
-from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange
+from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
 from aio_pika.exceptions import AMQPError
 from yarl import URL
 
 from seckill import topology
 from seckill.errors import Unavailable
+from seckill.topology import Topology
+
+Headers = Mapping[str, str | int]
 
 #: What the library raises when the link or the broker fails. A failed publish may have arrived.
 LINK_ERRORS = (AMQPError, OSError, TimeoutError, RuntimeError)
@@ -92,7 +96,7 @@ class Broker:
 class _Link:
     connection: AbstractConnection
     channel: AbstractChannel
-    exchange: AbstractExchange
+    topology: Topology
     #: Payment windows whose timer queues this link has declared.
     timers: set[int]
 
@@ -123,15 +127,31 @@ class Publisher:
             if publisher._closing:
                 await asyncio.wait(publisher._closing)
 
-    async def publish(
-        self, queue: str, body: bytes, headers: Mapping[str, str] | None = None
-    ) -> None:
+    async def publish(self, queue: str, body: bytes, headers: Headers | None = None) -> None:
         """Return when the broker has confirmed; raise Unavailable when that is not known.
 
         Failed does not mean undelivered: every consumer takes a second copy for the first one.
         """
         async with self._working(f"publishing to {queue}", self._timeout_s) as link:
-            await link.exchange.publish(_message(body, headers), queue)
+            await link.topology.exchange.publish(_message(body, headers), queue)
+
+    async def publish_later(
+        self,
+        rung_s: int,
+        wait_s: float,
+        queue: str,
+        message: AbstractIncomingMessage,
+        headers: Headers,
+    ) -> None:
+        """Put a copy of a message on a rung of the retry ladder; `publish` says what done means.
+
+        It comes back to `queue` after `wait_s`, at most `rung_s`, with these headers alone.
+        """
+        async with self._working(
+            f"publishing to {topology.retry(rung_s)}", self._timeout_s
+        ) as link:
+            copy = _message(message.body, headers, sent_at=message.timestamp, expiration=wait_s)
+            await link.topology.rungs[rung_s].publish(copy, queue)
 
     async def publish_timer(self, window_s: int, body: bytes) -> None:
         """Publish to the timer queue of a window, declaring it once per link."""
@@ -139,7 +159,7 @@ class Publisher:
         declaring = f"declaring the timer queue of {window_s} s"
         async with self._working(declaring, self._broker.timeout_s) as link:
             if window_s not in link.timers:
-                await topology.declare_timer(link.channel, link.exchange, window_s)
+                await topology.declare_timer(link.channel, link.topology.exchange, window_s)
                 link.timers.add(window_s)
         await self.publish(topology.timer(window_s), body)
 
@@ -179,11 +199,11 @@ class Publisher:
                 async with asyncio.timeout(self._broker.timeout_s):
                     # An unroutable message is an error: it would be lost.
                     channel = await connection.channel(on_return_raises=True)
-                    exchange = (await topology.declare(channel)).exchange
+                    declared = await topology.declare(channel)
         except BaseException:
             self._close_later(connection)
             raise
-        self._link = _Link(connection, channel, exchange, set())
+        self._link = _Link(connection, channel, declared, set())
         return self._link
 
     def _drop(self) -> None:
@@ -197,12 +217,20 @@ class Publisher:
         task.add_done_callback(self._closing.discard)
 
 
-def _message(body: bytes, headers: Mapping[str, str] | None) -> aio_pika.Message:
+def _message(
+    body: bytes,
+    headers: Headers | None,
+    *,
+    sent_at: datetime | None = None,
+    expiration: float | None = None,
+) -> aio_pika.Message:
     return aio_pika.Message(
         body,
         content_type="application/msgpack",
         delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
         headers=dict(headers or {}),
+        timestamp=sent_at or datetime.now(UTC),
+        expiration=expiration,
     )
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
-from seckill import order_ids
-from seckill.errors import Permanent
+from seckill import order_ids, topology
+from seckill.errors import Permanent, Transient
 from seckill.stock import Grab
+
+M = TypeVar("M")
 
 VERSION = 1
 #: Grabs in one message: a consumer's SQL batch is about that large.
@@ -39,6 +41,14 @@ class ExpireOrders(msgspec.Struct, frozen=True):
     v: int = VERSION
 
 
+class _OfSale(msgspec.Struct):
+    sale: str
+
+
+class _OfVersion(msgspec.Struct):
+    v: int = VERSION
+
+
 @dataclass(frozen=True, slots=True)
 class BadGrab:
     """An entry that can never become an order, and why."""
@@ -61,12 +71,18 @@ class BadMessage(Permanent):
     """The message cannot be read."""
 
 
+class NewerMessage(Transient):
+    """The message is of a version that this process does not know; a newer one will."""
+
+
 #: All that decoding hostile bytes raises: beside msgspec's own, text that is not UTF-8 and nesting
 #: that never ends. Anything that got past this list would stop the consumer again and again.
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_place = msgspec.msgpack.Decoder(PlaceOrders).decode
+_decode_version = msgspec.msgpack.Decoder(_OfVersion).decode
+_decode_sale = msgspec.msgpack.Decoder(_OfSale).decode
 _decode_expire = msgspec.msgpack.Decoder(ExpireOrders).decode
 
 
@@ -84,12 +100,8 @@ def encode_place(sale_id: str, epoch: int, batch: Sequence[str], grabs: Iterable
 
 
 def decode_place(body: bytes) -> Placing:
-    """Decode an orders.place message and sort good entries from bad; BadMessage if unreadable."""
-    try:
-        message = _decode_place(body)
-    except _UNREADABLE as error:
-        raise BadMessage(f"not an orders.place message: {error}") from error
-    _check_version(message.v)
+    """Decode an orders.place message and sort good entries from bad; else Bad- or NewerMessage."""
+    message = _decode(_decode_place, body, topology.ORDERS_PLACE)
     placing = Placing(message.sale, message.epoch, [])
     for entry in message.grabs:
         try:
@@ -99,6 +111,14 @@ def decode_place(body: bytes) -> Placing:
         else:
             placing.grabs.append(Grab(grab.order_id, grab.buyer_id, grab.quantity))
     return placing
+
+
+def sale_of(body: bytes) -> str:
+    """Return the sale of an orders.place message; "" when it cannot be told."""
+    try:
+        return _decode_sale(body).sale
+    except _UNREADABLE:
+        return ""
 
 
 def encode_bad_grab(placing: Placing, bad: BadGrab) -> bytes:
@@ -115,18 +135,20 @@ def encode_expire(order_ids_: Sequence[str]) -> bytes:
 
 
 def decode_expire(body: bytes) -> list[str]:
-    """Decode an orders.expire message to order ids; BadMessage if unreadable."""
-    try:
-        message = _decode_expire(body)
-    except _UNREADABLE as error:
-        raise BadMessage(f"not an orders.expire message: {error}") from error
-    _check_version(message.v)
+    """Decode an orders.expire message to order ids; else Bad- or NewerMessage."""
+    message = _decode(_decode_expire, body, topology.ORDERS_EXPIRE)
     bad = [order_id for order_id in message.orders if not order_ids.PATTERN.match(order_id)]
     if bad:
         raise BadMessage(f"not an order id: {bad[0]!r}")
     return message.orders
 
 
-def _check_version(version: int) -> None:
-    if version > VERSION:
-        raise BadMessage(f"version {version} is newer than this consumer's {VERSION}")
+def _decode(decode: Callable[[bytes], M], body: bytes, queue: str) -> M:
+    """Decode, once the version is known to be one of ours: a newer one may look otherwise."""
+    try:
+        version = _decode_version(body).v
+        if version > VERSION:
+            raise NewerMessage(f"version {version} is newer than this consumer's {VERSION}")
+        return decode(body)
+    except _UNREADABLE as error:
+        raise BadMessage(f"not an {queue} message: {error}") from error

@@ -21,6 +21,15 @@ PUBLISH_FAILURES = Counter("seckill_publish_failures", "Publishes that were not 
 EVENT_STREAMS = Gauge("seckill_event_streams", "Places of event streams taken")
 EVENT_STREAMS_DROPPED = Counter("seckill_event_streams_dropped", "Clients that did not read")
 
+ROLE_IN_HAND = Gauge(
+    "seckill_role_in_hand", "Messages taken and not acknowledged; 1 while a poller works", ["role"]
+)
+ROLE_OLDEST = Gauge(
+    "seckill_role_oldest_age_seconds", "Since the oldest message in hand was sent", ["role"]
+)
+ROLE_DONE = Counter("seckill_role_done", "Messages acknowledged; items of a poller", ["role"])
+ROLE_ERRORS = Counter("seckill_role_errors", "Failed messages, and pauses of a role", ["role"])
+ROLE_HELD = Gauge("seckill_role_held", "1 while a role waits for a store", ["role"])
 PLACEMENTS = Counter("seckill_placements", "What became of grabs in PostgreSQL", ["outcome"])
 PLACE_BATCH = Histogram("seckill_place_batch_size", "Grabs in one transaction", buckets=_SIZES)
 DEAD = Counter("seckill_dead_letters", "Entries moved to a dead queue", ["queue"])

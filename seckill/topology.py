@@ -14,6 +14,11 @@ from aio_pika.abc import AbstractChannel, AbstractExchange, AbstractQueue
 EXCHANGE = "seckill"
 ORDERS_PLACE = "orders.place"
 ORDERS_EXPIRE = "orders.expire"
+#: Queues that roles work on. Each has a dead queue.
+WORK_QUEUES = (ORDERS_PLACE, ORDERS_EXPIRE)
+
+#: Waits of a message that failed: a moment, a hiccup, a restart, an outage; after that a person.
+RUNGS_S = (1, 5, 25, 125)
 
 #: A message that killed its consumer this often is not retried again. At least 20, because an
 #: ordinary restart of the pool also counts as a delivery.
@@ -40,6 +45,15 @@ def timer(window_s: int) -> str:
     return f"orders.timer.{window_s}s"
 
 
+def retry(rung_s: int) -> str:
+    """Name the queue of a rung of the retry ladder; its exchange is called the same.
+
+    An exchange of its own, so that a message keeps its routing key, which is the name of the queue
+    that it goes back to.
+    """
+    return f"retry.{rung_s}s"
+
+
 @dataclass(frozen=True, slots=True)
 class Topology:
     """What `declare` has made sure of, through one channel."""
@@ -47,17 +61,18 @@ class Topology:
     exchange: AbstractExchange
     #: The work queues by name.
     queues: dict[str, AbstractQueue]
+    #: The exchanges of the retry ladder by their wait in seconds.
+    rungs: dict[int, AbstractExchange]
 
 
 async def declare(channel: AbstractChannel) -> Topology:
-    """Declare the exchange and the work queues with their dead queues.
+    """Declare the exchange, the work queues with their dead queues, and the retry ladder.
 
-    Every process does, on each of its channels: a robust channel declares all of it again when it
-    comes back, should the broker have lost everything.
+    Every process does, over each new link: the broker may have lost everything.
     """
     queues = {}
     exchange = await channel.declare_exchange(EXCHANGE, "direct", durable=True)
-    for queue in (ORDERS_PLACE, ORDERS_EXPIRE):
+    for queue in WORK_QUEUES:
         await _declare_queue(channel, exchange, dead(queue), {})
         queues[queue] = await _declare_queue(
             channel,
@@ -70,7 +85,20 @@ async def declare(channel: AbstractChannel) -> Topology:
                 **_AT_LEAST_ONCE,
             },
         )
-    return Topology(exchange, queues)
+    rungs = {rung_s: await _declare_rung(channel, rung_s) for rung_s in RUNGS_S}
+    return Topology(exchange, queues, rungs)
+
+
+async def _declare_rung(channel: AbstractChannel, rung_s: int) -> AbstractExchange:
+    """Declare a rung; after at most `rung_s` a message goes back to the queue that it is from."""
+    exchange = await channel.declare_exchange(retry(rung_s), "fanout", durable=True)
+    arguments = {
+        "x-message-ttl": rung_s * 1000,
+        "x-dead-letter-exchange": EXCHANGE,  # without a routing key: the message keeps its own
+        **_AT_LEAST_ONCE,
+    }
+    await _declare_queue(channel, exchange, retry(rung_s), arguments)
+    return exchange
 
 
 async def declare_timer(

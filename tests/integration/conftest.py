@@ -17,6 +17,7 @@ from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 from redis.asyncio import Redis
 
 from config.settings import Settings
+from consumers.ladder import Ladder
 from consumers.runner import Handler, QueueRole, Role
 from seckill import keys, orders, returns, topology
 from seckill.broker import Broker, Publisher
@@ -216,10 +217,11 @@ class Queues:
         return await self.take_all(topology.dead(name))
 
     async def empty(self) -> None:
-        """Empty all work and dead queues."""
-        for name in (topology.ORDERS_PLACE, topology.ORDERS_EXPIRE):
-            for each in (name, topology.dead(name)):
-                await (await self._channel.get_queue(each, ensure=False)).purge()
+        """Empty all queues."""
+        work = topology.WORK_QUEUES
+        rungs = map(topology.retry, topology.RUNGS_S)
+        for name in (*rungs, *work, *map(topology.dead, work)):
+            await (await self._channel.get_queue(name, ensure=False)).purge()
 
 
 @pytest.fixture(scope="session")
@@ -240,19 +242,27 @@ async def queues(settings: Settings, publisher: Publisher) -> AsyncIterator[Queu
 
 
 @pytest.fixture
-def queue_role(settings: Settings) -> Callable[..., QueueRole]:
+def queue_role(settings: Settings, publisher: Publisher) -> Callable[..., QueueRole]:
     """Make a consumer as `seckill consumers` does: `queue_role(queue, handle)`."""
 
     def make(
-        queue: str, handle: Handler, *, batch_max: int = 1000, url: str = settings.amqp_url
+        queue: str,
+        handle: Handler,
+        *,
+        batch_max: int = 1000,
+        url: str = settings.amqp_url,
+        key: Callable[[AbstractIncomingMessage], str] = lambda _: "",
     ) -> QueueRole:
         return QueueRole(
+            "test",
             Broker(url, "test-consuming", timeout_s=15),
             queue,
             handle,
+            Ladder(publisher, queue),
             prefetch=300,
             weigh=lambda message: 1 + len(message.body) // 50,
             batch_max=batch_max,
+            key=key,
         )
 
     return make

@@ -7,7 +7,8 @@ import pytest
 
 from consumers import relay
 from consumers.place_orders import PlaceOrders
-from consumers.relay import Relay, Relayed
+from consumers.relay import Relay
+from consumers.runner import Polled
 from seckill import keys, topology
 from seckill.errors import Unavailable
 from seckill.sales import SaleDirectory
@@ -69,7 +70,7 @@ async def test_F12_a_batch_whose_gateway_died_is_sent_and_dropped(
     grabs = await shop.grab(sale, "ann", "bob", quantity=2, settle=False)
     ((outbox_id, _),) = await store.xrange(keys.outbox(sale.sale_id))
 
-    assert await make_relay().run_once() == Relayed(1, backlog=False)
+    assert await make_relay().run_once() == Polled(1, more=False)
 
     (message,) = await sent(1)
     traceparent = message.pop("traceparent")
@@ -102,7 +103,7 @@ async def test_a_young_entry_is_left_to_its_gateway(open_sale, shop, make_relay,
     sale = await open_sale()
     await shop.grab(sale, "ann", settle=False)
 
-    assert await make_relay(age_ms=3_600_000).run_once() == Relayed(0, backlog=False)
+    assert await make_relay(age_ms=3_600_000).run_once() == Polled(0, more=False)
 
     assert await shop.outbox_size(sale) == 1
     await sent(0)
@@ -113,7 +114,7 @@ async def test_several_entries_go_in_one_message(open_sale, shop, make_relay, se
     grabs = [g for name in ("ann", "bob", "cat") for g in await shop.grab(sale, name, settle=False)]
     ids = [outbox_id.decode() for outbox_id, _ in await store.xrange(keys.outbox(sale.sale_id))]
 
-    assert (await make_relay().run_once()).entries == 3
+    assert (await make_relay().run_once()).done == 3
 
     (message,) = await sent(1)
     assert (message["batch"], message["grabs"]) == (ids, entries(grabs))
@@ -150,7 +151,7 @@ async def test_sales_do_not_mix_in_a_message(open_sale, shop, make_relay, sent):
     await shop.grab(one, "ann", settle=False)
     await shop.grab(other, "ann", settle=False)
 
-    assert (await make_relay().run_once()).entries == 2
+    assert (await make_relay().run_once()).done == 2
 
     assert {m["sale"] for m in await sent(2)} == {one.sale_id, other.sale_id}
 
@@ -174,7 +175,7 @@ async def test_role_goes_on_at_once_while_there_is_more(
         await shop.grab(sale, name, settle=False)
     role = make_relay()
 
-    assert [await role.poll(), await role.poll()] == [True, False]
+    assert [(await role.run_once()).more for _ in range(2)] == [True, False]
 
     assert await shop.outbox_size(sale) == 0
     await sent(2)
@@ -185,10 +186,10 @@ async def test_one_relay_works_at_a_time(open_sale, shop, make_relay, sent, stor
     await shop.grab(sale, "ann", settle=False)
 
     async with store.lock(keys.relay_lock(), timeout=60):
-        assert await make_relay().run_once() == Relayed(0, backlog=False)
+        assert await make_relay().run_once() == Polled(0, more=False)
         assert await shop.outbox_size(sale) == 1
 
-    assert (await make_relay().run_once()).entries == 1
+    assert (await make_relay().run_once()).done == 1
     await sent(1)
 
 
@@ -203,7 +204,7 @@ async def test_F12_an_unconfirmed_publish_leaves_the_entry(
 
     assert await shop.outbox_size(sale) == 1
     assert not await store.exists(keys.relay_lock())  # the next may try at once
-    assert (await make_relay().run_once()).entries == 1
+    assert (await make_relay().run_once()).done == 1
     await sent(1)
 
 

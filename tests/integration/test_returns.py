@@ -224,5 +224,5 @@ async def test_role_goes_on_at_once_after_a_full_batch(open_sale, shop, db, stoc
     await shop.release(*await shop.order(sale, "ann", "bob", "cat"))
     role = ReturnStock(db, stock)
 
-    assert [await role.poll(), await role.poll()] == [True, False]
+    assert [(await role.run_once()).more for _ in range(2)] == [True, False]
     assert await shop.left(sale) == 10

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit, urlunsplit
 import pytest
 
 from consumers import roles
-from consumers.runner import PollRole
+from consumers.runner import Polled, PollRole
 from seckill import topology
 from seckill.errors import Unavailable
 
@@ -88,20 +88,51 @@ async def test_handled_messages_are_acknowledged(send, queue_role, running, note
     assert later.seen == ["marker"]
 
 
-async def test_F13_a_handler_that_fails_stops_the_role_and_loses_nothing(
-    send, queue_role, running, notebook, eventually
+async def test_a_batch_that_fails_is_halved_until_the_culprit_is_alone(
+    send, queue_role, running, notebook, eventually, queues
 ):
-    await send("one", "two")
+    """It waits on the first rung; the others are handled, each once more at most."""
+    tries = []
 
-    async def broken(_):
-        raise ZeroDivisionError
+    async def handle(batch):
+        bodies = [message.body for message in batch]
+        tries.append(bodies)
+        if b"bad" in bodies:
+            raise ZeroDivisionError
+        await notebook.handle(batch)
 
-    with pytest.raises(ZeroDivisionError):
-        await queue_role(QUEUE, broken).run(asyncio.Event())
-    async with running(queue_role(QUEUE, notebook.handle)):
-        await eventually(lambda: len(notebook.seen) == 2, "both delivered again")
+    async with running(queue_role(QUEUE, handle)):
+        await send("careful start")
+        await eventually(lambda: notebook.batches, "the first message handled, alone")
+        notebook.gate.clear()
+        await send("in hand")
+        await eventually(lambda: len(notebook.batches) == 2, "the next one in hand")
+        await send("one", "two", "bad", "three")
+        await eventually(lambda: queues.all_delivered(QUEUE), "the others delivered")
+        notebook.gate.set()
+        await eventually(lambda: len(notebook.seen) == 5, "the good ones handled")
+        await eventually(lambda: tries.count([b"bad"]) > 1, "the bad one back from its rung")
 
-    assert notebook.seen == ["one", "two"]
+    assert notebook.seen[2:] == ["one", "two", "three"]
+    assert tries[2:5] == [[b"one", b"two", b"bad", b"three"], [b"one", b"two"], [b"bad", b"three"]]
+
+
+async def test_a_batch_takes_one_of_each_sale_in_turn(
+    send, queue_role, running, notebook, eventually, queues
+):
+    """A sale with many messages does not hold up one with few."""
+    async with running(queue_role(QUEUE, notebook.handle, batch_max=3, key=lambda m: m.body[:1])):
+        await send("careful start")
+        await eventually(lambda: notebook.batches, "the first message handled, alone")
+        notebook.gate.clear()
+        await send("in hand")
+        await eventually(lambda: len(notebook.batches) == 2, "the next one in hand")
+        await send("a1", "a2", "a3", "a4", "b1", "a5", "c1", "b2")
+        await eventually(lambda: queues.all_delivered(QUEUE), "the others delivered")
+        notebook.gate.set()
+        await eventually(lambda: len(notebook.seen) == 10, "all messages handled")
+
+    assert notebook.batches[2:] == [["a1", "b1", "c1"], ["a2", "b2", "a3"], ["a4", "a5"]]
 
 
 async def test_F23_a_batch_is_held_while_a_store_is_away(
@@ -263,7 +294,7 @@ async def test_poller_goes_on_at_once_while_there_is_more(running, eventually):
 
     async def run_once():
         turns.append(None)
-        return backlog.pop(0)
+        return Polled(1, more=backlog.pop(0))
 
     async with running(PollRole("test", run_once, idle_s=3600)):
         await eventually(lambda: not backlog, "all polls")
@@ -276,7 +307,7 @@ async def test_poller_polls_again_after_its_pause(running, eventually):
 
     async def run_once():
         turns.append(None)
-        return False
+        return Polled(0, more=False)
 
     async with running(PollRole("test", run_once, idle_s=0.001)):
         await eventually(lambda: len(turns) > 3, "some polls")
@@ -289,7 +320,7 @@ async def test_poller_outlives_a_store_that_is_away(running, eventually):
         answer = answers.pop(0)
         if answer:
             raise answer
-        return False
+        return Polled(0, more=False)
 
     async with running(PollRole("test", run_once, idle_s=3600)):
         await eventually(lambda: not answers, "polls")

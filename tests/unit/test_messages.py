@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seckill import messages
-from seckill.messages import BadMessage
+from seckill.messages import BadMessage, NewerMessage
 from seckill.order_ids import new_order_id
 from seckill.stock import Grab
 
@@ -122,13 +122,14 @@ def test_an_unreadable_envelope_is_a_bad_message(changes: dict[str, Any]) -> Non
         messages.decode_place(body(**changes))
 
 
-def test_a_newer_version_is_not_guessed_at() -> None:
-    with pytest.raises(BadMessage, match="version 2"):
-        messages.decode_place(body(v=2))
+@pytest.mark.parametrize("changes", [{}, {"grabs": "of another form"}], ids=repr)
+def test_a_newer_version_is_not_guessed_at(changes: dict[str, Any]) -> None:
+    with pytest.raises(NewerMessage, match="version 2"):
+        messages.decode_place(body(v=2, **changes))
 
 
 def test_a_newer_timer_version_is_not_guessed_at() -> None:
-    with pytest.raises(BadMessage, match="version 2"):
+    with pytest.raises(NewerMessage, match="version 2"):
         messages.decode_expire(pack({"v": 2, "orders": [ORDER_ID]}))
 
 
@@ -208,3 +209,8 @@ def test_F23_an_entry_of_any_depth_can_be_buried() -> None:
             entry = [entry]
         bad = messages.BadGrab(entry, "deep")
         assert messages.encode_bad_grab(messages.Placing("s", 1, []), bad)
+
+
+def test_the_sale_of_a_message_is_told_without_its_grabs() -> None:
+    assert messages.sale_of(body(grabs="whatever")) == "spring"
+    assert messages.sale_of(b"\xff") == ""

@@ -1,0 +1,75 @@
+"""Messages that were delivered and not acknowledged: taken fairly across sales, counted for all."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable
+
+from aio_pika.abc import AbstractIncomingMessage
+
+
+class Inbox:
+    """Delivered messages, a line for each sale.
+
+    A batch takes one message of each sale in turn, so that a sale with a thousand waiting holds
+    nobody up who has one. Within a sale the order of delivery is kept.
+    """
+
+    def __init__(
+        self,
+        key: Callable[[AbstractIncomingMessage], str],
+        weigh: Callable[[AbstractIncomingMessage], int],
+    ) -> None:
+        self._key = key
+        self._weigh = weigh
+        self._lines: OrderedDict[str, deque[AbstractIncomingMessage]] = OrderedDict()
+        self._arrived = asyncio.Event()
+        #: Delivery tag of everything that is not done -> when it was sent.
+        self._in_hand: dict[int, float] = {}
+
+    def __len__(self) -> int:
+        """Return how many messages are in hand: waiting here, or being worked on."""
+        return len(self._in_hand)
+
+    async def put(self, message: AbstractIncomingMessage) -> None:
+        """Take a delivery."""
+        sent_at = message.timestamp.timestamp() if message.timestamp else time.time()
+        self._in_hand[message.delivery_tag or 0] = sent_at
+        self._lines.setdefault(self._key(message), deque()).append(message)
+        self._arrived.set()
+
+    async def arrived(self) -> None:
+        """Return when there is something to take."""
+        await self._arrived.wait()
+
+    def take(self, weight_max: int) -> list[AbstractIncomingMessage]:
+        """Take a batch: at least one message, and more until it weighs `weight_max`."""
+        batch: list[AbstractIncomingMessage] = []
+        weight = 0
+        while self._lines and (not batch or weight < weight_max):
+            key, line = self._lines.popitem(last=False)
+            batch.append(line.popleft())
+            weight += self._weigh(batch[-1])
+            if line:
+                self._lines[key] = line  # behind the others
+        if not self._lines:
+            self._arrived.clear()
+        return batch
+
+    def done(self, batch: list[AbstractIncomingMessage]) -> None:
+        """Forget a batch that was acknowledged."""
+        for message in batch:
+            self._in_hand.pop(message.delivery_tag or 0, None)
+
+    def clear(self) -> None:
+        """Forget everything: the link is gone, and what was in hand is delivered again."""
+        self._lines.clear()
+        self._in_hand.clear()
+        self._arrived.clear()
+
+    def oldest_age_s(self) -> float:
+        """Return how long ago the oldest message in hand was sent; 0 with nothing in hand."""
+        now = time.time()
+        return max(0.0, now - min(self._in_hand.values(), default=now))
