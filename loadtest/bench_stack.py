@@ -62,7 +62,7 @@ class BenchStack:
         self._home = home
         self._services = services
         self._credentials = credentials
-        self._db = db
+        self.db = db
         self._redis = redis
         self._stock = Stock(redis)
         self._channel = channel
@@ -101,8 +101,8 @@ class BenchStack:
     async def open_sale(self, *, units: int = UNITS) -> Sale:
         """Make and open a sale, by default one that nobody can sell out."""
         new = NewSale(f"bench-{self._started}-{next(self._numbers)}", units, 1999)
-        await sales.create(self._db, self._stock, new)
-        return await sales.open_(self._db, self._stock, new.sale_id)
+        await sales.create(self.db, self._stock, new)
+        return await sales.open_(self.db, self._stock, new.sale_id)
 
     def tickets(self, sale: Sale, count: int) -> Iterator[str]:
         """Make tickets for the buyers b0, b1 and so on."""
@@ -122,12 +122,12 @@ class BenchStack:
     async def limit(self, sale: Sale, rate: int) -> SaleLimit:
         """Limit the grabs of a sale."""
         limit = SaleLimit.of(rate)
-        await limits.set_limit(self._db, Buckets(self._redis), sale.sale_id, "try", limit)
+        await limits.set_limit(self.db, Buckets(self._redis), sale.sale_id, "try", limit)
         return limit
 
     async def verify(self, sale: Sale, *, wait_s: float) -> ledger.Ledger:
         """Count the ledger of a sale once it is quiet."""
-        return await ledger.verify(self._redis, self._db, sale.sale_id, wait_s=wait_s)
+        return await ledger.verify(self._redis, self.db, sale.sale_id, wait_s=wait_s)
 
     async def fill_queue(self, sale: Sale, count: int, grabs_a_message: int) -> None:
         """Publish `count` accepted grabs to orders.place."""
@@ -148,7 +148,7 @@ class BenchStack:
         """Watch orders arrive until there are `count`; return orders a second since the first."""
         first_at, first, seen, seen_at = 0.0, 0, 0, time.monotonic()
         while True:
-            frozen = await self._db.fetchval(
+            frozen = await self.db.fetchval(
                 "SELECT frozen FROM inventory WHERE sale_id = $1", sale.sale_id
             )
             now = time.monotonic()

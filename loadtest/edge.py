@@ -10,27 +10,20 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import json
 import os
-import platform
-from collections.abc import Coroutine, Iterator
-from dataclasses import dataclass
-from importlib.metadata import version
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 import uvloop
-from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from config.settings import PROJECT_ROOT
 from loadtest.bench import CONNECTIONS, NO_SHEDDING, OTHER_CORE, TESTED_CORE, grabs_per_second
 from loadtest.bench_stack import BenchStack, bench_stack
+from loadtest.findings import Finding, Json, generator, measure, show, told_text
 from loadtest.open_loop import Crowd, Report, Shot, grab_bytes
 from ops.ports import free_port
-from seckill.errors import SeckillError
 from seckill.sales import Sale
 
 GATEWAYS = 4
@@ -38,25 +31,11 @@ GATEWAYS = 4
 LIMIT_FACTOR, OVERLOAD_FACTOR = 10, 3
 #: One buyer in so many does as Retry-After says, unless it says more than this.
 OBEDIENT_EVERY, OBEY_WITHIN_S = 20, 120.0
-#: A run whose generator is later than this (99 of 100 shots) says nothing about the gateway.
-LATE_MAX_MS = 50.0
 CONNECTIONS_MAX = 4_000
 #: After an overload, requests at this gentle rate show when all is well again.
 GENTLE_RATE, GENTLE_S = 100, 4.0
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line of a report; `reached` is None where nothing is promised."""
-
-    name: str
-    value: str
-    promised: str = ""
-    reached: bool | None = None
 
 
 @app.command()
@@ -66,7 +45,7 @@ def limit(
     as_json: Json = False,
 ) -> None:
     """Offer ten times the limit to four gateways."""
-    _report(_measure(_limit(rate, grabs), as_json), as_json)
+    show(measure(_limit(rate, grabs), as_json), as_json)
 
 
 @app.command()
@@ -75,7 +54,7 @@ def overload(
     as_json: Json = False,
 ) -> None:
     """Offer one gateway three times what it can answer."""
-    _report(_measure(_overload(seconds), as_json), as_json)
+    show(measure(_overload(seconds), as_json), as_json)
 
 
 async def _limit(rate: int, grabs: int) -> list[Finding]:
@@ -100,7 +79,7 @@ async def _limit(rate: int, grabs: int) -> list[Finding]:
     told = report.told()
     return [
         Finding("offered", f"{len(first):,} grabs at {offered:,}/s, and {len(back):,} returns"),
-        Finding("told", _told(told), "202 and 429 alone", set(told) <= {202, 429}),
+        Finding("told", told_text(told), "202 and 429 alone", set(told) <= {202, 429}),
         Finding(
             "admitted while it was offered",
             f"{count:,} of at most {most:,.1f} ({100 * (most - count) / most:.2f} % under)",
@@ -124,7 +103,7 @@ async def _limit(rate: int, grabs: int) -> list[Finding]:
             "wait for a 429",
             f"p50 {report.latency_ms(0.5, 429):.1f} ms, p99 {report.latency_ms(0.99, 429):.1f} ms",
         ),
-        _generator(report),
+        generator(report),
         Finding(
             "ledger",
             "balanced" if books.balanced else "; ".join(books.violations),
@@ -167,7 +146,7 @@ async def _overload(seconds: int) -> list[Finding]:
     return [
         Finding("capacity", f"{capacity:,.0f} grabs/s (closed loop, {CONNECTIONS} connections)"),
         Finding("offered", f"{offered:,}/s for {seconds} s, open loop"),
-        Finding("told", _told(told), "202 and 503 alone", set(told) <= {202, 503}),
+        Finding("told", told_text(told), "202 and 503 alone", set(told) <= {202, 503}),
         Finding("answered", f"{told[202] / seconds:,.0f} grabs/s"),
         Finding(
             "wait of the answered",
@@ -190,7 +169,7 @@ async def _overload(seconds: int) -> list[Finding]:
             "resident memory",
             f"{before_mb:.0f} MB before, {peak_mb:.0f} MB at most, {after_mb:.0f} MB after",
         ),
-        _generator(report),
+        generator(report),
     ]
 
 
@@ -246,58 +225,9 @@ def _excess(report: Report, rate: float, burst: float) -> float:
     return worst
 
 
-def _told(told: dict[int, int]) -> str:
-    return ", ".join(
-        f"{count:,} x {status or 'no answer'}" for status, count in sorted(told.items())
-    )
-
-
-def _generator(report: Report) -> Finding:
-    late = report.late_ms(0.99)
-    return Finding(
-        "generator", f"p99 {late:.1f} ms late", f"under {LATE_MAX_MS:g} ms", late < LATE_MAX_MS
-    )
-
-
 def _resident_mb(pid: int) -> float:
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
-
-
-def _measure(work: Coroutine[None, None, list[Finding]], as_json: bool) -> list[Finding]:
-    columns = (SpinnerColumn(), TextColumn("measuring"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=as_json) as bar:
-        bar.add_task("measuring", total=None)
-        try:
-            findings = asyncio.run(work)
-        except SeckillError as error:
-            raise SystemExit(f"edge: {error}") from error
-    return findings
-
-
-def _report(findings: list[Finding], as_json: bool) -> None:
-    if as_json:
-        print(
-            json.dumps(
-                [
-                    {"name": f.name, "value": f.value, "promised": f.promised, "reached": f.reached}
-                    for f in findings
-                ]
-            )
-        )
-    else:
-        table = Table("what", "measured", "promised", "reached")
-        for f in findings:
-            mark = "" if f.reached is None else "yes" if f.reached else "NO"
-            table.add_row(f.name, f.value, f.promised, mark)
-        console = Console()
-        console.print(table)
-        packages = ", ".join(f"{name} {version(name)}" for name in ("aiohttp", "uvloop", "redis"))
-        console.print(
-            f"{os.cpu_count()} cores, Python {platform.python_version()}, {packages}",
-            highlight=False,
-        )
-    raise typer.Exit(0 if all(f.reached is not False for f in findings) else 1)
 
 
 if __name__ == "__main__":

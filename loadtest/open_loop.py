@@ -15,7 +15,7 @@ import heapq
 import re
 import time
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import cast
@@ -96,7 +96,7 @@ class _Connection(asyncio.Protocol):
             shot.status = int(head[9:12])
             if after := _RETRY_AFTER.search(head):
                 shot.retry_after_s = int(after[1])
-            self._crowd.answered(self, shot)
+            self._crowd.answered(self, shot, body)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._crowd.lost(self)
@@ -112,8 +112,11 @@ class Crowd:
         *,
         connections_max: int,
         obey_within_s: float = float("inf"),
+        heard: Callable[[Shot, bytes], None] = lambda _shot, _body: None,
     ) -> None:
         self._host, self._port = host, port
+        #: Told each answer and its body.
+        self._heard = heard
         self._connections_max = connections_max
         self._obey_within_s = obey_within_s
         # Longest free first: each stands for another buyer, who is not back at once.
@@ -168,9 +171,10 @@ class Crowd:
             connection.transport.close()
         return self.report
 
-    def answered(self, connection: _Connection, shot: Shot) -> None:
+    def answered(self, connection: _Connection, shot: Shot, body: bytes) -> None:
         """Note an answer; send the obedient back when they were told to come."""
         shot.answered_s = self._now_s()
+        self._heard(shot, body)
         self._under_way -= 1
         self._free.append(connection)
         obeys = shot.obedient and shot.retry_after_s <= self._obey_within_s
