@@ -138,7 +138,7 @@ async def test_who_comes_at_his_turn_is_admitted_whatever_strangers_do(
     assert (await bucket.ask("patient")).waits_s != [0], "a turn is good once"
 
 
-async def test_an_unused_turn_is_given_to_others_after_the_grace(bucket: Bucket) -> None:
+async def test_F19_an_unused_turn_is_given_to_others_after_the_grace(bucket: Bucket) -> None:
     """F19: seats that were abandoned must not block the line."""
     await bucket.admitted(31)  # the last of them wait, and never come
     assert await bucket.redis.zcard(keys.line(SALE, "try")) == 11
