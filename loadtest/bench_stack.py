@@ -60,7 +60,7 @@ class BenchStack:
         publisher: Publisher,
     ) -> None:
         self._home = home
-        self._services = services
+        self.services = services
         self._credentials = credentials
         self.db = db
         self._redis = redis
@@ -78,9 +78,9 @@ class BenchStack:
         port = port or free_port()
         environment = {
             "SECKILL_HOME": str(self._home),
-            "SECKILL_REDIS_URL": self._services.redis_url,
-            "SECKILL_AMQP_URL": self._services.amqp_url,
-            "SECKILL_POSTGRES_DSN": self._services.postgres_dsn,
+            "SECKILL_REDIS_URL": self.services.redis_url,
+            "SECKILL_AMQP_URL": self.services.amqp_url,
+            "SECKILL_POSTGRES_DSN": self.services.postgres_dsn,
             "SECKILL_TICKET_KEYS": self._credentials.ticket_keys,
             "SECKILL_JWT_KEYS": self._credentials.jwt_keys,
             "SECKILL_GATEWAY_PORT": str(port),
@@ -161,6 +161,11 @@ class BenchStack:
             if now - seen_at > PATIENCE_S:
                 raise SeckillError(f"only {frozen} of {count} orders arrived")
             await asyncio.sleep(0.01)
+
+    async def messages(self, queue: str) -> int:
+        """Count the messages of a queue that nobody holds."""
+        found = await self._channel.declare_queue(queue, passive=True)
+        return found.declaration_result.message_count or 0
 
     async def drop_queue(self) -> None:
         """Throw away what lies in the queue: the next run starts with an empty one."""

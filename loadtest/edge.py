@@ -21,7 +21,15 @@ import uvloop
 from config.settings import PROJECT_ROOT
 from loadtest.bench import CONNECTIONS, NO_SHEDDING, OTHER_CORE, TESTED_CORE, grabs_per_second
 from loadtest.bench_stack import BenchStack, bench_stack
-from loadtest.findings import Finding, Json, generator, measure, show, told_text
+from loadtest.findings import (
+    Finding,
+    Json,
+    generator,
+    ledger_finding,
+    measure,
+    show,
+    told_text,
+)
 from loadtest.open_loop import Crowd, Report, Shot, grab_bytes
 from ops.ports import free_port
 from seckill.sales import Sale
@@ -104,12 +112,7 @@ async def _limit(rate: int, grabs: int) -> list[Finding]:
             f"p50 {report.latency_ms(0.5, 429):.1f} ms, p99 {report.latency_ms(0.99, 429):.1f} ms",
         ),
         generator(report),
-        Finding(
-            "ledger",
-            "balanced" if books.balanced else "; ".join(books.violations),
-            "balanced",
-            books.balanced,
-        ),
+        ledger_finding(books),
     ]
 
 

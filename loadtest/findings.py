@@ -19,6 +19,7 @@ from rich.table import Table
 
 from loadtest.open_loop import Report
 from seckill.errors import SeckillError
+from seckill.ledger import Ledger
 
 #: A run whose generator is later than this (99 of 100 shots) says nothing about the gateway.
 LATE_MAX_MS = 50.0
@@ -49,6 +50,12 @@ def generator(report: Report) -> Finding:
     return Finding(
         "generator", f"p99 {late:.1f} ms late", f"under {LATE_MAX_MS:g} ms", late < LATE_MAX_MS
     )
+
+
+def ledger_finding(books: Ledger) -> Finding:
+    """Tell whether every invariant of a sale holds."""
+    text = "balanced" if books.balanced else "; ".join(books.violations)
+    return Finding("ledger", text, "balanced", books.balanced)
 
 
 def measure(work: Coroutine[None, None, list[Finding]], as_json: bool) -> list[Finding]:

@@ -56,12 +56,14 @@ async def connect(dsn: str, *, size: int, timeout_s: float) -> AsyncIterator[asy
     try:
         pool = await asyncpg.create_pool(
             dsn,
-            min_size=1,
+            min_size=0,  # a floor is restored in the background, with a traceback at each failure
             max_size=size,
             timeout=timeout_s,
             command_timeout=timeout_s,
             server_settings=SERVER_SETTINGS,
         )
+        async with pool.acquire():  # is it there?
+            pass
     except (*AWAY, asyncpg.PostgresError) as error:
         raise Unavailable(
             f"PostgreSQL at {where.hostname}:{where.port} does not answer: {error}"
