@@ -15,7 +15,8 @@ from prometheus_client import start_http_server
 from redis.asyncio import Redis
 
 from config.settings import Settings
-from consumers import relay, return_stock, sweep
+from consumers import dead_letters, relay, return_stock, sweep
+from consumers.dead_letters import DeadLetters, OpenLetters, Together
 from consumers.expire_orders import ExpireOrders
 from consumers.ladder import Ladder
 from consumers.place_orders import PlaceOrders
@@ -89,12 +90,28 @@ def _sweep(stores: Stores) -> Role:
     return PollRole("sweep", Sweep(stores.db).run_once, idle_s=sweep.IDLE_S)
 
 
+def _dead_letters(stores: Stores) -> Role:
+    """Move the dead letters of every work queue."""
+    movers = [
+        _queue_role(
+            stores,
+            topology.dead(queue),
+            DeadLetters(stores.db, queue).handle,
+            dead_letters.BATCH_MAX * GRAB_BYTES,
+        )
+        for queue in topology.WORK_QUEUES
+    ]
+    counter = PollRole("open letters", OpenLetters(stores.db).poll, idle_s=dead_letters.COUNT_S)
+    return Together([*movers, counter])
+
+
 _BUILDERS: dict[str, Callable[[Stores], Role]] = {
     "place_orders": _place_orders,
     "expire_orders": _expire_orders,
     "return_stock": _return_stock,
     "relay": _relay,
     "sweep": _sweep,
+    "dead_letters": _dead_letters,
 }
 #: The names that `seckill consumers` takes; all of them when none is given.
 ROLES = tuple(_BUILDERS)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import asyncpg
 from redis.asyncio import Redis
@@ -79,6 +80,30 @@ async def read_redis(redis: Redis, sale_id: str) -> RedisBooks | None:
         outbox=stamp.outbox,
         still=before == stamp,
     )
+
+
+async def find_holdings(
+    redis: Redis, sale_id: str, wanted: Mapping[str, str | None]
+) -> dict[str, tuple[str, Holding]]:
+    """Return order_id -> (buyer_id, holding) of those of `wanted` that Redis holds units for.
+
+    `wanted` maps order ids to their buyers. Where the buyer is not known all holders are looked
+    through, in small steps.
+    """
+    found: dict[str, tuple[str, Holding]] = {}
+    with redis_errors_as_unavailable():
+        buyers = sorted({buyer for buyer in wanted.values() if buyer is not None})
+        if buyers:
+            texts: list[Any] = await redis.hmget(keys.holders(sale_id), buyers)
+            for buyer_id, text in zip(buyers, texts, strict=True):
+                if text is not None:
+                    holding = Holding.parse(text.decode())
+                    found[holding.order_id] = (buyer_id, holding)
+        if None in wanted.values():
+            async for buyer, text in redis.hscan_iter(keys.holders(sale_id), count=1000):
+                holding = Holding.parse(text.decode())
+                found[holding.order_id] = (buyer.decode(), holding)
+    return {order_id: found[order_id] for order_id in wanted if order_id in found}
 
 
 async def read_sql(db: asyncpg.Pool, sale_id: str) -> SqlBooks | None:

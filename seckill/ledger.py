@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 import asyncpg
 from redis.asyncio import Redis
 
+from seckill import dead_letters
 from seckill.books import RedisBooks, SqlBooks, read_redis, read_sql, states_of
 from seckill.clock import now_ms
+from seckill.dead_letters import Selection
 from seckill.order_ids import created_ms_of
 from seckill.orders import LIVE
 
@@ -34,6 +36,8 @@ class Ledger:
     #: Order ids of holders without a row, and of holders whose row is not live.
     in_flight: list[str] = field(default_factory=list)
     return_pending: list[str] = field(default_factory=list)
+    #: Order ids of holders without a row that an open dead letter names: they wait for an operator.
+    on_dead_letters: list[str] = field(default_factory=list)
     quiet: bool = False
 
     @property
@@ -87,7 +91,10 @@ async def _look(redis: Redis, db: asyncpg.Pool, sale_id: str) -> Ledger:
     _check_redis(ledger, sql, books)
     held_ids = {holding.order_id for holding in books.holders.values()}
     rows = await states_of(db, held_ids | sql.live.keys())
-    _check_names(ledger, sql, books, held_ids, rows)
+    open_letters = await dead_letters.count(db, Selection(sale_id=sale_id))
+    ledger.lines["dead letters"] = open_letters
+    dead = await dead_letters.open_order_ids(db, sale_id) if open_letters else set()
+    _check_names(ledger, sql, books, rows, dead)
     return ledger
 
 
@@ -145,25 +152,34 @@ def _check_redis(ledger: Ledger, sql: SqlBooks, books: RedisBooks) -> None:
 
 
 def _check_names(
-    ledger: Ledger, sql: SqlBooks, books: RedisBooks, held_ids: set[str], rows: dict[str, str]
+    ledger: Ledger, sql: SqlBooks, books: RedisBooks, rows: dict[str, str], dead: set[str]
 ) -> None:
     """I1 between the stores, I4, I5: holders against rows, live rows against holders."""
-    ledger.in_flight = sorted(held_ids - rows.keys())
+    units = {holding.order_id: holding.quantity for holding in books.holders.values()}
+    held_ids = units.keys()
+    without_row = held_ids - rows.keys()
+    ledger.on_dead_letters = sorted(without_row & dead)
+    ledger.in_flight = sorted(without_row - dead)
     ledger.return_pending = sorted(i for i in held_ids & rows.keys() if rows[i] not in LIVE)
     stranded = sorted(i for i in sql.live.keys() - held_ids if rows[i] in LIVE)
     ledger.lines["in flight"] = len(ledger.in_flight)
     ages_ms = [now_ms() - created_ms_of(order_id) for order_id in ledger.in_flight]
     ledger.lines["oldest in flight, s"] = max(ages_ms, default=0) // 1000
     ledger.lines["return pending"] = len(ledger.return_pending)
+    ledger.lines["on dead letters"] = len(ledger.on_dead_letters)
     if stranded:
         ledger.violations.append(f"I1: live orders without a holder: {_named(stranded)}")
+    # What waits for an operator may wait for long: it is at rest, and named.
+    at_rest = held_ids - set(ledger.on_dead_letters)
     ledger.quiet = (
-        books.still and held_ids == sql.live.keys() and not books.outbox and not sql.returns_pending
+        books.still and at_rest == sql.live.keys() and not books.outbox and not sql.returns_pending
     )
-    expected = sql.available - books.corrections
+    waiting = sum(units[order_id] for order_id in ledger.on_dead_letters)
+    expected = sql.available - books.corrections - waiting
     if ledger.quiet and books.state != "created" and books.stock != expected:
         ledger.violations.append(
-            f"I5: quiet, but redis stock is {books.stock}, available - corrections {expected}"
+            f"I5: quiet, but redis stock is {books.stock},"
+            f" available - corrections - on dead letters {expected}"
         )
 
 

@@ -86,9 +86,14 @@ async def release(
 
 
 async def cancel_unplaced(
-    db: asyncpg.Pool, sale_id: str, buyer_id: str, holding: Holding, *, reason: str
+    db: asyncpg.Pool | asyncpg.Connection,
+    sale_id: str,
+    buyer_id: str,
+    holding: Holding,
+    *,
+    reason: str,
 ) -> bool:
-    """Cancel a grab that has no row yet; False when it has one after all."""
+    """Cancel a grab that has no row yet; False when it has one after all, or no such sale is."""
     with database_errors_as_unavailable():
         cancelled: bool = await db.fetchval(
             "SELECT cancel_unplaced($1, $2, $3, $4, $5)",

@@ -33,6 +33,12 @@ ROLE_HELD = Gauge("seckill_role_held", "1 while a role waits for a store", ["rol
 PLACEMENTS = Counter("seckill_placements", "What became of grabs in PostgreSQL", ["outcome"])
 PLACE_BATCH = Histogram("seckill_place_batch_size", "Grabs in one transaction", buckets=_SIZES)
 DEAD = Counter("seckill_dead_letters", "Entries moved to a dead queue", ["queue"])
+DEAD_ARRIVED = Counter(
+    "seckill_dead_letters_arrived",
+    "Dead letters that came, or came again",
+    ["queue"],
+)
+DEAD_OPEN = Gauge("seckill_dead_letters_open", "Dead letters that wait for an operator", ["queue"])
 EXPIRED = Counter("seckill_orders_expired", "Unpaid orders cancelled", ["by"])
 RETURNED = Counter("seckill_units_returned", "Holders given back to Redis")
 RELAYED = Counter("seckill_outbox_relayed", "Outbox entries re-sent by the relay")

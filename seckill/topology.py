@@ -59,7 +59,7 @@ class Topology:
     """What `declare` has made sure of, through one channel."""
 
     exchange: AbstractExchange
-    #: The work queues by name.
+    #: The work queues and their dead queues, by name.
     queues: dict[str, AbstractQueue]
     #: The exchanges of the retry ladder by their wait in seconds.
     rungs: dict[int, AbstractExchange]
@@ -73,7 +73,7 @@ async def declare(channel: AbstractChannel) -> Topology:
     queues = {}
     exchange = await channel.declare_exchange(EXCHANGE, "direct", durable=True)
     for queue in WORK_QUEUES:
-        await _declare_queue(channel, exchange, dead(queue), {})
+        queues[dead(queue)] = await _declare_queue(channel, exchange, dead(queue), {})
         queues[queue] = await _declare_queue(
             channel,
             exchange,

@@ -1,0 +1,77 @@
+"""dead_letters: what lies in the dead queues is written into SQL, where an operator looks.
+
+Ack follows commit. A message delivered again finds its row; one that cannot be read is kept as
+bytes. See seckill/dead_letters.py for what makes two messages the same letter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+import asyncpg
+from aio_pika.abc import AbstractIncomingMessage
+
+from consumers.runner import Role
+from seckill import dead_letters, dead_messages, telemetry, topology
+
+log = logging.getLogger(__name__)
+
+#: Letters written in one transaction.
+BATCH_MAX = 100
+#: Operators end letters in processes of their own: an alarm should fall silent soon after.
+COUNT_S = 5.0
+
+
+class DeadLetters:
+    """The handler of the dead queue of one work queue."""
+
+    def __init__(self, db: asyncpg.Pool, queue: str) -> None:
+        self._db = db
+        self._queue = queue
+
+    async def handle(self, batch: Sequence[AbstractIncomingMessage]) -> None:
+        """Write all messages into SQL, and say which are news."""
+        arrivals = await dead_letters.arrive(
+            self._db, [dead_messages.read(self._queue, m.body, m.headers) for m in batch]
+        )
+        telemetry.DEAD_ARRIVED.labels(self._queue).inc(len(arrivals))
+        for arrival in arrivals:
+            message = arrival.message
+            log.error(
+                "dead letter %d on %s, sale %s, %d orders: %s; see: seckill dead show %d",
+                arrival.letter_id,
+                self._queue,
+                message.sale_id or "unknown",
+                len(message.orders),
+                message.reason,
+                arrival.letter_id,
+            )
+
+
+class OpenLetters:
+    """Keeps the alarm gauge: letters that wait for an operator."""
+
+    def __init__(self, db: asyncpg.Pool) -> None:
+        self._db = db
+
+    async def poll(self) -> bool:
+        """Count once; there is never more to do at once."""
+        open_now = await dead_letters.open_by_queue(self._db)
+        for queue in topology.WORK_QUEUES:
+            telemetry.DEAD_OPEN.labels(queue).set(open_now.get(queue, 0))
+        return False
+
+
+class Together:
+    """Several roles run as one; the first to fail ends them all."""
+
+    def __init__(self, roles: Sequence[Role]) -> None:
+        self._roles = roles
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Run all of them until told to stop."""
+        async with asyncio.TaskGroup() as group:
+            for role in self._roles:
+                group.create_task(role.run(stop))

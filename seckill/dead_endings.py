@@ -1,0 +1,179 @@
+"""How a dead letter ends: replayed, so that its message is tried again, or discarded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+import asyncpg
+from redis.asyncio import Redis
+
+from seckill import audit, books, dead_letters, orders, topology
+from seckill.broker import Publisher
+from seckill.database import database_errors_as_unavailable
+from seckill.dead_letters import Letter
+from seckill.dead_messages import NamedOrder
+from seckill.stock import Holding
+
+#: A message that died after so many replays has no cause that passes by itself.
+REPLAYS_MAX = 5
+
+
+class Ending(StrEnum):
+    """What became of a letter that was to be ended."""
+
+    REPLAYED = "replayed"
+    DISCARDED = "discarded"
+    #: Somebody else ended it first, or there is no such letter: nothing was done.
+    NOT_OPEN = "not open"
+    #: Replayed REPLAYS_MAX times already: nothing was done.
+    TOO_OFTEN = "replayed too often"
+    #: Its queue is none of ours: nothing was done.
+    NO_QUEUE = "no such queue"
+
+
+class Fate(StrEnum):
+    """What discarding a letter meant for an order that it names."""
+
+    GIVEN_BACK = "given back"
+    #: Cancelled, but Redis held no unit for it.
+    NOTHING_HELD = "nothing held"
+    #: It has a row, so its units are accounted for: left alone.
+    HAS_ROW = "has a row"
+    #: Without a sale in PostgreSQL there is nowhere to give back to.
+    UNKNOWN_SALE = "unknown sale"
+    #: The letter only names it; no unit hangs on a message of this queue.
+    NAMED_ONLY = "named only"
+
+
+@dataclass(frozen=True, slots=True)
+class Discarded:
+    """What one call of `discard` did."""
+
+    ending: Ending
+    units: int = 0
+    #: order_id -> its fate
+    fates: Mapping[str, Fate] | None = None
+
+
+async def replay(
+    db: asyncpg.Pool, publisher: Publisher, letter_id: int, *, actor: str, force: bool = False
+) -> Ending:
+    """Publish an open letter's message to its own queue again, as if it were new.
+
+    The letter stays locked from before the publish until the commit. A crash in between leaves it
+    open: replayed again, its orders become rows once. A message that dies at once waits for the
+    lock, and opens the letter after it was closed; without the lock it would be closed unseen.
+    """
+    with database_errors_as_unavailable():
+        async with db.acquire() as connection, connection.transaction():
+            letter = await dead_letters.lock_open(connection, letter_id)
+            if letter is None:
+                return Ending.NOT_OPEN
+            if letter.queue not in topology.WORK_QUEUES:
+                return Ending.NO_QUEUE
+            if letter.replays >= REPLAYS_MAX and not force:
+                return Ending.TOO_OFTEN
+            await publisher.publish(letter.queue, letter.body)
+            await dead_letters.close(
+                connection, letter_id, state="replayed", actor=actor, reason=None
+            )
+            await audit.record(
+                connection,
+                "dead.replay",
+                actor=actor,
+                reason=letter.reason,
+                sale_id=letter.sale_id,
+                details={"letter_id": letter_id, "queue": letter.queue, "forced": force},
+            )
+    return Ending.REPLAYED
+
+
+async def discard(
+    db: asyncpg.Pool, redis: Redis, letter_id: int, *, actor: str, reason: str
+) -> Discarded:
+    """Give up an open letter: cancel the orders it names that have no row, and return their units.
+
+    Letter, rows, returns and the audit row are one transaction, so that all of it happens once.
+    """
+    with database_errors_as_unavailable():
+        async with db.acquire() as connection, connection.transaction():
+            letter = await dead_letters.lock_open(connection, letter_id)
+            if letter is None:
+                return Discarded(Ending.NOT_OPEN)
+            held = await _holdings(redis, letter)
+            fates = await _cancel(connection, letter, held)
+            units = sum(held[i][1].quantity for i in fates if fates[i] is Fate.GIVEN_BACK)
+            await dead_letters.close(
+                connection, letter_id, state="discarded", actor=actor, reason=reason
+            )
+            await audit.record(
+                connection,
+                "dead.discard",
+                actor=actor,
+                reason=reason,
+                sale_id=letter.sale_id,
+                details={
+                    "letter_id": letter_id,
+                    "queue": letter.queue,
+                    "died_of": letter.reason,
+                    "units": units,
+                    "orders": fates,
+                },
+            )
+    return Discarded(Ending.DISCARDED, units, fates)
+
+
+def holds_units(letter: Letter) -> bool:
+    """Tell whether units may hang on a letter: those of timers are the sweep's to return."""
+    return letter.queue == topology.ORDERS_PLACE and letter.sale_id is not None
+
+
+async def _holdings(redis: Redis, letter: Letter) -> dict[str, tuple[str, Holding]]:
+    """Return order_id -> (buyer, holding): what Redis reserved, whatever the letter says."""
+    if letter.sale_id is None or not holds_units(letter):
+        return {}
+    wanted = {order.order_id: order.buyer_id for order in letter.orders}
+    return await books.find_holdings(redis, letter.sale_id, wanted)
+
+
+async def _cancel(
+    connection: asyncpg.Connection, letter: Letter, held: Mapping[str, tuple[str, Holding]]
+) -> dict[str, Fate]:
+    """Write the rows without which no holder may be released, and their returns.
+
+    The state is `cancelled`, as when a buyer cancels before there is a row: a person has decided
+    it. `rejected` is what the consumers say of a grab by themselves.
+    """
+    if letter.sale_id is None or not holds_units(letter):
+        return {order.order_id: Fate.NAMED_ONLY for order in letter.orders}
+    if not await connection.fetchval(
+        "SELECT EXISTS (SELECT FROM sales WHERE sale_id = $1)", letter.sale_id
+    ):
+        return {order.order_id: Fate.UNKNOWN_SALE for order in letter.orders}
+    fates = {}
+    for order in letter.orders:  # sorted by id, the order in which all lock them
+        fates[order.order_id] = await _cancel_one(connection, letter.sale_id, order, held)
+    return fates
+
+
+async def _cancel_one(
+    connection: asyncpg.Connection,
+    sale_id: str,
+    order: NamedOrder,
+    held: Mapping[str, tuple[str, Holding]],
+) -> Fate:
+    order_id, buyer_id, quantity = order
+    if order_id in held:
+        buyer_id, holding = held[order_id]
+    elif buyer_id is not None and quantity is not None:
+        # Its row makes a late copy of the message a duplicate; the return finds nothing.
+        holding = Holding(order_id, quantity)
+    else:
+        return Fate.NOTHING_HELD
+    if not await orders.cancel_unplaced(
+        connection, sale_id, buyer_id, holding, reason="dead_letter"
+    ):
+        return Fate.HAS_ROW
+    return Fate.GIVEN_BACK if order_id in held else Fate.NOTHING_HELD
