@@ -84,7 +84,7 @@ def print_outcomes(outcomes: Sequence[dict[str, Any]], left: int, *, as_json: bo
         units = f", {outcome['units']} units back" if outcome.get("units") else ""
         typer.echo(f"letter {outcome['letter_id']}: {outcome['outcome']}{orders}{units}")
     if left:
-        typer.echo(f"{left} letters are left; run it again for the next")
+        typer.echo(f"{left} left; run it again for the next")
     elif not outcomes:
         typer.echo("no open letter is meant")
 

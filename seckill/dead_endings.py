@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -14,6 +15,7 @@ from seckill.broker import Publisher
 from seckill.database import database_errors_as_unavailable
 from seckill.dead_letters import Letter
 from seckill.dead_messages import NamedOrder
+from seckill.errors import Permanent
 from seckill.stock import Holding
 
 #: A message that died after so many replays has no cause that passes by itself.
@@ -96,8 +98,9 @@ async def discard(
     """Give up an open letter: cancel the orders it names that have no row, and return their units.
 
     Letter, rows, returns and the audit row are one transaction, so that all of it happens once.
+    Permanent when PostgreSQL refuses such a row: then nothing is done.
     """
-    with database_errors_as_unavailable():
+    with database_errors_as_unavailable(), _refusals_as_permanent():
         async with db.acquire() as connection, connection.transaction():
             letter = await dead_letters.lock_open(connection, letter_id)
             if letter is None:
@@ -123,6 +126,17 @@ async def discard(
                 },
             )
     return Discarded(Ending.DISCARDED, units, fates)
+
+
+@contextmanager
+def _refusals_as_permanent() -> Iterator[None]:
+    try:
+        yield
+    except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError) as error:
+        what = str(error).splitlines()[0]  # the rest is the row
+        raise Permanent(
+            f"stays open: its units go back with a row, and PostgreSQL refuses that: {what}"
+        ) from error
 
 
 def holds_units(letter: Letter) -> bool:

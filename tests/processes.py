@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from config.settings import Settings
+from config.settings import PROJECT_ROOT, Settings
 from ops.children import Child
 from ops.ports import free_port
 from ops.workers import worker
@@ -42,16 +44,9 @@ class Processes:
 
     async def run(self, command: str, *, port: int | None = None, **overrides: str) -> Process:
         """Start `seckill <command>`, with settings of its own such as SECKILL_AMQP_URL."""
-        settings = self._settings
         gateway_port, admin_port = port or free_port(), free_port()
         environment = {
-            "SECKILL_HOME": str(self.home),  # no settings file there: all comes from here
-            "SECKILL_REDIS_URL": settings.redis_url,
-            "SECKILL_AMQP_URL": settings.amqp_url,
-            "SECKILL_POSTGRES_DSN": settings.postgres_dsn,
-            "SECKILL_TICKET_KEYS": settings.ticket_keys.get_secret_value(),
-            "SECKILL_JWT_KEYS": settings.jwt_keys.get_secret_value(),
-            "SECKILL_ADMIN_TOKEN": settings.admin_token.get_secret_value(),
+            **self._environment(),
             "SECKILL_GATEWAY_PORT": str(gateway_port),
             "SECKILL_ADMIN_PORT": str(admin_port),
             **overrides,
@@ -61,6 +56,31 @@ class Processes:
         await child.start()
         host = "http://127.0.0.1"
         return Process(child, f"{host}:{gateway_port}", f"{host}:{admin_port}")
+
+    async def ask(self, *words: object, **overrides: str) -> tuple[int | None, str, str]:
+        """Run `seckill <words>` to its end; return its exit code, output and complaints."""
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "ops.cli", *map(str, words)),
+            cwd=PROJECT_ROOT,
+            env={**os.environ, **self._environment(), **overrides},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        out, err = await process.communicate()
+        return process.returncode, out.decode(), err.decode()
+
+    def _environment(self) -> dict[str, str]:
+        settings = self._settings
+        return {
+            "SECKILL_HOME": str(self.home),  # no settings file there: all comes from here
+            "SECKILL_REDIS_URL": settings.redis_url,
+            "SECKILL_AMQP_URL": settings.amqp_url,
+            "SECKILL_POSTGRES_DSN": settings.postgres_dsn,
+            "SECKILL_TICKET_KEYS": settings.ticket_keys.get_secret_value(),
+            "SECKILL_JWT_KEYS": settings.jwt_keys.get_secret_value(),
+            "SECKILL_ADMIN_TOKEN": settings.admin_token.get_secret_value(),
+        }
 
 
 def limits_profile(home: Path, **limits: str) -> dict[str, str]:

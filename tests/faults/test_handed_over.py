@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import asynccontextmanager
 
-import aio_pika
 import pytest
 from aiohttp import ClientSession
 
 from ops.buyers import grab
-from seckill import keys, ledger, topology
-from seckill.broker import Broker, Publisher
+from seckill import keys, ledger
 from tests.processes import eventually
 
 
@@ -80,33 +79,42 @@ async def refusing(db):
     return refusing
 
 
-async def test_note_07_what_consumers_refuse_lies_dead_with_its_reason_and_its_unit_is_held(
-    processes, open_sale, ticket_for, store, db, settings, assert_balanced, state_of, refusing
+@pytest.fixture
+def letter_of(processes):
+    """Wait until `seckill dead list` names an order, and return its letter."""
+
+    async def find(order_id):
+        async def look():
+            _, out, _ = await processes.ask("dead", "list", "--json")
+            named = (
+                letter
+                for letter in json.loads(out)
+                if order_id in [order["order_id"] for order in letter["orders"]]
+            )
+            return next(named, None)
+
+        return await eventually(look, "the letter is listed")
+
+    return find
+
+
+async def test_note_07_what_consumers_refuse_is_a_letter_whose_replay_is_the_order(
+    processes, open_sale, ticket_for, store, db, assert_balanced, state_of, refusing, letter_of
 ):
     gateway = await processes.run("gateway")
     await processes.run("consumers")
     sale = await open_sale(stock=2)
-    async with (
-        ClientSession(gateway.url) as http,
-        await aio_pika.connect(settings.amqp_url) as connection,
-        refusing("unlucky"),
-    ):
-        channel = await connection.channel()
-        dead = await channel.get_queue(topology.dead(topology.ORDERS_PLACE), ensure=False)
+    async with ClientSession(gateway.url) as http, refusing("unlucky"):
 
         async def press(buyer):
             return await grab(http, sale.sale_id, buyer, ticket_for(sale, buyer))
 
-        async def letter():
-            message = await dead.get(fail=False, no_ack=True)
-            return message if message and unlucky.order_id.encode() in message.body else None
-
         # Given a buyer who was told "queued", and whose order PostgreSQL then refuses
         unlucky = await press("unlucky")
         assert unlucky.status == 202
-        # Then his message lies in the dead queue, whole and with the reason
-        message = await eventually(letter, "the message lies in the dead queue")
-        assert "refused" in message.headers["x-reason"]
+        # Then there is a dead letter that names it and says why
+        letter = await letter_of(unlucky.order_id)
+        assert "refused" in letter["reason"]
         # And his unit is his, by name, however many others ask for it
         answers = [await press(buyer) for buyer in ("lucky", "late", "later", "unlucky")]
         assert [answer.code or answer.status for answer in answers] == [
@@ -116,17 +124,46 @@ async def test_note_07_what_consumers_refuse_lies_dead_with_its_reason_and_its_u
             200,
         ]
         assert answers[-1].order_id == unlucky.order_id
-
-        async def only_he_is_in_flight():
-            books = await ledger.verify(store, db, sale.sale_id)
-            assert books.balanced, books.violations
-            return books.in_flight == [unlucky.order_id]
-
-        await eventually(only_he_is_in_flight, "the books name him alone")
-    # When the cause is mended and the message is sent again, it is an order
-    broker = Broker(settings.amqp_url, "test-replay", timeout_s=15)
-    async with Publisher.open(broker, timeout_s=15) as publisher:
-        await publisher.publish(topology.ORDERS_PLACE, message.body)
+        await eventually(lambda: state_of(answers[0].order_id), "the other order has a row")
+        books = await assert_balanced(sale)
+        assert books.on_dead_letters == [unlucky.order_id]
+        # And replayed before the cause is mended, it is a letter again
+        assert (await processes.ask("dead", "replay", letter["letter_id"]))[0] == 0
+        assert (await letter_of(unlucky.order_id))["letter_id"] == letter["letter_id"]
+    # When the cause is mended and it is replayed, it is an order, once
+    assert (await processes.ask("dead", "replay", letter["letter_id"]))[0] == 0
     await eventually(lambda: state_of(unlucky.order_id), "the order has a row")
+    assert (await processes.ask("dead", "replay", letter["letter_id"]))[0] == 1
     books = await assert_balanced(sale)
-    assert books.lines["orders pending"] == 2
+    assert (books.lines["orders pending"], books.on_dead_letters) == (2, [])
+
+
+async def test_F6_a_discarded_letter_lets_another_buyer_in_and_its_own_again(
+    processes, open_sale, ticket_for, assert_balanced, state_of, refusing, letter_of
+):
+    gateway = await processes.run("gateway")
+    await processes.run("consumers")
+    sale = await open_sale(stock=1)
+    async with ClientSession(gateway.url) as http:
+
+        async def press(buyer):
+            return await grab(http, sale.sale_id, buyer, ticket_for(sale, buyer))
+
+        async with refusing("unlucky"):
+            unlucky = await press("unlucky")
+            letter = await letter_of(unlucky.order_id)
+        # When the operator gives it up, twice
+        words = ("dead", "discard", letter["letter_id"], "--reason", "test")
+        assert [(await processes.ask(*words))[0] for _ in range(2)] == [0, 1]
+        # Then the order is cancelled, and the unit is on sale, once
+
+        async def bought():
+            answer = await press("lucky")
+            return answer if answer.status == 202 else None
+
+        lucky = await eventually(bought, "the unit is on sale again")
+        assert await state_of(unlucky.order_id) == "cancelled"
+        assert (await press("unlucky")).code == "sold_out"
+        await eventually(lambda: state_of(lucky.order_id), "the order has a row")
+        books = await assert_balanced(sale)
+        assert books.lines["orders cancelled"] == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -19,8 +20,9 @@ from redis.asyncio import Redis
 from config.settings import Settings
 from consumers.ladder import Ladder
 from consumers.runner import Handler, QueueRole, Role
-from seckill import keys, orders, returns, topology
+from seckill import dead_letters, dead_messages, keys, messages, orders, returns, topology
 from seckill.broker import Broker, Publisher
+from seckill.dead_letters import Arrival, Letter, Selection
 from seckill.order_ids import new_order_id
 from seckill.orders import NotPlaced, Placement
 from seckill.sales import Sale
@@ -222,6 +224,53 @@ class Queues:
         rungs = map(topology.retry, topology.RUNGS_S)
         for name in (*rungs, *work, *map(topology.dead, work)):
             await (await self._channel.get_queue(name, ensure=False)).purge()
+
+
+@dataclass(frozen=True)
+class Letters:
+    """The dead letters of a test; there are none at first."""
+
+    db: asyncpg.Pool
+
+    async def arrive(
+        self,
+        body: bytes,
+        headers: dict[str, Any] | None = None,
+        *,
+        queue: str = topology.ORDERS_PLACE,
+    ) -> list[Arrival]:
+        """Write a message down that died on a queue."""
+        message = dead_messages.read(queue, body, headers or {})
+        return await dead_letters.arrive(self.db, [message])
+
+    async def naming(self, *placements: Placement, **as_named: Any) -> Letter:
+        """Write a letter down that names grabs of a sale, with changes if any are given."""
+        named = [placement._replace(**as_named) for placement in placements]
+        entries = [[p.order_id, p.buyer_id, p.quantity] for p in named]
+        first = named[0]
+        body = messages.encode_place(first.sale_id, first.epoch, [], entries)
+        (arrival,) = await self.arrive(body, {"x-reason": "test"})
+        return await dead_letters.find(self.db, arrival.letter_id)
+
+    async def all(self, meant: Selection | None = None) -> list[Letter]:
+        """Return letters, oldest first."""
+        return await dead_letters.page(self.db, meant or Selection(state=None), limit=1000)
+
+    async def states(self) -> list[str]:
+        """Return the states of all letters."""
+        return [letter.state for letter in await self.all()]
+
+    async def audited(self, action: str) -> list[dict[str, Any]]:
+        """Return the audit rows of an action."""
+        rows = await self.db.fetch("SELECT * FROM audit WHERE action = $1 ORDER BY at", action)
+        return [{**row, "details": json.loads(row["details"])} for row in rows]
+
+
+@pytest.fixture
+async def letters(db: asyncpg.Pool) -> Letters:
+    await db.execute("TRUNCATE dead_letters CASCADE")
+    await db.execute("DELETE FROM audit WHERE action LIKE 'dead.%'")
+    return Letters(db)
 
 
 @pytest.fixture(scope="session")

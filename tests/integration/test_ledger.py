@@ -66,6 +66,8 @@ async def test_quiet_books_balance_and_say_what_there_is(sold, verify):
         "in flight": 0,
         "oldest in flight, s": 0,
         "return pending": 0,
+        "dead letters": 0,
+        "on dead letters": 0,
     }
 
 
@@ -206,6 +208,56 @@ async def test_F12_holder_without_a_row_is_in_flight(open_sale, shop, verify):
     assert (books.balanced, books.quiet) == (True, False)
     assert (books.in_flight, books.return_pending) == ([ann.order_id], [])
     assert f"1 ({ann.order_id}) in flight" in await complaints(verify, sale, wait_s=0.01)
+
+
+async def test_I5_a_holder_that_an_open_letter_names_is_at_rest_and_named(
+    open_sale, shop, verify, letters
+):
+    """It waits for an operator: no violation, not in flight, and not a thing to wait for."""
+    sale = await open_sale(per_order_max=2)
+    await shop.order(sale, "ann")
+    (dead,) = await shop.grab(sale, "bob", quantity=2)
+    await letters.naming(dead)
+
+    books = await verify(sale, wait_s=0.01)
+
+    assert (books.violations, books.quiet) == ([], True)
+    assert (books.on_dead_letters, books.in_flight) == ([dead.order_id], [])
+    assert (books.lines["dead letters"], books.lines["on dead letters"]) == (1, 1)
+    assert books.lines["in flight"] == 0
+
+
+async def test_I5_what_is_missing_beside_those_on_dead_letters_is_found(
+    open_sale, shop, verify, letters, db
+):
+    sale = await open_sale(per_order_max=2)
+    ann, dead = await shop.grab(sale, "ann", "bob", quantity=2)
+    await shop.place(ann)
+    await letters.naming(dead)
+    assert await complaints(verify, sale) == ""
+
+    await db.execute("UPDATE orders SET quantity = 1 WHERE order_id = $1", ann.order_id)
+    await db.execute(
+        "UPDATE inventory SET available = 9, frozen = 1 WHERE sale_id = $1", sale.sale_id
+    )
+
+    assert "I5: quiet, but redis stock is 6" in await complaints(verify, sale)
+
+
+@pytest.mark.parametrize("state", ["replayed", "discarded"])
+async def test_I5_a_closed_letter_leaves_its_holder_in_flight(
+    open_sale, shop, verify, letters, db, state
+):
+    sale = await open_sale()
+    (ann,) = await shop.grab(sale, "ann")
+    await letters.naming(ann)
+    await db.execute("UPDATE dead_letters SET state = $1", state)
+
+    books = await verify(sale)
+
+    assert (books.on_dead_letters, books.in_flight) == ([], [ann.order_id])
+    assert books.lines["dead letters"] == 0
+    assert ann.order_id in await complaints(verify, sale, wait_s=0.01)
 
 
 async def test_F16_holder_of_a_cancelled_order_is_a_return_pending(open_sale, shop, verify):
