@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from seckill import audit, books, dead_letters, orders, topology
 from seckill.broker import Publisher
 from seckill.database import database_errors_as_unavailable
-from seckill.dead_letters import Letter
+from seckill.dead_letters import Letter, Selection
 from seckill.dead_messages import NamedOrder
 from seckill.errors import Permanent
 from seckill.stock import Holding
@@ -100,12 +100,14 @@ async def discard(
     Letter, rows, returns and the audit row are one transaction, so that all of it happens once.
     Permanent when PostgreSQL refuses such a row: then nothing is done.
     """
+    # Read before any lock is taken: it may take a while, and of these orders no holder can come up
+    # any more. One that goes meanwhile goes after its row was written, and that we see.
+    held = await _holdings(db, redis, letter_id)
     with database_errors_as_unavailable(), _refusals_as_permanent():
         async with db.acquire() as connection, connection.transaction():
             letter = await dead_letters.lock_open(connection, letter_id)
             if letter is None:
                 return Discarded(Ending.NOT_OPEN)
-            held = await _holdings(redis, letter)
             fates = await _cancel(connection, letter, held)
             units = sum(held[i][1].quantity for i in fates if fates[i] is Fate.GIVEN_BACK)
             await dead_letters.close(
@@ -139,17 +141,20 @@ def _refusals_as_permanent() -> Iterator[None]:
         ) from error
 
 
-def holds_units(letter: Letter) -> bool:
-    """Tell whether units may hang on a letter: those of timers are the sweep's to return."""
-    return letter.queue == topology.ORDERS_PLACE and letter.sale_id is not None
+def _sale_of_units(letter: Letter) -> str | None:
+    """Return the sale whose units may hang on a letter. The sweep returns those of timers."""
+    return letter.sale_id if letter.queue == topology.ORDERS_PLACE else None
 
 
-async def _holdings(redis: Redis, letter: Letter) -> dict[str, tuple[str, Holding]]:
+async def _holdings(
+    db: asyncpg.Pool, redis: Redis, letter_id: int
+) -> dict[str, tuple[str, Holding]]:
     """Return order_id -> (buyer, holding): what Redis reserved, whatever the letter says."""
-    if letter.sale_id is None or not holds_units(letter):
-        return {}
-    wanted = {order.order_id: order.buyer_id for order in letter.orders}
-    return await books.find_holdings(redis, letter.sale_id, wanted)
+    for letter in await dead_letters.page(db, Selection(ids=[letter_id], state=None), limit=1):
+        if sale_id := _sale_of_units(letter):
+            wanted = {order.order_id: order.buyer_id for order in letter.orders}
+            return await books.find_holdings(redis, sale_id, wanted)
+    return {}
 
 
 async def _cancel(
@@ -160,15 +165,16 @@ async def _cancel(
     The state is `cancelled`, as when a buyer cancels before there is a row: a person has decided
     it. `rejected` is what the consumers say of a grab by themselves.
     """
-    if letter.sale_id is None or not holds_units(letter):
+    sale_id = _sale_of_units(letter)
+    if sale_id is None:
         return {order.order_id: Fate.NAMED_ONLY for order in letter.orders}
     if not await connection.fetchval(
-        "SELECT EXISTS (SELECT FROM sales WHERE sale_id = $1)", letter.sale_id
+        "SELECT EXISTS (SELECT FROM sales WHERE sale_id = $1)", sale_id
     ):
         return {order.order_id: Fate.UNKNOWN_SALE for order in letter.orders}
     fates = {}
     for order in letter.orders:  # sorted by id, the order in which all lock them
-        fates[order.order_id] = await _cancel_one(connection, letter.sale_id, order, held)
+        fates[order.order_id] = await _cancel_one(connection, sale_id, order, held)
     return fates
 
 
