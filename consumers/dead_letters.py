@@ -45,7 +45,7 @@ class DeadLetters:
                 self._queue,
                 message.sale_id or "unknown",
                 len(message.orders),
-                message.reason,
+                dead_messages.first_line(message.reason),
                 arrival.letter_id,
             )
 

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from config.settings import load_settings
 from ops.cli_sales import Json, Stores, check_id
-from ops.dead_tables import describe, letter_table, print_letter
+from ops.dead_tables import describe, print_letter, print_letters
 from ops.dead_work import End, Manners, Pace, end_letters, run
 from seckill import audit, books, dead_endings, dead_letters, topology
 from seckill.broker import Broker, Publisher
@@ -74,8 +74,7 @@ def list_letters(
     if as_json:
         typer.echo(json.dumps([describe(letter) for letter in found]))
         return
-    if found:
-        Console().print(letter_table(found))
+    print_letters(Console(), found)
     typer.echo(f"{total} dead letters" + (f", {total - len(found)} older" * (total > len(found))))
 
 

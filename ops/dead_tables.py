@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
@@ -13,10 +13,13 @@ from typing import Any
 import typer
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from seckill import dead_messages
 from seckill.dead_letters import Letter
+from seckill.dead_messages import first_line
+
+#: How many letters of one fate are named before they are only counted.
+NAMED_MAX = 10
 
 
 def describe(letter: Letter, *, whole: bool = False) -> dict[str, Any]:
@@ -33,22 +36,16 @@ def describe(letter: Letter, *, whole: bool = False) -> dict[str, Any]:
     return fields
 
 
-def letter_table(letters: Sequence[Letter]) -> Table:
-    """Lay letters out, one a row."""
-    table = Table("id", "queue", "sale", "orders", "state", "deaths", "replays", "last", "reason")
+def print_letters(console: Console, letters: Sequence[Letter]) -> None:
+    """Print letters, two lines each: a table would leave no room for the reason."""
     for letter in letters:
-        table.add_row(
-            str(letter.letter_id),
-            letter.queue,
-            letter.sale_id or "-",
-            str(len(letter.orders)),
-            letter.state,
-            str(letter.deaths),
-            str(letter.replays),
-            f"{letter.last_at:%Y-%m-%d %H:%M:%S}",
-            Text(letter.reason),  # which may hold what looks like markup
+        _say(
+            console,
+            f"{letter.letter_id}  {letter.last_at:%Y-%m-%d %H:%M:%S}  {letter.queue}"
+            f"  sale {letter.sale_id or 'unknown'}, {len(letter.orders)} orders, {letter.state},"
+            f" died {letter.deaths}, replayed {letter.replays} times\n"
+            f"    {first_line(letter.reason)}",
         )
-    return table
 
 
 def print_letter(console: Console, letter: Letter, standing: Sequence[dict[str, Any]]) -> None:
@@ -78,15 +75,24 @@ def print_outcomes(outcomes: Sequence[dict[str, Any]], left: int, *, as_json: bo
     if as_json:
         typer.echo(json.dumps({"letters": outcomes, "left": left}))
         return
+    by_fate: dict[str, list[int]] = defaultdict(list)
     for outcome in outcomes:
-        fates = Counter(outcome.get("orders", {}).values())
-        orders = "".join(f", {count} {fate}" for fate, count in fates.items())
-        units = f", {outcome['units']} units back" if outcome.get("units") else ""
-        typer.echo(f"letter {outcome['letter_id']}: {outcome['outcome']}{orders}{units}")
+        by_fate[_fate(outcome)].append(outcome["letter_id"])
+    for fate, ids in by_fate.items():
+        named = ", ".join(map(str, ids[:NAMED_MAX]))
+        more = f" and {len(ids) - NAMED_MAX} more" if len(ids) > NAMED_MAX else ""
+        typer.echo(f"letter {named}{more}: {fate}")
     if left:
         typer.echo(f"{left} left; run it again for the next")
     elif not outcomes:
         typer.echo("no open letter is meant")
+
+
+def _fate(outcome: dict[str, Any]) -> str:
+    fates = Counter(outcome.get("orders", {}).values())
+    orders = "".join(f", {count} {fate}" for fate, count in fates.items())
+    units = f", {outcome['units']} units back" if outcome.get("units") else ""
+    return f"{outcome['outcome']}{orders}{units}"
 
 
 def _say(console: Console, text: str) -> None:

@@ -16,7 +16,7 @@ from rich.progress import Progress
 
 from config.settings import load_settings
 from ops.cli_sales import Stores, open_stores
-from ops.dead_tables import describe, letter_table, print_outcomes
+from ops.dead_tables import describe, print_letters, print_outcomes
 from seckill import dead_letters
 from seckill.dead_endings import Ending
 from seckill.dead_letters import Letter, Selection
@@ -84,7 +84,7 @@ def end_letters(
         if manners.as_json:
             typer.echo(json.dumps([describe(letter) for letter in shown]))
         else:
-            Console().print(letter_table(shown))
+            print_letters(Console(), shown)
             typer.echo(plan)
         return
     if ids and meant.ids is None:  # whoever names letters has looked at them

@@ -14,7 +14,7 @@ from seckill import audit, books, dead_letters, orders, topology
 from seckill.broker import Publisher
 from seckill.database import database_errors_as_unavailable
 from seckill.dead_letters import Letter, Selection
-from seckill.dead_messages import NamedOrder
+from seckill.dead_messages import NamedOrder, first_line
 from seckill.errors import Permanent
 from seckill.stock import Holding
 
@@ -135,7 +135,7 @@ def _refusals_as_permanent() -> Iterator[None]:
     try:
         yield
     except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError) as error:
-        what = str(error).splitlines()[0]  # the rest is the row
+        what = first_line(str(error))
         raise Permanent(
             f"stays open: its units go back with a row, and PostgreSQL refuses that: {what}"
         ) from error

@@ -92,6 +92,11 @@ def decode(body: bytes) -> object | None:
     return plain
 
 
+def first_line(text: str) -> str:
+    """Return the line that says it; PostgreSQL puts whole rows into the next ones."""
+    return text.partition("\n")[0]
+
+
 def _decode(body: bytes) -> object | None:
     try:
         content: object = msgspec.msgpack.decode(body)
