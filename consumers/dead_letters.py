@@ -1,7 +1,8 @@
 """dead_letters: what lies in the dead queues is written into SQL, where an operator looks.
 
 Ack follows commit. A message delivered again finds its row; one that cannot be read is kept as
-bytes. See seckill/dead_letters.py for what makes two messages the same letter.
+bytes; one that cannot be written down comes back until it can be. See seckill/dead_letters.py for
+what makes two messages the same letter.
 """
 
 from __future__ import annotations
@@ -13,13 +14,17 @@ from collections.abc import Sequence
 import asyncpg
 from aio_pika.abc import AbstractIncomingMessage
 
-from consumers.runner import Role
+from consumers.ladder import Ladder
+from consumers.runner import Polled, Role
 from seckill import dead_letters, dead_messages, telemetry, topology
+from seckill.broker import Publisher
 
 log = logging.getLogger(__name__)
 
 #: Letters written in one transaction.
 BATCH_MAX = 100
+#: The rung on which a letter waits that PostgreSQL did not take: long enough to mend something.
+AGAIN_S = topology.RUNGS_S[-1]
 #: Operators end letters in processes of their own: an alarm should fall silent soon after.
 COUNT_S = 5.0
 
@@ -50,18 +55,33 @@ class DeadLetters:
             )
 
 
+class LastRung(Ladder):
+    """Where a letter waits that could not be written down: with its story, however often."""
+
+    def __init__(self, publisher: Publisher, queue: str) -> None:
+        super().__init__(publisher, topology.dead(queue))
+
+    async def take(self, message: AbstractIncomingMessage, error: Exception) -> None:
+        """Let it come back later. The ladder of the living would put its own story in the place."""
+        log.error(
+            "a letter in %s cannot be written, again in %d s", self._queue, AGAIN_S, exc_info=error
+        )
+        headers = {k: v for k, v in message.headers.items() if isinstance(v, str | int)}
+        await self._publisher.publish_later(AGAIN_S, AGAIN_S, self._queue, message, headers)
+
+
 class OpenLetters:
     """Keeps the alarm gauge: letters that wait for an operator."""
 
     def __init__(self, db: asyncpg.Pool) -> None:
         self._db = db
 
-    async def poll(self) -> bool:
+    async def run_once(self) -> Polled:
         """Count once; there is never more to do at once."""
         open_now = await dead_letters.open_by_queue(self._db)
         for queue in topology.WORK_QUEUES:
             telemetry.DEAD_OPEN.labels(queue).set(open_now.get(queue, 0))
-        return False
+        return Polled(0, more=False)
 
 
 class Together:

@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 
 from config.settings import Settings
 from consumers import dead_letters, relay, return_stock, sweep
-from consumers.dead_letters import DeadLetters, OpenLetters, Together
+from consumers.dead_letters import DeadLetters, LastRung, OpenLetters, Together
 from consumers.expire_orders import ExpireOrders
 from consumers.ladder import Ladder
 from consumers.place_orders import PlaceOrders
@@ -95,14 +95,18 @@ def _dead_letters(stores: Stores) -> Role:
     movers = [
         _queue_role(
             stores,
+            f"dead_letters {queue}",
             topology.dead(queue),
             DeadLetters(stores.db, queue).handle,
             dead_letters.BATCH_MAX * GRAB_BYTES,
+            ladder=LastRung(stores.publisher, queue),
         )
         for queue in topology.WORK_QUEUES
     ]
-    counter = PollRole("open letters", OpenLetters(stores.db).poll, idle_s=dead_letters.COUNT_S)
-    return Together([*movers, counter])
+    counter = OpenLetters(stores.db)
+    return Together(
+        [*movers, PollRole("dead_letters", counter.run_once, idle_s=dead_letters.COUNT_S)]
+    )
 
 
 _BUILDERS: dict[str, Callable[[Stores], Role]] = {
@@ -178,13 +182,14 @@ def _queue_role(
     batch_max: int,
     *,
     key: Callable[[Message], str] = lambda _: "",
+    ladder: Ladder | None = None,
 ) -> QueueRole:
     return QueueRole(
         name,
         stores.consuming,
         queue,
         handle,
-        Ladder(stores.publisher, queue),
+        ladder or Ladder(stores.publisher, queue),
         prefetch=stores.settings.prefetch,
         weigh=lambda message: 1 + len(message.body) // GRAB_BYTES,
         batch_max=batch_max,

@@ -74,7 +74,7 @@ def read(queue: str, body: bytes, headers: Mapping[str, Any]) -> DeadMessage:
         body=body,
         headers=msgspec.json.encode(_plain(dict(headers)), enc_hook=repr).decode(),
         reason=_reason(headers, death),
-        stack=None if stack is None else str(_plain(stack)),
+        stack=str(_plain(stack)) if stack else None,
         attempts=_attempts(headers, death),
         first_at=_moment(headers.get("x-first-failed-ms")) or died_at,
         last_at=_moment(headers.get("x-last-failed-ms")) or died_at,

@@ -301,13 +301,14 @@ def queue_role(settings: Settings, publisher: Publisher) -> Callable[..., QueueR
         batch_max: int = 1000,
         url: str = settings.amqp_url,
         key: Callable[[AbstractIncomingMessage], str] = lambda _: "",
+        ladder: Ladder | None = None,
     ) -> QueueRole:
         return QueueRole(
             "test",
             Broker(url, "test-consuming", timeout_s=15),
             queue,
             handle,
-            Ladder(publisher, queue),
+            ladder or Ladder(publisher, queue),
             prefetch=300,
             weigh=lambda message: 1 + len(message.body) // 50,
             batch_max=batch_max,
