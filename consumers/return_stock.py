@@ -1,15 +1,23 @@
-"""return_stock: units of ended orders go back to Redis, each exactly once."""
+"""return_stock: units of ended orders go back to Redis, each exactly once; and so do restocks."""
 
 from __future__ import annotations
+
+import logging
+import time
 
 import asyncpg
 
 from consumers.runner import Polled
 from seckill import returns, telemetry
+from seckill.restock import repair_totals
 from seckill.stock import CALL_MAX, Stock
 
 #: A given-back unit should be on sale again before a buyer presses the button a second time.
 IDLE_S = 0.1
+#: Restocks seldom break off, and the units that wait are not yet anybody's.
+REPAIR_S = 5.0
+
+log = logging.getLogger(__name__)
 
 
 class ReturnStock:
@@ -18,9 +26,20 @@ class ReturnStock:
     def __init__(self, db: asyncpg.Pool, stock: Stock) -> None:
         self._db = db
         self._stock = stock
+        self._repair_at = time.monotonic()
 
     async def run_once(self) -> Polled:
-        """Give back one batch."""
+        """Give back one batch; now and then look for restocks that broke off."""
+        if time.monotonic() >= self._repair_at:
+            await self.repair()
+            self._repair_at = time.monotonic() + REPAIR_S
         returned = await returns.return_batch(self._db, self._stock)
         telemetry.RETURNED.inc(returned.done)
         return Polled(returned.done, more=returned.done + returned.put_off == CALL_MAX)
+
+    async def repair(self) -> list[str]:
+        """Finish restocks that broke off between the stores; return their sales."""
+        repaired = await repair_totals(self._db, self._stock)
+        for sale_id in repaired:
+            log.warning("sale %s: finished a restock that broke off", sale_id)
+        return repaired

@@ -9,6 +9,7 @@ import msgspec
 from aiohttp import web
 
 from gateway import ledger_process
+from gateway.admin_changes import close_sale, open_sale, pause_sale, restock_sale, resume_sale
 from gateway.admin_limits import set_limits, show_limits
 from gateway.admission import read_json, sale_id_of
 from gateway.answers import json_response
@@ -41,6 +42,9 @@ def create_admin_app(edge: web.Application) -> web.Application:
         ("GET", "/admin/sales/{sale_id}", show_sale),
         ("POST", "/admin/sales/{sale_id}/open", open_sale),
         ("POST", "/admin/sales/{sale_id}/close", close_sale),
+        ("POST", "/admin/sales/{sale_id}/pause", pause_sale),
+        ("POST", "/admin/sales/{sale_id}/resume", resume_sale),
+        ("POST", "/admin/sales/{sale_id}/restock", restock_sale),
         ("GET", "/admin/sales/{sale_id}/ledger", show_ledger),
         ("GET", "/admin/sales/{sale_id}/limits", show_limits),
         ("PUT", "/admin/sales/{sale_id}/limits", set_limits),
@@ -72,6 +76,7 @@ async def show_sale(request: web.Request) -> web.Response:
         "outbox": seen.outbox,
         "corrections": seen.corrections,
         "epoch": seen.epoch,
+        "total": seen.total,
     }
     return json_response({**asdict(sale), "redis": redis})
 
@@ -83,22 +88,6 @@ async def create_sale(request: web.Request) -> web.Response:
     with on_record("create", new.sale_id):
         sale = await sales.create(edge[DB], edge[STOCK], new)
     return json_response(sale, status=201)
-
-
-async def open_sale(request: web.Request) -> web.Response:
-    """Let buyers in; opening again never resets the stock."""
-    sale_id, edge = sale_id_of(request), request.app[EDGE]
-    with on_record("open", sale_id):
-        sale = await sales.open_(edge[DB], edge[STOCK], sale_id)
-    return json_response(sale)
-
-
-async def close_sale(request: web.Request) -> web.Response:
-    """Let nobody new in; closing again changes nothing."""
-    sale_id, edge = sale_id_of(request), request.app[EDGE]
-    with on_record("close", sale_id):
-        sale = await sales.close(edge[DB], edge[STOCK], sale_id)
-    return json_response(sale)
 
 
 async def show_ledger(request: web.Request) -> web.Response:

@@ -27,7 +27,8 @@ if not fresh and (sale[2] ~= ARGV[5] or sale[3] ~= ARGV[6]) then
 end
 if fresh then
   redis.call("HSET", sale_key, "state", "open", "opens_at_ms", ARGV[2], "closes_at_ms", ARGV[3],
-    "per_order_max", ARGV[4], "number", ARGV[5], "epoch", ARGV[6], "corrections", 0)
+    "per_order_max", ARGV[4], "number", ARGV[5], "epoch", ARGV[6], "corrections", 0,
+    "total", ARGV[1])
   redis.call("SET", stock_key, ARGV[1])
   return {"OPENED", tonumber(ARGV[1])}
 end

@@ -1,4 +1,4 @@
-"""The commands about sales: make, open, close and show them; tickets; the ledger."""
+"""The commands about sales: make, run and show them; tickets; the ledger."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ from rich.console import Console
 from rich.table import Table
 
 from config.settings import BadSettings, Settings, load_settings
-from seckill import database, ledger, logins, proofs, redis_client, sales, tickets
+from seckill import audit, database, ledger, logins, proofs, redis_client, sales, tickets
 from seckill.errors import UserMistake
 from seckill.keyring import KeyRing
+from seckill.restock import restock
 from seckill.sales import PAYMENT_WINDOW_MAX_S, PRICE_CENTS_MAX, UNITS_MAX, NewSale, Sale
 from seckill.stock import Stock
 
@@ -33,7 +34,7 @@ T = TypeVar("T")
 #: complaint about that would hide that it is Redis that does not answer.
 REDIS_S = 3.0
 
-sale_app = typer.Typer(help="Make, open, close and show sales.", no_args_is_help=True)
+sale_app = typer.Typer(help="Make, run and show sales.", no_args_is_help=True)
 
 SaleId = Annotated[str, typer.Argument(metavar="ID", help="The sale's id.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
@@ -128,6 +129,51 @@ def close_sale(sale_id: SaleId, as_json: Json = False) -> None:
     """Let nobody new in. Orders live on."""
     check_id(sale_id)
     _show(_run(lambda s: sales.close(s.db, s.stock, sale_id)), as_json)
+
+
+@sale_app.command("pause")
+def pause_sale(sale_id: SaleId, as_json: Json = False) -> None:
+    """Let nobody new in for a while. Orders live on; `resume` lets buyers in again."""
+    check_id(sale_id)
+    _show(_run(lambda s: sales.pause(s.db, s.stock, sale_id)), as_json)
+
+
+@sale_app.command("resume")
+def resume_sale(sale_id: SaleId, as_json: Json = False) -> None:
+    """Let buyers into a paused sale again."""
+    check_id(sale_id)
+    _show(_run(lambda s: sales.resume(s.db, s.stock, sale_id)), as_json)
+
+
+@sale_app.command("restock")
+def restock_sale(
+    sale_id: SaleId,
+    units: Annotated[
+        int, typer.Option(help="Units to add; below 0, unsold units to take out of the sale.")
+    ],
+    reason: Annotated[str, typer.Option(help="Why, for the audit trail.")],
+    from_total: Annotated[
+        int | None,
+        typer.Option(help="Do it only if the sale has this many units: a repeat is then safe."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Change the units of a sale that was opened."""
+    check_id(sale_id)
+    _show(
+        _run(
+            lambda s: restock(
+                s.db,
+                s.stock,
+                sale_id,
+                units,
+                actor=audit.person(),
+                reason=reason,
+                from_total=from_total,
+            )
+        ),
+        as_json,
+    )
 
 
 @sale_app.command("show")

@@ -29,6 +29,8 @@ class RedisBooks:
     stock: int
     corrections: int
     epoch: int
+    #: None in a sale opened by a version that did not write it down.
+    total: int | None
     #: buyer_id -> reservation
     holders: dict[str, Holding]
     outbox: int
@@ -57,7 +59,7 @@ async def read_redis(redis: Redis, sale_id: str) -> RedisBooks | None:
 
     Holders are scanned in small steps, so that Redis goes on serving a running sale. A stamp taken
     before and after tells whether anything moved meanwhile: a grab makes a new outbox id, a
-    give-back changes stock or corrections.
+    give-back changes stock or corrections, a restock the total.
     """
     with redis_errors_as_unavailable():
         before = await glance(redis, sale_id)
@@ -76,6 +78,7 @@ async def read_redis(redis: Redis, sale_id: str) -> RedisBooks | None:
         stock=stamp.stock,
         corrections=stamp.corrections,
         epoch=stamp.epoch,
+        total=stamp.total,
         holders=holders,
         outbox=stamp.outbox,
         still=before == stamp,
@@ -153,12 +156,13 @@ async def states_of(db: asyncpg.Pool, order_ids: set[str]) -> dict[str, str]:
 
 
 class Glance(NamedTuple):
-    """Everything that a grab or a give-back changes."""
+    """Everything that a grab, a give-back or a restock changes."""
 
     state: str
     stock: int
     corrections: int
     epoch: int
+    total: int | None
     holders: int
     outbox: int
     last_outbox_id: bytes
@@ -168,7 +172,7 @@ async def glance(redis: Redis, sale_id: str) -> Glance | None:
     """Read what a sale's keys come to, in one step; None when the sale is not there."""
     with redis_errors_as_unavailable():
         async with redis.pipeline(transaction=True) as pipe:
-            pipe.hmget(keys.sale(sale_id), "state", "corrections", "epoch")
+            pipe.hmget(keys.sale(sale_id), "state", "corrections", "epoch", "total")
             pipe.get(keys.stock(sale_id))
             pipe.hlen(keys.holders(sale_id))
             pipe.xinfo_stream(keys.outbox(sale_id))
@@ -178,7 +182,7 @@ async def glance(redis: Redis, sale_id: str) -> Glance | None:
                 raise reply
     if isinstance(outbox, ResponseError):  # no such key: nobody has grabbed yet
         outbox = {"length": 0, "last-generated-id": b""}
-    state, corrections, epoch = fields
+    state, corrections, epoch, total = fields
     if state is None or (state != b"created" and stock is None):
         return None
     return Glance(
@@ -186,6 +190,7 @@ async def glance(redis: Redis, sale_id: str) -> Glance | None:
         stock=int(stock or 0),
         corrections=int(corrections),
         epoch=int(epoch),
+        total=None if total is None else int(total),
         holders=held,
         outbox=outbox["length"],
         last_outbox_id=outbox["last-generated-id"],

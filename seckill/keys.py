@@ -9,7 +9,7 @@ def stock(sale_id: str) -> str:
 
 
 def sale(sale_id: str) -> str:
-    """Return the HASH of state, window, per_order_max, number, epoch and corrections."""
+    """Return the HASH of state, window, per_order_max, number, epoch, corrections and total."""
     return f"sk:{{{sale_id}}}:sale"
 
 

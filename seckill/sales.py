@@ -99,7 +99,7 @@ async def create(db: asyncpg.Pool, stock: Stock, new: NewSale) -> Sale:
         with database_errors_as_unavailable():
             async with db.acquire() as connection, connection.transaction():
                 await _insert(connection, new)
-                sale = await _lock(connection, new.sale_id)
+                sale = await lock(connection, new.sale_id)
                 # Before the commit, so that a refusal leaves no half-made sale behind.
                 if not await stock.announce(sale.sale_id, sale.terms()):
                     raise WrongState(
@@ -124,7 +124,12 @@ async def open_(db: asyncpg.Pool, stock: Stock, sale_id: str) -> Sale:
     """
     with database_errors_as_unavailable():
         async with db.acquire() as connection, connection.transaction():
-            sale = await _lock(connection, sale_id)
+            sale = await lock(connection, sale_id)
+            if sale.state == "paused":
+                # Whoever repeats the opening must not lift a pause that somebody else wanted.
+                raise WrongState(
+                    f"sale {sale_id} is paused; let buyers in again: seckill sale resume {sale_id}"
+                )
             if sale.was_opened or await _has_orders(connection, sale_id):
                 done = await stock.set_sale_state(sale_id, "open")
             else:
@@ -144,19 +149,17 @@ async def open_(db: asyncpg.Pool, stock: Stock, sale_id: str) -> Sale:
 
 async def close(db: asyncpg.Pool, stock: Stock, sale_id: str) -> Sale:
     """Close a sale: nobody new gets in; orders live on, and returned units stay unsold."""
-    with database_errors_as_unavailable():
-        async with db.acquire() as connection, connection.transaction():
-            sale = await _lock(connection, sale_id)
-            if not sale.was_opened:
-                raise WrongState(f"sale {sale_id} was never opened")
-            if not await stock.set_sale_state(sale_id, "closed"):
-                raise Conflict(
-                    f"Redis has lost sale {sale_id}; it sells nothing, and needs a rebuild"
-                )
-            await connection.execute(
-                "UPDATE sales SET state = 'closed' WHERE sale_id = $1", sale_id
-            )
-    return await find(db, sale_id)
+    return await _move(db, stock, sale_id, "closed", ("open", "paused", "closed"))
+
+
+async def pause(db: asyncpg.Pool, stock: Stock, sale_id: str) -> Sale:
+    """Let nobody new in until `resume`; whoever has an order keeps it."""
+    return await _move(db, stock, sale_id, "paused", ("open", "paused"))
+
+
+async def resume(db: asyncpg.Pool, stock: Stock, sale_id: str) -> Sale:
+    """Let buyers into a paused sale again; in one that is open nothing changes."""
+    return await _move(db, stock, sale_id, "open", ("open", "paused"))
 
 
 async def find(db: asyncpg.Pool, sale_id: str) -> Sale:
@@ -172,6 +175,17 @@ async def all_sales(db: asyncpg.Pool) -> list[Sale]:
     """Return every sale, oldest first."""
     with database_errors_as_unavailable():
         return [Sale(*row) for row in await db.fetch(f"{_SELECT} ORDER BY number")]
+
+
+async def lock(connection: asyncpg.Connection, sale_id: str) -> Sale:
+    """Return a sale, and keep others from changing its state or total until the transaction ends.
+
+    What was read while another held the lock may be older than the lock: read it again.
+    """
+    row = await connection.fetchrow(f"{_SELECT} WHERE sale_id = $1 FOR UPDATE OF s", sale_id)
+    if row is None:
+        raise Missing(f"there is no sale {sale_id}; `seckill sale list` shows them")
+    return Sale(*row)
 
 
 class SaleDirectory:
@@ -243,11 +257,27 @@ async def _insert(connection: asyncpg.Connection, new: NewSale) -> None:
     )
 
 
-async def _lock(connection: asyncpg.Connection, sale_id: str) -> Sale:
-    row = await connection.fetchrow(f"{_SELECT} WHERE sale_id = $1 FOR UPDATE OF s", sale_id)
-    if row is None:
-        raise Missing(f"there is no sale {sale_id}; `seckill sale list` shows them")
-    return Sale(*row)
+async def _move(
+    db: asyncpg.Pool, stock: Stock, sale_id: str, to_state: str, from_states: tuple[str, ...]
+) -> Sale:
+    """Set the state in Redis, then in PostgreSQL; a crash in between is mended by a repeat."""
+    with database_errors_as_unavailable():
+        async with db.acquire() as connection, connection.transaction():
+            sale = await lock(connection, sale_id)
+            if not sale.was_opened:
+                raise WrongState(f"sale {sale_id} was never opened")
+            if sale.state not in from_states:
+                raise WrongState(
+                    f"sale {sale_id} is {sale.state}; open it again: seckill sale open {sale_id}"
+                )
+            if not await stock.set_sale_state(sale_id, to_state):
+                raise Conflict(
+                    f"Redis has lost sale {sale_id}, or it is being rebuilt; it sells nothing now"
+                )
+            await connection.execute(
+                "UPDATE sales SET state = $2 WHERE sale_id = $1", sale_id, to_state
+            )
+    return await find(db, sale_id)
 
 
 async def _has_orders(connection: asyncpg.Connection, sale_id: str) -> bool:

@@ -99,6 +99,25 @@ class Return(NamedTuple):
     units: int
 
 
+class Restock(StrEnum):
+    """What restock.lua says of a step from one total to another."""
+
+    OK = "OK"
+    #: Fewer units are unsold than it would take; `units` says how many.
+    SHORT = "SHORT"
+    #: Redis counts neither the one total nor the other, but `units`.
+    MOVED = "MOVED"
+    #: Redis has lost the sale, or it is being rebuilt.
+    LATER = "LATER"
+
+
+class Restocked(NamedTuple):
+    """Answer to a restock; `units` is what is left for sale, unless the outcome says otherwise."""
+
+    outcome: Restock
+    units: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class SaleTerms:
     """What Redis must know of a sale to open it. Times are Unix milliseconds, 0 for none."""
@@ -122,6 +141,7 @@ class Stock:
         self._give_back = lua.register(redis, "give_back")
         self._open_sale = lua.register(redis, "open_sale")
         self._set_sale_state = lua.register(redis, "set_sale_state")
+        self._restock = lua.register(redis, "restock")
 
     async def grab(
         self,
@@ -231,14 +251,28 @@ class Stock:
         _expect(reply, b"OK", b"MISSING", b"FENCED")
         return bool(reply[0] == b"OK")
 
+    async def restock(self, sale_id: str, epoch: int, before: int, after: int) -> Restocked:
+        """Move a sale's total, and its stock by the difference; the same step twice is one."""
+        reply = await self._run(
+            self._restock, [keys.stock(sale_id), keys.sale(sale_id)], [epoch, before, after]
+        )
+        return Restocked(Restock(reply[0].decode()), *reply[1:])
+
     async def left_of(self, sale_ids: Sequence[str]) -> list[int | None]:
         """Return the units left of each sale; None where Redis has no stock of it."""
         with redis_errors_as_unavailable():
             async with self._redis.pipeline(transaction=False) as pipe:
                 for sale_id in sale_ids:
                     pipe.get(keys.stock(sale_id))
-                values = await pipe.execute()
-        return [None if value is None else int(value) for value in values]
+                return _numbers(await pipe.execute())
+
+    async def totals_of(self, sale_ids: Sequence[str]) -> list[int | None]:
+        """Return the total of each sale; None where Redis has none written down."""
+        with redis_errors_as_unavailable():
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for sale_id in sale_ids:
+                    pipe.hget(keys.sale(sale_id), "total")
+                return _numbers(await pipe.execute())
 
     async def now_ms(self) -> int:
         """Return Redis's own clock, in Unix milliseconds."""
@@ -250,6 +284,10 @@ class Stock:
         with redis_errors_as_unavailable():
             reply: list[Any] = await script(keys=key_names, args=args)
         return reply
+
+
+def _numbers(values: list[bytes | None]) -> list[int | None]:
+    return [None if value is None else int(value) for value in values]
 
 
 def _expect(reply: list[Any], *outcomes: bytes) -> None:

@@ -22,6 +22,9 @@ CALLS = [
     ("GET", "/admin/sales/x"),
     ("POST", "/admin/sales/x/open"),
     ("POST", "/admin/sales/x/close"),
+    ("POST", "/admin/sales/x/pause"),
+    ("POST", "/admin/sales/x/resume"),
+    ("POST", "/admin/sales/x/restock"),
     ("GET", "/admin/sales/x/ledger"),
 ]
 NEW = {"sale_id": "by-http", "stock": 2, "price_cents": 1999}
@@ -165,7 +168,16 @@ async def test_a_sale_is_made_opened_sold_and_closed(admin, http, ticket_for, db
     assert (status, shown) == (
         200,
         opened
-        | {"redis": {"state": "open", "stock": 1, "holders": 1, "corrections": 0, "epoch": 1}},
+        | {
+            "redis": {
+                "state": "open",
+                "stock": 1,
+                "holders": 1,
+                "corrections": 0,
+                "epoch": 1,
+                "total": 2,
+            }
+        },
     )
     _, listed = await call(admin, "GET", "/admin/sales")
     assert opened in listed["sales"]

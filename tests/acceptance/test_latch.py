@@ -47,7 +47,7 @@ async def test_F15_an_opening_lets_the_very_first_press_through_at_every_process
     if refused == "closed":
         await sales.close(db, stock, sale.sale_id)
     elif refused == "paused":
-        await stock.set_sale_state(sale.sale_id, "paused")
+        await sales.pause(db, stock, sale.sale_id)
 
     async def press(http, buyer):
         return await grab(http, sale.sale_id, buyer, ticket_for(sale, buyer))
@@ -55,7 +55,7 @@ async def test_F15_an_opening_lets_the_very_first_press_through_at_every_process
     for http in each:
         for _ in range(2):
             assert (await press(http, "early")).code == refused
-    await sales.open_(db, stock, sale.sale_id)
+    await (sales.resume if refused == "paused" else sales.open_)(db, stock, sale.sale_id)
     answers = [await press(http, f"b{n}") for n, http in enumerate(each)]
     assert [answer.status for answer in answers] == [202] * 4
 

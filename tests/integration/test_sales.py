@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 
 from seckill import keys, sales, topology
-from seckill.errors import Conflict, Unavailable, UserMistake
+from seckill.errors import Conflict, Unavailable, UserMistake, WrongState
 from seckill.sales import NewSale
 from seckill.stock import Verdict
 
@@ -311,3 +311,78 @@ async def test_a_seventeenth_payment_window_is_refused(db, stock):
     finally:  # the other tests want windows of their own
         await db.execute("DELETE FROM inventory WHERE sale_id = ANY($1)", made)
         await db.execute("DELETE FROM sales WHERE sale_id = ANY($1)", made)
+
+
+async def test_a_paused_sale_lets_nobody_new_in_until_it_is_resumed(
+    open_sale, shop, db, stock, assert_balanced
+):
+    sale = await open_sale(stock=10)
+    await shop.order(sale, "ann")
+
+    for _ in range(2):
+        assert (await sales.pause(db, stock, sale.sale_id)).state == "paused"
+        assert await verdict(stock, sale) == Verdict.PAUSED
+        assert (await stock.look_up(sale.sale_id, ["ann"])).holdings[0] is not None
+    for _ in range(2):
+        assert (await sales.resume(db, stock, sale.sale_id)).state == "open"
+        assert await verdict(stock, sale) == Verdict.ACCEPTED
+
+    await shop.order(sale, "bob")
+    await assert_balanced(sale)
+
+
+async def test_opening_does_not_lift_a_pause(open_sale, db, stock):
+    sale = await open_sale()
+    await sales.pause(db, stock, sale.sale_id)
+
+    with pytest.raises(WrongState, match="seckill sale resume"):
+        await sales.open_(db, stock, sale.sale_id)
+
+    assert await verdict(stock, sale) == Verdict.PAUSED
+
+
+async def test_a_paused_sale_closes(open_sale, db, stock):
+    sale = await open_sale()
+    await sales.pause(db, stock, sale.sale_id)
+    assert (await sales.close(db, stock, sale.sale_id)).state == "closed"
+    assert await verdict(stock, sale) == Verdict.CLOSED
+
+
+@pytest.mark.parametrize("change", [sales.pause, sales.resume])
+async def test_only_an_open_sale_is_paused_or_resumed(open_sale, db, stock, change):
+    sale = await open_sale(opened=False)
+    with pytest.raises(WrongState, match="never opened"):
+        await change(db, stock, sale.sale_id)
+    await sales.open_(db, stock, sale.sale_id)
+    await sales.close(db, stock, sale.sale_id)
+    with pytest.raises(WrongState, match="is closed; open it again"):
+        await change(db, stock, sale.sale_id)
+    assert await verdict(stock, sale) == Verdict.CLOSED
+
+
+@pytest.mark.parametrize(("change", "state"), [(sales.pause, "paused"), (sales.resume, "open")])
+async def test_a_pause_or_resume_that_died_between_the_stores_is_mended_by_doing_it_again(
+    open_sale, db, stock, store, change, state
+):
+    sale = await open_sale()
+    if state == "open":
+        await sales.pause(db, stock, sale.sale_id)
+    await stock.set_sale_state(sale.sale_id, state)  # and then the commit never came
+
+    assert (await change(db, stock, sale.sale_id)).state == state
+
+    assert await store.hget(keys.sale(sale.sale_id), "state") == state.encode()
+
+
+@pytest.mark.parametrize("change", [sales.pause, sales.resume])
+async def test_F8_a_lost_or_fenced_sale_is_not_paused_or_resumed(
+    open_sale, db, stock, store, change
+):
+    sale = await open_sale()
+    await store.hset(keys.sale(sale.sale_id), "state", "fenced")
+    with pytest.raises(Conflict, match="being rebuilt"):
+        await change(db, stock, sale.sale_id)
+    await wipe(store, sale)
+    with pytest.raises(Conflict, match="has lost"):
+        await change(db, stock, sale.sale_id)
+    assert not await exists(store, sale)

@@ -31,6 +31,7 @@ async def test_a_new_sale_opens_with_its_terms(shop: Shop, announced: bool) -> N
         b"number": b"%d" % NUMBER,
         b"epoch": b"%d" % EPOCH,
         b"corrections": b"0",
+        b"total": b"5",
     }
 
 
