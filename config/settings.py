@@ -12,7 +12,7 @@ import os
 import re
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
@@ -25,6 +25,7 @@ from pydantic_settings import (
 
 from config.public_edge import Networks, Origins
 from config.store_url import AmqpUrl, PostgresDsn, RedisUrl
+from config.timeouts import DELAY_QUEUE, Timeouts
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 
@@ -54,6 +55,10 @@ class Settings(BaseSettings):
     redis_url: RedisUrl = ""
     amqp_url: AmqpUrl = ""
     postgres_dsn: PostgresDsn = ""
+
+    #: Whether stores that could lose something keep gateways from being ready and sales from
+    #: opening (`refuse`), or are only complained of (`warn`): for who knows why it is so.
+    preflight: Literal["refuse", "warn"] = "refuse"
 
     # The edge.
     gateway_host: str = "127.0.0.1"
@@ -134,6 +139,9 @@ class Settings(BaseSettings):
     relay_age_ms: Count = 2_000
 
     # Consumers.
+    #: What tells that an order's time to pay is over (docs/adr/0007-timeouts.md), comma-separated:
+    #: delay_queue, key_expiry, both or none. The sweep looks for what is overdue in any case.
+    timeouts: Timeouts = frozenset({DELAY_QUEUE})
     #: Messages on their way to one consumer: three merged batches, so that it never starves.
     prefetch: Count = 300
     #: Grabs merged into one SQL transaction. Beyond some hundreds a larger batch buys nothing.

@@ -13,7 +13,7 @@ from gateway.admin_changes import close_sale, open_sale, pause_sale, restock_sal
 from gateway.admin_limits import set_limits, show_limits
 from gateway.admission import read_json, sale_id_of
 from gateway.answers import json_response
-from gateway.health import EDGE, livez, metrics, readyz
+from gateway.health import EDGE, PREFLIGHT, livez, metrics, readyz, watch_preflight
 from gateway.operators import ADMIN_TOKEN, for_operators, on_record
 from gateway.problems import Problem, Refused, add_routes
 from gateway.resources import DB, REDIS, SETTINGS, STOCK
@@ -35,6 +35,7 @@ def create_admin_app(edge: web.Application) -> web.Application:
     app[EDGE] = edge
     app[ADMIN_TOKEN] = edge[SETTINGS].admin_token.get_secret_value()
     app[COUNTING] = asyncio.Lock()
+    app[PREFLIGHT] = watch_preflight(edge)
     health = (("/livez", livez), ("/readyz", readyz), ("/metrics", metrics))
     operators = (
         ("GET", "/admin/sales", list_sales),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Annotated
 
@@ -11,13 +12,15 @@ from aiohttp import web
 
 from gateway.admission import read_json, sale_id_of
 from gateway.answers import json_response
-from gateway.health import EDGE
+from gateway.health import EDGE, preflight_of
 from gateway.operators import on_record
-from gateway.resources import DB, STOCK
-from seckill import sales
+from gateway.resources import DB, SETTINGS, STOCK
+from seckill import preflight, sales
 from seckill.restock import restock
 from seckill.sales import UNITS_MAX, Sale, Units
 from seckill.stock import Stock
+
+log = logging.getLogger(__name__)
 
 #: Who changed it, in the audit trail: the admin token is one for all operators.
 ACTOR = "admin API"
@@ -35,8 +38,18 @@ _change = msgspec.json.Decoder(Change)
 
 
 async def open_sale(request: web.Request) -> web.Response:
-    """Let buyers in; opening again never resets the stock."""
-    return await _done(request, "open", sales.open_)
+    """Let buyers in, if the stores are set up for it; opening again never resets the stock."""
+    settings = request.app[EDGE][SETTINGS]
+    checks = preflight_of(request.app[EDGE], timeout_s=settings.connect_timeout_s)
+
+    async def open_(db: asyncpg.Pool, stock: Stock, sale_id: str) -> Sale:
+        await sales.find(db, sale_id)  # is there such a sale?
+        only_warn = settings.preflight == "warn"
+        for warning in await preflight.require(checks, sale_id, only_warn=only_warn):
+            log.warning("opening sale %s: %s", sale_id, warning)
+        return await sales.open_(db, stock, sale_id)
+
+    return await _done(request, "open", open_)
 
 
 async def close_sale(request: web.Request) -> web.Response:

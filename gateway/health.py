@@ -1,4 +1,4 @@
-"""Health and metrics, on the admin port."""
+"""Health and metrics, on the admin port; and what must be so before a sale opens."""
 
 from __future__ import annotations
 
@@ -8,12 +8,19 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from gateway.answers import json_response
-from gateway.resources import BREAKER, DB, STOCK
+from gateway.resources import BREAKER, DB, REDIS, SETTINGS, STOCK
+from seckill.broker import Broker
 from seckill.database import database_errors_as_unavailable
 from seckill.errors import Unavailable
+from seckill.preflight import Preflight, Report
+from seckill.shared_reading import SharedReading
+
+#: How stores are set up changes seldom, and looking at it takes a link of its own to the broker.
+PREFLIGHT_S = 10.0
 
 #: The gateway whose health an admin application tells.
 EDGE = web.AppKey("edge", web.Application)
+PREFLIGHT = web.AppKey("preflight", SharedReading[Report])
 
 
 async def livez(_: web.Request) -> web.Response:
@@ -21,10 +28,27 @@ async def livez(_: web.Request) -> web.Response:
     return json_response({"status": "alive"})
 
 
-async def readyz(request: web.Request) -> web.Response:
-    """Answer 200 when grabs can be taken: Redis is there. The rest may be away for a while.
+def preflight_of(edge: web.Application, *, timeout_s: float) -> Preflight:
+    """Return the checks of the stores of a running gateway."""
+    settings = edge[SETTINGS]
+    broker = Broker(settings.amqp_url, "seckill-preflight", timeout_s)
+    return Preflight(edge[REDIS], edge[DB], broker, settings.timeouts)
 
-    With the broker away accepted grabs wait in the outbox, with PostgreSQL away on the broker.
+
+def watch_preflight(edge: web.Application) -> SharedReading[Report]:
+    """Return what `/readyz` knows of the stores: looked up when asked, at most each PREFLIGHT_S."""
+
+    async def read() -> Report:
+        return await preflight_of(edge, timeout_s=edge[SETTINGS].confirm_timeout_s).check()
+
+    return SharedReading(read, interval_s=PREFLIGHT_S)
+
+
+async def readyz(request: web.Request) -> web.Response:
+    """Answer 200 when grabs can be taken: Redis is there, and no store is set up to lose them.
+
+    The rest may be away for a while: with the broker away accepted grabs wait in the outbox, with
+    PostgreSQL away on the broker.
     """
     edge = request.app[EDGE]
     checks = {
@@ -32,9 +56,18 @@ async def readyz(request: web.Request) -> web.Response:
         "rabbitmq": not edge[BREAKER].open,
         "postgresql": await _ok(_ping_sql(edge)),
     }
-    ready = checks["redis"]
-    status = "ready" if all(checks.values()) else "degraded" if ready else "unready"
-    return json_response({"status": status, "checks": checks}, status=200 if ready else 503)
+    report = await request.app[PREFLIGHT].recent()
+    sound = not report.problems or edge[SETTINGS].preflight == "warn"
+    ready = checks["redis"] and sound
+    whole = ready and all(checks.values()) and not report.problems
+    found = {
+        "status": "ready" if whole else "degraded" if ready else "unready",
+        "checks": checks,
+        "problems": report.problems,
+        "warnings": report.warnings + report.away,
+        "sales": report.sales,
+    }
+    return json_response(found, status=200 if ready else 503)
 
 
 async def metrics(_: web.Request) -> web.Response:

@@ -11,7 +11,15 @@ from hmac import compare_digest
 from aiohttp import web
 
 from gateway.problems import Handler, Problem, Refused
-from seckill.errors import Conflict, Missing, SeckillError, Unavailable, UserMistake, WrongState
+from seckill.errors import (
+    Conflict,
+    Missing,
+    NotReady,
+    SeckillError,
+    Unavailable,
+    UserMistake,
+    WrongState,
+)
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +30,7 @@ REFUSALS: dict[type[SeckillError], Problem] = {
     Missing: Problem.NOT_FOUND,
     WrongState: Problem.CONFLICT,
     UserMistake: Problem.BAD_REQUEST,
+    NotReady: Problem.NOT_READY,
     Conflict: Problem.CONFLICT,
     Unavailable: Problem.UNAVAILABLE,
 }

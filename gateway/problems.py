@@ -61,6 +61,7 @@ class Problem(Enum):
     RATE_LIMITED = Kind(429, "Too many requests; come back when told, and it is your turn", 1)
     INTERNAL = Kind(500, "The gateway made a mistake")
     OVERLOADED = Kind(503, "More requests are in hand than can be answered soon", 1)
+    NOT_READY = Kind(503, "The stores are set up so that something could be lost", 10)
     PAUSED = Kind(503, "The sale is paused", 5)
     UNAVAILABLE = Kind(503, "The outcome is not known; sending the request again is safe", 1)
 

@@ -1,4 +1,4 @@
-"""The commands about sales: make, run and show them; tickets; the ledger."""
+"""The commands about sales: make and show them; tickets; the ledger."""
 
 from __future__ import annotations
 
@@ -21,10 +21,9 @@ from rich.console import Console
 from rich.table import Table
 
 from config.settings import BadSettings, Settings, load_settings
-from seckill import audit, database, ledger, logins, proofs, redis_client, sales, tickets
+from seckill import database, ledger, logins, proofs, redis_client, sales, tickets
 from seckill.errors import UserMistake
 from seckill.keyring import KeyRing
-from seckill.restock import restock
 from seckill.sales import PAYMENT_WINDOW_MAX_S, PRICE_CENTS_MAX, UNITS_MAX, NewSale, Sale
 from seckill.stock import Stock
 
@@ -114,79 +113,20 @@ def create_sale(
         payment_window_s=payment_window,
         proof_bits=proof_bits,
     )
-    _show(_run(lambda s: sales.create(s.db, s.stock, new)), as_json)
-
-
-@sale_app.command("open")
-def open_sale(sale_id: SaleId, as_json: Json = False) -> None:
-    """Let buyers in (from --opens-at on). Opening again never resets the stock."""
-    check_id(sale_id)
-    _show(_run(lambda s: sales.open_(s.db, s.stock, sale_id)), as_json)
-
-
-@sale_app.command("close")
-def close_sale(sale_id: SaleId, as_json: Json = False) -> None:
-    """Let nobody new in. Orders live on."""
-    check_id(sale_id)
-    _show(_run(lambda s: sales.close(s.db, s.stock, sale_id)), as_json)
-
-
-@sale_app.command("pause")
-def pause_sale(sale_id: SaleId, as_json: Json = False) -> None:
-    """Let nobody new in for a while. Orders live on; `resume` lets buyers in again."""
-    check_id(sale_id)
-    _show(_run(lambda s: sales.pause(s.db, s.stock, sale_id)), as_json)
-
-
-@sale_app.command("resume")
-def resume_sale(sale_id: SaleId, as_json: Json = False) -> None:
-    """Let buyers into a paused sale again."""
-    check_id(sale_id)
-    _show(_run(lambda s: sales.resume(s.db, s.stock, sale_id)), as_json)
-
-
-@sale_app.command("restock")
-def restock_sale(
-    sale_id: SaleId,
-    units: Annotated[
-        int, typer.Option(help="Units to add; below 0, unsold units to take out of the sale.")
-    ],
-    reason: Annotated[str, typer.Option(help="Why, for the audit trail.")],
-    from_total: Annotated[
-        int | None,
-        typer.Option(help="Do it only if the sale has this many units: a repeat is then safe."),
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Change the units of a sale that was opened."""
-    check_id(sale_id)
-    _show(
-        _run(
-            lambda s: restock(
-                s.db,
-                s.stock,
-                sale_id,
-                units,
-                actor=audit.person(),
-                reason=reason,
-                from_total=from_total,
-            )
-        ),
-        as_json,
-    )
+    show(run(lambda s: sales.create(s.db, s.stock, new)), as_json)
 
 
 @sale_app.command("show")
 def show_sale(sale_id: SaleId, as_json: Json = False) -> None:
     """Show one sale."""
     check_id(sale_id)
-    _show(_run(lambda s: sales.find(s.db, sale_id)), as_json)
+    show(run(lambda s: sales.find(s.db, sale_id)), as_json)
 
 
 @sale_app.command("list")
 def list_sales(as_json: Json = False) -> None:
     """List all sales."""
-    found = _run(lambda s: sales.all_sales(s.db))
+    found = run(lambda s: sales.all_sales(s.db))
     if as_json:
         _print_json([_plain(sale) for sale in found])
         return
@@ -257,7 +197,7 @@ def verify(
         await sales.find(stores.db, sale_id)  # is there such a sale?
         return await ledger.verify(stores.redis, stores.db, sale_id, wait_s=wait)
 
-    books = _run(look)
+    books = run(look)
     if as_json:
         _print_json(books.summary())
     else:
@@ -278,7 +218,9 @@ def print_ledger(console: Console, sale_id: str, books: ledger.Ledger) -> None:
     console.print("[green]balanced[/green]" if books.balanced else "[red]NOT balanced[/red]")
 
 
-def _run(work: Any) -> Any:  # noqa: ANN401 - typed by each caller's lambda
+def run(work: Any) -> Any:  # noqa: ANN401 - typed by each caller's lambda
+    """Do some work on the stores, and return what it returns."""
+
     async def go() -> object:
         async with open_stores(load_settings()) as stores:
             return await work(stores)
@@ -286,7 +228,8 @@ def _run(work: Any) -> Any:  # noqa: ANN401 - typed by each caller's lambda
     return asyncio.run(go())
 
 
-def _show(sale: Sale, as_json: bool) -> None:
+def show(sale: Sale, as_json: bool) -> None:
+    """Print a sale, for people or for machines."""
     if as_json:
         _print_json(_plain(sale))
         return

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from aio_pika.abc import AbstractChannel, AbstractExchange, AbstractQueue
+from aio_pika.exceptions import ChannelPreconditionFailed
+
+from seckill.errors import WrongQueue
 
 EXCHANGE = "seckill"
 ORDERS_PLACE = "orders.place"
@@ -68,6 +71,8 @@ class Topology:
 async def declare(channel: AbstractChannel) -> Topology:
     """Declare the exchange, the work queues with their dead queues, and the retry ladder.
 
+    WrongQueue names one that is there with other arguments.
+
     Every process does, over each new link: the broker may have lost everything.
     """
     queues = {}
@@ -117,8 +122,15 @@ async def declare_timer(
 async def _declare_queue(
     channel: AbstractChannel, exchange: AbstractExchange, name: str, arguments: dict[str, Any]
 ) -> AbstractQueue:
-    queue = await channel.declare_queue(
-        name, durable=True, arguments={"x-queue-type": "quorum", **arguments}
-    )
+    try:
+        queue = await channel.declare_queue(
+            name, durable=True, arguments={"x-queue-type": "quorum", **arguments}
+        )
+    except ChannelPreconditionFailed as error:
+        # Its text names the argument, what we gave and what the queue has.
+        raise WrongQueue(
+            f"RabbitMQ: queue {name} was made by something else or another version ({error}); "
+            f"delete it, and it is made anew: rabbitmqctl delete_queue {name}"
+        ) from error
     await queue.bind(exchange, name)
     return queue

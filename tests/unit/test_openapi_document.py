@@ -24,7 +24,12 @@ OPERATIONS = {
 }
 each_operation = pytest.mark.parametrize("name", OPERATIONS)
 #: Operators have no contract of this kind.
-OF_THE_ADMIN_PORT = {Problem.BAD_ADMIN_TOKEN, Problem.ADMIN_OFF, Problem.CONFLICT}
+OF_THE_ADMIN_PORT = {
+    Problem.BAD_ADMIN_TOKEN,
+    Problem.ADMIN_OFF,
+    Problem.NOT_READY,
+    Problem.CONFLICT,
+}
 DECLARED = {declared.name: declared for *_, declared in ROUTES}
 ASSETS = PROJECT_ROOT / "gateway/docs_assets"
 

@@ -42,6 +42,7 @@ PUBLISHED = {
     "unsupported_media_type": 415,
     "rate_limited": 429,
     "internal": 500,
+    "not_ready": 503,
     "overloaded": 503,
     "paused": 503,
     "unavailable": 503,
