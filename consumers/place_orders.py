@@ -2,39 +2,27 @@
 
 from __future__ import annotations
 
-import logging
-import time
-from collections import defaultdict
 from collections.abc import Sequence
 
 import asyncpg
 from aio_pika.abc import AbstractIncomingMessage
 
 from consumers.bury import Dead, bury
+from consumers.timers import Timers
 from seckill import messages, orders, telemetry, topology
 from seckill.broker import Publisher
 from seckill.database import database_errors_as_unavailable
-from seckill.errors import Unavailable
 from seckill.messages import BadGrab, Placing
 from seckill.orders import Placement
-from seckill.sales import SaleDirectory
-
-log = logging.getLogger(__name__)
-
-#: After a timer could not be started. RabbitMQ 3.10 leaves a queue that confirms nothing when it is
-#: killed while making one (docs/internals.md says how to mend it); orders must not wait for that.
-TIMER_PAUSE_S = 10.0
 
 
 class PlaceOrders:
     """The handler of orders.place."""
 
-    def __init__(self, db: asyncpg.Pool, sales: SaleDirectory, publisher: Publisher) -> None:
+    def __init__(self, db: asyncpg.Pool, timers: Timers, publisher: Publisher) -> None:
         self._db = db
-        self._sales = sales
+        self._timers = timers
         self._publisher = publisher
-        #: Payment window -> monotonic time before which its timer queue is left alone.
-        self._no_timers_until: dict[int, float] = {}
 
     async def handle(self, batch: Sequence[AbstractIncomingMessage]) -> None:
         """Place all grabs of the messages in one transaction."""
@@ -64,7 +52,7 @@ class PlaceOrders:
                 poison[not_placed.order_id] = "unknown sale"
         placed = wanted.keys() - {r.order_id for r in refused} - poison.keys()
         telemetry.PLACEMENTS.labels("placed").inc(len(placed))
-        await self._start_timers([p for p in wanted.values() if p.order_id in placed])
+        await self._timers.start([p for p in wanted.values() if p.order_id in placed])
         return [
             _dead_grab(origin[order_id], _bad(wanted[order_id], reason))
             for order_id, reason in poison.items()
@@ -87,35 +75,6 @@ class PlaceOrders:
             refused, poison = await self._place_bisecting(placements[:middle])
             more_refused, more_poison = await self._place_bisecting(placements[middle:])
             return refused + more_refused, poison | more_poison
-
-    async def _start_timers(self, placed: Sequence[Placement]) -> None:
-        """Publish one timer a payment window. Should that fail, the sweep finds the orders."""
-        by_window: dict[int, list[str]] = defaultdict(list)
-        try:
-            for placement in placed:
-                sale = await self._sales.get(placement.sale_id)
-                if sale is not None:
-                    by_window[sale.payment_window_s].append(placement.order_id)
-        except Unavailable as error:
-            log.warning("no timer for %d orders, the sweep will find them: %s", len(placed), error)
-        for window_s, order_ids in by_window.items():
-            await self._start_timer(window_s, order_ids)
-
-    async def _start_timer(self, window_s: int, order_ids: Sequence[str]) -> None:
-        now = time.monotonic()
-        if now < self._no_timers_until.get(window_s, now):
-            return
-        try:
-            await self._publisher.publish_timer(window_s, messages.encode_expire(order_ids))
-        except Unavailable as error:
-            # Not with every batch again: each try holds the next batch up for a confirm timeout.
-            self._no_timers_until[window_s] = now + TIMER_PAUSE_S
-            log.warning(
-                "no timers of %d s for %g s, the sweep cancels instead: %s",
-                window_s,
-                TIMER_PAUSE_S,
-                error,
-            )
 
 
 def _bad(placement: Placement, reason: str) -> BadGrab:

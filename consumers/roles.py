@@ -15,15 +15,18 @@ from prometheus_client import start_http_server
 from redis.asyncio import Redis
 
 from config.settings import Settings
+from config.timeouts import KEY_EXPIRY
 from consumers import dead_letters, relay, return_stock, sweep
 from consumers.dead_letters import DeadLetters, LastRung, OpenLetters, Together
 from consumers.expire_orders import ExpireOrders
+from consumers.key_expiry import KeyExpiry
 from consumers.ladder import Ladder
 from consumers.place_orders import PlaceOrders
 from consumers.relay import Relay
 from consumers.return_stock import ReturnStock
 from consumers.runner import Handler, Message, PollRole, QueueRole, Role
 from consumers.sweep import Sweep
+from consumers.timers import Timers, ways_of
 from seckill import database, messages, redis_client, topology
 from seckill.broker import Broker, Publisher
 from seckill.lifecycle import listening, notify_ready, stop_on_signals
@@ -52,7 +55,8 @@ class Stores:
 
 
 def _place_orders(stores: Stores) -> Role:
-    handler = PlaceOrders(stores.db, stores.sales, stores.publisher)
+    ways = ways_of(stores.settings.timeouts, stores.publisher, stores.redis)
+    handler = PlaceOrders(stores.db, Timers(stores.sales, ways), stores.publisher)
     return _queue_role(
         stores,
         "place_orders",
@@ -68,6 +72,10 @@ def _expire_orders(stores: Stores) -> Role:
     return _queue_role(
         stores, "expire_orders", topology.ORDERS_EXPIRE, handler.handle, EXPIRE_BATCH_MAX
     )
+
+
+def _key_expiry(stores: Stores) -> Role:
+    return PollRole("key_expiry", KeyExpiry(stores.redis, stores.db).run_once, idle_s=0)
 
 
 def _return_stock(stores: Stores) -> Role:
@@ -112,16 +120,22 @@ def _dead_letters(stores: Stores) -> Role:
 _BUILDERS: dict[str, Callable[[Stores], Role]] = {
     "place_orders": _place_orders,
     "expire_orders": _expire_orders,
+    "key_expiry": _key_expiry,
     "return_stock": _return_stock,
     "relay": _relay,
     "sweep": _sweep,
     "dead_letters": _dead_letters,
 }
-#: The names that `seckill consumers` takes; all of them when none is given.
+#: The names that `seckill consumers` takes.
 ROLES = tuple(_BUILDERS)
 
 
-def run(settings: Settings, roles: Sequence[str] = ROLES) -> None:
+def default_roles(settings: Settings) -> tuple[str, ...]:
+    """Return the roles that run when none is named: all that have something to do."""
+    return tuple(r for r in ROLES if r != KEY_EXPIRY or r in settings.timeouts)
+
+
+def run(settings: Settings, roles: Sequence[str]) -> None:
     """Run roles until SIGTERM or SIGINT; raise SeckillError when a store is not there at start."""
     uvloop.run(_serve(settings, roles))
 

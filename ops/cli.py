@@ -103,13 +103,14 @@ def gateway(
 def consumers(
     roles: Annotated[list[str] | None, typer.Argument(metavar="[ROLE]...")] = None,
 ) -> None:
-    """Do the work behind the gateway, in the foreground: all roles, or those named."""
-    from consumers.roles import ROLES, run
+    """Do the work behind the gateway, in the foreground: by all roles, or those named."""
+    from consumers.roles import ROLES, default_roles, run
 
     unknown = [role for role in roles or () if role not in ROLES]
     if unknown:
         raise UserMistake(f"no role {', '.join(unknown)}; there are: {', '.join(ROLES)}")
-    run(_worker_settings(), roles or ROLES)
+    settings = _worker_settings()
+    run(settings, roles or default_roles(settings))
 
 
 def main() -> None:

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
+from seckill import order_ids
+
+_EXPIRY = re.compile(r"sk:\{[^}]+\}:expiry:(.+)")
+
 
 def stock(sale_id: str) -> str:
     """Return the STRING of units that nobody has reserved."""
@@ -36,6 +42,22 @@ def line(sale_id: str, op: str) -> str:
 def burnt_proof(sale_id: str, nonce: str) -> str:
     """Return the STRING that tells, until its challenge has expired, that a proof was used."""
     return f"sk:{{{sale_id}}}:proof:{nonce}"
+
+
+def expiry(sale_id: str, order_id: str) -> str:
+    """Return the STRING that expires when the order's time to pay is over."""
+    return f"sk:{{{sale_id}}}:expiry:{order_id}"
+
+
+def order_of_expiry(key: str) -> str | None:
+    """Return the order that an expiry key is of; None for any other key."""
+    found = _EXPIRY.fullmatch(key)
+    return found[1] if found and order_ids.PATTERN.match(found[1]) else None
+
+
+def expired_channel(database: int) -> str:
+    """Return the channel on which Redis announces the keys of a database that expire."""
+    return f"__keyevent@{database}__:expired"
 
 
 def relay_lock() -> str:

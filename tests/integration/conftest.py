@@ -19,13 +19,15 @@ from redis.asyncio import Redis
 
 from config.settings import Settings
 from consumers.ladder import Ladder
+from consumers.place_orders import PlaceOrders
 from consumers.runner import Handler, QueueRole, Role
+from consumers.timers import Timers, ways_of
 from seckill import dead_letters, dead_messages, keys, messages, orders, returns, topology
 from seckill.broker import Broker, Publisher
 from seckill.dead_letters import Arrival, Letter, Selection
 from seckill.order_ids import new_order_id
 from seckill.orders import NotPlaced, Placement
-from seckill.sales import Sale
+from seckill.sales import Sale, SaleDirectory
 from seckill.stock import Grab, Holding, Stock, Verdict
 
 HOUR_MS = 3_600_000
@@ -288,6 +290,19 @@ async def queues(settings: Settings, publisher: Publisher) -> AsyncIterator[Queu
         await found.empty()
         yield found
         await found.empty()
+
+
+@pytest.fixture
+def place_orders(
+    db: asyncpg.Pool, store: Redis, publisher: Publisher
+) -> Callable[..., PlaceOrders]:
+    """Make the handler of orders.place, with these ways of timing out."""
+
+    def make(*timeouts: str) -> PlaceOrders:
+        timers = Timers(SaleDirectory(db), ways_of(timeouts, publisher, store))
+        return PlaceOrders(db, timers, publisher)
+
+    return make
 
 
 @pytest.fixture

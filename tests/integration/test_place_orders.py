@@ -10,10 +10,9 @@ import msgspec
 import pytest
 
 from consumers.expire_orders import ExpireOrders
-from consumers.place_orders import PlaceOrders
 from seckill import messages, orders, sales, topology
 from seckill.errors import Unavailable
-from seckill.sales import NewSale, SaleDirectory
+from seckill.sales import NewSale
 from seckill.topology import ORDERS_EXPIRE, ORDERS_PLACE
 
 #: More starts of a consumer than RabbitMQ's delivery limit allows a message to survive.
@@ -21,8 +20,8 @@ RESTARTS = topology.DELIVERY_LIMIT + 5
 
 
 @pytest.fixture
-def handler(db, publisher):
-    return PlaceOrders(db, SaleDirectory(db), publisher)
+def handler(place_orders):
+    return place_orders("delay_queue")
 
 
 @pytest.fixture
@@ -577,7 +576,7 @@ async def test_a_duplicate_starts_no_timer(open_sale, shop, send, handle, timers
 async def test_a_sale_newer_than_the_directory_has_its_timer(
     open_sale, shop, send, handler, queues, timers, db
 ):
-    await handler._sales.recent()
+    await handler._timers._sales.recent()
     sale = await open_sale(payment_window_s=804)
     ann = shop.wish(sale, "ann")
     await send(ann)

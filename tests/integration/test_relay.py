@@ -6,7 +6,6 @@ import msgspec
 import pytest
 
 from consumers import relay
-from consumers.place_orders import PlaceOrders
 from consumers.relay import Relay
 from consumers.runner import Polled
 from seckill import keys, topology
@@ -86,14 +85,14 @@ async def test_F12_a_batch_whose_gateway_died_is_sent_and_dropped(
 
 
 async def test_F12_a_relayed_batch_becomes_orders(
-    open_sale, shop, make_relay, queues, db, publisher, assert_balanced
+    open_sale, shop, make_relay, queues, place_orders, assert_balanced
 ):
     sale = await open_sale()
     grabs = await shop.grab(sale, "ann", "bob", settle=False)
 
     await make_relay().run_once()
     messages = await queues.take(topology.ORDERS_PLACE, 1)
-    await PlaceOrders(db, SaleDirectory(db), publisher).handle(messages)
+    await place_orders().handle(messages)
 
     assert await shop.states(sale, grabs) == ["pending"] * 2
     await assert_balanced(sale)
@@ -226,7 +225,7 @@ async def test_F12_only_what_was_confirmed_is_dropped(
 
 
 async def test_F7_an_entry_sent_twice_becomes_one_order(
-    open_sale, shop, stock, make_relay, queues, db, publisher, monkeypatch, assert_balanced
+    open_sale, shop, stock, make_relay, queues, place_orders, monkeypatch, assert_balanced
 ):
     """The broker confirmed, and the relay died before it dropped the entry."""
     sale = await open_sale()
@@ -242,7 +241,7 @@ async def test_F7_an_entry_sent_twice_becomes_one_order(
     await make_relay().run_once()
 
     messages = await queues.take(topology.ORDERS_PLACE, 2)
-    await PlaceOrders(db, SaleDirectory(db), publisher).handle(messages)
+    await place_orders().handle(messages)
     assert await shop.states(sale, grabs) == ["pending"] * 2
     assert await queues.dead(topology.ORDERS_PLACE) == []
     await assert_balanced(sale)
