@@ -105,8 +105,8 @@ async def _change(
         raise WrongState(f"sale {sale_id} has {count.total} units, not {from_total}")
     if not 1 <= after <= UNITS_MAX:
         raise UserMistake(
-            f"sale {sale_id} would have {after} units; it may have 1 to {UNITS_MAX}, "
-            f"and sells nothing after: seckill sale close {sale_id}"
+            f"sale {sale_id} would have {after} units; it may have 1 to {UNITS_MAX} "
+            f"(to sell none: seckill sale close {sale_id})"
         )
     await _align(stock, sale_id, count)
     if units < 0:

@@ -192,7 +192,7 @@ async def test_F21_what_expires_while_nobody_listens_is_the_sweeps(
     await listener.run_once()
     assert await shop.states(sale, [ann]) == ["pending"]
 
-    assert ann.order_id in await Sweep(db).run_once()
+    assert (await Sweep(db).run_once()).done >= 1
     await shop.return_all(sale)
     await assert_balanced(sale)
 

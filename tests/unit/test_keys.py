@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from redis.crc import key_slot
 
 from seckill import keys
+from seckill.order_ids import SALE_NUMBER_MAX, new_order_id
 
 PER_SALE = (
     keys.stock,
@@ -48,3 +49,21 @@ def test_names_are_the_published_ones() -> None:
         "sk:{s}:bucket:try",
         "sk:{s}:line:try",
     ]
+
+
+@given(sale_ids, st.integers(1, SALE_NUMBER_MAX))
+def test_an_expiry_key_lives_with_its_sale_and_names_its_order(sale_id: str, number: int) -> None:
+    order_id = new_order_id(number)
+    key = keys.expiry(sale_id, order_id)
+    assert key_slot(key.encode()) == key_slot(sale_id.encode())
+    assert keys.order_of_expiry(key) == order_id
+
+
+@given(st.one_of(st.text(), st.from_regex(r"sk:\{s\}:expiry:.*")))
+def test_other_keys_name_no_order(key: str) -> None:
+    assert keys.order_of_expiry(key) is None
+
+
+def test_no_key_of_ours_is_taken_for_an_expiry_key() -> None:
+    for key in (*(key("s") for key in PER_SALE), keys.burnt_proof("s", "n"), keys.relay_lock()):
+        assert keys.order_of_expiry(key) is None

@@ -35,6 +35,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("SECKILL_TICKET_TTL_S", "1e300"),
         ("SECKILL_OUTBOX_MAX", "1.5"),
         ("SECKILL_PREFETCH", ""),
+        ("SECKILL_PREFLIGHT", "skip"),
+        ("SECKILL_TIMEOUTS", "delay_queue,cron"),
         ("SECKILL_REDIS_URL", "foo"),
         ("SECKILL_REDIS_URL", "redis://u:p@127.0.0.1:abc/0"),
         ("SECKILL_AMQP_URL", "http://127.0.0.1:5672"),
@@ -175,3 +177,20 @@ def test_a_confirm_timeout_beyond_the_relay_age_is_refused(monkeypatch: pytest.M
     monkeypatch.setenv("SECKILL_RELAY_AGE_MS", "2000")
     with pytest.raises(BadSettings, match="SECKILL_CONFIRM_TIMEOUT_S"):
         load_settings()
+
+
+@pytest.mark.parametrize(
+    ("text", "ways"),
+    [
+        (None, {"delay_queue"}),
+        ("", set()),
+        ("key_expiry", {"key_expiry"}),
+        (" delay_queue , key_expiry,", {"delay_queue", "key_expiry"}),
+    ],
+)
+def test_timeouts_are_a_list_of_ways(
+    monkeypatch: pytest.MonkeyPatch, text: str | None, ways: set[str]
+) -> None:
+    if text is not None:
+        monkeypatch.setenv("SECKILL_TIMEOUTS", text)
+    assert load_settings().timeouts == ways
