@@ -65,15 +65,15 @@ class Preflight:
             if isinstance(error, WrongQueue):
                 report.problems.append(str(error))
             elif isinstance(error, Unavailable):
-                report.away.append(str(error))
+                if str(error) not in report.away:  # two checks ask the same store
+                    report.away.append(str(error))
             elif error is not None:
                 raise error
         return report
 
     async def _redis(self, report: Report) -> None:
-        must_be = dict(REDIS_MUST_BE)
-        told = await redis_settings(self.redis, [*must_be, KEYSPACE_EVENTS])
-        for name, right in must_be.items():
+        told = await redis_settings(self.redis, [*REDIS_MUST_BE, KEYSPACE_EVENTS])
+        for name, right in REDIS_MUST_BE.items():
             if name not in told:
                 report.warnings.append(
                     f"Redis does not tell its {name}; see that it is {right or 'empty'}"
@@ -118,11 +118,14 @@ class Preflight:
             async with self.redis.pipeline(transaction=False) as pipe:
                 for sale_id, _ in opened:
                     pipe.hmget(keys.sale(sale_id), "state", "epoch")
+                    pipe.exists(keys.stock(sale_id))
                 told = await pipe.execute()
-        for (sale_id, epoch), (state, told_epoch) in zip(opened, told, strict=True):
-            if state is None:
+        for (sale_id, epoch), (state, told_epoch), stock in zip(
+            opened, told[::2], told[1::2], strict=True
+        ):
+            if state is None or not stock:
                 report.sales[sale_id].append("Redis has lost it; rebuild it from PostgreSQL")
-            elif state == b"fenced" or int(told_epoch) != epoch:
+            elif state == b"fenced" or told_epoch != b"%d" % epoch:
                 report.sales[sale_id].append("it is being rebuilt in Redis, or needs to be")
 
 

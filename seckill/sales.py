@@ -180,7 +180,7 @@ async def all_sales(db: asyncpg.Pool) -> list[Sale]:
 async def lock(connection: asyncpg.Connection, sale_id: str) -> Sale:
     """Return a sale, and keep others from changing its state or total until the transaction ends.
 
-    What was read while another held the lock may be older than the lock: read it again.
+    Total and epoch may be older than the lock, should another have held it: read them again.
     """
     row = await connection.fetchrow(f"{_SELECT} WHERE sale_id = $1 FOR UPDATE OF s", sale_id)
     if row is None:

@@ -172,12 +172,12 @@ async def test_stores_that_are_away_are_told_apart(db, broker, own_redis):
     async with away:
         report = await Preflight(away, db, nowhere, ()).check()
     assert report.problems == []
-    assert {line.split()[0] for line in report.away} == {"Redis", "RabbitMQ"}
+    assert sorted(line.split()[0] for line in report.away) == ["RabbitMQ", "Redis"]
 
 
 async def test_a_sale_that_redis_cannot_sell_is_listed(open_sale, store, db, broker):
-    lost, fenced, older, sound = [await open_sale() for _ in range(4)]
-    await store.delete(keys.sale(lost.sale_id))
+    lost, empty, fenced, older, sound = [await open_sale() for _ in range(5)]
+    await store.delete(keys.sale(lost.sale_id), keys.stock(empty.sale_id))
     await store.hset(keys.sale(fenced.sale_id), "state", "fenced")
     await store.hset(keys.sale(older.sale_id), "epoch", 0)
     checks = Preflight(store, db, broker, ())
@@ -185,7 +185,7 @@ async def test_a_sale_that_redis_cannot_sell_is_listed(open_sale, store, db, bro
     report = await checks.check()
 
     assert report.problems == []
-    bad = {lost.sale_id, fenced.sale_id, older.sale_id}
+    bad = {lost.sale_id, empty.sale_id, fenced.sale_id, older.sale_id}
     assert report.sales.keys() & {*bad, sound.sale_id} == bad
     for sale_id in bad:
         with pytest.raises(Conflict, match=sale_id):
