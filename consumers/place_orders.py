@@ -37,7 +37,12 @@ class PlaceOrders:
         origin = {grab.order_id: placing for placing in placings for grab in placing.grabs}
         wanted = {
             grab.order_id: Placement(
-                grab.order_id, placing.sale_id, grab.buyer_id, grab.quantity, placing.epoch
+                grab.order_id,
+                placing.sale_id,
+                grab.buyer_id,
+                grab.quantity,
+                placing.epoch,
+                placing.outbox_mark,
             )
             for placing in placings
             for grab in placing.grabs

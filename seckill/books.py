@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from seckill import keys
 from seckill.database import database_errors_as_unavailable
 from seckill.orders import LIVE
 from seckill.redis_client import redis_errors_as_unavailable
-from seckill.stock import Holding
+from seckill.stock import CALL_MAX, Holding
 
 #: Tries to read Redis without anything moving, before the sale is taken as moving.
 STILL_LOOKS = 3
@@ -67,8 +67,9 @@ async def read_redis(redis: Redis, sale_id: str) -> RedisBooks | None:
             if before is None:
                 return None
             holders = {
-                buyer.decode(): Holding.parse(text.decode())
-                async for buyer, text in redis.hscan_iter(keys.holders(sale_id), count=1000)
+                buyer_id: holding
+                async for page in holder_pages(redis, sale_id)
+                for buyer_id, holding in page
             }
             stamp, before = before, await glance(redis, sale_id)
             if before == stamp:
@@ -107,6 +108,20 @@ async def find_holdings(
                 holding = Holding.parse(text.decode())
                 found[holding.order_id] = (buyer.decode(), holding)
     return {order_id: found[order_id] for order_id in wanted if order_id in found}
+
+
+async def holder_pages(redis: Redis, sale_id: str) -> AsyncIterator[list[tuple[str, Holding]]]:
+    """Yield buyers and what they hold, some hundreds at a time, while the sale goes on.
+
+    What is held from the beginning to the end is seen, perhaps twice.
+    """
+    cursor = None
+    while cursor != 0:
+        with redis_errors_as_unavailable():
+            reply: Any = await redis.hscan(keys.holders(sale_id), cursor or 0, count=CALL_MAX)
+        cursor, page = reply
+        if page:
+            yield [(buyer.decode(), Holding.parse(text.decode())) for buyer, text in page.items()]
 
 
 async def read_sql(db: asyncpg.Pool, sale_id: str) -> SqlBooks | None:

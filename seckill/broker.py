@@ -217,6 +217,15 @@ class Publisher:
         task.add_done_callback(self._closing.discard)
 
 
+async def count_waiting(broker: Broker, queue: str) -> int:
+    """Count the messages of a work queue that no consumer holds; Unavailable if that is unknown."""
+    async with broker.channel() as channel:
+        with link_errors_as_unavailable(f"counting {queue}"):
+            async with asyncio.timeout(broker.timeout_s):
+                declared = (await topology.declare(channel)).queues[queue].declaration_result
+    return declared.message_count or 0
+
+
 def _message(
     body: bytes,
     headers: Headers | None,

@@ -11,6 +11,7 @@ import msgspec
 
 from seckill import order_ids, topology
 from seckill.errors import Permanent, Transient
+from seckill.outbox import mark_of
 from seckill.stock import Grab
 
 M = TypeVar("M")
@@ -65,6 +66,8 @@ class Placing:
     epoch: int
     grabs: list[Grab]
     bad: list[BadGrab] = field(default_factory=list)
+    #: How far into the outbox it reaches (`seckill.outbox.mark_of`).
+    outbox_mark: int = 0
 
 
 class BadMessage(Permanent):
@@ -102,7 +105,7 @@ def encode_place(sale_id: str, epoch: int, batch: Sequence[str], grabs: Iterable
 def decode_place(body: bytes) -> Placing:
     """Decode an orders.place message and sort good entries from bad; else Bad- or NewerMessage."""
     message = _decode(_decode_place, body, topology.ORDERS_PLACE)
-    placing = Placing(message.sale, message.epoch, [])
+    placing = Placing(message.sale, message.epoch, [], outbox_mark=mark_of(message.batch))
     for entry in message.grabs:
         try:
             grab = msgspec.convert(entry, _StrictGrab)

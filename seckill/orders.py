@@ -45,11 +45,13 @@ class Placement(NamedTuple):
     buyer_id: str
     quantity: int
     epoch: int
+    #: How far into the outbox its message reached (`seckill.outbox.mark_of`); 0 when not known.
+    outbox_mark: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class NotPlaced:
-    """A placement that did not become a pending order (see `place` in sql/0002_orders.sql)."""
+    """A placement that did not become a pending order (see `place` in sql/0008_outbox_mark.sql)."""
 
     order_id: str
     outcome: str
@@ -59,7 +61,7 @@ class NotPlaced:
 async def place(db: asyncpg.Pool, placements: Sequence[Placement]) -> list[NotPlaced]:
     """Place a batch, given in grab order; return only what did not become a pending order."""
     rows = await db.fetch(
-        "SELECT id::text, outcome, why FROM place($1, $2, $3, $4, $5)",
+        "SELECT id::text, outcome, why FROM place($1, $2, $3, $4, $5, $6)",
         *(list(column) for column in zip(*placements, strict=True)),
     )
     return [NotPlaced(*row) for row in rows]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,10 @@ from seckill.stock import Grab
 
 _unpack = msgspec.msgpack.Decoder(list[Grab]).decode
 
+#: Milliseconds, and a number within the millisecond: more than Redis can run scripts in.
+_ID = re.compile(r"(\d{1,13})-(\d{1,6})\Z")
+_SEQUENCE_BITS = 20
+
 
 @dataclass(frozen=True, slots=True)
 class OutboxEntry:
@@ -23,6 +28,20 @@ class OutboxEntry:
     outbox_id: str
     epoch: int
     grabs: list[Grab]
+
+
+def mark_of(outbox_ids: Iterable[str]) -> int:
+    """Return the newest of some outbox ids as one number that PostgreSQL can compare; 0 for none.
+
+    What is not an outbox id says nothing of how far the outbox had come.
+    """
+    matches = filter(None, map(_ID.match, outbox_ids))
+    return max((int(m[1]) << _SEQUENCE_BITS | int(m[2]) for m in matches), default=0)
+
+
+def id_of(mark: int) -> str:
+    """Return the outbox id that a mark stands for."""
+    return f"{mark >> _SEQUENCE_BITS}-{mark & (1 << _SEQUENCE_BITS) - 1}"
 
 
 async def read_older_than(

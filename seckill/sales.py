@@ -130,7 +130,7 @@ async def open_(db: asyncpg.Pool, stock: Stock, sale_id: str) -> Sale:
                 raise WrongState(
                     f"sale {sale_id} is paused; let buyers in again: seckill sale resume {sale_id}"
                 )
-            if sale.was_opened or await _has_orders(connection, sale_id):
+            if sale.was_opened or await has_orders(connection, sale_id):
                 done = await stock.set_sale_state(sale_id, "open")
             else:
                 done = await stock.open_sale(sale_id, sale.terms())
@@ -280,7 +280,8 @@ async def _move(
     return await find(db, sale_id)
 
 
-async def _has_orders(connection: asyncpg.Connection, sale_id: str) -> bool:
+async def has_orders(connection: asyncpg.Connection, sale_id: str) -> bool:
+    """Tell whether a sale has any order: then it was opened, even if that was never written."""
     return bool(
         await connection.fetchval("SELECT EXISTS (SELECT FROM orders WHERE sale_id = $1)", sale_id)
     )

@@ -216,7 +216,7 @@ async def test_F23_a_message_that_kills_its_consumer_does_not_take_its_neighbour
     real = orders.place
 
     async def place(db, placements):
-        if poison in placements:
+        if poison.order_id in {placement.order_id for placement in placements}:
             raise Crash
         return await real(db, placements)
 

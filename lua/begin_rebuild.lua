@@ -1,0 +1,18 @@
+-- Begin to rebuild a sale from PostgreSQL: fence it under a new epoch, and drop stock and holders.
+-- GUARANTEE: of several rebuilds the one with the highest epoch goes on, and the others stop.
+-- KEYS[1] sk:{sale}:stock (STRING)
+-- KEYS[2] sk:{sale}:sale (HASH)
+-- KEYS[3] sk:{sale}:holders (HASH)
+-- ARGV[1] epoch that this rebuild has given the sale in PostgreSQL
+-- RETURNS {"OK"} | {"CONFLICT"} when a rebuild of this epoch or a later one was here before
+-- The outbox stays: its entries carry their old epoch, and each becomes a rejected row.
+-- SAFE BECAUSE every order that a dropped holder stood for has a committed row by now, and no script
+-- writes to a fenced sale but those of the rebuild.
+local stock_key, sale_key, holders_key = KEYS[1], KEYS[2], KEYS[3]
+local epoch = tonumber(redis.call("HGET", sale_key, "epoch") or 0)
+if epoch >= tonumber(ARGV[1]) then
+  return {"CONFLICT"}
+end
+redis.call("HSET", sale_key, "state", "fenced", "epoch", ARGV[1])
+redis.call("UNLINK", stock_key, holders_key)
+return {"OK"}

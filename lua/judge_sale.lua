@@ -1,0 +1,53 @@
+-- Compare a sale with what PostgreSQL knows of it, and fence it if Redis went back in time.
+-- GUARANTEE: a sale that is whole stays as it is; a fence is lifted by a rebuild only.
+-- KEYS[1] sk:{sale}:stock (STRING)
+-- KEYS[2] sk:{sale}:sale (HASH)
+-- KEYS[3] sk:{sale}:holders (HASH)
+-- KEYS[4] sk:{sale}:outbox (STREAM)
+-- ARGV[1] epoch of the sale in PostgreSQL
+-- ARGV[2] placed id of the newest outbox entry of this epoch that PostgreSQL has orders of
+-- ARGV[3] opened 1 if PostgreSQL says that it was opened, else 0
+-- ARGV[4] fence 1 to fence a sale that went back, 0 to look only
+-- RETURNS {"WHOLE", state, stock, corrections, holders, last_outbox_id} | {"MISSING"} | {"FENCED"}
+-- RETURNS {"BEHIND"} when it went back: an older epoch, not opened yet, or an outbox that never came
+--   as far as PostgreSQL
+-- SAFE BECAUSE the caller read PostgreSQL first, and Redis only moves on: what is behind then has
+-- lost something. The test and the fence are one script, so a rebuild cannot slip in between.
+local stock_key, sale_key, holders_key, outbox_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+
+local function parts(id)
+  local ms, sequence = string.match(id, "^(%d+)-(%d+)$")
+  return tonumber(ms), tonumber(sequence)
+end
+
+local sale = redis.call("HMGET", sale_key, "state", "epoch", "corrections")
+local state, epoch = sale[1], tonumber(sale[2])
+if state == "fenced" then
+  return {"FENCED"}
+end
+local stock = redis.call("GET", stock_key)
+if not state or (state ~= "created" and not stock) then
+  return {"MISSING"}
+end
+
+local last = "0-0"
+if redis.call("EXISTS", outbox_key) == 1 then
+  local info = redis.call("XINFO", "STREAM", outbox_key)
+  for i = 1, #info, 2 do
+    if info[i] == "last-generated-id" then
+      last = info[i + 1]
+    end
+  end
+end
+local last_ms, last_sequence = parts(last)
+local placed_ms, placed_sequence = parts(ARGV[2])
+local is_behind = last_ms < placed_ms or (last_ms == placed_ms and last_sequence < placed_sequence)
+
+local is_opened = state ~= "created" or ARGV[3] == "0"
+if is_behind or not is_opened or epoch < tonumber(ARGV[1]) then
+  if ARGV[4] == "1" then
+    redis.call("HSET", sale_key, "state", "fenced")
+  end
+  return {"BEHIND"}
+end
+return {"WHOLE", state, stock, sale[3], redis.call("HLEN", holders_key), last}

@@ -1,0 +1,104 @@
+"""Whether Redis still holds what PostgreSQL knows of a sale; if not, the sale must be rebuilt.
+
+Redis may come back empty, or as it was some time ago. Nothing may be sold from such a past: its
+stock counts units that have been sold since.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+import asyncpg
+from redis.asyncio import Redis
+
+import lua
+from seckill import keys, outbox
+from seckill.database import database_errors_as_unavailable
+from seckill.redis_client import redis_errors_as_unavailable
+
+
+class Trouble(StrEnum):
+    """Why a sale sells nothing until it is rebuilt."""
+
+    #: Redis has lost it, or part of it.
+    LOST = "lost"
+    #: Redis went back in time.
+    BEHIND = "behind"
+    #: It was found to be behind, or a rebuild of it was cut off or is under way.
+    FENCED = "fenced"
+
+
+class Stamp(NamedTuple):
+    """What changes with everything that happens to a sale, in either store."""
+
+    epoch: int
+    version: int
+    redis: tuple[bytes | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a sale stands: a trouble, or the stamp of a sale that is whole."""
+
+    trouble: Trouble | None
+    stamp: Stamp | None = None
+
+
+_TROUBLES = {b"MISSING": Trouble.LOST, b"BEHIND": Trouble.BEHIND, b"FENCED": Trouble.FENCED}
+
+
+async def survey(
+    redis: Redis, db: asyncpg.Pool, sale_ids: Collection[str] | None = None, *, fence: bool = False
+) -> dict[str, Standing]:
+    """Judge all sales, or those of `sale_ids`, in one query and one round trip to Redis.
+
+    With `fence`, one that went back in time is fenced in the same step. PostgreSQL is read first:
+    what it knows then, Redis had when it told it.
+    """
+    with database_errors_as_unavailable():
+        rows = await db.fetch(
+            "SELECT sale_id, epoch, outbox_mark, opened_at IS NOT NULL, version"
+            "  FROM sales JOIN inventory USING (sale_id)"
+            " WHERE $1::text[] IS NULL OR sale_id = ANY($1) ORDER BY number",
+            None if sale_ids is None else list(sale_ids),
+        )
+    judge = lua.register(redis, "judge_sale")
+    with redis_errors_as_unavailable():
+        async with redis.pipeline(transaction=False) as pipe:
+            for sale_id, epoch, mark, opened, _ in rows:
+                names = (keys.stock, keys.sale, keys.holders, keys.outbox)
+                await judge(
+                    keys=[name(sale_id) for name in names],
+                    args=[epoch, outbox.id_of(mark), int(opened), int(fence)],
+                    client=pipe,
+                )
+            replies = await pipe.execute()
+    return {row["sale_id"]: _standing(reply, row) for row, reply in zip(rows, replies, strict=True)}
+
+
+async def behind(
+    redis: Redis, db: asyncpg.Pool, sale_ids: Collection[str] | None = None
+) -> dict[str, Trouble]:
+    """Return the sales that need a rebuild, and why; looks only."""
+    standings = await survey(redis, db, sale_ids)
+    return {sale_id: s.trouble for sale_id, s in standings.items() if s.trouble is not None}
+
+
+def advice(sale_id: str, trouble: Trouble) -> str:
+    """Return one line for an operator."""
+    what = {
+        Trouble.LOST: f"Redis has lost sale {sale_id}",
+        Trouble.BEHIND: f"Redis went back in time with sale {sale_id}",
+        Trouble.FENCED: f"sale {sale_id} is fenced",
+    }[trouble]
+    return f"{what}; it sells nothing until it is rebuilt: seckill sale rebuild {sale_id}"
+
+
+def _standing(reply: list[bytes | int], row: asyncpg.Record) -> Standing:
+    outcome, *details = reply
+    if outcome == b"WHOLE":
+        return Standing(None, Stamp(row["epoch"], row["version"], tuple(details)))
+    return Standing(_TROUBLES[outcome])  # type: ignore[index]
