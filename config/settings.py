@@ -142,6 +142,8 @@ class Settings(BaseSettings):
     #: What tells that an order's time to pay is over (docs/adr/0007-timeouts.md), comma-separated:
     #: delay_queue, key_expiry, both or none. The sweep looks for what is overdue in any case.
     timeouts: Timeouts = frozenset({DELAY_QUEUE})
+    #: Whether the reconcile role repairs what it finds, or only tells. An emptied broker needs it.
+    reconcile_applies: bool = True
     #: Messages on their way to one consumer: three merged batches, so that it never starves.
     prefetch: Count = 300
     #: Grabs merged into one SQL transaction. Beyond some hundreds a larger batch buys nothing.

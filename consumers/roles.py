@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 
 import asyncpg
 import uvloop
@@ -16,20 +17,22 @@ from redis.asyncio import Redis
 
 from config.settings import Settings
 from config.timeouts import KEY_EXPIRY
-from consumers import dead_letters, relay, return_stock, sweep
+from consumers import dead_letters, reconcile, relay, return_stock, sweep
 from consumers.dead_letters import DeadLetters, LastRung, OpenLetters, Together
 from consumers.expire_orders import ExpireOrders
 from consumers.key_expiry import KeyExpiry
 from consumers.ladder import Ladder
 from consumers.place_orders import PlaceOrders
+from consumers.reconcile import Fence, Reconcile
 from consumers.relay import Relay
 from consumers.return_stock import ReturnStock
 from consumers.runner import Handler, Message, PollRole, QueueRole, Role
 from consumers.sweep import Sweep
 from consumers.timers import Timers, ways_of
 from seckill import database, messages, redis_client, topology
-from seckill.broker import Broker, Publisher
+from seckill.broker import Broker, Publisher, count_waiting
 from seckill.lifecycle import listening, notify_ready, stop_on_signals
+from seckill.reconcile import LOOKS_APART_S, Reconciler
 from seckill.sales import SaleDirectory
 from seckill.stock import Stock
 
@@ -117,6 +120,19 @@ def _dead_letters(stores: Stores) -> Role:
     )
 
 
+def _reconcile(stores: Stores) -> Role:
+    count = partial(count_waiting, stores.consuming, topology.ORDERS_PLACE)
+    reconciler = Reconciler(stores.redis, stores.db, stores.publisher, count, actor="reconcile")
+    role = Reconcile(stores.redis, stores.db, reconciler, applies=stores.settings.reconcile_applies)
+    fence = Fence(stores.redis, stores.db)
+    return Together(
+        [
+            PollRole("reconcile", fence.run_once, idle_s=reconcile.FENCE_IDLE_S),
+            PollRole("reconcile", role.run_once, idle_s=LOOKS_APART_S),
+        ]
+    )
+
+
 _BUILDERS: dict[str, Callable[[Stores], Role]] = {
     "place_orders": _place_orders,
     "expire_orders": _expire_orders,
@@ -125,6 +141,7 @@ _BUILDERS: dict[str, Callable[[Stores], Role]] = {
     "relay": _relay,
     "sweep": _sweep,
     "dead_letters": _dead_letters,
+    "reconcile": _reconcile,
 }
 #: The names that `seckill consumers` takes.
 ROLES = tuple(_BUILDERS)

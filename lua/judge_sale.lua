@@ -8,7 +8,8 @@
 -- ARGV[2] placed id of the newest outbox entry of this epoch that PostgreSQL has orders of
 -- ARGV[3] opened 1 if PostgreSQL says that it was opened, else 0
 -- ARGV[4] fence 1 to fence a sale that went back, 0 to look only
--- RETURNS {"WHOLE", state, stock, corrections, holders, last_outbox_id} | {"MISSING"} | {"FENCED"}
+-- RETURNS {"WHOLE", epoch, state, stock, corrections, holders, last_outbox_id}
+-- RETURNS {"MISSING"} | {"FENCED"}
 -- RETURNS {"BEHIND"} when it went back: an older epoch, not opened yet, or an outbox that never came
 --   as far as PostgreSQL
 -- SAFE BECAUSE the caller read PostgreSQL first, and Redis only moves on: what is behind then has
@@ -50,4 +51,4 @@ if is_behind or not is_opened or epoch < tonumber(ARGV[1]) then
   end
   return {"BEHIND"}
 end
-return {"WHOLE", state, stock, sale[3], redis.call("HLEN", holders_key), last}
+return {"WHOLE", epoch, state, stock, sale[3], redis.call("HLEN", holders_key), last}

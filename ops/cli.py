@@ -115,12 +115,14 @@ def consumers(
 
 def main() -> None:
     """Run the command line; an expected failure is one line on stderr, never a traceback."""
-    from ops import cli_dead, cli_limits, cli_running_sale, cli_sales
+    from ops import cli_dead, cli_limits, cli_rebuild, cli_running_sale, cli_sales
 
     cli_sales.register(app)
     cli_running_sale.register()
     cli_dead.register(app)
     cli_sales.sale_app.command("limit")(cli_limits.limit)
+    cli_sales.sale_app.command("rebuild")(cli_rebuild.rebuild)
+    app.command("reconcile")(cli_rebuild.compare)
     # It logs each failed try to connect as an error of its own; what it means is said by us.
     logging.getLogger("aiormq.connection").setLevel(logging.CRITICAL)
     try:

@@ -7,7 +7,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -21,8 +21,9 @@ from rich.console import Console
 from rich.table import Table
 
 from config.settings import BadSettings, Settings, load_settings
-from seckill import database, ledger, logins, proofs, redis_client, sales, tickets
-from seckill.errors import UserMistake
+from seckill import database, fencing, ledger, logins, proofs, redis_client, sales, tickets
+from seckill.errors import Unavailable, UserMistake
+from seckill.fencing import Trouble
 from seckill.keyring import KeyRing
 from seckill.sales import PAYMENT_WINDOW_MAX_S, PRICE_CENTS_MAX, UNITS_MAX, NewSale, Sale
 from seckill.stock import Stock
@@ -120,15 +121,20 @@ def create_sale(
 def show_sale(sale_id: SaleId, as_json: Json = False) -> None:
     """Show one sale."""
     check_id(sale_id)
-    show(run(lambda s: sales.find(s.db, sale_id)), as_json)
+    sale, troubles = run(lambda s: _with_troubles(s, sales.find(s.db, sale_id), [sale_id]))
+    if as_json:
+        _print_json(_plain(sale) | _needs(sale_id, troubles))
+        return
+    show(sale, as_json)
+    _print_troubles(troubles)
 
 
 @sale_app.command("list")
 def list_sales(as_json: Json = False) -> None:
     """List all sales."""
-    found = run(lambda s: sales.all_sales(s.db))
+    found, troubles = run(lambda s: _with_troubles(s, sales.all_sales(s.db), None))
     if as_json:
-        _print_json([_plain(sale) for sale in found])
+        _print_json([_plain(sale) | _needs(sale.sale_id, troubles) for sale in found])
         return
     table = Table("sale", "state", "total", "price", "opens", "closes", "payment window")
     for sale in found:
@@ -142,6 +148,7 @@ def list_sales(as_json: Json = False) -> None:
             f"{sale.payment_window_s} s",
         )
     Console().print(table)
+    _print_troubles(troubles)
 
 
 def ticket(
@@ -216,6 +223,27 @@ def print_ledger(console: Console, sale_id: str, books: ledger.Ledger) -> None:
     for violation in books.violations:
         console.print(f"[red]violation[/red] {violation}", highlight=False)
     console.print("[green]balanced[/green]" if books.balanced else "[red]NOT balanced[/red]")
+
+
+async def _with_troubles(
+    stores: Stores, reading: Awaitable[T], sale_ids: list[str] | None
+) -> tuple[T, dict[str, Trouble] | None]:
+    """Read sales, and which of them need a rebuild; None when Redis does not tell."""
+    found = await reading
+    try:
+        return found, await fencing.behind(stores.redis, stores.db, sale_ids)
+    except Unavailable as error:
+        typer.echo(f"seckill: {error}; so whether a rebuild is needed is not known", err=True)
+        return found, None
+
+
+def _needs(sale_id: str, troubles: dict[str, Trouble] | None) -> dict[str, str | None]:
+    return {"needs_rebuild": "unknown" if troubles is None else troubles.get(sale_id)}
+
+
+def _print_troubles(troubles: dict[str, Trouble] | None) -> None:
+    for sale_id, trouble in (troubles or {}).items():
+        typer.echo(fencing.advice(sale_id, trouble))
 
 
 def run(work: Any) -> Any:  # noqa: ANN401 - typed by each caller's lambda

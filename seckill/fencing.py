@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import asyncpg
 from redis.asyncio import Redis
@@ -34,9 +34,10 @@ class Trouble(StrEnum):
 class Stamp(NamedTuple):
     """What changes with everything that happens to a sale, in either store."""
 
+    #: As Redis has it.
     epoch: int
     version: int
-    redis: tuple[bytes | int, ...]
+    redis: tuple[bytes | int | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +98,8 @@ def advice(sale_id: str, trouble: Trouble) -> str:
     return f"{what}; it sells nothing until it is rebuilt: seckill sale rebuild {sale_id}"
 
 
-def _standing(reply: list[bytes | int], row: asyncpg.Record) -> Standing:
-    outcome, *details = reply
-    if outcome == b"WHOLE":
-        return Standing(None, Stamp(row["epoch"], row["version"], tuple(details)))
-    return Standing(_TROUBLES[outcome])  # type: ignore[index]
+def _standing(reply: list[Any], row: asyncpg.Record) -> Standing:
+    if reply[0] != b"WHOLE":
+        return Standing(_TROUBLES[reply[0]])
+    _, epoch, *details = reply
+    return Standing(None, Stamp(epoch, row["version"], tuple(details)))

@@ -60,6 +60,11 @@ def expired_channel(database: int) -> str:
     return f"__keyevent@{database}__:expired"
 
 
+def reconcile_lock() -> str:
+    """Return the STRING that the one working reconcile role holds, to save doing work twice."""
+    return "sk:lock:reconcile"
+
+
 def relay_lock() -> str:
     """Return the STRING that the one working relay holds, to save doing work twice."""
     return "sk:lock:relay"

@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 import asyncpg
 from redis.asyncio import Redis
 
-from seckill import dead_letters
+from seckill import dead_letters, fencing
 from seckill.books import RedisBooks, SqlBooks, read_redis, read_sql, states_of
 from seckill.clock import now_ms
 from seckill.dead_letters import Selection
+from seckill.fencing import Trouble
 from seckill.order_ids import created_ms_of
 from seckill.orders import LIVE
 
@@ -87,9 +88,12 @@ async def _look(redis: Redis, db: asyncpg.Pool, sale_id: str) -> Ledger:
         ledger.violations.append(f"PostgreSQL knows no sale {sale_id}")
         return ledger
     _check_sql(ledger, sql)
+    if trouble := (await fencing.behind(redis, db, [sale_id])).get(sale_id):
+        ledger.violations.append(fencing.advice(sale_id, trouble))
     books = await read_redis(redis, sale_id)
     if books is None:
-        ledger.violations.append(f"Redis has lost sale {sale_id}: it must be rebuilt")
+        if not trouble:  # it has been lost since then
+            ledger.violations.append(fencing.advice(sale_id, Trouble.LOST))
         return ledger
     _check_redis(ledger, sql, books)
     held_ids = {holding.order_id for holding in books.holders.values()}

@@ -206,7 +206,8 @@ async def test_F8_a_sale_missing_in_redis_is_found(sold, verify, store):
     await store.delete(*(key(sale.sale_id) for key in (keys.stock, keys.sale, keys.holders)))
 
     assert await complaints(verify, sale) == (
-        f"Redis has lost sale {sale.sale_id}: it must be rebuilt"
+        f"Redis has lost sale {sale.sale_id}; it sells nothing until it is rebuilt: "
+        f"seckill sale rebuild {sale.sale_id}"
     )
 
 

@@ -1,0 +1,203 @@
+"""`seckill sale rebuild` and `seckill reconcile`: what to do when the stores do not agree."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from dataclasses import asdict
+from functools import partial
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from config.settings import Settings, load_settings
+from ops.cli_sales import Json, Stores, check_id, open_stores
+from seckill import audit, fencing, reconcile, topology
+from seckill.broker import Broker, Publisher, count_waiting
+from seckill.errors import Missing, SeckillError, UserMistake
+from seckill.fencing import Standing
+from seckill.rebuild import Rebuild, Rebuilt, UnderWay
+from seckill.reconcile import Action, Difference, Reconciler
+
+Report = dict[str, dict[str, Any]]
+
+
+def rebuild(
+    sale_ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...")] = None,
+    all_lost: Annotated[
+        bool, typer.Option("--all-lost", help="All sales that need it, as after FLUSHALL.")
+    ] = False,
+    wait: Annotated[
+        float,
+        typer.Option(help="Seconds to let what is under way become orders.", min=0, max=3600),
+    ] = 10.0,
+    force: Annotated[bool, typer.Option("--force", help="Also a sale that is whole.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a sale that Redis lost, or that went back in time, anew from PostgreSQL."""
+    if bool(sale_ids) == all_lost:
+        raise UserMistake("give either sales or --all-lost")
+    for sale_id in sale_ids or ():
+        check_id(sale_id)
+    left, done, failed = asyncio.run(_rebuild(load_settings(), sale_ids or [], wait, force))
+    if as_json:
+        plain = {"left": left and left._asdict(), "rebuilt": [asdict(each) for each in done]}
+        typer.echo(json.dumps(plain | {"failed": failed}))
+    else:
+        if left and any(left):
+            typer.echo(
+                f"not placed in time: {left.messages} messages on the broker, {left.outbox_entries}"
+                f" outbox entries, {left.holders} holders; what is of these sales is rejected"
+            )
+        for each in done:
+            typer.echo(
+                f"sale {each.sale_id}: {each.state}, "
+                f"{'not opened yet' if each.stock is None else f'{each.stock} units left'}, "
+                f"{each.holders} orders hold units, {each.rejected} grabs rejected"
+            )
+        if not done and not failed:
+            typer.echo("no sale needs a rebuild")
+    if failed:
+        raise SeckillError("; ".join(failed.values()))
+
+
+def compare(
+    sale_ids: Annotated[list[str] | None, typer.Argument(metavar="[SALE]...")] = None,
+    apply: Annotated[
+        bool, typer.Option("--apply", help="Repair; else only say what would be done.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Compare the stores order by order, twice; exit 1 when something is left to be done."""
+    for sale_id in sale_ids or ():
+        check_id(sale_id)
+    report = asyncio.run(_compare(load_settings(), sale_ids or None, apply=apply))
+    if as_json:
+        typer.echo(json.dumps(report))
+    else:
+        _print_report(report, applied=apply)
+    if any(each["needs_rebuild"] or each["left"] for each in report.values()):
+        raise typer.Exit(1)
+
+
+async def _rebuild(
+    settings: Settings, sale_ids: list[str], wait_s: float, force: bool
+) -> tuple[UnderWay | None, list[Rebuilt], dict[str, str]]:
+    done: list[Rebuilt] = []
+    failed: dict[str, str] = {}
+    async with open_stores(settings) as stores:
+        work = Rebuild(stores.redis, stores.db, partial(count_waiting, *_place_queue(settings)))
+        sale_ids = sale_ids or list(await fencing.behind(stores.redis, stores.db))
+        if not sale_ids:
+            return None, done, failed
+        reasons = await work.fence(sale_ids, force=force)
+        left = await work.wait(sale_ids, wait_s) if wait_s else None
+        for sale_id, reason in reasons.items():
+            try:
+                done.append(await work.run(sale_id, actor=audit.person(), reason=reason))
+            except SeckillError as error:  # one sale must not keep the others from selling
+                failed[sale_id] = str(error)
+    return left, done, failed
+
+
+async def _compare(settings: Settings, sale_ids: list[str] | None, *, apply: bool) -> Report:
+    async with open_stores(settings) as stores:
+        before = await _look_at_all(stores, sale_ids)
+        await asyncio.sleep(reconcile.LOOKS_APART_S)
+        now = await _look_at_all(stores, sale_ids)
+        report: Report = {}
+        found: dict[str, tuple[int, list[Difference]]] = {}
+        for sale_id, (standing, look) in now.items():
+            agreed = reconcile.agreed(before[sale_id][1], look) if sale_id in before else []
+            report[sale_id] = {
+                "needs_rebuild": standing.trouble,
+                "differences": [_plain(difference) for difference in agreed],
+                "repaired": {},
+                "left": len(agreed),
+            }
+            if agreed and standing.stamp:
+                found[sale_id] = standing.stamp.epoch, agreed
+        if apply and found:
+            for sale_id, repaired in (await _repair(settings, stores, found)).items():
+                report[sale_id]["repaired"] = dict(repaired)
+                report[sale_id]["left"] -= repaired.total()
+        return report
+
+
+async def _look_at_all(
+    stores: Stores, sale_ids: list[str] | None
+) -> dict[str, tuple[Standing, reconcile.Look]]:
+    standings = await fencing.survey(stores.redis, stores.db, sale_ids)
+    for sale_id in sale_ids or ():
+        if sale_id not in standings:
+            raise Missing(f"there is no sale {sale_id}; `seckill sale list` shows them")
+    nothing = reconcile.Look({}, is_quiet=False)
+    return {
+        sale_id: (
+            standing,
+            nothing if standing.trouble else await reconcile.look(stores.redis, stores.db, sale_id),
+        )
+        for sale_id, standing in standings.items()
+    }
+
+
+async def _repair(
+    settings: Settings, stores: Stores, found: dict[str, tuple[int, list[Difference]]]
+) -> dict[str, Counter[Action]]:
+    broker, queue = _place_queue(settings)
+    async with Publisher.open(broker, timeout_s=settings.confirm_timeout_s) as publisher:
+        reconciler = Reconciler(
+            stores.redis,
+            stores.db,
+            publisher,
+            partial(count_waiting, broker, queue),
+            actor=audit.person(),
+        )
+        return {
+            sale_id: await reconciler.repair(sale_id, epoch, agreed)
+            for sale_id, (epoch, agreed) in found.items()
+        }
+
+
+def _place_queue(settings: Settings) -> tuple[Broker, str]:
+    broker = Broker(settings.amqp_url, "seckill-reconcile", settings.connect_timeout_s)
+    return broker, topology.ORDERS_PLACE
+
+
+def _plain(difference: Difference) -> dict[str, object]:
+    return {
+        "action": difference.action,
+        "order_id": difference.holding.order_id,
+        "buyer_id": difference.buyer_id,
+        "quantity": difference.holding.quantity,
+    }
+
+
+def _print_report(report: Report, *, applied: bool) -> None:
+    table = Table("sale", "order", "buyer", "units", "action", "because")
+    for sale_id, each in report.items():
+        for found in each["differences"]:
+            because = reconcile.REASONS[found["action"]]
+            table.add_row(
+                sale_id,
+                found["order_id"],
+                found["buyer_id"],
+                str(found["quantity"]),
+                found["action"],
+                because,
+            )
+    if table.row_count:
+        Console().print(table)
+    for sale_id, each in report.items():
+        if trouble := each["needs_rebuild"]:
+            typer.echo(fencing.advice(sale_id, trouble))
+    left = sum(each["left"] for each in report.values())
+    if not table.row_count:
+        typer.echo("the stores agree")
+    elif applied:
+        typer.echo(f"repaired {table.row_count - left}, left {left}: see again in some seconds")
+    else:
+        typer.echo("nothing was changed; to repair it, add --apply")

@@ -1,0 +1,432 @@
+"""reconcile: what the stores do not agree on is repaired name by name, after two looks."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from consumers.reconcile import Fence, Reconcile
+from seckill import fencing, keys, messages, reconcile, returns, topology
+from seckill.dead_letters import open_order_ids
+from seckill.errors import Unavailable
+from seckill.fencing import Trouble
+from seckill.reconcile import Action, Reconciler
+from seckill.stock import Holding, Return
+
+
+@pytest.fixture(autouse=True)
+async def other_sales_are_left_alone(store, monkeypatch):
+    """Free the lock, and let looks follow each other at once."""
+    await store.delete(keys.reconcile_lock())
+    monkeypatch.setattr("consumers.reconcile.LOOKS_APART_S", 0.0)
+    monkeypatch.setattr("consumers.reconcile.SHARE", 1e9)
+
+
+@pytest.fixture
+def all_are_old(monkeypatch):
+    """Let every holder be old enough to have lost its message."""
+    monkeypatch.setattr(reconcile, "AGE_MS", -60_000)
+
+
+@pytest.fixture
+def make_role(store, db, publisher, queues):
+    async def waiting():
+        return await queues.size(topology.ORDERS_PLACE)
+
+    def make(*, applies=True, publisher=publisher):
+        reconciler = Reconciler(store, db, publisher, waiting, actor="reconcile")
+        return Reconcile(store, db, reconciler, applies=applies)
+
+    return make
+
+
+@pytest.fixture
+def found_by(make_role):
+    """Look so many times; return what was acted on in the last look, as (action, buyer)."""
+
+    async def look(sale, *, times=2, role=None, **how):
+        role = role or make_role(**how)
+        for _ in range(times):
+            acted = await role.look()
+        return [(str(d.action), d.buyer_id) for d in acted.get(sale.sale_id, [])]
+
+    return look
+
+
+@pytest.fixture
+def audited(db):
+    async def read(sale):
+        rows = await db.fetch(
+            "SELECT actor, action, details FROM audit WHERE sale_id = $1 ORDER BY audit_id",
+            sale.sale_id,
+        )
+        return [(row[0], row[1], json.loads(row[2])) for row in rows]
+
+    return read
+
+
+async def forget(store, sale, placement):
+    """Lose a holder and give its unit to the stock, as in a Redis that went back in time."""
+    async with store.pipeline(transaction=True) as pipe:
+        pipe.hdel(keys.holders(sale.sale_id), placement.buyer_id)
+        pipe.incrby(keys.stock(sale.sale_id), placement.quantity)
+        await pipe.execute()
+
+
+async def bring_back(store, sale, placement):
+    """Let a holder that was given back reappear, with its unit."""
+    async with store.pipeline(transaction=True) as pipe:
+        holding = str(Holding(placement.order_id, placement.quantity))
+        pipe.hset(keys.holders(sale.sale_id), placement.buyer_id, holding)
+        pipe.decrby(keys.stock(sale.sale_id), placement.quantity)
+        await pipe.execute()
+
+
+# A holder without a row.
+
+
+async def test_F13_a_grab_whose_message_was_lost_is_published_again(
+    open_sale, shop, all_are_old, found_by, queues, audited
+):
+    sale = await open_sale()
+    (grab,) = await shop.grab(sale, "ann")
+
+    assert await found_by(sale) == [("republish", "ann")]
+
+    (message,) = await queues.take(topology.ORDERS_PLACE, 1)
+    placing = messages.decode_place(message.body)
+    assert (placing.sale_id, placing.epoch, placing.outbox_mark) == (sale.sale_id, 1, 0)
+    assert placing.grabs == [(grab.order_id, "ann", 1)]
+    assert await audited(sale) == [
+        ("reconcile", "reconcile.republish", {"orders": [grab.order_id], "units": 1})
+    ]
+
+
+async def test_a_young_holder_is_on_its_way_and_left_alone(open_sale, shop, found_by, queues):
+    sale = await open_sale()
+    await shop.grab(sale, "ann")
+    assert await found_by(sale, times=3) == []
+    assert await queues.take_all(topology.ORDERS_PLACE) == []
+
+
+async def test_F24_nothing_is_published_while_the_queue_has_work(
+    open_sale, shop, all_are_old, found_by, make_role, queues
+):
+    """Consumers that are down for an hour find one more copy, not one for every look."""
+    sale = await open_sale()
+    await shop.grab(sale, "ann")
+    await found_by(sale, times=9, role=make_role())
+    assert len(await queues.take_all(topology.ORDERS_PLACE)) == 1
+
+
+async def test_what_waits_for_an_operator_is_left_to_him(
+    open_sale, shop, all_are_old, found_by, db, queues, monkeypatch
+):
+    sale = await open_sale()
+    ann, _ = await shop.grab(sale, "ann", "bob")
+
+    async def named(*_):
+        return await open_order_ids(db, sale.sale_id) | {ann.order_id}
+
+    monkeypatch.setattr(reconcile, "open_order_ids", named)
+    assert await found_by(sale) == [("republish", "bob")]
+
+
+async def test_a_broker_that_does_not_answer_leaves_everything_as_it_is(
+    open_sale, shop, all_are_old, make_role, audited
+):
+    sale = await open_sale()
+    await shop.grab(sale, "ann")
+
+    class Away:
+        async def publish(self, *_):
+            raise Unavailable("no confirm")
+
+    role = make_role(publisher=Away())
+    await role.look()
+    with pytest.raises(Unavailable):
+        await role.look()
+    assert await audited(sale) == []
+
+
+# A holder of an order that has ended.
+
+
+async def test_F5_a_holder_of_an_ended_order_is_given_back_by_the_usual_way(
+    open_sale, shop, store, found_by, audited, assert_balanced
+):
+    sale = await open_sale(stock=5, per_order_max=2)
+    (ann,) = await shop.order(sale, "ann", quantity=2)
+    await shop.release(ann)
+    await shop.return_all(sale)
+    await bring_back(store, sale, ann)
+
+    assert await found_by(sale) == [("give_back", "ann")]
+
+    assert await shop.returns(sale) == {ann.order_id: 2}
+    await shop.return_all(sale)
+    assert await shop.left(sale) == 5
+    assert [(a, d["units"]) for _, a, d in await audited(sale)] == [("reconcile.give_back", 2)]
+    await assert_balanced(sale)
+
+
+async def test_units_that_never_were_do_not_go_on_sale(
+    open_sale, shop, store, found_by, assert_balanced
+):
+    sale = await open_sale(stock=1)
+    await shop.place_unseen(sale, "ghost")
+    (late,) = await shop.grab(sale, "ann")
+    await shop.place(late)
+    assert await shop.states(sale, [late]) == ["rejected stock"]
+    await shop.return_all(sale)
+    assert await store.hget(keys.sale(sale.sale_id), "corrections") == b"1"
+    # The holder is back, and its correction is not made yet.
+    await store.hset(keys.holders(sale.sale_id), "ann", str(Holding(late.order_id, 1)))
+    await store.hset(keys.sale(sale.sale_id), "corrections", 0)
+
+    assert ("give_back", "ann") in await found_by(sale)
+
+    assert await shop.returns(sale) == {late.order_id: 0}
+
+
+async def test_units_on_their_way_back_are_left_to_return_stock(open_sale, shop, found_by):
+    sale = await open_sale()
+    await shop.release(*await shop.order(sale, "ann"))
+    assert await found_by(sale, times=3) == []
+
+
+# A live order without a holder.
+
+
+async def test_F8_a_live_order_that_redis_forgot_is_adopted(
+    open_sale, shop, store, found_by, audited, assert_balanced
+):
+    sale = await open_sale(stock=5, per_order_max=2)
+    ann, _ = await shop.order(sale, "ann", "bob", quantity=2)
+    await forget(store, sale, ann)
+    assert await shop.left(sale) == 3
+
+    assert await found_by(sale) == [("adopt", "ann")]
+
+    assert (await shop.holders(sale))["ann"] == Holding(ann.order_id, 2)
+    assert await shop.left(sale) == 1
+    assert [(a, d["orders"]) for _, a, d in await audited(sale)] == [
+        ("reconcile.adopt", [ann.order_id])
+    ]
+    await assert_balanced(sale)
+
+
+async def test_F8_units_that_were_sold_again_become_a_correction_until_one_is_refused(
+    open_sale, shop, store, found_by, assert_balanced
+):
+    sale = await open_sale(stock=1)
+    (ann,) = await shop.order(sale, "ann")
+    await forget(store, sale, ann)
+    (bob,) = await shop.grab(sale, "bob")  # the same unit, sold twice by Redis
+
+    assert ("adopt", "ann") in await found_by(sale)
+
+    assert await store.hget(keys.sale(sale.sale_id), "corrections") == b"-1"
+    await shop.place(bob)
+    assert await shop.states(sale, [ann, bob]) == ["pending", "rejected stock"]
+    await shop.return_all(sale)
+    await assert_balanced(sale)
+
+
+async def test_a_buyer_who_holds_something_else_is_adopted_after_that_has_ended(
+    open_sale, shop, store, found_by, make_role, assert_balanced
+):
+    sale = await open_sale(stock=3)
+    (ann,) = await shop.order(sale, "ann")
+    await forget(store, sale, ann)
+    (again,) = await shop.grab(sale, "ann")
+    role = make_role()
+    assert await found_by(sale, role=role) == [("adopt", "ann")]
+    assert (await shop.holders(sale))["ann"].order_id == again.order_id
+
+    await shop.place(again)
+    assert await shop.states(sale, [again]) == ["rejected another_order"]
+    await shop.return_all(sale)
+    await found_by(sale, role=role)
+    assert (await shop.holders(sale))["ann"].order_id == ann.order_id
+    await assert_balanced(sale)
+
+
+async def test_an_order_that_ends_after_the_look_is_not_adopted(
+    open_sale, shop, store, db, make_role, publisher, assert_balanced
+):
+    sale = await open_sale()
+    (ann,) = await shop.order(sale, "ann")
+    await forget(store, sale, ann)
+    look = await reconcile.look(store, db, sale.sale_id)
+    await shop.release(ann)
+    await shop.return_all(sale)
+
+    reconciler = Reconciler(store, db, publisher, None, actor="test")
+    done = await reconciler.repair(sale.sale_id, 1, list(look.differences.values()))
+
+    assert done[Action.ADOPT] == 0
+    assert await shop.holders(sale) == {}
+    await assert_balanced(sale)
+
+
+# When it acts, and when it does not.
+
+
+@pytest.fixture
+async def all_three(open_sale, shop, store, all_are_old):
+    """A sale with one difference of each kind."""
+    sale = await open_sale(stock=9)
+    ann, bob = await shop.order(sale, "ann", "bob")
+    await shop.release(ann)
+    await shop.return_all(sale)
+    await bring_back(store, sale, ann)
+    await forget(store, sale, bob)
+    await shop.grab(sale, "cat")
+    return sale
+
+
+async def test_one_look_is_not_enough(all_three, found_by, shop, audited):
+    assert await found_by(all_three, times=1) == []
+    assert await audited(all_three) == []
+
+
+async def test_two_looks_find_all_kinds(all_three, found_by):
+    found = await found_by(all_three)
+    assert sorted(found) == [("adopt", "bob"), ("give_back", "ann"), ("republish", "cat")]
+
+
+async def test_a_report_changes_nothing(all_three, found_by, shop, store, queues, audited):
+    sale = all_three
+    before = [await store.dump(key(sale.sale_id)) for key in (keys.stock, keys.sale, keys.holders)]
+    assert len(await found_by(sale, times=4, applies=False)) == 3
+    now = [await store.dump(key(sale.sale_id)) for key in (keys.stock, keys.sale, keys.holders)]
+    assert now == before
+    assert await audited(sale) == []
+    assert await shop.returns(sale) == {}
+    assert await queues.take_all(topology.ORDERS_PLACE) == []
+
+
+@pytest.mark.parametrize("lost", ["fenced", "stock", "sale"])
+async def test_nothing_is_done_to_a_sale_that_needs_a_rebuild(all_three, store, found_by, lost):
+    if lost == "fenced":
+        await store.hset(keys.sale(all_three.sale_id), "state", "fenced")
+    else:
+        await store.delete(getattr(keys, lost)(all_three.sale_id))
+    assert await found_by(all_three, times=4) == []
+
+
+async def test_nothing_is_done_to_a_sale_that_is_fenced_between_look_and_repair(
+    all_three, shop, store, db, publisher, queues
+):
+    sale = all_three
+    look = await reconcile.look(store, db, sale.sale_id)
+    await store.hset(keys.sale(sale.sale_id), "state", "fenced")
+    holders = await shop.holders(sale)
+
+    async def none():
+        return 0
+
+    reconciler = Reconciler(store, db, publisher, none, actor="test")
+    done = await reconciler.repair(sale.sale_id, 1, list(look.differences.values()))
+    assert done[Action.ADOPT] == 0
+    assert await shop.holders(sale) == holders
+
+
+async def test_a_second_process_leaves_the_work_to_the_first(all_three, found_by, make_role):
+    first, second = make_role(), make_role()
+    await first.look()
+    assert await found_by(all_three, times=3, role=second) == []
+    assert len(await found_by(all_three, times=1, role=first)) == 3
+
+
+async def test_a_sale_that_does_not_change_is_not_looked_at_again(
+    open_sale, shop, store, db, make_role, monkeypatch
+):
+    sale = await open_sale()
+    await shop.order(sale, "ann")
+    looked, real = [], reconcile.look
+
+    async def look(redis, db, sale_id):
+        looked.append(sale_id)
+        return await real(redis, db, sale_id)
+
+    monkeypatch.setattr(reconcile, "look", look)
+    role = make_role()
+    for _ in range(3):
+        await role.look()
+    assert looked.count(sale.sale_id) == 1
+    await store.hdel(keys.holders(sale.sale_id), "ann")
+    await role.look()
+    assert looked.count(sale.sale_id) == 2
+
+
+async def test_many_differences_are_repaired_in_steps(
+    open_sale, shop, store, db, found_by, make_role, monkeypatch, assert_balanced
+):
+    monkeypatch.setattr(reconcile, "CALL_MAX", 3)
+    monkeypatch.setattr(reconcile, "DIFFERENCES_MAX", 10)
+    monkeypatch.setattr("seckill.differences.CALL_MAX", 4)
+    sale = await open_sale(stock=30)
+    for order in await shop.order(sale, *(f"b{n:02}" for n in range(30))):
+        await forget(store, sale, order)
+    role = make_role()
+    counts = [len(await found_by(sale, role=role)) for _ in range(3)]
+    assert all(10 < count <= 14 for count in counts[:2])
+    assert sum(counts) == 30
+    await assert_balanced(sale)
+
+
+async def test_a_crowd_at_work_is_never_repaired(
+    open_sale, shop, db, stock, found_by, make_role, assert_balanced, audited
+):
+    """Grabs, orders and returns at full speed, and a look after each other."""
+    sale = await open_sale(stock=200)
+    role = make_role()
+
+    async def buyer(number):
+        orders = await shop.order(sale, f"b{number}")
+        if number % 2:
+            await shop.release(*orders)
+            await returns.return_batch(db, stock)
+
+    crowd = asyncio.gather(*(buyer(n) for n in range(60)))
+    while not crowd.done():
+        assert await found_by(sale, times=1, role=role) == []
+    await crowd
+    await shop.return_all(sale)
+    await assert_balanced(sale)
+    assert await audited(sale) == []
+
+
+# The fence.
+
+
+async def test_F8_the_role_fences_a_sale_that_went_back_in_time(open_sale, shop, store, db, caplog):
+    sale = await open_sale()
+    (grab,) = await shop.grab(sale, "ann")
+    await shop.place(grab._replace(outbox_mark=2**62))
+    fence = Fence(store, db)
+
+    assert (await fence.judge())[sale.sale_id] is Trouble.BEHIND
+    assert (await fence.judge())[sale.sale_id] is Trouble.FENCED
+
+    assert await store.hget(keys.sale(sale.sale_id), "state") == b"fenced"
+    told = [r.getMessage() for r in caplog.records if sale.sale_id in r.getMessage()]
+    assert told == [fencing.advice(sale.sale_id, Trouble.BEHIND)]
+
+
+async def test_a_late_give_back_finds_no_holder_twice(open_sale, shop, stock, store, found_by):
+    """F6: what reconcile puts on its way may have been given back in the meantime."""
+    sale = await open_sale(stock=2)
+    (ann,) = await shop.order(sale, "ann")
+    await shop.release(ann)
+    await shop.return_all(sale)
+    await bring_back(store, sale, ann)
+    await found_by(sale)
+    back = Return("ann", str(Holding(ann.order_id, 1)), 1)
+    await stock.give_back(sale.sale_id, 1, [back])
+    await shop.return_all(sale)
+    assert await shop.left(sale) == 2
