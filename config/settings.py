@@ -144,6 +144,9 @@ class Settings(BaseSettings):
     timeouts: Timeouts = frozenset({DELAY_QUEUE})
     #: Whether the reconcile role repairs what it finds, or only tells. An emptied broker needs it.
     reconcile_applies: bool = True
+    #: A reservation so old without a row has lost its message: relay, retries and a restart of the
+    #: consumers take less.
+    reconcile_age_s: Seconds = 30.0
     #: Messages on their way to one consumer: three merged batches, so that it never starves.
     prefetch: Count = 300
     #: Grabs merged into one SQL transaction. Beyond some hundreds a larger batch buys nothing.

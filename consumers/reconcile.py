@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from consumers.runner import Polled
 from seckill import fencing, keys, reconcile, telemetry
 from seckill.fencing import Stamp, Standing, Trouble
-from seckill.reconcile import LOOKS_APART_S, Difference, Look, Reconciler
+from seckill.reconcile import LOOKS_APART_S, REASONS, Difference, Look, Reconciler
 from seckill.redis_client import redis_errors_as_unavailable
 
 log = logging.getLogger(__name__)
@@ -54,11 +54,12 @@ class Reconcile:
     """Looks at every sale that has changed, and repairs what two looks agree on."""
 
     def __init__(
-        self, redis: Redis, db: asyncpg.Pool, reconciler: Reconciler, *, applies: bool
+        self, redis: Redis, db: asyncpg.Pool, reconciler: Reconciler, *, age_ms: int, applies: bool
     ) -> None:
         self._redis = redis
         self._db = db
         self._reconciler = reconciler
+        self._age_ms = age_ms
         self._applies = applies
         self._lock = redis.lock(keys.reconcile_lock(), timeout=LOCK_S, blocking=False)
         self._looks: dict[str, Look] = {}
@@ -90,13 +91,15 @@ class Reconcile:
         before = self._looks.pop(sale_id, None)
         if standing.stamp is None or standing.stamp == self._quiet.get(sale_id):
             return []
-        now = await reconcile.look(self._redis, self._db, sale_id)
+        now = await reconcile.look(self._redis, self._db, sale_id, age_ms=self._age_ms)
         if now.is_quiet:
             self._quiet[sale_id] = standing.stamp
             return []
         found = reconcile.agreed(before, now) if before else []
         if found and self._applies:
-            await self._reconciler.repair(sale_id, standing.stamp.epoch, found)
+            done = await self._reconciler.repair(sale_id, standing.stamp.epoch, found)
+            for action, count in done.items():
+                log.warning("sale %s: %s %d (%s)", sale_id, action, count, REASONS[action])
             return found  # forgotten here: a repair is judged by two looks of its own
         if found:
             log.warning(

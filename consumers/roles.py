@@ -123,7 +123,13 @@ def _dead_letters(stores: Stores) -> Role:
 def _reconcile(stores: Stores) -> Role:
     count = partial(count_waiting, stores.consuming, topology.ORDERS_PLACE)
     reconciler = Reconciler(stores.redis, stores.db, stores.publisher, count, actor="reconcile")
-    role = Reconcile(stores.redis, stores.db, reconciler, applies=stores.settings.reconcile_applies)
+    role = Reconcile(
+        stores.redis,
+        stores.db,
+        reconciler,
+        age_ms=int(stores.settings.reconcile_age_s * 1000),
+        applies=stores.settings.reconcile_applies,
+    )
     fence = Fence(stores.redis, stores.db)
     return Together(
         [

@@ -104,10 +104,11 @@ async def _rebuild(
 
 
 async def _compare(settings: Settings, sale_ids: list[str] | None, *, apply: bool) -> Report:
+    age_ms = int(settings.reconcile_age_s * 1000)
     async with open_stores(settings) as stores:
-        before = await _look_at_all(stores, sale_ids)
+        before = await _look_at_all(stores, sale_ids, age_ms)
         await asyncio.sleep(reconcile.LOOKS_APART_S)
-        now = await _look_at_all(stores, sale_ids)
+        now = await _look_at_all(stores, sale_ids, age_ms)
         report: Report = {}
         found: dict[str, tuple[int, list[Difference]]] = {}
         for sale_id, (standing, look) in now.items():
@@ -128,20 +129,19 @@ async def _compare(settings: Settings, sale_ids: list[str] | None, *, apply: boo
 
 
 async def _look_at_all(
-    stores: Stores, sale_ids: list[str] | None
+    stores: Stores, sale_ids: list[str] | None, age_ms: int
 ) -> dict[str, tuple[Standing, reconcile.Look]]:
     standings = await fencing.survey(stores.redis, stores.db, sale_ids)
     for sale_id in sale_ids or ():
         if sale_id not in standings:
             raise Missing(f"there is no sale {sale_id}; `seckill sale list` shows them")
-    nothing = reconcile.Look({}, is_quiet=False)
-    return {
-        sale_id: (
-            standing,
-            nothing if standing.trouble else await reconcile.look(stores.redis, stores.db, sale_id),
-        )
-        for sale_id, standing in standings.items()
-    }
+    looks = {}
+    for sale_id, standing in standings.items():
+        look = reconcile.Look({}, is_quiet=False)
+        if not standing.trouble:
+            look = await reconcile.look(stores.redis, stores.db, sale_id, age_ms=age_ms)
+        looks[sale_id] = standing, look
+    return looks
 
 
 async def _repair(

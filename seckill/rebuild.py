@@ -143,7 +143,7 @@ class Rebuild:
             await self._run(self._restore_holders, books, [keys.sale, keys.holders], [_pack(flat)])
         await self._restore_limits(sale_id)
         await self._lift(books)
-        log.warning(
+        log.info(
             "sale %s: rebuilt in epoch %d with %d holders; %d grabs of before were rejected",
             sale_id,
             books.epoch,

@@ -2,7 +2,7 @@
 
 | found, twice | done |
 |---|---|
-| a holder without a row, older than AGE_MS | its grab is published again: the message was lost |
+| a holder without a row, older than `age_ms` | its grab is published again: the message was lost |
 | a holder of an ended order, whose units are not on their way | they are put on their way again |
 | a live order without a holder | adopted: it gets its holder, and stock loses its units |
 
@@ -12,7 +12,6 @@ with the sale is at worst one that was not needed. Nothing is done to a sale tha
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from enum import StrEnum
@@ -32,11 +31,6 @@ from seckill.order_ids import created_ms_of
 from seckill.redis_client import redis_errors_as_unavailable
 from seckill.stock import CALL_MAX, Grab, Holding
 
-log = logging.getLogger(__name__)
-
-#: A grab is a row within a second or two. By now its relay, its consumers' restart and a first
-#: retry have had their turn.
-AGE_MS = 30_000
 #: Least time between two looks that must agree: longer than any call between the stores may take.
 LOOKS_APART_S = 3.0
 #: Differences of one sale that a look keeps; the rest is found by the next ones.
@@ -54,7 +48,7 @@ class Action(StrEnum):
 
 
 REASONS = {
-    Action.REPUBLISH: f"held for {AGE_MS // 1000} s without a row",
+    Action.REPUBLISH: "held for long without a row: its message was lost",
     Action.GIVE_BACK: "ended, but still held in Redis",
     Action.ADOPT: "live, but not held in Redis",
 }
@@ -84,15 +78,17 @@ class Publishes(Protocol):
         """Return when confirmed, raise Unavailable when not known."""
 
 
-async def look(redis: Redis, db: asyncpg.Pool, sale_id: str) -> Look:
+async def look(redis: Redis, db: asyncpg.Pool, sale_id: str, *, age_ms: int) -> Look:
     """Compare a sale's holders with its rows, and its live rows with their holders."""
     found: dict[str, Difference] = {}
     is_quiet = True
     waiting_for_operator = await open_order_ids(db, sale_id)
+    lost_before_ms = now_ms() - age_ms
     async for page in differences.held(redis, db, sale_id):
         for each in page:
             is_quiet = is_quiet and each.is_live
-            if action := _action_for(each, waiting_for_operator):
+            action = _action_for(each, lost_before_ms)
+            if action and each.holding.order_id not in waiting_for_operator:
                 found[each.holding.order_id] = Difference(action, each.buyer_id, each.holding)
         if len(found) > DIFFERENCES_MAX:
             return Look(found, is_quiet=False)
@@ -145,8 +141,6 @@ class Reconciler:
                         done[action] += await self._adopt(sale_id, part)
         for action, count in done.items():
             telemetry.RECONCILED.labels(action).inc(count)
-            if count:
-                log.warning("sale %s: %s %d (%s)", sale_id, action, count, REASONS[action])
         return done
 
     async def _republish(self, sale_id: str, epoch: int, part: Sequence[Difference]) -> int:
@@ -240,12 +234,10 @@ def agreed(before: Look, now: Look) -> list[Difference]:
     return [d for order_id, d in now.differences.items() if before.differences.get(order_id) == d]
 
 
-def _action_for(each: Held, waiting_for_operator: set[str]) -> Action | None:
+def _action_for(each: Held, lost_before_ms: int) -> Action | None:
     if each.is_live or each.is_returning:
         return None
     if each.state is not None:
         return Action.GIVE_BACK
-    order_id = each.holding.order_id
-    if order_id in waiting_for_operator or now_ms() - created_ms_of(order_id) < AGE_MS:
-        return None
-    return Action.REPUBLISH
+    is_young = created_ms_of(each.holding.order_id) > lost_before_ms
+    return None if is_young else Action.REPUBLISH

@@ -25,19 +25,24 @@ async def other_sales_are_left_alone(store, monkeypatch):
 
 
 @pytest.fixture
-def all_are_old(monkeypatch):
-    """Let every holder be old enough to have lost its message."""
-    monkeypatch.setattr(reconcile, "AGE_MS", -60_000)
+def age():
+    return {"age_ms": 30_000}
 
 
 @pytest.fixture
-def make_role(store, db, publisher, queues):
+def all_are_old(age):
+    """Let every holder be old enough to have lost its message."""
+    age["age_ms"] = -60_000
+
+
+@pytest.fixture
+def make_role(store, db, publisher, queues, age):
     async def waiting():
         return await queues.size(topology.ORDERS_PLACE)
 
     def make(*, applies=True, publisher=publisher):
         reconciler = Reconciler(store, db, publisher, waiting, actor="reconcile")
-        return Reconcile(store, db, reconciler, applies=applies)
+        return Reconcile(store, db, reconciler, applies=applies, **age)
 
     return make
 
@@ -260,7 +265,7 @@ async def test_an_order_that_ends_after_the_look_is_not_adopted(
     sale = await open_sale()
     (ann,) = await shop.order(sale, "ann")
     await forget(store, sale, ann)
-    look = await reconcile.look(store, db, sale.sale_id)
+    look = await reconcile.look(store, db, sale.sale_id, age_ms=-60_000)
     await shop.release(ann)
     await shop.return_all(sale)
 
@@ -322,7 +327,7 @@ async def test_nothing_is_done_to_a_sale_that_is_fenced_between_look_and_repair(
     all_three, shop, store, db, publisher, queues
 ):
     sale = all_three
-    look = await reconcile.look(store, db, sale.sale_id)
+    look = await reconcile.look(store, db, sale.sale_id, age_ms=-60_000)
     await store.hset(keys.sale(sale.sale_id), "state", "fenced")
     holders = await shop.holders(sale)
 
@@ -349,9 +354,9 @@ async def test_a_sale_that_does_not_change_is_not_looked_at_again(
     await shop.order(sale, "ann")
     looked, real = [], reconcile.look
 
-    async def look(redis, db, sale_id):
+    async def look(redis, db, sale_id, **age):
         looked.append(sale_id)
-        return await real(redis, db, sale_id)
+        return await real(redis, db, sale_id, **age)
 
     monkeypatch.setattr(reconcile, "look", look)
     role = make_role()
