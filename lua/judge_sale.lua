@@ -22,7 +22,7 @@ local function parts(id)
 end
 
 local sale = redis.call("HMGET", sale_key, "state", "epoch", "corrections")
-local state, epoch = sale[1], tonumber(sale[2])
+local state, epoch = sale[1], tonumber(sale[2] or 0)
 if state == "fenced" then
   return {"FENCED"}
 end

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from seckill import messages
 from seckill.messages import BadMessage, NewerMessage
 from seckill.order_ids import new_order_id
+from seckill.outbox import mark_of
 from seckill.stock import Grab
 
 pack = msgspec.msgpack.encode
@@ -47,7 +48,7 @@ def body(**changes: Any) -> bytes:
 )
 def test_grabs_come_out_as_they_went_in(grabs: list[Grab], epoch: int) -> None:
     placing = messages.decode_place(messages.encode_place("spring", epoch, ["1-0", "2-0"], grabs))
-    assert placing == messages.Placing("spring", epoch, grabs)
+    assert placing == messages.Placing("spring", epoch, grabs, outbox_mark=mark_of(["2-0"]))
 
 
 def test_the_wire_format_is_the_published_one() -> None:
