@@ -13,7 +13,8 @@
 -- RETURNS {"BEHIND"} when it went back: an older epoch, not opened yet, or an outbox that never came
 --   as far as PostgreSQL
 -- SAFE BECAUSE the caller read PostgreSQL first, and Redis only moves on: what is behind then has
--- lost something. The test and the fence are one script, so a rebuild cannot slip in between.
+-- lost something. The test and the fence are one script, so a rebuild cannot slip in between; one
+-- that ended since then shows by its newer epoch.
 local stock_key, sale_key, holders_key, outbox_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 
 local function parts(id)
@@ -42,10 +43,11 @@ if redis.call("EXISTS", outbox_key) == 1 then
 end
 local last_ms, last_sequence = parts(last)
 local placed_ms, placed_sequence = parts(ARGV[2])
-local is_behind = last_ms < placed_ms or (last_ms == placed_ms and last_sequence < placed_sequence)
-
+local was_further = last_ms < placed_ms or (last_ms == placed_ms and last_sequence < placed_sequence)
 local is_opened = state ~= "created" or ARGV[3] == "0"
-if is_behind or not is_opened or epoch < tonumber(ARGV[1]) then
+local epoch_placed = tonumber(ARGV[1])
+
+if epoch < epoch_placed or (epoch == epoch_placed and was_further) or not is_opened then
   if ARGV[4] == "1" then
     redis.call("HSET", sale_key, "state", "fenced")
   end

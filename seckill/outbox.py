@@ -17,8 +17,8 @@ from seckill.stock import Grab
 _unpack = msgspec.msgpack.Decoder(list[Grab]).decode
 
 #: Milliseconds, and a number within the millisecond: more than Redis can run scripts in.
-_ID = re.compile(r"([0-9]{1,13})-([0-9]{1,6})\Z")
-_SEQUENCE_BITS = 20
+_ID = re.compile(r"([0-9]{1,13})-([0-9]{1,5})\Z")
+_SEQUENCE_BITS = 17
 
 
 @dataclass(frozen=True, slots=True)

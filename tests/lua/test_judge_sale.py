@@ -57,6 +57,12 @@ async def test_an_older_epoch_is_behind_and_a_newer_one_is_not(shop: Shop) -> No
     assert (await judge(shop, epoch=EPOCH - 1, fence=1))[0] == b"WHOLE"
 
 
+async def test_a_rebuild_that_ended_since_postgresql_was_read_is_whole(shop: Shop) -> None:
+    """Its outbox may be a new one, and the id is one of the epoch before."""
+    await shop.open(5, epoch=EPOCH + 1)
+    assert (await judge(shop, "7-3", fence=1))[0] == b"WHOLE"
+
+
 @pytest.mark.parametrize(("opened", "told"), [(1, b"BEHIND"), (0, b"WHOLE")])
 async def test_a_sale_that_is_announced_is_behind_once_it_was_opened(
     shop: Shop, opened: int, told: bytes
