@@ -137,7 +137,7 @@ async def open_(db: asyncpg.Pool, stock: Stock, sale_id: str) -> Sale:
             if not done:
                 raise Conflict(
                     f"Redis has lost the stock of sale {sale_id}, or holds that of another life; "
-                    f"rebuild it before it opens: seckill sale rebuild {sale_id}"
+                    f"it must be rebuilt before it can open: seckill sale rebuild {sale_id}"
                 )
             await connection.execute(
                 "UPDATE sales SET state = 'open', opened_at = coalesce(opened_at, now())"
@@ -272,8 +272,8 @@ async def _move(
                 )
             if not await stock.set_sale_state(sale_id, to_state):
                 raise Conflict(
-                    f"Redis has lost sale {sale_id}, or it is fenced: it sells nothing until it is "
-                    f"rebuilt: seckill sale rebuild {sale_id}"
+                    f"Redis has lost sale {sale_id}, or it is being rebuilt; it sells nothing until "
+                    f"that is done: seckill sale rebuild {sale_id}"
                 )
             await connection.execute(
                 "UPDATE sales SET state = $2 WHERE sale_id = $1", sale_id, to_state

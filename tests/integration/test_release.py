@@ -31,9 +31,10 @@ def cancel_unplaced(db):
     """Cancel a grab that is still in the queue, as DELETE does."""
 
     async def call(placement):
-        order_id, sale_id, buyer_id, quantity, _ = placement
-        holding = Holding(order_id, quantity)
-        return await orders.cancel_unplaced(db, sale_id, buyer_id, holding, reason="buyer")
+        holding = Holding(placement.order_id, placement.quantity)
+        return await orders.cancel_unplaced(
+            db, placement.sale_id, placement.buyer_id, holding, reason="buyer"
+        )
 
     return call
 
