@@ -272,8 +272,8 @@ async def _move(
                 )
             if not await stock.set_sale_state(sale_id, to_state):
                 raise Conflict(
-                    f"Redis has lost sale {sale_id}, or it is being rebuilt; it sells nothing until "
-                    f"that is done: seckill sale rebuild {sale_id}"
+                    f"Redis has lost sale {sale_id}, or it is being rebuilt; it sells nothing "
+                    f"until that is done: seckill sale rebuild {sale_id}"
                 )
             await connection.execute(
                 "UPDATE sales SET state = $2 WHERE sale_id = $1", sale_id, to_state
