@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from redis.asyncio import Redis
 from config.settings import Settings
 from config.timeouts import KEY_EXPIRY
 from consumers import dead_letters, reconcile, relay, return_stock, sweep
+from consumers.crew import Crew, assignments
 from consumers.dead_letters import DeadLetters, LastRung, OpenLetters, Together
 from consumers.expire_orders import ExpireOrders
 from consumers.key_expiry import KeyExpiry
@@ -31,6 +33,7 @@ from consumers.sweep import Sweep
 from consumers.timers import Timers, ways_of
 from seckill import database, messages, redis_client, topology
 from seckill.broker import Broker, Publisher, count_waiting
+from seckill.errors import UserMistake
 from seckill.lifecycle import listening, notify_ready, stop_on_signals
 from seckill.reconcile import LOOKS_APART_S, Reconciler
 from seckill.sales import SaleDirectory
@@ -158,9 +161,19 @@ def default_roles(settings: Settings) -> tuple[str, ...]:
     return tuple(r for r in ROLES if r != KEY_EXPIRY or r in settings.timeouts)
 
 
-def run(settings: Settings, roles: Sequence[str]) -> None:
-    """Run roles until SIGTERM or SIGINT; raise SeckillError when a store is not there at start."""
-    uvloop.run(_serve(settings, roles))
+def known(roles: Sequence[str]) -> Sequence[str]:
+    """Return the names, or raise UserMistake naming those that are no roles."""
+    if unknown := [role for role in roles if role not in ROLES]:
+        raise UserMistake(f"no role {', '.join(unknown)}; there are: {', '.join(ROLES)}")
+    return roles
+
+
+def run(settings: Settings, roles: Sequence[str], *, managed: bool = False) -> None:
+    """Run roles until SIGTERM or SIGINT; raise SeckillError when a store is not there at start.
+
+    A managed process begins with the given roles and then runs what comes on its stdin.
+    """
+    uvloop.run(_serve(settings, roles, managed=managed))
 
 
 async def open_stores(settings: Settings, stack: AsyncExitStack) -> Stores:
@@ -186,29 +199,34 @@ async def open_stores(settings: Settings, stack: AsyncExitStack) -> Stores:
     return Stores(settings, redis, stock, db, SaleDirectory(db), publisher, consuming)
 
 
-async def _serve(settings: Settings, roles: Sequence[str]) -> None:
+async def _serve(settings: Settings, roles: Sequence[str], *, managed: bool) -> None:
     stop = stop_on_signals()
     async with AsyncExitStack() as stack:
         stores = await open_stores(settings, stack)
-        built = [_BUILDERS[name](stores) for name in roles]
         with listening(settings.admin_host, settings.admin_port, "SECKILL_ADMIN_PORT"):
             start_http_server(settings.admin_port, settings.admin_host)
         gc.freeze()
         async with asyncio.TaskGroup() as group:  # one role's death stops the process, loudly
-            for name, role in zip(roles, built, strict=True):
-                group.create_task(_run(name, role, stop), name=name)
+            crew = Crew(lambda name: _BUILDERS[name](stores), group, died=stop.set)
+            crew.assign(roles)
+            following = group.create_task(_follow(crew, stop)) if managed else None
             notify_ready(settings.notify_socket)
-            log.info("consumers: %s", ", ".join(roles))
+            await stop.wait()
+            if following:
+                following.cancel()
+            crew.assign(())
 
 
-async def _run(name: str, role: Role, stop: asyncio.Event) -> None:
-    """Run a role; a group would take a role that was cancelled by a library for one that ended."""
-    try:
-        await role.run(stop)
-    finally:
-        if not stop.is_set():
-            log.critical("role %s ended although nobody stopped it", name)
-            stop.set()
+async def _follow(crew: Crew, stop: asyncio.Event) -> None:
+    """Run what the pool manager assigns on our stdin; when it is gone, stop."""
+    stdin = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(stdin), sys.stdin
+    )
+    async for roles in assignments(stdin):
+        crew.assign(known(roles))
+    log.info("the pool manager is gone")
+    stop.set()
 
 
 def _queue_role(

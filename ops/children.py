@@ -56,6 +56,10 @@ class Spec:
     user: str | None = None
     #: Keep all its threads on one processor until it is ready.
     start_on_one_cpu: bool = False
+    #: Lines for its stdin, see `Child.tell`; else that is empty.
+    listens: bool = False
+    #: Somebody else may ask it to end; then it exits with 0, and is left alone.
+    may_end: bool = False
 
 
 @dataclass(slots=True)
@@ -69,6 +73,9 @@ class Child:
     before: Callable[[], Awaitable[None]] | None = None
     process: asyncio.subprocess.Process | None = field(default=None, init=False)
     started_at: float = field(default=0.0, init=False)
+    #: How often its keeper had to start it again.
+    restarts: int = field(default=0, init=False)
+    _told: bytes = field(default=b"", init=False)
 
     @property
     def name(self) -> str:
@@ -140,6 +147,12 @@ class Child:
         if self.spec.pid_file:
             self.spec.pid_file.unlink(missing_ok=True)
 
+    def tell(self, line: str) -> None:
+        """Write a line to its stdin; each later process of this child is told the last one."""
+        self._told = line.encode() + b"\n"
+        if self.pid is not None:
+            self._pass_on()
+
     def send(self, number: signal.Signals) -> None:
         """Signal it, if it still runs."""
         if self.pid is not None:
@@ -164,7 +177,7 @@ class Child:
                 *spec.argv[1:],
                 env=spec.env,
                 cwd=spec.cwd,
-                stdin=asyncio.subprocess.DEVNULL,
+                stdin=asyncio.subprocess.PIPE if spec.listens else asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 **run_as(spec.user),
@@ -173,6 +186,12 @@ class Child:
         self.started_at = time.monotonic()
         if spec.pid_file:
             pid_files.write(spec.pid_file, self.process.pid, spec.stop_signal)
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        # Not drained: a line is short, and a process that has just died reads nothing anyway.
+        if self._told and self.process and self.process.stdin:
+            self.process.stdin.write(self._told)
 
     def _release_cpu(self) -> None:
         if self.spec.start_on_one_cpu and _LIBC and self.pid:

@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from config.settings import BadSettings, Settings, load_settings
+from config.settings import BadSettings, load_settings
 from seckill.errors import SeckillError, Unavailable, UserMistake
 
 app = typer.Typer(
@@ -59,18 +59,22 @@ def down() -> None:
 @app.command()
 def status(as_json: Json = False) -> None:
     """Show what runs; exit 1 when nothing does."""
+    from ops import pool_control
     from ops.home import published
 
     home = load_settings().home.absolute()
     state = published(home)
-    services, processes = (state["services"], state["processes"]) if state else ([], [])
+    services, pool = (state["services"], state["pool"]) if state else ([], None)
+    processes = [*state["processes"], *pool_control.workers(home)] if state else []
     if as_json:
-        typer.echo(json.dumps({"services": services, "processes": processes}))
+        typer.echo(json.dumps({"services": services, "processes": processes, "pool": pool}))
     else:
         for service in services:
             typer.echo(f"{service['name']:<14}{service['pid'] or '-':<10}{service['address']}")
-        for process in processes:
-            typer.echo(f"{process['name']:<14}{process['pid'] or '-':<10}{process['role']}")
+        for process in [*processes, *([pool] if pool else [])]:
+            where = process.get("admin_url", "")
+            line = f"{process['name']:<14}{process['pid'] or '-':<10}{process['role']:<12}{where}"
+            typer.echo(line.rstrip())
     if state is None:
         raise SeckillError(f"nothing runs in {home}; start it: seckill up")
 
@@ -86,7 +90,9 @@ def gateway(
     workers: Annotated[int, typer.Option(help="Processes on one port.", min=1)] = 1,
 ) -> None:
     """Serve buyers, in the foreground."""
-    settings = _worker_settings()
+    from ops.workers import worker_settings
+
+    settings = worker_settings()
     if workers > 1:
         from ops.tasks import until_signal
         from ops.workers import run_gateways
@@ -102,24 +108,25 @@ def gateway(
 @app.command()
 def consumers(
     roles: Annotated[list[str] | None, typer.Argument(metavar="[ROLE]...")] = None,
+    managed: Annotated[bool, typer.Option("--managed", hidden=True)] = False,
 ) -> None:
     """Do the work behind the gateway, in the foreground: by all roles, or those named."""
-    from consumers.roles import ROLES, default_roles, run
+    from consumers.roles import default_roles, known, run
+    from ops.workers import worker_settings
 
-    unknown = [role for role in roles or () if role not in ROLES]
-    if unknown:
-        raise UserMistake(f"no role {', '.join(unknown)}; there are: {', '.join(ROLES)}")
-    settings = _worker_settings()
-    run(settings, roles or default_roles(settings))
+    chosen, settings = known(roles or ()), worker_settings()
+    # A pool manager assigns the roles on stdin, which is nobody else's business.
+    run(settings, chosen or (() if managed else default_roles(settings)), managed=managed)
 
 
 def main() -> None:
     """Run the command line; an expected failure is one line on stderr, never a traceback."""
-    from ops import cli_dead, cli_limits, cli_rebuild, cli_running_sale, cli_sales
+    from ops import cli_dead, cli_limits, cli_pool, cli_rebuild, cli_running_sale, cli_sales
 
     cli_sales.register(app)
     cli_running_sale.register()
     cli_dead.register(app)
+    app.add_typer(cli_pool.pool_app, name="pool")
     cli_sales.sale_app.command("limit")(cli_limits.limit)
     cli_sales.sale_app.command("rebuild")(cli_rebuild.rebuild)
     app.command("reconcile")(cli_rebuild.compare)
@@ -144,15 +151,6 @@ def main() -> None:
         if isinstance(error, OSError) and error.filename:
             _fail(f"{error.filename}: {error.strerror}", 1)
         raise
-
-
-def _worker_settings() -> Settings:
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    settings = load_settings()
-    settings.require_stores()
-    return settings
 
 
 def _hint() -> str:

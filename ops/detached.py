@@ -1,33 +1,50 @@
-"""`seckill up --detach`: the same supervisor in a session of its own."""
+"""`seckill up --detach` and `seckill pool start --detach`: the same, in a session of its own."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from config.settings import PROJECT_ROOT
 from ops.home import AlreadyRunning, published, supervisor
 from ops.pid_files import POLL_S
+from ops.pool_control import pool_manager
 from seckill.errors import SeckillError
 
 
 def start_detached(home: Path, gateways: int, consumers: int) -> None:
-    """Start a supervisor and return when its stack is ready, or raise with what it printed.
-
-    No deadline here: it gives up by itself when something does not come up.
-    """
+    """Start a supervisor and return when its stack is ready, or raise with what it printed."""
     if running := supervisor(home):
         raise AlreadyRunning(
             f"a stack already runs in {home} (pid {running}); stop it: seckill down"
         )
-    log = home / "logs" / "up.log"
+
+    def is_ready(pid: int) -> bool:
+        state = published(home)
+        return bool(state and state["ready"]) and supervisor(home) == pid
+
+    words = ["up", "--workers", str(gateways), "--consumers", str(consumers)]
+    _start("the stack", words, home / "logs" / "up.log", is_ready)
+
+
+def start_pool_detached(home: Path, consumers: int) -> None:
+    """Start a pool manager and return when it takes commands, or raise with what it printed."""
+    words = ["pool", "start", "--consumers", str(consumers)]
+    _start("the pool", words, home / "logs" / "pool.log", lambda pid: pool_manager(home) == pid)
+
+
+def _start(what: str, words: Sequence[str], log: Path, is_ready: Callable[[int], bool]) -> None:
+    """Run a command that stays.
+
+    No deadline here: it gives up by itself when something does not come up.
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
-    counts = ["--workers", str(gateways), "--consumers", str(consumers)]
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "ops.cli", "up", *counts],
+            [sys.executable, "-m", "ops.cli", *words],
             cwd=PROJECT_ROOT,
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -36,12 +53,11 @@ def start_detached(home: Path, gateways: int, consumers: int) -> None:
         )
     try:
         while process.poll() is None:
-            state = published(home)
-            if state and state["ready"] and supervisor(home) == process.pid:
+            if is_ready(process.pid):
                 process.returncode = 0  # it goes on without us: nobody is going to wait for it
                 return
             time.sleep(POLL_S)
     except KeyboardInterrupt:
         process.terminate()  # in its own session it has not heard the Ctrl-C
         raise
-    raise SeckillError(f"the stack did not start:\n{log.read_text().strip()}")
+    raise SeckillError(f"{what} did not start:\n{log.read_text().strip()}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import signal
@@ -10,8 +9,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
+from ops.locks import Locked, hold, holder
 from ops.pid_files import POLL_S, end_leftovers, start_time
 from seckill.errors import SeckillError
 
@@ -28,11 +28,13 @@ class Service(TypedDict):
 
 
 class Worker(TypedDict):
-    """A gateway or consumer process; no pid while it restarts."""
+    """A gateway or consumer process, or the pool manager; no pid while it restarts."""
 
     name: str
     role: str
     pid: int | None
+    #: Its admin port; the pool manager has none.
+    admin_url: NotRequired[str]
 
 
 class State(TypedDict):
@@ -40,7 +42,9 @@ class State(TypedDict):
 
     ready: bool
     services: list[Service]
+    #: The gateways; the consumers are the pool manager's, see `pool_control.workers`.
     processes: list[Worker]
+    pool: Worker
 
 
 class AlreadyRunning(SeckillError):
@@ -49,37 +53,23 @@ class AlreadyRunning(SeckillError):
 
 @contextmanager
 def held(home: Path) -> Iterator[None]:
-    """Be the only supervisor of `home`, or raise AlreadyRunning.
-
-    The kernel frees the lock when we die, however we die. The file stays: were it removed, two
-    supervisors could each hold a lock on a file of that name.
-    """
-    home.mkdir(parents=True, exist_ok=True)
-    with (home / "lock").open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise AlreadyRunning(
-                f"a stack already runs in {home} (pid {supervisor(home)}); stop it: seckill down"
-            ) from None
-        lock.truncate(0)
-        lock.write(f"{os.getpid()} {start_time(os.getpid())}")
-        lock.flush()
-        try:
-            forget(home)  # what a killed predecessor wrote is no longer true
-            yield
-        finally:
-            forget(home)
-            lock.truncate(0)
+    """Be the only supervisor of `home`, or raise AlreadyRunning."""
+    try:
+        with hold(home / "lock"):
+            try:
+                forget(home)  # what a killed predecessor wrote is no longer true
+                yield
+            finally:
+                forget(home)
+    except Locked:
+        raise AlreadyRunning(
+            f"a stack already runs in {home} (pid {supervisor(home)}); stop it: seckill down"
+        ) from None
 
 
 def supervisor(home: Path) -> int | None:
     """Return the pid of the supervisor of `home`, or None when nobody runs."""
-    try:
-        pid, started = (home / "lock").read_text().split()
-    except (OSError, ValueError):
-        return None
-    return int(pid) if start_time(int(pid)) == started else None
+    return holder(home / "lock")
 
 
 def publish(home: Path, state: State) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable
 
 from ops.children import Child, StartFailed
@@ -10,6 +11,9 @@ from ops.children import Child, StartFailed
 #: A crash of a moment is over at once; what keeps failing must not eat a processor.
 BACKOFF_MIN_S = 0.2
 BACKOFF_MAX_S = 10.0
+#: Each wait is longer or shorter by up to this part of it: processes that died together, of a store
+#: that went away, do not all come back at one moment.
+JITTER = 0.25
 #: Who lived this long was healthy: its next death is a new story.
 HEALTHY_S = 30.0
 #: Failures in a row before a start that has never worked is given up: some seconds, enough for a
@@ -28,22 +32,36 @@ async def start_first(child: Child, say: Say) -> None:
         except StartFailed as failure:
             if attempt == FIRST_STARTS:
                 raise
-            say(f"{str(failure).partition(';')[0]}; again in {delay_s:g} s")
-        await asyncio.sleep(delay_s)
+            wait_s = jittered(delay_s)
+            say(f"{str(failure).partition(';')[0]}; again in {wait_s:.1f} s")
+        await asyncio.sleep(wait_s)
         delay_s *= 2
     return None
 
 
+def jittered(delay_s: float) -> float:
+    """Return about `delay_s`, each time a little different."""
+    return delay_s * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - spread, not secrecy
+
+
 async def keep(child: Child, say: Say, changed: Callable[[], None]) -> None:
-    """Start a running child again whenever it ends, for ever; call `changed` at each change."""
+    """Start a child again whenever it has ended; call `changed` at each change.
+
+    For ever, or until one that may end has done so.
+    """
     delay_s = BACKOFF_MIN_S
     while True:
         await child.wait()
+        if child.spec.may_end and child.describe_end() == "exited with 0":
+            say(f"{child.name} was asked to end, and is left alone")
+            return changed()
         if child.age_s > HEALTHY_S:
             delay_s = BACKOFF_MIN_S
-        say(f"{child.name} {child.describe_end()}; starting it again in {delay_s:g} s")
+        child.restarts += 1
+        wait_s = jittered(delay_s)
+        say(f"{child.name} {child.describe_end()}; starting it again in {wait_s:.1f} s")
         changed()
-        await asyncio.sleep(delay_s)
+        await asyncio.sleep(wait_s)
         delay_s = min(2 * delay_s, BACKOFF_MAX_S)
         try:
             await child.start()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 #: A store flushes and leaves within 3 s; beyond this it hangs and only SIGKILL helps.
 STOP_GRACE_S = 15.0
+#: Between two looks at a process that should end: nobody notices it, and it costs nothing.
 POLL_S = 0.05
 
 
@@ -33,10 +34,10 @@ def write(file: Path, pid: int, stop_signal: signal.Signals) -> None:
     file.write_text(f"{pid} {start_time(pid)} {int(stop_signal)}")
 
 
-def end_leftovers(run_dir: Path) -> list[str]:
-    """End what a killed supervisor left behind; return the names."""
+def end_leftovers(run_dir: Path, names: str = "*") -> list[str]:
+    """End what a killed supervisor left behind, of these names (a pattern); return the names."""
     alive: dict[str, tuple[int, str]] = {}
-    files = sorted(run_dir.glob("*.pid"))
+    files = sorted(run_dir.glob(f"{names}.pid"))
     for file in files:
         pid, started, stop_signal = _read(file)
         if started and start_time(pid) == started:
@@ -50,7 +51,7 @@ def end_leftovers(run_dir: Path) -> list[str]:
                 _send(pid, signal.SIGKILL)
             time.sleep(POLL_S)
     for file in files:
-        file.unlink()
+        file.unlink(missing_ok=True)
     return list(alive)
 
 
@@ -62,6 +63,6 @@ def _send(pid: int, number: int) -> None:
 def _read(file: Path) -> tuple[int, str, int]:
     try:
         pid, started, stop_signal = file.read_text().split()
-    except ValueError:  # the supervisor was killed while it wrote
+    except (OSError, ValueError):  # it has just ended, or the supervisor was killed as it wrote
         return 0, "", 0
     return int(pid), started, int(stop_signal)

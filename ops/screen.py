@@ -35,7 +35,7 @@ class Screen:
         if self._console.is_terminal:
             text = " ".join(
                 f"[{'green' if part['pid'] else 'red'}]●[/] {part['name']}"
-                for part in [*state["services"], *state["processes"]]
+                for part in [*state["services"], *state["processes"], state["pool"]]
             )
             self._line = self._line or self._console.status(text, refresh_per_second=2)
             self._line.update(text)

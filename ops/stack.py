@@ -1,4 +1,4 @@
-"""The supervisor behind `seckill up`: stores, schema, settings file, gateways, consumers.
+"""The supervisor behind `seckill up`: stores, schema, settings file, gateways, pool manager.
 
 One process starts everything, starts again what dies, and stops it in the order in which nothing
 is lost: gateways (answers in hand), consumers (batches in hand), stores.
@@ -6,6 +6,7 @@ is lost: gateways (answers in hand), consumers (batches in hand), stores.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,10 +16,12 @@ from ops.children import Child
 from ops.credentials import load_credentials
 from ops.home import State, held, publish
 from ops.keeper import Say, keep
+from ops.pid_files import end_leftovers
+from ops.pool_plan import forget_plan
 from ops.ports import free_port
 from ops.services import Services, given_settings, running_services
 from ops.tasks import together
-from ops.workers import keep_all, stop_all, worker
+from ops.workers import DRAIN_MARGIN_S, keep_all, pool_manager, stop_all, worker
 from seckill import database
 
 #: What `<home>/settings.json` holds: the settings of every process of the stack.
@@ -46,9 +49,9 @@ async def run_stack(settings: Settings, gateways: int, consumers: int, listener:
             await database.migrate(services.postgres_dsn)
             values = _stack_settings(settings, services, home)
             save_stack_settings(home, values)
-            stack = _Stack(home, services, values, listener)
-            stack.gateways += [stack.worker("gateway", n + 1) for n in range(gateways)]
-            stack.consumers += [stack.worker("consumers", n + 1) for n in range(consumers)]
+            forget_plan(home)  # what is typed now holds, not what a pool was told some day
+            stack = _Stack(home, services, values, listener, pool_manager(consumers, home))
+            stack.add_gateways(gateways)
             await stack.run(settings.drain_s)
 
 
@@ -60,20 +63,22 @@ class _Stack:
     services: Services
     values: StackSettings
     listener: Listener
+    pool: Child
     gateways: list[Child] = field(default_factory=list)
-    consumers: list[Child] = field(default_factory=list)
+    admin_ports: list[object] = field(default_factory=list)
     ready: bool = False
 
-    def worker(self, command: str, number: int) -> Child:
+    def add_gateways(self, count: int) -> None:
         # Metrics and health are of one process, so each has an admin port of its own; the
         # advertised one is the first gateway's.
-        advertised = (command, number) == ("gateway", 1)
-        overrides = {
-            "SECKILL_HOME": str(self.home),
-            "SECKILL_GATEWAY_PORT": str(self.values["gateway_port"]),
-            "SECKILL_ADMIN_PORT": str(self.values["admin_port"] if advertised else free_port()),
-        }
-        return worker(command, number, overrides, home=self.home)
+        self.admin_ports = [self.values["admin_port"], *(free_port() for _ in range(1, count))]
+        for number in range(1, count + 1):
+            overrides = {
+                "SECKILL_HOME": str(self.home),
+                "SECKILL_GATEWAY_PORT": str(self.values["gateway_port"]),
+                "SECKILL_ADMIN_PORT": str(self.admin_ports[number - 1]),
+            }
+            self.gateways.append(worker("gateway", number, overrides, home=self.home))
 
     async def run(self, drain_s: float) -> None:
         """Start the workers and keep everything alive until cancelled."""
@@ -82,12 +87,14 @@ class _Stack:
         try:
             await together(
                 *(keep(child, say, self.changed) for child in self.services.children),
-                keep_all([*self.gateways, *self.consumers], say, self.started, self.changed),
+                keep_all([*self.gateways, self.pool], say, self.started, self.changed),
             )
         finally:
             say("stopping")
             await stop_all(self.gateways, drain_s)
-            await stop_all(self.consumers, drain_s)
+            await stop_all([self.pool], drain_s + DRAIN_MARGIN_S)  # it waits for its workers
+            # One that was started by hand meanwhile, too: its workers need the stores.
+            await asyncio.to_thread(end_leftovers, self.home / "run", "pool")
 
     def started(self) -> None:
         self.ready = True
@@ -102,10 +109,15 @@ class _Stack:
                 for name, store in self.services.stores.items()
             ],
             processes=[
-                {"name": child.name, "role": role, "pid": child.pid}
-                for role, children in (("gateway", self.gateways), ("consumers", self.consumers))
-                for child in children
+                {
+                    "name": child.name,
+                    "role": "gateway",
+                    "pid": child.pid,
+                    "admin_url": f"http://{self.values['admin_host']}:{port}",
+                }
+                for child, port in zip(self.gateways, self.admin_ports, strict=False)
             ],
+            pool={"name": "pool", "role": "pool", "pid": self.pool.pid},
         )
         publish(self.home, state)
         self.listener.changed(state)

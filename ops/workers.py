@@ -1,16 +1,18 @@
-"""Gateway and consumer processes: `seckill gateway` and `seckill consumers` as children."""
+"""Processes that do the work: `seckill gateway`, `consumers` and `pool start` as children."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import secrets
 import socket
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
-from config.settings import PROJECT_ROOT, Settings
+from config.settings import PROJECT_ROOT, Settings, load_settings
 from ops.children import Child, Spec
 from ops.keeper import Say, keep, start_first
 from ops.tasks import together
@@ -19,24 +21,54 @@ from ops.tasks import together
 DRAIN_MARGIN_S = 2.0
 
 
+def worker_settings() -> Settings:
+    """Set up the log of a process that works in the foreground, and return its settings."""
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    settings = load_settings()
+    settings.require_stores()
+    return settings
+
+
 def worker(
-    command: str, number: int, overrides: dict[str, str], *, home: Path | None = None
+    command: str,
+    number: int,
+    overrides: dict[str, str],
+    *options: str,
+    home: Path | None = None,
+    listens: bool = False,
 ) -> Child:
     """Describe `seckill <command>` as a child that says when it is ready.
 
     With a home its output and pid go to files there; without one it shares ours.
     """
     name = f"{command}-{number}"
-    ready = _ReadySocket()
-    spec = Spec(
-        name=name,
-        argv=[sys.executable, "-m", "ops.cli", command],
-        env={**os.environ, **overrides, "NOTIFY_SOCKET": ready.address},
-        cwd=PROJECT_ROOT,
-        log=home and home / "logs" / f"{name}.log",
-        pid_file=home and home / "run" / f"{name}.pid",
+    return _announced(
+        Spec(
+            name=name,
+            argv=[sys.executable, "-m", "ops.cli", command, *options],
+            env={**os.environ, **overrides},
+            cwd=PROJECT_ROOT,
+            log=home and home / "logs" / f"{name}.log",
+            pid_file=home and home / "run" / f"{name}.pid",
+            listens=listens,
+        )
     )
-    return Child(spec, ready.ready, before=ready.open)
+
+
+def pool_manager(consumers: int, home: Path) -> Child:
+    """Describe `seckill pool start` as a child; it writes its pid file itself."""
+    return _announced(
+        Spec(
+            name="pool",
+            argv=[sys.executable, "-m", "ops.cli", "pool", "start", "--consumers", str(consumers)],
+            env={**os.environ, "SECKILL_HOME": str(home)},
+            cwd=PROJECT_ROOT,
+            log=home / "logs" / "pool.log",
+            may_end=True,
+        )
+    )
 
 
 async def run_gateways(settings: Settings, count: int, say: Say) -> None:
@@ -69,6 +101,12 @@ async def keep_all(
 async def stop_all(children: list[Child], drain_s: float) -> None:
     """Stop all of them at once: each drains, and is killed when it takes too long."""
     await together(*(child.stop(drain_s + DRAIN_MARGIN_S) for child in children))
+
+
+def _announced(spec: Spec) -> Child:
+    ready = _ReadySocket()
+    env = {**spec.env, "NOTIFY_SOCKET": ready.address}
+    return Child(replace(spec, env=env), ready.ready, before=ready.open)
 
 
 class _ReadySocket:

@@ -50,8 +50,13 @@ def database_errors_as_unavailable() -> Iterator[None]:
 
 
 @asynccontextmanager
-async def connect(dsn: str, *, size: int, timeout_s: float) -> AsyncIterator[asyncpg.Pool]:
-    """Open a pool of up to `size` connections; Unavailable when the server is not there."""
+async def connect(
+    dsn: str, *, size: int, timeout_s: float, at_once: bool = True
+) -> AsyncIterator[asyncpg.Pool]:
+    """Open a pool of up to `size` connections; Unavailable when the server is not there.
+
+    Not `at_once`: the first query connects, and the server may be away until then.
+    """
     where = urlsplit(dsn)
     try:
         pool = await asyncpg.create_pool(
@@ -62,8 +67,9 @@ async def connect(dsn: str, *, size: int, timeout_s: float) -> AsyncIterator[asy
             command_timeout=timeout_s,
             server_settings=SERVER_SETTINGS,
         )
-        async with pool.acquire():  # is it there?
-            pass
+        if at_once:
+            async with pool.acquire():  # is it there?
+                pass
     except (*AWAY, asyncpg.PostgresError) as error:
         raise Unavailable(
             f"PostgreSQL at {where.hostname}:{where.port} does not answer: {error}"

@@ -63,3 +63,14 @@ async def sizes(redis: Redis, sale_ids: Sequence[str]) -> list[int]:
             for sale_id in sale_ids:
                 pipe.xlen(keys.outbox(sale_id))
             return list(await pipe.execute())
+
+
+async def oldest_ms(redis: Redis, sale_ids: Sequence[str]) -> int | None:
+    """Return when the oldest entry of all these outboxes was written (Redis time); None: empty."""
+    with redis_errors_as_unavailable():
+        async with redis.pipeline(transaction=False) as pipe:
+            for sale_id in sale_ids:
+                pipe.xrange(keys.outbox(sale_id), count=1)
+            firsts = await pipe.execute()
+    written = [int(outbox_id.split(b"-")[0]) for entries in firsts for outbox_id, _ in entries]
+    return min(written, default=None)

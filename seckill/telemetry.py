@@ -46,3 +46,4 @@ TO_REBUILD = Gauge("seckill_sales_to_rebuild", "Sales that sell nothing until a 
 RECONCILED = Counter(
     "seckill_reconciled", "Orders on which the stores were made to agree", ["action"]
 )
+ROLE_RUNNING = Gauge("seckill_role_running", "1 while this process runs the role", ["role"])

@@ -1,0 +1,215 @@
+"""The commands about the pool of consumers: start it, see it, scale, pause, drain and repair it."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import logging
+import signal
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+
+from config.settings import load_settings
+from ops.pool_control import Request, ask, pool_manager
+from ops.pool_plan import parse_scale
+from seckill.errors import SeckillError
+
+#: Between two looks of somebody who waits for a change.
+LOOK_PAUSE_S = 0.2
+
+pool_app = typer.Typer(help="See, scale, pause, drain and repair consumers.", no_args_is_help=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+Wait = Annotated[float, typer.Option(help="Seconds for it to be in force; 0: do not.", min=0)]
+Roles = Annotated[list[str], typer.Argument(metavar="ROLE...")]
+
+Status = dict[str, Any]
+
+
+@pool_app.command()
+def start(
+    consumers: Annotated[
+        int, typer.Option(help="Processes of each role that was never scaled.", min=0)
+    ] = 1,
+    detach: Annotated[bool, typer.Option("--detach", help="Return when it runs.")] = False,
+) -> None:
+    """Run a pool; it goes on with the counts that the last one had. `seckill up` has one."""
+    if detach:
+        from ops.detached import start_pool_detached
+
+        return start_pool_detached(load_settings().home.absolute(), consumers)
+    from ops.pool import run_pool
+    from ops.tasks import until_signal
+    from ops.workers import worker_settings
+
+    say = logging.getLogger("seckill.pool").warning
+    if asyncio.run(until_signal(run_pool(worker_settings(), consumers, say))):
+        # Not 0, which is for `pool stop`: a supervisor starts again what it did not stop itself.
+        raise typer.Exit(128 + signal.SIGTERM)
+    return None
+
+
+@pool_app.command()
+def status(as_json: Json = False) -> None:
+    """Show what each role and each worker does."""
+    _print(_status(), as_json)
+
+
+@pool_app.command()
+def top(
+    interval: Annotated[float, typer.Option(help="Seconds between two looks.", min=0.2)] = 1.0,
+    count: Annotated[int | None, typer.Option(help="Looks; else until Ctrl-C.", min=1)] = None,
+    as_json: Json = False,
+) -> None:
+    """Show it live; with --json, one object a line."""
+    with nullcontext() if as_json else Live(auto_refresh=False) as screen:
+        for look in itertools.count(1):
+            now = _status()
+            if screen:
+                screen.update(_tables(now), refresh=True)
+            else:
+                typer.echo(json.dumps(now))
+            if look == count:
+                return
+            time.sleep(interval)
+
+
+@pool_app.command()
+def scale(
+    counts: Annotated[list[str], typer.Argument(metavar="ROLE=N|ROLE=MIN..MAX...")],
+    wait: Wait = 30,
+    as_json: Json = False,
+) -> None:
+    """Run a role in N processes; with MIN..MAX, as many as its backlog needs."""
+    wanted = {role: (low, high) for role, low, high in map(parse_scale, counts)}
+    _do(Request("scale", counts=wanted), list(wanted), wait, as_json)
+
+
+@pool_app.command()
+def pause(roles: Roles, wait: Wait = 30, as_json: Json = False) -> None:
+    """Let roles rest after the batch in hand; their count is remembered."""
+    _do(Request("pause", roles=roles), roles, wait, as_json)
+
+
+@pool_app.command()
+def resume(
+    roles: Annotated[list[str] | None, typer.Argument(metavar="[ROLE]...")] = None,
+    wait: Wait = 30,
+    as_json: Json = False,
+) -> None:
+    """Let paused roles go on: those named, or all."""
+    _do(Request("resume", roles=roles or []), roles or [], wait, as_json)
+
+
+@pool_app.command()
+def drain(wait: Wait = 30, as_json: Json = False) -> None:
+    """Take nothing more, finish what is in hand, and rest until `resume`; processes stay."""
+    _do(Request("drain"), [], wait, as_json)
+
+
+@pool_app.command()
+def restart(as_json: Json = False) -> None:
+    """Replace the workers, one after the other; each finishes its batch first."""
+    home = load_settings().home.absolute()
+    ask(home, Request("restart"), timeout_s=None)  # as long as there are workers
+    _print(_status(), as_json)
+
+
+@pool_app.command()
+def stop(as_json: Json = False) -> None:
+    """Let every worker finish its batch, then end all of them and the pool."""
+    home = load_settings().home.absolute()
+    pid = pool_manager(home)
+    ask(home, Request("stop"), timeout_s=None)
+    while pool_manager(home) == pid:
+        time.sleep(LOOK_PAUSE_S)
+    typer.echo(json.dumps({"stopped": pid}) if as_json else "stopped")
+
+
+def _status() -> Status:
+    return ask(load_settings().home.absolute(), Request("status"))
+
+
+def _do(request: Request, roles: list[str], wait_s: float, as_json: bool) -> None:
+    """Have something changed and wait until it is in force; SeckillError when it is not in time."""
+    ask(load_settings().home.absolute(), request)
+    deadline = time.monotonic() + wait_s
+    while late := not_in_force(now := _status(), roles):
+        if time.monotonic() >= deadline:
+            if not wait_s:
+                break
+            raise SeckillError(f"not in force after {wait_s:g} s: {', '.join(late)}")
+        time.sleep(LOOK_PAUSE_S)
+    _print(now, as_json)
+
+
+def not_in_force(now: Status, roles: list[str]) -> list[str]:
+    """Name the roles (of these; none: of all) that do not run as often as they should.
+
+    A role of a queue runs when the broker has its consumer, too; there may be more of other pools.
+    """
+    late = []
+    for role in now["roles"]:
+        goal = 0 if role["paused"] else role["wanted"]
+        consumers = goal if role["consumers"] is None else role["consumers"]
+        if (role["running"] != goal or consumers < goal) and (not roles or role["role"] in roles):
+            late.append(f"{role['role']} runs in {min(role['running'], consumers)} of {goal}")
+    return late
+
+
+def _print(now: Status, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(now))
+    else:
+        Console().print(_tables(now))
+
+
+def _tables(now: Status) -> Group:
+    manager = now["manager"]
+    head = f"pool manager {manager['pid']}, up {manager['uptime_s']:.0f} s"
+    roles = _table(
+        "role", "runs", "in hand", "per s", "backlog", "oldest", "errors", "restarts", ""
+    )
+    for role in now["roles"]:
+        bounds = "" if role["min"] is None else f" ({role['min']}..{role['max']})"
+        roles.add_row(
+            role["role"],
+            f"{role['running']} of {role['wanted']}{bounds}",
+            str(role["in_hand"]),
+            f"{role['rate_per_s']:.1f}",
+            _known(role["backlog"], str),
+            _known(role["oldest_age_s"], lambda age: f"{age:.1f} s"),
+            str(role["errors"]),
+            str(role["restarts"]),
+            role["note"] or ("paused" if role["paused"] else "waits" if role["held"] else ""),
+        )
+    workers = _table("worker", "pid", "age", "restarts", "admin port", "runs")
+    for worker in now["workers"]:
+        workers.add_row(
+            worker["name"],
+            _known(worker["pid"], str),
+            _known(worker["age_s"], lambda age: f"{age:.0f} s"),
+            str(worker["restarts"]),
+            worker["admin_url"],
+            " ".join(worker["roles"]) if worker["answers"] else "does not answer",
+        )
+    return Group(head, "", roles, "", workers)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, no_wrap=column not in ("", "runs"))
+    return table
+
+
+def _known(value: Any, spell: Callable[[Any], str]) -> str:  # noqa: ANN401 - of a JSON object
+    return "-" if value is None else spell(value)

@@ -1,0 +1,113 @@
+"""How many processes run each role: what was asked for, kept in `<home>/pool.json`.
+
+Worker i (from 1) runs every role of which at least i are wanted, so there are as many workers as
+of the most wanted role: a small machine pays for one process, a big one scales a single role. A
+paused role runs nowhere, and its count is remembered.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from seckill.errors import SeckillError, UserMistake
+
+#: Processes of a role. Each opens up to SECKILL_POSTGRES_POOL_MAX (4) connections, PostgreSQL takes
+#: 100 by default, and gateways need some, too.
+COUNT_MAX = 20
+
+_FILE = "pool.json"
+
+
+@dataclass(slots=True)
+class Duty:
+    """What is wanted of one role."""
+
+    wanted: int
+    paused: bool = False
+    #: Bounds of the autoscaler; None: the count stays as it is.
+    min: int | None = None
+    max: int | None = None
+
+    @property
+    def effective(self) -> int:
+        """Processes that should run it now."""
+        return 0 if self.paused else self.wanted
+
+    def __str__(self) -> str:
+        bounds = "" if self.min is None else f" of {self.min}..{self.max}"
+        return f"{self.wanted}{bounds}{', paused' if self.paused else ''}"
+
+
+@dataclass(slots=True)
+class Plan:
+    """The duties of all roles."""
+
+    duties: dict[str, Duty] = field(default_factory=dict)
+
+    @property
+    def workers(self) -> int:
+        """Processes there should be. Those of paused roles stay, so that `resume` is at once."""
+        return max((duty.wanted for duty in self.duties.values()), default=0)
+
+    def roles_of(self, number: int) -> list[str]:
+        """Return the roles that worker `number` should run now."""
+        return [role for role, duty in self.duties.items() if duty.effective >= number]
+
+    def scale(self, role: str, low: int, high: int) -> None:
+        """Want `low` processes of a role; with a higher `high`, between the two as needed."""
+        duty = self._duty(role)
+        if not 0 <= low <= high <= COUNT_MAX or (low < high and high == 0):
+            raise UserMistake(
+                f"{role}: {_spelt(low, high)} is out of bounds: 0 to {COUNT_MAX}, the lower first"
+            )
+        if low == high:
+            duty.wanted, duty.min, duty.max = low, None, None
+        else:
+            duty.wanted, duty.min, duty.max = max(low, min(duty.wanted, high)), low, high
+
+    def pause(self, roles: Iterable[str], *, paused: bool = True) -> None:
+        """Let roles rest, or go on; none named means all."""
+        for duty in [self._duty(role) for role in roles] or self.duties.values():
+            duty.paused = paused
+
+    def save(self, home: Path) -> None:
+        """Keep it in one step, so that nobody reads half of it."""
+        new = home / f"{_FILE}.new"
+        new.write_text(json.dumps({role: asdict(duty) for role, duty in self.duties.items()}))
+        new.replace(home / _FILE)
+
+    def _duty(self, role: str) -> Duty:
+        if role not in self.duties:
+            raise UserMistake(f"no role {role}; there are: {', '.join(self.duties)}")
+        return self.duties[role]
+
+
+def load_plan(home: Path, roles: Sequence[str], default: int) -> Plan:
+    """Return the plan that is kept; a role of which nothing is kept is wanted `default` times."""
+    file = home / _FILE
+    try:
+        kept = json.loads(file.read_text()) if file.exists() else {}
+        return Plan({role: Duty(**kept[role]) if role in kept else Duty(default) for role in roles})
+    except (ValueError, TypeError) as error:
+        raise SeckillError(f"{file} is damaged: {error}; remove it to start afresh") from error
+
+
+def forget_plan(home: Path) -> None:
+    """Let the next pool start as if nothing had ever been asked of one."""
+    (home / _FILE).unlink(missing_ok=True)
+
+
+def parse_scale(word: str) -> tuple[str, int, int]:
+    """Read ROLE=N or ROLE=MIN..MAX; UserMistake for anything else."""
+    role, equals, count = word.partition("=")
+    low, dots, high = count.partition("..")
+    if not (role and equals and low.isdecimal() and (high.isdecimal() if dots else True)):
+        raise UserMistake(f"{word}: write ROLE=N or ROLE=MIN..MAX")
+    return role, int(low), int(high if dots else low)
+
+
+def _spelt(low: int, high: int) -> str:
+    return str(low) if low == high else f"{low}..{high}"
