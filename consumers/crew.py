@@ -62,6 +62,7 @@ class Crew:
                     running.set(0)
                     if not stop.is_set():
                         log.critical("role %s ended although nobody stopped it", name)
+                        self._wanted -= {name}
                         self._died()
         finally:
             del self._stops[name]

@@ -74,7 +74,7 @@ def top(
         for look in itertools.count(1):
             now = _status()
             if screen:
-                screen.update(_tables(now), refresh=True)
+                screen.update(tables(now), refresh=True)
             else:
                 typer.echo(json.dumps(now))
             if look == count:
@@ -169,10 +169,11 @@ def _print(now: Status, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(now))
     else:
-        Console().print(_tables(now))
+        Console().print(tables(now))
 
 
-def _tables(now: Status) -> Group:
+def tables(now: Status) -> Group:
+    """Lay out what `status` shows."""
     manager = now["manager"]
     head = f"pool manager {manager['pid']}, up {manager['uptime_s']:.0f} s"
     roles = _table(

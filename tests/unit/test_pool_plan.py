@@ -1,0 +1,106 @@
+"""Which worker runs which role, and what is kept of what was asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ops.pool_plan import COUNT_MAX, Duty, Plan, forget_plan, load_plan, parse_scale
+from seckill.errors import SeckillError, UserMistake
+
+ROLES = ("place", "expire", "sweep")
+
+
+@pytest.fixture
+def plan() -> Plan:
+    return Plan({role: Duty(1) for role in ROLES})
+
+
+@pytest.mark.parametrize(
+    ("place", "expire", "sweep", "workers"),
+    [
+        (1, 1, 1, [{"place", "expire", "sweep"}]),
+        (2, 2, 2, [{"place", "expire", "sweep"}] * 2),
+        (3, 1, 0, [{"place", "expire"}, {"place"}, {"place"}]),
+        (0, 0, 0, []),
+    ],
+)
+def test_worker_i_runs_the_roles_of_which_i_are_wanted(place, expire, sweep, workers) -> None:
+    plan = Plan({"place": Duty(place), "expire": Duty(expire), "sweep": Duty(sweep)})
+
+    assert plan.workers == len(workers)
+    assert [set(plan.roles_of(number + 1)) for number in range(plan.workers)] == workers
+
+
+def test_a_paused_role_runs_nowhere_and_its_workers_stay(plan: Plan) -> None:
+    plan.scale("place", 3, 3)
+    plan.pause(["place"])
+    assert plan.workers == 3
+    assert [plan.roles_of(number) for number in (1, 2, 3)] == [["expire", "sweep"], [], []]
+
+    plan.pause(["place"], paused=False)
+    assert plan.roles_of(3) == ["place"]
+
+
+def test_draining_pauses_all(plan: Plan) -> None:
+    plan.pause([])
+    assert plan.roles_of(1) == []
+    assert plan.workers == 1
+
+
+@pytest.mark.parametrize(
+    ("before", "low", "high", "wanted"), [(1, 2, 6, 2), (9, 2, 6, 6), (4, 2, 6, 4), (3, 0, 1, 1)]
+)
+def test_bounds_take_the_count_in(plan: Plan, before, low, high, wanted) -> None:
+    plan.scale("place", before, before)
+    plan.scale("place", low, high)
+    assert plan.duties["place"] == Duty(wanted, min=low, max=high)
+    plan.scale("place", 5, 5)
+    assert plan.duties["place"] == Duty(5), "a fixed count ends autoscaling"
+
+
+@pytest.mark.parametrize(("low", "high"), [(-1, 1), (3, 2), (0, COUNT_MAX + 1), (99, 99)])
+def test_counts_out_of_bounds_are_refused(plan: Plan, low: int, high: int) -> None:
+    with pytest.raises(UserMistake, match="out of bounds"):
+        plan.scale("place", low, high)
+
+
+def test_an_unknown_role_is_named_with_those_that_exist(plan: Plan) -> None:
+    for change in (lambda: plan.scale("cook", 1, 1), lambda: plan.pause(["cook"])):
+        with pytest.raises(UserMistake, match=r"no role cook; there are: place, expire, sweep"):
+            change()
+
+
+@pytest.mark.parametrize(
+    ("word", "read"), [("place=4", ("place", 4, 4)), ("place=1..8", ("place", 1, 8))]
+)
+def test_scale_words(word: str, read: tuple[str, int, int]) -> None:
+    assert parse_scale(word) == read
+
+
+@pytest.mark.parametrize(
+    "word", ["place", "place=", "=3", "place=-1", "place=2..", "place=..2", "place=1.5", "place=x"]
+)
+def test_bad_scale_words_are_one_line(word: str) -> None:
+    with pytest.raises(UserMistake, match=r"write ROLE=N or ROLE=MIN\.\.MAX"):
+        parse_scale(word)
+
+
+def test_the_next_manager_goes_on_with_what_was_kept(plan: Plan, tmp_path: Path) -> None:
+    plan.scale("place", 4, 4)
+    plan.scale("sweep", 1, 3)
+    plan.pause(["expire"])
+    plan.save(tmp_path)
+
+    assert load_plan(tmp_path, ROLES, 2) == plan
+    assert load_plan(tmp_path, [*ROLES, "new"], 2).duties["new"] == Duty(2)
+    forget_plan(tmp_path)
+    assert load_plan(tmp_path, ROLES, 2) == Plan({role: Duty(2) for role in ROLES})
+
+
+@pytest.mark.parametrize("text", ["{", '{"place": 3}', '{"place": {"wanted": 1, "odd": 2}}', "[1]"])
+def test_a_damaged_file_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "pool.json").write_text(text)
+    with pytest.raises(SeckillError, match=r"pool\.json is damaged"):
+        load_plan(tmp_path, ROLES, 1)
