@@ -96,10 +96,10 @@ def ask(home: Path, request: Request, *, timeout_s: float | None = ANSWER_S) -> 
     if not answer:
         raise SeckillError("the pool manager ended before it answered")
     reply: Reply = json.loads(answer)
-    if mistake := reply.get("mistake"):
-        raise UserMistake(mistake)
-    if failure := reply.get("error"):
-        raise SeckillError(failure)
+    if "mistake" in reply:
+        raise UserMistake(reply["mistake"])
+    if "error" in reply:
+        raise SeckillError(reply["error"])
     return reply
 
 
@@ -127,7 +127,7 @@ async def _reply(handle: Handler, line: bytes) -> Reply:
     except UserMistake as mistake:
         return {"mistake": str(mistake)}
     except (SeckillError, OSError) as error:
-        return {"error": str(error)}
+        return {"error": str(error) or repr(error)}
 
 
 def _listener(directory: Path) -> socket.socket:

@@ -54,7 +54,8 @@ class Figures:
         self._said: dict[int, Said] = {}
         #: (role, figure) -> sum over all workers since this manager started.
         self._totals: dict[tuple[str, str], float] = defaultdict(float)
-        self._done: deque[tuple[float, dict[str, float]]] = deque()
+        #: When -> role -> sum of what was done by then.
+        self._done: deque[tuple[float, dict[str, float]]] = deque([(time.monotonic(), {})])
 
     async def scrape(self, workers: Mapping[int, str]) -> dict[int, Said | None]:
         """Ask workers (pid -> admin URL); None for one that does not answer."""

@@ -7,10 +7,11 @@ paused role runs nowhere, and its count is remembered.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
+
+import msgspec
 
 from seckill.errors import SeckillError, UserMistake
 
@@ -39,6 +40,9 @@ class Duty:
     def __str__(self) -> str:
         bounds = "" if self.min is None else f" of {self.min}..{self.max}"
         return f"{self.wanted}{bounds}{', paused' if self.paused else ''}"
+
+
+_decode = msgspec.json.Decoder(dict[str, Duty]).decode
 
 
 @dataclass(slots=True)
@@ -76,7 +80,7 @@ class Plan:
     def save(self, home: Path) -> None:
         """Keep it in one step, so that nobody reads half of it."""
         new = home / f"{_FILE}.new"
-        new.write_text(json.dumps({role: asdict(duty) for role, duty in self.duties.items()}))
+        new.write_bytes(msgspec.json.encode(self.duties))
         new.replace(home / _FILE)
 
     def _duty(self, role: str) -> Duty:
@@ -89,10 +93,10 @@ def load_plan(home: Path, roles: Sequence[str], default: int) -> Plan:
     """Return the plan that is kept; a role of which nothing is kept is wanted `default` times."""
     file = home / _FILE
     try:
-        kept = json.loads(file.read_text()) if file.exists() else {}
-        return Plan({role: Duty(**kept[role]) if role in kept else Duty(default) for role in roles})
-    except (ValueError, TypeError) as error:
+        kept = _decode(file.read_bytes()) if file.exists() else {}
+    except msgspec.MsgspecError as error:
         raise SeckillError(f"{file} is damaged: {error}; remove it to start afresh") from error
+    return Plan({role: kept.get(role) or Duty(default) for role in roles})
 
 
 def forget_plan(home: Path) -> None:
