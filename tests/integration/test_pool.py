@@ -1,0 +1,268 @@
+"""The pool with real processes: what it is asked for happens, and what it says is so."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from config.settings import Settings
+from ops.pid_files import start_time
+from ops.services import Services, temporary_home
+from seckill import messages, topology
+from tests.pools import RunningPool
+from tests.processes import eventually
+
+PLACE = "place_orders"
+
+
+@pytest.fixture
+async def pool(settings: Settings, queues) -> AsyncIterator[RunningPool]:
+    with temporary_home() as home:
+        async with RunningPool(settings, home) as pool:
+            yield pool
+
+
+@pytest.fixture
+def send(publisher, shop, open_sale) -> Callable:
+    """Hand over grabs as a gateway would, a message each."""
+
+    async def send(sale, *buyers: str) -> None:
+        for placement in await shop.grab(sale, *buyers):
+            grab = (placement.order_id, placement.buyer_id, placement.quantity)
+            body = messages.encode_place(sale.sale_id, placement.epoch, [], [grab])
+            await publisher.publish(topology.ORDERS_PLACE, body)
+
+    return send
+
+
+async def rows(shop, sale) -> int:
+    return len(await shop.rows(sale))
+
+
+def log_of(pool: RunningPool) -> str:
+    return (pool.home / "logs/pool.log").read_text()
+
+
+async def test_roles_change_without_a_restart_of_their_process(pool, shop, open_sale, send) -> None:
+    sale = await open_sale(stock=10)
+    await pool.start()
+    before = await pool.pids()
+    await pool.do("pause", PLACE)
+    await send(sale, "alice", "bob")
+
+    paused = await pool.role(PLACE)
+    assert (paused["running"], paused["consumers"], paused["backlog"]) == (0, 0, 2)
+    assert (await pool.role("sweep"))["running"] == 1, "the others go on"
+    assert await rows(shop, sale) == 0
+
+    await pool.do("resume", PLACE)
+
+    async def placed() -> bool:
+        return await rows(shop, sale) == 2
+
+    await eventually(placed, "what waited is placed")
+    assert await pool.pids() == before
+
+
+async def test_one_role_scales_without_the_others(pool) -> None:
+    await pool.start()
+    for count in (4, 2, 1):
+        await pool.do("scale", f"{PLACE}={count}")
+        figures, workers = await pool.role(PLACE), await pool.workers()
+        assert (figures["wanted"], figures["running"], figures["consumers"]) == (count,) * 3
+        assert len(workers) == count
+        assert (await pool.role("sweep"))["running"] == 1
+        assert set(workers["consumers-1"]["roles"]) > {PLACE, "sweep"}
+        assert all(w["roles"] == [PLACE] for n, w in workers.items() if n != "consumers-1")
+
+
+async def test_wanted_back_before_it_has_left_a_worker_keeps_its_name(pool) -> None:
+    await pool.start()
+    for count in (3, 1, 3, 1, 2):
+        await pool.do("scale", f"{PLACE}={count}", "--wait", "0")
+    await pool.runs(PLACE, 2)
+    assert (await pool.pids()).keys() == {"consumers-1", "consumers-2"}
+
+
+async def test_a_killed_worker_is_back_with_its_roles_counted_and_told(pool) -> None:
+    await pool.start(2)
+    await pool.kill("consumers-2")
+
+    await pool.runs(PLACE, 2)
+    workers = await pool.workers()
+    assert (workers["consumers-1"]["restarts"], workers["consumers-2"]["restarts"]) == (0, 1)
+    assert (await pool.role(PLACE))["restarts"] == 1
+    assert "consumers-2 was killed by SIGKILL; starting it again in 0." in log_of(pool)
+    assert "consumers-2 is back" in log_of(pool)
+
+
+async def test_a_killed_manager_takes_its_workers_along_and_the_next_goes_on_as_it_was(
+    pool, shop, open_sale, send
+) -> None:
+    sale = await open_sale(stock=10)
+    await pool.start()
+    await pool.do("scale", f"{PLACE}=3", "sweep=1..2")
+    await pool.do("pause", "relay")
+    await pool.kill_manager()
+    await send(sale, "alice")
+    status, _, err = await pool.seckill("pool", "status")
+    assert (status, err.count("\n")) == (1, 1)
+    assert "no pool runs" in err
+
+    await pool.start()
+    await pool.runs(PLACE, 3)
+    relay, sweep = await pool.role("relay"), await pool.role("sweep")
+    assert (relay["wanted"], relay["paused"], relay["running"]) == (1, True, 0)
+    assert (sweep["min"], sweep["max"]) == (1, 2)
+
+    async def placed() -> bool:
+        return await rows(shop, sale) == 1
+
+    await eventually(placed, "what came meanwhile is placed")
+
+
+async def test_draining_finishes_what_is_in_hand_and_loses_nothing(
+    pool, shop, open_sale, send, queues, db
+) -> None:
+    sale = await open_sale(stock=10)
+    await pool.start(2)
+    async with db.acquire() as connection, connection.transaction():
+        await connection.execute(
+            "SELECT FROM inventory WHERE sale_id = $1 FOR UPDATE", sale.sale_id
+        )
+        await send(sale, *(f"b{n}" for n in range(6)))
+
+        async def taken() -> bool:
+            return (await pool.role(PLACE))["in_hand"] > 0
+
+        await eventually(taken, "messages are in hand")
+        await pool.do("drain", "--wait", "0")
+        assert (await pool.role(PLACE))["in_hand"] > 0, "an unfinished batch is not let go"
+    await pool.do("drain")
+
+    placed, waiting = await rows(shop, sale), await queues.size(topology.ORDERS_PLACE)
+    assert placed > 0
+    assert placed + waiting == 6, "each is placed, or back in the queue"
+    assert all(role["running"] == role["in_hand"] == 0 for role in (await pool.status())["roles"])
+    await pool.do("resume")
+
+    async def all_placed() -> bool:
+        return await rows(shop, sale) == 6
+
+    await eventually(all_placed, "the rest is placed")
+
+
+async def test_restart_replaces_each_worker_and_counts_no_failure(pool) -> None:
+    await pool.start(2)
+    before = await pool.pids()
+    await pool.do("restart")
+    after = await pool.pids()
+    assert before.keys() == after.keys()
+    assert not set(before.values()) & set(after.values())
+    assert (await pool.role(PLACE))["restarts"] == 0
+
+
+async def test_stop_ends_manager_and_workers_and_start_goes_on(pool) -> None:
+    await pool.start()
+    await pool.do("scale", f"{PLACE}=2")
+    pids = (await pool.pids()).values()
+    await pool.do("stop")
+    await pool.manager.wait()
+    assert pool.manager.describe_end() == "exited with 0"
+    assert not [pid for pid in pids if start_time(pid)]
+
+    await pool.do("start", "--detach")
+    try:
+        await pool.runs(PLACE, 2)
+        again = await pool.seckill("pool", "start")
+        assert (again[0], again[2].count("\n")) == (1, 1)
+        assert "already runs" in again[2]
+    finally:
+        await pool.do("stop")
+
+
+async def test_a_role_with_bounds_grows_while_its_oldest_message_waits(
+    pool, open_sale, send, shop
+) -> None:
+    sale = await open_sale(stock=10)
+    await pool.start()
+    await pool.do("scale", f"{PLACE}=1..2")
+    (pid,) = (await pool.pids()).values()
+    os.kill(pid, signal.SIGSTOP)  # takes one message and does nothing with it
+    try:
+        await send(sale, "alice", "bob", "carol")
+
+        async def grown() -> bool:
+            return len(await pool.pids()) == 2
+
+        await eventually(grown, "a second process", within_s=60)
+
+        async def placed() -> bool:
+            return await rows(shop, sale) == 2
+
+        await eventually(placed, "the second one works")
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+async def test_figures_agree_with_the_stores(pool, shop, open_sale, send, queues, db) -> None:
+    sale = await open_sale(stock=10)
+    await pool.start(2)
+    await pool.do("drain")
+    await shop.grab(sale, "in-outbox", settle=False)
+    placements = await shop.order(sale, "late", "gone")
+    await shop.let_expire(placements[0])
+    await shop.release(placements[1])
+    await send(sale, "alice", "bob", "carol")
+
+    figures = {role["role"]: role for role in (await pool.status())["roles"]}
+    assert figures[PLACE]["backlog"] == await queues.size(topology.ORDERS_PLACE) == 3
+    for role in ("sweep", "return_stock", "relay"):
+        assert figures[role]["backlog"] >= 1, role
+    assert figures["sweep"]["oldest_age_s"] >= 3600
+    assert figures["relay"]["oldest_age_s"] > 0
+    await pool.do("resume")
+
+    async def quiet() -> bool:
+        roles = (await pool.status())["roles"]
+        return all(role["backlog"] == role["in_hand"] == 0 for role in roles if role["consumers"])
+
+    await eventually(quiet, "all is done")
+    assert (await pool.role(PLACE))["rate_per_s"] > 0
+
+
+async def test_a_store_that_is_away_is_unknown_with_a_word_never_zero(
+    pool, services: Services
+) -> None:
+    await pool.start()
+    services.pause("postgresql")
+    try:
+        figures = {role["role"]: role for role in (await pool.status())["roles"]}
+    finally:
+        services.resume("postgresql")
+    assert figures["sweep"]["backlog"] is None
+    assert "PostgreSQL" in figures["sweep"]["note"]
+    assert figures[PLACE]["backlog"] == 0
+
+
+async def test_mistakes_are_one_line_and_json_is_json(pool) -> None:
+    await pool.start()
+    for words, code, word in (
+        (("scale", "cook=2"), 2, "no role cook"),
+        (("scale", f"{PLACE}=99"), 2, "out of bounds"),
+        (("scale", PLACE), 2, "ROLE=N"),
+        (("pause", "cook"), 2, "no role cook"),
+    ):
+        status, out, err = await pool.seckill("pool", *words)
+        assert (status, out, err.count("\n")) == (code, "", 1), words
+        assert word in err
+    for words in (("status",), ("top", "--count", "1"), ("scale", f"{PLACE}=1"), ("resume",)):
+        status, out, _ = await pool.seckill("pool", *words, "--json")
+        assert status == 0
+        assert json.loads(out).keys() == {"manager", "roles", "workers"}
+    _, shown, _ = await pool.seckill("pool", "top", "--count", "1")
+    assert "consumers-1" in shown

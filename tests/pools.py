@@ -1,0 +1,109 @@
+"""A real pool manager with its workers for tests, on the session's services."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from config.settings import PROJECT_ROOT, Settings, save_stack_settings
+from ops.children import Child
+from ops.pid_files import start_time
+from ops.pool_control import Request, ask
+from ops.workers import pool_manager
+from tests.processes import eventually
+
+#: Longest wait for a worker: some seconds on a machine that does other things, too.
+PATIENCE_S = 60.0
+
+
+class RunningPool:
+    """`seckill pool` in a home of its own."""
+
+    def __init__(self, settings: Settings, home: Path) -> None:
+        self.home = home
+        self.manager: Child | None = None
+        names = ("redis_url", "amqp_url", "postgres_dsn")
+        save_stack_settings(home, {name: getattr(settings, name) for name in names})
+
+    async def __aenter__(self) -> RunningPool:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self.manager:
+            await self.manager.stop()
+
+    async def start(self, consumers: int = 1) -> None:
+        """Start a manager, and return when each worker was tried once."""
+        self.manager = pool_manager(consumers, self.home)
+        await self.manager.start()
+
+    async def status(self) -> dict[str, Any]:
+        """Return what `seckill pool status --json` shows."""
+        return await asyncio.to_thread(ask, self.home, Request("status"))
+
+    async def role(self, name: str) -> dict[str, Any]:
+        """Return the figures of one role."""
+        return next(role for role in (await self.status())["roles"] if role["role"] == name)
+
+    async def workers(self) -> dict[str, dict[str, Any]]:
+        """Return the workers by name."""
+        return {worker["name"]: worker for worker in (await self.status())["workers"]}
+
+    async def pids(self) -> dict[str, int]:
+        """Return the workers that run, name -> pid."""
+        return {name: w["pid"] for name, w in (await self.workers()).items() if w["pid"]}
+
+    async def seckill(self, *words: str) -> tuple[int, str, str]:
+        """Run a command in this home; return its status, and what it printed to where."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "ops.cli",
+            *words,
+            cwd=PROJECT_ROOT,
+            env={**os.environ, "SECKILL_HOME": str(self.home)},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        out, err = await process.communicate()
+        return process.returncode or 0, out.decode(), err.decode()
+
+    async def do(self, *words: str) -> None:
+        """Run a `seckill pool` command that works."""
+        status, _, err = await self.seckill("pool", *words)
+        assert status == 0, err
+
+    async def runs(self, role: str, count: int) -> None:
+        """Wait until so many workers run a role, and the broker has as many consumers."""
+
+        async def check() -> bool:
+            figures = await self.role(role)
+            return figures["running"] == count and figures["consumers"] in (None, count)
+
+        await eventually(check, f"{role} runs {count} times", within_s=PATIENCE_S)
+
+    async def kill(self, name: str) -> None:
+        """End a worker as a crash would, and wait for its successor."""
+        pid = (await self.pids())[name]
+        os.kill(pid, signal.SIGKILL)
+
+        async def replaced() -> bool:
+            worker = (await self.workers())[name]
+            return bool(worker["pid"]) and worker["pid"] != pid and bool(worker["roles"])
+
+        await eventually(replaced, f"a new {name}", within_s=PATIENCE_S)
+
+    async def kill_manager(self) -> None:
+        """End the manager as a crash would, and wait until its workers have drained."""
+        assert self.manager is not None
+        alive = {pid: start_time(pid) for pid in (await self.pids()).values()}
+        await self.manager.kill()
+
+        async def gone() -> bool:
+            return not [pid for pid, started in alive.items() if start_time(pid) == started]
+
+        await eventually(gone, "the workers end by themselves", within_s=PATIENCE_S)
