@@ -55,9 +55,10 @@ class AlreadyRunning(SeckillError):
 def held(home: Path) -> Iterator[None]:
     """Be the only supervisor of `home`, or raise AlreadyRunning."""
     try:
-        with hold(home / "lock"):
+        # What a killed predecessor wrote is no longer true. Were it forgotten after our pid can be
+        # read, somebody who waits for us could take the old state for ours.
+        with hold(home / "lock", before=lambda: forget(home)):
             try:
-                forget(home)  # what a killed predecessor wrote is no longer true
                 yield
             finally:
                 forget(home)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,8 +17,8 @@ class Locked(SeckillError):
 
 
 @contextmanager
-def hold(file: Path) -> Iterator[None]:
-    """Be the only holder, or raise Locked.
+def hold(file: Path, *, before: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Be the only holder, or raise Locked; `before` runs before anybody is told who holds it.
 
     The kernel frees the lock when we die, however we die. The file stays: were it removed, two
     processes could each hold a lock on a file of that name.
@@ -29,6 +29,7 @@ def hold(file: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise Locked from None
+        before()
         lock.truncate(0)
         lock.write(f"{os.getpid()} {start_time(os.getpid())}")
         lock.flush()
