@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from config.settings import PROJECT_ROOT, Settings, save_stack_settings
 from ops.children import Child
 from ops.pid_files import start_time
 from ops.pool_control import Request, ask
+from ops.services import Services
 from ops.workers import pool_manager
 from tests.processes import eventually
 
@@ -86,6 +90,17 @@ class RunningPool:
 
         await eventually(check, f"{role} runs {count} times", within_s=PATIENCE_S)
 
+    async def agrees(self, services: Services, role: str, queue: str) -> dict[str, Any]:
+        """Wait until figures and broker agree, and return them; the broker looks each 5 s."""
+
+        async def same() -> dict[str, Any] | None:
+            figures, says = await self.role(role), await broker_says(services, queue)
+            shown = (figures["backlog"], figures["in_hand"], figures["consumers"])
+            return figures if shown == tuple(says.values()) else None
+
+        found: dict[str, Any] = await eventually(same, "the same figures", within_s=PATIENCE_S)
+        return found
+
     async def kill(self, name: str) -> None:
         """End a worker as a crash would, and wait for its successor."""
         pid = (await self.pids())[name]
@@ -107,3 +122,24 @@ class RunningPool:
             return not [pid for pid, started in alive.items() if start_time(pid) == started]
 
         await eventually(gone, "the workers end by themselves", within_s=PATIENCE_S)
+
+
+async def broker_says(services: Services, queue: str) -> dict[str, int]:
+    """Ask the broker itself, by rabbitmqctl, for the figures of a queue."""
+    children = services.stores["rabbitmq"].children
+    if not children:
+        pytest.skip("a broker that the environment gave cannot be asked by rabbitmqctl")
+    spec = children[-1].spec
+    figures = ("messages_ready", "messages_unacknowledged", "consumers")
+    process = await asyncio.create_subprocess_exec(
+        Path(spec.argv[0]).with_name("rabbitmqctl"),
+        *("list_queues", "--silent", "--formatter", "json", "name", *figures),
+        env=spec.env,
+        cwd=spec.cwd,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    out, _ = await process.communicate()
+    assert process.returncode == 0
+    return next(
+        {name: row[name] for name in figures} for row in json.loads(out) if row["name"] == queue
+    )

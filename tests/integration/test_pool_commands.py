@@ -235,6 +235,28 @@ async def test_figures_agree_with_the_stores(pool, shop, open_sale, send, queues
     assert (await pool.role(PLACE))["rate_per_s"] > 0
 
 
+async def test_figures_of_a_queue_are_the_brokers_own(
+    pool, services: Services, open_sale, send, db
+) -> None:
+    sale = await open_sale(stock=10)
+    await pool.start(2)
+    idle = await pool.agrees(services, PLACE, topology.ORDERS_PLACE)
+    assert (idle["consumers"], idle["in_hand"], idle["backlog"]) == (2, 0, 0)
+    async with db.acquire() as connection, connection.transaction():
+        await connection.execute(
+            "SELECT FROM inventory WHERE sale_id = $1 FOR UPDATE", sale.sale_id
+        )
+        await send(sale, *(f"b{n}" for n in range(6)))
+
+        async def taken() -> bool:
+            return (await pool.role(PLACE))["in_hand"] > 0
+
+        await eventually(taken, "messages are in hand")
+        busy = await pool.agrees(services, PLACE, topology.ORDERS_PLACE)
+    assert busy["in_hand"] + busy["backlog"] == 6
+    assert busy["oldest_age_s"] > 0
+
+
 async def test_a_store_that_is_away_is_unknown_with_a_word_never_zero(
     pool, services: Services
 ) -> None:
