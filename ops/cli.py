@@ -59,22 +59,27 @@ def down() -> None:
 @app.command()
 def status(as_json: Json = False) -> None:
     """Show what runs; exit 1 when nothing does."""
-    from ops import pool_control
     from ops.home import published
+    from ops.pool_control import overview
 
     home = load_settings().home.absolute()
     state = published(home)
-    services, pool = (state["services"], state["pool"]) if state else ([], None)
-    processes = [*state["processes"], *pool_control.workers(home)] if state else []
+    found = overview(home) if state else None
+    services = state["services"] if state else []
+    processes = [*(state["processes"] if state else []), *(found["workers"] if found else [])]
+    pool = {"pid": found["pid"]} if found else None
     if as_json:
         typer.echo(json.dumps({"services": services, "processes": processes, "pool": pool}))
     else:
         for service in services:
             typer.echo(f"{service['name']:<14}{service['pid'] or '-':<10}{service['address']}")
-        for process in [*processes, *([pool] if pool else [])]:
-            where = process.get("admin_url", "")
-            line = f"{process['name']:<14}{process['pid'] or '-':<10}{process['role']:<12}{where}"
-            typer.echo(line.rstrip())
+        for process in processes:
+            where = f"{process['role']:<12}{process['admin_url']}"
+            typer.echo(f"{process['name']:<14}{process['pid'] or '-':<10}{where}")
+        if pool:
+            typer.echo(
+                f"{'pool':<14}{pool['pid']:<10}manager of the consumers: seckill pool status"
+            )
     if state is None:
         raise SeckillError(f"nothing runs in {home}; start it: seckill up")
 

@@ -18,7 +18,7 @@ from rich.live import Live
 from rich.table import Table
 
 from config.settings import load_settings
-from ops.pool_control import Request, ask, pool_manager
+from ops.pool_control import Request, ask, overview
 from ops.pool_plan import parse_scale
 from seckill.errors import SeckillError
 
@@ -127,9 +127,9 @@ def restart(as_json: Json = False) -> None:
 def stop(as_json: Json = False) -> None:
     """Let every worker finish its batch, then end all of them and the pool."""
     home = load_settings().home.absolute()
-    pid = pool_manager(home)
+    pid = ask(home, Request("overview"))["pid"]
     ask(home, Request("stop"), timeout_s=None)
-    while pool_manager(home) == pid:
+    while overview(home):
         time.sleep(LOOK_PAUSE_S)
     typer.echo(json.dumps({"stopped": pid}) if as_json else "stopped")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from config.settings import PROJECT_ROOT
 from ops.home import AlreadyRunning, published, supervisor
 from ops.pid_files import POLL_S
-from ops.pool_control import pool_manager
+from ops.pool_control import overview
 from seckill.errors import SeckillError
 
 
@@ -32,8 +32,13 @@ def start_detached(home: Path, gateways: int, consumers: int) -> None:
 
 def start_pool_detached(home: Path, consumers: int) -> None:
     """Start a pool manager and return when it takes commands, or raise with what it printed."""
+
+    def is_ready(pid: int) -> bool:
+        found = overview(home)
+        return bool(found) and found["pid"] == pid
+
     words = ["pool", "start", "--consumers", str(consumers)]
-    _start("the pool", words, home / "logs" / "pool.log", lambda pid: pool_manager(home) == pid)
+    _start("the pool", words, home / "logs" / "pool.log", is_ready)
 
 
 def _start(what: str, words: Sequence[str], log: Path, is_ready: Callable[[int], bool]) -> None:

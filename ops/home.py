@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NotRequired, TypedDict
+from typing import TypedDict
 
 from ops.locks import Locked, hold, holder
 from ops.pid_files import POLL_S, end_leftovers, start_time
@@ -28,13 +28,19 @@ class Service(TypedDict):
 
 
 class Worker(TypedDict):
-    """A gateway or consumer process, or the pool manager; no pid while it restarts."""
+    """A gateway or consumer process; no pid while it restarts."""
 
     name: str
     role: str
     pid: int | None
-    #: Its admin port; the pool manager has none.
-    admin_url: NotRequired[str]
+    admin_url: str
+
+
+class Manager(TypedDict):
+    """The pool manager; no pid while it restarts, or when it was stopped."""
+
+    name: str
+    pid: int | None
 
 
 class State(TypedDict):
@@ -42,9 +48,9 @@ class State(TypedDict):
 
     ready: bool
     services: list[Service]
-    #: The gateways; the consumers are the pool manager's, see `pool_control.workers`.
+    #: The gateways. Who runs as consumers the pool manager knows: `pool_control.overview`.
     processes: list[Worker]
-    pool: Worker
+    pool: Manager
 
 
 class AlreadyRunning(SeckillError):

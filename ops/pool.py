@@ -102,7 +102,7 @@ class Pool:
             raise SeckillError("the pool is stopping")
         if request.op == "status":
             return await self._status()
-        if request.op == "workers":
+        if request.op == "overview":
             return {"pid": os.getpid(), "workers": [each.shown() for each in self._workers]}
         if request.op == "restart":
             await self._workers.restart()

@@ -27,7 +27,7 @@ GOODBYE_S = 1.0
 class Request(msgspec.Struct, forbid_unknown_fields=True):
     """What a manager is asked for."""
 
-    op: Literal["status", "workers", "scale", "pause", "resume", "drain", "restart", "stop"]
+    op: Literal["status", "overview", "scale", "pause", "resume", "drain", "restart", "stop"]
     #: For pause and resume; none means all.
     roles: list[str] = []
     #: For scale: role -> lower and upper bound, equal for a fixed count.
@@ -103,20 +103,11 @@ def ask(home: Path, request: Request, *, timeout_s: float | None = ANSWER_S) -> 
     return reply
 
 
-def pool_manager(home: Path) -> int | None:
-    """Return the pid of the manager that takes commands in `home`, or None."""
+def overview(home: Path) -> Reply | None:
+    """Return the manager's pid and its workers as `seckill status` shows them; None: no answer."""
     with suppress(SeckillError):
-        pid: int = ask(home, Request("workers"))["pid"]
-        return pid
+        return ask(home, Request("overview"))
     return None
-
-
-def workers(home: Path) -> list[dict[str, Any]]:
-    """Return what `seckill status` shows of the consumers; nothing when no manager answers."""
-    with suppress(SeckillError):
-        found: list[dict[str, Any]] = ask(home, Request("workers"))["workers"]
-        return found
-    return []
 
 
 async def _reply(handle: Handler, line: bytes) -> Reply:

@@ -117,7 +117,7 @@ class _Stack:
                 }
                 for child, port in zip(self.gateways, self.admin_ports, strict=False)
             ],
-            pool={"name": "pool", "role": "pool", "pid": self.pool.pid},
+            pool={"name": self.pool.name, "pid": self.pool.pid},
         )
         publish(self.home, state)
         self.listener.changed(state)

@@ -60,6 +60,12 @@ def pids(home: Path) -> set[int]:
     return {int(str(part["pid"])) for part in status(home).values() if part["pid"]}
 
 
+def pool_of(home: Path) -> int | None:
+    """The pid of the pool manager, or None."""
+    pool = json.loads(seckill(home, "status", "--json").stdout)["pool"]
+    return pool and pool["pid"]
+
+
 def env(home: Path) -> dict[str, str]:
     found: dict[str, str] = json.loads(seckill(home, "env", "--json").stdout)
     return found
@@ -109,6 +115,12 @@ def test_up_shows_one_entry_for_each_process(running: Path) -> None:
         "consumers-1": "consumers",
     }
     assert len(pids(running)) == 5
+    for worker in ("gateway-1", "consumers-1"):
+        host, _, port = str(parts[worker]["admin_url"]).removeprefix("http://").partition(":")
+        admin = HTTPConnection(host, int(port), timeout=PATIENCE_S)
+        admin.request("GET", "/metrics")
+        assert admin.getresponse().status == 200
+        admin.close()
 
 
 def test_stores_keep_no_order_that_is_not_on_disk(running: Path) -> None:
@@ -188,6 +200,33 @@ def test_killed_worker_is_started_again(running: Path) -> None:
     os.kill(int(str(before)), signal.SIGKILL)
 
     eventually(lambda: status(running)["gateway-1"]["pid"] not in (None, before), "a new gateway")
+
+
+def test_killed_pool_manager_is_started_again_with_its_workers(running: Path) -> None:
+    assert seckill(running, "pool", "scale", "place_orders=2").returncode == 0
+    for number in (signal.SIGKILL, signal.SIGTERM):
+        before = pool_of(running)
+
+        os.kill(before, number)
+
+        eventually(lambda last=before: pool_of(running) not in (None, last), "a new manager")
+        eventually(lambda: "consumers-2" in status(running), "as many workers as before")
+    assert seckill(running, "pool", "scale", "place_orders=1").returncode == 0
+
+
+def test_stopped_pool_is_left_alone_until_it_is_started_and_ends_with_the_stack(
+    running: Path,
+) -> None:
+    stopped = seckill(running, "pool", "stop")
+    assert (stopped.returncode, stopped.stdout) == (0, "stopped\n")
+    assert status(running).keys() == {"redis", "rabbitmq", "postgresql", "gateway-1"}
+    eventually(lambda: "is left alone" in (running / "logs/up.log").read_text(), "said so")
+    assert pool_of(running) is None
+
+    assert seckill(running, "pool", "start", "--detach").returncode == 0
+    eventually(lambda: "consumers-1" in status(running), "consumers")
+    assert seckill(running, "down").returncode == 0
+    assert processes_of(running) == []
 
 
 def test_killed_supervisor_leaves_nothing_and_the_next_up_works(running: Path) -> None:
