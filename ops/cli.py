@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from config.settings import BadSettings, load_settings
+from ops.pool_plan import COUNT_MAX
 from seckill.errors import SeckillError, Unavailable, UserMistake
 
 app = typer.Typer(
@@ -31,7 +32,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 @app.command()
 def up(
     workers: Annotated[int, typer.Option(help="Gateway processes.", min=0)] = 2,
-    consumers: Annotated[int, typer.Option(help="Consumer processes.", min=0)] = 1,
+    consumers: Annotated[
+        int, typer.Option(help="Consumer processes that run all roles.", min=0, max=COUNT_MAX)
+    ] = 1,
     detach: Annotated[bool, typer.Option("--detach", help="Return when it is ready.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -77,9 +80,7 @@ def status(as_json: Json = False) -> None:
             where = f"{process['role']:<12}{process['admin_url']}"
             typer.echo(f"{process['name']:<14}{process['pid'] or '-':<10}{where}")
         if pool:
-            typer.echo(
-                f"{'pool':<14}{pool['pid']:<10}manager of the consumers: seckill pool status"
-            )
+            typer.echo(f"{'pool':<14}{pool['pid']:<10}see: seckill pool status")
     if state is None:
         raise SeckillError(f"nothing runs in {home}; start it: seckill up")
 

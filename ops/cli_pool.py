@@ -9,17 +9,18 @@ import logging
 import signal
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console, Group
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from config.settings import load_settings
 from ops.pool_control import Request, ask, overview
-from ops.pool_plan import parse_scale
+from ops.pool_plan import COUNT_MAX, parse_scale
 from seckill.errors import SeckillError
 
 #: Between two looks of somebody who waits for a change.
@@ -37,11 +38,14 @@ Status = dict[str, Any]
 @pool_app.command()
 def start(
     consumers: Annotated[
-        int, typer.Option(help="Processes of each role that was never scaled.", min=0)
-    ] = 1,
+        int | None,
+        typer.Option(
+            help="Begin with as many of each role; else go on as it was.", min=0, max=COUNT_MAX
+        ),
+    ] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Return when it runs.")] = False,
 ) -> None:
-    """Run a pool; it goes on with the counts that the last one had. `seckill up` has one."""
+    """Run a pool, in the foreground; `seckill up` does already."""
     if detach:
         from ops.detached import start_pool_detached
 
@@ -69,14 +73,21 @@ def top(
     count: Annotated[int | None, typer.Option(help="Looks; else until Ctrl-C.", min=1)] = None,
     as_json: Json = False,
 ) -> None:
-    """Show it live; with --json, one object a line."""
-    with nullcontext() if as_json else Live(auto_refresh=False) as screen:
+    """Show it live, until Ctrl-C; with --json, one object a line."""
+    screen = nullcontext() if as_json else Live(auto_refresh=False)
+    with suppress(KeyboardInterrupt), screen as live:
         for look in itertools.count(1):
-            now = _status()
-            if screen:
-                screen.update(tables(now), refresh=True)
+            try:
+                now = _status()
+            except SeckillError as away:
+                if live is None or look == 1:
+                    raise
+                live.update(str(away), refresh=True)  # it may come back
             else:
-                typer.echo(json.dumps(now))
+                if live is None:
+                    typer.echo(json.dumps(now))
+                else:
+                    live.update(tables(now), refresh=True)
             if look == count:
                 return
             time.sleep(interval)
@@ -190,7 +201,7 @@ def tables(now: Status) -> Group:
             _known(role["oldest_age_s"], lambda age: f"{age:.1f} s"),
             str(role["errors"]),
             str(role["restarts"]),
-            role["note"] or ("paused" if role["paused"] else "waits" if role["held"] else ""),
+            escape(_word(role)),
         )
     workers = _table("worker", "pid", "age", "restarts", "admin port", "runs")
     for worker in now["workers"]:
@@ -203,6 +214,13 @@ def tables(now: Status) -> Group:
             " ".join(worker["roles"]) if worker["answers"] else "does not answer",
         )
     return Group(head, "", roles, "", workers)
+
+
+def _word(role: dict[str, Any]) -> str:
+    """Say what is odd about a role, if anything is."""
+    if role["note"]:
+        return str(role["note"])
+    return "paused" if role["paused"] else "waits for a store" if role["held"] else ""
 
 
 def _table(*columns: str) -> Table:

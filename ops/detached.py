@@ -30,15 +30,15 @@ def start_detached(home: Path, gateways: int, consumers: int) -> None:
     _start("the stack", words, home / "logs" / "up.log", is_ready)
 
 
-def start_pool_detached(home: Path, consumers: int) -> None:
+def start_pool_detached(home: Path, consumers: int | None) -> None:
     """Start a pool manager and return when it takes commands, or raise with what it printed."""
 
     def is_ready(pid: int) -> bool:
         found = overview(home)
-        return bool(found) and found["pid"] == pid
+        return found is not None and found["pid"] == pid
 
-    words = ["pool", "start", "--consumers", str(consumers)]
-    _start("the pool", words, home / "logs" / "pool.log", is_ready)
+    afresh = [] if consumers is None else ["--consumers", str(consumers)]
+    _start("the pool", ["pool", "start", *afresh], home / "logs" / "pool.log", is_ready)
 
 
 def _start(what: str, words: Sequence[str], log: Path, is_ready: Callable[[int], bool]) -> None:

@@ -29,7 +29,7 @@ from ops.keeper import Say
 from ops.locks import Locked, hold, holder
 from ops.pool_control import Reply, Request, control_server
 from ops.pool_figures import Figures, RoleFigures, running_roles
-from ops.pool_plan import Plan, load_plan
+from ops.pool_plan import Plan, load_plan, start_afresh
 from ops.pool_workers import Workers
 from seckill import database, redis_client
 from seckill.backlogs import Backlogs
@@ -46,16 +46,18 @@ FRESH_S = 0.2
 STORE_S = 2.0
 
 
-async def run_pool(settings: Settings, count: int, say: Say) -> None:
+async def run_pool(settings: Settings, each: int | None, say: Say) -> None:
     """Run a pool in `settings.home` until cancelled, or until it is asked to stop.
 
-    `count` processes for each role of which nothing is kept.
+    It begins with `each` of every role, or goes on as the last one was.
     """
     home = settings.home.absolute()
     with _alone(home):
         # Those of a manager that was killed drain by themselves; two may not have one name.
         await asyncio.to_thread(pid_files.end_leftovers, home / "run", "consumers-*")
-        plan = load_plan(home, default_roles(settings), count)
+        if each is not None:
+            start_afresh(home, each)
+        plan = load_plan(home, default_roles(settings))
         pid_file = home / "run" / "pool.pid"
         pid_files.write(pid_file, os.getpid(), signal.SIGTERM)
         async with AsyncExitStack() as stack:
@@ -89,10 +91,13 @@ class Pool:
         async with control_server(self._home, self.handle):
             try:
                 async with self._workers.kept():
-                    self._workers.follow(self._plan)
-                    await self._workers.tried()
-                    ready()
-                    await self._watch()
+                    try:
+                        self._workers.follow(self._plan)
+                        await self._workers.tried()
+                        ready()
+                        await self._watch()
+                    finally:
+                        self._stop.set()  # nobody is hired any more
             finally:
                 self._ended.set()
 

@@ -20,6 +20,8 @@ from seckill.errors import SeckillError, UserMistake
 
 #: A manager that is well answers within its stores' time limits; one that does not is hung.
 ANSWER_S = 15.0
+#: Needs no store, so it is answered at once, or not at all.
+OVERVIEW_S = 3.0
 #: For the answers that are being written when the manager ends.
 GOODBYE_S = 1.0
 
@@ -106,7 +108,7 @@ def ask(home: Path, request: Request, *, timeout_s: float | None = ANSWER_S) -> 
 def overview(home: Path) -> Reply | None:
     """Return the manager's pid and its workers as `seckill status` shows them; None: no answer."""
     with suppress(SeckillError):
-        return ask(home, Request("overview"))
+        return ask(home, Request("overview"), timeout_s=OVERVIEW_S)
     return None
 
 

@@ -42,14 +42,13 @@ class Duty:
         return f"{self.wanted}{bounds}{', paused' if self.paused else ''}"
 
 
-_decode = msgspec.json.Decoder(dict[str, Duty]).decode
-
-
 @dataclass(slots=True)
 class Plan:
     """The duties of all roles."""
 
     duties: dict[str, Duty] = field(default_factory=dict)
+    #: How many of every role there were to begin with.
+    each: int = 1
 
     @property
     def workers(self) -> int:
@@ -80,7 +79,7 @@ class Plan:
     def save(self, home: Path) -> None:
         """Keep it in one step, so that nobody reads half of it."""
         new = home / f"{_FILE}.new"
-        new.write_bytes(msgspec.json.encode(self.duties))
+        new.write_bytes(msgspec.json.encode(self))
         new.replace(home / _FILE)
 
     def _duty(self, role: str) -> Duty:
@@ -89,19 +88,22 @@ class Plan:
         return self.duties[role]
 
 
-def load_plan(home: Path, roles: Sequence[str], default: int) -> Plan:
-    """Return the plan that is kept; a role of which nothing is kept is wanted `default` times."""
+_decode = msgspec.json.Decoder(Plan).decode
+
+
+def load_plan(home: Path, roles: Sequence[str]) -> Plan:
+    """Return the plan that is kept; a role of which nothing is kept gets what all began with."""
     file = home / _FILE
     try:
-        kept = _decode(file.read_bytes()) if file.exists() else {}
+        kept = _decode(file.read_bytes()) if file.exists() else Plan()
     except msgspec.MsgspecError as error:
         raise SeckillError(f"{file} is damaged: {error}; remove it to start afresh") from error
-    return Plan({role: kept.get(role) or Duty(default) for role in roles})
+    return Plan({role: kept.duties.get(role) or Duty(kept.each) for role in roles}, kept.each)
 
 
-def forget_plan(home: Path) -> None:
-    """Let the next pool start as if nothing had ever been asked of one."""
-    (home / _FILE).unlink(missing_ok=True)
+def start_afresh(home: Path, each: int) -> None:
+    """Forget what was asked of earlier managers: the next one begins with `each` of every role."""
+    Plan(each=each).save(home)
 
 
 def parse_scale(word: str) -> tuple[str, int, int]:

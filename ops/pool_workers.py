@@ -16,7 +16,8 @@ from ops.children import Child, StartFailed
 from ops.keeper import Say, keep
 from ops.pool_plan import Plan
 from ops.ports import free_port
-from ops.workers import DRAIN_MARGIN_S, stop_all, worker
+from ops.tasks import together
+from ops.workers import DRAIN_MARGIN_S, worker
 from seckill.errors import SeckillError
 
 
@@ -74,7 +75,8 @@ class Workers:
                     task.cancel()
         finally:
             self._say("stopping")
-            await stop_all([each.child for each in self._alive], self._settings.drain_s)
+            self._hired.clear()  # who is being restarted is not started again
+            await together(*(self._stop(each) for each in self._alive))
 
     def follow(self, plan: Plan) -> None:
         """Hire, let go, and tell each its roles; returns at once."""
@@ -156,7 +158,10 @@ class Workers:
         self._alive.discard(each)
 
     async def _stop(self, each: PoolWorker) -> None:
-        await each.child.stop(self._settings.drain_s + DRAIN_MARGIN_S)
+        patience_s = self._settings.drain_s + DRAIN_MARGIN_S
+        await each.child.stop(patience_s)
+        if each.child.describe_end() == "was killed by SIGKILL":
+            self._say(f"{each.child.name} had not drained after {patience_s:g} s and was killed")
 
     def _charge(self, each: PoolWorker) -> None:
         """Count a restart to the roles that it interrupted."""

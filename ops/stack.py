@@ -17,7 +17,7 @@ from ops.credentials import load_credentials
 from ops.home import State, held, publish
 from ops.keeper import Say, keep
 from ops.pid_files import end_leftovers
-from ops.pool_plan import forget_plan
+from ops.pool_plan import start_afresh
 from ops.ports import free_port
 from ops.services import Services, given_settings, running_services
 from ops.tasks import together
@@ -49,8 +49,8 @@ async def run_stack(settings: Settings, gateways: int, consumers: int, listener:
             await database.migrate(services.postgres_dsn)
             values = _stack_settings(settings, services, home)
             save_stack_settings(home, values)
-            forget_plan(home)  # what is typed now holds, not what a pool was told some day
-            stack = _Stack(home, services, values, listener, pool_manager(consumers, home))
+            start_afresh(home, consumers)  # what is typed now holds, not what was some day
+            stack = _Stack(home, services, values, listener, pool_manager(home))
             stack.add_gateways(gateways)
             await stack.run(settings.drain_s)
 

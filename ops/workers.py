@@ -57,12 +57,12 @@ def worker(
     )
 
 
-def pool_manager(consumers: int, home: Path) -> Child:
+def pool_manager(home: Path) -> Child:
     """Describe `seckill pool start` as a child; it writes its pid file itself."""
     return _announced(
         Spec(
             name="pool",
-            argv=[sys.executable, "-m", "ops.cli", "pool", "start", "--consumers", str(consumers)],
+            argv=[sys.executable, "-m", "ops.cli", "pool", "start"],
             env={**os.environ, "SECKILL_HOME": str(home)},
             cwd=PROJECT_ROOT,
             log=home / "logs" / "pool.log",

@@ -16,6 +16,7 @@ from config.settings import PROJECT_ROOT, Settings, save_stack_settings
 from ops.children import Child
 from ops.pid_files import start_time
 from ops.pool_control import Request, ask
+from ops.pool_plan import start_afresh
 from ops.services import Services
 from ops.workers import pool_manager
 from tests.processes import eventually
@@ -40,14 +41,20 @@ class RunningPool:
         if self.manager:
             await self.manager.stop()
 
-    async def start(self, consumers: int = 1) -> None:
+    async def start(self, consumers: int | None = None) -> None:
         """Start a manager, and return when each worker was tried once."""
-        self.manager = pool_manager(consumers, self.home)
+        if consumers is not None:
+            start_afresh(self.home, consumers)
+        self.manager = pool_manager(self.home)
         await self.manager.start()
 
     async def status(self) -> dict[str, Any]:
         """Return what `seckill pool status --json` shows."""
-        return await asyncio.to_thread(ask, self.home, Request("status"))
+        return await self.ask(Request("status"))
+
+    async def ask(self, request: Request) -> dict[str, Any]:
+        """Ask the manager directly."""
+        return await asyncio.to_thread(ask, self.home, request)
 
     async def role(self, name: str) -> dict[str, Any]:
         """Return the figures of one role."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ops.pool_plan import COUNT_MAX, Duty, Plan, forget_plan, load_plan, parse_scale
+from ops.pool_plan import COUNT_MAX, Duty, Plan, load_plan, parse_scale, start_afresh
 from seckill.errors import SeckillError, UserMistake
 
 ROLES = ("place", "expire", "sweep")
@@ -93,14 +93,25 @@ def test_the_next_manager_goes_on_with_what_was_kept(plan: Plan, tmp_path: Path)
     plan.pause(["expire"])
     plan.save(tmp_path)
 
-    assert load_plan(tmp_path, ROLES, 2) == plan
-    assert load_plan(tmp_path, [*ROLES, "new"], 2).duties["new"] == Duty(2)
-    forget_plan(tmp_path)
-    assert load_plan(tmp_path, ROLES, 2) == Plan({role: Duty(2) for role in ROLES})
+    assert load_plan(tmp_path, ROLES) == plan
 
 
-@pytest.mark.parametrize("text", ["{", '{"place": 3}', '{"place": {"wanted": "1"}}', "[1]"])
+def test_a_role_of_which_nothing_is_kept_gets_what_all_began_with(tmp_path: Path) -> None:
+    assert load_plan(tmp_path, ROLES).duties == {role: Duty(1) for role in ROLES}
+    start_afresh(tmp_path, 3)
+    plan = load_plan(tmp_path, ROLES)
+    assert plan.duties == {role: Duty(3) for role in ROLES}
+    plan.scale("place", 5, 5)
+    plan.save(tmp_path)
+    assert load_plan(tmp_path, [*ROLES, "new"]).duties["new"] == Duty(3)
+    start_afresh(tmp_path, 0)
+    assert load_plan(tmp_path, ROLES).workers == 0
+
+
+@pytest.mark.parametrize(
+    "text", ["{", '{"duties": {"place": {"wanted": "1"}}}', '{"each": null}', "[1]"]
+)
 def test_a_damaged_file_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "pool.json").write_text(text)
     with pytest.raises(SeckillError, match=r"pool\.json is damaged"):
-        load_plan(tmp_path, ROLES, 1)
+        load_plan(tmp_path, ROLES)
