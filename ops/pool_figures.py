@@ -79,7 +79,8 @@ class Figures:
         restarts: int,
     ) -> RoleFigures:
         """Compose the figures of a role."""
-        here = [roles[role] for roles in said if roles and role in roles]
+        # What a worker says of a role that it does not run was so before.
+        here = [roles[role] for roles in said if roles and role in running_roles(roles)]
         in_hand = int(sum(figures.get("in_hand", 0) for figures in here))
         # What is in hand was taken before what waits.
         age_s: float | None = max((f.get("oldest_age_seconds", 0) for f in here), default=0)
@@ -88,7 +89,7 @@ class Figures:
         return RoleFigures(
             role=role,
             wanted=duty.wanted,
-            running=int(sum(figures.get("running", 0) for figures in here)),
+            running=len(here),
             paused=duty.paused,
             min=duty.min,
             max=duty.max,
