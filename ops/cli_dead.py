@@ -25,6 +25,8 @@ from seckill.errors import Unavailable, UserMistake
 RATE = 50.0
 #: A slip of the selection stays a small one; what is left over is said.
 LIMIT = 100
+#: Letters in memory, with their bodies.
+LIMIT_MAX = 10_000
 
 dead_app = typer.Typer(
     help="Dead letters: messages that could not succeed, and what to do with them.",
@@ -44,7 +46,9 @@ Reason = Annotated[
 ]
 All = Annotated[bool, typer.Option("--all", help="All open letters.")]
 State = Annotated[str, typer.Option(help="open, replayed, discarded or all.")]
-Limit = Annotated[int, typer.Option(help="At most this many letters, oldest first.", min=1)]
+Limit = Annotated[
+    int, typer.Option(help="At most this many letters, oldest first.", min=1, max=LIMIT_MAX)
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show which letters are meant.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
@@ -60,7 +64,9 @@ def list_letters(
     sale: SaleOption = None,
     match: Reason = None,
     state: State = "open",
-    limit: Annotated[int, typer.Option(help="Show so many, newest first.", min=1)] = 50,
+    limit: Annotated[
+        int, typer.Option(help="Show so many, newest first.", min=1, max=LIMIT_MAX)
+    ] = 50,
     as_json: Json = False,
 ) -> None:
     """List dead letters, newest first."""
@@ -222,8 +228,9 @@ def _meant(
     everything: bool,
 ) -> Selection:
     """Read which open letters a command is to end; to say nothing is a mistake."""
-    if everything == any(given is not None for given in (ids, queue, sale, match)):
-        raise UserMistake("which letters? give ids, --queue, --sale, --match, or else --all")
+    filtered = any(given is not None for given in (queue, sale, match))
+    if bool(ids) + filtered + everything != 1:
+        raise UserMistake("which letters? give ids, or --queue, --sale, --match, or else --all")
     return _selection(ids, queue, sale, match, "open")
 
 

@@ -152,6 +152,7 @@ async def test_one_letter_that_cannot_be_discarded_does_not_keep_the_others(
 MISTAKES = {
     "nothing selected": (("replay",), "which letters?"),
     "all and more": (("replay", "--all", "--queue", ORDERS_PLACE), "which letters?"),
+    "ids and more": (("replay", "1", "--queue", ORDERS_PLACE), "which letters?"),
     "no such queue": (("list", "--queue", "x"), "there is no queue 'x'; there are: orders.place"),
     "no sale": (("list", "--sale", "a b"), "id 'a b'"),
     "no state": (("list", "--state", "x"), "give open, replayed, discarded or all"),
