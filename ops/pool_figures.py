@@ -131,10 +131,18 @@ def running_roles(said: Said | None) -> list[str]:
 
 
 def parse(text: str) -> Said:
-    """Pick the figures of roles out of a worker's metrics."""
-    said: Said = defaultdict(dict)
+    """Pick the figures of roles out of a worker's metrics.
+
+    A role of several parts says `role part`; their figures are added up, ages aside.
+    """
+    said: Said = defaultdict(lambda: defaultdict(float))
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             if sample.name.startswith(_PREFIX) and not sample.name.endswith("_created"):
-                said[sample.labels["role"]][sample.name.removeprefix(_PREFIX)] = sample.value
+                figures = said[sample.labels["role"].partition(" ")[0]]
+                name = sample.name.removeprefix(_PREFIX)
+                if name == "oldest_age_seconds":
+                    figures[name] = max(figures[name], sample.value)
+                else:
+                    figures[name] += sample.value
     return said

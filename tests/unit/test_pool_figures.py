@@ -46,6 +46,15 @@ def test_only_the_figures_of_roles_are_picked() -> None:
     assert running_roles(None) == []
 
 
+def test_the_parts_of_a_role_are_added_up() -> None:
+    """But of their ages the oldest counts."""
+    text = metrics(in_hand=3, done=7, age=5)
+    part = text.replace('role="place_orders"', 'role="place_orders other"').replace(" 5", " 4")
+    lines = [line for line in part.splitlines() if "other" in line and "_created" not in line]
+    both = parse(f"{text}{chr(10).join(lines)}\n")["place_orders"]
+    assert (both["in_hand"], both["done_total"], both["oldest_age_seconds"]) == (6, 14, 5)
+
+
 class FakeWorker:
     """Answers /metrics with whatever it has."""
 
