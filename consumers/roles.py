@@ -124,7 +124,7 @@ def _dead_letters(stores: Stores) -> Role:
 
 
 def _reconcile(stores: Stores) -> Role:
-    count = partial(count_waiting, stores.consuming, topology.ORDERS_PLACE)
+    count = partial(count_waiting, stores.consuming, *topology.HOMES_OF_GRABS)
     reconciler = Reconciler(stores.redis, stores.db, stores.publisher, count, actor="reconcile")
     role = Reconcile(
         stores.redis,

@@ -89,7 +89,8 @@ async def _rebuild(
     done: list[Rebuilt] = []
     failed: dict[str, str] = {}
     async with open_stores(settings) as stores:
-        work = Rebuild(stores.redis, stores.db, partial(count_waiting, *_place_queue(settings)))
+        count = partial(count_waiting, _broker(settings), topology.ORDERS_PLACE)
+        work = Rebuild(stores.redis, stores.db, count)
         sale_ids = sale_ids or list(await fencing.behind(stores.redis, stores.db))
         if not sale_ids:
             return None, done, failed
@@ -147,13 +148,13 @@ async def _look_at_all(
 async def _repair(
     settings: Settings, stores: Stores, found: dict[str, tuple[int, list[Difference]]]
 ) -> dict[str, Counter[Action]]:
-    broker, queue = _place_queue(settings)
+    broker = _broker(settings)
     async with Publisher.open(broker, timeout_s=settings.confirm_timeout_s) as publisher:
         reconciler = Reconciler(
             stores.redis,
             stores.db,
             publisher,
-            partial(count_waiting, broker, queue),
+            partial(count_waiting, broker, *topology.HOMES_OF_GRABS),
             actor=audit.person(),
         )
         return {
@@ -162,9 +163,8 @@ async def _repair(
         }
 
 
-def _place_queue(settings: Settings) -> tuple[Broker, str]:
-    broker = Broker(settings.amqp_url, "seckill-reconcile", settings.connect_timeout_s)
-    return broker, topology.ORDERS_PLACE
+def _broker(settings: Settings) -> Broker:
+    return Broker(settings.amqp_url, "seckill-reconcile", settings.connect_timeout_s)
 
 
 def _plain(difference: Difference) -> dict[str, object]:

@@ -217,13 +217,13 @@ class Publisher:
         task.add_done_callback(self._closing.discard)
 
 
-async def count_waiting(broker: Broker, queue: str) -> int:
-    """Count the messages of a work queue that no consumer holds; Unavailable if that is unknown."""
+async def count_waiting(broker: Broker, *queues: str) -> int:
+    """Count the messages of queues that no consumer holds; Unavailable if that is unknown."""
     async with broker.channel() as channel:
-        with link_errors_as_unavailable(f"counting {queue}"):
+        with link_errors_as_unavailable("counting messages"):
             async with asyncio.timeout(broker.timeout_s):
-                declared = (await topology.declare(channel)).queues[queue].declaration_result
-    return declared.message_count or 0
+                declared = (await topology.declare(channel)).queues
+    return sum(declared[queue].declaration_result.message_count or 0 for queue in queues)
 
 
 def _message(

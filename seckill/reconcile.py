@@ -144,9 +144,10 @@ class Reconciler:
         return done
 
     async def _republish(self, sale_id: str, epoch: int, part: Sequence[Difference]) -> int:
-        """Publish grabs again, unless the queue has work: their messages may be in it.
+        """Publish grabs again, unless messages of grabs wait anywhere: theirs may be among them.
 
-        So consumers that are down find at most one more copy of each when they come back.
+        So consumers that are down find at most one more copy of each when they come back, and one
+        that cannot be placed is not sent up the retry ladder again and again.
         """
         if await self._count_waiting():
             return 0

@@ -57,6 +57,10 @@ def retry(rung_s: int) -> str:
     return f"retry.{rung_s}s"
 
 
+#: Where the message of a grab can be that no consumer holds.
+HOMES_OF_GRABS = (ORDERS_PLACE, dead(ORDERS_PLACE), *map(retry, RUNGS_S))
+
+
 @dataclass(frozen=True, slots=True)
 class Topology:
     """What `declare` has made sure of, through one channel."""
@@ -90,11 +94,15 @@ async def declare(channel: AbstractChannel) -> Topology:
                 **_AT_LEAST_ONCE,
             },
         )
-    rungs = {rung_s: await _declare_rung(channel, rung_s) for rung_s in RUNGS_S}
+    rungs = {}
+    for rung_s in RUNGS_S:
+        rungs[rung_s], queues[retry(rung_s)] = await _declare_rung(channel, rung_s)
     return Topology(exchange, queues, rungs)
 
 
-async def _declare_rung(channel: AbstractChannel, rung_s: int) -> AbstractExchange:
+async def _declare_rung(
+    channel: AbstractChannel, rung_s: int
+) -> tuple[AbstractExchange, AbstractQueue]:
     """Declare a rung; after at most `rung_s` a message goes back to the queue that it is from."""
     exchange = await channel.declare_exchange(retry(rung_s), "fanout", durable=True)
     arguments = {
@@ -102,8 +110,7 @@ async def _declare_rung(channel: AbstractChannel, rung_s: int) -> AbstractExchan
         "x-dead-letter-exchange": EXCHANGE,  # without a routing key: the message keeps its own
         **_AT_LEAST_ONCE,
     }
-    await _declare_queue(channel, exchange, retry(rung_s), arguments)
-    return exchange
+    return exchange, await _declare_queue(channel, exchange, retry(rung_s), arguments)
 
 
 async def declare_timer(
