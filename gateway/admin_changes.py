@@ -43,9 +43,9 @@ async def open_sale(request: web.Request) -> web.Response:
     checks = preflight_of(request.app[EDGE], timeout_s=settings.connect_timeout_s)
 
     async def open_(db: asyncpg.Pool, stock: Stock, sale_id: str) -> Sale:
-        await sales.find(db, sale_id)  # is there such a sale?
+        sale = await sales.find(db, sale_id)
         only_warn = settings.preflight == "warn"
-        for warning in await preflight.require(checks, sale_id, only_warn=only_warn):
+        for warning in await preflight.require(checks, sale, only_warn=only_warn):
             log.warning("opening sale %s: %s", sale_id, warning)
         return await sales.open_(db, stock, sale_id)
 

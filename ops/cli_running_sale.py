@@ -30,10 +30,10 @@ def open_sale(sale_id: SaleId, as_json: Json = False) -> None:
     broker = Broker(settings.amqp_url, "seckill-preflight", settings.connect_timeout_s)
 
     async def open_(stores: Stores) -> Sale:
-        await sales.find(stores.db, sale_id)  # is there such a sale?
+        sale = await sales.find(stores.db, sale_id)
         checks = preflight.Preflight(stores.redis, stores.db, broker, settings.timeouts)
         only_warn = settings.preflight == "warn"
-        for warning in await preflight.require(checks, sale_id, only_warn=only_warn):
+        for warning in await preflight.require(checks, sale, only_warn=only_warn):
             typer.echo(f"seckill: warning: {warning}", err=True)
         return await sales.open_(stores.db, stores.stock, sale_id)
 

@@ -6,7 +6,6 @@ Asked before a sale opens and by `/readyz`. Each finding is one line that says w
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
@@ -15,11 +14,12 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from config.timeouts import KEY_EXPIRY
-from seckill import keys, topology
+from seckill import fencing, topology
 from seckill.broker import Broker, link_errors_as_unavailable
 from seckill.database import database_errors_as_unavailable
 from seckill.errors import Conflict, NotReady, Unavailable, WrongQueue
 from seckill.redis_client import redis_errors_as_unavailable
+from seckill.sales import Sale
 
 #: Settings of Redis without which an acknowledged grab can be lost, or a key be evicted. Snapshots
 #: add nothing to the log, and one that fails makes Redis refuse all writes.
@@ -44,7 +44,7 @@ class Report:
     #: Stores that did not answer. A sale does not open meanwhile; a gateway goes on with the rest.
     away: list[str] = field(default_factory=list)
     #: Problems of single sales, by their ids: they keep that sale from opening, nothing else.
-    sales: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    sales: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,40 +110,32 @@ class Preflight:
     async def _sales(self, report: Report) -> None:
         """Find sales that PostgreSQL has open and Redis cannot sell."""
         with database_errors_as_unavailable():
-            opened = await self.db.fetch(
-                "SELECT sale_id, epoch FROM sales JOIN inventory USING (sale_id)"
-                " WHERE state IN ('open', 'paused')"
+            rows = await self.db.fetch(
+                "SELECT sale_id FROM sales WHERE state IN ('open', 'paused')"
             )
-        with redis_errors_as_unavailable():
-            async with self.redis.pipeline(transaction=False) as pipe:
-                for sale_id, _ in opened:
-                    pipe.hmget(keys.sale(sale_id), "state", "epoch")
-                    pipe.exists(keys.stock(sale_id))
-                told = await pipe.execute()
-        for (sale_id, epoch), (state, told_epoch), stock in zip(
-            opened, told[::2], told[1::2], strict=True
-        ):
-            if state is None or not stock:
-                report.sales[sale_id].append("Redis has lost it; rebuild it from PostgreSQL")
-            elif state == b"fenced" or told_epoch != b"%d" % epoch:
-                report.sales[sale_id].append("it is being rebuilt in Redis, or needs to be")
+        troubles = await fencing.behind(self.redis, self.db, [row[0] for row in rows])
+        report.sales = {
+            sale_id: fencing.advice(sale_id, trouble) for sale_id, trouble in troubles.items()
+        }
 
 
-async def require(preflight: Preflight, sale_id: str, *, only_warn: bool) -> list[str]:
+async def require(preflight: Preflight, sale: Sale, *, only_warn: bool) -> list[str]:
     """Return what to warn an operator of who opens a sale.
 
-    NotReady when the stores are not as they must be, unless `only_warn`; Conflict when the sale
-    itself must not open.
+    NotReady when the stores are not as they must be, unless `only_warn`; Conflict when Redis cannot
+    sell this sale until it is rebuilt.
     """
     report = await preflight.check()
-    if sale_id in report.sales:
-        raise Conflict(f"sale {sale_id} cannot open: {'; '.join(report.sales[sale_id])}")
     faults = report.problems + report.away
     if faults and not only_warn:
         raise NotReady(
-            f"sale {sale_id} does not open: {'; '.join(faults)} "
+            f"sale {sale.sale_id} does not open: {'; '.join(faults)} "
             "(SECKILL_PREFLIGHT=warn opens it all the same)"
         )
+    if sale.was_opened:  # a closed one, too, which `check` leaves out
+        troubles = await fencing.behind(preflight.redis, preflight.db, [sale.sale_id])
+        for sale_id, trouble in troubles.items():
+            raise Conflict(fencing.advice(sale_id, trouble))
     return faults + report.warnings
 
 

@@ -59,6 +59,12 @@ def checks(own_redis, db, broker) -> Preflight:
     return Preflight(own_redis, db, broker, {"delay_queue", "key_expiry"})
 
 
+@pytest.fixture
+async def new(open_sale):
+    """A sale that is to be opened."""
+    return await open_sale(opened=False)
+
+
 async def test_our_own_stores_are_as_they_must_be(checks, store, db, broker):
     for report in (await checks.check(), await Preflight(store, db, broker, ()).check()):
         assert (report.problems, report.warnings, report.away) == ([], [], [])
@@ -96,7 +102,7 @@ async def test_what_it_says_to_do_mends_it(checks, own_redis):
 
 
 async def test_a_managed_redis_that_tells_nothing_is_warned_of(
-    checks, own_redis, own_redis_url, db, broker
+    checks, own_redis, own_redis_url, db, broker, new
 ):
     await own_redis.acl_setuser(
         "tenant", enabled=True, passwords=["+x"], keys=["*"], commands=["+@all", "-config"]
@@ -106,7 +112,7 @@ async def test_a_managed_redis_that_tells_nothing_is_warned_of(
     async with redis_client.connect(url, timeout_s=5) as tenant:
         managed = Preflight(tenant, db, broker, {"key_expiry"})
         report = await managed.check()
-        assert await preflight.require(managed, "any", only_warn=False) == report.warnings
+        assert await preflight.require(managed, new, only_warn=False) == report.warnings
 
     assert (report.problems, report.away) == ([], [])
     assert "Redis does not tell its appendfsync; see that it is always" in report.warnings
@@ -189,16 +195,16 @@ async def test_a_sale_that_redis_cannot_sell_is_listed(open_sale, store, db, bro
     assert report.sales.keys() & {*bad, sound.sale_id} == bad
     for sale_id in bad:
         with pytest.raises(Conflict, match=sale_id):
-            await preflight.require(checks, sale_id, only_warn=True)
-    assert await preflight.require(checks, sound.sale_id, only_warn=False) == []
+            await preflight.require(checks, await sales.find(db, sale_id), only_warn=True)
+    assert await preflight.require(checks, sound, only_warn=False) == []
 
 
-async def test_it_refuses_or_only_warns(checks, own_redis):
+async def test_it_refuses_or_only_warns(checks, own_redis, new):
     await own_redis.config_set("appendfsync", "everysec")
     with pytest.raises(NotReady, match="appendfsync") as refused:
-        await preflight.require(checks, "any", only_warn=False)
+        await preflight.require(checks, new, only_warn=False)
     assert "SECKILL_PREFLIGHT=warn" in str(refused.value)
-    (line,) = await preflight.require(checks, "any", only_warn=True)
+    (line,) = await preflight.require(checks, new, only_warn=True)
     assert "appendfsync" in line
 
 
