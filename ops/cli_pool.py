@@ -8,19 +8,17 @@ import json
 import logging
 import signal
 import time
-from collections.abc import Callable
 from contextlib import nullcontext, suppress
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console, Group
+from rich.console import Console
 from rich.live import Live
-from rich.markup import escape
-from rich.table import Table
 
 from config.settings import load_settings
 from ops.pool_control import Request, ask, overview
 from ops.pool_plan import COUNT_MAX, parse_scale
+from ops.pool_screen import Status, tables
 from seckill.errors import SeckillError
 
 #: Between two looks of somebody who waits for a change.
@@ -31,8 +29,6 @@ pool_app = typer.Typer(help="See, scale, pause, drain and repair consumers.", no
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Wait = Annotated[float, typer.Option(help="Seconds for it to be in force; 0: do not.", min=0)]
 Roles = Annotated[list[str], typer.Argument(metavar="ROLE...")]
-
-Status = dict[str, Any]
 
 
 @pool_app.command()
@@ -181,54 +177,3 @@ def _print(now: Status, as_json: bool) -> None:
         typer.echo(json.dumps(now))
     else:
         Console().print(tables(now))
-
-
-def tables(now: Status) -> Group:
-    """Lay out what `status` shows."""
-    manager = now["manager"]
-    head = f"pool manager {manager['pid']}, up {manager['uptime_s']:.0f} s"
-    roles = _table(
-        "role", "runs", "in hand", "per s", "backlog", "oldest", "errors", "restarts", ""
-    )
-    for role in now["roles"]:
-        bounds = "" if role["min"] is None else f" ({role['min']}..{role['max']})"
-        roles.add_row(
-            role["role"],
-            f"{role['running']} of {role['wanted']}{bounds}",
-            str(role["in_hand"]),
-            f"{role['rate_per_s']:.1f}",
-            _known(role["backlog"], str),
-            _known(role["oldest_age_s"], lambda age: f"{age:.1f} s"),
-            str(role["errors"]),
-            str(role["restarts"]),
-            escape(_word(role)),
-        )
-    workers = _table("worker", "pid", "age", "restarts", "admin port", "runs")
-    for worker in now["workers"]:
-        workers.add_row(
-            worker["name"],
-            _known(worker["pid"], str),
-            _known(worker["age_s"], lambda age: f"{age:.0f} s"),
-            str(worker["restarts"]),
-            worker["admin_url"],
-            " ".join(worker["roles"]) if worker["answers"] else "does not answer",
-        )
-    return Group(head, "", roles, "", workers)
-
-
-def _word(role: dict[str, Any]) -> str:
-    """Say what is odd about a role, if anything is."""
-    if role["note"]:
-        return str(role["note"])
-    return "paused" if role["paused"] else "waits for a store" if role["held"] else ""
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for column in columns:
-        table.add_column(column, no_wrap=column not in ("", "runs"))
-    return table
-
-
-def _known(value: Any, spell: Callable[[Any], str]) -> str:  # noqa: ANN401 - of a JSON object
-    return "-" if value is None else spell(value)

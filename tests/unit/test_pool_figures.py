@@ -10,9 +10,10 @@ from aiohttp import ClientSession, web
 from aiohttp.test_utils import TestServer
 from rich.console import Console
 
-from ops.cli_pool import not_in_force, tables
+from ops.cli_pool import not_in_force
 from ops.pool_figures import Figures, parse, running_roles
 from ops.pool_plan import Duty
+from ops.pool_screen import tables
 from seckill.backlogs import Backlog
 
 METRICS = """\
