@@ -84,27 +84,39 @@ class QueueRole:
 
         What was delivered and not acknowledged by then goes back to the queue by itself.
         """
-        async with self._broker.channel() as channel:
-            inbox = Inbox(self._key, self._weigh)
-            telemetry.ROLE_IN_HAND.labels(self._name).set_function(inbox.__len__)
-            telemetry.ROLE_OLDEST.labels(self._name).set_function(inbox.oldest_age_s)
-            careful = self._careful
-            with link_errors_as_unavailable("starting to consume"):
-                await channel.set_qos(prefetch_count=1 if careful else self._prefetch)
-                queue = (await topology.declare(channel)).queues[self._queue]
-                await queue.consume(inbox.put)
-            log.info("%s: consuming%s", self._queue, ", one at a time" if careful else "")
-            ended = asyncio.create_task(_ended(channel, stop), name=f"{self._queue} end")
-            try:
-                while careful == self._careful and await _arrived(inbox, ended):
-                    batch = inbox.take(self._batch_max)
-                    # Pace of the next link, or of this one if it stays: see _careful.
-                    self._careful = any(map(_is_suspect, batch))
-                    for part in [[m] for m in batch] if self._careful else [batch]:
-                        await self._work(part, inbox, stop)
-            finally:
-                ended.cancel()
-                inbox.clear()
+        inbox = Inbox(self._key, self._weigh)
+        telemetry.ROLE_IN_HAND.labels(self._name).set_function(inbox.__len__)
+        telemetry.ROLE_OLDEST.labels(self._name).set_function(inbox.oldest_age_s)
+        try:
+            async with self._broker.channel() as channel:
+                await self._consume_from(channel, inbox, stop)
+        finally:
+            inbox.clear()  # after the last delivery
+
+    async def _consume_from(
+        self, channel: AbstractChannel, inbox: Inbox, stop: asyncio.Event
+    ) -> None:
+        careful = self._careful
+        deleted = asyncio.Event()
+        with link_errors_as_unavailable("starting to consume"):
+            await channel.set_qos(prefetch_count=1 if careful else self._prefetch)
+            underlay = await channel.get_underlay_channel()
+            underlay.on_consumer_cancel_callbacks.add(lambda _: deleted.set())
+            queue = (await topology.declare(channel)).queues[self._queue]
+            await queue.consume(inbox.put)
+        log.info("%s: consuming%s", self._queue, ", one at a time" if careful else "")
+        ended = asyncio.create_task(_ended(channel, deleted, stop), name=f"{self._queue} end")
+        try:
+            while careful == self._careful and await _arrived(inbox, ended):
+                batch = inbox.take(self._batch_max)
+                # Pace of the next link, or of this one if it stays: see _careful.
+                self._careful = any(map(_is_suspect, batch))
+                for part in [[m] for m in batch] if self._careful else [batch]:
+                    await self._work(part, inbox, stop)
+        finally:
+            ended.cancel()
+        if deleted.is_set():
+            raise Unavailable(f"RabbitMQ: the queue {self._queue} was deleted")
 
     async def _work(self, batch: list[Message], inbox: Inbox, stop: asyncio.Event) -> None:
         """Handle a batch, send up the ladder what failed of it, acknowledge all."""
@@ -194,15 +206,15 @@ class PollRole:
                 await _pause(stop, self._idle_s)
 
 
-async def _ended(channel: AbstractChannel, stop: asyncio.Event) -> None:
-    """Return when the channel is closed, by whom ever, or `stop` is set."""
-    closed = asyncio.ensure_future(channel.closed())
-    stopped = asyncio.create_task(stop.wait())
+async def _ended(channel: AbstractChannel, *events: asyncio.Event) -> None:
+    """Return when the channel is closed, by whom ever, or one of the events is set."""
+    waiting = {asyncio.ensure_future(channel.closed())}
+    waiting |= {asyncio.create_task(event.wait()) for event in events}
     try:
-        await asyncio.wait({closed, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        closed.cancel()
-        stopped.cancel()
+        for each in waiting:
+            each.cancel()
 
 
 async def _arrived(inbox: Inbox, ended: asyncio.Task[None]) -> bool:

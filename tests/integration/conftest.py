@@ -15,6 +15,7 @@ import aio_pika
 import asyncpg
 import pytest
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
+from aio_pika.exceptions import ChannelNotFoundEntity
 from redis.asyncio import Redis
 
 from config.settings import Settings
@@ -186,8 +187,9 @@ def outcomes() -> Callable[[Sequence[NotPlaced]], dict[str, str]]:
 class Queues:
     """The broker's queues, looked at from outside."""
 
-    def __init__(self, channel: AbstractChannel) -> None:
+    def __init__(self, channel: AbstractChannel, url: str) -> None:
         self._channel = channel
+        self._url = url
 
     async def take(
         self, name: str, count: int, *, no_ack: bool = True
@@ -219,6 +221,19 @@ class Queues:
     async def dead(self, name: str) -> list[AbstractIncomingMessage]:
         """Take what lies in the dead queue of a queue."""
         return await self.take_all(topology.dead(name))
+
+    async def delete(self, name: str) -> None:
+        """Delete a queue."""
+        await self._channel.queue_delete(name)
+
+    async def exists(self, name: str) -> bool:
+        """Tell whether there is such a queue; asked on another channel, which a "no" closes."""
+        async with await aio_pika.connect(self._url) as connection:
+            try:
+                await (await connection.channel()).get_queue(name)
+            except ChannelNotFoundEntity:
+                return False
+        return True
 
     async def empty(self) -> None:
         """Empty all queues."""
@@ -286,7 +301,7 @@ async def publisher(settings: Settings) -> AsyncIterator[Publisher]:
 async def queues(settings: Settings, publisher: Publisher) -> AsyncIterator[Queues]:
     """The queues, empty before and after each test."""
     async with await aio_pika.connect(settings.amqp_url) as connection:
-        found = Queues(await connection.channel())
+        found = Queues(await connection.channel(), settings.amqp_url)
         await found.empty()
         yield found
         await found.empty()

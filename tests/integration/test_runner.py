@@ -234,6 +234,25 @@ async def test_F24_a_consumer_outlives_a_broker_that_is_not_there(
     assert notebook.seen == ["one"]
 
 
+async def test_F24_a_consumer_whose_queue_was_deleted_makes_it_anew(
+    send, queue_role, running, notebook, eventually, queues
+):
+    async def sent():
+        try:
+            await send("two")
+        except Unavailable:  # the queue is there again, but not bound yet
+            return False
+        return True
+
+    async with running(queue_role(QUEUE, notebook.handle)):
+        await send("one")
+        await eventually(lambda: notebook.seen == ["one"], "handled")
+        await queues.delete(QUEUE)
+        await eventually(lambda: queues.exists(QUEUE), "the queue is there again")
+        await eventually(sent, "the next message is taken by the broker")
+        await eventually(lambda: notebook.seen == ["one", "two"], "handled")
+
+
 class Proxy:
     """Stands between a client and the broker, so that a test can cut the wire."""
 
