@@ -137,7 +137,7 @@ async def _declare_queue(
         # Its text names the argument, what we gave and what the queue has.
         raise WrongQueue(
             f"RabbitMQ: queue {name} was made by something else or another version ({error}); "
-            f"delete it (rabbitmqctl delete_queue {name}) and start the consumers again"
+            f"delete it, and it is made anew: rabbitmqctl delete_queue {name}"
         ) from error
     await queue.bind(exchange, name)
     return queue
