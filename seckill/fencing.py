@@ -88,6 +88,12 @@ async def behind(
     return {sale_id: s.trouble for sale_id, s in standings.items() if s.trouble is not None}
 
 
+async def epoch_in_redis(redis: Redis, sale_id: str) -> int:
+    """Return the epoch of the sale's life in Redis; 0 when it has none."""
+    with redis_errors_as_unavailable():
+        return int(await redis.hget(keys.sale(sale_id), "epoch") or 0)
+
+
 def advice(sale_id: str, trouble: Trouble) -> str:
     """Return one line for an operator."""
     what = {

@@ -173,9 +173,8 @@ class Rebuild:
         It has the inventory row: what was placed before is read, what is placed after meets the
         new epoch. It ends before Redis is written, so that no batch waits for that.
         """
-        with redis_errors_as_unavailable():
-            # A PostgreSQL restored from a backup may be behind in this, too.
-            in_redis = int(await self._redis.hget(keys.sale(sale_id), "epoch") or 0)
+        # A PostgreSQL restored from a backup may be behind in this, too.
+        in_redis = await fencing.epoch_in_redis(self._redis, sale_id)
         with database_errors_as_unavailable():
             async with self._db.acquire() as connection, connection.transaction():
                 sale = await sales.lock(connection, sale_id)
@@ -209,7 +208,10 @@ class Rebuild:
         return _Books(sale, epoch, total, available if has_stock else None, holders)
 
     async def _reject_in_flight(self, sale_id: str, epoch: int) -> int:
-        """Give every holder without a row its row, rejected, before the holder is dropped."""
+        """Give every holder without a row its row, rejected, before the holder is dropped.
+
+        The epoch is read after the holders: those of a later life must not be rejected.
+        """
         rejected = 0
         async for page in differences.held(self._redis, self._db, sale_id):
             in_flight = [
@@ -218,6 +220,8 @@ class Rebuild:
                 if h.state is None
             ]
             if in_flight:
+                if await fencing.epoch_in_redis(self._redis, sale_id) >= epoch:
+                    raise _overtaken(sale_id)
                 with database_errors_as_unavailable():
                     refused = await orders.place(self._db, in_flight)
                 rejected += sum(each.outcome == "rejected" for each in refused)
@@ -259,7 +263,11 @@ class Rebuild:
         with redis_errors_as_unavailable():
             reply = await script(keys=[name(sale_id) for name in names], args=[books.epoch, *args])
         if reply[0] != b"OK":
-            raise Conflict(
-                f"another rebuild of sale {sale_id} has overtaken this one, or Redis lost the sale "
-                f"again; look at it: seckill sale show {sale_id}"
-            )
+            raise _overtaken(sale_id)
+
+
+def _overtaken(sale_id: str) -> Conflict:
+    return Conflict(
+        f"another rebuild of sale {sale_id} has overtaken this one, or Redis lost the sale again; "
+        f"look at it: seckill sale show {sale_id}"
+    )

@@ -22,7 +22,7 @@ import msgspec
 from redis.asyncio import Redis
 
 import lua
-from seckill import audit, differences, keys, messages, telemetry, topology
+from seckill import audit, differences, fencing, keys, messages, telemetry, topology
 from seckill.clock import now_ms
 from seckill.database import database_errors_as_unavailable
 from seckill.dead_letters import open_order_ids
@@ -147,9 +147,12 @@ class Reconciler:
         """Publish grabs again, unless messages of grabs wait anywhere: theirs may be among them.
 
         So consumers that are down find at most one more copy of each when they come back, and one
-        that cannot be placed is not sent up the retry ladder again and again.
+        that cannot be placed is not sent up the retry ladder again and again. After a rebuild the
+        holders that were looked at are gone.
         """
         if await self._count_waiting():
+            return 0
+        if await fencing.epoch_in_redis(self._redis, sale_id) != epoch:
             return 0
         grabs = [Grab(d.holding.order_id, d.buyer_id, d.holding.quantity) for d in part]
         with database_errors_as_unavailable():

@@ -348,7 +348,7 @@ async def test_two_rebuilds_at_once_end_in_one(
     assert await shop.left(sale) == 20
 
 
-@pytest.mark.parametrize("overtaken_at", ["_restore_limits", "_lift"])
+@pytest.mark.parametrize("overtaken_at", ["_reject_in_flight", "_restore_limits", "_lift"])
 async def test_an_overtaken_rebuild_stops_and_writes_nothing(
     open_sale,
     shop,
@@ -378,6 +378,7 @@ async def test_an_overtaken_rebuild_stops_and_writes_nothing(
         await rebuilder.run(sale.sale_id, actor="test", reason="lost")
     assert await shop.left(sale) == 2
     assert list(await shop.holders(sale)) == ["bob"]
+    assert (await shop.rows(sale)).keys() == {ann.order_id}, "bob is on his way in the new life"
 
 
 async def test_books_that_do_not_balance_are_left_alone(open_sale, shop, db, lose, rebuilder):

@@ -341,6 +341,23 @@ async def test_nothing_is_done_to_a_sale_that_is_fenced_between_look_and_repair(
     assert await shop.holders(sale) == holders
 
 
+async def test_nothing_is_published_into_another_life(
+    open_sale, shop, store, db, publisher, queues, all_are_old
+):
+    sale = await open_sale()
+    await shop.grab(sale, "ann")
+    look = await reconcile.look(store, db, sale.sale_id, age_ms=-60_000)
+    await store.hset(keys.sale(sale.sale_id), "epoch", 2)
+
+    async def none():
+        return 0
+
+    reconciler = Reconciler(store, db, publisher, none, actor="test")
+    done = await reconciler.repair(sale.sale_id, 1, list(look.differences.values()))
+    assert done[Action.REPUBLISH] == 0
+    assert await queues.take_all(topology.ORDERS_PLACE) == []
+
+
 async def test_a_second_process_leaves_the_work_to_the_first(all_three, found_by, make_role):
     first, second = make_role(), make_role()
     await first.look()
