@@ -19,8 +19,9 @@ from seckill import audit, fencing, reconcile, topology
 from seckill.broker import Broker, Publisher, count_waiting
 from seckill.errors import Missing, SeckillError, UserMistake
 from seckill.fencing import Standing
-from seckill.rebuild import Rebuild, Rebuilt, UnderWay
+from seckill.rebuild import Rebuild, Rebuilt
 from seckill.reconcile import Action, Difference, Reconciler
+from seckill.under_way import UnderWay, wait_until_placed
 
 Report = dict[str, dict[str, Any]]
 
@@ -89,13 +90,15 @@ async def _rebuild(
     done: list[Rebuilt] = []
     failed: dict[str, str] = {}
     async with open_stores(settings) as stores:
-        count = partial(count_waiting, _broker(settings), topology.ORDERS_PLACE)
-        work = Rebuild(stores.redis, stores.db, count)
+        work = Rebuild(stores.redis, stores.db)
         sale_ids = sale_ids or list(await fencing.behind(stores.redis, stores.db))
         if not sale_ids:
             return None, done, failed
         reasons = await work.fence(sale_ids, force=force)
-        left = await work.wait(sale_ids, wait_s) if wait_s else None
+        left = None
+        if wait_s:
+            count = partial(count_waiting, _broker(settings), topology.ORDERS_PLACE)
+            left = await wait_until_placed(stores.redis, stores.db, count, sale_ids, wait_s)
         for sale_id, reason in reasons.items():
             try:
                 done.append(await work.run(sale_id, actor=audit.person(), reason=reason))

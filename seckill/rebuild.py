@@ -9,12 +9,10 @@ A rebuild that is cut off anywhere leaves the sale fenced or missing; running it
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import asyncpg
 import msgspec
@@ -22,7 +20,7 @@ from redis.asyncio import Redis
 
 import lua
 from config.limits import OPS
-from seckill import audit, differences, fencing, keys, limits, orders, outbox, sales
+from seckill import audit, differences, fencing, keys, limits, orders, sales
 from seckill.buckets import Buckets
 from seckill.database import database_errors_as_unavailable
 from seckill.errors import Conflict, Missing, WrongState
@@ -33,23 +31,11 @@ from seckill.stock import CALL_MAX, Stock
 
 log = logging.getLogger(__name__)
 
-#: Between two looks at what is under way: a consumer commits what it holds in less.
-LOOK_PAUSE_S = 1.0
 #: To read the live orders of a sale. The inventory row is locked meanwhile, which holds up only
 #: this sale's batches; a million orders take some seconds.
 READ_S = 60.0
 
 _pack = msgspec.msgpack.Encoder().encode
-
-
-class UnderWay(NamedTuple):
-    """What the old life had not brought to its end when the wait was over."""
-
-    #: Waiting on the broker, of whatever sales.
-    messages: int
-    outbox_entries: int
-    #: Holders without a row.
-    holders: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +65,11 @@ class _Books:
 
 
 class Rebuild:
-    """Rebuilds sales; `count_waiting` counts the messages on `orders.place`."""
+    """Rebuilds sales: `fence` them, let what is under way be placed, and `run`."""
 
-    def __init__(
-        self, redis: Redis, db: asyncpg.Pool, count_waiting: Callable[[], Awaitable[int]]
-    ) -> None:
+    def __init__(self, redis: Redis, db: asyncpg.Pool) -> None:
         self._redis = redis
         self._db = db
-        self._count_waiting = count_waiting
         self._stock = Stock(redis)
         self._begin = lua.register(redis, "begin_rebuild")
         self._restore_holders = lua.register(redis, "restore_holders")
@@ -116,22 +99,6 @@ class Rebuild:
             await self._stock.set_sale_state(sale_id, "fenced")
         return reasons
 
-    async def wait(self, sale_ids: Collection[str], wait_s: float) -> UnderWay:
-        """Let what is under way become orders; return what has not when the time is over.
-
-        Messages that a consumer holds cannot be counted, so quiet is: nothing waits anywhere, and
-        no order was placed since the look before.
-        """
-        deadline = time.monotonic() + wait_s
-        before: object = None
-        while True:
-            left, version = await self._under_way(sale_ids)
-            is_quiet = not any(left) and version == before
-            if is_quiet or time.monotonic() >= deadline:
-                return left
-            before = version
-            await asyncio.sleep(LOOK_PAUSE_S)
-
     async def run(self, sale_id: str, *, actor: str, reason: str) -> Rebuilt:
         """Rebuild one fenced sale; Conflict when another rebuild of it overtakes this one."""
         books = await self._raise_epoch(sale_id, actor, reason)
@@ -153,19 +120,6 @@ class Rebuild:
         return Rebuilt(
             sale_id, books.epoch, books.sale.state, books.stock, len(books.holders), rejected
         )
-
-    async def _under_way(self, sale_ids: Collection[str]) -> tuple[UnderWay, object]:
-        messages = await self._count_waiting()
-        entries = sum(await outbox.sizes(self._redis, list(sale_ids)))
-        holders = 0
-        for sale_id in sale_ids:
-            async for page in differences.held(self._redis, self._db, sale_id):
-                holders += sum(held.state is None for held in page)
-        with database_errors_as_unavailable():
-            version = await self._db.fetchval(
-                "SELECT sum(version) FROM inventory WHERE sale_id = ANY($1)", list(sale_ids)
-            )
-        return UnderWay(messages, entries, holders), version
 
     async def _raise_epoch(self, sale_id: str, actor: str, reason: str) -> _Books:
         """Raise the epoch and read the books, in one transaction.

@@ -37,7 +37,7 @@ class Life:
         self._shop = shop
         self._messages = []
         self._photograph = {}
-        self._rebuild = Rebuild(shop.store, shop.db, self._nothing_waits)
+        self._rebuild = Rebuild(shop.store, shop.db)
         self._reconciler = Reconciler(shop.store, shop.db, self, self._nothing_waits, actor="test")
 
     async def grab(self, buyer):

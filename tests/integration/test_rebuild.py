@@ -7,24 +7,21 @@ from functools import partial
 
 import pytest
 
-from seckill import fencing, keys, limits, rebuild, returns, sales
+from seckill import fencing, keys, limits, outbox, returns, sales, under_way
 from seckill.buckets import Buckets
 from seckill.errors import Conflict, Missing, Unavailable, WrongState
 from seckill.fencing import Trouble
 from seckill.limits import SaleLimit
 from seckill.order_ids import new_order_id
-from seckill.rebuild import Rebuild, UnderWay
+from seckill.rebuild import Rebuild
 from seckill.restock import restock
 from seckill.stock import Grab
-
-
-async def nothing_waits():
-    return 0
+from seckill.under_way import UnderWay, wait_until_placed
 
 
 @pytest.fixture
 def rebuilder(store, db):
-    return Rebuild(store, db, nothing_waits)
+    return Rebuild(store, db)
 
 
 @pytest.fixture
@@ -220,11 +217,12 @@ async def test_an_outbox_entry_of_the_old_life_stays_for_the_relay(open_sale, sh
 async def test_the_rebuild_waits_until_what_is_under_way_is_placed(
     open_sale, shop, store, db, monkeypatch, eventually
 ):
-    monkeypatch.setattr(rebuild, "LOOK_PAUSE_S", 0.05)
+    monkeypatch.setattr(under_way, "LOOK_PAUSE_S", 0.05)
     sale = await open_sale()
     grabs, waiting = await shop.grab(sale, "ann"), 1
-    rebuilder = Rebuild(store, db, lambda: _answer(waiting))
-    wait = asyncio.create_task(rebuilder.wait([sale.sale_id], 30))
+    wait = asyncio.create_task(
+        wait_until_placed(store, db, lambda: _answer(waiting), [sale.sale_id], 30)
+    )
     await asyncio.wait({wait}, timeout=0.3)
     assert not wait.done(), "a message waits, and a holder has no row"
     waiting = 0
@@ -239,7 +237,7 @@ async def _answer(number):
 async def test_the_wait_is_bounded_and_says_what_is_left(open_sale, shop, store, db):
     sale = await open_sale()
     await shop.grab(sale, "ann", "bob", settle=False)
-    left = await Rebuild(store, db, lambda: _answer(3)).wait([sale.sale_id], 0.01)
+    left = await wait_until_placed(store, db, lambda: _answer(3), [sale.sale_id], 0.01)
     assert left == UnderWay(messages=3, outbox_entries=1, holders=2)
 
 
@@ -365,7 +363,7 @@ async def test_an_overtaken_rebuild_stops_and_writes_nothing(
     sale = await open_sale(stock=3)
     (ann,) = await shop.order(sale, "ann")
     await lose(sale)
-    real, other = getattr(rebuilder, overtaken_at), Rebuild(store, db, nothing_waits)
+    real, other = getattr(rebuilder, overtaken_at), Rebuild(store, db)
 
     async def overtaken(*args):
         await shop.release(ann)
@@ -413,7 +411,7 @@ def placed_with_mark(shop, store):
         (grab,) = await shop.grab(sale, buyer, settle=False)
         ((outbox_id, _),) = await store.xrevrange(keys.outbox(sale.sale_id), count=1)
         await shop.stock.settle(sale.sale_id, [outbox_id.decode()])
-        mark = rebuild.outbox.mark_of([outbox_id.decode()])
+        mark = outbox.mark_of([outbox_id.decode()])
         assert await shop.place(grab._replace(outbox_mark=mark)) == []
         return grab
 
