@@ -98,7 +98,7 @@ class Reconcile:
         found = reconcile.agreed(before, now) if before else []
         if found and self._applies:
             done = await self._reconciler.repair(sale_id, standing.stamp.epoch, found)
-            for action, count in done.items():
+            for action, count in (+done).items():
                 log.warning("sale %s: %s %d (%s)", sale_id, action, count, REASONS[action])
             return found  # forgotten here: a repair is judged by two looks of its own
         if found:

@@ -130,6 +130,8 @@ class Reconciler:
         done: Counter[Action] = Counter()
         for action in Action:
             chosen = [each for each in agreed if each.action is action]
+            if action is Action.REPUBLISH and chosen and await self._may_be_queued(sale_id, epoch):
+                continue
             for start in range(0, len(chosen), CALL_MAX):
                 part = chosen[start : start + CALL_MAX]
                 match action:
@@ -143,17 +145,18 @@ class Reconciler:
             telemetry.RECONCILED.labels(action).inc(count)
         return done
 
-    async def _republish(self, sale_id: str, epoch: int, part: Sequence[Difference]) -> int:
-        """Publish grabs again, unless messages of grabs wait anywhere: theirs may be among them.
+    async def _may_be_queued(self, sale_id: str, epoch: int) -> bool:
+        """Tell whether grabs need no second message: some wait anywhere, or there was a rebuild.
 
         So consumers that are down find at most one more copy of each when they come back, and one
-        that cannot be placed is not sent up the retry ladder again and again. After a rebuild the
-        holders that were looked at are gone.
+        that cannot be placed is not sent up the retry ladder again and again.
         """
-        if await self._count_waiting():
-            return 0
         if await fencing.epoch_in_redis(self._redis, sale_id) != epoch:
-            return 0
+            return True
+        return await self._count_waiting() > 0
+
+    async def _republish(self, sale_id: str, epoch: int, part: Sequence[Difference]) -> int:
+        """Publish grabs again, and have it on record."""
         grabs = [Grab(d.holding.order_id, d.buyer_id, d.holding.quantity) for d in part]
         with database_errors_as_unavailable():
             async with self._db.acquire() as connection, connection.transaction():

@@ -127,6 +127,19 @@ async def test_F24_nothing_is_published_while_the_queue_has_work(
     assert len(await queues.take_all(topology.ORDERS_PLACE)) == 1
 
 
+async def test_F13_what_an_emptied_broker_lost_is_published_in_one_pass(
+    open_sale, shop, all_are_old, found_by, queues, monkeypatch
+):
+    monkeypatch.setattr(reconcile, "CALL_MAX", 2)
+    sale = await open_sale()
+    await shop.grab(sale, *"abcde")
+    await found_by(sale)
+    taken = [
+        messages.decode_place(m.body).grabs for m in await queues.take(topology.ORDERS_PLACE, 3)
+    ]
+    assert sorted(grab.buyer_id for grabs in taken for grab in grabs) == list("abcde")
+
+
 async def test_what_waits_for_an_operator_is_left_to_him(
     open_sale, shop, all_are_old, found_by, db, queues, monkeypatch
 ):
