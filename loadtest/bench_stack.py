@@ -63,10 +63,10 @@ class BenchStack:
         self.services = services
         self._credentials = credentials
         self.db = db
-        self._redis = redis
+        self.redis = redis
         self._stock = Stock(redis)
         self._channel = channel
-        self._publisher = publisher
+        self.publisher = publisher
         self._numbers = itertools.count(1)
         self._started = int(time.time())
         self.children: list[Child] = []
@@ -122,12 +122,12 @@ class BenchStack:
     async def limit(self, sale: Sale, rate: int) -> SaleLimit:
         """Limit the grabs of a sale."""
         limit = SaleLimit.of(rate)
-        await limits.set_limit(self.db, Buckets(self._redis), sale.sale_id, "try", limit)
+        await limits.set_limit(self.db, Buckets(self.redis), sale.sale_id, "try", limit)
         return limit
 
     async def verify(self, sale: Sale, *, wait_s: float) -> ledger.Ledger:
         """Count the ledger of a sale once it is quiet."""
-        return await ledger.verify(self._redis, self.db, sale.sale_id, wait_s=wait_s)
+        return await ledger.verify(self.redis, self.db, sale.sale_id, wait_s=wait_s)
 
     async def fill_queue(self, sale: Sale, count: int, grabs_a_message: int) -> None:
         """Publish `count` accepted grabs to orders.place."""
@@ -140,7 +140,7 @@ class BenchStack:
                     for n in range(first, first + grabs_a_message)
                 ]
                 body = messages.encode_place(sale.sale_id, sale.epoch, [], grabs)
-                await self._publisher.publish(topology.ORDERS_PLACE, body)
+                await self.publisher.publish(topology.ORDERS_PLACE, body)
 
         await asyncio.gather(*(publish() for _ in range(PUBLISHES_MAX)))
 
