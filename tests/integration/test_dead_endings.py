@@ -6,11 +6,10 @@ import asyncio
 
 import pytest
 
-from consumers.place_orders import PlaceOrders
 from seckill import audit, dead_endings, messages, orders, sales
 from seckill.dead_endings import REPLAYS_MAX, Ending, Fate
 from seckill.errors import Permanent, Unavailable
-from seckill.sales import NewSale, SaleDirectory
+from seckill.sales import NewSale
 from seckill.topology import ORDERS_EXPIRE, ORDERS_PLACE
 
 
@@ -33,9 +32,9 @@ def discard(db, store):
 
 
 @pytest.fixture
-def place(db, publisher, queues):
+def place(place_orders, queues):
     """Place what lies in orders.place."""
-    handler = PlaceOrders(db, SaleDirectory(db), publisher)
+    handler = place_orders()
 
     async def take(count=1):
         await handler.handle(await queues.take(ORDERS_PLACE, count))

@@ -51,7 +51,7 @@ def ways(queue_role, running, db, publisher, listener, monkeypatch):
     """The roles of each way of timing out."""
     monkeypatch.setattr(sweep, "GRACE_S", 0)  # so that all of them want the orders at once
     return {
-        "delay_queue": lambda: queue_role(ORDERS_EXPIRE, ExpireOrders(db, publisher).handle),
+        "delay_queue": lambda: queue_role(ORDERS_EXPIRE, ExpireOrders(db).handle),
         "key_expiry": lambda: PollRole("key_expiry", listener.run_once, idle_s=0),
         "sweep": lambda: PollRole("sweep", Sweep(db).run_once, idle_s=0.01),
     }
