@@ -94,9 +94,14 @@ async def test_no_order_is_lost_or_doubled_whatever_is_done_to_the_pool_under_lo
                 load.go_on()
                 await load.some_more()
 
-            for count in (4, 1):
-                await pool.do("scale", f"{PLACE}={count}")
-                await stands(count, count)
+            await pool.do("scale", f"{PLACE}=4")
+            await stands(4, 4)
+            for number in range(1, 5):
+                await pool.kill(f"consumers-{number}")
+            await stands(4, 4)
+            assert (await pool.role(PLACE))["restarts"] == 4
+            await pool.do("scale", f"{PLACE}=1")
+            await stands(1, 1)
 
             await pool.do("pause", PLACE)
             before = (await pool.role(PLACE))["backlog"]
@@ -106,11 +111,6 @@ async def test_no_order_is_lost_or_doubled_whatever_is_done_to_the_pool_under_lo
             await stands(1, 1)
 
             await pool.do("scale", f"{PLACE}=2")
-            for name in ("consumers-1", "consumers-2"):
-                await pool.kill(name)
-            await stands(2, 2)
-            assert (await pool.role(PLACE))["restarts"] == 2
-
             await pool.kill_manager()
             await load.some_more()
             await pool.start()
