@@ -32,12 +32,12 @@ from gateway.admission import (
     read_json,
 )
 from gateway.answers import Moment, json_response
-from gateway.batching import MicroBatcher, answering_each
 from gateway.headers import COMMON
 from gateway.operations import Answer, operation
 from gateway.problems import Problem, Refused
 from gateway.resources import REDIS, SALES, SETTINGS
 from seckill import keys, proofs
+from seckill.batching import MicroBatcher, answering_each
 from seckill.redis_client import redis_errors_as_unavailable
 from seckill.sales import Sale
 

@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from gateway.batching import MicroBatcher, Pending, answering_each
 from gateway.handover import Handover
 from seckill import telemetry
+from seckill.batching import MicroBatcher, Pending, answering_each
 from seckill.errors import Unavailable
 from seckill.order_ids import new_order_id
 from seckill.sales import Sale

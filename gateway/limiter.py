@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from config.limits import Limits, LocalLimit, Op, Tier
-from gateway.batching import MicroBatcher, answering_each
 from seckill import telemetry
+from seckill.batching import MicroBatcher, answering_each
 from seckill.buckets import LEASE_US, LINE_MAX, Buckets, LocalBuckets
 from seckill.errors import Unavailable
 from seckill.stock import CALL_MAX

@@ -12,9 +12,9 @@ from functools import partial
 
 import asyncpg
 
-from gateway.batching import MicroBatcher, answering_each
 from gateway.desk import SaleDesk
 from seckill import orders
+from seckill.batching import MicroBatcher, answering_each
 from seckill.clock import now_ms
 from seckill.errors import Conflict, Unavailable
 from seckill.order_ids import created_ms_of, sale_number_of

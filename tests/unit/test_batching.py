@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from gateway.batching import MicroBatcher, Pending, answering_each
+from seckill.batching import MicroBatcher, Pending, answering_each
 
 
 class Calls:

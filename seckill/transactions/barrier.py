@@ -1,0 +1,94 @@
+"""The barrier: each operation of a branch takes effect once, and never in the wrong order.
+
+One row per transaction, branch and operation, inserted in the branch's own transaction. Three
+things go wrong between a coordinator and its branches, and the unique key catches them all:
+
+| arrives | found | then |
+|---|---|---|
+| an operation again | its own row | done before: skip |
+| a cancel whose try never came | no row of the try; writes it | empty cancel: skip |
+| the try after that | the row that the cancel wrote | late: refuse |
+
+A second session that inserts the same key waits until the first has committed or rolled back, so
+the answer is right even when both run at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import asyncpg
+
+from seckill.transactions.work import UNDOES, Op, Work
+
+#: The reason that a late try is refused for.
+LATE = "late"
+
+# Sorted, so that two sessions with the same keys wait for each other in one order.
+_PASS = """
+WITH passed AS (
+  INSERT INTO barriers (tx_id, branch, op)
+  SELECT t, $2, $3 FROM unnest($1::text[]) AS t ORDER BY t
+  ON CONFLICT DO NOTHING RETURNING tx_id)
+SELECT coalesce(array_agg(tx_id), '{}') FROM passed
+"""
+
+_PASS_UNDOING = """
+WITH never_came AS (
+  INSERT INTO barriers (tx_id, branch, op)
+  SELECT t, $2, $4 FROM unnest($1::text[]) AS t ORDER BY t
+  ON CONFLICT DO NOTHING RETURNING tx_id
+), passed AS (
+  INSERT INTO barriers (tx_id, branch, op)
+  SELECT t, $2, $3 FROM unnest($1::text[]) AS t ORDER BY t
+  ON CONFLICT DO NOTHING RETURNING tx_id)
+SELECT coalesce(array_agg(tx_id), '{}')
+  FROM passed WHERE tx_id NOT IN (SELECT tx_id FROM never_came)
+"""
+
+_LATE = """
+SELECT coalesce(array_agg(tx_id), '{}') FROM barriers
+ WHERE tx_id = ANY ($1) AND branch = $2 AND op = $3
+"""
+
+
+class Passed(NamedTuple):
+    """What to do for real, and what to refuse; all else was done before or has nothing to undo."""
+
+    works: Sequence[Work]
+    refused: dict[str, str]
+
+
+async def enter(
+    connection: asyncpg.Connection, branch: str, op: Op, works: Sequence[Work]
+) -> Passed:
+    """Write the barrier rows of an operation, in the caller's transaction."""
+    ids = [work.tx_id for work in works]
+    if op in UNDOES:
+        passed = await connection.fetchval(_PASS_UNDOING, ids, branch, op, UNDOES[op])
+    else:
+        passed = await connection.fetchval(_PASS, ids, branch, op)
+    if len(passed) == len(works):
+        return Passed(works, {})
+    new = set(passed)
+    late: list[str] = []
+    if undone_by := _UNDONE_BY.get(op):
+        again = [tx_id for tx_id in ids if tx_id not in new]
+        late = await connection.fetchval(_LATE, again, branch, undone_by)
+    return Passed([w for w in works if w.tx_id in new], dict.fromkeys(late, LATE))
+
+
+async def withdraw(
+    connection: asyncpg.Connection, branch: str, op: Op, refused: Sequence[str]
+) -> None:
+    """Forget an operation that was refused: nothing was done, so there is nothing to undo."""
+    await connection.execute(
+        "DELETE FROM barriers WHERE tx_id = ANY ($1) AND branch = $2 AND op = $3",
+        refused,
+        branch,
+        op,
+    )
+
+
+_UNDONE_BY = {undone: op for op, undone in UNDOES.items()}
