@@ -1,7 +1,7 @@
 """The micro-batcher: what arrived while the last call was under way goes out together.
 
 No timers, so a lone request waits for nobody; under load, calls grow instead of queueing. The same
-rule serves every stage of the gateway: script calls, look-ups, reads from SQL.
+rule serves every stage: script calls, look-ups, reads from SQL, transactions.
 """
 
 from __future__ import annotations
@@ -55,12 +55,18 @@ class MicroBatcher(Generic[T, R]):
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[Pending[T, R]] = deque()
         self._calls: set[asyncio.Task[None]] = set()
+        self._under_way = 0
         self._kick_due = False
 
     @property
     def calls(self) -> int:
         """Calls under way."""
         return len(self._calls)
+
+    @property
+    def in_hand(self) -> int:
+        """Items that wait for a call or are in one."""
+        return len(self._waiting) + self._under_way
 
     def submit(self, item: T) -> asyncio.Future[R]:
         """Queue an item; the future gets its answer, and leaves the batch if cancelled in time."""
@@ -78,6 +84,7 @@ class MicroBatcher(Generic[T, R]):
         while self._waiting and len(self._calls) < self._max_calls:
             batch = self._take()
             if batch:
+                self._under_way += len(batch)
                 task = self._loop.create_task(self._run(batch), name="micro-batch")
                 self._calls.add(task)
                 task.add_done_callback(self._finish)
@@ -100,6 +107,8 @@ class MicroBatcher(Generic[T, R]):
             for pending in batch:
                 pending.future.cancel()
             raise
+        finally:
+            self._under_way -= len(batch)
 
     def _finish(self, task: asyncio.Task[None]) -> None:
         self._calls.discard(task)

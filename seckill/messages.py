@@ -42,6 +42,17 @@ class ExpireOrders(msgspec.Struct, frozen=True):
     v: int = VERSION
 
 
+class SagaStep(msgspec.Struct, frozen=True):
+    """A Saga has come to a step: do it, or undo it, if it is still there."""
+
+    #: The definition that knows its steps.
+    saga: str
+    tx_id: str
+    state: Annotated[str, msgspec.Meta(pattern="^(RUNNING|COMPENSATING)\\Z")]
+    step: Annotated[int, msgspec.Meta(ge=0, le=2**15 - 1)]
+    v: int = VERSION
+
+
 class _OfSale(msgspec.Struct):
     sale: str
 
@@ -87,6 +98,7 @@ _decode_place = msgspec.msgpack.Decoder(PlaceOrders).decode
 _decode_version = msgspec.msgpack.Decoder(_OfVersion).decode
 _decode_sale = msgspec.msgpack.Decoder(_OfSale).decode
 _decode_expire = msgspec.msgpack.Decoder(ExpireOrders).decode
+_decode_saga_step = msgspec.msgpack.Decoder(SagaStep).decode
 
 
 class _StrictGrab(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
@@ -144,6 +156,16 @@ def decode_expire(body: bytes) -> list[str]:
     if bad:
         raise BadMessage(f"not an order id: {bad[0]!r}")
     return message.orders
+
+
+def encode_saga_step(saga: str, tx_id: str, state: str, step: int) -> bytes:
+    """Encode a saga.steps message."""
+    return _encode(SagaStep(saga, tx_id, state, step))
+
+
+def decode_saga_step(body: bytes) -> SagaStep:
+    """Decode a saga.steps message; else Bad- or NewerMessage."""
+    return _decode(_decode_saga_step, body, topology.SAGA_STEPS)
 
 
 def _decode(decode: Callable[[bytes], M], body: bytes, queue: str) -> M:

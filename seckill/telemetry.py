@@ -47,3 +47,17 @@ RECONCILED = Counter(
     "seckill_reconciled", "Orders on which the stores were made to agree", ["action"]
 )
 ROLE_RUNNING = Gauge("seckill_role_running", "1 while this process runs the role", ["role"])
+
+TRANSACTIONS = Counter(
+    "seckill_transactions",
+    "What became of transactions: their end; left (to recover), parked, busy (not begun)",
+    ["engine", "outcome"],
+)
+TRANSACTIONS_IN_HAND = Gauge("seckill_transactions_in_hand", "Submitted and not answered", ["name"])
+TRANSACTIONS_PARKED = Gauge(
+    "seckill_transactions_parked",
+    "Wait for an operator (`seckill tx list`); more than 0 is an alarm",
+)
+TRANSACTIONS_RECOVERED = Counter(
+    "seckill_transactions_recovered", "Taken by recover after their lease", ["engine"]
+)

@@ -17,8 +17,9 @@ from seckill.errors import WrongQueue
 EXCHANGE = "seckill"
 ORDERS_PLACE = "orders.place"
 ORDERS_EXPIRE = "orders.expire"
+SAGA_STEPS = "saga.steps"
 #: Queues that roles work on. Each has a dead queue.
-WORK_QUEUES = (ORDERS_PLACE, ORDERS_EXPIRE)
+WORK_QUEUES = (ORDERS_PLACE, ORDERS_EXPIRE, SAGA_STEPS)
 
 #: Waits of a message that failed: a moment, a hiccup, a restart, an outage; after that a person.
 RUNGS_S = (1, 5, 25, 125)

@@ -13,9 +13,9 @@ CREATE TABLE transactions (
   -- Saga: the step to do or to undo next.
   step       smallint    NOT NULL DEFAULT 0,
   args       jsonb       NOT NULL,
-  -- Why it is or will be canceled or compensated; for a parked one, what it could not finish.
+  -- Why it is or will be canceled or compensated.
   reason     text,
-  -- How often recover took it since it last made progress.
+  -- Attempts that failed since it last made progress.
   attempts   integer     NOT NULL DEFAULT 0,
   -- The process that works on it.
   owner      text        NOT NULL,
@@ -56,3 +56,66 @@ CREATE TABLE barriers (
   done_at timestamptz NOT NULL DEFAULT now(),
   PRIMARY KEY (tx_id, branch, op)
 );
+
+-- Close transactions, whose branches are all through. The only commit that waits for no disk: should the server crash before it is
+-- written, recover does the last stage again, which the barrier makes harmless.
+CREATE FUNCTION end_transactions(p_tx_ids text[], p_state text, p_to_state text)
+RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM set_config('synchronous_commit', 'off', true);
+  UPDATE transactions
+     SET state = p_to_state, due_at = NULL, ended_at = now(), updated_at = now()
+   WHERE tx_id = ANY (p_tx_ids) AND state = p_state;
+END $$;
+
+-- Move Sagas on by compare-and-set of state and step; of two workers with the same step one moves it.
+CREATE FUNCTION advance_sagas(p_tx_ids text[], p_states text[], p_steps integer[], p_to_states text[],
+                              p_to_steps integer[], p_ended boolean[], p_reasons text[],
+                              p_owner text, p_lease_s float8)
+RETURNS text[]
+LANGUAGE sql AS $$
+  WITH moved AS (
+    UPDATE transactions t
+       SET state = m.to_state, step = m.to_step, attempts = 0, reason = coalesce(m.reason, t.reason),
+           owner = p_owner, updated_at = now(),
+           due_at = CASE WHEN NOT m.ended THEN now() + make_interval(secs => p_lease_s) END,
+           ended_at = CASE WHEN m.ended THEN now() END
+      FROM unnest(p_tx_ids, p_states, p_steps, p_to_states, p_to_steps, p_ended, p_reasons)
+             AS m (tx_id, state, step, to_state, to_step, ended, reason)
+     WHERE t.tx_id = m.tx_id AND t.state = m.state AND t.step = m.step AND t.due_at IS NOT NULL
+    RETURNING t.tx_id
+  )
+  SELECT array_agg(tx_id) FROM moved
+$$;
+
+-- Count attempts. An operation that is done stays done, and keeps the error of an earlier attempt.
+CREATE FUNCTION note_attempts(p_tx_ids text[], p_branches text[], p_ops text[], p_errors text[])
+RETURNS void
+LANGUAGE sql AS $$
+  INSERT INTO branches AS b (tx_id, branch, op, done_at, error)
+  SELECT tx_id, branch, op, CASE WHEN error IS NULL THEN now() END, error
+    FROM unnest(p_tx_ids, p_branches, p_ops, p_errors) AS n (tx_id, branch, op, error)
+   ORDER BY tx_id, branch, op
+  ON CONFLICT (tx_id, branch, op) DO UPDATE
+    SET attempts = b.attempts + 1, last_at = now(), done_at = coalesce(b.done_at, excluded.done_at),
+        error = coalesce(excluded.error, b.error)
+$$;
+
+-- Remove transactions that ended long ago, with their barriers: nothing that belongs to them can be
+-- on its way any more.
+CREATE FUNCTION remove_transactions(p_older_than_s float8, p_limit integer)
+RETURNS bigint
+LANGUAGE sql AS $$
+  WITH old AS (
+    SELECT tx_id FROM transactions WHERE ended_at < now() - make_interval(secs => p_older_than_s)
+     ORDER BY ended_at LIMIT p_limit FOR UPDATE SKIP LOCKED
+  ), gone_barriers AS (
+    DELETE FROM barriers b USING old WHERE b.tx_id = old.tx_id
+  ), gone_branches AS (
+    DELETE FROM branches b USING old WHERE b.tx_id = old.tx_id
+  ), gone AS (
+    DELETE FROM transactions t USING old WHERE t.tx_id = old.tx_id RETURNING 1
+  )
+  SELECT count(*) FROM gone
+$$;

@@ -26,7 +26,7 @@ from seckill.transactions.work import UNDOES, Op, Work
 LATE = "late"
 
 # Sorted, so that two sessions with the same keys wait for each other in one order.
-_PASS = """
+_ENTER = """
 WITH passed AS (
   INSERT INTO barriers (tx_id, branch, op)
   SELECT t, $2, $3 FROM unnest($1::text[]) AS t ORDER BY t
@@ -34,7 +34,7 @@ WITH passed AS (
 SELECT coalesce(array_agg(tx_id), '{}') FROM passed
 """
 
-_PASS_UNDOING = """
+_ENTER_UNDOING = """
 WITH never_came AS (
   INSERT INTO barriers (tx_id, branch, op)
   SELECT t, $2, $4 FROM unnest($1::text[]) AS t ORDER BY t
@@ -66,9 +66,9 @@ async def enter(
     """Write the barrier rows of an operation, in the caller's transaction."""
     ids = [work.tx_id for work in works]
     if op in UNDOES:
-        passed = await connection.fetchval(_PASS_UNDOING, ids, branch, op, UNDOES[op])
+        passed = await connection.fetchval(_ENTER_UNDOING, ids, branch, op, UNDOES[op])
     else:
-        passed = await connection.fetchval(_PASS, ids, branch, op)
+        passed = await connection.fetchval(_ENTER, ids, branch, op)
     if len(passed) == len(works):
         return Passed(works, {})
     new = set(passed)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
+import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import asyncpg
+import msgspec
 
 from seckill.database import database_errors_as_unavailable
 from seckill.errors import Unavailable
+from seckill.http_client import HttpClient, Reply
 from seckill.transactions import barrier
 from seckill.transactions.work import Op, Work
 
@@ -90,3 +95,63 @@ class SqlBranch:
                 if now := await operation(connection, passed):
                     await barrier.withdraw(connection, self.name, op, list(now))
                 return {**refused, **now}
+
+
+class HttpBranch:
+    """A branch in another service: one `POST <url>/<operation>` with {"tx_id", "args"} a work.
+
+    2xx is done, 409 and 422 refuse (try and do only), and anything else, as no answer, leaves the
+    outcome unknown: then the same call is made again, with the same Idempotency-Key. The service
+    has to keep a barrier of its own.
+    """
+
+    def __init__(self, name: str, client: HttpClient, url: str) -> None:
+        self.name = name
+        self._client = client
+        self._url = url.rstrip("/")
+
+    async def run(self, op: Op, works: Sequence[Work]) -> Mapping[str, str]:
+        """Call the service for all works at once; the client bounds how many."""
+        replies = await asyncio.gather(*(self._call(op, work) for work in works))
+        refused: dict[str, str] = {}
+        failed: dict[str, Exception] = {}
+        for work, reply in zip(works, replies, strict=True):
+            if isinstance(reply, Unavailable):
+                failed[work.tx_id] = reply
+            elif reply.status in (409, 422):
+                refused[work.tx_id] = _reason(reply)
+            elif not 200 <= reply.status < 300:
+                failed[work.tx_id] = Unavailable(f"{self._url}/{op} answered {reply.status}")
+        if failed:
+            raise PartlyDone(refused, failed)
+        return refused
+
+    async def _call(self, op: Op, work: Work) -> Reply | Unavailable:
+        # One trace a transaction, whoever makes the call and however often.
+        trace_id = hashlib.blake2b(work.tx_id.encode(), digest_size=16).hexdigest()
+        headers = {
+            "Idempotency-Key": f"{work.tx_id}/{self.name}/{op}",
+            "traceparent": f"00-{trace_id}-{secrets.token_hex(8)}-00",
+        }
+        body = _encode({"tx_id": work.tx_id, "args": work.args})
+        try:
+            return await self._client.post(f"{self._url}/{op}", body, headers)
+        except Unavailable as error:
+            return error
+
+
+class _Refusal(msgspec.Struct):
+    #: As in problem+json.
+    code: str = "refused"
+
+
+_encode = msgspec.json.Encoder().encode
+_decode_refusal = msgspec.json.Decoder(_Refusal).decode
+
+
+def _reason(reply: Reply) -> str:
+    """Return the code of a problem+json; a body that is none says nothing beyond the status."""
+    try:
+        return _decode_refusal(reply.body).code
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return "refused"

@@ -1,12 +1,217 @@
-"""The log of transactions."""
+"""The log: what every process writes before it acts, and what recovery goes on from.
+
+Every call writes or reads many transactions in one statement, which is one commit: so the log
+costs a few fsyncs per hundreds of transactions. Changes of state are compare-and-set, and the
+transactions that a call returns are the ones it changed.
+"""
 
 from __future__ import annotations
 
+import os
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+
 import asyncpg
+import msgspec
+
+from seckill.database import database_errors_as_unavailable
+from seckill.transactions.work import Move, Note, Outcome, Position, State, Taken, Work
+
+#: For this long nobody else takes a transaction that a process works on. Longer than its stages
+#: take with a time limit or two run out; short, because the buyers of a killed process wait for it.
+#: Correctness does not hang on it: the barrier holds when two work on one.
+LEASE_S = 10.0
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder().decode
 
 
 class Log:
-    """What every process writes before it acts, and what `recover` goes on from."""
+    """The tables `transactions` and `branches`, as one process writes them."""
 
     def __init__(self, db: asyncpg.Pool) -> None:
         self._db = db
+        #: Whose leases these are.
+        self.owner = f"{os.getpid()}-{secrets.token_hex(4)}"
+
+    async def begin(
+        self,
+        engine: str,
+        name: str,
+        state: State,
+        works: Sequence[Work],
+        *,
+        lease_s: float = LEASE_S,
+        connection: asyncpg.Connection | None = None,
+    ) -> dict[str, Outcome]:
+        """Write transactions down; return where those are that were in the log before.
+
+        With a connection they become part of its transaction.
+        """
+        ids = [work.tx_id for work in works]
+        args = [_encode(work.args).decode() for work in works]
+        run = connection or self._db
+        with database_errors_as_unavailable():
+            new = await run.fetchval(
+                "WITH new AS ("
+                " INSERT INTO transactions (tx_id, engine, name, state, args, owner, due_at)"
+                " SELECT t.tx_id, $3, $4, $5, t.args, $6, now() + make_interval(secs => $7)"
+                "   FROM unnest($1::text[], $2::jsonb[]) AS t (tx_id, args) ORDER BY t.tx_id"
+                " ON CONFLICT (tx_id) DO NOTHING RETURNING tx_id)"
+                " SELECT array_agg(tx_id) FROM new",
+                ids,
+                args,
+                engine,
+                name,
+                state,
+                self.owner,
+                lease_s,
+            )
+            if new and len(new) == len(works):
+                return {}
+            rows = await run.fetch(
+                "SELECT tx_id, state, reason FROM transactions WHERE tx_id = ANY ($1)",
+                list(set(ids).difference(new or ())),
+            )
+        return {row["tx_id"]: Outcome(State(row["state"]), row["reason"]) for row in rows}
+
+    async def decide(self, decisions: Mapping[str, Outcome]) -> set[str]:
+        """Decide transactions that we still own; return those. Deciding the same again is no harm.
+
+        Those not returned were taken by another process, which has cancelled them.
+        """
+        with database_errors_as_unavailable():
+            decided = await self._db.fetchval(
+                "WITH decided AS ("
+                " UPDATE transactions t SET state = d.state, reason = d.reason, updated_at = now()"
+                "   FROM unnest($1::text[], $2::text[], $3::text[]) AS d (tx_id, state, reason)"
+                "  WHERE t.tx_id = d.tx_id AND t.state IN ('TRYING', d.state) AND t.owner = $4"
+                " RETURNING t.tx_id)"
+                " SELECT array_agg(tx_id) FROM decided",
+                list(decisions),
+                [outcome.state for outcome in decisions.values()],
+                [outcome.reason for outcome in decisions.values()],
+                self.owner,
+            )
+        return set(decided or ())
+
+    async def end(self, tx_ids: Sequence[str], state: State, to_state: State) -> None:
+        """Close transactions whose branches have all finished, whoever owns them."""
+        with database_errors_as_unavailable():
+            await self._db.execute("SELECT end_transactions($1, $2, $3)", tx_ids, state, to_state)
+
+    async def put_off(self, waits_s: Mapping[str, float]) -> None:
+        """Let recovery take transactions of ours after a wait in seconds, not after the lease."""
+        with database_errors_as_unavailable():
+            await self._db.execute(
+                "UPDATE transactions t SET attempts = attempts + 1, updated_at = now(),"
+                "       due_at = now() + make_interval(secs => w.wait_s)"
+                "  FROM unnest($1::text[], $2::float8[]) AS w (tx_id, wait_s)"
+                " WHERE t.tx_id = w.tx_id AND t.owner = $3 AND t.due_at IS NOT NULL",
+                list(waits_s),
+                list(waits_s.values()),
+                self.owner,
+            )
+
+    async def park(self, tx_ids: Sequence[str]) -> None:
+        """Set transactions of ours aside for an operator."""
+        with database_errors_as_unavailable():
+            await self._db.execute(
+                "UPDATE transactions SET state = 'FAILED', parked_in = state, due_at = NULL,"
+                "       updated_at = now()"
+                " WHERE tx_id = ANY ($1) AND owner = $2 AND due_at IS NOT NULL",
+                tx_ids,
+                self.owner,
+            )
+
+    async def take_due(self, names: Iterable[str], limit: int) -> list[Taken]:
+        """Take transactions of these definitions whose lease or wait is over, oldest first."""
+        with database_errors_as_unavailable():
+            rows = await self._db.fetch(
+                "WITH due AS ("
+                " SELECT tx_id FROM transactions WHERE due_at <= now() AND name = ANY ($1)"
+                "  ORDER BY due_at LIMIT $2 FOR UPDATE SKIP LOCKED)"
+                " UPDATE transactions t SET owner = $3, due_at = now() + make_interval(secs => $4)"
+                "   FROM due WHERE t.tx_id = due.tx_id"
+                " RETURNING t.tx_id, name, state, step, args, reason, attempts",
+                list(names),
+                limit,
+                self.owner,
+                LEASE_S,
+            )
+        return [_taken(row) for row in rows]
+
+    async def claim(self, name: str, positions: Sequence[Position]) -> list[Taken]:
+        """Take Sagas that still are where a message says, whoever owned them; return those."""
+        with database_errors_as_unavailable():
+            rows = await self._db.fetch(
+                "UPDATE transactions t"
+                "   SET owner = $5, due_at = now() + make_interval(secs => $6)"
+                "  FROM unnest($2::text[], $3::text[], $4::int[]) AS p (tx_id, state, step)"
+                " WHERE t.tx_id = p.tx_id AND t.state = p.state AND t.step = p.step"
+                "   AND t.name = $1 AND t.due_at IS NOT NULL"
+                " RETURNING t.tx_id, name, t.state, t.step, args, reason, attempts",
+                name,
+                [p.tx_id for p in positions],
+                [p.state for p in positions],
+                [p.step for p in positions],
+                self.owner,
+                LEASE_S,
+            )
+        return [_taken(row) for row in rows]
+
+    async def advance(self, moves: Sequence[Move]) -> set[str]:
+        """Move Sagas on from the positions given; return those that were still there."""
+        with database_errors_as_unavailable():
+            moved = await self._db.fetchval(
+                "SELECT advance_sagas($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+                [m.position.tx_id for m in moves],
+                [m.position.state for m in moves],
+                [m.position.step for m in moves],
+                [m.to_state for m in moves],
+                [m.to_step for m in moves],
+                [m.ended for m in moves],
+                [m.reason for m in moves],
+                self.owner,
+                LEASE_S,
+            )
+        return set(moved or ())
+
+    async def note(self, notes: Sequence[Note]) -> None:
+        """Count attempts at branch operations."""
+        with database_errors_as_unavailable():
+            await self._db.execute(
+                "SELECT note_attempts($1, $2, $3, $4)",
+                [n.tx_id for n in notes],
+                [n.branch for n in notes],
+                [n.op for n in notes],
+                [n.error for n in notes],
+            )
+
+    async def parked(self) -> int:
+        """Count the transactions that wait for an operator."""
+        with database_errors_as_unavailable():
+            return int(
+                await self._db.fetchval(
+                    "SELECT count(*) FROM transactions WHERE due_at IS NULL AND ended_at IS NULL"
+                )
+            )
+
+    async def remove_ended(self, older_than_s: float, limit: int) -> int:
+        """Remove transactions that ended long ago, with all their rows; return how many."""
+        with database_errors_as_unavailable():
+            return int(
+                await self._db.fetchval("SELECT remove_transactions($1, $2)", older_than_s, limit)
+            )
+
+
+def _taken(row: asyncpg.Record) -> Taken:
+    return Taken(
+        row["tx_id"],
+        row["name"],
+        State(row["state"]),
+        row["step"],
+        _decode(row["args"]),
+        row["reason"],
+        row["attempts"],
+    )

@@ -1,11 +1,44 @@
-"""TCC: try every branch, decide once, then confirm all of them or cancel all of them."""
+"""TCC: try every branch, decide once, then confirm all of them or cancel all of them.
+
+A batch goes through the stages together, so that each costs one call for hundreds of transactions:
+begin in the log -> try each branch in turn, for those that none has refused -> decide in the log ->
+confirm or cancel each branch -> end in the log. A kill between any two leaves what `resume` needs:
+
+| log says | so | resume |
+|---|---|---|
+| TRYING | nothing is confirmed | decides to cancel |
+| CONFIRMING, CANCELING | it is decided | does that again; the barrier lets it through once |
+
+An unknown outcome of a try is no refusal and no success: such a transaction is cancelled, and the
+barrier refuses that try should it still arrive.
+"""
 
 from __future__ import annotations
 
-from seckill.errors import Transient
+import logging
+from collections.abc import Mapping, Sequence
+
+from seckill import telemetry
+from seckill.batching import MicroBatcher, Pending
+from seckill.errors import Transient, Unavailable
+from seckill.transactions.attempts import attempt, notes_of
+from seckill.transactions.backoff import backoff_s
 from seckill.transactions.branches import Definition
 from seckill.transactions.log import Log
-from seckill.transactions.work import Args, Outcome
+from seckill.transactions.work import Args, Note, Op, Outcome, State, Taken, Work
+
+log = logging.getLogger(__name__)
+
+#: Reasons of the engine's own.
+UNAVAILABLE, BROKEN, ABANDONED = "unavailable", "error", "abandoned"
+
+#: Waits between attempts to confirm or cancel, and how many make a quarter of an hour: longer than
+#: a restart or a failover; after that a person should know.
+AGAIN_FIRST_S, AGAIN_LAST_S = 1.0, 60.0
+ATTEMPTS_MAX = 20
+
+_OP = {State.CONFIRMING: Op.CONFIRM, State.CANCELING: Op.CANCEL}
+_END = {State.CONFIRMING: State.CONFIRMED, State.CANCELING: State.CANCELED}
 
 
 class Busy(Transient):
@@ -13,14 +46,26 @@ class Busy(Transient):
 
 
 class Coordinator:
-    """Runs transactions of one definition, in batches."""
+    """Runs the transactions of one definition, in batches."""
 
     engine = "tcc"
 
-    def __init__(self, definition: Definition, log: Log, *, capacity: int = 1000) -> None:
-        self._definition = definition
+    def __init__(
+        self,
+        definition: Definition,
+        log: Log,
+        *,
+        capacity: int = 1_000,
+        batch_max: int = 512,
+        calls: int = 2,
+    ) -> None:
+        """Hold at most `capacity` transactions; up to `calls` batches are under way at once."""
+        self.name = definition.name
+        self._branches = definition.branches
         self._log = log
         self._capacity = capacity
+        self._batcher = MicroBatcher(self._answer, max_batch=batch_max, max_calls=calls)
+        telemetry.TRANSACTIONS_IN_HAND.labels(self.name).set_function(lambda: self._batcher.in_hand)
 
     async def submit(self, tx_id: str, args: Args) -> Outcome:
         """Run one transaction to its end; Busy at once when `capacity` are in hand.
@@ -28,4 +73,135 @@ class Coordinator:
         A tx_id that the log knows is not run again: its outcome so far is returned. Unavailable
         means unknown; submitting the same tx_id again tells.
         """
-        raise NotImplementedError
+        if self._batcher.in_hand >= self._capacity:
+            self._count("busy", 1)
+            raise Busy
+        return await self._batcher.submit(Work(tx_id, args))
+
+    async def _answer(self, batch: Sequence[Pending[Work, Outcome]]) -> None:
+        works = {pending.item.tx_id: pending.item for pending in batch}
+        outcomes = await self.run(list(works.values()))
+        for pending in batch:
+            pending.answer(outcomes[pending.item.tx_id])
+
+    async def run(self, works: Sequence[Work]) -> dict[str, Outcome]:
+        """Run a batch of distinct transactions; return an outcome for each."""
+        known = await self._log.begin(self.engine, self.name, State.TRYING, works)
+        new = [work for work in works if work.tx_id not in known] if known else works
+        if not new:
+            return known
+        reasons = await self._try(new)
+        wanted = {
+            work.tx_id: Outcome(State.CANCELING, reasons[work.tx_id])
+            if work.tx_id in reasons
+            else Outcome(State.CONFIRMING)
+            for work in new
+        }
+        outcomes = known | dict.fromkeys(wanted, Outcome(State.TRYING))
+        try:
+            decided = await self._decide(wanted)
+        except Unavailable as error:  # what was decided, if anything, is in the log
+            log.warning("%s: %d left to recover: %s", self.name, len(new), error)
+            self._count("left", len(new))
+            return outcomes
+        for state in _OP:
+            ending = [w for w in new if w.tx_id in decided and wanted[w.tx_id].state is state]
+            ended = await self._end(state, ending, {})
+            for work in ending:
+                reached = _END[state] if work.tx_id in ended else state
+                outcomes[work.tx_id] = Outcome(reached, reasons.get(work.tx_id))
+        return outcomes
+
+    async def resume(self, taken: Sequence[Taken]) -> None:
+        """Finish transactions that were left, one attempt each."""
+        untold = {
+            t.tx_id: Outcome(State.CANCELING, ABANDONED) for t in taken if t.state is State.TRYING
+        }
+        decided = await self._log.decide(untold) if untold else set()
+        attempts = {t.tx_id: t.attempts for t in taken}
+        confirming = [t.work for t in taken if t.state is State.CONFIRMING]
+        canceling = [t.work for t in taken if t.state is State.CANCELING or t.tx_id in decided]
+        await self._end(State.CONFIRMING, confirming, attempts)
+        await self._end(State.CANCELING, canceling, attempts)
+
+    async def _try(self, works: Sequence[Work]) -> dict[str, str]:
+        """Try every branch; return tx_id -> reason for those that must be cancelled."""
+        reasons: dict[str, str] = {}
+        notes: list[Note] = []
+        for branch in self._branches:
+            refused, failed = await attempt(branch, Op.TRY, works)
+            if not refused and not failed:
+                continue
+            reasons |= refused
+            for tx_id, error in failed.items():
+                reasons[tx_id] = UNAVAILABLE if isinstance(error, Transient) else BROKEN
+            notes += notes_of(branch, Op.TRY, refused, failed)
+            works = [work for work in works if work.tx_id not in reasons]
+            if not works:
+                break
+        await self._note(notes)
+        return reasons
+
+    async def _decide(self, wanted: Mapping[str, Outcome]) -> set[str]:
+        """Write the decisions down; a lost reply is no reason to leave them."""
+        try:
+            return await self._log.decide(wanted)
+        except Unavailable:
+            return await self._log.decide(wanted)
+
+    async def _end(
+        self, state: State, works: Sequence[Work], attempts: Mapping[str, int]
+    ) -> set[str]:
+        """Confirm or cancel at every branch; return those that are through with all of them."""
+        if not works:
+            return set()
+        op = _OP[state]
+        branches = self._branches if op is Op.CONFIRM else self._branches[::-1]
+        failures: dict[str, Exception] = {}
+        notes: list[Note] = []
+        for branch in branches:
+            _, failed = await attempt(branch, op, works)
+            failures |= failed
+            notes += notes_of(branch, op, {}, failed)
+            if attempts:  # the story of one that needed recovery is told in full
+                notes += [Note(w.tx_id, branch.name, op) for w in works if w.tx_id not in failed]
+        done = [work.tx_id for work in works if work.tx_id not in failures]
+        try:
+            if done:
+                await self._log.end(done, state, _END[state])
+            if failures:
+                await self._leave(list(failures), attempts)
+        except Unavailable as error:  # every branch is through, or the lease brings it back
+            log.warning("%s: %d stay %s for now: %s", self.name, len(works), state, error)
+        await self._note(notes)
+        self._count(_END[state].lower(), len(done))
+        return set(done)
+
+    async def _leave(self, tx_ids: Sequence[str], attempts: Mapping[str, int]) -> None:
+        """Put transactions off until their next attempt, or park those that had their last."""
+        made = {tx_id: attempts.get(tx_id, 0) + 1 for tx_id in tx_ids}
+        spent = [tx_id for tx_id, number in made.items() if number >= ATTEMPTS_MAX]
+        if spent:
+            log.error("%s: parked for an operator: %s", self.name, ", ".join(spent))
+            await self._log.park(spent)
+            self._count("parked", len(spent))
+        again = {
+            tx_id: backoff_s(number, first_s=AGAIN_FIRST_S, last_s=AGAIN_LAST_S)
+            for tx_id, number in made.items()
+            if number < ATTEMPTS_MAX
+        }
+        if again:
+            await self._log.put_off(again)
+            self._count("left", len(again))
+
+    async def _note(self, notes: Sequence[Note]) -> None:
+        """Tell the operator; what cannot be told changes nothing."""
+        if not notes:
+            return
+        try:
+            await self._log.note(notes)
+        except Unavailable as error:
+            log.warning("%s: attempts not noted: %s", self.name, error)
+
+    def _count(self, outcome: str, number: int) -> None:
+        telemetry.TRANSACTIONS.labels(self.engine, outcome).inc(number)

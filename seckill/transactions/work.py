@@ -69,3 +69,55 @@ class Outcome(NamedTuple):
     def canceled(self) -> bool:
         """Every branch has canceled."""
         return self.state is State.CANCELED
+
+
+class Position(NamedTuple):
+    """Where a Saga is: doing (RUNNING) or undoing (COMPENSATING) a step."""
+
+    tx_id: str
+    state: State
+    step: int
+
+
+class Move(NamedTuple):
+    """A Saga's way from one position to the next; `ended` when it has come to its end."""
+
+    position: Position
+    to_state: State
+    to_step: int
+    ended: bool = False
+    reason: str | None = None
+
+
+class Taken(NamedTuple):
+    """A transaction as the log has it."""
+
+    tx_id: str
+    name: str
+    state: State
+    #: A Saga's.
+    step: int
+    args: dict[str, Any]
+    reason: str | None
+    #: Attempts that failed since it last made progress.
+    attempts: int
+
+    @property
+    def work(self) -> Work:
+        """What its branches get."""
+        return Work(self.tx_id, self.args)
+
+    @property
+    def position(self) -> Position:
+        """Where a Saga is."""
+        return Position(self.tx_id, self.state, self.step)
+
+
+class Note(NamedTuple):
+    """One attempt at an operation of a branch, for the operator to see."""
+
+    tx_id: str
+    branch: str
+    op: Op
+    #: Why it failed or was refused; None when it is done.
+    error: str | None = None

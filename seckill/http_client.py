@@ -1,0 +1,54 @@
+"""Calls to other services over HTTP. An answer is a value; no answer is Unavailable, never "no"."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+
+import aiohttp
+
+from seckill.errors import Unavailable
+
+#: Nothing that we ask for is longer; a service that sends more is broken.
+REPLY_MAX_BYTES = 64 * 1024
+
+
+class Reply(NamedTuple):
+    """An answer."""
+
+    status: int
+    body: bytes
+
+
+class HttpClient:
+    """A pool of connections to other services, with one time limit for a whole call."""
+
+    def __init__(self, session: aiohttp.ClientSession) -> None:
+        self._session = session
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls, *, timeout_s: float, connections_max: int = 100
+    ) -> AsyncIterator[HttpClient]:
+        """Open the pool; beyond `connections_max` calls at once, others wait for their turn."""
+        async with aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=connections_max),
+            timeout=aiohttp.ClientTimeout(total=timeout_s),
+        ) as session:
+            yield cls(session)
+
+    async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Reply:
+        """Post JSON; Unavailable when no whole answer came: whether it was done is unknown."""
+        headers = {"Content-Type": "application/json", **headers}
+        try:
+            async with self._session.post(
+                url, data=body, headers=headers, allow_redirects=False
+            ) as response:
+                text = await response.content.read(REPLY_MAX_BYTES + 1)
+                while len(text) <= REPLY_MAX_BYTES and (more := await response.content.readany()):
+                    text += more
+                return Reply(response.status, text[:REPLY_MAX_BYTES])
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            raise Unavailable(f"{url} does not answer: {error or type(error).__name__}") from error

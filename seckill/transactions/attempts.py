@@ -1,0 +1,83 @@
+"""One stage of many transactions at one branch: halved around what fails, and tried again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from seckill.errors import Permanent, Transient, Unavailable
+from seckill.transactions.backoff import backoff_s
+from seckill.transactions.branches import Branch, PartlyDone
+from seckill.transactions.work import Note, Op, Work
+
+log = logging.getLogger(__name__)
+
+#: A lost reply or a lock is over by then; what takes longer is left to `recover`, for a caller
+#: waits meanwhile.
+TRIES = 3
+AGAIN_FIRST_S, AGAIN_LAST_S = 0.05, 0.2
+
+
+class RefusedToEnd(Permanent):
+    """A branch refused an operation that may not be refused."""
+
+
+class Tried(NamedTuple):
+    """What became of a stage; those in neither are done."""
+
+    refused: dict[str, str]
+    #: Outcome unknown, or impossible; never taken for either done or refused.
+    failed: dict[str, Exception]
+
+
+async def attempt(branch: Branch, op: Op, works: Sequence[Work], *, tries: int = TRIES) -> Tried:
+    """Run an operation; what fails for now is tried again, `tries` times in all.
+
+    A failure that is not about a store being away may be the fault of one work alone, so the batch
+    is halved until that one is by itself.
+    """
+    refused: dict[str, str] = {}
+    failed: dict[str, Exception] = {}
+    for number in range(1, tries + 1):
+        again = await _halving(branch, op, works)
+        refused |= again.refused
+        failed |= again.failed
+        works = [w for w in works if isinstance(again.failed.get(w.tx_id), Transient)]
+        for work in works:
+            if number < tries:
+                del failed[work.tx_id]
+        if not works:
+            break
+        if number < tries:
+            await asyncio.sleep(backoff_s(number, first_s=AGAIN_FIRST_S, last_s=AGAIN_LAST_S))
+    if refused and op not in (Op.TRY, Op.DO):
+        failed |= {t: RefusedToEnd(f"{branch.name} refused {op}: {r}") for t, r in refused.items()}
+        refused = {}
+    return Tried(refused, failed)
+
+
+def notes_of(
+    branch: Branch, op: Op, refused: Mapping[str, str], failed: Mapping[str, Exception]
+) -> list[Note]:
+    """Return what an operator should know of what did not work."""
+    errors = dict(refused) | {t: f"{type(e).__name__}: {e}" for t, e in failed.items()}
+    return [Note(tx_id, branch.name, op, error) for tx_id, error in errors.items()]
+
+
+async def _halving(branch: Branch, op: Op, works: Sequence[Work]) -> Tried:
+    try:
+        return Tried(dict(await branch.run(op, works)), {})
+    except PartlyDone as partly:
+        return Tried(dict(partly.refused), dict(partly.failed))
+    except Unavailable as error:
+        return Tried({}, {work.tx_id: error for work in works})
+    except Exception as error:  # kept with the transaction, and shown to the operator
+        if len(works) == 1:
+            log.exception("%s of %s failed for %s", op, branch.name, works[0].tx_id)
+            return Tried({}, {works[0].tx_id: error})
+    middle = len(works) // 2
+    first = await _halving(branch, op, works[:middle])
+    rest = await _halving(branch, op, works[middle:])
+    return Tried(first.refused | rest.refused, first.failed | rest.failed)

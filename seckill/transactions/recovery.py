@@ -1,0 +1,68 @@
+"""Recovery: finishes what a killed process left, and whatever waits for its next attempt.
+
+A transaction is taken by moving its lease, in one statement that skips what another recoverer has
+locked: so two never take the same one within a lease.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Protocol
+
+from seckill import telemetry
+from seckill.transactions.log import Log
+from seckill.transactions.work import Taken
+
+#: Taken in one pass. All of them must be through within a lease, also with time limits run out.
+BATCH_MAX = 200
+#: Ended ones removed in one pass: a fraction of a second.
+REMOVE_MAX = 500
+
+
+class Engine(Protocol):
+    """What finishes the transactions of one definition: a Coordinator or a Saga."""
+
+    @property
+    def name(self) -> str:
+        """The definition's name."""
+
+    @property
+    def engine(self) -> str:
+        """Its kind."""
+
+    async def resume(self, taken: Sequence[Taken]) -> None:
+        """Go on with transactions that were left."""
+
+
+class Recovered(NamedTuple):
+    """What one pass did; `full` when there may be more to do at once."""
+
+    taken: int
+    removed: int
+    full: bool
+
+
+class Recovery:
+    """Resumes the transactions of these engines; those of unknown definitions are left alone."""
+
+    def __init__(self, log: Log, engines: Iterable[Engine], *, retention_s: float) -> None:
+        """Keep ended transactions for `retention_s` after their end."""
+        self._log = log
+        self._engines = {engine.name: engine for engine in engines}
+        self._retention_s = retention_s
+
+    async def run_once(self) -> Recovered:
+        """Take and resume one batch, and remove some of what ended long ago."""
+        taken = await self._log.take_due(self._engines, BATCH_MAX)
+        of: dict[str, list[Taken]] = defaultdict(list)
+        for transaction in taken:
+            of[transaction.name].append(transaction)
+        for name, transactions in of.items():
+            engine = self._engines[name]
+            telemetry.TRANSACTIONS_RECOVERED.labels(engine.engine).inc(len(transactions))
+            await engine.resume(transactions)
+        removed = await self._log.remove_ended(self._retention_s, REMOVE_MAX)
+        telemetry.TRANSACTIONS_PARKED.set(await self._log.parked())
+        full = len(taken) == BATCH_MAX or removed == REMOVE_MAX
+        return Recovered(len(taken), removed, full)

@@ -1,0 +1,156 @@
+"""Saga: do steps one after the other; when one cannot be done, undo those before it in reverse.
+
+Each step is one message on the broker that names a saga and a position (doing or undoing, and which
+step). Its place is in the log, so any worker can take any message: it does the step if the log is
+still there, moves the log on by compare-and-set, and sends the message of the next step. A message
+that comes twice finds the log elsewhere, or passes the barrier once. A message that is lost, or a
+worker that is killed between any two of these, leaves a row whose lease runs out: recovery sends
+the message again. The same way a step that failed gets its next attempt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+
+import asyncpg
+
+from seckill import messages, telemetry, topology
+from seckill.broker import Publisher
+from seckill.errors import Transient, Unavailable
+from seckill.transactions.attempts import attempt, notes_of
+from seckill.transactions.backoff import backoff_s
+from seckill.transactions.branches import Definition
+from seckill.transactions.log import LEASE_S, Log
+from seckill.transactions.work import Move, Note, Op, Position, State, Taken, Work
+
+log = logging.getLogger(__name__)
+
+#: Waits between attempts at a step, and how many: about two minutes, for a buyer waits for the
+#: outcome. What must be undone is tried for a quarter of an hour; after that a person should know.
+AGAIN_FIRST_S, AGAIN_LAST_S = 1.0, 60.0
+DO_ATTEMPTS_MAX, UNDO_ATTEMPTS_MAX = 8, 20
+
+_OP = {State.RUNNING: Op.DO, State.COMPENSATING: Op.UNDO}
+
+
+class Saga:
+    """Runs the sagas of one definition, as one worker among many."""
+
+    engine = "saga"
+
+    def __init__(self, definition: Definition, log: Log, publisher: Publisher) -> None:
+        self.name = definition.name
+        self._steps = definition.branches
+        self._log = log
+        self._publisher = publisher
+
+    async def start(self, works: Sequence[Work]) -> None:
+        """Begin sagas and send their first messages; begun before is no error."""
+        await self.begin(works)
+        await self.announce([Position(work.tx_id, State.RUNNING, 0) for work in works])
+
+    async def begin(
+        self, works: Sequence[Work], connection: asyncpg.Connection | None = None
+    ) -> None:
+        """Write sagas down, with a connection as part of its transaction.
+
+        Recovery starts them after a lease; `announce` after the commit starts them at once.
+        """
+        await self._log.begin(
+            self.engine, self.name, State.RUNNING, works, lease_s=LEASE_S, connection=connection
+        )
+
+    async def announce(self, positions: Sequence[Position]) -> None:
+        """Send the messages of positions; what cannot be sent now is left to recovery."""
+        try:
+            await asyncio.gather(
+                *(
+                    self._publisher.publish(
+                        topology.SAGA_STEPS, messages.encode_saga_step(self.name, *position)
+                    )
+                    for position in positions
+                )
+            )
+        except Unavailable as error:
+            log.warning("%s: %d steps left to recover: %s", self.name, len(positions), error)
+
+    async def resume(self, taken: Sequence[Taken]) -> None:
+        """Send the messages of sagas that were left, or whose next attempt is due."""
+        await self.announce([t.position for t in taken])
+
+    async def handle(self, positions: Sequence[Position]) -> None:
+        """Do what messages name, where the log is still there; Unavailable while it is away."""
+        at: dict[tuple[State, int], list[Taken]] = defaultdict(list)
+        for saga in await self._log.claim(self.name, sorted(set(positions))):
+            at[saga.state, saga.step].append(saga)
+        for (state, step), sagas in at.items():
+            await self._work(state, step, sagas)
+
+    async def _work(self, state: State, step: int, sagas: Sequence[Taken]) -> None:
+        """Do or undo one step of sagas that are all at it, and move them on."""
+        branch, op = self._steps[step], _OP[state]
+        refused, failed = await attempt(branch, op, [s.work for s in sagas], tries=1)
+        done = [s for s in sagas if s.tx_id not in refused and s.tx_id not in failed]
+        notes = notes_of(branch, op, refused, failed)
+        await self._log.note([*notes, *(Note(s.tx_id, branch.name, op) for s in done)])
+        reasons = {note.tx_id: note.error for note in notes}
+        spent = [s for s in sagas if s.tx_id in failed and _is_spent(s, failed[s.tx_id])]
+        moves = [self._after(s, state, step + (1 if op is Op.DO else -1)) for s in done]
+        if op is Op.DO:  # a step that was refused did nothing; of one that failed that is unknown
+            back = [(s, step - 1) for s in sagas if s.tx_id in refused]
+            back += [(s, step) for s in spent]
+            moves += [self._after(s, State.COMPENSATING, to, reasons[s.tx_id]) for s, to in back]
+        elif spent:
+            await self._park(spent)
+        await self._advance(moves)
+        waiting = [s for s in sagas if s.tx_id in failed and s not in spent]
+        if waiting:
+            await self._log.put_off(
+                {
+                    s.tx_id: backoff_s(s.attempts + 1, first_s=AGAIN_FIRST_S, last_s=AGAIN_LAST_S)
+                    for s in waiting
+                }
+            )
+
+    def _after(self, saga: Taken, state: State, step: int, reason: str | None = None) -> Move:
+        """Return the way from where a saga is to a step, or to its end when there is none."""
+        if step == len(self._steps):
+            state = State.COMPLETED
+        elif step < 0:
+            state = State.COMPENSATED
+        ended = state not in _OP
+        return Move(saga.position, state, saga.step if ended else step, ended, reason)
+
+    async def _advance(self, moves: Sequence[Move]) -> None:
+        """Move sagas on; send the messages of those that this worker moved and that go on."""
+        if not moves:
+            return
+        moved = await self._log.advance(moves)
+        mine = [move for move in moves if move.position.tx_id in moved]
+        for move in mine:
+            if move.ended:
+                telemetry.TRANSACTIONS.labels(self.engine, move.to_state.lower()).inc()
+        onward = [Position(m.position.tx_id, m.to_state, m.to_step) for m in mine if not m.ended]
+        if onward:
+            await self.announce(onward)
+
+    async def _park(self, sagas: Sequence[Taken]) -> None:
+        ids = [saga.tx_id for saga in sagas]
+        log.error("%s: parked for an operator: %s", self.name, ", ".join(ids))
+        await self._log.park(ids)
+        telemetry.TRANSACTIONS.labels(self.engine, "parked").inc(len(ids))
+
+
+def _is_spent(saga: Taken, error: Exception) -> bool:
+    """Tell whether a step that has just failed gets no further attempt."""
+    made = saga.attempts + 1
+    if saga.state is State.COMPENSATING:
+        return made >= UNDO_ATTEMPTS_MAX
+    return made >= DO_ATTEMPTS_MAX or not isinstance(error, Transient)
+
+
+def _wait_s(made: int) -> float:
+    return backoff_s(made, first_s=AGAIN_FIRST_S, last_s=AGAIN_LAST_S)
