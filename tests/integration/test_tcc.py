@@ -1,0 +1,302 @@
+"""TCC on a real PostgreSQL: what a coordinator promises, whatever happens to it or its branches."""
+
+from __future__ import annotations
+
+import asyncio
+
+import asyncpg
+import pytest
+
+from seckill.errors import Unavailable
+from seckill.transactions import attempts, log, tcc
+from seckill.transactions.tcc import Busy
+from seckill.transactions.work import Op, Outcome, State, Work
+from tests.transactions import (
+    Bench,
+    Fuse,
+    Killed,
+    LosesReplies,
+    MortalPool,
+    Probe,
+    new_id,
+    new_works,
+)
+
+ALL_TRIED = ["stock try", "wallet try", "coupon try"]
+ALL_CONFIRMED = ["stock confirm", "wallet confirm", "coupon confirm"]
+
+
+@pytest.fixture
+async def probe(db: asyncpg.Pool) -> Probe:
+    probe = Probe(db)
+    await probe.create()
+    return probe
+
+
+@pytest.fixture
+def bench(probe: Probe) -> Bench:
+    return Bench(probe)
+
+
+@pytest.fixture(autouse=True)
+def no_waits(monkeypatch):
+    monkeypatch.setattr(attempts, "AGAIN_FIRST_S", 0.001)
+
+
+async def test_every_branch_is_tried_and_then_confirmed(bench, probe):
+    tx_id = new_id()
+    assert await bench.coordinator().submit(tx_id, {"cents": 5}) == Outcome(State.CONFIRMED)
+    assert await probe.effects(tx_id) == ALL_TRIED + ALL_CONFIRMED
+
+
+async def test_a_refusal_cancels_what_was_tried_and_nothing_else(bench, probe):
+    tx_id = new_id()
+    outcome = await bench.coordinator().submit(tx_id, {"refuses": "wallet try"})
+    assert outcome == Outcome(State.CANCELED, "no")
+    assert await probe.effects(tx_id) == ["stock try", "stock cancel"]
+
+
+async def test_a_batch_goes_through_in_one_call_a_stage(bench, probe):
+    fuse = Fuse()
+    coordinator = bench.coordinator(MortalPool(probe.db, fuse), calls=1)
+    await asyncio.gather(*(coordinator.submit(*work) for work in new_works(100)))
+    alone = Fuse()
+    await bench.coordinator(MortalPool(probe.db, alone)).run(new_works(1))
+    assert fuse.passed == alone.passed
+
+
+async def test_winners_and_losers_of_a_batch_do_not_touch_each_other(bench, probe):
+    works = new_works(3) + new_works(3, refuses="coupon try")
+    outcomes = await bench.coordinator().run(works)
+    expected = [State.CONFIRMED] * 3 + [State.CANCELED] * 3
+    assert [outcomes[work.tx_id].state for work in works] == expected
+    await probe.assert_whole(bench.names, works)
+
+
+async def test_a_transaction_submitted_again_is_not_run_again(bench, probe):
+    coordinator = bench.coordinator()
+    tx_id, refused = new_id(), new_id()
+    both = await asyncio.gather(*(coordinator.submit(tx_id, {}) for _ in range(2)))
+    later = await bench.coordinator().submit(tx_id, {})
+    assert [*both, later] == [Outcome(State.CONFIRMED)] * 3
+    assert await probe.effects(tx_id) == ALL_TRIED + ALL_CONFIRMED
+    for _ in range(2):
+        outcome = await coordinator.submit(refused, {"refuses": "stock try"})
+        assert outcome == Outcome(State.CANCELED, "no")
+
+
+async def test_one_that_another_process_works_on_is_pending(bench, probe):
+    work = Work(new_id(), {})
+    other = bench.coordinator()
+    await other._log.begin("tcc", bench.name, State.TRYING, [work])
+    outcome = await bench.coordinator().submit(*work)
+    assert (outcome.confirmed, outcome.canceled, outcome.state) == (False, False, State.TRYING)
+    assert await probe.effects(work.tx_id) == []
+
+
+async def test_beyond_its_capacity_a_coordinator_refuses_at_once(bench, probe):
+    coordinator = bench.coordinator(capacity=3)
+    works = new_works(5)
+    answers = await asyncio.gather(
+        *(coordinator.submit(*work) for work in works), return_exceptions=True
+    )
+    assert [type(answer) for answer in answers] == [Outcome] * 3 + [Busy] * 2
+    assert (await coordinator.submit(new_id(), {})).confirmed  # there is room again
+    assert await probe.states(works[3:]) == [("", None)] * 2
+
+
+@pytest.mark.parametrize("op", [Op.TRY, Op.CONFIRM])
+async def test_a_branch_that_is_away_for_a_moment_is_asked_again(bench, probe, op):
+    probe.faults["wallet", op] = [Unavailable(), Unavailable()]
+    work = Work(new_id(), {})
+    assert (await bench.coordinator().submit(*work)).confirmed
+    assert await probe.effects(work.tx_id) == ALL_TRIED + ALL_CONFIRMED
+
+
+@pytest.mark.parametrize("op", [Op.TRY, Op.CONFIRM, Op.CANCEL])
+async def test_F7_lost_replies_do_nothing_twice(bench, probe, op):
+    branches = [probe.branch("stock"), LosesReplies(probe.branch("wallet"), op, times=2)]
+    work = Work(new_id(), {"refuses": "coupon try"} if op is Op.CANCEL else {})
+    outcomes = await bench.coordinator(branches=[*branches, probe.branch("coupon")]).run([work])
+    assert outcomes[work.tx_id].canceled is (op is Op.CANCEL)
+    await probe.assert_whole(bench.names, [work])
+
+
+async def test_a_try_of_unknown_outcome_is_cancelled_and_its_effect_undone(bench, probe):
+    branches = [probe.branch("stock"), LosesReplies(probe.branch("wallet"), Op.TRY, times=99)]
+    work = Work(new_id(), {})
+    outcomes = await bench.coordinator(branches=branches).run([work])
+    assert outcomes[work.tx_id] == Outcome(State.CANCELED, "unavailable")
+    assert await probe.effects(work.tx_id) == [
+        "stock try",
+        "wallet try",
+        "wallet cancel",
+        "stock cancel",
+    ]
+
+
+async def test_a_bug_takes_only_the_transaction_that_hits_it(bench, probe):
+    good, bad = new_works(7), new_works(1, breaks="wallet try")
+    outcomes = await bench.coordinator().run(good[:4] + bad + good[4:])
+    assert all(outcomes[work.tx_id].confirmed for work in good)
+    assert outcomes[bad[0].tx_id] == Outcome(State.CANCELED, "error")
+    await probe.assert_whole(bench.names, good + bad)
+
+
+async def test_what_cannot_be_confirmed_now_stays_decided_until_it_can(bench, probe):
+    probe.faults["wallet", Op.CONFIRM] = [Unavailable()] * attempts.TRIES
+    work = Work(new_id(), {})
+    outcome = await bench.coordinator().submit(*work)
+    assert outcome.state is State.CONFIRMING
+    due = await probe.db.fetchval(
+        "SELECT due_at - now() < make_interval(secs => $2) FROM transactions WHERE tx_id = $1",
+        work.tx_id,
+        tcc.AGAIN_FIRST_S,
+    )
+    assert due, "its next attempt should not wait for the lease"
+
+    await bench.recover([work])
+
+    assert await probe.states([work]) == [(State.CONFIRMED, None)]
+    await probe.assert_whole(bench.names, [work])
+
+
+async def test_what_cannot_be_confirmed_at_all_is_parked(bench, probe, monkeypatch):
+    monkeypatch.setattr(tcc, "ATTEMPTS_MAX", 3)
+    work = Work(new_id(), {"breaks": "wallet confirm"})
+    await bench.coordinator().submit(*work)
+    for _ in range(2):
+        assert await probe.states([work]) == [(State.CONFIRMING, None)]
+        await bench.recover([work])
+    assert await probe.states([work]) == [(State.FAILED, None)]
+    await bench.recover([work])  # is left alone
+    row = await probe.db.fetchrow(
+        "SELECT attempts, error, done_at FROM branches WHERE tx_id = $1 AND branch = 'wallet'",
+        work.tx_id,
+    )
+    assert tuple(row) == (3, "ArithmeticError: a bug", None)
+
+
+async def test_a_branch_that_refuses_to_confirm_is_in_trouble_not_obeyed(bench, probe):
+    work = Work(new_id(), {"refuses": "coupon confirm"})
+    assert (await bench.coordinator().submit(*work)).state is State.CONFIRMING
+    assert await probe.states([work]) == [(State.CONFIRMING, None)]
+
+
+async def test_F12_a_coordinator_killed_at_any_point_leaves_nothing_half_done(bench, probe):
+    works = await _kill_everywhere(bench, probe)
+    await bench.recover(works)
+    await probe.assert_whole(bench.names, works)
+    states = {state for state, _ in await probe.states(works)}
+    assert states == {"", State.CONFIRMED, State.CANCELED}, "before, in the middle, after"
+
+
+async def test_F12_a_recoverer_killed_at_any_point_leaves_nothing_half_done(bench, probe):
+    works = await _kill_everywhere(bench, probe)
+    points = 0
+    for points in range(1000):
+        await probe.make_due(works)
+        mortal = MortalPool(probe.db, Fuse(points))
+        try:
+            await bench.recovery(mortal).run_once()
+        except Killed:
+            continue
+        break
+    assert points > 10
+    await bench.recover(works)
+    await probe.assert_whole(bench.names, works)
+
+
+async def _kill_everywhere(bench: Bench, probe: Probe) -> list[Work]:
+    """Run batches of two, one to win and one to lose, each killed at the next point."""
+    works: list[Work] = []
+    for points in range(1000):
+        pair = [*new_works(1), *new_works(1, refuses="coupon try")]
+        works += pair
+        try:
+            await bench.coordinator(MortalPool(probe.db, Fuse(points))).run(pair)
+        except Killed:
+            continue
+        return works
+    raise AssertionError("it never came to its end")
+
+
+async def test_two_recoverers_at_once_share_the_work(bench, probe):
+    works = new_works(60)
+    await bench.coordinator()._log.begin("tcc", bench.name, State.TRYING, works)
+    await probe.make_due(works)
+    passes = await asyncio.gather(*(bench.recovery().run_once() for _ in range(4)))
+    assert sum(p.taken for p in passes) == len(works)
+    assert set(await probe.states(works)) == {(State.CANCELED, "abandoned")}
+
+
+async def test_a_lease_keeps_recoverers_away_until_it_runs_out(bench, probe, monkeypatch):
+    work = Work(new_id(), {})
+    await bench.coordinator()._log.begin("tcc", bench.name, State.TRYING, [work])
+    assert (await bench.recovery().run_once()).taken == 0
+    monkeypatch.setattr(log, "LEASE_S", 0.0)
+    await probe.make_due([work])
+    assert len(await bench.coordinator()._log.take_due([bench.name], 10)) == 1
+    assert len(await bench.coordinator()._log.take_due([bench.name], 10)) == 1
+
+
+async def test_who_lost_the_lease_while_trying_does_not_confirm(bench, probe):
+    """A coordinator that was frozen wakes up to find its transaction cancelled."""
+    work = Work(new_id(), {})
+    stock = probe.branch("stock")
+
+    class Slow:
+        name = "wallet"
+
+        async def run(self, op, works):
+            if op is Op.TRY:
+                await bench.recover(works, branches=[stock, probe.branch("wallet")])
+            return await probe.branch("wallet").run(op, works)
+
+    outcomes = await bench.coordinator(branches=[stock, Slow()]).run([work])
+
+    assert not outcomes[work.tx_id].confirmed
+    assert await probe.effects(work.tx_id) == ["stock try", "stock cancel"]
+    assert await probe.states([work]) == [(State.CANCELED, "abandoned")]
+
+
+async def test_definitions_that_a_process_does_not_know_are_left_alone(bench, probe):
+    work = Work(new_id(), {})
+    await bench.coordinator()._log.begin("tcc", bench.name, State.TRYING, [work])
+    await probe.make_due([work])
+    assert (await Bench(probe).recovery().run_once()).taken == 0
+
+
+async def test_what_ended_long_ago_is_removed_with_its_barriers(bench, probe, db):
+    old, young = new_works(2)
+    await bench.coordinator().run([old, young])
+    await db.execute(
+        "UPDATE transactions SET ended_at = now() - interval '2 days' WHERE tx_id = $1", old.tx_id
+    )
+    assert (await bench.recovery().run_once()).removed >= 1
+    assert await probe.states([old, young]) == [("", None), (State.CONFIRMED, None)]
+    count = "SELECT count(*) FROM barriers WHERE tx_id = $1"
+    assert [await db.fetchval(count, w.tx_id) for w in (old, young)] == [0, 6]
+
+
+@pytest.mark.parametrize("call", range(1, 4))
+async def test_PostgreSQL_away_at_any_write_of_the_log_leaves_it_to_recovery(
+    bench, probe, monkeypatch, call
+):
+    coordinator = bench.coordinator()
+    name = ("begin", "decide", "end")[call - 1]
+
+    async def away(*_: object, **__: object) -> None:
+        raise Unavailable
+
+    monkeypatch.setattr(coordinator._log, name, away)
+    works = [*new_works(1), *new_works(1, refuses="wallet try")]
+    try:
+        outcomes = await coordinator.run(works)
+    except Unavailable:
+        assert name == "begin"
+    else:
+        pending = not outcomes[works[0].tx_id].confirmed
+        assert pending is (name == "decide")
+    await bench.recover(works)
+    await probe.assert_whole(bench.names, works)
