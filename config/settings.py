@@ -152,6 +152,9 @@ class Settings(BaseSettings):
     #: Grabs merged into one SQL transaction. Beyond some hundreds a larger batch buys nothing.
     place_batch_max: Count = 1_000
     postgres_pool_max: Count = 4
+    #: How long ended transactions are kept, with their barriers. Longer than any message or call
+    #: that belongs to one can be on its way, and than a night until somebody looks.
+    transaction_retention_s: Annotated[float, Field(ge=3600, le=SECONDS_MAX)] = 86_400.0
 
     #: Datagram socket of a supervisor that wants to hear READY=1 (the systemd protocol).
     notify_socket: str = Field(default="", validation_alias="NOTIFY_SOCKET")

@@ -21,14 +21,17 @@ from config.timeouts import KEY_EXPIRY
 from consumers import dead_letters, reconcile, relay, return_stock, sweep
 from consumers.crew import Crew, assignments
 from consumers.dead_letters import DeadLetters, LastRung, OpenLetters, Together
+from consumers import recover, relay, return_stock, sweep
 from consumers.expire_orders import ExpireOrders
 from consumers.key_expiry import KeyExpiry
 from consumers.ladder import Ladder
 from consumers.place_orders import PlaceOrders
 from consumers.reconcile import Fence, Reconcile
+from consumers.recover import Recover
 from consumers.relay import Relay
 from consumers.return_stock import ReturnStock
 from consumers.runner import Handler, Message, PollRole, QueueRole, Role
+from consumers.saga_steps import SagaSteps
 from consumers.sweep import Sweep
 from consumers.timers import Timers, ways_of
 from seckill import database, messages, redis_client, topology
@@ -38,6 +41,10 @@ from seckill.lifecycle import listening, notify_ready, stop_on_signals
 from seckill.reconcile import LOOKS_APART_S, Reconciler
 from seckill.sales import SaleDirectory
 from seckill.stock import Stock
+from seckill.transactions.log import Log
+from seckill.transactions.recovery import Engine, Recovery
+from seckill.transactions.saga import Saga
+from seckill.transactions.tcc import Coordinator
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +52,9 @@ log = logging.getLogger(__name__)
 GRAB_BYTES = 50
 #: Orders cancelled in one transaction.
 EXPIRE_BATCH_MAX = 1_000
+#: Weight of the Saga steps taken together, about 100 messages: those at the same step are done in
+#: one transaction, and its rows stay locked until the last of them.
+STEPS_BATCH_MAX = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +150,24 @@ def _reconcile(stores: Stores) -> Role:
             PollRole("reconcile", role.run_once, idle_s=LOOKS_APART_S),
         ]
     )
+def _saga_steps(stores: Stores) -> Role:
+    handler = SagaSteps(_sagas(stores))
+    return _queue_role(stores, "saga_steps", topology.SAGA_STEPS, handler.handle, STEPS_BATCH_MAX)
+
+
+def _recover(stores: Stores) -> Role:
+    log = Log(stores.db)
+    engines: list[Engine] = [*_coordinators(stores), *_sagas(stores)]
+    recovery = Recovery(log, engines, retention_s=stores.settings.transaction_retention_s)
+    return PollRole("recover", Recover(recovery).run_once, idle_s=recover.IDLE_S)
+
+
+def _coordinators(stores: Stores) -> list[Coordinator]:
+    return []
+
+
+def _sagas(stores: Stores) -> list[Saga]:
+    return []
 
 
 _BUILDERS: dict[str, Callable[[Stores], Role]] = {
@@ -151,6 +179,8 @@ _BUILDERS: dict[str, Callable[[Stores], Role]] = {
     "sweep": _sweep,
     "dead_letters": _dead_letters,
     "reconcile": _reconcile,
+    "saga_steps": _saga_steps,
+    "recover": _recover,
 }
 #: The names that `seckill consumers` takes.
 ROLES = tuple(_BUILDERS)

@@ -48,12 +48,13 @@ CREATE TABLE branches (
   PRIMARY KEY (tx_id, branch, op)
 );
 
--- Written in the branch's own transaction: a row says that the operation was done, once.
+-- Written in the branch's own transaction: a row says that the operation was done, or with a null
+-- done_at that a cancel found that it never came, and that it must not any more.
 CREATE TABLE barriers (
   tx_id   text        NOT NULL,
   branch  text        NOT NULL,
   op      text        NOT NULL CHECK (op IN ('try', 'confirm', 'cancel', 'do', 'undo')),
-  done_at timestamptz NOT NULL DEFAULT now(),
+  done_at timestamptz DEFAULT now(),
   PRIMARY KEY (tx_id, branch, op)
 );
 

@@ -36,8 +36,8 @@ SELECT coalesce(array_agg(tx_id), '{}') FROM passed
 
 _ENTER_UNDOING = """
 WITH never_came AS (
-  INSERT INTO barriers (tx_id, branch, op)
-  SELECT t, $2, $4 FROM unnest($1::text[]) AS t ORDER BY t
+  INSERT INTO barriers (tx_id, branch, op, done_at)
+  SELECT t, $2, $4, NULL FROM unnest($1::text[]) AS t ORDER BY t
   ON CONFLICT DO NOTHING RETURNING tx_id
 ), passed AS (
   INSERT INTO barriers (tx_id, branch, op)

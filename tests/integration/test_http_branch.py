@@ -1,0 +1,153 @@
+"""HttpBranch against a real server that refuses, breaks, hangs, and loses its replies."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+from aiohttp import web
+
+from ops.ports import free_port
+from seckill.errors import Unavailable
+from seckill.http_client import HttpClient
+from seckill.transactions import attempts
+from seckill.transactions.branches import HttpBranch, PartlyDone
+from seckill.transactions.work import Op, State, Work
+from tests.transactions import Bench, Probe, new_id, new_works
+
+
+class Service:
+    """Somebody else's service, with a barrier of its own: the Idempotency-Key."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.done: dict[str, dict[str, object]] = {}
+        self.calls: Counter[str] = Counter()
+        self.traces: dict[str, set[str]] = {}
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        args, op = body["args"], request.match_info["op"]
+        key = request.headers["Idempotency-Key"]
+        self.calls[key] += 1
+        trace = request.headers["traceparent"].split("-")[1]
+        self.traces.setdefault(body["tx_id"], set()).add(trace)
+        if args.get("answers") and op == args.get("at", "try"):
+            return web.json_response(args.get("says"), status=args["answers"])
+        self.done.setdefault(key, body)
+        if op == args.get("loses") and self.calls[key] <= args.get("times", 1):
+            assert request.transport is not None
+            request.transport.abort()
+        if op == args.get("hangs"):
+            await asyncio.Event().wait()
+        return web.json_response({})
+
+
+@pytest.fixture
+async def service() -> AsyncIterator[Service]:
+    service = Service()
+    app = web.Application()
+    app.router.add_post("/wallet/{op}", service.handle)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    port = free_port()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    service.url = f"http://127.0.0.1:{port}/wallet"
+    yield service
+    await runner.cleanup()
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[HttpClient]:
+    async with HttpClient.open(timeout_s=5) as client:
+        yield client
+
+
+@pytest.fixture
+def branch(client: HttpClient, service: Service) -> HttpBranch:
+    return HttpBranch("wallet", client, service.url)
+
+
+@pytest.fixture(autouse=True)
+def no_waits(monkeypatch):
+    monkeypatch.setattr(attempts, "AGAIN_FIRST_S", 0.001)
+
+
+async def test_a_call_says_what_and_for_whom(branch, service):
+    work = Work(new_id(), {"cents": 5})
+    assert await branch.run(Op.TRY, [work]) == {}
+    assert service.done == {f"{work.tx_id}/wallet/try": {"tx_id": work.tx_id, "args": {"cents": 5}}}
+
+
+async def test_all_calls_of_a_transaction_belong_to_one_trace(branch, service):
+    works = new_works(2)
+    for op in (Op.TRY, Op.TRY, Op.CONFIRM):
+        await branch.run(op, works)
+    assert [len(traces) for traces in service.traces.values()] == [1, 1]
+    assert len(set.union(*service.traces.values())) == 2
+
+
+@pytest.mark.parametrize(
+    ("says", "reason"),
+    [({"code": "no_funds"}, "no_funds"), ({}, "refused"), ("text", "refused"), (None, "refused")],
+)
+@pytest.mark.parametrize("status", [409, 422])
+async def test_a_conflict_is_a_refusal(branch, says, reason, status):
+    work = Work(new_id(), {"answers": status, "says": says})
+    assert await branch.run(Op.TRY, [work]) == {work.tx_id: reason}
+
+
+@pytest.mark.parametrize("status", [302, 400, 401, 404, 429, 500, 503])
+async def test_any_other_answer_is_neither_yes_nor_no(branch, status):
+    bad, good = Work(new_id(), {"answers": status}), Work(new_id(), {})
+    with pytest.raises(PartlyDone, match=f"answered {status}") as caught:
+        await branch.run(Op.TRY, [bad, good])
+    assert list(caught.value.failed) == [bad.tx_id]
+    assert caught.value.refused == {}
+
+
+async def test_no_answer_in_time_is_neither_yes_nor_no(service):
+    async with HttpClient.open(timeout_s=0.2) as client:
+        with pytest.raises(PartlyDone, match="does not answer"):
+            await HttpBranch("wallet", client, service.url).run(
+                Op.TRY, [Work(new_id(), {"hangs": "try"})]
+            )
+
+
+async def test_nobody_there_is_neither_yes_nor_no(client):
+    with pytest.raises(Unavailable, match="does not answer"):
+        await client.post(f"http://127.0.0.1:{free_port()}/", b"{}", {})
+
+
+@pytest.mark.parametrize("op", [Op.TRY, Op.CONFIRM])
+async def test_F7_a_lost_reply_is_asked_for_again_under_the_same_key(
+    branch, service, db: asyncpg.Pool, op
+):
+    probe = Probe(db)
+    await probe.create()
+    bench = Bench(probe, ["stock"])
+    works = [*new_works(5), *new_works(5, loses=op)]
+    outcomes = await bench.coordinator(branches=[probe.branch("stock"), branch]).run(works)
+    assert {outcome.state for outcome in outcomes.values()} == {State.CONFIRMED}
+    assert len(service.done) == 2 * len(works)
+    expected = [1] * 5 + [2] * 5
+    assert [service.calls[f"{work.tx_id}/wallet/{op}"] for work in works] == expected
+    await probe.assert_whole(["stock"], works)
+
+
+async def test_a_service_that_never_answers_a_try_has_it_cancelled(
+    branch, service, db: asyncpg.Pool
+):
+    probe = Probe(db)
+    await probe.create()
+    bench = Bench(probe, ["stock"])
+    work = Work(new_id(), {"loses": "try", "times": 99})
+    outcomes = await bench.coordinator(branches=[probe.branch("stock"), branch]).run([work])
+    assert outcomes[work.tx_id].canceled
+    assert f"{work.tx_id}/wallet/cancel" in service.done
+    row = await db.fetchrow("SELECT op, error FROM branches WHERE tx_id = $1", work.tx_id)
+    assert row["op"] == "try"
+    assert "does not answer" in row["error"]

@@ -1,0 +1,285 @@
+"""Sagas on real PostgreSQL and RabbitMQ: forward step by step, back in reverse, each once."""
+
+from __future__ import annotations
+
+import asyncio
+
+import asyncpg
+import pytest
+
+from consumers.saga_steps import SagaSteps
+from seckill import messages, topology
+from seckill.broker import Publisher
+from seckill.errors import Unavailable
+from seckill.transactions import by_hand, saga
+from seckill.transactions.branches import Definition
+from seckill.transactions.log import Log
+from seckill.transactions.recovery import Recovery
+from seckill.transactions.saga import Saga
+from seckill.transactions.work import Op, Position, State, Work
+from tests.transactions import (
+    DAY_S,
+    SAGA_OPS,
+    Fuse,
+    Killed,
+    LosesReplies,
+    MortalPool,
+    Probe,
+    new_id,
+    new_works,
+)
+
+STEPS = ("capture", "ship", "notify")
+ALL_DONE = ["capture do", "ship do", "notify do"]
+
+pytestmark = pytest.mark.usefixtures("queues")
+
+
+@pytest.fixture
+async def probe(db: asyncpg.Pool) -> Probe:
+    probe = Probe(db)
+    await probe.create()
+    return probe
+
+
+class Fulfilment:
+    """A saga definition of its own for a test, and workers for it."""
+
+    def __init__(self, probe: Probe, publisher: Publisher) -> None:
+        self.probe = probe
+        self.publisher = publisher
+        self.name = new_id()
+
+    def saga(self, db=None, steps=()) -> Saga:
+        steps = steps or [self.probe.branch(name, db, SAGA_OPS) for name in STEPS]
+        log = Log(db or self.probe.db)
+        return Saga(Definition(self.name, tuple(steps)), log, self.publisher)
+
+    def recovery(self, **how) -> Recovery:
+        worker = self.saga(**how)
+        return Recovery(worker._log, [worker], retention_s=DAY_S)
+
+
+@pytest.fixture
+def fulfilment(probe: Probe, publisher: Publisher) -> Fulfilment:
+    return Fulfilment(probe, publisher)
+
+
+@pytest.fixture
+def work(queue_role, running):
+    """Run a worker of these sagas for as long as the block lasts."""
+    return lambda *sagas: running(queue_role(topology.SAGA_STEPS, SagaSteps(sagas).handle))
+
+
+@pytest.fixture
+def reach(probe, eventually):
+    """Wait until sagas are in a state."""
+
+    async def wait(works: list[Work], state: State) -> None:
+        async def there() -> bool:
+            return {found for found, _ in await probe.states(works)} == {state}
+
+        await eventually(there, f"all {state}")
+
+    return wait
+
+
+async def test_steps_are_done_one_after_the_other(fulfilment, probe, work, reach):
+    works = new_works(5)
+    async with work(fulfilment.saga()):
+        await fulfilment.saga().start(works)
+        await reach(works, State.COMPLETED)
+    for each in works:
+        assert await probe.effects(each.tx_id) == ALL_DONE
+
+
+async def test_a_refused_third_step_undoes_the_first_two_in_reverse_once_each(
+    fulfilment, probe, work, reach, db
+):
+    works = new_works(1, refuses="notify do")
+    async with work(fulfilment.saga()):
+        await fulfilment.saga().start(works)
+        await reach(works, State.COMPENSATED)
+    tx_id = works[0].tx_id
+    assert await probe.effects(tx_id) == ["capture do", "ship do", "ship undo", "capture undo"]
+    assert await probe.states(works) == [(State.COMPENSATED, "no")]
+    shown = await by_hand.show(db, tx_id)
+    assert [(b.branch, b.op, b.attempts, b.error) for b in shown.branches] == [
+        ("capture", "do", 1, None),
+        ("ship", "do", 1, None),
+        ("notify", "do", 1, "no"),
+        ("ship", "undo", 1, None),
+        ("capture", "undo", 1, None),
+    ]
+    assert [b.done_at is None for b in shown.branches] == [False, False, True, False, False]
+
+
+async def test_a_first_step_that_is_refused_has_nothing_to_undo(fulfilment, probe, work, reach):
+    works = new_works(1, refuses="capture do")
+    async with work(fulfilment.saga()):
+        await fulfilment.saga().start(works)
+        await reach(works, State.COMPENSATED)
+    assert await probe.effects(works[0].tx_id) == []
+
+
+async def test_a_step_in_trouble_waits_longer_each_time_and_is_then_done(
+    fulfilment, probe, work, reach, eventually, db
+):
+    probe.faults["ship", Op.DO] = [Unavailable("away")] * 3
+    works = new_works(1)
+    failed = "SELECT attempts FROM transactions WHERE tx_id = $1"
+    async with work(fulfilment.saga()):
+        await fulfilment.saga().start(works)
+        for attempt in (1, 2, 3):
+
+            async def noted(attempt=attempt) -> bool:
+                return await db.fetchval(failed, works[0].tx_id) == attempt
+
+            await eventually(noted, f"failure {attempt}")
+            await probe.make_due(works)
+            assert (await fulfilment.recovery().run_once()).taken == 1
+        await reach(works, State.COMPLETED)
+    assert await probe.effects(works[0].tx_id) == ALL_DONE
+    shown = await by_hand.show(db, works[0].tx_id)
+    ship = shown.branches[1]
+    assert (ship.branch, ship.attempts, ship.error) == ("ship", 4, "Unavailable: away")
+    assert ship.first_at < ship.done_at
+
+
+@pytest.mark.parametrize("made", [1, 2, 3, 30])
+def test_waits_grow_and_are_spread(made):
+    whole = min(saga.AGAIN_LAST_S, saga.AGAIN_FIRST_S * 2 ** (made - 1))
+    waits = {saga._wait_s(made) for _ in range(50)}
+    assert len(waits) > 1
+    assert whole / 2 <= min(waits) <= max(waits) <= whole
+
+
+async def test_a_step_that_stays_unknown_is_undone_too(fulfilment, probe, work, reach, monkeypatch):
+    monkeypatch.setattr(saga, "DO_ATTEMPTS_MAX", 1)
+    lossy = LosesReplies(probe.branch("ship", ops=SAGA_OPS), Op.DO, times=1)
+    steps = [probe.branch("capture", ops=SAGA_OPS), lossy, probe.branch("notify", ops=SAGA_OPS)]
+    works = new_works(1)
+    async with work(fulfilment.saga(steps=steps)):
+        await fulfilment.saga(steps=steps).start(works)
+        await reach(works, State.COMPENSATED)
+    effects = await probe.effects(works[0].tx_id)
+    assert effects == ["capture do", "ship do", "ship undo", "capture undo"]
+
+
+async def test_a_lost_message_is_sent_again_by_recovery(fulfilment, probe, work, reach, queues):
+    works = new_works(3)
+    await fulfilment.saga().start(works)
+    await queues.take(topology.SAGA_STEPS, len(works))  # and lost
+    await probe.make_due(works)
+    async with work(fulfilment.saga()):
+        await fulfilment.recovery().run_once()
+        await reach(works, State.COMPLETED)
+    assert await probe.effects(works[0].tx_id) == ALL_DONE
+
+
+async def test_a_broker_that_is_away_delays_a_saga_and_loses_nothing(
+    fulfilment, probe, work, reach, monkeypatch
+):
+    works = new_works(2)
+
+    async def away(*_: object) -> None:
+        raise Unavailable("RabbitMQ: away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fulfilment.publisher, "publish", away)
+        await fulfilment.saga().start(works)
+    await probe.make_due(works)
+    async with work(fulfilment.saga()):
+        await fulfilment.recovery().run_once()
+        await reach(works, State.COMPLETED)
+
+
+async def test_F23_messages_that_come_again_do_nothing_again(
+    fulfilment, probe, work, reach, publisher, queues
+):
+    works = new_works(1)
+    (tx_id, _) = works[0]
+    async with work(fulfilment.saga()), work(fulfilment.saga()):
+        await fulfilment.saga().start(works)
+        for _ in range(10):
+            body = messages.encode_saga_step(fulfilment.name, tx_id, State.RUNNING, 0)
+            await publisher.publish(topology.SAGA_STEPS, body)
+        await reach(works, State.COMPLETED)
+        body = messages.encode_saga_step(fulfilment.name, tx_id, State.COMPENSATING, 2)
+        await publisher.publish(topology.SAGA_STEPS, body)
+    assert await probe.effects(tx_id) == ALL_DONE
+    assert await queues.dead(topology.SAGA_STEPS) == []
+
+
+async def test_two_workers_with_the_same_step_do_it_once(fulfilment, probe):
+    works = new_works(20)
+    await fulfilment.saga().begin(works)
+    positions = [Position(work.tx_id, State.RUNNING, 0) for work in works]
+    await asyncio.gather(*(fulfilment.saga().handle(positions) for _ in range(4)))
+    for each in works:
+        assert await probe.effects(each.tx_id) == ["capture do"]
+
+
+async def test_a_compensation_that_cannot_finish_is_parked(
+    fulfilment, probe, work, reach, monkeypatch
+):
+    monkeypatch.setattr(saga, "UNDO_ATTEMPTS_MAX", 1)
+    works = new_works(1, refuses="notify do", breaks="ship undo")
+    async with work(fulfilment.saga()):
+        await fulfilment.saga().start(works)
+        await reach(works, State.FAILED)
+    await probe.make_due(works)
+    assert (await fulfilment.recovery().run_once()).taken == 0
+    assert await probe.effects(works[0].tx_id) == ["capture do", "ship do"]
+
+
+async def test_a_saga_begun_in_a_transaction_that_is_rolled_back_never_was(fulfilment, probe, db):
+    works = new_works(1)
+    async with db.acquire() as connection:
+        transaction = connection.transaction()
+        await transaction.start()
+        await fulfilment.saga().begin(works, connection)
+        await transaction.rollback()
+    assert await probe.states(works) == [("", None)]
+
+
+@pytest.mark.parametrize("refuses", ["", "notify do"])
+async def test_F12_a_worker_killed_at_any_point_leaves_nothing_half_done(
+    fulfilment, probe, work, reach, refuses, queues
+):
+    works = []
+    for points in range(1000):
+        one = new_works(1, refuses=refuses)
+        works += one
+        try:
+            mortal = fulfilment.saga(MortalPool(probe.db, Fuse(points)))
+            await mortal.begin(one)
+            for state, step in _WAY[bool(refuses)]:
+                await mortal.handle([Position(one[0].tx_id, state, step)])
+        except Killed:
+            continue
+        break
+    await queues.empty()  # every message is lost as well
+
+    begun = [w for w, (state, _) in zip(works, await probe.states(works), strict=True) if state]
+    await probe.make_due(begun)
+    async with work(fulfilment.saga()):
+        await fulfilment.recovery().run_once()
+        await reach(begun, State.COMPENSATED if refuses else State.COMPLETED)
+
+    assert len(begun) > 20
+    expected = ["capture do", "ship do", "ship undo", "capture undo"] if refuses else ALL_DONE
+    for each in begun:
+        assert await probe.effects(each.tx_id) == expected
+
+
+_WAY = {
+    False: [(State.RUNNING, 0), (State.RUNNING, 1), (State.RUNNING, 2)],
+    True: [
+        (State.RUNNING, 0),
+        (State.RUNNING, 1),
+        (State.RUNNING, 2),
+        (State.COMPENSATING, 1),
+        (State.COMPENSATING, 0),
+    ],
+}
