@@ -1,0 +1,159 @@
+"""Random interleavings of tries, confirms, cancels, duplicates, late tries, lost replies and kills.
+
+After each run recovery finishes what was left; then every try has one confirm or one cancel (I8).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Iterator
+
+import asyncpg
+import pytest
+from hypothesis import HealthCheck, settings, strategies
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    multiple,
+    rule,
+    run_state_machine_as_test,
+)
+
+from config.settings import Settings
+from seckill import database
+from seckill.errors import Unavailable
+from seckill.transactions import attempts
+from seckill.transactions.work import Op, State, Work
+from tests.transactions import Bench, Fuse, Killed, MortalPool, Probe, new_works
+
+BRANCHES = ("stock", "wallet", "coupon")
+#: What a network can still deliver of a transaction, by what the log says of it.
+ON_ITS_WAY = {
+    State.TRYING: (Op.TRY,),
+    State.CONFIRMING: (Op.TRY, Op.CONFIRM),
+    State.CONFIRMED: (Op.TRY, Op.CONFIRM),
+    State.CANCELING: (Op.TRY, Op.CANCEL),
+    State.CANCELED: (Op.TRY, Op.CANCEL),
+}
+#: Points at which a process dies; None lives. A batch passes about 60.
+deaths = strategies.one_of(strategies.none(), strategies.integers(0, 60))
+branches = strategies.sampled_from(BRANCHES)
+
+
+class Transactions(RuleBasedStateMachine):
+    """One definition, any number of coordinators and recoverers."""
+
+    works: Bundle[Work] = Bundle("works")
+
+    def __init__(self, runner: asyncio.Runner, pool: asyncpg.Pool) -> None:
+        super().__init__()
+        self._runner = runner
+        self._pool = pool
+        self._probe = Probe(pool)
+        self._bench = Bench(self._probe, BRANCHES)
+        self._all: list[Work] = []
+
+    def _mortal(self, dies_at: int | None) -> MortalPool:
+        return MortalPool(self._pool, Fuse(dies_at))
+
+    def _run(self, *processes: Awaitable[object]) -> None:
+        """Run processes at once; some of them die, some find PostgreSQL too slow."""
+
+        async def together() -> list[object]:
+            return await asyncio.gather(*processes, return_exceptions=True)
+
+        for result in self._runner.run(together()):
+            if isinstance(result, BaseException) and not isinstance(result, Killed | Unavailable):
+                raise result
+
+    @rule(
+        target=works,
+        winners=strategies.integers(0, 2),
+        refused_by=strategies.lists(branches, max_size=2),
+        dies_at=deaths,
+    )
+    def submit(self, winners: int, refused_by: list[str], dies_at: int | None) -> object:
+        batch = new_works(winners)
+        for name in refused_by:
+            batch += new_works(1, refuses=f"{name} try")
+        self._all += batch
+        if batch:
+            self._run(self._submit(batch, dies_at))
+        return multiple(*batch)
+
+    @rule(work=works, dies_at=deaths)
+    def submit_again(self, work: Work, dies_at: int | None) -> None:
+        self._run(self._submit([work], dies_at))
+
+    @rule(name=branches, op=strategies.sampled_from([Op.TRY, Op.CONFIRM, Op.CANCEL]))
+    def a_branch_will_be_away(self, name: str, op: Op) -> None:
+        self._probe.faults[name, op] += [Unavailable("away")] * attempts.TRIES
+
+    @rule(work=works, name=branches, number=strategies.integers(0, 1), dies_at=deaths)
+    def a_message_comes_late(self, work: Work, name: str, number: int, dies_at: int | None) -> None:
+        self._run(self._late(work, name, number, dies_at))
+
+    @rule(dies_at=deaths)
+    def recover(self, dies_at: int | None) -> None:
+        self._run(self._recover(dies_at))
+
+    @rule(work=works, name=branches, dies_at=strategies.tuples(deaths, deaths))
+    def all_at_once(self, work: Work, name: str, dies_at: tuple[int | None, int | None]) -> None:
+        self._run(
+            self._recover(dies_at[0]),
+            self._recover(dies_at[1]),
+            self._late(work, name, 0, None),
+            self._late(work, name, 1, None),
+        )
+
+    async def _submit(self, batch: list[Work], dies_at: int | None) -> None:
+        await self._bench.coordinator(self._mortal(dies_at)).run(batch)
+
+    async def _late(self, work: Work, name: str, number: int, dies_at: int | None) -> None:
+        ((state, _),) = await self._probe.states([work])
+        if state:
+            ops = ON_ITS_WAY[State(state)]
+            branch = self._probe.branch(name, self._mortal(dies_at))
+            await branch.run(ops[number % len(ops)], [work])
+
+    async def _recover(self, dies_at: int | None) -> None:
+        await self._probe.make_due(self._all)
+        await self._bench.recovery(self._mortal(dies_at)).run_once()
+
+    def teardown(self) -> None:
+        self._probe.faults.clear()
+        self._run(self._recover(None))
+        self._runner.run(self._probe.assert_whole(BRANCHES, self._all))
+
+
+@pytest.fixture
+def runner(settings: Settings) -> Iterator[asyncio.Runner]:
+    with asyncio.Runner() as runner:
+        yield runner
+
+
+@pytest.fixture
+def pool(runner: asyncio.Runner, settings: Settings) -> Iterator[asyncpg.Pool]:
+    """Connections for the machine's own loop: its rules cannot be coroutines."""
+    opened = contextlib.AsyncExitStack()
+    found = runner.run(
+        opened.enter_async_context(database.connect(settings.postgres_dsn, size=8, timeout_s=5))
+    )
+    runner.run(Probe(found).create())
+    yield found
+    runner.run(opened.aclose())
+
+
+@pytest.mark.timeout(600)
+def test_I8_whatever_happens_in_any_order(runner, pool, monkeypatch):
+    monkeypatch.setattr(attempts, "AGAIN_FIRST_S", 0.0)
+    run_state_machine_as_test(
+        lambda: Transactions(runner, pool),
+        settings=settings(
+            max_examples=100,
+            stateful_step_count=12,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
