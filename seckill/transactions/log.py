@@ -76,22 +76,22 @@ class Log:
         return {row["tx_id"]: Outcome(State(row["state"]), row["reason"]) for row in rows}
 
     async def decide(self, decisions: Mapping[str, Outcome]) -> set[str]:
-        """Decide transactions that we still own; return those. Deciding the same again is no harm.
+        """Decide transactions; return those that are now as decided. The same again is no harm.
 
-        Those not returned were taken by another process, which has cancelled them.
+        The compare-and-set that a coordinator and recovery race for: who comes second, with another
+        decision, gets nothing back.
         """
         with database_errors_as_unavailable():
             decided = await self._db.fetchval(
                 "WITH decided AS ("
                 " UPDATE transactions t SET state = d.state, reason = d.reason, updated_at = now()"
                 "   FROM unnest($1::text[], $2::text[], $3::text[]) AS d (tx_id, state, reason)"
-                "  WHERE t.tx_id = d.tx_id AND t.state IN ('TRYING', d.state) AND t.owner = $4"
+                "  WHERE t.tx_id = d.tx_id AND t.state IN ('TRYING', d.state)"
                 " RETURNING t.tx_id)"
                 " SELECT array_agg(tx_id) FROM decided",
                 list(decisions),
                 [outcome.state for outcome in decisions.values()],
                 [outcome.reason for outcome in decisions.values()],
-                self.owner,
             )
         return set(decided or ())
 

@@ -146,14 +146,6 @@ async def test_a_step_in_trouble_waits_longer_each_time_and_is_then_done(
     assert ship.first_at < ship.done_at
 
 
-@pytest.mark.parametrize("made", [1, 2, 3, 30])
-def test_waits_grow_and_are_spread(made):
-    whole = min(saga.AGAIN_LAST_S, saga.AGAIN_FIRST_S * 2 ** (made - 1))
-    waits = {saga._wait_s(made) for _ in range(50)}
-    assert len(waits) > 1
-    assert whole / 2 <= min(waits) <= max(waits) <= whole
-
-
 async def test_a_step_that_stays_unknown_is_undone_too(fulfilment, probe, work, reach, monkeypatch):
     monkeypatch.setattr(saga, "DO_ATTEMPTS_MAX", 1)
     lossy = LosesReplies(probe.branch("ship", ops=SAGA_OPS), Op.DO, times=1)

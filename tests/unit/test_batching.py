@@ -67,6 +67,20 @@ async def test_what_arrives_in_one_turn_of_the_loop_goes_out_together() -> None:
     assert await asyncio.gather(*futures) == [10, 20, 30]
 
 
+async def test_items_are_in_hand_until_their_call_returns() -> None:
+    calls = Calls()
+    b = batcher(calls, max_batch=2)
+    futures = [b.submit(n) for n in (1, 2, 3)]
+    assert b.in_hand == 3
+    await settle()
+    assert b.in_hand == 3
+    await calls.finish(0)
+    assert b.in_hand == 1
+    await calls.finish(1, ValueError("broken"))
+    assert b.in_hand == 0
+    await asyncio.gather(*futures, return_exceptions=True)
+
+
 async def test_what_arrives_during_a_call_goes_out_together_after_it_in_order() -> None:
     calls = Calls()
     b = batcher(calls)

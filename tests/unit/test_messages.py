@@ -157,7 +157,30 @@ def test_a_timer_for_what_is_no_order_id_is_a_bad_message(bad: str) -> None:
         messages.decode_expire(messages.encode_expire([ORDER_ID, bad]))
 
 
-decoders = pytest.mark.parametrize("decode", [messages.decode_place, messages.decode_expire])
+def test_a_saga_step_comes_out_as_it_went_in() -> None:
+    step = messages.decode_saga_step(messages.encode_saga_step("fulfil", "tx-1", "RUNNING", 2))
+    assert (step.saga, step.tx_id, step.state, step.step, step.v) == (
+        "fulfil",
+        "tx-1",
+        "RUNNING",
+        2,
+        1,
+    )
+
+
+@pytest.mark.parametrize(
+    "changes", [{"state": "COMPLETED"}, {"state": "RUNNING\n"}, {"step": -1}, {"step": 2**15}]
+)
+def test_a_step_that_no_saga_has_is_a_bad_message(changes: dict[str, Any]) -> None:
+    good = {"v": 1, "saga": "fulfil", "tx_id": "tx-1", "state": "RUNNING", "step": 0}
+    assert messages.decode_saga_step(pack(good))
+    with pytest.raises(BadMessage):
+        messages.decode_saga_step(pack(good | changes))
+
+
+decoders = pytest.mark.parametrize(
+    "decode", [messages.decode_place, messages.decode_expire, messages.decode_saga_step]
+)
 
 
 @decoders

@@ -1,0 +1,98 @@
+"""One stage at one branch: what is tried again, what is halved, and what is kept apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pytest
+
+from seckill.errors import Permanent, Unavailable
+from seckill.transactions import attempts
+from seckill.transactions.attempts import RefusedToEnd, Tried, attempt
+from seckill.transactions.backoff import backoff_s
+from seckill.transactions.branches import PartlyDone
+from seckill.transactions.work import Op, Work
+
+A, B, C, D = (Work(tx_id, {}) for tx_id in "abcd")
+
+
+class Scripted:
+    """A branch that does what the test says, call by call, and then agrees."""
+
+    name = "scripted"
+
+    def __init__(self, *script: object) -> None:
+        self.script = list(script)
+        self.calls: list[str] = []
+
+    async def run(self, op: Op, works: Sequence[Work]) -> Mapping[str, str]:
+        self.calls.append("".join(work.tx_id for work in works))
+        step = self.script.pop(0) if self.script else {}
+        if isinstance(step, Exception):
+            raise step
+        assert isinstance(step, dict)
+        return step
+
+
+class Poisoned(Scripted):
+    """A branch that fails for good whenever `poison` is among the works."""
+
+    async def run(self, op: Op, works: Sequence[Work]) -> Mapping[str, str]:
+        await super().run(op, works)
+        if C in works:
+            raise ArithmeticError
+        return {}
+
+
+@pytest.fixture(autouse=True)
+def no_waits(monkeypatch):
+    monkeypatch.setattr(attempts, "AGAIN_FIRST_S", 0.0)
+
+
+async def test_one_call_when_all_is_well():
+    branch = Scripted({"b": "no"})
+    assert await attempt(branch, Op.TRY, [A, B, C]) == Tried({"b": "no"}, {})
+    assert branch.calls == ["abc"]
+
+
+async def test_a_store_that_is_away_is_asked_again_for_all_without_halving():
+    branch = Scripted(Unavailable(), Unavailable())
+    assert await attempt(branch, Op.TRY, [A, B]) == Tried({}, {})
+    assert branch.calls == ["ab"] * 3
+
+
+async def test_what_stays_unknown_is_neither_done_nor_refused():
+    away = Unavailable()
+    branch = Scripted(away, away, away)
+    assert await attempt(branch, Op.TRY, [A, B]) == Tried({}, {"a": away, "b": away})
+    assert branch.calls == ["ab"] * attempts.TRIES
+
+
+async def test_only_those_that_failed_are_asked_again():
+    branch = Scripted(PartlyDone({"a": "no"}, {"c": Unavailable()}))
+    assert await attempt(branch, Op.TRY, [A, B, C]) == Tried({"a": "no"}, {})
+    assert branch.calls == ["abc", "c"]
+
+
+async def test_a_bug_is_halved_down_to_the_one_that_hits_it_and_not_tried_again():
+    branch = Poisoned()
+    refused, failed = await attempt(branch, Op.TRY, [A, B, C, D])
+    assert (refused, list(failed)) == ({}, ["c"])
+    assert branch.calls == ["abcd", "ab", "cd", "c", "d"]
+
+
+@pytest.mark.parametrize("op", [Op.CONFIRM, Op.CANCEL, Op.UNDO])
+async def test_what_may_not_be_refused_is_in_trouble_when_it_is(op):
+    refused, failed = await attempt(Scripted({"a": "no"}), op, [A, B])
+    assert refused == {}
+    assert list(failed) == ["a"]
+    assert isinstance(failed["a"], RefusedToEnd)
+    assert isinstance(failed["a"], Permanent)
+
+
+@pytest.mark.parametrize("made", [1, 2, 5, 10, 10_000])
+def test_waits_double_up_to_a_limit_and_are_spread(made):
+    whole = min(60.0, 2.0 ** min(made - 1, 10))
+    waits = {backoff_s(made, first_s=1, last_s=60) for _ in range(100)}
+    assert len(waits) > 1
+    assert whole / 2 <= min(waits) <= max(waits) <= whole
