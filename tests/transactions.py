@@ -40,6 +40,8 @@ class Probe:
         self.db = db
         #: (branch, operation) -> what its next calls raise, None for nothing.
         self.faults: dict[tuple[str, Op], list[Exception | None]] = defaultdict(list)
+        #: Transactions with `refuses_once` that have been refused.
+        self.refused_once: set[str] = set()
 
     async def create(self) -> None:
         await self.db.execute(
@@ -60,7 +62,7 @@ class Probe:
                 raise fault
             if any(work.args.get("breaks") == f"{branch} {op}" for work in works):
                 raise ArithmeticError("a bug")
-            refused = {w.tx_id: "no" for w in works if w.args.get("refuses") == f"{branch} {op}"}
+            refused = {w.tx_id: "no" for w in works if self._refuses(w, f"{branch} {op}")}
             await connection.execute(
                 "INSERT INTO tx_effects (tx_id, branch, op)"
                 " SELECT t, $2, $3 FROM unnest($1::text[]) t",
@@ -71,6 +73,12 @@ class Probe:
             return refused
 
         return operation
+
+    def _refuses(self, work: Work, operation: str) -> bool:
+        if work.args.get("refuses_once") == operation and work.tx_id not in self.refused_once:
+            self.refused_once.add(work.tx_id)
+            return True
+        return work.args.get("refuses") == operation
 
     async def effects(self, tx_id: str) -> list[str]:
         """Return what was done for a transaction, as "branch op", in order."""

@@ -14,9 +14,9 @@ from seckill import telemetry
 from seckill.transactions.log import Log
 from seckill.transactions.work import Taken
 
-#: Taken in one pass. All of them must be through within a lease, also with time limits run out.
+#: Taken in one pass: few enough to be through within a lease, or another process does it again.
 BATCH_MAX = 200
-#: Ended ones removed in one pass: a fraction of a second.
+#: Ended ones removed in one pass: some milliseconds.
 REMOVE_MAX = 500
 
 

@@ -1,4 +1,4 @@
-"""Saga: do steps one after the other; when one cannot be done, undo those before it in reverse.
+"""Saga: do steps one after the other; when one cannot be done, undo it and those before it.
 
 Each step is one message on the broker that names a saga and a position (doing or undoing, and which
 step). Its place is in the log, so any worker can take any message: it does the step if the log is
@@ -99,10 +99,11 @@ class Saga:
         reasons = {note.tx_id: note.error for note in notes}
         spent = [s for s in sagas if s.tx_id in failed and _is_spent(s, failed[s.tx_id])]
         moves = [self._after(s, state, step + (1 if op is Op.DO else -1)) for s in done]
-        if op is Op.DO:  # a step that was refused did nothing; of one that failed that is unknown
-            back = [(s, step - 1) for s in sagas if s.tx_id in refused]
-            back += [(s, step) for s in spent]
-            moves += [self._after(s, State.COMPENSATING, to, reasons[s.tx_id]) for s, to in back]
+        if op is Op.DO:
+            # From this step on, not from the one before: undoing what was refused or never came
+            # does nothing, and makes sure that a second copy of the message does nothing either.
+            given_up = [s for s in sagas if s.tx_id in refused] + spent
+            moves += [self._after(s, State.COMPENSATING, step, reasons[s.tx_id]) for s in given_up]
         elif spent:
             await self._park(spent)
         await self._advance(moves)

@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from seckill import telemetry
 from seckill.batching import MicroBatcher, Pending
 from seckill.errors import Transient, Unavailable
-from seckill.transactions.attempts import attempt, notes_of
+from seckill.transactions.attempts import TRIES, attempt, notes_of
 from seckill.transactions.backoff import backoff_s
 from seckill.transactions.branches import Definition
 from seckill.transactions.log import Log
@@ -79,10 +79,21 @@ class Coordinator:
         return await self._batcher.submit(Work(tx_id, args))
 
     async def _answer(self, batch: Sequence[Pending[Work, Outcome]]) -> None:
+        """Run a batch; what the log cannot write (an odd id, odd args) fails by itself."""
         works = {pending.item.tx_id: pending.item for pending in batch}
-        outcomes = await self.run(list(works.values()))
-        for pending in batch:
-            pending.answer(outcomes[pending.item.tx_id])
+        try:
+            outcomes = await self.run(list(works.values()))
+        except Exception as error:
+            if isinstance(error, Unavailable) or len(batch) == 1:
+                for pending in batch:
+                    pending.fail(error)
+                return
+            middle = len(batch) // 2
+            await self._answer(batch[:middle])
+            await self._answer(batch[middle:])
+        else:
+            for pending in batch:
+                pending.answer(outcomes[pending.item.tx_id])
 
     async def run(self, works: Sequence[Work]) -> dict[str, Outcome]:
         """Run a batch of distinct transactions; return an outcome for each."""
@@ -106,7 +117,7 @@ class Coordinator:
             return outcomes
         for state in _OP:
             ending = [w for w in new if w.tx_id in decided and wanted[w.tx_id].state is state]
-            ended = await self._end(state, ending, {})
+            ended = await self._end(state, ending)
             for work in ending:
                 reached = _END[state] if work.tx_id in ended else state
                 outcomes[work.tx_id] = Outcome(reached, reasons.get(work.tx_id))
@@ -150,9 +161,13 @@ class Coordinator:
             return await self._log.decide(wanted)
 
     async def _end(
-        self, state: State, works: Sequence[Work], attempts: Mapping[str, int]
+        self, state: State, works: Sequence[Work], attempts: Mapping[str, int] | None = None
     ) -> set[str]:
-        """Confirm or cancel at every branch; return those that are through with all of them."""
+        """Confirm or cancel at every branch; return those that are through with all of them.
+
+        `attempts` are those before this one, where recovery makes it: with waits in between that
+        are the log's, and with its story told in full.
+        """
         if not works:
             return set()
         op = _OP[state]
@@ -160,17 +175,17 @@ class Coordinator:
         failures: dict[str, Exception] = {}
         notes: list[Note] = []
         for branch in branches:
-            _, failed = await attempt(branch, op, works)
+            _, failed = await attempt(branch, op, works, tries=1 if attempts else TRIES)
             failures |= failed
             notes += notes_of(branch, op, {}, failed)
-            if attempts:  # the story of one that needed recovery is told in full
+            if attempts:
                 notes += [Note(w.tx_id, branch.name, op) for w in works if w.tx_id not in failed]
         done = [work.tx_id for work in works if work.tx_id not in failures]
         try:
             if done:
                 await self._log.end(done, state, _END[state])
             if failures:
-                await self._leave(list(failures), attempts)
+                await self._leave(list(failures), attempts or {})
         except Unavailable as error:  # every branch is through, or the lease brings it back
             log.warning("%s: %d stay %s for now: %s", self.name, len(works), state, error)
         await self._note(notes)

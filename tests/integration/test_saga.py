@@ -108,10 +108,23 @@ async def test_a_refused_third_step_undoes_the_first_two_in_reverse_once_each(
         ("capture", "do", 1, None),
         ("ship", "do", 1, None),
         ("notify", "do", 1, "no"),
+        ("notify", "undo", 1, None),
         ("ship", "undo", 1, None),
         ("capture", "undo", 1, None),
     ]
-    assert [b.done_at is None for b in shown.branches] == [False, False, True, False, False]
+    assert [b.done_at is None for b in shown.branches] == [False, False, True, False, False, False]
+
+
+async def test_F23_a_second_copy_of_a_refused_step_does_nothing_later(fulfilment, probe):
+    """Two workers have the same message: refused to one, the other would do it."""
+    (tx,) = works = new_works(1, refuses_once="capture do")
+    await fulfilment.saga().begin(works)
+    await fulfilment.saga().handle([Position(tx.tx_id, State.RUNNING, 0)])
+    await fulfilment.saga().handle([Position(tx.tx_id, State.COMPENSATING, 0)])
+    assert await probe.states(works) == [(State.COMPENSATED, "no")]
+    capture = probe.branch("capture", ops=SAGA_OPS)
+    assert await capture.run(Op.DO, works) == {tx.tx_id: "late"}
+    assert await probe.effects(tx.tx_id) == []
 
 
 async def test_a_first_step_that_is_refused_has_nothing_to_undo(fulfilment, probe, work, reach):
@@ -271,6 +284,7 @@ _WAY = {
         (State.RUNNING, 0),
         (State.RUNNING, 1),
         (State.RUNNING, 2),
+        (State.COMPENSATING, 2),
         (State.COMPENSATING, 1),
         (State.COMPENSATING, 0),
     ],

@@ -143,6 +143,23 @@ async def test_a_bug_takes_only_the_transaction_that_hits_it(bench, probe):
     await probe.assert_whole(bench.names, good + bad)
 
 
+async def test_what_the_log_cannot_write_fails_by_itself(bench, probe):
+    coordinator = bench.coordinator(calls=1)
+    good = new_works(9)
+    odd = [
+        Work("x" * 65, {}),
+        Work("nul\0", {}),
+        Work(new_id(), {"nul": "\0"}),
+        Work(new_id(), {"what": object()}),
+    ]
+    answers = await asyncio.gather(
+        *(coordinator.submit(*work) for work in good[:4] + odd + good[4:]), return_exceptions=True
+    )
+    told = [isinstance(answer, Exception) for answer in answers]
+    assert told == [False] * 4 + [True] * 4 + [False] * 5
+    await probe.assert_whole(bench.names, good)
+
+
 async def test_what_cannot_be_confirmed_now_stays_decided_until_it_can(bench, probe):
     probe.faults["wallet", Op.CONFIRM] = [Unavailable()] * attempts.TRIES
     work = Work(new_id(), {})

@@ -70,13 +70,16 @@ class Transactions(RuleBasedStateMachine):
     @rule(
         target=works,
         winners=strategies.integers(0, 2),
-        refused_by=strategies.lists(branches, max_size=2),
+        refused=strategies.lists(
+            strategies.tuples(strategies.sampled_from(["refuses", "refuses_once"]), branches),
+            max_size=2,
+        ),
         dies_at=deaths,
     )
-    def submit(self, winners: int, refused_by: list[str], dies_at: int | None) -> object:
+    def submit(self, winners: int, refused: list[tuple[str, str]], dies_at: int | None) -> object:
         batch = new_works(winners)
-        for name in refused_by:
-            batch += new_works(1, refuses=f"{name} try")
+        for how, name in refused:
+            batch += new_works(1, **{how: f"{name} try"})
         self._all += batch
         if batch:
             self._run(self._submit(batch, dies_at))
