@@ -51,16 +51,17 @@ def list_(
     if as_json:
         typer.echo(json.dumps([_plain(each) for each in found]))
         return
-    table = Table("transaction", "of", "state", "reason", "failed", "begun", "next attempt")
+    table = Table("transaction", "of", "state", "failed", "begun", "next attempt", "why")
+    table.caption = "failed: attempts since it last made progress; times are UTC"
     for each in found:
         table.add_row(
             each.tx_id,
             each.name,
             _state(each),
-            each.reason or "",
             str(each.attempts),
             _moment(each.created_at),
             _moment(each.due_at),
+            each.reason if each.ended_at else each.error or each.reason,
         )
     Console().print(table)
 
@@ -124,6 +125,7 @@ def _show(shown: Shown, as_json: bool) -> None:
         if value:
             console.print(f"{name:<16}{value}", highlight=False, soft_wrap=True, markup=False)
     table = Table("branch", "operation", "attempts", "first", "last", "done", "last error")
+    table.caption = "times are UTC"
     for b in shown.branches:
         times = (_moment(moment) for moment in (b.first_at, b.last_at, b.done_at))
         table.add_row(b.branch, b.op, str(b.attempts), *times, b.error or "")

@@ -45,6 +45,8 @@ class Listed:
     ended_at: datetime | None
     parked_in: str | None
     owner: str
+    #: Of the operation that failed last and is not done.
+    error: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,11 @@ class Shown:
     branches: list[ShownBranch]
 
 
-_COLUMNS = ", ".join(Listed.__dataclass_fields__)
+_COLUMNS = (
+    "tx_id, engine, name, state, step, reason, attempts, created_at, updated_at, due_at, ended_at,"
+    " parked_in, owner, (SELECT b.error FROM branches b WHERE b.tx_id = transactions.tx_id"
+    " AND b.done_at IS NULL ORDER BY b.last_at DESC LIMIT 1) AS error"
+)
 
 
 async def list_(db: asyncpg.Pool, states: Sequence[State], limit: int) -> list[Listed]:

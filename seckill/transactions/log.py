@@ -118,7 +118,7 @@ class Log:
         with database_errors_as_unavailable():
             await self._db.execute(
                 "UPDATE transactions SET state = 'FAILED', parked_in = state, due_at = NULL,"
-                "       updated_at = now()"
+                "       attempts = attempts + 1, updated_at = now()"
                 " WHERE tx_id = ANY ($1) AND owner = $2 AND due_at IS NOT NULL",
                 tx_ids,
                 self.owner,

@@ -64,7 +64,9 @@ async def parked(bench, probe, monkeypatch) -> Work:
 def test_a_parked_transaction_is_listed_and_shown(tx, parked):
     listed = json.loads(tx("list", "--json").stdout)
     assert parked.tx_id in [each["tx_id"] for each in listed]
-    assert parked.tx_id in tx("list", "--state", "failed").stdout
+    text = tx("list", "--state", "failed").stdout
+    assert parked.tx_id in text
+    assert "ArithmeticError: a bug" in text
     shown = json.loads(tx("show", parked.tx_id, "--json").stdout)
     assert (shown["state"], shown["parked_in"]) == ("FAILED", "CONFIRMING")
     assert shown["args"] == {"cents": 5}
