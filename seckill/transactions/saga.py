@@ -87,7 +87,11 @@ class Saga:
         for saga in await self._log.claim(self.name, sorted(set(positions))):
             at[saga.state, saga.step].append(saga)
         for (state, step), sagas in at.items():
-            await self._work(state, step, sagas)
+            if step < len(self._steps):
+                await self._work(state, step, sagas)
+            else:  # begun by a newer version, which will take it
+                log.warning("%s: no step %d in this version", self.name, step + 1)
+                await self._log.put_off(dict.fromkeys((s.tx_id for s in sagas), AGAIN_LAST_S))
 
     async def _work(self, state: State, step: int, sagas: Sequence[Taken]) -> None:
         """Do or undo one step of sagas that are all at it, and move them on."""

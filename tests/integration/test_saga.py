@@ -238,6 +238,32 @@ async def test_a_compensation_that_cannot_finish_is_parked(
     assert await probe.effects(works[0].tx_id) == ["capture do", "ship do"]
 
 
+async def test_a_saga_that_this_version_does_not_know_climbs_the_ladder(
+    fulfilment, work, queues, eventually
+):
+    await fulfilment.saga().start(new_works(1))
+
+    async def climbs() -> bool:
+        return await queues.size(topology.retry(topology.RUNGS_S[0])) == 1
+
+    async with work():
+        await eventually(climbs, "it is on the first rung")
+
+
+async def test_a_step_that_this_version_does_not_know_waits_for_a_newer_one(fulfilment, probe, db):
+    works = new_works(1, refuses="notify do")
+    await fulfilment.saga().begin(works)
+    (tx_id, _) = works[0]
+    for step in range(2):
+        await fulfilment.saga().handle([Position(tx_id, State.RUNNING, step)])
+    old = fulfilment.saga(steps=[probe.branch("capture", ops=SAGA_OPS)])
+    await old.handle([Position(tx_id, State.RUNNING, 2)])
+    assert await probe.states(works) == [(State.RUNNING, None)]
+    assert await probe.effects(tx_id) == ["capture do", "ship do"]
+    waits = "SELECT due_at > now() + interval '20 seconds' FROM transactions WHERE tx_id = $1"
+    assert await db.fetchval(waits, tx_id), "as long as between attempts, not a lease"
+
+
 async def test_a_saga_begun_in_a_transaction_that_is_rolled_back_never_was(fulfilment, probe, db):
     works = new_works(1)
     async with db.acquire() as connection:

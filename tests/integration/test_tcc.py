@@ -6,6 +6,7 @@ import asyncio
 
 import asyncpg
 import pytest
+from prometheus_client import REGISTRY
 
 from seckill.errors import Unavailable
 from seckill.transactions import attempts, log, tcc
@@ -186,7 +187,8 @@ async def test_what_cannot_be_confirmed_at_all_is_parked(bench, probe, monkeypat
         assert await probe.states([work]) == [(State.CONFIRMING, None)]
         await bench.recover([work])
     assert await probe.states([work]) == [(State.FAILED, None)]
-    await bench.recover([work])  # is left alone
+    await bench.recover([work])  # is left alone, and counted
+    assert REGISTRY.get_sample_value("seckill_transactions_parked") >= 1
     row = await probe.db.fetchrow(
         "SELECT attempts, error, done_at FROM branches WHERE tx_id = $1 AND branch = 'wallet'",
         work.tx_id,

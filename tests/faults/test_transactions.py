@@ -1,0 +1,79 @@
+"""Coordinators killed with SIGKILL in the middle of batches: recovery ends all that they left."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sys
+
+import asyncpg
+import pytest
+
+from config.settings import Settings
+from seckill.transactions.work import ENDED, State, Work
+from tests.transactions import Bench, Probe
+
+KILLS = 8
+
+
+@pytest.fixture
+async def bench(db: asyncpg.Pool) -> Bench:
+    probe = Probe(db)
+    await probe.create()
+    return Bench(probe)
+
+
+async def test_F12_killed_coordinators_leave_nothing_half_done_and_have_told_no_lies(
+    bench, db, settings: Settings
+):
+    told: dict[str, str] = {}
+    open_at_kills = 0
+    for _ in range(KILLS):
+        told |= await _victim(settings, bench.name)
+        open_at_kills += await _open(db, bench)
+        works = await _all(db, bench)
+        while await _open(db, bench):
+            await bench.recover(works)
+
+    works = await _all(db, bench)
+    await bench.probe.assert_whole(bench.names, works)
+    ended = dict(zip((w.tx_id for w in works), await bench.probe.states(works), strict=True))
+    lies = {t: s for t, s in told.items() if State(s) in ENDED and ended[t][0] != s}
+    assert lies == {}
+    assert {State.CONFIRMED, State.CANCELED} <= set(told.values())
+    assert open_at_kills > 0, "it was never killed in the middle"
+
+
+async def _victim(settings: Settings, name: str) -> dict[str, str]:
+    """Run a coordinator until a random while after its first answers; return what it told."""
+    victim = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "tests.victim",
+        settings.postgres_dsn,
+        name,
+        env={"PYTHONPATH": ":".join(sys.path)},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert victim.stdout is not None
+    lines = [await victim.stdout.readline()]
+    asyncio.get_running_loop().call_later(_moment_s(), victim.kill)
+    lines += [line async for line in victim.stdout]
+    await victim.wait()
+    whole = [line.decode().split() for line in lines if line.endswith(b"\n")]
+    return {tx_id: state for tx_id, state in whole}
+
+
+def _moment_s() -> float:
+    return random.uniform(0.01, 0.3)  # noqa: S311 - no secret
+
+
+async def _all(db: asyncpg.Pool, bench: Bench) -> list[Work]:
+    rows = await db.fetch("SELECT tx_id FROM transactions WHERE name = $1", bench.name)
+    return [Work(row["tx_id"], {}) for row in rows]
+
+
+async def _open(db: asyncpg.Pool, bench: Bench) -> int:
+    return await db.fetchval(
+        "SELECT count(*) FROM transactions WHERE name = $1 AND ended_at IS NULL", bench.name
+    )
