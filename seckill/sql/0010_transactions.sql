@@ -58,17 +58,69 @@ CREATE TABLE barriers (
   PRIMARY KEY (tx_id, branch, op)
 );
 
--- Close transactions, whose branches are all through. The only commit that waits for no disk: should the server crash before it is
--- written, recover does the last stage again, which the barrier makes harmless.
+-- The functions below are LANGUAGE sql because their statements are then planned at each call. A
+-- prepared statement keeps the plan of its first calls, and one that was made for an empty table reads
+-- all of it when it is large.
+
+-- Decide by compare-and-set; returns those that are now as decided.
+CREATE FUNCTION decide_transactions(p_tx_ids text[], p_states text[], p_reasons text[])
+RETURNS text[]
+LANGUAGE sql AS $$
+  WITH decided AS (
+    UPDATE transactions t SET state = d.state, reason = d.reason, updated_at = now()
+      FROM unnest(p_tx_ids, p_states, p_reasons) AS d (tx_id, state, reason)
+     WHERE t.tx_id = d.tx_id AND t.state IN ('TRYING', d.state)
+    RETURNING t.tx_id
+  )
+  SELECT array_agg(tx_id) FROM decided
+$$;
+
+-- Close transactions, whose branches are all through. The only commit that waits for no disk: should
+-- the server crash before it is written, recover does the last stage again, which the barrier makes
+-- harmless.
 CREATE FUNCTION end_transactions(p_tx_ids text[], p_state text, p_to_state text)
 RETURNS void
-LANGUAGE plpgsql AS $$
-BEGIN
-  PERFORM set_config('synchronous_commit', 'off', true);
+LANGUAGE sql AS $$
+  SELECT set_config('synchronous_commit', 'off', true);
   UPDATE transactions
      SET state = p_to_state, due_at = NULL, ended_at = now(), updated_at = now()
    WHERE tx_id = ANY (p_tx_ids) AND state = p_state;
-END $$;
+$$;
+
+-- Let recover have transactions of an owner after a wait, not after the lease.
+CREATE FUNCTION put_off_transactions(p_tx_ids text[], p_waits_s float8[], p_owner text)
+RETURNS void
+LANGUAGE sql AS $$
+  UPDATE transactions t
+     SET attempts = attempts + 1, updated_at = now(), due_at = now() + make_interval(secs => w.wait_s)
+    FROM unnest(p_tx_ids, p_waits_s) AS w (tx_id, wait_s)
+   WHERE t.tx_id = w.tx_id AND t.owner = p_owner AND t.due_at IS NOT NULL
+$$;
+
+-- Take what is due, oldest first; what another process has locked is its.
+CREATE FUNCTION take_due_transactions(p_names text[], p_limit integer, p_owner text, p_lease_s float8)
+RETURNS SETOF transactions
+LANGUAGE sql AS $$
+  WITH due AS (
+    SELECT tx_id FROM transactions WHERE due_at <= now() AND name = ANY (p_names)
+     ORDER BY due_at LIMIT p_limit FOR UPDATE SKIP LOCKED
+  )
+  UPDATE transactions t SET owner = p_owner, due_at = now() + make_interval(secs => p_lease_s)
+    FROM due WHERE t.tx_id = due.tx_id
+  RETURNING t.*
+$$;
+
+-- Take Sagas that are still where a message says, whoever owned them.
+CREATE FUNCTION claim_sagas(p_name text, p_tx_ids text[], p_states text[], p_steps integer[],
+                            p_owner text, p_lease_s float8)
+RETURNS SETOF transactions
+LANGUAGE sql AS $$
+  UPDATE transactions t SET owner = p_owner, due_at = now() + make_interval(secs => p_lease_s)
+    FROM unnest(p_tx_ids, p_states, p_steps) AS p (tx_id, state, step)
+   WHERE t.tx_id = p.tx_id AND t.state = p.state AND t.step = p.step
+     AND t.name = p_name AND t.due_at IS NOT NULL
+  RETURNING t.*
+$$;
 
 -- Move Sagas on by compare-and-set of state and step; of two workers with the same step one moves it.
 CREATE FUNCTION advance_sagas(p_tx_ids text[], p_states text[], p_steps integer[], p_to_states text[],
@@ -119,4 +171,19 @@ LANGUAGE sql AS $$
     DELETE FROM transactions t USING old WHERE t.tx_id = old.tx_id RETURNING 1
   )
   SELECT count(*) FROM gone
+$$;
+
+-- Which of these operations have been undone, so that they must not be done any more.
+CREATE FUNCTION undone(p_tx_ids text[], p_branch text, p_undoing_op text)
+RETURNS text[]
+LANGUAGE sql AS $$
+  SELECT coalesce(array_agg(tx_id), '{}') FROM barriers
+   WHERE tx_id = ANY (p_tx_ids) AND branch = p_branch AND op = p_undoing_op
+$$;
+
+-- Forget operations that were refused.
+CREATE FUNCTION withdraw(p_tx_ids text[], p_branch text, p_op text)
+RETURNS void
+LANGUAGE sql AS $$
+  DELETE FROM barriers WHERE tx_id = ANY (p_tx_ids) AND branch = p_branch AND op = p_op
 $$;

@@ -47,11 +47,6 @@ SELECT coalesce(array_agg(tx_id), '{}')
   FROM passed WHERE tx_id NOT IN (SELECT tx_id FROM never_came)
 """
 
-_LATE = """
-SELECT coalesce(array_agg(tx_id), '{}') FROM barriers
- WHERE tx_id = ANY ($1) AND branch = $2 AND op = $3
-"""
-
 
 class Passed(NamedTuple):
     """What to do for real, and what to refuse; all else was done before or has nothing to undo."""
@@ -75,7 +70,7 @@ async def enter(
     late: list[str] = []
     if undone_by := _UNDONE_BY.get(op):
         again = [tx_id for tx_id in ids if tx_id not in new]
-        late = await connection.fetchval(_LATE, again, branch, undone_by)
+        late = await connection.fetchval("SELECT undone($1, $2, $3)", again, branch, undone_by)
     return Passed([w for w in works if w.tx_id in new], dict.fromkeys(late, LATE))
 
 
@@ -83,12 +78,7 @@ async def withdraw(
     connection: asyncpg.Connection, branch: str, op: Op, refused: Sequence[str]
 ) -> None:
     """Forget an operation that was refused: nothing was done, so there is nothing to undo."""
-    await connection.execute(
-        "DELETE FROM barriers WHERE tx_id = ANY ($1) AND branch = $2 AND op = $3",
-        refused,
-        branch,
-        op,
-    )
+    await connection.execute("SELECT withdraw($1, $2, $3)", refused, branch, op)
 
 
 _UNDONE_BY = {undone: op for op, undone in UNDOES.items()}

@@ -83,12 +83,7 @@ class Log:
         """
         with database_errors_as_unavailable():
             decided = await self._db.fetchval(
-                "WITH decided AS ("
-                " UPDATE transactions t SET state = d.state, reason = d.reason, updated_at = now()"
-                "   FROM unnest($1::text[], $2::text[], $3::text[]) AS d (tx_id, state, reason)"
-                "  WHERE t.tx_id = d.tx_id AND t.state IN ('TRYING', d.state)"
-                " RETURNING t.tx_id)"
-                " SELECT array_agg(tx_id) FROM decided",
+                "SELECT decide_transactions($1, $2, $3)",
                 list(decisions),
                 [outcome.state for outcome in decisions.values()],
                 [outcome.reason for outcome in decisions.values()],
@@ -104,10 +99,7 @@ class Log:
         """Let recovery take transactions of ours after a wait in seconds, not after the lease."""
         with database_errors_as_unavailable():
             await self._db.execute(
-                "UPDATE transactions t SET attempts = attempts + 1, updated_at = now(),"
-                "       due_at = now() + make_interval(secs => w.wait_s)"
-                "  FROM unnest($1::text[], $2::float8[]) AS w (tx_id, wait_s)"
-                " WHERE t.tx_id = w.tx_id AND t.owner = $3 AND t.due_at IS NOT NULL",
+                "SELECT put_off_transactions($1, $2, $3)",
                 list(waits_s),
                 list(waits_s.values()),
                 self.owner,
@@ -128,12 +120,7 @@ class Log:
         """Take transactions of these definitions whose lease or wait is over, oldest first."""
         with database_errors_as_unavailable():
             rows = await self._db.fetch(
-                "WITH due AS ("
-                " SELECT tx_id FROM transactions WHERE due_at <= now() AND name = ANY ($1)"
-                "  ORDER BY due_at LIMIT $2 FOR UPDATE SKIP LOCKED)"
-                " UPDATE transactions t SET owner = $3, due_at = now() + make_interval(secs => $4)"
-                "   FROM due WHERE t.tx_id = due.tx_id"
-                " RETURNING t.tx_id, name, state, step, args, reason, attempts",
+                "SELECT * FROM take_due_transactions($1, $2, $3, $4)",
                 list(names),
                 limit,
                 self.owner,
@@ -145,12 +132,7 @@ class Log:
         """Take Sagas that still are where a message says, whoever owned them; return those."""
         with database_errors_as_unavailable():
             rows = await self._db.fetch(
-                "UPDATE transactions t"
-                "   SET owner = $5, due_at = now() + make_interval(secs => $6)"
-                "  FROM unnest($2::text[], $3::text[], $4::int[]) AS p (tx_id, state, step)"
-                " WHERE t.tx_id = p.tx_id AND t.state = p.state AND t.step = p.step"
-                "   AND t.name = $1 AND t.due_at IS NOT NULL"
-                " RETURNING t.tx_id, name, t.state, t.step, args, reason, attempts",
+                "SELECT * FROM claim_sagas($1, $2, $3, $4, $5, $6)",
                 name,
                 [p.tx_id for p in positions],
                 [p.state for p in positions],
