@@ -46,9 +46,11 @@ class HttpClient:
             async with self._session.post(
                 url, data=body, headers=headers, allow_redirects=False
             ) as response:
-                text = await response.content.read(REPLY_MAX_BYTES + 1)
-                while len(text) <= REPLY_MAX_BYTES and (more := await response.content.readany()):
-                    text += more
+                text = b""
+                async for chunk in response.content.iter_any():
+                    text += chunk
+                    if len(text) > REPLY_MAX_BYTES:
+                        break  # the rest is not waited for: leaving closes the connection
                 return Reply(response.status, text[:REPLY_MAX_BYTES])
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise Unavailable(f"{url} does not answer: {error or type(error).__name__}") from error

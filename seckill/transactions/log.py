@@ -41,7 +41,6 @@ class Log:
         state: State,
         works: Sequence[Work],
         *,
-        lease_s: float = LEASE_S,
         connection: asyncpg.Connection | None = None,
     ) -> dict[str, Outcome]:
         """Write transactions down; return where those are that were in the log before.
@@ -65,7 +64,7 @@ class Log:
                 name,
                 state,
                 self.owner,
-                lease_s,
+                LEASE_S,
             )
             if new and len(new) == len(works):
                 return {}

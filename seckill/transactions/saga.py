@@ -23,7 +23,7 @@ from seckill.errors import Transient, Unavailable
 from seckill.transactions.attempts import attempt, notes_of
 from seckill.transactions.backoff import backoff_s
 from seckill.transactions.branches import Definition
-from seckill.transactions.log import LEASE_S, Log
+from seckill.transactions.log import Log
 from seckill.transactions.work import Move, Note, Op, Position, State, Taken, Work
 
 log = logging.getLogger(__name__)
@@ -59,9 +59,7 @@ class Saga:
 
         Recovery starts them after a lease; `announce` after the commit starts them at once.
         """
-        await self._log.begin(
-            self.engine, self.name, State.RUNNING, works, lease_s=LEASE_S, connection=connection
-        )
+        await self._log.begin(self.engine, self.name, State.RUNNING, works, connection=connection)
 
     async def announce(self, positions: Sequence[Position]) -> None:
         """Send the messages of positions; what cannot be sent now is left to recovery."""
@@ -113,12 +111,7 @@ class Saga:
         await self._advance(moves)
         waiting = [s for s in sagas if s.tx_id in failed and s not in spent]
         if waiting:
-            await self._log.put_off(
-                {
-                    s.tx_id: backoff_s(s.attempts + 1, first_s=AGAIN_FIRST_S, last_s=AGAIN_LAST_S)
-                    for s in waiting
-                }
-            )
+            await self._log.put_off({s.tx_id: _wait_s(s.attempts + 1) for s in waiting})
 
     def _after(self, saga: Taken, state: State, step: int, reason: str | None = None) -> Move:
         """Return the way from where a saga is to a step, or to its end when there is none."""
