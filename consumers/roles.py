@@ -18,10 +18,9 @@ from redis.asyncio import Redis
 
 from config.settings import Settings
 from config.timeouts import KEY_EXPIRY
-from consumers import dead_letters, reconcile, relay, return_stock, sweep
+from consumers import dead_letters, reconcile, recover, relay, return_stock, sweep
 from consumers.crew import Crew, assignments
 from consumers.dead_letters import DeadLetters, LastRung, OpenLetters, Together
-from consumers import recover, relay, return_stock, sweep
 from consumers.expire_orders import ExpireOrders
 from consumers.key_expiry import KeyExpiry
 from consumers.ladder import Ladder
@@ -150,6 +149,8 @@ def _reconcile(stores: Stores) -> Role:
             PollRole("reconcile", role.run_once, idle_s=LOOKS_APART_S),
         ]
     )
+
+
 def _saga_steps(stores: Stores) -> Role:
     handler = SagaSteps(_sagas(stores))
     return _queue_role(stores, "saga_steps", topology.SAGA_STEPS, handler.handle, STEPS_BATCH_MAX)

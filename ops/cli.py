@@ -127,8 +127,7 @@ def consumers(
 
 def main() -> None:
     """Run the command line; an expected failure is one line on stderr, never a traceback."""
-    from ops import cli_dead, cli_limits, cli_pool, cli_rebuild, cli_running_sale, cli_sales
-    from ops import cli_limits, cli_sales, cli_tx
+    from ops import cli_dead, cli_limits, cli_pool, cli_rebuild, cli_running_sale, cli_sales, cli_tx
 
     cli_sales.register(app)
     cli_running_sale.register()

@@ -23,7 +23,11 @@ from seckill.sales import SaleDirectory
 from seckill.stock import Stock
 
 #: Role -> the queue that it works on.
-_QUEUES = {"place_orders": topology.ORDERS_PLACE, "expire_orders": topology.ORDERS_EXPIRE}
+_QUEUES = {
+    "place_orders": topology.ORDERS_PLACE,
+    "expire_orders": topology.ORDERS_EXPIRE,
+    "saga_steps": topology.SAGA_STEPS,
+}
 
 
 @dataclass(frozen=True, slots=True)
