@@ -159,7 +159,7 @@ def _waits(stack: BenchStack, reason: str) -> list[float]:
     """Read off the consumer's log how long the message waited between its attempts."""
     log = stack.children[-1].spec.log
     lines = log.read_text().splitlines() if log else []
-    failed = [line for line in lines if line.endswith(reason) and "orders.place" in line]
+    failed = [line for line in lines if line.endswith(reason) and topology.ORDERS_PLACE in line]
     times = [datetime.strptime(line[:23], "%Y-%m-%d %H:%M:%S,%f") for line in failed]
     return [(after - before).total_seconds() for before, after in pairwise(times)]
 
