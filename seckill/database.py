@@ -24,6 +24,9 @@ SERVER_SETTINGS = {
     "idle_in_transaction_session_timeout": "5s",
     # Compiling a plan takes longer than anything that this project asks for.
     "jit": "off",
+    # What is asked for by key is in memory or on flash. As for a disk that has to seek, a batch of
+    # some hundred keys would be looked for by reading a whole table of a hundred thousand rows.
+    "random_page_cost": "1.1",
 }
 
 #: The server is away or going away, or the link broke: hold the work and try again.

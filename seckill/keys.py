@@ -65,6 +65,11 @@ def reconcile_lock() -> str:
     return "sk:lock:reconcile"
 
 
+def paying(sale_id: str, order_id: str) -> str:
+    """Return the STRING that the one payment under way of an order holds, to save work."""
+    return f"sk:{{{sale_id}}}:paying:{order_id}"
+
+
 def relay_lock() -> str:
     """Return the STRING that the one working relay holds, to save doing work twice."""
     return "sk:lock:relay"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import hypothesis
 import pytest
 from redis.asyncio import Redis
 
@@ -19,6 +20,10 @@ from seckill import database, ledger, logins, redis_client, sales, tickets
 from seckill.keyring import KeyRing
 from seckill.sales import NewSale, Sale
 from seckill.stock import Stock
+from tests.till import Till
+
+#: `pytest --hypothesis-profile=thorough`: many more examples where a test has few by itself.
+hypothesis.settings.register_profile("thorough", deadline=None)
 
 _numbers = itertools.count(1)
 
@@ -91,6 +96,11 @@ def open_sale(db: asyncpg.Pool, stock: Stock) -> OpenSale:
 
     units = stock
     return make
+
+
+@pytest.fixture
+async def till(db: asyncpg.Pool, store: Redis) -> Till:
+    return Till(db, store)
 
 
 @pytest.fixture

@@ -34,6 +34,13 @@ def test_a_burnt_proof_lives_with_its_sale(sale_id: str) -> None:
     assert key == f"sk:{{{sale_id}}}:proof:a_nonce-"
 
 
+@given(sale_ids)
+def test_the_lock_of_a_payment_lives_with_its_sale(sale_id: str) -> None:
+    key = keys.paying(sale_id, "019aab2f-4c00-8000-8005-5d3c1f0a2b7e")
+    assert key_slot(key.encode()) == key_slot(sale_id.encode())
+    assert key == f"sk:{{{sale_id}}}:paying:019aab2f-4c00-8000-8005-5d3c1f0a2b7e"
+
+
 @given(st.lists(sale_ids, unique=True, min_size=1))
 def test_every_key_of_every_sale_is_its_own(ids: list[str]) -> None:
     names = [key(sale_id) for sale_id in ids for key in PER_SALE] + [keys.relay_lock()]

@@ -1,0 +1,194 @@
+"""Paying an order: a TCC over the order with its units, the buyer's coupon and his wallet.
+
+The branch `order` comes first: its Try wins or loses the race against timeout, cancellation and
+other payments, and writes down what is to be paid. The functions are in sql/0011_money.sql.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import StrEnum
+
+import asyncpg
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from seckill import keys
+from seckill.clock import now_ms
+from seckill.transactions.branches import Definition, Operation, SqlBranch
+from seckill.transactions.tcc import Coordinator
+from seckill.transactions.work import Outcome, State, Work
+
+#: The definition's name in the log.
+PAYMENT = "payment"
+#: The only method so far.
+WALLET = "wallet"
+#: Should a process die with a lock in hand, its order can be paid again after this long: a few
+#: times what a payment takes.
+LOCK_S = 2.0
+
+
+class Refusal(StrEnum):
+    """Why a payment was refused: the words of the SQL functions."""
+
+    NO_ORDER = "no_order"
+    PAID = "paid"
+    PAYMENT_IN_PROGRESS = "payment_in_progress"
+    EXPIRED = "expired"
+    NOT_PAYABLE = "not_payable"
+    INSUFFICIENT_FUNDS = "insufficient_funds"
+    COUPON_UNKNOWN = "coupon_unknown"
+    COUPON_USED = "coupon_used"
+
+
+@dataclass(frozen=True, slots=True)
+class Payment:
+    """What a buyer asks for."""
+
+    sale_id: str
+    order_id: str
+    buyer_id: str
+    method: str = WALLET
+    coupon_id: str | None = None
+
+    def args(self) -> dict[str, str | None]:
+        """Return it as the log keeps it."""
+        return {
+            "sale_id": self.sale_id,
+            "order_id": self.order_id,
+            "buyer_id": self.buyer_id,
+            "method": self.method,
+            "coupon_id": self.coupon_id,
+        }
+
+
+def definition(db: asyncpg.Pool) -> Definition:
+    """Return the transaction that pays an order.
+
+    A Confirm that is refused was never tried: the engine parks it for an operator.
+    """
+    return Definition(
+        PAYMENT,
+        (
+            SqlBranch(
+                "order",
+                db,
+                try_=_try_order,
+                confirm=_confirm_order,
+                cancel=_cancel_order,
+            ),
+            SqlBranch(
+                "coupon",
+                db,
+                try_=_with_coupon(_asking("lock_coupons")),
+                confirm=_with_coupon(_asking("use_coupons")),
+                cancel=_with_coupon(_telling("unlock_coupons")),
+            ),
+            SqlBranch(
+                "wallet",
+                db,
+                try_=_asking("freeze_funds"),
+                confirm=_asking("charge_funds"),
+                cancel=_telling("unfreeze_funds"),
+            ),
+        ),
+    )
+
+
+class Checkout:
+    """Pays orders."""
+
+    def __init__(self, coordinator: Coordinator, redis: Redis, *, locking: bool = True) -> None:
+        self._coordinator = coordinator
+        self._redis = redis
+        self._locking = locking
+
+    async def pay(self, payment: Payment) -> Outcome:
+        """Pay an order once; a canceled outcome has one of the words of Refusal as its reason.
+
+        Raises Busy when too much is in hand, Unavailable when the outcome is not known.
+        """
+        if not self._locking:
+            return await self._submit(payment)
+        # Two payments of one order would both be logged and tried, and one be canceled. The lock
+        # saves that work; it decides nothing, so without Redis we go on without it.
+        key = keys.paying(payment.sale_id, payment.order_id)
+        lock = self._redis.lock(key, timeout=LOCK_S, blocking=False)
+        try:
+            if not await lock.acquire():
+                return Outcome(State.CANCELED, Refusal.PAYMENT_IN_PROGRESS)
+        except (RedisError, OSError):
+            return await self._submit(payment)
+        try:
+            return await self._submit(payment)
+        finally:
+            with suppress(RedisError, OSError):  # it may have expired, and Redis be away: it ends
+                await lock.release()
+
+    async def _submit(self, payment: Payment) -> Outcome:
+        return await self._coordinator.submit(new_tx_id(), payment.args())
+
+
+def new_tx_id() -> str:
+    """Make the id of a payment; they sort by time."""
+    return f"pay-{now_ms():012x}-{os.urandom(8).hex()}"
+
+
+async def _try_order(connection: asyncpg.Connection, works: Sequence[Work]) -> Mapping[str, str]:
+    rows = await connection.fetch(
+        "SELECT tx, why FROM try_payments($1, $2, $3, $4, $5)",
+        *_txs_and_orders(works),
+        [work.args["buyer_id"] for work in works],
+        [work.args["method"] for work in works],
+        [work.args["coupon_id"] for work in works],
+    )
+    return dict(rows)
+
+
+async def _confirm_order(
+    connection: asyncpg.Connection, works: Sequence[Work]
+) -> Mapping[str, str]:
+    query = "SELECT tx, why FROM confirm_payments($1, $2)"
+    return dict(await connection.fetch(query, *_txs_and_orders(works)))
+
+
+async def _cancel_order(connection: asyncpg.Connection, works: Sequence[Work]) -> Mapping[str, str]:
+    await connection.execute("SELECT cancel_payments($1, $2)", *_txs_and_orders(works))
+    return {}
+
+
+def _txs_and_orders(works: Sequence[Work]) -> tuple[list[str], list[str]]:
+    return [work.tx_id for work in works], [work.args["order_id"] for work in works]
+
+
+def _with_coupon(operation: Operation) -> Operation:
+    """Do an operation only for payments that ask for a coupon."""
+
+    async def run(connection: asyncpg.Connection, works: Sequence[Work]) -> Mapping[str, str]:
+        asking = [work for work in works if work.args["coupon_id"] is not None]
+        return await operation(connection, asking) if asking else {}
+
+    return run
+
+
+def _asking(function: str) -> Operation:
+    """Call a function that takes transactions and returns those it refuses."""
+
+    async def run(connection: asyncpg.Connection, works: Sequence[Work]) -> Mapping[str, str]:
+        query = f"SELECT tx, why FROM {function}($1)"  # noqa: S608 - a constant
+        return dict(await connection.fetch(query, [work.tx_id for work in works]))
+
+    return run
+
+
+def _telling(function: str) -> Operation:
+    """Call a function that takes transactions and refuses none."""
+
+    async def run(connection: asyncpg.Connection, works: Sequence[Work]) -> Mapping[str, str]:
+        await connection.execute(f"SELECT {function}($1)", [work.tx_id for work in works])
+        return {}
+
+    return run

@@ -1,0 +1,88 @@
+"""A till for tests: the payment's branches one by one, or whole payments, on the real stores."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+from redis.asyncio import Redis
+
+from seckill import accounts, checkout
+from seckill.accounts import Coupon, TopUp
+from seckill.checkout import Checkout, Payment
+from seckill.orders import Placement
+from seckill.transactions.log import Log
+from seckill.transactions.recovery import Recovery
+from seckill.transactions.tcc import Coordinator
+from seckill.transactions.work import Op, Outcome, Work
+from tests.transactions import Fuse, MortalPool
+
+BRANCHES = ("order", "coupon", "wallet")
+YEAR_S = 365 * 86_400
+
+_numbers = itertools.count(1)
+
+
+def payer() -> str:
+    """Name a buyer whom no other test knows: wallets outlive sales."""
+    return f"payer-{next(_numbers)}"
+
+
+class Till:
+    """One process that takes payments."""
+
+    def __init__(self, db: Any, store: Redis, *, locking: bool = True) -> None:
+        self.db = db
+        self._store = store
+        definition = checkout.definition(db)
+        self._branches = {branch.name: branch for branch in definition.branches}
+        self.log = Log(db)
+        self.coordinator = Coordinator(definition, self.log)
+        self._checkout = Checkout(self.coordinator, store, locking=locking)
+
+    def another(self, *, locking: bool = True) -> Till:
+        """Open the till of another process."""
+        return Till(self.db, self._store, locking=locking)
+
+    def mortal(self, dies_at: int | None) -> Till:
+        """Open the till of a process that dies at the n-th point between two statements."""
+        return Till(MortalPool(self.db, Fuse(dies_at)), self._store)
+
+    async def give(self, buyer_id: str, cents: int) -> None:
+        """Top up a wallet."""
+        assert await accounts.top_up(self.db, [TopUp(checkout.new_tx_id(), buyer_id, cents)])
+
+    async def coupon(self, buyer_id: str, cents: int) -> str:
+        """Hand out a coupon; return its id."""
+        coupon_id = f"coupon-{next(_numbers)}"
+        assert await accounts.issue_coupons(self.db, [Coupon(coupon_id, buyer_id, cents)])
+        return coupon_id
+
+    async def pay(self, order: Placement, *, coupon: str | None = None) -> Outcome:
+        """Pay an order."""
+        return await self._checkout.pay(
+            Payment(order.sale_id, order.order_id, order.buyer_id, coupon_id=coupon)
+        )
+
+    def work(self, order: Placement, *, buyer_id: str = "", coupon: str | None = None) -> Work:
+        """Make a payment as the log would hand it to a branch."""
+        payment = Payment(
+            order.sale_id, order.order_id, buyer_id or order.buyer_id, coupon_id=coupon
+        )
+        return Work(checkout.new_tx_id(), payment.args())
+
+    async def run(self, branch: str, op: Op, *works: Work) -> Mapping[str, str]:
+        """Run an operation of a branch; return tx_id -> why of those refused."""
+        return dict(await self._branches[branch].run(op, works))
+
+    async def recover(self, sale_id: str) -> None:
+        """Finish the payments of a sale that were left, as if their leases had run out."""
+        await self.db.execute(
+            "UPDATE transactions SET due_at = now()"
+            " WHERE due_at IS NOT NULL AND args ->> 'sale_id' = $1",
+            sale_id,
+        )
+        recovery = Recovery(self.log, [self.coordinator], retention_s=YEAR_S)
+        while (await recovery.run_once()).taken:
+            pass
