@@ -19,6 +19,7 @@ from seckill.books import RedisBooks, SqlBooks, read_redis, read_sql, states_of
 from seckill.clock import now_ms
 from seckill.dead_letters import Selection
 from seckill.fencing import Trouble
+from seckill.money_books import MoneyBooks, read_money
 from seckill.order_ids import created_ms_of
 from seckill.orders import LIVE
 
@@ -37,6 +38,8 @@ class Ledger:
     #: Order ids of holders without a row, and of holders whose row is not live.
     in_flight: list[str] = field(default_factory=list)
     return_pending: list[str] = field(default_factory=list)
+    #: Transactions that have not ended.
+    open_txs: list[str] = field(default_factory=list)
     #: Order ids of holders without a row that an open dead letter names: they wait for an operator.
     on_dead_letters: list[str] = field(default_factory=list)
     #: Units that PostgreSQL has more than Redis, on their way by a restock; below 0, fewer.
@@ -71,7 +74,8 @@ async def verify(redis: Redis, db: asyncpg.Pool, sale_id: str, *, wait_s: float 
             f"not quiet after {wait_s:g} s: {_named(ledger.in_flight)} in flight, "
             f"{_named(ledger.return_pending)} on their way back, "
             f"{ledger.lines.get('outbox entries', 0)} outbox entries, "
-            f"{ledger.restock_pending} units of a restock"
+            f"{ledger.restock_pending} units of a restock, "
+            f"{_named(ledger.open_txs)} transactions open (I8)"
         )
     return ledger
 
@@ -88,6 +92,7 @@ async def _look(redis: Redis, db: asyncpg.Pool, sale_id: str) -> Ledger:
         ledger.violations.append(f"PostgreSQL knows no sale {sale_id}")
         return ledger
     _check_sql(ledger, sql)
+    _check_money(ledger, await read_money(db, sale_id))
     if trouble := (await fencing.behind(redis, db, [sale_id])).get(sale_id):
         ledger.violations.append(fencing.advice(sale_id, trouble))
     books = await read_redis(redis, sale_id)
@@ -131,6 +136,27 @@ def _check_sql(ledger: Ledger, sql: SqlBooks) -> None:
         ),
         (live <= sql.total, f"I2: oversold: live orders hold {live} of {sql.total}"),
         (not sql.doubled_buyers, f"I3: more than one live order: {_named(sql.doubled_buyers)}"),
+    )
+    ledger.violations += [text for holds, text in checks if not holds]
+
+
+def _check_money(ledger: Ledger, money: MoneyBooks) -> None:
+    """I7, I8: each order's payment is in its state, and all that ended is booked, once."""
+    ledger.open_txs = money.open_txs
+    ledger.lines |= {
+        "charged, cents": money.charged_cents,
+        "discounted, cents": money.discounted_cents,
+        "refunded, cents": money.refunded_cents,
+        "transactions open": len(money.open_txs),
+    }
+    checks = (
+        (not money.wrong_orders, f"I7: orders and payments differ: {_named(money.wrong_orders)}"),
+        (not money.misbooked_txs, f"I8: ended, not as booked: {_named(money.misbooked_txs)}"),
+        (not money.balance_cents, f"the books sum to {money.balance_cents} cents, not to 0"),
+        (
+            not money.wrong_wallets,
+            f"wallets are not what their entries say: {_named(money.wrong_wallets)}",
+        ),
     )
     ledger.violations += [text for holds, text in checks if not holds]
 
@@ -186,6 +212,7 @@ def _check_names(
     at_rest = held_ids - set(ledger.on_dead_letters)
     ledger.quiet = (
         books.still
+        and not ledger.open_txs
         and at_rest == sql.live.keys()
         and not books.outbox
         and not sql.returns_pending

@@ -23,9 +23,10 @@ from consumers.ladder import Ladder
 from consumers.place_orders import PlaceOrders
 from consumers.runner import Handler, QueueRole, Role
 from consumers.timers import Timers, ways_of
-from seckill import dead_letters, dead_messages, keys, messages, orders, returns, topology
+from seckill import dead_letters, dead_messages, keys, ledger, messages, orders, returns, topology
 from seckill.broker import Broker, Publisher
 from seckill.dead_letters import Arrival, Letter, Selection
+from seckill.ledger import Ledger
 from seckill.order_ids import new_order_id
 from seckill.orders import NotPlaced, Placement
 from seckill.sales import Sale, SaleDirectory
@@ -172,6 +173,16 @@ class Shop:
 @pytest.fixture
 def shop(db: asyncpg.Pool, store: Redis, stock: Stock) -> Shop:
     return Shop(db, store, stock)
+
+
+@pytest.fixture
+def verify(store: Redis, db: asyncpg.Pool) -> Callable[..., Awaitable[Ledger]]:
+    """Look at the ledger of a sale."""
+
+    async def call(sale: Sale, *, wait_s: float = 0.0) -> Ledger:
+        return await ledger.verify(store, db, sale.sale_id, wait_s=wait_s)
+
+    return call
 
 
 def _outcomes(refused: Sequence[NotPlaced]) -> dict[str, str]:

@@ -13,14 +13,6 @@ from seckill.stock import Return
 
 
 @pytest.fixture
-def verify(store, db):
-    async def call(sale, *, wait_s=0.0):
-        return await ledger.verify(store, db, sale.sale_id, wait_s=wait_s)
-
-    return call
-
-
-@pytest.fixture
 async def sold(open_sale, shop):
     """A quiet sale of 10 with orders of ann and bob, and a cancelled one of cat."""
     sale = await open_sale(stock=10)
@@ -57,6 +49,10 @@ async def test_quiet_books_balance_and_say_what_there_is(sold, verify):
         "orders refunding": 0,
         "orders refunded": 0,
         "returns pending": 0,
+        "charged, cents": 0,
+        "discounted, cents": 0,
+        "refunded, cents": 0,
+        "transactions open": 0,
         "redis stock": 8,
         "redis holders": 2,
         "redis held units": 2,
@@ -100,14 +96,14 @@ async def test_a_sale_of_a_version_that_wrote_no_total_is_counted_by_that_of_pos
     assert "is not total 10" in await complaints(verify, sale)
 
 
-async def test_paid_orders_count_as_sold(sold, shop, verify, db):
+async def test_paid_orders_count_as_sold(sold, verify, db):
     sale, (ann, *_) = sold
     await db.execute("UPDATE orders SET state = 'paid' WHERE order_id = $1", ann.order_id)
     assert "sold is 0" in await complaints(verify, sale)
 
     await db.execute("UPDATE inventory SET frozen = 1, sold = 1 WHERE sale_id = $1", sale.sale_id)
 
-    assert await complaints(verify, sale) == ""
+    assert await complaints(verify, sale) == (f"I7: orders and payments differ: 1 ({ann.order_id})")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,145 @@
+"""The books of money: they balance for every way that a payment can go, and find what is wrong."""
+
+from __future__ import annotations
+
+import pytest
+
+from seckill import accounts, refunds
+from seckill.errors import Missing, WrongState
+from seckill.transactions.work import Op, State
+from tests.till import BRANCHES, payer
+
+
+@pytest.fixture
+async def bought(till, shop, open_sale):
+    """A paid order of 1999 cents, 500 of them by coupon, in a sale of three."""
+    sale = await open_sale(stock=3)
+    (order,) = await shop.order(sale, payer())
+    await till.give(order.buyer_id, 1500)
+    coupon = await till.coupon(order.buyer_id, 500)
+    assert (await till.pay(order, coupon=coupon)).confirmed
+    return sale, order
+
+
+async def test_a_paid_order_is_booked(bought, assert_balanced):
+    books = await assert_balanced(bought[0])
+    lines = ("sold", "orders paid", "charged, cents", "discounted, cents", "refunded, cents")
+    assert [books.lines[line] for line in lines] == [1, 1, 1499, 500, 0]
+
+
+async def test_a_refund_gives_unit_money_and_coupon_back_once(
+    bought, till, shop, db, assert_balanced
+):
+    sale, order = bought
+    await refunds.refund(db, order.order_id, actor="ann", reason="broken zip")
+
+    assert await shop.states(sale, [order]) == ["refunded broken zip"]
+    assert await shop.inventory(sale) == (3, 0, 0)
+    assert (await accounts.find_wallet(db, order.buyer_id)).available_cents == 1500
+    assert [c.state for c in await accounts.coupons_of(db, order.buyer_id)] == ["available"]
+    row = await db.fetchrow("SELECT * FROM audit WHERE sale_id = $1", sale.sale_id)
+    assert (row["actor"], row["action"], row["reason"]) == ("ann", "order.refund", "broken zip")
+    with pytest.raises(WrongState, match="is refunded, not paid"):
+        await refunds.refund(db, order.order_id, actor="ann", reason="again")
+    await shop.return_all(sale)
+    assert await shop.left(sale) == 3
+    books = await assert_balanced(sale)
+    assert (books.lines["refunded, cents"], books.lines["orders refunded"]) == (1999, 1)
+
+
+async def test_a_refunded_buyer_may_buy_again_with_the_same_coupon(
+    bought, till, shop, db, assert_balanced
+):
+    sale, order = bought
+    await refunds.refund(db, order.order_id, actor="ann", reason="r")
+    await shop.return_all(sale)
+    (again,) = await shop.order(sale, order.buyer_id)
+    (coupon,) = await accounts.coupons_of(db, order.buyer_id)
+    assert (await till.pay(again, coupon=coupon.coupon_id)).confirmed
+    await assert_balanced(sale)
+
+
+async def test_what_is_not_paid_is_not_refunded(till, shop, open_sale, db):
+    sale = await open_sale(stock=3)
+    (order,) = await shop.order(sale, payer())
+    with pytest.raises(WrongState, match="is pending, not paid"):
+        await refunds.refund(db, order.order_id, actor="ann", reason="r")
+    unplaced = shop.wish(sale, payer())
+    with pytest.raises(Missing, match=unplaced.order_id):
+        await refunds.refund(db, unplaced.order_id, actor="ann", reason="r")
+
+
+async def test_what_is_still_being_charged_is_not_refunded(till, shop, open_sale, db):
+    """Else the money would be given back first and taken afterwards; the coupon would be lost."""
+    sale = await open_sale(stock=3)
+    (order,) = await shop.order(sale, payer())
+    await till.give(order.buyer_id, 1999)
+    work = till.work(order, coupon=await till.coupon(order.buyer_id, 5))
+    for branch in BRANCHES:
+        await till.run(branch, Op.TRY, work)
+    for branch in BRANCHES:
+        await till.run(branch, Op.CONFIRM, work)
+        if branch != BRANCHES[-1]:
+            with pytest.raises(WrongState, match="still being booked"):
+                await refunds.refund(db, order.order_id, actor="ann", reason="r")
+    await refunds.refund(db, order.order_id, actor="ann", reason="r")
+
+
+async def test_an_open_transaction_is_not_quiet(till, shop, open_sale, assert_balanced):
+    sale = await open_sale(stock=3)
+    (order,) = await shop.order(sale, payer())
+    await till.log.begin("tcc", "payment", State.TRYING, [work := till.work(order)])
+    await till.run("order", Op.TRY, work)
+    books = await assert_balanced(sale, wait_s=0)
+    assert (books.quiet, books.lines["transactions open"]) == (False, 1)
+    with pytest.raises(AssertionError, match=r"1 .* transactions open"):
+        await assert_balanced(sale, wait_s=0.01)
+    await till.another().recover(sale.sale_id)
+    assert (await assert_balanced(sale)).quiet
+
+
+@pytest.mark.parametrize(
+    ("damage", "complaint"),
+    [
+        ("UPDATE payments SET state = 'cancelled' WHERE sale_id = $1", "I7"),
+        ("UPDATE payments SET amount_cents = amount_cents + 1 WHERE sale_id = $1", "I8"),
+        ("UPDATE payments SET discount_cents = 0 WHERE sale_id = $1", "I8"),
+        ("UPDATE orders SET paying_tx = NULL WHERE sale_id = $1", "I7"),
+        ("UPDATE orders SET state = 'paying' WHERE sale_id = $1", "I7"),
+        (
+            "UPDATE coupons SET state = 'locked' FROM payments p"
+            " WHERE locked_by = p.tx_id AND sale_id = $1",
+            "I8",
+        ),
+    ],
+)
+async def test_damage_is_found(bought, verify, db, damage, complaint):
+    sale, _ = bought
+    await db.execute(damage, sale.sale_id)
+    violations = (await verify(sale)).violations
+    assert any(text.startswith(complaint) for text in violations), violations
+
+
+@pytest.mark.parametrize(
+    ("damage", "repair"),
+    [
+        (
+            "UPDATE wallets SET available_cents = available_cents + 1 WHERE buyer_id = $1",
+            "UPDATE wallets SET available_cents = available_cents - 1 WHERE buyer_id = $1",
+        ),
+        (
+            "INSERT INTO wallet_holds VALUES ('lost', $1, 1)",
+            "DELETE FROM wallet_holds WHERE buyer_id = $1",
+        ),
+    ],
+)
+async def test_a_wallet_that_is_not_what_its_entries_say_is_found(
+    bought, verify, db, damage, repair
+):
+    """Wallets are everybody's: what is broken here would be found by every other test."""
+    sale, order = bought
+    await db.execute(damage, order.buyer_id)
+    violations = (await verify(sale)).violations
+    await db.execute(repair, order.buyer_id)
+    assert violations == [f"wallets are not what their entries say: 1 ({order.buyer_id})"]
+    assert (await verify(sale)).violations == []
