@@ -130,6 +130,12 @@ class Settings(BaseSettings):
     #: Accepted batches not yet confirmed by the broker, per sale, before grabs are refused.
     outbox_max: Count = 10_000
 
+    #: Payments in hand per process: a second's work where a core commits some hundreds. Beyond it
+    #: 503 at once.
+    payments_in_hand_max: Count = 500
+    #: Whether one process at a time tries to pay an order. It saves work and decides nothing.
+    payment_lock: bool = True
+
     # Time limits. confirm_timeout_s must stay under relay_age_ms, or the relay would re-send
     # what the gateway is still waiting for.
     redis_timeout_s: Seconds = 1.0

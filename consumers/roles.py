@@ -33,7 +33,7 @@ from consumers.runner import Handler, Message, PollRole, QueueRole, Role
 from consumers.saga_steps import SagaSteps
 from consumers.sweep import Sweep
 from consumers.timers import Timers, ways_of
-from seckill import database, messages, redis_client, topology
+from seckill import checkout, database, messages, redis_client, topology
 from seckill.broker import Broker, Publisher, count_waiting
 from seckill.errors import UserMistake
 from seckill.lifecycle import listening, notify_ready, stop_on_signals
@@ -158,13 +158,13 @@ def _saga_steps(stores: Stores) -> Role:
 
 def _recover(stores: Stores) -> Role:
     log = Log(stores.db)
-    engines: list[Engine] = [*_coordinators(stores), *_sagas(stores)]
+    engines: list[Engine] = [*_coordinators(stores, log), *_sagas(stores)]
     recovery = Recovery(log, engines, retention_s=stores.settings.transaction_retention_s)
     return PollRole("recover", Recover(recovery).run_once, idle_s=recover.IDLE_S)
 
 
-def _coordinators(stores: Stores) -> list[Coordinator]:
-    return []
+def _coordinators(stores: Stores, log: Log) -> list[Coordinator]:
+    return [Coordinator(checkout.definition(stores.db), log)]
 
 
 def _sagas(stores: Stores) -> list[Saga]:

@@ -15,6 +15,7 @@ from gateway import (
     headers,
     openapi,
     orders,
+    payments,
     resources,
     sales,
     tickets,
@@ -38,6 +39,7 @@ ROUTES: tuple[Route, ...] = (
     ("GET", "/proof-worker.js", challenges.show_worker),
     ("DELETE", "/v1/orders/{order_id}", orders.cancel_order),
     ("GET", "/v1/orders/{order_id}/events", events.stream_order),
+    ("POST", "/v1/orders/{order_id}/payments", payments.pay_order),
     ("GET", "/openapi.json", openapi.read_contract),
     ("GET", "/docs", docs.show_docs),
     ("GET", "/docs/{asset}", docs.load_asset),
@@ -68,6 +70,7 @@ def create_app(settings: Settings) -> web.Application:
             resources.postgres_ctx,
             resources.broker_ctx,
             resources.desks_ctx,
+            resources.till_ctx,
             resources.order_watch_ctx,
         )
     )

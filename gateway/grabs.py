@@ -65,7 +65,7 @@ _REFUSALS = {
 }
 _LINKS = {
     name: {"order_id": "$response.body#/order_id"}
-    for name in ("show_order", "stream_order", "cancel_order")
+    for name in ("show_order", "stream_order", "pay_order", "cancel_order")
 }
 _JSON = {**COMMON, "Content-Type": "application/json"}
 _COUNTERS = {verdict: telemetry.GRABS.labels(verdict.name.lower()) for verdict in Verdict}

@@ -116,7 +116,19 @@ def _schemas(routes: Sequence[Route]) -> tuple[Schemas, Json]:
     examples += [declared.body.example for *_, declared in routes if declared.body]
     types = list(dict.fromkeys(map(type, examples)))
     schemas, components = msgspec.json.schema_components(types, ref_template=_REF)
-    return dict(zip(types, schemas, strict=True)), components
+    return dict(zip(types, schemas, strict=True)), _portable(components)
+
+
+def _portable(schema: Any) -> Any:  # noqa: ANN401 - whatever a schema holds
+    """Write patterns in the dialect of JSON Schema, whose $ lets no newline through."""
+    if isinstance(schema, list):
+        return [_portable(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    portable = {name: _portable(value) for name, value in schema.items()}
+    if isinstance(pattern := portable.get("pattern"), str):
+        portable["pattern"] = pattern.replace(r"\Z", "$")
+    return portable
 
 
 def _operation(declared: Operation, schemas: Schemas) -> Json:
@@ -144,14 +156,13 @@ def _operation(declared: Operation, schemas: Schemas) -> Json:
 def _parameter(parameter: Parameter) -> Json:
     schema = {"type": "string"}
     if parameter.pattern:
-        # Python's \Z, which forbids the newline that $ allows, is $ in JSON Schema's dialect.
-        schema["pattern"] = "^" + parameter.pattern.pattern.removesuffix(r"\Z") + "$"
+        schema["pattern"] = "^" + parameter.pattern.pattern
     return {
         "name": parameter.name,
         "in": parameter.place,
         "required": parameter.place == "path",
         "description": parameter.description,
-        "schema": schema,
+        "schema": _portable(schema),
         "example": parameter.example,
     }
 

@@ -26,7 +26,7 @@ from gateway.order_book import Queued
 from gateway.pace import PACE, Pace
 from gateway.problems import Problem, Refused
 from gateway.resources import LIMITER, ORDER_BOOK, SALES
-from seckill.orders import Order
+from seckill.orders import FINAL, Order
 from seckill.sales import Sale
 
 #: States in which waiting will change something soon.
@@ -50,9 +50,9 @@ STATES = msgspec.Meta(
 class OrderView(msgspec.Struct, omit_defaults=True):
     """An order as its buyer sees it.
 
-    `queued` becomes `pending`: to be paid before `pay_by`, or it is `cancelled`. `rejected`,
-    `cancelled` and `refunded` are final; `reason` says why. `next_poll_ms` is there while the state
-    will change soon without the buyer.
+    `queued` becomes `pending`: to be paid before `pay_by`, or it is `cancelled`. `paying` becomes
+    `paid`, or `pending` again. `rejected`, `cancelled` and `refunded` are final; `reason` says why.
+    `next_poll_ms` is there while the state will change soon without the buyer.
     """
 
     order_id: str
@@ -98,7 +98,9 @@ async def show_order(request: web.Request) -> web.Response:
         200,
         "The latest order.",
         PENDING,
-        links={"cancel_order": {"order_id": "$response.body#/order_id"}},
+        links={
+            name: {"order_id": "$response.body#/order_id"} for name in ("pay_order", "cancel_order")
+        },
     ),
     parameters=[SALE_ID],
     identities=[TICKET, LOGIN],
@@ -130,7 +132,7 @@ async def cancel_order(request: web.Request) -> web.Response:
     order = await request.app[ORDER_BOOK].cancel(sale, order_id, buyer_id)
     if order is not None and order.state == "paying":
         raise Refused(Problem.PAYMENT_IN_PROGRESS)
-    if order is not None and order.state not in ("cancelled", "rejected"):
+    if order is not None and order.state not in FINAL:
         raise Refused(Problem.NOT_CANCELLABLE)
     return json_response(view_of(sale, order, request.app[PACE]))
 

@@ -19,12 +19,16 @@ from gateway.limiter import Limiter
 from gateway.order_book import OrderBook
 from gateway.order_watch import OrderWatch
 from gateway.sale_board import SaleBoard
-from seckill import database, redis_client, telemetry
+from gateway.till import Till
+from seckill import checkout, database, redis_client, telemetry
 from seckill.broker import Broker, Publisher
 from seckill.buckets import Buckets
+from seckill.checkout import Checkout
 from seckill.errors import Unavailable
 from seckill.sales import Sale, SaleDirectory
 from seckill.stock import Stock
+from seckill.transactions.log import Log
+from seckill.transactions.tcc import Coordinator
 
 SETTINGS = web.AppKey("settings", Settings)
 LIMITS = web.AppKey("limits", Limits)
@@ -64,6 +68,7 @@ GRABS_IN_HAND = web.AppKey("grabs_in_hand", ConcurrencyLimit)
 OTHERS_IN_HAND = web.AppKey("others_in_hand", ConcurrencyLimit)
 ORDER_BOOK = web.AppKey("order_book", OrderBook)
 ORDER_WATCH = web.AppKey("order_watch", OrderWatch)
+TILL = web.AppKey("till", Till)
 
 
 async def in_hand_ctx(app: web.Application) -> AsyncIterator[None]:
@@ -136,6 +141,17 @@ async def desks_ctx(app: web.Application) -> AsyncIterator[None]:
     yield
     with suppress(Unavailable):  # what is not settled stays in the outbox, for the relay
         await app[DESKS].drain()
+
+
+async def till_ctx(app: web.Application) -> AsyncIterator[None]:
+    """Payments: those under way end before the stores are closed."""
+    settings = app[SETTINGS]
+    payments_max = settings.payments_in_hand_max
+    coordinator = Coordinator(checkout.definition(app[DB]), Log(app[DB]), capacity=payments_max)
+    paying = Checkout(coordinator, app[REDIS], locking=settings.payment_lock)
+    app[TILL] = Till(app[LIMITER], paying, in_hand_max=payments_max)
+    yield
+    await app[TILL].drain(settings.drain_s)
 
 
 async def order_watch_ctx(app: web.Application) -> AsyncIterator[None]:

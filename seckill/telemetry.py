@@ -16,6 +16,7 @@ ADMISSIONS = Counter(
     " shadow (let pass, would be refused), unheard (let pass, Redis is away)",
     ["op", "outcome"],
 )
+PAYMENTS = Counter("seckill_payments", "Outcomes of payments, or why refused", ["outcome"])
 SHED = Counter("seckill_shed", "Requests and connections refused because too much was in hand")
 PUBLISH_FAILURES = Counter("seckill_publish_failures", "Publishes that were not confirmed in time")
 EVENT_STREAMS = Gauge("seckill_event_streams", "Places of event streams taken")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import asyncpg
 import pytest
@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 
 from config.limits import Op
 from config.settings import Settings
+from ops.buyers import grab
 from ops.ports import free_port
 from seckill import limits
 from seckill.buckets import Buckets
@@ -89,3 +90,30 @@ def set_limit(db: asyncpg.Pool, store: Redis) -> Callable[..., Awaitable[SaleLim
         return limit
 
     return set_limit
+
+
+@pytest.fixture
+def order_for(ticket_for):
+    """Grab: `order_id = await order_for(http, sale, "alice")`."""
+
+    async def make(http, sale, buyer):
+        answer = await grab(http, sale.sale_id, buyer, ticket_for(sale, buyer))
+        assert answer.status == 202
+        return answer.order_id
+
+    return make
+
+
+@pytest.fixture
+def placing_held(db):
+    """Let no order of a sale be placed inside the block."""
+
+    @asynccontextmanager
+    async def hold(sale):
+        async with db.acquire() as connection, connection.transaction():
+            await connection.execute(
+                "SELECT FROM inventory WHERE sale_id = $1 FOR UPDATE", sale.sale_id
+            )
+            yield
+
+    return hold

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 
 import pytest
 from aiohttp import ClientSession
 
-from ops.buyers import grab
 from tests.event_streams import HEARTBEAT, event_stream
 from tests.processes import eventually
 
@@ -20,33 +19,6 @@ async def http(gateway):
     """A session with as many connections as a test wants."""
     async with ClientSession(gateway.url) as session:
         yield session
-
-
-@pytest.fixture
-def order_for(ticket_for):
-    """Grab: `order_id = await order_for(http, sale, "alice")`."""
-
-    async def make(http, sale, buyer):
-        answer = await grab(http, sale.sale_id, buyer, ticket_for(sale, buyer))
-        assert answer.status == 202
-        return answer.order_id
-
-    return make
-
-
-@pytest.fixture
-def placing_held(db):
-    """Let no order of a sale be placed inside the block."""
-
-    @asynccontextmanager
-    async def hold(sale):
-        async with db.acquire() as connection, connection.transaction():
-            await connection.execute(
-                "SELECT FROM inventory WHERE sale_id = $1 FOR UPDATE", sale.sale_id
-            )
-            yield
-
-    return hold
 
 
 async def cancel(http, order_id, login):

@@ -25,6 +25,8 @@ PUBLISHED = {
     "unauthorized": 401,
     "bad_admin_token": 401,
     "admin_off": 403,
+    "insufficient_funds": 402,
+    "coupon_refused": 402,
     "not_open": 403,
     "too_early": 403,
     "proof_needed": 403,
@@ -35,8 +37,11 @@ PUBLISHED = {
     "proof_used": 409,
     "conflict": 409,
     "payment_in_progress": 409,
+    "queued": 409,
+    "not_payable": 409,
     "not_cancellable": 409,
     "closed": 410,
+    "expired": 410,
     "too_large": 413,
     "too_slow": 408,
     "unsupported_media_type": 415,
@@ -111,5 +116,6 @@ def test_the_answer_agrees_with_its_body(problem: Problem) -> None:
 @each_problem
 def test_who_may_try_again_is_told_when(problem: Problem) -> None:
     headers = problem_headers(problem)
-    assert ("Retry-After" in headers) == (problem.value.status in (429, 503))
+    waiting_helps = problem.value.status in (429, 503) or problem is Problem.QUEUED
+    assert ("Retry-After" in headers) == waiting_helps
     assert int(headers.get("Retry-After", 1)) >= 1

@@ -1,0 +1,338 @@
+"""Paying over HTTP: every answer, whatever order it comes in, and one charge for all of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+import pytest
+from aiohttp import ClientSession, ClientTimeout
+
+from seckill import accounts, refunds
+from seckill.orders import Placement
+from seckill.transactions.work import Op
+from tests.event_streams import event_stream
+from tests.processes import eventually
+from tests.till import payer
+
+pytestmark = pytest.mark.usefixtures("consumers")
+
+
+@pytest.fixture
+def placed_for(order_for, db):
+    """Grab and wait for the row: `order = await placed_for(http, sale, buyer)`."""
+
+    async def make(http, sale, buyer):
+        order_id = await order_for(http, sale, buyer)
+
+        async def row():
+            return await db.fetchval("SELECT 1 FROM orders WHERE order_id = $1", order_id)
+
+        await eventually(row, "the order is placed")
+        return Placement(order_id, sale.sale_id, buyer, 1, 1)
+
+    return make
+
+
+@pytest.fixture
+def pay(login_for):
+    """Pay an order; return (status, body, headers)."""
+
+    async def call(http, order, *, buyer=None, **body):
+        async with http.post(
+            f"/v1/orders/{order.order_id}/payments",
+            json={"method": "wallet", **body},
+            headers=login_for(buyer or order.buyer_id),
+        ) as response:
+            return response.status, await response.json(content_type=None), response.headers
+
+    return call
+
+
+@pytest.fixture
+def order_now(login_for):
+    """Read an order."""
+
+    async def call(http, order):
+        path = f"/v1/orders/{order.order_id}"
+        async with http.get(path, headers=login_for(order.buyer_id)) as response:
+            return await response.json()
+
+    return call
+
+
+@pytest.fixture
+def cancel(login_for):
+    """Cancel an order; return (status, body)."""
+
+    async def call(http, order):
+        path = f"/v1/orders/{order.order_id}"
+        async with http.delete(path, headers=login_for(order.buyer_id)) as response:
+            return response.status, await response.json(content_type=None)
+
+    return call
+
+
+@pytest.fixture
+def row_held(db):
+    """Let nobody change an order inside the block."""
+
+    def hold(order):
+        return Held(db, order)
+
+    return hold
+
+
+class Held:
+    def __init__(self, db, order) -> None:
+        self._db, self._order = db, order
+
+    async def __aenter__(self) -> None:
+        self._connection = await self._db.acquire()
+        self._transaction = self._connection.transaction()
+        await self._transaction.start()
+        query = "SELECT FROM orders WHERE order_id = $1 FOR UPDATE"
+        await self._connection.execute(query, self._order.order_id)
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._transaction.rollback()
+        await self._db.release(self._connection)
+
+
+async def test_a_paid_order_is_paid_for_everyone_and_for_good(
+    gateway, http, open_sale, placed_for, pay, till, order_now, cancel, login_for, assert_balanced
+):
+    sale = await open_sale(stock=2)
+    order = await placed_for(http, sale, payer())
+    await till.give(order.buyer_id, 1999)
+    async with (
+        ClientSession(gateway.url) as other,
+        event_stream(other, order.order_id, login_for(order.buyer_id)) as stream,
+    ):
+        assert (await stream.next_order())["status"] == "pending"
+        for _ in range(2):
+            status, body, _ = await pay(http, order)
+            assert (status, body["status"], body["amount_cents"]) == (200, "paid", 1999)
+            assert "pay_by" not in body
+        states = [(await stream.next_order())["status"]]
+        if states == ["paying"]:  # the stream may look in between
+            states.append((await stream.next_order())["status"])
+        assert states[-1] == "paid"
+    assert (await order_now(http, order))["status"] == "paid"
+    status, body = await cancel(http, order)
+    assert (status, body["code"]) == (409, "not_cancellable")
+    books = await assert_balanced(sale)
+    assert (books.lines["sold"], books.lines["charged, cents"]) == (1, 1999)
+
+
+async def test_too_little_money_and_bad_coupons_are_402_until_there_is_more(
+    http, open_sale, placed_for, pay, till, order_now, assert_balanced
+):
+    sale = await open_sale(stock=2)
+    order = await placed_for(http, sale, payer())
+    status, body, _ = await pay(http, order)
+    assert (status, body["code"]) == (402, "insufficient_funds")
+    assert (await order_now(http, order))["status"] == "pending"
+    await till.give(order.buyer_id, 1499)
+    others = await till.coupon("somebody-else", 500)
+    for coupon in ("nowhere", others):
+        status, body, _ = await pay(http, order, coupon=coupon)
+        assert (status, body["code"], body["detail"]) == (
+            402,
+            "coupon_refused",
+            "you have no such coupon",
+        )
+    assert (await pay(http, order, coupon=await till.coupon(order.buyer_id, 500)))[0] == 200
+    assert (await accounts.find_wallet(till.db, order.buyer_id)).available_cents == 0
+    await assert_balanced(sale)
+
+
+async def test_a_queued_order_can_be_paid_soon(http, open_sale, order_for, placing_held, pay, till):
+    sale = await open_sale(stock=2)
+    await till.give(name := payer(), 1999)
+    async with placing_held(sale):
+        order = Placement(await order_for(http, sale, name), sale.sale_id, name, 1, 1)
+        status, body, headers = await pay(http, order)
+        assert (status, body["code"], headers["Retry-After"]) == (409, "queued", "1")
+
+    async def paid():
+        return (await pay(http, order))[0] == 200
+
+    await eventually(paid, "the order is placed and paid")
+
+
+async def test_an_order_being_paid_is_neither_paid_nor_cancelled_by_others(
+    http, open_sale, placed_for, pay, till, order_now, cancel
+):
+    sale = await open_sale(stock=2)
+    order = await placed_for(http, sale, payer())
+    await till.run("order", Op.TRY, work := till.work(order))
+    status, body, _ = await pay(http, order)
+    assert (status, body["code"]) == (409, "payment_in_progress")
+    status, body = await cancel(http, order)
+    assert (status, body["code"]) == (409, "payment_in_progress")
+    seen = await order_now(http, order)
+    assert seen["status"] == "paying"
+    assert seen["next_poll_ms"] > 0
+    await till.run("order", Op.CANCEL, work)
+    assert (await cancel(http, order))[0] == 200
+
+
+async def test_what_has_ended_cannot_be_paid(
+    http, open_sale, placed_for, pay, till, order_now, cancel, assert_balanced
+):
+    sale = await open_sale(stock=9)
+    gone, refunded = [await placed_for(http, sale, payer()) for _ in range(2)]
+    await cancel(http, gone)
+    await till.give(refunded.buyer_id, 1999)
+    await pay(http, refunded)
+    await refunds.refund(till.db, refunded.order_id, actor="ann", reason="returned")
+    for order in (gone, refunded):
+        status, body, _ = await pay(http, order)
+        assert (status, body["code"]) == (409, "not_payable")
+    seen = await order_now(http, refunded)
+    assert (seen["status"], seen["reason"]) == ("refunded", "returned")
+    assert (await cancel(http, refunded))[0] == 200
+    await assert_balanced(sale)
+
+
+async def test_F09_an_order_whose_time_has_passed_is_410_before_and_after_it_is_cancelled(
+    http, open_sale, placed_for, pay, till, order_now, assert_balanced
+):
+    sale = await open_sale(stock=2)
+    order = await placed_for(http, sale, payer())
+    await till.give(order.buyer_id, 1999)
+    await till.db.execute(
+        "UPDATE orders SET pay_by = now() - interval '1 second' WHERE order_id = $1",
+        order.order_id,
+    )
+    status, body, _ = await pay(http, order)
+    assert (status, body["code"]) == (410, "expired")
+
+    async def cancelled():
+        return (await order_now(http, order))["status"] == "cancelled"
+
+    await eventually(cancelled, "the sweep cancels it")
+    status, body, _ = await pay(http, order)
+    assert (status, body["code"]) == (410, "expired")
+    assert (await accounts.find_wallet(till.db, order.buyer_id)).available_cents == 1999
+    await assert_balanced(sale)
+
+
+async def test_others_orders_do_not_exist_and_bad_bodies_are_named(
+    http, open_sale, placed_for, pay, login_for
+):
+    sale = await open_sale(stock=2)
+    order = await placed_for(http, sale, payer())
+    status, body, _ = await pay(http, order, buyer="mallory")
+    assert (status, body["code"]) == (404, "not_found")
+    for bad, field in (
+        ({"method": "gold"}, "method"),
+        ({"coupon": "a b"}, "coupon"),
+        ({"coupon": "a\n"}, "coupon"),
+        ({"tip": 1}, None),
+    ):
+        status, body, _ = await pay(http, order, **bad)
+        assert (status, body["code"]) == (422, "bad_request"), bad
+        assert body.get("field") == field
+    async with http.post(f"/v1/orders/{order.order_id}/payments") as response:
+        assert response.status == 401
+
+
+async def test_beyond_the_limit_payments_are_deferred_or_refused_with_a_turn(
+    each, open_sale, placed_for, pay, till, order_now, set_limit, assert_balanced
+):
+    sale = await open_sale(stock=9)
+    orders = [await placed_for(each[0], sale, payer()) for _ in range(6)]
+    for order in orders:
+        await till.give(order.buyer_id, 1999)
+    await set_limit(sale, "confirm", rate=1, burst=1)
+    answers = await asyncio.gather(*(pay(each[0], order) for order in orders))
+    for status, body, headers in answers:
+        if status == 202:
+            assert (body["status"], body["next_poll_ms"] > 0) == ("paying", True)
+        elif status == 429:
+            assert int(headers["Retry-After"]) >= 1
+        else:
+            assert (status, body["status"]) == (200, "paid")
+    assert 202 in {status for status, _, _ in answers}
+
+    async def all_paid():
+        told = await asyncio.gather(*(pay(each[0], order) for order in orders))
+        return {status for status, _, _ in told} == {200}
+
+    await eventually(all_paid, "who comes back is paid")
+    books = await assert_balanced(sale)
+    assert books.lines["charged, cents"] == 6 * 1999
+
+
+async def test_more_payments_than_fit_are_503_and_those_in_hand_go_on(
+    processes, open_sale, placed_for, pay, till, row_held, order_now, assert_balanced
+):
+    small = await processes.run("gateway", SECKILL_PAYMENTS_IN_HAND_MAX="1")
+    sale = await open_sale(stock=9)
+    async with ClientSession(small.url) as http:
+        first, second = [await placed_for(http, sale, payer()) for _ in range(2)]
+        for order in (first, second):
+            await till.give(order.buyer_id, 1999)
+        async with row_held(first):
+            status, body, _ = await pay(http, first)
+            assert (status, body["status"]) == (202, "paying")
+            status, body, _ = await pay(http, second)
+            assert (status, body["code"]) == (503, "overloaded")
+
+        async def both_paid():
+            await pay(http, second)
+            return {(await order_now(http, o))["status"] for o in (first, second)} == {"paid"}
+
+        await eventually(both_paid, "the first goes on, and then there is room")
+    await assert_balanced(sale)
+
+
+async def test_a_payment_goes_on_when_its_client_has_left(
+    gateway, http, open_sale, placed_for, login_for, till, row_held, order_now, assert_balanced
+):
+    sale = await open_sale(stock=9)
+    order = await placed_for(http, sale, payer())
+    await till.give(order.buyer_id, 1999)
+    async with row_held(order), ClientSession(gateway.url) as leaving:
+        with pytest.raises(TimeoutError):
+            await leaving.post(
+                f"/v1/orders/{order.order_id}/payments",
+                json={"method": "wallet"},
+                headers=login_for(order.buyer_id),
+                timeout=ClientTimeout(total=0.2),
+            )
+
+    async def paid():
+        return (await order_now(http, order))["status"] == "paid"
+
+    await eventually(paid, "it is paid all the same")
+    await assert_balanced(sale)
+
+
+@pytest.mark.parametrize("lock", ["true", "false"])
+async def test_F20_impatient_clicks_at_two_gateways_charge_once(
+    processes, http, open_sale, placed_for, pay, till, lock, assert_balanced
+):
+    gateways = [await processes.run("gateway", SECKILL_PAYMENT_LOCK=lock) for _ in range(2)]
+    sale = await open_sale(stock=9)
+    orders = [await placed_for(http, sale, payer()) for _ in range(4)]
+    for order in orders:
+        await till.give(order.buyer_id, 5 * 1999)
+    async with ClientSession(gateways[0].url) as one, ClientSession(gateways[1].url) as two:
+        answers = await asyncio.gather(
+            *(pay(session, order) for _ in range(5) for order in orders for session in (one, two))
+        )
+        told = Counter((status, body.get("code")) for status, body, _ in answers)
+        assert told.keys() <= {(200, None), (202, None), (409, "payment_in_progress")}
+        for order in orders:
+
+            async def paid(order=order):
+                return (await pay(one, order))[0] == 200
+
+            await eventually(paid, "each is paid")
+    for order in orders:
+        wallet = await accounts.find_wallet(till.db, order.buyer_id)
+        assert (wallet.available_cents, wallet.frozen_cents) == (4 * 1999, 0)
+    await assert_balanced(sale)

@@ -1,0 +1,120 @@
+"""A payment, and what it hangs on breaks: nobody pays for nothing, and the buyer can go on."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+from aiohttp import ClientSession
+
+from ops.buyers import grab
+from seckill.orders import Placement
+from tests.processes import eventually
+from tests.till import payer
+
+
+@pytest.fixture
+def placed_order(db, ticket_for, till):
+    """Grab at a gateway, wait for the row, and fill the wallet."""
+
+    async def make(http, sale):
+        name = payer()
+        answer = await grab(http, sale.sale_id, name, ticket_for(sale, name))
+        order = Placement(answer.order_id, sale.sale_id, name, 1, 1)
+
+        async def row():
+            return await db.fetchval("SELECT 1 FROM orders WHERE order_id = $1", order.order_id)
+
+        await eventually(row, "the order is placed")
+        await till.give(name, 1999)
+        return order
+
+    return make
+
+
+@pytest.fixture
+def pay(login_for):
+    async def call(http, order):
+        async with http.post(
+            f"/v1/orders/{order.order_id}/payments",
+            json={"method": "wallet"},
+            headers=login_for(order.buyer_id),
+        ) as response:
+            return response.status, await response.json()
+
+    return call
+
+
+async def test_F12_killed_in_mid_payment_the_order_can_be_paid_at_another_gateway(
+    processes, open_sale, placed_order, pay, db, assert_balanced
+):
+    # Given a payment that has won the order, and waits for its wallet
+    doomed, other = await processes.run("gateway"), await processes.run("gateway")
+    await processes.run("consumers")
+    sale = await open_sale(stock=2)
+    async with ClientSession(doomed.url) as at_doomed, ClientSession(other.url) as at_other:
+        order = await placed_order(at_doomed, sale)
+        async with db.acquire() as connection, connection.transaction():
+            await connection.execute(
+                "SELECT FROM wallets WHERE buyer_id = $1 FOR UPDATE", order.buyer_id
+            )
+            status, body = await pay(at_doomed, order)
+            assert (status, body["status"]) == (202, "paying")
+            # When its gateway is killed
+            doomed.child.send(signal.SIGKILL)
+            await doomed.child.wait()
+            status, body = await pay(at_other, order)
+            assert (status, body["code"]) == (409, "payment_in_progress")
+
+        # Then its lease runs out, recover takes it back, and the buyer pays
+        async def paid():
+            return (await pay(at_other, order))[0] == 200
+
+        await eventually(paid, "the buyer can pay", within_s=60)
+    books = await assert_balanced(sale)
+    assert (books.lines["orders paid"], books.lines["charged, cents"]) == (1, 1999)
+
+
+async def test_payments_do_without_redis(
+    processes, open_sale, placed_order, pay, redis_proxy, db, assert_balanced
+):
+    """Its limits let pass and its lock is only there to save work."""
+    proxy, url = redis_proxy
+    gateway = await processes.run("gateway", SECKILL_REDIS_URL=url)
+    await processes.run("consumers")
+    sale = await open_sale(stock=2)
+    async with ClientSession(gateway.url) as http:
+        order = await placed_order(http, sale)
+        proxy.freeze()
+        status, _ = await pay(http, order)
+        assert status in (200, 202)
+
+        async def paid():
+            query = "SELECT state = 'paid' FROM orders WHERE order_id = $1"
+            return await db.fetchval(query, order.order_id)
+
+        await eventually(paid, "it is paid")
+    await assert_balanced(sale)
+
+
+async def test_without_postgresql_nothing_is_paid_and_a_retry_is_safe(
+    processes, open_sale, placed_order, pay, postgres_proxy, assert_balanced
+):
+    proxy, dsn = postgres_proxy
+    gateway = await processes.run("gateway", SECKILL_POSTGRES_DSN=dsn)
+    await processes.run("consumers")
+    sale = await open_sale(stock=2)
+    async with ClientSession(gateway.url) as http:
+        order = await placed_order(http, sale)
+        proxy.freeze()
+        status, body = await pay(http, order)
+        # Who has just grabbed is told that he is queued, as by GET; others 503.
+        assert (status, body["code"]) in ((409, "queued"), (503, "unavailable"))
+        proxy.thaw()
+
+        async def paid():
+            return (await pay(http, order))[0] == 200
+
+        await eventually(paid, "the retry pays")
+    books = await assert_balanced(sale)
+    assert books.lines["charged, cents"] == 1999
