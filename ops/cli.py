@@ -127,7 +127,16 @@ def consumers(
 
 def main() -> None:
     """Run the command line; an expected failure is one line on stderr, never a traceback."""
-    from ops import cli_dead, cli_limits, cli_pool, cli_rebuild, cli_running_sale, cli_sales, cli_tx
+    from ops import (
+        cli_dead,
+        cli_limits,
+        cli_money,
+        cli_pool,
+        cli_rebuild,
+        cli_running_sale,
+        cli_sales,
+        cli_tx,
+    )
 
     cli_sales.register(app)
     cli_running_sale.register()
@@ -136,6 +145,7 @@ def main() -> None:
     cli_sales.sale_app.command("limit")(cli_limits.limit)
     cli_sales.sale_app.command("rebuild")(cli_rebuild.rebuild)
     app.command("reconcile")(cli_rebuild.compare)
+    cli_money.register(app)
     app.add_typer(cli_tx.tx_app, name="tx")
     # It logs each failed try to connect as an error of its own; what it means is said by us.
     logging.getLogger("aiormq.connection").setLevel(logging.CRITICAL)
