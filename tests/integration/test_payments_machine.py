@@ -1,0 +1,290 @@
+"""Random interleavings of payments with timeouts, cancellations, refunds, late messages and kills.
+
+After every step the invariants hold as far as they can while things move; at the end recovery
+finishes what was left, and then all of them hold and nothing is open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Iterator, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+import asyncpg
+import pytest
+from hypothesis import HealthCheck, settings, strategies
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    multiple,
+    rule,
+    run_state_machine_as_test,
+)
+from redis.asyncio import Redis
+
+from config.settings import Settings
+from seckill import accounts, database, ledger, orders, redis_client, refunds, returns, sales
+from seckill.checkout import PAYMENT
+from seckill.errors import Unavailable, WrongState
+from seckill.order_ids import new_order_id
+from seckill.orders import Placement
+from seckill.sales import NewSale
+from seckill.stock import Grab, Stock, Verdict
+from seckill.transactions import attempts
+from seckill.transactions.work import Op, State, Work
+from tests.till import BRANCHES, Till, payer
+from tests.transactions import Killed
+
+#: Runs of the machine; `pytest --hypothesis-profile=thorough` makes the many.
+EXAMPLES = {"thorough": 1_000}
+EXAMPLES_IN_CI = 50
+
+PRICE_CENTS = 10
+#: What each buyer has: enough for several orders, for one with a coupon, for none.
+MONEY_CENTS = (25, 4, 2)
+BUYERS = len(MONEY_CENTS)
+#: One less than buyers, so that what is given back is sold again.
+UNITS = 2
+
+#: What a network can still deliver of a payment, by what the log says of it.
+ON_ITS_WAY = {
+    State.TRYING: (Op.TRY,),
+    State.CONFIRMING: (Op.TRY, Op.CONFIRM),
+    State.CONFIRMED: (Op.TRY, Op.CONFIRM),
+    State.CANCELING: (Op.TRY, Op.CANCEL),
+    State.CANCELED: (Op.TRY, Op.CANCEL),
+}
+#: Points at which a process dies; None lives. A payment passes about 60.
+deaths = strategies.one_of(strategies.none(), strategies.integers(0, 60))
+
+
+@dataclass(frozen=True)
+class World:
+    """Stores on the machine's own loop: its rules cannot be coroutines."""
+
+    runner: asyncio.Runner
+    db: asyncpg.Pool
+    redis: Redis
+
+
+class Payments(RuleBasedStateMachine):
+    """One small sale, its buyers, and any number of processes."""
+
+    placed: Bundle[Placement] = Bundle("placed")
+    works: Bundle[Work] = Bundle("works")
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self._world = world
+        self._db = world.db
+        self._stock = Stock(world.redis)
+        self._buyers = [payer() for _ in range(BUYERS)]
+        self._coupons: dict[str, str] = {}
+
+    def _run(self, *processes: Awaitable[object]) -> list[object]:
+        """Run processes at once; some of them die, some find PostgreSQL too slow."""
+
+        async def together() -> list[object]:
+            return await asyncio.gather(*processes, return_exceptions=True)
+
+        results = self._world.runner.run(together())
+        for result in results:
+            if isinstance(result, BaseException) and not isinstance(result, Killed | Unavailable):
+                raise result
+        return results
+
+    @initialize(target=placed)
+    def open(self) -> object:
+        (found,) = self._run(self._open())
+        return multiple(*found)  # type: ignore[misc]
+
+    async def _open(self) -> list[Placement]:
+        self._till = Till(self._db, self._world.redis)
+        new = NewSale(f"machine-{self._buyers[0]}", UNITS, PRICE_CENTS)
+        await sales.create(self._db, self._stock, new)
+        self._sale = await sales.open_(self._db, self._stock, new.sale_id)
+        for buyer_id, cents in zip(self._buyers, MONEY_CENTS, strict=True):
+            self._coupons[buyer_id] = await self._till.coupon(buyer_id, PRICE_CENTS - 3)
+            await self._till.give(buyer_id, cents)
+        return [order for buyer in self._buyers[:UNITS] for order in await self._order(buyer)]
+
+    @rule(target=placed, buyer=strategies.integers(0, BUYERS - 1))
+    def order(self, buyer: int) -> object:
+        (found,) = self._run(self._order(self._buyers[buyer]))
+        return multiple(*found)  # type: ignore[misc]
+
+    async def _order(self, buyer_id: str) -> list[Placement]:
+        grab = Grab(new_order_id(self._sale.number), buyer_id, 1)
+        reply = await self._stock.grab(
+            self._sale.sale_id,
+            [grab],
+            deadline_ms=await self._stock.now_ms() + 10_000,
+            outbox_max=100,
+        )
+        if reply.verdicts[0] is not Verdict.ACCEPTED:
+            return []
+        await self._stock.settle(self._sale.sale_id, [reply.outbox_id])
+        placement = Placement(grab.order_id, self._sale.sale_id, buyer_id, 1, reply.epoch)
+        assert await orders.place(self._db, [placement]) == []
+        return [placement]
+
+    @rule(buyer=strategies.integers(0, BUYERS - 1), cents=strategies.integers(1, 15))
+    def top_up(self, buyer: int, cents: int) -> None:
+        self._run(self._till.give(self._buyers[buyer], cents))
+
+    @rule(target=works, order=placed, coupon=strategies.booleans(), dies_at=deaths)
+    def pay(self, order: Placement, coupon: bool, dies_at: int | None) -> Work:
+        work = self._work(order, coupon)
+        self._run(self._pay(work, dies_at))
+        return work
+
+    @rule(
+        target=works,
+        order=placed,
+        coupon=strategies.booleans(),
+        tried=strategies.integers(0, len(BRANCHES)),
+    )
+    def stop_before_the_decision(self, order: Placement, coupon: bool, tried: int) -> Work:
+        work = self._work(order, coupon)
+        self._run(self._try(work, BRANCHES[:tried]))
+        return work
+
+    @rule(target=works, order=placed, dies_at=strategies.tuples(deaths, deaths))
+    def pay_twice_while_it_times_out(
+        self, order: Placement, dies_at: tuple[int | None, int | None]
+    ) -> object:
+        works = [self._work(order, coupon) for coupon in (False, True)]
+        self._run(
+            self._pay(works[0], dies_at[0]),
+            self._pay(works[1], dies_at[1]),
+            self._time_out(order),
+        )
+        return multiple(*works)
+
+    @rule(order=placed)
+    def time_out(self, order: Placement) -> None:
+        self._run(self._time_out(order))
+
+    @rule(order=placed)
+    def change_his_mind(self, order: Placement) -> None:
+        self._run(orders.release(self._db, [order.order_id], to_state="cancelled", reason="buyer"))
+
+    @rule(order=placed)
+    def refund(self, order: Placement) -> None:
+        self._run(self._refund(order))
+
+    @rule(work=works, branch=strategies.sampled_from(BRANCHES), number=strategies.integers(0, 1))
+    def a_message_comes_late(self, work: Work, branch: str, number: int) -> None:
+        self._run(self._late(work, branch, number))
+
+    @rule(dies_at=deaths)
+    def recover(self, dies_at: int | None) -> None:
+        self._run(self._recover(dies_at))
+
+    @rule(
+        work=works,
+        branch=strategies.sampled_from(BRANCHES),
+        dies_at=strategies.tuples(deaths, deaths),
+    )
+    def recover_twice_at_once(
+        self, work: Work, branch: str, dies_at: tuple[int | None, int | None]
+    ) -> None:
+        self._run(
+            self._recover(dies_at[0]),
+            self._recover(dies_at[1]),
+            self._late(work, branch, 0),
+            self._late(work, branch, 1),
+        )
+
+    @rule()
+    def give_back(self) -> None:
+        self._run(self._give_back())
+
+    @invariant()
+    def nothing_is_wrong(self) -> None:
+        (books,) = self._run(self._verify())
+        assert books.balanced, books.violations  # type: ignore[attr-defined]
+
+    def teardown(self) -> None:
+        self._run(self._recover(None))
+        self._run(self._give_back())
+        (books,) = self._run(self._verify())
+        assert books.balanced, books.violations  # type: ignore[attr-defined]
+        assert books.quiet, books.lines  # type: ignore[attr-defined]
+
+    def _work(self, order: Placement, coupon: bool) -> Work:
+        return self._till.work(order, coupon=self._coupons[order.buyer_id] if coupon else None)
+
+    async def _verify(self) -> ledger.Ledger:
+        return await ledger.verify(self._world.redis, self._db, self._sale.sale_id)
+
+    async def _try(self, work: Work, branches: Sequence[str]) -> None:
+        await self._till.log.begin("tcc", PAYMENT, State.TRYING, [work])
+        for branch in branches:
+            if await self._till.run(branch, Op.TRY, work):
+                return
+
+    async def _pay(self, work: Work, dies_at: int | None) -> None:
+        await self._till.mortal(dies_at).coordinator.run([work])
+
+    async def _recover(self, dies_at: int | None) -> None:
+        await self._till.mortal(dies_at).recover(self._sale.sale_id)
+
+    async def _time_out(self, order: Placement) -> None:
+        await self._db.execute(
+            "UPDATE orders SET pay_by = now() WHERE order_id = $1", order.order_id
+        )
+        await orders.release(
+            self._db, [order.order_id], to_state="cancelled", reason="expired", overdue_only=True
+        )
+
+    async def _refund(self, order: Placement) -> None:
+        try:
+            await refunds.refund(self._db, order.order_id, actor="machine", reason="refund")
+        except WrongState:
+            return
+        wallet = await accounts.find_wallet(self._db, order.buyer_id)
+        assert wallet.available_cents > 0
+
+    async def _late(self, work: Work, branch: str, number: int) -> None:
+        state = await self._db.fetchval(
+            "SELECT state FROM transactions WHERE tx_id = $1", work.tx_id
+        )
+        if state:
+            ops = ON_ITS_WAY[State(state)]
+            await self._till.run(branch, ops[number % len(ops)], work)
+
+    async def _give_back(self) -> None:
+        while (await returns.return_batch(self._db, self._stock)).done:
+            pass
+
+
+@pytest.fixture
+def world(settings: Settings) -> Iterator[World]:
+    with asyncio.Runner() as runner:
+        opened = AsyncExitStack()
+        db = runner.run(
+            opened.enter_async_context(database.connect(settings.postgres_dsn, size=8, timeout_s=5))
+        )
+        redis = redis_client.connect(settings.redis_url, timeout_s=5)
+        opened.push_async_callback(redis.aclose)
+        yield World(runner, db, redis)
+        runner.run(opened.aclose())
+
+
+@pytest.mark.timeout(3600)
+def test_I1_to_I8_whatever_happens_in_any_order(world, monkeypatch):
+    monkeypatch.setattr(attempts, "AGAIN_FIRST_S", 0.0)
+    profile = settings.get_current_profile_name()
+    run_state_machine_as_test(
+        lambda: Payments(world),
+        settings=settings(
+            max_examples=EXAMPLES.get(profile, EXAMPLES_IN_CI),
+            stateful_step_count=20,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
