@@ -107,7 +107,7 @@ class Checkout:
         self._locking = locking
 
     async def pay(self, payment: Payment) -> Outcome:
-        """Pay an order once; a canceled outcome has one of the words of Refusal as its reason.
+        """Pay an order once; why it was canceled is a word of Refusal, or of the engine.
 
         Raises Busy when too much is in hand, Unavailable when the outcome is not known.
         """
