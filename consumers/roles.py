@@ -18,13 +18,22 @@ from redis.asyncio import Redis
 
 from config.settings import Settings
 from config.timeouts import KEY_EXPIRY
-from consumers import dead_letters, reconcile, recover, relay, return_stock, sweep
+from consumers import (
+    dead_letters,
+    publish_events,
+    reconcile,
+    recover,
+    relay,
+    return_stock,
+    sweep,
+)
 from consumers.crew import Crew, assignments
 from consumers.dead_letters import DeadLetters, LastRung, OpenLetters, Together
 from consumers.expire_orders import ExpireOrders
 from consumers.key_expiry import KeyExpiry
 from consumers.ladder import Ladder
 from consumers.place_orders import PlaceOrders
+from consumers.publish_events import PublishEvents
 from consumers.reconcile import Fence, Reconcile
 from consumers.recover import Recover
 from consumers.relay import Relay
@@ -113,6 +122,11 @@ def _sweep(stores: Stores) -> Role:
     return PollRole("sweep", Sweep(stores.db).run_once, idle_s=sweep.IDLE_S)
 
 
+def _publish_events(stores: Stores) -> Role:
+    role = PublishEvents(stores.db, stores.publisher)
+    return PollRole("publish_events", role.run_once, idle_s=publish_events.IDLE_S)
+
+
 def _dead_letters(stores: Stores) -> Role:
     """Move the dead letters of every work queue."""
     movers = [
@@ -178,6 +192,7 @@ _BUILDERS: dict[str, Callable[[Stores], Role]] = {
     "return_stock": _return_stock,
     "relay": _relay,
     "sweep": _sweep,
+    "publish_events": _publish_events,
     "dead_letters": _dead_letters,
     "reconcile": _reconcile,
     "saga_steps": _saga_steps,

@@ -129,6 +129,7 @@ def main() -> None:
     """Run the command line; an expected failure is one line on stderr, never a traceback."""
     from ops import (
         cli_dead,
+        cli_events,
         cli_limits,
         cli_money,
         cli_pool,
@@ -144,6 +145,7 @@ def main() -> None:
     app.add_typer(cli_pool.pool_app, name="pool")
     cli_sales.sale_app.command("limit")(cli_limits.limit)
     cli_sales.sale_app.command("rebuild")(cli_rebuild.rebuild)
+    app.command("events")(cli_events.events)
     app.command("reconcile")(cli_rebuild.compare)
     cli_money.register(app)
     app.add_typer(cli_tx.tx_app, name="tx")

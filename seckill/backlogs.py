@@ -60,6 +60,7 @@ class Backlogs:
             _known(("return_stock",), self._returns()),
             _known(("sweep",), self._overdue()),
             _known(("relay",), self._outboxes()),
+            _known(("publish_events",), self._events()),
         )
         return {role: backlog for part in parts for role, backlog in part.items()}
 
@@ -72,6 +73,9 @@ class Backlogs:
 
     async def _overdue(self) -> list[Backlog]:
         return [await self._count("orders WHERE state = 'pending' AND pay_by <= now()", "pay_by")]
+
+    async def _events(self) -> list[Backlog]:
+        return [await self._count("events", "at")]
 
     async def _count(self, rows: str, since: str) -> Backlog:
         with database_errors_as_unavailable():

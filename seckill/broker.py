@@ -163,6 +163,18 @@ class Publisher:
                 link.timers.add(window_s)
         await self.publish(topology.timer(window_s), body)
 
+    async def publish_event(self, topic: str, body: bytes, event_id: str) -> None:
+        """Publish to those who listen; `publish` says what done means. Nobody may listen."""
+        async with self._working(f"publishing {topic}", self._timeout_s) as link:
+            event = aio_pika.Message(
+                body,
+                content_type="application/json",
+                delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
+                message_id=event_id,
+                timestamp=datetime.now(UTC),
+            )
+            await link.topology.events.publish(event, topic, mandatory=False)
+
     @asynccontextmanager
     async def _working(self, doing: str, timeout_s: float) -> AsyncIterator[_Link]:
         """Lend the link for one operation within the time limit; drop it when that fails."""

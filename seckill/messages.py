@@ -1,10 +1,14 @@
-"""The messages on the broker: MessagePack, version 1. Within a version, fields are only added."""
+"""The messages on the broker: MessagePack, version 1. Within a version, fields are only added.
+
+Events are JSON: their readers are other people's programs.
+"""
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -51,6 +55,40 @@ class SagaStep(msgspec.Struct, frozen=True):
     state: Annotated[str, msgspec.Meta(pattern="^(RUNNING|COMPENSATING)\\Z")]
     step: Annotated[int, msgspec.Meta(ge=0, le=2**15 - 1)]
     v: int = VERSION
+
+
+class OrderChange(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An order in an order.* event."""
+
+    order_id: str
+    sale_id: str
+    buyer_id: str
+    quantity: int
+    amount_cents: int
+    #: Grows with each change of the order.
+    version: int
+    #: Why it ended.
+    reason: str | None = None
+
+
+class EndedSaga(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A Saga in a saga.* event."""
+
+    tx_id: str
+    name: str
+    #: Why it was compensated.
+    reason: str | None = None
+
+
+class Event(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What one statement changed."""
+
+    v: int
+    id: int
+    topic: str
+    at: datetime
+    orders: Sequence[OrderChange] = ()
+    sagas: Sequence[EndedSaga] = ()
 
 
 class _OfSale(msgspec.Struct):
@@ -166,6 +204,18 @@ def encode_saga_step(saga: str, tx_id: str, state: str, step: int) -> bytes:
 def decode_saga_step(body: bytes) -> SagaStep:
     """Decode a saga.steps message; else Bad- or NewerMessage."""
     return _decode(_decode_saga_step, body, topology.SAGA_STEPS)
+
+
+def encode_event(
+    event_id: int,
+    topic: str,
+    at: datetime,
+    *,
+    orders: Sequence[OrderChange] = (),
+    sagas: Sequence[EndedSaga] = (),
+) -> bytes:
+    """Encode an event, as JSON."""
+    return msgspec.json.encode(Event(VERSION, event_id, topic, at, orders, sagas))
 
 
 def _decode(decode: Callable[[bytes], M], body: bytes, queue: str) -> M:

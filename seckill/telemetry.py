@@ -48,6 +48,7 @@ RECONCILED = Counter(
     "seckill_reconciled", "Orders on which the stores were made to agree", ["action"]
 )
 ROLE_RUNNING = Gauge("seckill_role_running", "1 while this process runs the role", ["role"])
+EVENTS = Counter("seckill_events_published", "Events that the broker confirmed", ["topic"])
 
 TRANSACTIONS = Counter(
     "seckill_transactions",

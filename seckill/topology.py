@@ -18,6 +18,8 @@ EXCHANGE = "seckill"
 ORDERS_PLACE = "orders.place"
 ORDERS_EXPIRE = "orders.expire"
 SAGA_STEPS = "saga.steps"
+#: Topic exchange; the topics are in docs/events.md.
+EVENTS = "seckill.events"
 #: Queues that roles work on. Each has a dead queue.
 WORK_QUEUES = (ORDERS_PLACE, ORDERS_EXPIRE, SAGA_STEPS)
 
@@ -67,6 +69,7 @@ class Topology:
     """What `declare` has made sure of, through one channel."""
 
     exchange: AbstractExchange
+    events: AbstractExchange
     #: The work queues and their dead queues, by name.
     queues: dict[str, AbstractQueue]
     #: The exchanges of the retry ladder by their wait in seconds.
@@ -74,7 +77,7 @@ class Topology:
 
 
 async def declare(channel: AbstractChannel) -> Topology:
-    """Declare the exchange, the work queues with their dead queues, and the retry ladder.
+    """Declare the exchanges, the work queues with their dead queues, and the retry ladder.
 
     WrongQueue names one that is there with other arguments.
 
@@ -82,6 +85,7 @@ async def declare(channel: AbstractChannel) -> Topology:
     """
     queues = {}
     exchange = await channel.declare_exchange(EXCHANGE, "direct", durable=True)
+    events = await declare_events(channel)
     for queue in WORK_QUEUES:
         queues[dead(queue)] = await _declare_queue(channel, exchange, dead(queue), {})
         queues[queue] = await _declare_queue(
@@ -98,7 +102,22 @@ async def declare(channel: AbstractChannel) -> Topology:
     rungs = {}
     for rung_s in RUNGS_S:
         rungs[rung_s], queues[retry(rung_s)] = await _declare_rung(channel, rung_s)
-    return Topology(exchange, queues, rungs)
+    return Topology(exchange, events, queues, rungs)
+
+
+async def declare_events(channel: AbstractChannel) -> AbstractExchange:
+    """Declare the exchange of events."""
+    return await channel.declare_exchange(EVENTS, "topic", durable=True)
+
+
+async def declare_view(channel: AbstractChannel, topic: str, length_max: int) -> AbstractQueue:
+    """Declare a queue for one who looks at events of a topic; it goes with the link.
+
+    What is not taken in time makes room for what is newer.
+    """
+    queue = await channel.declare_queue(exclusive=True, arguments={"x-max-length": length_max})
+    await queue.bind(await declare_events(channel), topic)
+    return queue
 
 
 async def _declare_rung(
