@@ -1,0 +1,183 @@
+"""publish_events: what is in the outbox reaches who listens, in order, at least once."""
+
+from __future__ import annotations
+
+import asyncio
+
+import aio_pika
+import msgspec
+import pytest
+
+from consumers.publish_events import PublishEvents
+from consumers.runner import Polled, PollRole
+from seckill import events, topology
+from seckill.errors import Unavailable
+from tests.transactions import Killed
+
+TOPICS = ["order.placed", "order.paid", "order.cancelled"]
+
+
+@pytest.fixture
+async def told(settings, publisher):
+    """Take so many messages, as (id, topic); there must be no more of them."""
+    async with await aio_pika.connect(settings.amqp_url) as connection:
+        channel = await connection.channel()
+        queue = await topology.declare_view(channel, "#", 1000)
+        arrived = asyncio.Queue()
+        await queue.consume(arrived.put, no_ack=True)
+
+        async def take(count):
+            async with asyncio.timeout(30):
+                messages = [await arrived.get() for _ in range(count)]
+            assert arrived.empty()
+            return [(int(m.message_id), m.routing_key) for m in messages]
+
+        take.messages = arrived
+        yield take
+
+
+@pytest.fixture
+async def given(db):
+    """Write events into the outbox, and nothing else is in it; return them as (id, topic)."""
+
+    async def write(*topics):
+        return [
+            await db.fetchrow(
+                "INSERT INTO events (topic, order_ids) VALUES ($1, '{}') RETURNING id, topic", topic
+            )
+            for topic in topics
+        ]
+
+    await db.execute("TRUNCATE events")
+    yield write
+    await db.execute("TRUNCATE events")
+
+
+@pytest.fixture
+def waiting(db):
+    async def topics():
+        rows = await db.fetch("SELECT topic FROM events ORDER BY id")
+        return [row[0] for row in rows]
+
+    return topics
+
+
+class Unsteady:
+    """A publisher that does so many, then fails: before the broker has the next one, or after."""
+
+    def __init__(self, publisher, *, sends, error, arrives=False):
+        self._publisher = publisher
+        self._sends = sends
+        self._error = error
+        self._arrives = arrives
+
+    async def publish_event(self, *event):
+        if self._sends == 0:
+            if self._arrives:
+                await self._publisher.publish_event(*event)
+            raise self._error
+        self._sends -= 1
+        await self._publisher.publish_event(*event)
+
+
+async def test_events_are_sent_in_order_and_removed(db, publisher, given, waiting, told):
+    rows = await given(*TOPICS)
+    assert await PublishEvents(db, publisher).run_once() == Polled(3, more=False)
+    assert await told(3) == rows
+    assert await waiting() == []
+    assert await PublishEvents(db, publisher).run_once() == Polled(0, more=False)
+
+
+async def test_the_message_is_json_that_says_what_changed(
+    db, publisher, given, told, open_sale, shop
+):
+    (order,) = await shop.order(await open_sale(), "ann")
+    await PublishEvents(db, publisher).run_once()
+    async with asyncio.timeout(30):
+        message = await told.messages.get()
+    assert message.content_type == "application/json"
+    assert message.delivery_mode == aio_pika.DeliveryMode.PERSISTENT
+    body = msgspec.json.decode(message.body)
+    assert body.pop("at").startswith("20")
+    assert body == {
+        "v": 1,
+        "id": int(message.message_id),
+        "topic": "order.placed",
+        "orders": [
+            {
+                "order_id": order.order_id,
+                "sale_id": order.sale_id,
+                "buyer_id": "ann",
+                "quantity": 1,
+                "amount_cents": 1999,
+                "version": 0,
+            }
+        ],
+    }
+
+
+async def test_an_event_to_which_nobody_listens_is_no_error(db, publisher, given, waiting):
+    await given("order.placed")
+    assert (await PublishEvents(db, publisher).run_once()).done == 1
+    assert await waiting() == []
+
+
+async def test_while_the_broker_is_away_events_wait_and_then_go_on(
+    db, publisher, given, waiting, told
+):
+    rows = await given(*TOPICS)
+    away = Unsteady(publisher, sends=1, error=Unavailable("no confirm"))
+    with pytest.raises(Unavailable, match="no confirm"):
+        await PublishEvents(db, away).run_once()
+    assert await waiting() == TOPICS[1:]  # what was confirmed is not sent again
+
+    await PublishEvents(db, publisher).run_once()
+    assert await told(3) == rows
+
+
+async def test_a_lost_confirm_makes_a_copy_with_the_same_id(db, publisher, given, told):
+    (row,) = await given("order.placed")
+    deaf = Unsteady(publisher, sends=0, error=Unavailable("no confirm"), arrives=True)
+    with pytest.raises(Unavailable):
+        await PublishEvents(db, deaf).run_once()
+    await PublishEvents(db, publisher).run_once()
+    assert await told(2) == [row, row]
+
+
+async def test_a_crash_between_publish_and_delete_makes_copies_with_the_same_ids(
+    db, publisher, given, waiting, told
+):
+    rows = await given(*TOPICS)
+    dying = Unsteady(publisher, sends=2, error=Killed)
+    with pytest.raises(Killed):
+        await PublishEvents(db, dying).run_once()
+    assert await waiting() == TOPICS
+
+    await PublishEvents(db, publisher).run_once()
+    assert await told(5) == [*rows[:2], *rows]
+
+
+async def test_only_one_publishes_at_a_time(db, publisher, given, waiting, told):
+    await given(*TOPICS)
+    async with db.acquire() as connection, connection.transaction():
+        assert await events.lock_outbox(connection)
+        assert await PublishEvents(db, publisher).run_once() == Polled(0, more=False)
+        assert await waiting() == TOPICS
+    assert (await PublishEvents(db, publisher).run_once()).done == 3
+    await told(3)
+
+
+async def test_two_roles_at_once_send_everything_once_and_in_order(
+    db, publisher, given, waiting, told, running, eventually
+):
+    rows = await given(*TOPICS * 60)
+
+    def role():
+        return PollRole("events", PublishEvents(db, publisher).run_once, idle_s=0.01)
+
+    async def empty():
+        return not await waiting()
+
+    async with running(role()), running(role()):
+        await eventually(empty, "all events are sent")
+    assert await told(len(rows)) == rows
