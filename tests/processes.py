@@ -46,7 +46,7 @@ class Processes:
         """Start `seckill <command>`, with settings of its own such as SECKILL_AMQP_URL."""
         gateway_port, admin_port = port or free_port(), free_port()
         environment = {
-            **self._environment(),
+            **self.environment(),
             "SECKILL_GATEWAY_PORT": str(gateway_port),
             "SECKILL_ADMIN_PORT": str(admin_port),
             **overrides,
@@ -62,7 +62,7 @@ class Processes:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "ops.cli", *map(str, words)),
             cwd=PROJECT_ROOT,
-            env={**os.environ, **self._environment(), **overrides},
+            env={**os.environ, **self.environment(), **overrides},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
@@ -70,7 +70,8 @@ class Processes:
         out, err = await process.communicate()
         return process.returncode, out.decode(), err.decode()
 
-    def _environment(self) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
+        """Return the settings that lead a process to these services."""
         settings = self._settings
         return {
             "SECKILL_HOME": str(self.home),  # no settings file there: all comes from here
