@@ -46,7 +46,7 @@ class Processes:
         """Start `seckill <command>`, with settings of its own such as SECKILL_AMQP_URL."""
         gateway_port, admin_port = port or free_port(), free_port()
         environment = {
-            **self.environment(),
+            **self._environment(),
             "SECKILL_GATEWAY_PORT": str(gateway_port),
             "SECKILL_ADMIN_PORT": str(admin_port),
             **overrides,
@@ -59,19 +59,23 @@ class Processes:
 
     async def ask(self, *words: object, **overrides: str) -> tuple[int | None, str, str]:
         """Run `seckill <words>` to its end; return its exit code, output and complaints."""
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "ops.cli", *map(str, words)),
-            cwd=PROJECT_ROOT,
-            env={**os.environ, **self.environment(), **overrides},
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
+        process = await self.begin(*words, **overrides)
         out, err = await process.communicate()
         return process.returncode, out.decode(), err.decode()
 
-    def environment(self) -> dict[str, str]:
-        """Return the settings that lead a process to these services."""
+    async def begin(self, *words: object, **overrides: str) -> asyncio.subprocess.Process:
+        """Begin `seckill <words>`, whose output the caller reads, and which the caller ends."""
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "ops.cli", *map(str, words)),
+            cwd=PROJECT_ROOT,
+            env={**os.environ, **self._environment(), **overrides},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            limit=2**20,  # an event of a thousand orders is one line
+        )
+
+    def _environment(self) -> dict[str, str]:
         settings = self._settings
         return {
             "SECKILL_HOME": str(self.home),  # no settings file there: all comes from here

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
-import sys
 from contextlib import asynccontextmanager
 
 import pytest
 
-from config.settings import PROJECT_ROOT
 from seckill import refunds
 from tests.processes import eventually
 from tests.till import payer
@@ -44,14 +41,7 @@ def listening(processes):
 
     @asynccontextmanager
     async def run(topic):
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "ops.cli", "events", "--topic", topic),
-            cwd=PROJECT_ROOT,
-            env={**os.environ, **processes.environment()},
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            limit=2**20,
-        )
+        process = await processes.begin("events", "--topic", topic)
         try:
             async with asyncio.timeout(PATIENCE_S):
                 assert b"listening" in await process.stderr.readline()

@@ -237,7 +237,7 @@ async def test_figures_agree_with_the_stores(pool, shop, open_sale, send, queues
 
     figures = {role["role"]: role for role in (await pool.status())["roles"]}
     assert figures[PLACE]["backlog"] == await queues.size(topology.ORDERS_PLACE) == 3
-    for role in ("sweep", "return_stock", "relay"):
+    for role in ("sweep", "return_stock", "relay", "publish_events"):
         assert figures[role]["backlog"] >= 1, role
     assert figures["sweep"]["oldest_age_s"] >= 3600
 
