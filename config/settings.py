@@ -24,7 +24,7 @@ from pydantic_settings import (
 )
 
 from config.public_edge import Networks, Origins
-from config.store_url import AmqpUrl, PostgresDsn, RedisUrl
+from config.store_url import AmqpUrl, HttpUrl, PostgresDsn, RedisUrl
 from config.timeouts import DELAY_QUEUE, Timeouts
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
@@ -83,6 +83,8 @@ class Settings(BaseSettings):
     # Key rings, `kid:secret[,kid:secret…]`. The first key signs, all of them verify.
     ticket_keys: SecretStr = SecretStr("")
     jwt_keys: SecretStr = SecretStr("")
+    # What the card provider signs its webhooks with. Empty refuses every webhook.
+    webhook_keys: SecretStr = SecretStr("")
     # The bearer token of the admin API on the admin port. Empty turns that API off.
     admin_token: SecretStr = SecretStr("")
 
@@ -135,6 +137,18 @@ class Settings(BaseSettings):
     payments_in_hand_max: Count = 500
     #: Whether one process at a time tries to pay an order. It saves work and decides nothing.
     payment_lock: bool = True
+
+    # The card provider.
+    #: Its address; empty means that no cards are taken.
+    provider_url: HttpUrl = ""
+    #: For one call to it. Banks take a second or two; a buyer is answered after half a second
+    #: anyway, and a lost answer is asked for again.
+    provider_timeout_s: Seconds = 5.0
+    #: Calls to it at once, per process: beyond it they wait for a connection, within the timeout.
+    provider_calls_max: Count = 100
+    #: How long after the end of its payment window an order waits for a bank that has not decided;
+    #: then the charge is voided, and the units are for sale again.
+    payment_grace_s: Seconds = 60.0
 
     # Time limits. confirm_timeout_s must stay under relay_age_ms, or the relay would re-send
     # what the gateway is still waiting for.

@@ -1,4 +1,4 @@
-"""Addresses of stores: checked for their form at start, so that a typing mistake is one line."""
+"""Addresses of stores and services, checked for their form at start: a typo is one line."""
 
 from __future__ import annotations
 
@@ -29,3 +29,4 @@ def _of(*schemes: str) -> Callable[[str], str]:
 RedisUrl = Annotated[str, AfterValidator(_of("redis", "rediss", "unix"))]
 AmqpUrl = Annotated[str, AfterValidator(_of("amqp", "amqps"))]
 PostgresDsn = Annotated[str, AfterValidator(_of("postgresql", "postgres"))]
+HttpUrl = Annotated[str, AfterValidator(_of("http", "https"))]

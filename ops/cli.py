@@ -133,6 +133,7 @@ def main() -> None:
         cli_limits,
         cli_money,
         cli_pool,
+        cli_provider,
         cli_rebuild,
         cli_running_sale,
         cli_sales,
@@ -148,6 +149,7 @@ def main() -> None:
     app.command("events")(cli_events.events)
     app.command("reconcile")(cli_rebuild.compare)
     cli_money.register(app)
+    app.command()(cli_provider.provider)
     app.add_typer(cli_tx.tx_app, name="tx")
     # It logs each failed try to connect as an error of its own; what it means is said by us.
     logging.getLogger("aiormq.connection").setLevel(logging.CRITICAL)

@@ -31,6 +31,7 @@ class Credentials(BaseModel):
     postgres_password: str = Field(default_factory=_password)
     ticket_keys: str = Field(default_factory=_key_ring)
     jwt_keys: str = Field(default_factory=_key_ring)
+    webhook_keys: str = Field(default_factory=_key_ring)
     admin_token: str = Field(default_factory=_admin_token)
 
 

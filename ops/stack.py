@@ -146,5 +146,6 @@ def _stack_settings(settings: Settings, services: Services, home: Path) -> Stack
         "admin_url": f"http://{settings.admin_host}:{admin_port}",
         "ticket_keys": given.get("ticket_keys") or credentials.ticket_keys,
         "jwt_keys": given.get("jwt_keys") or credentials.jwt_keys,
+        "webhook_keys": given.get("webhook_keys") or credentials.webhook_keys,
         "admin_token": given.get("admin_token", credentials.admin_token),
     }

@@ -39,12 +39,20 @@ class HttpClient:
         ) as session:
             yield cls(session)
 
+    async def get(self, url: str) -> Reply:
+        """Get; Unavailable when no whole answer came."""
+        return await self._call("GET", url, None, {})
+
     async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Reply:
         """Post JSON; Unavailable when no whole answer came: whether it was done is unknown."""
-        headers = {"Content-Type": "application/json", **headers}
+        return await self._call("POST", url, body, {"Content-Type": "application/json", **headers})
+
+    async def _call(
+        self, method: str, url: str, body: bytes | None, headers: Mapping[str, str]
+    ) -> Reply:
         try:
-            async with self._session.post(
-                url, data=body, headers=headers, allow_redirects=False
+            async with self._session.request(
+                method, url, data=body, headers=headers, allow_redirects=False
             ) as response:
                 text = b""
                 async for chunk in response.content.iter_any():

@@ -53,6 +53,7 @@ def settings(services: Services, home: Path) -> Settings:
         postgres_dsn=services.postgres_dsn,
         ticket_keys=credentials.ticket_keys,
         jwt_keys=credentials.jwt_keys,
+        webhook_keys=credentials.webhook_keys,
         admin_token=credentials.admin_token,
     )
 

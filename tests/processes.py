@@ -84,6 +84,7 @@ class Processes:
             "SECKILL_POSTGRES_DSN": settings.postgres_dsn,
             "SECKILL_TICKET_KEYS": settings.ticket_keys.get_secret_value(),
             "SECKILL_JWT_KEYS": settings.jwt_keys.get_secret_value(),
+            "SECKILL_WEBHOOK_KEYS": settings.webhook_keys.get_secret_value(),
             "SECKILL_ADMIN_TOKEN": settings.admin_token.get_secret_value(),
         }
 
