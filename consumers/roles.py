@@ -25,6 +25,7 @@ from consumers import (
     recover,
     relay,
     return_stock,
+    settle_payments,
     sweep,
 )
 from consumers.crew import Crew, assignments
@@ -40,12 +41,16 @@ from consumers.relay import Relay
 from consumers.return_stock import ReturnStock
 from consumers.runner import Handler, Message, PollRole, QueueRole, Role
 from consumers.saga_steps import SagaSteps
+from consumers.settle_payments import SettlePayments
 from consumers.sweep import Sweep
 from consumers.timers import Timers, ways_of
 from seckill import checkout, database, messages, redis_client, topology
 from seckill.broker import Broker, Publisher, count_waiting
+from seckill.card_books import CardBooks
+from seckill.card_payments import CardPayments
 from seckill.errors import UserMistake
 from seckill.lifecycle import listening, notify_ready, stop_on_signals
+from seckill.provider import Provider
 from seckill.reconcile import LOOKS_APART_S, Reconciler
 from seckill.sales import SaleDirectory
 from seckill.stock import Stock
@@ -63,6 +68,8 @@ EXPIRE_BATCH_MAX = 1_000
 #: Weight of the Saga steps taken together, about 100 messages: those at the same step are done in
 #: one transaction, and its rows stay locked until the last of them.
 STEPS_BATCH_MAX = 300
+#: The role that only a shop with a card provider needs.
+SETTLE_PAYMENTS = "settle_payments"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +83,8 @@ class Stores:
     sales: SaleDirectory
     publisher: Publisher
     consuming: Broker
+    #: The card provider, where there is one.
+    provider: Provider | None
 
 
 def _place_orders(stores: Stores) -> Role:
@@ -125,6 +134,20 @@ def _sweep(stores: Stores) -> Role:
 def _publish_events(stores: Stores) -> Role:
     role = PublishEvents(stores.db, stores.publisher)
     return PollRole("publish_events", role.run_once, idle_s=publish_events.IDLE_S)
+
+
+def _settle_payments(stores: Stores) -> Role:
+    if stores.provider is None:
+        raise UserMistake("settle_payments asks a card provider; set SECKILL_PROVIDER_URL")
+    settings, books = stores.settings, CardBooks(stores.db)
+    payments = CardPayments(
+        books,
+        stores.provider,
+        call_timeout_s=settings.provider_timeout_s,
+        grace_s=settings.payment_grace_s,
+    )
+    role = SettlePayments(payments, books)
+    return PollRole("settle_payments", role.run_once, idle_s=settle_payments.IDLE_S)
 
 
 def _dead_letters(stores: Stores) -> Role:
@@ -193,6 +216,7 @@ _BUILDERS: dict[str, Callable[[Stores], Role]] = {
     "relay": _relay,
     "sweep": _sweep,
     "publish_events": _publish_events,
+    SETTLE_PAYMENTS: _settle_payments,
     "dead_letters": _dead_letters,
     "reconcile": _reconcile,
     "saga_steps": _saga_steps,
@@ -204,7 +228,10 @@ ROLES = tuple(_BUILDERS)
 
 def default_roles(settings: Settings) -> tuple[str, ...]:
     """Return the roles that run when none is named: all that have something to do."""
-    return tuple(r for r in ROLES if r != KEY_EXPIRY or r in settings.timeouts)
+    idle = set() if KEY_EXPIRY in settings.timeouts else {KEY_EXPIRY}
+    if not settings.provider_url:
+        idle.add(SETTLE_PAYMENTS)
+    return tuple(role for role in ROLES if role not in idle)
 
 
 def known(roles: Sequence[str]) -> Sequence[str]:
@@ -242,7 +269,16 @@ async def open_stores(settings: Settings, stack: AsyncExitStack) -> Stores:
         )
     )
     consuming = Broker(url, "seckill-consuming", timeout_s)
-    return Stores(settings, redis, stock, db, SaleDirectory(db), publisher, consuming)
+    provider = None
+    if settings.provider_url:
+        provider = await stack.enter_async_context(
+            Provider.open(
+                settings.provider_url,
+                timeout_s=settings.provider_timeout_s,
+                calls_max=settings.provider_calls_max,
+            )
+        )
+    return Stores(settings, redis, stock, db, SaleDirectory(db), publisher, consuming, provider)
 
 
 async def _serve(settings: Settings, roles: Sequence[str], *, managed: bool) -> None:

@@ -90,11 +90,21 @@ def json_body(example: msgspec.Struct, *, required: bool = True) -> Body:
 
 async def read_json(request: web.Request, decoder: msgspec.json.Decoder[S]) -> S:
     """Read a small JSON body of the decoder's type, or refuse naming what is wrong with it."""
+    return parse_json(await read_body(request), decoder)
+
+
+async def read_body(request: web.Request) -> bytes:
+    """Read a small JSON body as it was sent, or refuse."""
     if "Content-Encoding" in request.headers:
         raise Refused(Problem.UNSUPPORTED_MEDIA_TYPE, "send the body as it is, not encoded")
     body = await _read_body(request)
     if request.content_type != "application/json":
         raise Refused(Problem.UNSUPPORTED_MEDIA_TYPE)
+    return body
+
+
+def parse_json(body: bytes, decoder: msgspec.json.Decoder[S]) -> S:
+    """Return the value of a JSON body, or refuse naming what is wrong with it."""
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:

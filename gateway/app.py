@@ -19,6 +19,7 @@ from gateway import (
     resources,
     sales,
     tickets,
+    webhooks,
 )
 from gateway.admission import LOGIN_KEYS, TICKET_KEYS
 from gateway.client_address import TRUSTED_PROXIES
@@ -40,6 +41,7 @@ ROUTES: tuple[Route, ...] = (
     ("DELETE", "/v1/orders/{order_id}", orders.cancel_order),
     ("GET", "/v1/orders/{order_id}/events", events.stream_order),
     ("POST", "/v1/orders/{order_id}/payments", payments.pay_order),
+    ("POST", "/v1/webhooks/payments", webhooks.take_payment_event),
     ("GET", "/openapi.json", openapi.read_contract),
     ("GET", "/docs", docs.show_docs),
     ("GET", "/docs/{asset}", docs.load_asset),
@@ -57,6 +59,8 @@ def create_app(settings: Settings) -> web.Application:
     app[LOGIN_KEYS] = KeyRing.parse(
         settings.jwt_keys.get_secret_value(), setting="SECKILL_JWT_KEYS"
     )
+    if signing := settings.webhook_keys.get_secret_value():
+        app[webhooks.KEYS] = KeyRing.parse(signing, setting="SECKILL_WEBHOOK_KEYS")
     app[PACE] = Pace(settings.poll_budget_per_s)
     app[TRUSTED_PROXIES] = settings.trusted_proxies
     headers.set_up(app, tls=bool(settings.tls_cert))

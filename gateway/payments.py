@@ -34,9 +34,12 @@ from seckill.transactions.work import State
 
 
 class PaymentRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """How a buyer pays. A coupon lowers the price; what it is worth beyond that is lost."""
+    """How a buyer pays: from his wallet or, where the shop takes cards, by card.
 
-    method: Literal["wallet"]
+    A coupon lowers the price; what it is worth beyond that is lost.
+    """
+
+    method: Literal["wallet", "card"]
     coupon: Annotated[str, msgspec.Meta(pattern=f"^{ID.pattern}")] | None = None
 
 
@@ -51,11 +54,14 @@ _PROBLEMS: dict[str | None, Problem] = {
     Refusal.INSUFFICIENT_FUNDS: Problem.INSUFFICIENT_FUNDS,
     Refusal.COUPON_UNKNOWN: Problem.COUPON_REFUSED,
     Refusal.COUPON_USED: Problem.COUPON_REFUSED,
+    Refusal.DECLINED: Problem.DECLINED,
+    Refusal.NO_CARDS: Problem.BAD_REQUEST,
 }
 _DETAILS: dict[str | None, str] = {
     Refusal.NO_ORDER: "you have no such order",
     Refusal.COUPON_UNKNOWN: "you have no such coupon",
     Refusal.COUPON_USED: "it is used, or another payment with it is under way",
+    Refusal.NO_CARDS: "this shop takes no cards",
 }
 _PAID = msgspec.structs.replace(PENDING, status="paid", pay_by=None)
 _PAYING = msgspec.structs.replace(PENDING, status="paying", next_poll_ms=500)

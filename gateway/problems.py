@@ -44,6 +44,8 @@ class Problem(Enum):
     BAD_ADMIN_TOKEN = Kind(401, "The admin token is missing or wrong", challenge="Bearer")
     ADMIN_OFF = Kind(403, "The admin API is turned off")
     INSUFFICIENT_FUNDS = Kind(402, "There is too little money in the wallet")
+    DECLINED = Kind(402, "The card was declined")
+    BAD_SIGNATURE = Kind(401, "The signature is missing, wrong or too old")
     COUPON_REFUSED = Kind(402, "The coupon is not good for this payment")
     NOT_OPEN = Kind(403, "The sale is not open yet")
     TOO_EARLY = Kind(403, "Tickets for this sale are not handed out yet")

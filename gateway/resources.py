@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 
 import asyncpg
@@ -23,8 +23,11 @@ from gateway.till import Till
 from seckill import checkout, database, redis_client, telemetry
 from seckill.broker import Broker, Publisher
 from seckill.buckets import Buckets
+from seckill.card_books import CardBooks
+from seckill.card_payments import CardPayments
 from seckill.checkout import Checkout
 from seckill.errors import Unavailable
+from seckill.provider import Provider
 from seckill.sales import Sale, SaleDirectory
 from seckill.stock import Stock
 from seckill.transactions.log import Log
@@ -69,6 +72,7 @@ OTHERS_IN_HAND = web.AppKey("others_in_hand", ConcurrencyLimit)
 ORDER_BOOK = web.AppKey("order_book", OrderBook)
 ORDER_WATCH = web.AppKey("order_watch", OrderWatch)
 TILL = web.AppKey("till", Till)
+CARD_BOOKS = web.AppKey("card_books", CardBooks)
 
 
 async def in_hand_ctx(app: web.Application) -> AsyncIterator[None]:
@@ -100,6 +104,7 @@ async def postgres_ctx(app: web.Application) -> AsyncIterator[None]:
         timeout_s=settings.postgres_timeout_s,
     ) as pool:
         app[DB] = pool
+        app[CARD_BOOKS] = CardBooks(pool)
         app[SALES] = SaleDirectory(pool)
         app[SALE_BOARD] = SaleBoard(app[SALES], app[STOCK])
         yield
@@ -148,10 +153,31 @@ async def till_ctx(app: web.Application) -> AsyncIterator[None]:
     settings = app[SETTINGS]
     payments_max = settings.payments_in_hand_max
     coordinator = Coordinator(checkout.definition(app[DB]), Log(app[DB]), capacity=payments_max)
-    paying = Checkout(coordinator, app[REDIS], locking=settings.payment_lock)
-    app[TILL] = Till(app[LIMITER], paying, in_hand_max=payments_max)
-    yield
-    await app[TILL].drain(settings.drain_s)
+    async with AsyncExitStack() as stack:
+        cards = None
+        if settings.provider_url:
+            provider = await stack.enter_async_context(
+                Provider.open(
+                    settings.provider_url,
+                    timeout_s=settings.provider_timeout_s,
+                    calls_max=settings.provider_calls_max,
+                )
+            )
+            cards = CardPayments(
+                app[CARD_BOOKS],
+                provider,
+                call_timeout_s=settings.provider_timeout_s,
+                grace_s=settings.payment_grace_s,
+            )
+        paying = Checkout(
+            coordinator,
+            app[REDIS],
+            locking=settings.payment_lock,
+            pay_by_card=cards.pay if cards else None,
+        )
+        app[TILL] = Till(app[LIMITER], paying, in_hand_max=payments_max)
+        yield
+        await app[TILL].drain(settings.drain_s)
 
 
 async def order_watch_ctx(app: web.Application) -> AsyncIterator[None]:

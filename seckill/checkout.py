@@ -7,7 +7,7 @@ other payments, and writes down what is to be paid. The functions are in sql/001
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -24,8 +24,8 @@ from seckill.transactions.work import Outcome, State, Work
 
 #: The definition's name in the log.
 PAYMENT = "payment"
-#: The only method so far.
-WALLET = "wallet"
+#: The methods of payment.
+WALLET, CARD = "wallet", "card"
 #: Should a process die with a lock in hand, its order can be paid again after this long: a few
 #: times what a payment takes.
 LOCK_S = 2.0
@@ -42,6 +42,8 @@ class Refusal(StrEnum):
     INSUFFICIENT_FUNDS = "insufficient_funds"
     COUPON_UNKNOWN = "coupon_unknown"
     COUPON_USED = "coupon_used"
+    DECLINED = "declined"
+    NO_CARDS = "no_cards"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +100,23 @@ def definition(db: asyncpg.Pool) -> Definition:
     )
 
 
+#: Pays by card under a tx_id: see seckill/card_payments.py.
+PayByCard = Callable[[str, Payment], Awaitable[Outcome]]
+
+
 class Checkout:
     """Pays orders."""
 
-    def __init__(self, coordinator: Coordinator, redis: Redis, *, locking: bool = True) -> None:
+    def __init__(
+        self,
+        coordinator: Coordinator,
+        redis: Redis,
+        *,
+        locking: bool = True,
+        pay_by_card: PayByCard | None = None,
+    ) -> None:
         self._coordinator = coordinator
+        self._pay_by_card = pay_by_card
         self._redis = redis
         self._locking = locking
 
@@ -129,6 +143,10 @@ class Checkout:
                 await lock.release()
 
     async def _submit(self, payment: Payment) -> Outcome:
+        if payment.method == CARD:
+            if self._pay_by_card is None:
+                return Outcome(State.CANCELED, Refusal.NO_CARDS)
+            return await self._pay_by_card(new_tx_id(), payment)
         return await self._coordinator.submit(new_tx_id(), payment.args())
 
 

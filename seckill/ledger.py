@@ -40,6 +40,8 @@ class Ledger:
     return_pending: list[str] = field(default_factory=list)
     #: Transactions that have not ended.
     open_txs: list[str] = field(default_factory=list)
+    #: Card payments without an outcome.
+    unknown_txs: list[str] = field(default_factory=list)
     #: Order ids of holders without a row that an open dead letter names: they wait for an operator.
     on_dead_letters: list[str] = field(default_factory=list)
     #: Units that PostgreSQL has more than Redis, on their way by a restock; below 0, fewer.
@@ -75,7 +77,8 @@ async def verify(redis: Redis, db: asyncpg.Pool, sale_id: str, *, wait_s: float 
             f"{_named(ledger.return_pending)} on their way back, "
             f"{ledger.lines.get('outbox entries', 0)} outbox entries, "
             f"{ledger.restock_pending} units of a restock, "
-            f"{_named(ledger.open_txs)} transactions open (I8)"
+            f"{_named(ledger.open_txs)} transactions open (I8), "
+            f"{_named(ledger.unknown_txs)} card payments without an outcome"
         )
     return ledger
 
@@ -143,11 +146,13 @@ def _check_sql(ledger: Ledger, sql: SqlBooks) -> None:
 def _check_money(ledger: Ledger, money: MoneyBooks) -> None:
     """I7, I8: each order's payment is in its state, and all that ended is booked, once."""
     ledger.open_txs = money.open_txs
+    ledger.unknown_txs = money.unknown_txs
     ledger.lines |= {
         "charged, cents": money.charged_cents,
         "discounted, cents": money.discounted_cents,
         "refunded, cents": money.refunded_cents,
         "transactions open": len(money.open_txs),
+        "card payments unknown": len(money.unknown_txs),
     }
     checks = (
         (not money.wrong_orders, f"I7: orders and payments differ: {_named(money.wrong_orders)}"),
@@ -217,6 +222,7 @@ def _check_names(
         and not books.outbox
         and not sql.returns_pending
         and not ledger.restock_pending
+        and not ledger.unknown_txs
     )
     waiting = sum(units[order_id] for order_id in ledger.on_dead_letters)
     expected = sql.available - books.corrections - waiting

@@ -39,6 +39,9 @@ SELECT tx_id FROM transactions
  WHERE due_at IS NULL AND ended_at IS NULL AND args ->> 'sale_id' = $1
 """
 
+# Payments that the card provider is still to be asked about.
+_UNKNOWN = "SELECT tx_id FROM payments WHERE next_ask_at IS NOT NULL AND sale_id = $1"
+
 # An order and the payment that it names are in the same state, and no other payment holds it.
 _WRONG_ORDERS = """
 SELECT o.order_id::text
@@ -58,7 +61,8 @@ SELECT p.tx_id
   FROM payments p
   LEFT JOIN coupons c ON c.coupon_id = p.coupon_id AND c.locked_by = p.tx_id
  CROSS JOIN LATERAL (
-   SELECT coalesce(sum(-cents) FILTER (WHERE account = 'wallet:' || p.buyer_id), 0) AS charged,
+   SELECT coalesce(sum(-cents) FILTER (WHERE account = CASE p.method
+            WHEN 'card' THEN 'provider' ELSE 'wallet:' || p.buyer_id END), 0) AS charged,
           coalesce(sum(-cents) FILTER (WHERE account = 'discount'), 0) AS given
      FROM entries WHERE tx = p.tx_id) booked
  CROSS JOIN LATERAL (SELECT p.state IN ('paid', 'refunding') AS counts) due
@@ -81,6 +85,8 @@ class MoneyBooks:
     refunded_cents: int
     #: Transactions that have not ended yet; parked ones are among them.
     open_txs: list[str]
+    #: Card payments without an outcome.
+    unknown_txs: list[str]
     #: The sum of all entries there are; and buyers whose wallet is not what its entries say.
     balance_cents: int
     wrong_wallets: list[str]
@@ -101,15 +107,17 @@ async def read_money(db: asyncpg.Pool, sale_id: str) -> MoneyBooks:
 
             charged, discounted, refunded = await connection.fetchrow(_BOOKED, sale_id)
             open_txs = await column(_OPEN, sale_id)
+            unknown_txs = await column(_UNKNOWN, sale_id)
             return MoneyBooks(
                 charged_cents=charged,
                 discounted_cents=discounted,
                 refunded_cents=refunded,
                 open_txs=open_txs,
+                unknown_txs=unknown_txs,
                 balance_cents=await connection.fetchval(
                     "SELECT coalesce(sum(cents), 0)::bigint FROM entries"
                 ),
                 wrong_wallets=await column(_WRONG_WALLETS),
                 wrong_orders=await column(_WRONG_ORDERS, sale_id),
-                misbooked_txs=await column(_MISBOOKED, sale_id, open_txs),
+                misbooked_txs=await column(_MISBOOKED, sale_id, open_txs + unknown_txs),
             )

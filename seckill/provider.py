@@ -5,6 +5,8 @@ Every call may be made again, in any order: the provider does it once. No answer
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from enum import StrEnum
 from urllib.parse import quote
 
@@ -43,6 +45,13 @@ class Provider:
     def __init__(self, client: HttpClient, url: str) -> None:
         self._client = client
         self._url = url.rstrip("/")
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, url: str, *, timeout_s: float, calls_max: int) -> AsyncIterator[Provider]:
+        """Open a pool of connections to the provider; see HttpClient.open."""
+        async with HttpClient.open(timeout_s=timeout_s, connections_max=calls_max) as client:
+            yield cls(client, url)
 
     async def authorise(self, key: str, cents: int) -> Status:
         """Have the money held; a key that was asked for before is not charged again."""

@@ -17,6 +17,21 @@ ADMISSIONS = Counter(
     ["op", "outcome"],
 )
 PAYMENTS = Counter("seckill_payments", "Outcomes of payments, or why refused", ["outcome"])
+CARD_PAYMENTS = Counter(
+    "seckill_card_payments",
+    "What the books made of the card provider's answers: paid, cancelled, refunded, trying (came"
+    " too late); given_up (to be voided), unknown (to be asked again)",
+    ["outcome"],
+)
+CARD_PAYMENTS_UNKNOWN = Gauge(
+    "seckill_card_payments_unknown", "Card payments that the provider is still to be asked about"
+)
+CARD_PAYMENTS_UNKNOWN_OLDEST = Gauge(
+    "seckill_card_payments_unknown_oldest_age_seconds", "Since the oldest of those began"
+)
+WEBHOOKS = Counter(
+    "seckill_webhooks", "Webhooks of the card provider: taken, unknown_key, refused", ["outcome"]
+)
 SHED = Counter("seckill_shed", "Requests and connections refused because too much was in hand")
 PUBLISH_FAILURES = Counter("seckill_publish_failures", "Publishes that were not confirmed in time")
 EVENT_STREAMS = Gauge("seckill_event_streams", "Places of event streams taken")
