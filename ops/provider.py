@@ -37,6 +37,7 @@ class Habits:
     lose_replies: float = 0.0
     #: Calls that never arrive: not carried out, and not answered.
     lose_requests: float = 0.0
+    #: Between what is carried out and its answer.
     delay_s: float = 0.0
     #: Charges that are `pending` first, and decided after `late_after_s`.
     late: float = 0.0
@@ -110,7 +111,7 @@ class Sandbox:
         return web.json_response([asdict(charge) for charge in self.charges.values()])
 
     async def _find(self, request: web.Request) -> web.Response:
-        await self._arrive(request)
+        self._arrive(request)
         return await self._answer(request, self.charges.get(request.match_info["key"]))
 
     async def _authorise(self, request: web.Request) -> web.Response:
@@ -118,7 +119,7 @@ class Sandbox:
             amount_cents = _decode(await request.read()).amount_cents
         except msgspec.MsgspecError as error:
             raise web.HTTPUnprocessableEntity(text=str(error)) from error
-        await self._arrive(request)
+        self._arrive(request)
         key = request.match_info["key"]
         charge = self.charges.setdefault(key, Charge(key))
         if charge.status is Status.UNKNOWN:
@@ -132,14 +133,14 @@ class Sandbox:
         return await self._answer(request, charge)
 
     async def _capture(self, request: web.Request) -> web.Response:
-        await self._arrive(request)
+        self._arrive(request)
         charge = self.charges.get(request.match_info["key"])
         if charge and charge.status is Status.AUTHORISED:
             charge.become(Status.CAPTURED)
         return await self._answer(request, charge)
 
     async def _void(self, request: web.Request) -> web.Response:
-        await self._arrive(request)
+        self._arrive(request)
         key = request.match_info["key"]
         charge = self.charges.setdefault(key, Charge(key))
         if charge.status not in (Status.VOIDED, Status.DECLINED):
@@ -192,12 +193,12 @@ class Sandbox:
     def _happens(self, share: float) -> bool:
         return self._random.random() < share
 
-    async def _arrive(self, request: web.Request) -> None:
-        await asyncio.sleep(self.habits.delay_s)
+    def _arrive(self, request: web.Request) -> None:
         if self._happens(self.habits.lose_requests):
             _cut(request)
 
     async def _answer(self, request: web.Request, charge: Charge | None) -> web.Response:
+        await asyncio.sleep(self.habits.delay_s)
         if self._happens(self.habits.lose_replies):
             _cut(request)
         if charge is None:

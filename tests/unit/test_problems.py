@@ -37,6 +37,8 @@ PUBLISHED = {
     "proof_used": 409,
     "conflict": 409,
     "payment_in_progress": 409,
+    "declined": 402,
+    "bad_signature": 401,
     "queued": 409,
     "not_payable": 409,
     "not_cancellable": 409,

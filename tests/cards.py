@@ -1,0 +1,78 @@
+"""Card payments for tests: a sandbox provider on a real socket, and processes that ask it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import asyncpg
+
+from ops.provider import Charge, Habits, Sandbox
+from seckill.card_books import CardBooks, OnPaid
+from seckill.card_payments import CardPayments
+from seckill.checkout import CARD, Payment, new_tx_id
+from seckill.orders import Placement
+from seckill.provider import Provider
+from seckill.sales import Sale
+from seckill.transactions.work import Outcome
+
+TIMEOUT_S = 1.0
+GRACE_S = 60.0
+
+
+class CardDesk:
+    """One process that takes cards."""
+
+    def __init__(self, db: asyncpg.Pool, sandbox: Sandbox, provider: Provider) -> None:
+        self.db = db
+        self.sandbox = sandbox
+        self.provider = provider
+        self.books = CardBooks(db)
+        self.payments = self.another()
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, db: asyncpg.Pool) -> AsyncIterator[CardDesk]:
+        """Open the desk, and the provider behind it."""
+        sandbox = Sandbox(Habits())
+        async with (
+            sandbox.serving() as url,
+            Provider.open(url, timeout_s=TIMEOUT_S, calls_max=100) as provider,
+        ):
+            yield cls(db, sandbox, provider)
+
+    def another(self, *, on_paid: OnPaid | None = None) -> CardPayments:
+        """Take cards in another process."""
+        return CardPayments(
+            CardBooks(self.db, on_paid=on_paid),
+            self.provider,
+            call_timeout_s=TIMEOUT_S,
+            grace_s=GRACE_S,
+        )
+
+    async def pay(self, order: Placement, *, tx_id: str = "", coupon: str | None = None) -> Outcome:
+        """Pay an order by card."""
+        payment = Payment(order.sale_id, order.order_id, order.buyer_id, CARD, coupon)
+        return await self.payments.pay(tx_id or new_tx_id(), payment)
+
+    async def hasten(self, sale: Sale) -> int:
+        """Let whatever is still to be asked about in a sale be due now; return how many."""
+        status = await self.db.execute(
+            "UPDATE payments SET next_ask_at = now()"
+            " WHERE next_ask_at IS NOT NULL AND sale_id = $1",
+            sale.sale_id,
+        )
+        return int(status.split()[1])
+
+    async def settle(self, sale: Sale) -> None:
+        """Ask until nothing of a sale is unknown."""
+        while await self.hasten(sale):
+            await self.payments.ask_due()
+
+    def charges(self) -> list[Charge]:
+        """Return what the provider has in its books."""
+        return list(self.sandbox.charges.values())
+
+    def held(self) -> int:
+        """Return the cents that the provider has from buyers."""
+        return sum(charge.held_cents + charge.taken_cents for charge in self.charges())
