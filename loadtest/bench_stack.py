@@ -20,7 +20,17 @@ from ops.credentials import Credentials, load_credentials
 from ops.ports import free_port
 from ops.services import Services, running_services
 from ops.workers import worker
-from seckill import database, ledger, limits, messages, redis_client, sales, tickets, topology
+from seckill import (
+    database,
+    ledger,
+    limits,
+    logins,
+    messages,
+    redis_client,
+    sales,
+    tickets,
+    topology,
+)
 from seckill.broker import Broker, Publisher
 from seckill.buckets import Buckets
 from seckill.errors import SeckillError
@@ -83,6 +93,7 @@ class BenchStack:
             "SECKILL_POSTGRES_DSN": self.services.postgres_dsn,
             "SECKILL_TICKET_KEYS": self._credentials.ticket_keys,
             "SECKILL_JWT_KEYS": self._credentials.jwt_keys,
+            "SECKILL_WEBHOOK_KEYS": self._credentials.webhook_keys,
             "SECKILL_GATEWAY_PORT": str(port),
             "SECKILL_ADMIN_PORT": str(free_port()),
             **overrides,
@@ -98,9 +109,10 @@ class BenchStack:
             os.sched_setaffinity(0, everywhere)
         return Process(child, f"http://127.0.0.1:{port}")
 
-    async def open_sale(self, *, units: int = UNITS) -> Sale:
+    async def open_sale(self, *, units: int = UNITS, payment_window_s: int = 900) -> Sale:
         """Make and open a sale, by default one that nobody can sell out."""
-        new = NewSale(f"bench-{self._started}-{next(self._numbers)}", units, 1999)
+        sale_id = f"bench-{self._started}-{next(self._numbers)}"
+        new = NewSale(sale_id, units, 1999, payment_window_s=payment_window_s)
         await sales.create(self.db, self._stock, new)
         return await sales.open_(self.db, self._stock, new.sale_id)
 
@@ -110,6 +122,16 @@ class BenchStack:
         expires = int(time.time()) + 3600
         for n in range(count):
             yield tickets.issue(ring, sale_id=sale.sale_id, buyer_id=f"b{n}", expires_at_s=expires)
+
+    def login(self, buyer_id: str) -> dict[str, str]:
+        """Make the headers of a buyer who is logged in."""
+        ring = KeyRing.parse(self._credentials.jwt_keys, setting="jwt_keys")
+        token = logins.issue(ring, buyer_id=buyer_id, expires_at_s=int(time.time()) + 3600)
+        return {"Authorization": f"Bearer {token}"}
+
+    def webhook_keys(self) -> KeyRing:
+        """Return what a card provider signs with."""
+        return KeyRing.parse(self._credentials.webhook_keys, setting="webhook_keys")
 
     async def write_tickets(self, sale: Sale, count: int) -> Path:
         """Write a ticket file for a sale."""

@@ -107,6 +107,11 @@ class Sandbox:
         finally:
             await runner.cleanup()
 
+    async def settled(self) -> None:
+        """Wait until the bank has decided everything, and every webhook is taken or given up."""
+        while self._late:
+            await asyncio.wait(self._late)
+
     async def _books(self, _: web.Request) -> web.Response:
         return web.json_response([asdict(charge) for charge in self.charges.values()])
 

@@ -33,8 +33,8 @@ class Due(NamedTuple):
     cents: int
     #: Nothing may be charged for it any more: it is to be voided.
     ending: bool
-    #: Its time is over: unless the money is there already, it is given up.
-    overdue: bool
+    #: Seconds until its time is over; then, unless the money is there already, it is given up.
+    left_s: float
     asks: int
     asks_at: datetime
 
@@ -103,7 +103,8 @@ class CardBooks:
                 "        next_ask_at = now() + make_interval(secs => $2)"
                 "   FROM due, orders o WHERE p.tx_id = due.tx_id AND o.order_id = p.order_id"
                 " RETURNING p.tx_id, p.amount_cents, p.voiding OR p.state <> 'trying',"
-                "           o.pay_by + make_interval(secs => $3) <= now(), p.asks, p.next_ask_at",
+                "           extract(epoch FROM o.pay_by - now())::float8 + $3,"
+                "           p.asks, p.next_ask_at",
                 limit,
                 lease_s,
                 grace_s,

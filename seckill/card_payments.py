@@ -22,6 +22,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from math import inf
 
 from seckill import telemetry
 from seckill.batching import MicroBatcher, answering_each
@@ -70,7 +71,7 @@ class CardPayments:
         begun = await self._begin.submit((tx_id, payment))
         if begun.why or begun.asks_at is None:
             return Outcome(State.CANCELED, begun.why)
-        due = Due(tx_id, begun.cents, ending=False, overdue=False, asks=1, asks_at=begun.asks_at)
+        due = Due(tx_id, begun.cents, ending=False, left_s=inf, asks=1, asks_at=begun.asks_at)
         said = await self._authorise(due)
         try:
             if said in _DECIDED:
@@ -89,7 +90,7 @@ class CardPayments:
         asked = list(zip(taken, answers, strict=True))
         decided = {due.tx_id: said for due, said in asked if said in _DECIDED}
         # A charge that may not be is void only when the provider says so.
-        late = [d.tx_id for d, said in asked if d.overdue and not d.ending and _is_open(said)]
+        late = [d.tx_id for d, said in asked if d.left_s <= 0 and not d.ending and _is_open(said)]
         if decided:
             await self._settle_all(list(decided.items()))
         if late:
@@ -113,7 +114,7 @@ class CardPayments:
             log.info("%s", error)
             return None
         # It never arrived. Sent again under its key it is charged once, should it still come.
-        return await self._authorise(due) if said is Status.UNKNOWN and not due.overdue else said
+        return await self._authorise(due) if said is Status.UNKNOWN and due.left_s > 0 else said
 
     async def _authorise(self, due: Due) -> Status | None:
         if not due.cents:  # the coupon pays all of it: nothing to ask for
@@ -151,6 +152,8 @@ def _is_open(said: Status | None) -> bool:
 
 def _put_off(due: Due, said: Status | None) -> PutOff:
     wait_s = backoff_s(due.asks, first_s=AGAIN_FIRST_S, last_s=AGAIN_LAST_S)
+    if due.left_s > 0:  # its units are for sale again when its time is over, not some while later
+        wait_s = min(wait_s, due.left_s)
     return PutOff(due.tx_id, due.asks_at, said, wait_s)
 
 
