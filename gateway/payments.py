@@ -55,13 +55,12 @@ _PROBLEMS: dict[str | None, Problem] = {
     Refusal.COUPON_UNKNOWN: Problem.COUPON_REFUSED,
     Refusal.COUPON_USED: Problem.COUPON_REFUSED,
     Refusal.DECLINED: Problem.DECLINED,
-    Refusal.NO_CARDS: Problem.BAD_REQUEST,
+    Refusal.NO_CARDS: Problem.NO_CARDS,
 }
 _DETAILS: dict[str | None, str] = {
     Refusal.NO_ORDER: "you have no such order",
     Refusal.COUPON_UNKNOWN: "you have no such coupon",
     Refusal.COUPON_USED: "it is used, or another payment with it is under way",
-    Refusal.NO_CARDS: "this shop takes no cards",
 }
 _PAID = msgspec.structs.replace(PENDING, status="paid", pay_by=None)
 _PAYING = msgspec.structs.replace(PENDING, status="paying", next_poll_ms=500)

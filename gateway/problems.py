@@ -59,6 +59,7 @@ class Problem(Enum):
     CONFLICT = Kind(409, "The sale is in a state that does not allow this")
     PAYMENT_IN_PROGRESS = Kind(409, "The order is being paid")
     QUEUED = Kind(409, "The order is still being placed", 1)
+    NO_CARDS = Kind(409, "This shop takes no cards")
     NOT_PAYABLE = Kind(409, "The order has ended and can no longer be paid")
     NOT_CANCELLABLE = Kind(409, "The order is paid and can no longer be cancelled")
     CLOSED = Kind(410, "The sale is closed")

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 import asyncpg
@@ -167,7 +168,10 @@ class BenchStack:
         await asyncio.gather(*(publish() for _ in range(PUBLISHES_MAX)))
 
     async def rate_of_placing(self, sale: Sale, count: int) -> float:
-        """Watch orders arrive until there are `count`; return orders a second since the first."""
+        """Watch orders arrive until there are `count`; return orders a second since the first.
+
+        Infinite when all of them were there already.
+        """
         first_at, first, seen, seen_at = 0.0, 0, 0, time.monotonic()
         while True:
             frozen = await self.db.fetchval(
@@ -177,7 +181,7 @@ class BenchStack:
             if frozen and not first:
                 first, first_at = frozen, now
             if frozen >= count:
-                return float((frozen - first) / (now - first_at))
+                return float((frozen - first) / (now - first_at)) if now > first_at else inf
             if frozen > seen:
                 seen, seen_at = frozen, now
             if now - seen_at > PATIENCE_S:

@@ -15,11 +15,15 @@ from config.settings import load_settings
 from ops.cli_sales import Json, check_id, open_stores
 from seckill import accounts, audit, refunds
 from seckill.accounts import CENTS_MAX, Coupon, TopUp, Wallet
+from seckill.card_books import CardBooks, Open
 from seckill.checkout import new_tx_id
 from seckill.errors import UserMistake
 from seckill.order_ids import PATTERN
 
 T = TypeVar("T")
+
+#: Beyond that the metric says how many there are.
+LISTED_MAX = 1_000
 
 BuyerId = Annotated[str, typer.Argument(metavar="BUYER", help="The buyer's id.")]
 
@@ -29,6 +33,7 @@ def register(app: typer.Typer) -> None:
     app.command()(wallet)
     app.command()(coupon)
     app.command()(refund)
+    app.command("unknown-payments")(unknown)
 
 
 def wallet(
@@ -87,21 +92,48 @@ def refund(
     reason: Annotated[str, typer.Option(help="Why; the buyer reads it, and the audit keeps it.")],
     as_json: Json = False,
 ) -> None:
-    """Take a paid order back: its units are for sale again, the buyer has money and coupon back."""
+    """Take a paid order back: its units are for sale again; money and coupon go back."""
     order_id = order_id.lower()
     if not PATTERN.match(order_id):
         raise UserMistake(f"{order_id!r} is not an order id of this shop")
     if not reason.strip():
         raise UserMistake("--reason: say why")
 
-    async def take_back(db: asyncpg.Pool) -> None:
-        await refunds.refund(db, order_id, actor=audit.person(), reason=reason)
+    async def take_back(db: asyncpg.Pool) -> str:
+        return await refunds.refund(db, order_id, actor=audit.person(), reason=reason)
 
-    _run(take_back)
+    state = _run(take_back)
     if as_json:
-        typer.echo(json.dumps({"order_id": order_id, "status": "refunded"}))
-    else:
+        typer.echo(json.dumps({"order_id": order_id, "status": state}))
+    elif state == "refunded":
         typer.echo(f"order {order_id} is refunded")
+    else:
+        typer.echo(f"order {order_id} is {state}: the provider is told to give the money back")
+
+
+def unknown(
+    ask_now: Annotated[
+        bool, typer.Option("--ask-now", help="Ask about all of them at once; waits are over.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """List the card payments that the provider is still to be asked about, oldest first."""
+
+    async def look(db: asyncpg.Pool) -> list[Open]:
+        books = CardBooks(db)
+        if ask_now:
+            await books.ask_all_now()
+        return await books.open_payments(LISTED_MAX)
+
+    found = _run(look)
+    if as_json:
+        typer.echo(json.dumps([each._asdict() for each in found]))
+        return
+    for each in found:
+        typer.echo(
+            f"{each.tx_id:<36}{each.state:<12}{each.cents / 100:>10.2f}  for {each.age_s:,.0f} s, "
+            f"asked {each.asks} times, said: {each.said or 'nothing'}"
+        )
 
 
 def _run(work: Callable[[asyncpg.Pool], Awaitable[T]]) -> T:

@@ -99,7 +99,10 @@ class Sandbox:
     @asynccontextmanager
     async def serving(self, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[str]:
         """Serve inside the block; gives the URL."""
-        runner = web.AppRunner(self.app(), access_log=None, shutdown_timeout=0)
+        # Who has left waits for no answer, nor does the end of the provider.
+        runner = web.AppRunner(
+            self.app(), access_log=None, handler_cancellation=True, shutdown_timeout=0
+        )
         await runner.setup()
         try:
             await web.TCPSite(runner, host, port).start()

@@ -48,6 +48,18 @@ class PutOff(NamedTuple):
     wait_s: float
 
 
+class Open(NamedTuple):
+    """A payment that the provider is still to be asked about, for an operator."""
+
+    tx_id: str
+    order_id: str
+    state: str
+    cents: int
+    age_s: float
+    asks: int
+    said: str | None
+
+
 class Unknown(NamedTuple):
     """How many payments have no outcome, and since when the oldest, in seconds."""
 
@@ -143,6 +155,24 @@ class CardBooks:
                 CARD,
             )
         return bool(known)
+
+    async def ask_all_now(self) -> None:
+        """Make all open payments due."""
+        with database_errors_as_unavailable():
+            await self._db.execute(
+                "UPDATE payments SET next_ask_at = now() WHERE next_ask_at > now()"
+            )
+
+    async def open_payments(self, limit: int) -> list[Open]:
+        """Return the open payments, oldest first."""
+        with database_errors_as_unavailable():
+            rows = await self._db.fetch(
+                "SELECT tx_id, order_id::text, state, amount_cents,"
+                "       extract(epoch FROM now() - created_at)::float8, asks, said"
+                "  FROM payments WHERE next_ask_at IS NOT NULL ORDER BY created_at LIMIT $1",
+                limit,
+            )
+        return [Open(*row) for row in rows]
 
     async def unknown(self) -> Unknown:
         """Count the payments without an outcome."""

@@ -9,10 +9,11 @@ from seckill.database import database_errors_as_unavailable
 from seckill.errors import Missing, WrongState
 
 
-async def refund(db: asyncpg.Pool, order_id: str, *, actor: str, reason: str) -> None:
-    """Refund a paid order to its buyer's wallet, on record; Missing or WrongState says why not.
+async def refund(db: asyncpg.Pool, order_id: str, *, actor: str, reason: str) -> str:
+    """Refund a paid order, on record; return its state. Missing or WrongState says why not.
 
-    The buyer is as he was before: the whole amount is in his wallet, his coupon is good again.
+    What came from the wallet is in it again, and the order `refunded`; what was paid by card makes
+    it `refunding` until the provider has given it back. Then the coupon is good again, too.
     """
     with database_errors_as_unavailable():
         async with db.acquire() as connection, connection.transaction():
@@ -20,7 +21,7 @@ async def refund(db: asyncpg.Pool, order_id: str, *, actor: str, reason: str) ->
                 await _explain(connection, order_id)
             await connection.execute("SELECT refund_to_wallets($1)", [order_id])
             row = await connection.fetchrow(
-                "SELECT p.tx_id, p.sale_id, p.amount_cents"
+                "SELECT p.tx_id, p.sale_id, p.amount_cents, o.state"
                 "  FROM payments p JOIN orders o ON tx_id = paying_tx WHERE o.order_id = $1",
                 order_id,
             )
@@ -32,6 +33,7 @@ async def refund(db: asyncpg.Pool, order_id: str, *, actor: str, reason: str) ->
                 reason=reason,
                 details={"order_id": order_id, "tx_id": row["tx_id"], "cents": row["amount_cents"]},
             )
+    return str(row["state"])
 
 
 async def _explain(connection: asyncpg.Connection, order_id: str) -> None:

@@ -214,5 +214,5 @@ async def test_a_shop_without_a_provider_takes_no_cards(
         ) as response,
     ):
         body = await response.json(content_type=None)
-        assert (response.status, body["detail"]) == (422, "this shop takes no cards")
+        assert (response.status, body["code"]) == (409, "no_cards")
     await assert_balanced(sale)

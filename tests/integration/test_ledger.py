@@ -53,6 +53,7 @@ async def test_quiet_books_balance_and_say_what_there_is(sold, verify):
         "discounted, cents": 0,
         "refunded, cents": 0,
         "transactions open": 0,
+        "card payments unknown": 0,
         "redis stock": 8,
         "redis holders": 2,
         "redis held units": 2,

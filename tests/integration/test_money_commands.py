@@ -10,6 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from config.settings import Settings
+from tests.cards import CardDesk
 from tests.till import payer
 
 Seckill = Callable[..., subprocess.CompletedProcess[str]]
@@ -87,3 +88,28 @@ def test_what_is_typed_wrong_is_one_line(seckill, words):
     done = seckill(*words)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
+
+
+async def test_payments_without_an_outcome_are_listed_and_asked_about(
+    seckill, shop, open_sale, db, assert_balanced
+):
+    sale = await open_sale(stock=1)
+    [order] = await shop.order(sale, payer())
+    async with CardDesk.open(db) as desk:
+        desk.sandbox.habits.lose_replies = 1
+        await desk.pay(order)
+        await desk.hasten(sale)
+        await desk.payments.ask_due()
+        listed = json.loads(seckill("unknown-payments", "--json").stdout)
+        [shown] = [each for each in listed if each["order_id"] == order.order_id]
+        assert (shown["state"], shown["cents"], shown["asks"], shown["said"]) == (
+            "trying",
+            1999,
+            1,
+            None,
+        )
+        desk.sandbox.habits.lose_replies = 0
+        assert "said: nothing" in seckill("unknown-payments", "--ask-now").stdout
+        assert await desk.payments.ask_due() >= 1
+    await assert_balanced(sale)
+    assert order.order_id not in seckill("unknown-payments", "--json").stdout

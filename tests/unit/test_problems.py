@@ -38,6 +38,7 @@ PUBLISHED = {
     "conflict": 409,
     "payment_in_progress": 409,
     "declined": 402,
+    "no_cards": 409,
     "bad_signature": 401,
     "queued": 409,
     "not_payable": 409,
