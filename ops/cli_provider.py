@@ -42,6 +42,8 @@ def provider(
     async def serve() -> None:
         async with sandbox.serving(port=port) as url:
             typer.echo(f"export SECKILL_PROVIDER_URL='{url}'")
+            if not sandbox.sends_webhooks:
+                typer.echo("no webhooks: no stack runs in SECKILL_HOME", err=True)
             await asyncio.Event().wait()
 
     asyncio.run(until_signal(serve()))

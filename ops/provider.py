@@ -85,6 +85,11 @@ class Sandbox:
         self._random = random.Random()  # noqa: S311 - no secret
         self._late: set[asyncio.Task[None]] = set()
 
+    @property
+    def sends_webhooks(self) -> bool:
+        """Tell whether it knows where to, and how to sign."""
+        return bool(self.webhook_url) and self._keys is not None
+
     def app(self) -> web.Application:
         """Build the application."""
         app = web.Application()

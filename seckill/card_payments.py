@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from math import inf
 
 from seckill import telemetry
@@ -56,6 +56,8 @@ class CardPayments:
         self._provider = provider
         self._lease_s = 2 * call_timeout_s + LEASE_MARGIN_S
         self._grace_s = grace_s
+        #: Of the last call without an answer, for the log.
+        self._trouble: Unavailable | None = None
         self._begin: MicroBatcher[tuple[str, Payment], Begun] = MicroBatcher(
             answering_each(self._begin_all), max_batch=512, max_calls=2
         )
@@ -76,6 +78,7 @@ class CardPayments:
         try:
             if said in _DECIDED:
                 return _outcome(said, await self._settle.submit((tx_id, said)))
+            _count("unknown", 1)
             await self._books.put_off([_put_off(due, said)])
         except Unavailable as error:  # the lease brings it back
             log.warning("card payment %s is left to the poller: %s", tx_id, error)
@@ -100,6 +103,8 @@ class CardPayments:
         if again:
             await self._books.put_off([_put_off(due, said) for due, said in again])
             _count("unknown", len(again))
+        if silent := sum(said is None for said in answers):
+            log.warning("%d of %d not answered, such as: %s", silent, len(taken), self._trouble)
         return len(taken)
 
     async def _ask(self, due: Due) -> Status | None:
@@ -108,33 +113,29 @@ class CardPayments:
             return await self._void(due)
         if not due.cents:
             return Status.CAPTURED
-        try:
-            said = await self._provider.find(due.tx_id)
-        except Unavailable as error:
-            log.info("%s", error)
-            return None
+        said = await self._answer(self._provider.find(due.tx_id))
         # It never arrived. Sent again under its key it is charged once, should it still come.
         return await self._authorise(due) if said is Status.UNKNOWN and due.left_s > 0 else said
 
     async def _authorise(self, due: Due) -> Status | None:
         if not due.cents:  # the coupon pays all of it: nothing to ask for
             return Status.CAPTURED
-        try:
-            return await self._provider.authorise(due.tx_id, due.cents)
-        except Unavailable as error:
-            log.info("%s", error)
-            return None
+        return await self._answer(self._provider.authorise(due.tx_id, due.cents))
 
     async def _void(self, due: Due) -> Status | None:
         if not due.cents:
             return Status.VOIDED
-        try:
-            said = await self._provider.void(due.tx_id)
-        except Unavailable as error:
-            log.info("%s", error)
-            return None
+        said = await self._answer(self._provider.void(due.tx_id))
         # Any other answer to this is none.
         return said if said in (Status.VOIDED, Status.DECLINED) else None
+
+    async def _answer(self, call: Awaitable[Status]) -> Status | None:
+        """Return what the provider says; None, with the trouble noted, when it says nothing."""
+        try:
+            return await call
+        except Unavailable as error:
+            self._trouble = error
+            return None
 
     async def _begin_all(self, payments: Sequence[tuple[str, Payment]]) -> list[Begun]:
         return await self._books.begin(payments, lease_s=self._lease_s)

@@ -3,7 +3,7 @@
 -- Every function takes a batch, in one round trip. Lock order: orders by id, inventory by sale, coupons by id.
 
 ALTER TABLE payments
-  -- Times that the provider was asked what became of it, the last time, and what it said then; null: nothing.
+  -- Times that the provider was asked since it last made progress, the last time, and what it said; null: nothing.
   ADD COLUMN asks        integer NOT NULL DEFAULT 0,
   ADD COLUMN asked_at    timestamptz,
   ADD COLUMN said        text,
@@ -86,7 +86,7 @@ LANGUAGE plpgsql AS $$
 BEGIN
   PERFORM FROM orders WHERE order_id IN (SELECT p.order_id FROM payments p WHERE p.tx_id = ANY (p_txs))
     ORDER BY order_id FOR UPDATE;
-  UPDATE payments p SET voiding = true, next_ask_at = now() WHERE p.tx_id = ANY (p_txs) AND p.state = 'trying';
+  UPDATE payments p SET voiding = true, asks = 0, next_ask_at = now() WHERE p.tx_id = ANY (p_txs) AND p.state = 'trying';
 END $$;
 
 -- The provider has given the money back: refunding -> refunded, the coupon is good again.
@@ -140,7 +140,7 @@ BEGIN
     RETURNING tx_id
   )
   SELECT coalesce(array_agg(tx_id), '{}') INTO txs FROM noted;
-  UPDATE payments SET next_ask_at = now()
+  UPDATE payments SET asks = 0, next_ask_at = now()
    WHERE tx_id IN (SELECT o.paying_tx FROM orders o WHERE o.order_id = ANY (p_order_ids))
      AND state = 'refunding' AND method = 'card' AND next_ask_at IS NULL;
 

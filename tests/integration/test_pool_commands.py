@@ -279,12 +279,16 @@ async def test_a_store_that_is_away_is_unknown_with_a_word_never_zero(
     pool, services: Services
 ) -> None:
     await pool.start()
-    services.pause("postgresql")
+    await services.kill("postgresql")
+
+    async def unknown() -> bool:
+        return (await pool.role("sweep"))["backlog"] is None
+
     try:
+        await eventually(unknown, "the manager has looked since")
         figures = {role["role"]: role for role in (await pool.status())["roles"]}
     finally:
-        services.resume("postgresql")
-    assert figures["sweep"]["backlog"] is None
+        await services.start("postgresql")
     assert "PostgreSQL" in figures["sweep"]["note"]
     assert figures[PLACE]["backlog"] == 0
 
