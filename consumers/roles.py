@@ -44,7 +44,7 @@ from consumers.saga_steps import SagaSteps
 from consumers.settle_payments import SettlePayments
 from consumers.sweep import Sweep
 from consumers.timers import Timers, ways_of
-from seckill import checkout, database, messages, redis_client, topology
+from seckill import checkout, database, fulfilment, messages, redis_client, topology
 from seckill.broker import Broker, Publisher, count_waiting
 from seckill.card_books import CardBooks
 from seckill.card_payments import CardPayments
@@ -139,7 +139,10 @@ def _publish_events(stores: Stores) -> Role:
 def _settle_payments(stores: Stores) -> Role:
     if stores.provider is None:
         raise UserMistake("settle_payments asks a card provider; set SECKILL_PROVIDER_URL")
-    settings, books = stores.settings, CardBooks(stores.db)
+    settings, books = (
+        stores.settings,
+        CardBooks(stores.db, on_paid=partial(fulfilment.begin, Log(stores.db))),
+    )
     payments = CardPayments(
         books,
         stores.provider,
@@ -205,7 +208,8 @@ def _coordinators(stores: Stores, log: Log) -> list[Coordinator]:
 
 
 def _sagas(stores: Stores) -> list[Saga]:
-    return []
+    fulfilling = fulfilment.definition(stores.db, stores.provider)
+    return [Saga(fulfilling, Log(stores.db), stores.publisher)]
 
 
 _BUILDERS: dict[str, Callable[[Stores], Role]] = {

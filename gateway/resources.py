@@ -20,7 +20,7 @@ from gateway.order_book import OrderBook
 from gateway.order_watch import OrderWatch
 from gateway.sale_board import SaleBoard
 from gateway.till import Till
-from seckill import checkout, database, redis_client, telemetry
+from seckill import checkout, database, fulfilment, redis_client, telemetry
 from seckill.broker import Broker, Publisher
 from seckill.buckets import Buckets
 from seckill.card_books import CardBooks
@@ -104,7 +104,7 @@ async def postgres_ctx(app: web.Application) -> AsyncIterator[None]:
         timeout_s=settings.postgres_timeout_s,
     ) as pool:
         app[DB] = pool
-        app[CARD_BOOKS] = CardBooks(pool)
+        app[CARD_BOOKS] = CardBooks(pool, on_paid=partial(fulfilment.begin, Log(pool)))
         app[SALES] = SaleDirectory(pool)
         app[SALE_BOARD] = SaleBoard(app[SALES], app[STOCK])
         yield

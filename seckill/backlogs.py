@@ -59,6 +59,7 @@ class Backlogs:
             _known(tuple(_QUEUES), self._queues.read()),
             _known(("return_stock",), self._returns()),
             _known(("sweep",), self._overdue()),
+            _known(("recover",), self._left()),
             _known(("relay",), self._outboxes()),
             _known(("publish_events",), self._events()),
         )
@@ -76,6 +77,9 @@ class Backlogs:
 
     async def _events(self) -> list[Backlog]:
         return [await self._count("events", "at")]
+
+    async def _left(self) -> list[Backlog]:
+        return [await self._count("transactions WHERE due_at <= now()", "due_at")]
 
     async def _count(self, rows: str, since: str) -> Backlog:
         with database_errors_as_unavailable():

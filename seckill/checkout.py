@@ -16,9 +16,10 @@ import asyncpg
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from seckill import keys
+from seckill import fulfilment, keys
 from seckill.clock import now_ms
 from seckill.transactions.branches import Definition, Operation, SqlBranch
+from seckill.transactions.log import Log
 from seckill.transactions.tcc import Coordinator
 from seckill.transactions.work import Outcome, State, Work
 
@@ -79,7 +80,7 @@ def definition(db: asyncpg.Pool) -> Definition:
                 "order",
                 db,
                 try_=_try_order,
-                confirm=_confirm_order,
+                confirm=_confirm_order(Log(db)),
                 cancel=_cancel_order,
             ),
             SqlBranch(
@@ -166,11 +167,16 @@ async def _try_order(connection: asyncpg.Connection, works: Sequence[Work]) -> M
     return dict(rows)
 
 
-async def _confirm_order(
-    connection: asyncpg.Connection, works: Sequence[Work]
-) -> Mapping[str, str]:
-    query = "SELECT tx, why FROM confirm_payments($1, $2)"
-    return dict(await connection.fetch(query, *_txs_and_orders(works)))
+def _confirm_order(log: Log) -> Operation:
+    """Make orders paid, and begin to fulfil them, in one transaction."""
+
+    async def run(connection: asyncpg.Connection, works: Sequence[Work]) -> Mapping[str, str]:
+        query = "SELECT tx, why FROM confirm_payments($1, $2)"
+        refused = dict(await connection.fetch(query, *_txs_and_orders(works)))
+        await fulfilment.begin(log, connection, [w for w in works if w.tx_id not in refused])
+        return refused
+
+    return run
 
 
 async def _cancel_order(connection: asyncpg.Connection, works: Sequence[Work]) -> Mapping[str, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import asyncpg
 
 from seckill import audit
@@ -19,6 +21,7 @@ async def refund(db: asyncpg.Pool, order_id: str, *, actor: str, reason: str) ->
         async with db.acquire() as connection, connection.transaction():
             if not await connection.fetch("SELECT begin_refunds($1, $2)", [order_id], reason):
                 await _explain(connection, order_id)
+            await connection.execute("SELECT release_shipments($1)", [order_id])
             await connection.execute("SELECT refund_to_wallets($1)", [order_id])
             row = await connection.fetchrow(
                 "SELECT p.tx_id, p.sale_id, p.amount_cents, o.state"
@@ -34,6 +37,33 @@ async def refund(db: asyncpg.Pool, order_id: str, *, actor: str, reason: str) ->
                 details={"order_id": order_id, "tx_id": row["tx_id"], "cents": row["amount_cents"]},
             )
     return str(row["state"])
+
+
+async def begin(db: asyncpg.Pool, order_ids: Sequence[str], reason: str) -> set[str]:
+    """Take paid orders back, their units for sale again; return those still being booked.
+
+    Those wait: only what was charged can be given back. Any other state is left as it is.
+    """
+    with database_errors_as_unavailable():
+        async with db.acquire() as connection, connection.transaction():
+            await connection.execute("SELECT begin_refunds($1, $2)", order_ids, reason)
+            rows = await connection.fetch(
+                "SELECT order_id::text FROM orders WHERE order_id = ANY ($1) AND state = 'paid'",
+                order_ids,
+            )
+    return {row[0] for row in rows}
+
+
+async def finish(
+    db: asyncpg.Pool, paid_by_wallet: Sequence[str], voided_payments: Sequence[str]
+) -> None:
+    """Book the refunds of orders that were taken back, once: by order id, by card payment."""
+    with database_errors_as_unavailable():
+        # Two transactions, so that each takes its locks in order.
+        if voided_payments:
+            await db.execute("SELECT refund_card_payments($1)", voided_payments)
+        if paid_by_wallet:
+            await db.execute("SELECT refund_to_wallets($1)", paid_by_wallet)
 
 
 async def _explain(connection: asyncpg.Connection, order_id: str) -> None:

@@ -76,5 +76,7 @@ TRANSACTIONS_PARKED = Gauge(
     "Wait for an operator (`seckill tx list`); more than 0 is an alarm",
 )
 TRANSACTIONS_RECOVERED = Counter(
-    "seckill_transactions_recovered", "Taken by recover after their lease", ["engine"]
+    "seckill_transactions_recovered",
+    "Taken by recover: left, due again, or a Saga to begin",
+    ["engine"],
 )

@@ -41,11 +41,13 @@ class Log:
         state: State,
         works: Sequence[Work],
         *,
+        lease_s: float = LEASE_S,
         connection: asyncpg.Connection | None = None,
     ) -> dict[str, Outcome]:
         """Write transactions down; return where those are that were in the log before.
 
-        With a connection they become part of its transaction.
+        Recovery takes them when the lease is over. With a connection they become part of its
+        transaction.
         """
         ids = [work.tx_id for work in works]
         args = [_encode(work.args).decode() for work in works]
@@ -64,7 +66,7 @@ class Log:
                 name,
                 state,
                 self.owner,
-                LEASE_S,
+                lease_s,
             )
             if new and len(new) == len(works):
                 return {}

@@ -31,6 +31,7 @@ from seckill.order_ids import new_order_id
 from seckill.orders import NotPlaced, Placement
 from seckill.sales import Sale, SaleDirectory
 from seckill.stock import Grab, Holding, Stock, Verdict
+from tests.fulfilment import Fulfilling
 
 HOUR_MS = 3_600_000
 #: Longest wait for something that takes a blink on an idle machine.
@@ -173,6 +174,19 @@ class Shop:
 @pytest.fixture
 def shop(db: asyncpg.Pool, store: Redis, stock: Stock) -> Shop:
     return Shop(db, store, stock)
+
+
+@pytest.fixture
+def assert_balanced(
+    assert_balanced: Callable[..., Awaitable[Ledger]], db: asyncpg.Pool
+) -> Callable[..., Awaitable[Ledger]]:
+    """Fulfil what is paid, as no worker runs here, and assert that every invariant holds."""
+
+    async def check(sale: Sale, **how: float) -> Ledger:
+        await Fulfilling(db).run(sale.sale_id)
+        return await assert_balanced(sale, **how)
+
+    return check
 
 
 @pytest.fixture

@@ -35,6 +35,7 @@ from seckill.sales import NewSale
 from seckill.stock import Grab, Stock, Verdict
 from seckill.transactions import attempts
 from seckill.transactions.work import Op, State, Work
+from tests.fulfilment import Fulfilling
 from tests.till import BRANCHES, Till, payer
 from tests.transactions import Killed
 
@@ -210,6 +211,7 @@ class Payments(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self._run(self._recover(None))
+        self._run(Fulfilling(self._db).run(self._sale.sale_id))
         self._run(self._give_back())
         (books,) = self._run(self._verify())
         assert books.balanced, books.violations  # type: ignore[attr-defined]

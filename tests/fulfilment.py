@@ -1,0 +1,68 @@
+"""Fulfilment in the test's own process: each message is handed over as soon as it is sent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import asyncpg
+
+from seckill import fulfilment, messages
+from seckill.transactions.log import Log
+from seckill.transactions.saga import Saga
+from seckill.transactions.work import Position, State
+
+
+class Courier:
+    """A publisher that keeps what it is to publish."""
+
+    def __init__(self) -> None:
+        self._steps: list[Position] = []
+
+    async def publish(self, _queue: str, body: bytes) -> None:
+        step = messages.decode_saga_step(body)
+        self._steps.append(Position(step.tx_id, State(step.state), step.step))
+
+    def take(self) -> list[Position]:
+        """Return what was published since the last call."""
+        steps, self._steps = self._steps, []
+        return steps
+
+
+class Fulfilling:
+    """One worker of the saga `fulfilment`."""
+
+    def __init__(self, db: Any, provider: Any = None) -> None:
+        self._db = db
+        self._courier = Courier()
+        publisher: Any = self._courier
+        self.saga = Saga(fulfilment.definition(db, provider), Log(db), publisher)
+
+    async def open_steps(self, sale_id: str) -> list[Position]:
+        """Return where the open sagas of a sale are."""
+        rows = await self._db.fetch(
+            "SELECT tx_id, state, step FROM transactions"
+            " WHERE name = $1 AND args ->> 'sale_id' = $2 AND due_at IS NOT NULL",
+            fulfilment.FULFILMENT,
+            sale_id,
+        )
+        return [Position(row["tx_id"], State(row["state"]), row["step"]) for row in rows]
+
+    async def step(self, sale_id: str) -> None:
+        """Do the next step of each open saga of a sale, and lose the messages that follow."""
+        await self.saga.handle(await self.open_steps(sale_id))
+        self._courier.take()
+
+    async def run(self, sale_id: str) -> None:
+        """Do all that can be done for a sale now."""
+        steps = await self.open_steps(sale_id)
+        while steps:
+            await self.saga.handle(steps)
+            steps = self._courier.take()
+
+
+async def saga_of(db: asyncpg.Pool, order_id: str) -> tuple[str, str | None] | None:
+    """Return (state, reason) of an order's saga; None without one."""
+    row = await db.fetchrow(
+        "SELECT state, reason FROM transactions WHERE tx_id = $1", fulfilment.tx_id_of(order_id)
+    )
+    return tuple(row) if row else None

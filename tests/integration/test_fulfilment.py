@@ -1,0 +1,392 @@
+"""What follows a payment: shipped and told, or taken back step by step, with every cent."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+
+from seckill import accounts, fulfilment, refunds, returns
+from seckill.accounts import Wallet
+from seckill.checkout import CARD, Payment, new_tx_id
+from seckill.errors import Unavailable
+from seckill.provider import Status
+from seckill.transactions import by_hand, saga
+from seckill.transactions.log import Log
+from seckill.transactions.work import Op
+from tests.cards import CardDesk
+from tests.fulfilment import Fulfilling, saga_of
+from tests.till import payer
+from tests.transactions import Killed
+
+PRICE = 1999
+
+
+@pytest.fixture
+async def order(shop, open_sale, till):
+    """An order that its buyer can pay."""
+    sale = await open_sale(stock=3)
+    (placement,) = await shop.order(sale, payer())
+    await till.give(placement.buyer_id, PRICE)
+    return sale, placement
+
+
+@pytest.fixture
+def paid(order, till):
+    """Pay the order, with a coupon if one is asked for."""
+
+    async def make(coupon_cents=0):
+        sale, placement = order
+        coupon = await till.coupon(placement.buyer_id, coupon_cents) if coupon_cents else None
+        assert (await till.pay(placement, coupon=coupon)).confirmed
+        return sale, placement
+
+    return make
+
+
+@pytest.fixture
+def ship_at_most(db):
+    """Let the warehouse ship so many units of a sale."""
+
+    async def limit(sale, units):
+        await db.execute(
+            "INSERT INTO shipping_capacity VALUES ($1, $2)"
+            " ON CONFLICT (sale_id) DO UPDATE SET units = excluded.units",
+            sale.sale_id,
+            units,
+        )
+
+    return limit
+
+
+@pytest.fixture
+def refusing(db):
+    """Let a table refuse the rows of a buyer inside the block: what no attempt can mend."""
+
+    class Refusing:
+        def __init__(self, table, buyer):
+            self.table, self.name = table, f"refuse_{table}"
+            self.buyer = buyer
+
+        async def __aenter__(self):
+            await db.execute(
+                f"CREATE FUNCTION {self.name}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+                f" IF NEW.buyer_id = '{self.buyer}' THEN RAISE EXCEPTION 'broken'; END IF;"
+                f" RETURN NEW; END $$;"
+                f" CREATE TRIGGER {self.name} BEFORE INSERT OR UPDATE ON {self.table}"
+                f" FOR EACH ROW EXECUTE FUNCTION {self.name}()"
+            )
+
+        async def __aexit__(self, *_):
+            await db.execute(f"DROP FUNCTION {self.name}() CASCADE")
+
+    return Refusing
+
+
+@pytest.fixture
+def shipment_of(db):
+    async def call(placement):
+        query = "SELECT state FROM shipments WHERE order_id = $1"
+        return await db.fetchval(query, placement.order_id)
+
+    return call
+
+
+@pytest.fixture
+def told(db):
+    async def call(placement):
+        query = "SELECT kind FROM notifications WHERE order_id = $1 ORDER BY at"
+        return [row[0] for row in await db.fetch(query, placement.order_id)]
+
+    return call
+
+
+@pytest.fixture
+def steps(db):
+    """Return (branch, operation, attempts, done) in the order of `seckill tx show`."""
+
+    async def call(placement):
+        shown = await by_hand.show(db, fulfilment.tx_id_of(placement.order_id))
+        return [(b.branch, b.op, b.attempts, b.done_at is not None) for b in shown.branches]
+
+    return call
+
+
+async def test_a_paid_order_is_shipped_and_its_buyer_told(
+    paid, db, steps, shipment_of, told, assert_balanced
+):
+    sale, placement = await paid()
+    await Fulfilling(db).run(sale.sale_id)
+    assert await saga_of(db, placement.order_id) == ("COMPLETED", None)
+    assert await steps(placement) == [
+        ("capture", "do", 1, True),
+        ("allocate_shipment", "do", 1, True),
+        ("notify", "do", 1, True),
+    ]
+    assert (await shipment_of(placement), await told(placement)) == ("allocated", ["shipping"])
+    await assert_balanced(sale)
+
+
+async def test_a_shipment_that_is_refused_refunds_the_order(
+    paid, db, shop, stock, ship_at_most, steps, shipment_of, told, till, assert_balanced
+):
+    sale, placement = await paid(coupon_cents=500)
+    await ship_at_most(sale, 0)
+    await Fulfilling(db).run(sale.sale_id)
+    assert await saga_of(db, placement.order_id) == ("COMPENSATED", "no_capacity")
+    assert await steps(placement) == [
+        ("capture", "do", 1, True),
+        ("allocate_shipment", "do", 1, False),
+        ("allocate_shipment", "undo", 1, True),
+        ("capture", "undo", 1, True),
+    ]
+    assert await shop.states(sale, [placement]) == ["refunded unfulfilled"]
+    assert (await shipment_of(placement), await told(placement)) == (None, [])
+    assert (await returns.return_batch(db, stock)).done
+    assert not (await returns.return_batch(db, stock)).done
+    assert (await shop.inventory(sale), await shop.left(sale)) == ((3, 0, 0), 3)
+    assert await accounts.find_wallet(db, placement.buyer_id) == Wallet(placement.buyer_id, PRICE)
+    assert [c.state for c in await accounts.coupons_of(db, placement.buyer_id)] == ["available"]
+    books = await assert_balanced(sale)
+    assert books.lines["refunded, cents"] == PRICE
+
+
+async def test_a_third_step_that_fails_undoes_all_in_reverse_once_each(
+    paid, db, shop, stock, refusing, steps, shipment_of, told, assert_balanced
+):
+    sale, placement = await paid()
+    worker, another = Fulfilling(db), Fulfilling(db)
+    await worker.step(sale.sale_id)
+    await worker.step(sale.sale_id)
+    async with refusing("notifications", placement.buyer_id):
+        await worker.step(sale.sale_id)
+    # Two workers have every message that follows, and each of them twice.
+    while open_steps := await worker.open_steps(sale.sale_id):
+        await worker.saga.handle(open_steps * 2)
+        await another.saga.handle(open_steps * 2)
+    assert await steps(placement) == [
+        ("capture", "do", 1, True),
+        ("allocate_shipment", "do", 1, True),
+        ("notify", "do", 1, False),
+        ("notify", "undo", 1, True),
+        ("allocate_shipment", "undo", 1, True),
+        ("capture", "undo", 1, True),
+    ]
+    state, reason = await saga_of(db, placement.order_id)
+    assert (state, "broken" in reason) == ("COMPENSATED", True)
+    assert await shop.states(sale, [placement]) == ["refunded unfulfilled"]
+    assert (await shipment_of(placement), await told(placement)) == ("released", [])
+    await returns.return_batch(db, stock)
+    await assert_balanced(sale)
+
+
+async def test_who_was_told_of_a_shipment_is_told_that_it_does_not_come(
+    paid, db, told, monkeypatch, stock, assert_balanced
+):
+    """The third step was done, but nobody knows: its reply was lost for good."""
+    monkeypatch.setattr(saga, "DO_ATTEMPTS_MAX", 1)
+    sale, placement = await paid()
+    worker = Fulfilling(db)
+    await worker.step(sale.sale_id)
+    await worker.step(sale.sale_id)
+    notify = worker.saga._steps[2]
+    run = notify.run
+
+    async def lost(op, works):
+        await run(op, works)
+        if op is Op.DO:
+            raise Unavailable("the reply was lost")
+        return {}
+
+    monkeypatch.setattr(notify, "run", lost)
+    await worker.run(sale.sale_id)
+    assert (await saga_of(db, placement.order_id))[0] == "COMPENSATED"
+    assert await told(placement) == ["shipping", "withdrawn"]
+    await returns.return_batch(db, stock)
+    await assert_balanced(sale)
+
+
+async def test_capacity_is_allocated_in_one_row_of_buyers_and_comes_back(
+    open_sale, shop, till, db, ship_at_most, stock, assert_balanced
+):
+    sale = await open_sale(stock=5)
+    placements = await shop.order(sale, *(payer() for _ in range(5)))
+    for placement in placements:
+        await till.give(placement.buyer_id, PRICE)
+        assert (await till.pay(placement)).confirmed
+    await ship_at_most(sale, 3)
+    await Fulfilling(db).run(sale.sale_id)
+    states = [(await saga_of(db, p.order_id))[0] for p in placements]
+    assert sorted(states) == ["COMPENSATED"] * 2 + ["COMPLETED"] * 3
+    shipped = placements[states.index("COMPLETED")]
+    await refunds.refund(db, shipped.order_id, actor="ann", reason="broken")
+    query = "SELECT count(*) FROM shipments WHERE sale_id = $1 AND state = 'allocated'"
+    assert await db.fetchval(query, sale.sale_id) == 2
+    await returns.return_batch(db, stock)
+    await assert_balanced(sale)
+
+
+async def test_an_order_refunded_by_hand_is_not_shipped(
+    paid, db, stock, shipment_of, told, assert_balanced
+):
+    sale, placement = await paid()
+    await refunds.refund(db, placement.order_id, actor="ann", reason="changed his mind")
+    await Fulfilling(db).run(sale.sale_id)
+    assert await saga_of(db, placement.order_id) == ("COMPENSATED", "not_paid")
+    assert (await shipment_of(placement), await told(placement)) == (None, [])
+    await returns.return_batch(db, stock)
+    await assert_balanced(sale)
+
+
+async def test_an_unpaid_order_has_no_saga(order, db, till):
+    _, placement = order
+    payment = till.work(placement)
+    assert not await till.run("order", Op.TRY, payment)
+    assert await saga_of(db, placement.order_id) is None
+    await till.run("order", Op.CANCEL, payment)
+    assert await saga_of(db, placement.order_id) is None
+
+
+async def test_F12_no_paid_order_without_a_saga_wherever_the_payment_is_killed(
+    open_sale, shop, till, db, assert_balanced
+):
+    sale = await open_sale(stock=100)
+    for point in range(100):
+        (placement,) = await shop.order(sale, payer())
+        await till.give(placement.buyer_id, PRICE)
+        try:
+            await till.mortal(point).coordinator.run([till.work(placement)])
+        except Killed:
+            paid = await shop.states(sale, [placement]) == ["paid"]
+            assert (await saga_of(db, placement.order_id) is not None) == paid
+            continue
+        break
+    assert point > 10
+    await till.recover(sale.sale_id)
+    await assert_balanced(sale)
+
+
+async def test_a_refund_waits_for_a_payment_that_is_still_being_booked(
+    order, db, till, ship_at_most, steps, stock, assert_balanced
+):
+    """Its units are sold, its wallet not charged yet: only what was charged can be given back."""
+    sale, placement = order
+    await ship_at_most(sale, 0)
+    payment = till.work(placement)
+    await till.log.begin("tcc", "payment", "CONFIRMING", [payment])
+    for branch in ("order", "coupon", "wallet"):
+        assert not await till.run(branch, Op.TRY, payment)
+    assert not await till.run("order", Op.CONFIRM, payment)
+    worker = Fulfilling(db)
+    await worker.run(sale.sale_id)
+    assert (await saga_of(db, placement.order_id))[0] == "COMPENSATING"
+    assert (await steps(placement))[-1] == ("capture", "undo", 1, False)
+    await till.recover(sale.sale_id)
+    await worker.run(sale.sale_id)
+    assert (await saga_of(db, placement.order_id))[0] == "COMPENSATED"
+    assert (await accounts.find_wallet(db, placement.buyer_id)).available_cents == PRICE
+    await returns.return_batch(db, stock)
+    await assert_balanced(sale)
+
+
+async def test_a_refund_that_cannot_finish_is_parked_and_goes_on_when_it_is_mended(
+    paid, db, shop, ship_at_most, refusing, monkeypatch, stock, steps, assert_balanced
+):
+    monkeypatch.setattr(saga, "UNDO_ATTEMPTS_MAX", 1)
+    sale, placement = await paid()
+    await ship_at_most(sale, 0)
+    worker = Fulfilling(db)
+    tx_id = fulfilment.tx_id_of(placement.order_id)
+    async with refusing("wallets", placement.buyer_id):
+        await worker.run(sale.sale_id)
+        shown = await by_hand.show(db, tx_id)
+        assert (shown.transaction.state, shown.transaction.parked_in) == ("FAILED", "COMPENSATING")
+        assert "broken" in shown.branches[-1].error
+    # Its units are for sale again meanwhile, and its buyer sees where it stands.
+    assert await shop.states(sale, [placement]) == ["refunding unfulfilled"]
+    await returns.return_batch(db, stock)
+    assert await shop.left(sale) == 3
+    await by_hand.retry(db, tx_id)
+    await worker.run(sale.sale_id)
+    assert await saga_of(db, placement.order_id) == ("COMPENSATED", "no_capacity")
+    assert (await steps(placement))[-1] == ("capture", "undo", 2, True)
+    await assert_balanced(sale)
+
+
+@pytest.fixture
+def paid_by_card(shop, open_sale, till, db):
+    """Pay an order by card, as a gateway does; return its sale, the order and the payment."""
+
+    async def make(desk, coupon_cents=0):
+        sale = await open_sale(stock=3)
+        (placement,) = await shop.order(sale, payer())
+        coupon = await till.coupon(placement.buyer_id, coupon_cents) if coupon_cents else None
+        payment = Payment(sale.sale_id, placement.order_id, placement.buyer_id, CARD, coupon)
+        taking = desk.another(on_paid=partial(fulfilment.begin, Log(db)))
+        tx_id = new_tx_id()
+        assert (await taking.pay(tx_id, payment)).confirmed
+        return sale, placement, tx_id
+
+    return make
+
+
+async def test_what_a_card_payment_holds_is_captured(db, paid_by_card, assert_balanced):
+    async with CardDesk.open(db) as desk:
+        sale, placement, tx_id = await paid_by_card(desk)
+        assert desk.sandbox.charges[tx_id].status is Status.AUTHORISED
+        await Fulfilling(db, desk.provider).run(sale.sale_id)
+        assert await saga_of(db, placement.order_id) == ("COMPLETED", None)
+        assert desk.sandbox.charges[tx_id].status is Status.CAPTURED
+        await assert_balanced(sale)
+
+
+async def test_a_card_payment_that_is_taken_back_is_voided(
+    db, shop, stock, paid_by_card, ship_at_most, assert_balanced
+):
+    async with CardDesk.open(db) as desk:
+        sale, placement, tx_id = await paid_by_card(desk)
+        await ship_at_most(sale, 0)
+        await Fulfilling(db, desk.provider).run(sale.sale_id)
+        assert await shop.states(sale, [placement]) == ["refunded unfulfilled"]
+        assert desk.sandbox.charges[tx_id].status is Status.VOIDED
+        await returns.return_batch(db, stock)
+        books = await assert_balanced(sale)
+        assert books.lines["refunded, cents"] == PRICE
+
+
+async def test_a_capture_that_the_provider_declines_takes_the_order_back(
+    db, shop, stock, paid_by_card, assert_balanced
+):
+    async with CardDesk.open(db) as desk:
+        sale, placement, tx_id = await paid_by_card(desk)
+        desk.sandbox.charges[tx_id].become(Status.DECLINED)
+        await Fulfilling(db, desk.provider).run(sale.sale_id)
+        state, reason = await saga_of(db, placement.order_id)
+        assert (state, "declined" in reason) == ("COMPENSATED", True)
+        assert await shop.states(sale, [placement]) == ["refunded unfulfilled"]
+        await returns.return_batch(db, stock)
+        await assert_balanced(sale)
+
+
+async def test_a_provider_that_is_away_delays_a_capture_and_decides_nothing(
+    db, shop, paid_by_card, assert_balanced
+):
+    async with CardDesk.open(db) as desk:
+        sale, placement, tx_id = await paid_by_card(desk)
+        await Fulfilling(db, None).run(sale.sale_id)
+        assert await saga_of(db, placement.order_id) == ("RUNNING", None)
+        assert await shop.states(sale, [placement]) == ["paid"]
+        await Fulfilling(db, desk.provider).run(sale.sale_id)
+        assert desk.sandbox.charges[tx_id].status is Status.CAPTURED
+        await assert_balanced(sale)
+
+
+async def test_a_coupon_that_pays_all_of_it_leaves_nothing_to_capture(
+    db, paid_by_card, assert_balanced
+):
+    async with CardDesk.open(db) as desk:
+        sale, placement, _ = await paid_by_card(desk, coupon_cents=2 * PRICE)
+        await Fulfilling(db, desk.provider).run(sale.sale_id)
+        assert await saga_of(db, placement.order_id) == ("COMPLETED", None)
+        assert desk.charges() == []
+        await assert_balanced(sale)
