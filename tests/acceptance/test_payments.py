@@ -336,3 +336,28 @@ async def test_F20_impatient_clicks_at_two_gateways_charge_once(
         wallet = await accounts.find_wallet(till.db, order.buyer_id)
         assert (wallet.available_cents, wallet.frozen_cents) == (4 * 1999, 0)
     await assert_balanced(sale)
+
+
+async def test_an_order_that_cannot_be_shipped_is_seen_to_be_refunded(
+    http, gateway, open_sale, placed_for, pay, till, login_for, order_now, db, assert_balanced
+):
+    sale = await open_sale(stock=2)
+    order = await placed_for(http, sale, payer())
+    await till.give(order.buyer_id, 1999)
+    await db.execute("INSERT INTO shipping_capacity VALUES ($1, 0)", sale.sale_id)
+    assert (await pay(http, order))[0] == 200
+    async with (
+        ClientSession(gateway.url) as other,
+        event_stream(other, order.order_id, login_for(order.buyer_id)) as stream,
+    ):
+        # The money is on its way for as long as its wallet is held.
+        async with db.acquire() as connection, connection.transaction():
+            query = "SELECT FROM wallets WHERE buyer_id = $1 FOR UPDATE"
+            await connection.execute(query, order.buyer_id)
+            while (seen := await stream.next_order())["status"] != "refunding":
+                assert seen["status"] == "paid"
+            assert (await order_now(http, order))["status"] == "refunding"
+        last = await stream.next_order()
+        assert (last["status"], last["reason"]) == ("refunded", "unfulfilled")
+    assert (await accounts.find_wallet(db, order.buyer_id)).available_cents == 1999
+    await assert_balanced(sale)

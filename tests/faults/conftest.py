@@ -9,8 +9,11 @@ from urllib.parse import urlsplit, urlunsplit
 import pytest
 
 from config.settings import Settings
+from ops.buyers import grab
+from seckill.orders import Placement
 from tests.faults.proxy import Proxy
-from tests.processes import Processes
+from tests.processes import Processes, eventually
+from tests.till import payer
 
 
 @pytest.fixture
@@ -35,6 +38,38 @@ async def redis_proxy(settings: Settings) -> AsyncIterator[tuple[Proxy, str]]:
 async def postgres_proxy(settings: Settings) -> AsyncIterator[tuple[Proxy, str]]:
     async with _before(settings.postgres_dsn) as proxied:
         yield proxied
+
+
+@pytest.fixture
+def placed_order(db, ticket_for, till):
+    """Grab at a gateway, wait for the row, and fill the wallet."""
+
+    async def make(http, sale):
+        name = payer()
+        answer = await grab(http, sale.sale_id, name, ticket_for(sale, name))
+        order = Placement(answer.order_id, sale.sale_id, name, 1, 1)
+
+        async def row():
+            return await db.fetchval("SELECT 1 FROM orders WHERE order_id = $1", order.order_id)
+
+        await eventually(row, "the order is placed")
+        await till.give(name, 1999)
+        return order
+
+    return make
+
+
+@pytest.fixture
+def pay(login_for):
+    async def call(http, order):
+        async with http.post(
+            f"/v1/orders/{order.order_id}/payments",
+            json={"method": "wallet"},
+            headers=login_for(order.buyer_id),
+        ) as response:
+            return response.status, await response.json()
+
+    return call
 
 
 class _before:

@@ -4,45 +4,9 @@ from __future__ import annotations
 
 import signal
 
-import pytest
 from aiohttp import ClientSession
 
-from ops.buyers import grab
-from seckill.orders import Placement
 from tests.processes import eventually
-from tests.till import payer
-
-
-@pytest.fixture
-def placed_order(db, ticket_for, till):
-    """Grab at a gateway, wait for the row, and fill the wallet."""
-
-    async def make(http, sale):
-        name = payer()
-        answer = await grab(http, sale.sale_id, name, ticket_for(sale, name))
-        order = Placement(answer.order_id, sale.sale_id, name, 1, 1)
-
-        async def row():
-            return await db.fetchval("SELECT 1 FROM orders WHERE order_id = $1", order.order_id)
-
-        await eventually(row, "the order is placed")
-        await till.give(name, 1999)
-        return order
-
-    return make
-
-
-@pytest.fixture
-def pay(login_for):
-    async def call(http, order):
-        async with http.post(
-            f"/v1/orders/{order.order_id}/payments",
-            json={"method": "wallet"},
-            headers=login_for(order.buyer_id),
-        ) as response:
-            return response.status, await response.json()
-
-    return call
 
 
 async def test_F12_killed_in_mid_payment_the_order_can_be_paid_at_another_gateway(
