@@ -16,7 +16,9 @@ from ops.buyers import Answer, flash_crowd, grab
 from ops.cli_sales import Stores, open_stores, print_ledger
 from ops.stack import Listener, run_stack
 from ops.tasks import until_signal
-from seckill import books, ledger, logins, sales, tickets
+from seckill import accounts, books, ledger, logins, sales, tickets
+from seckill.accounts import Coupon, TopUp
+from seckill.checkout import new_tx_id
 from seckill.errors import SeckillError
 from seckill.keyring import KeyRing
 from seckill.sales import NewSale, Sale
@@ -24,9 +26,11 @@ from seckill.sales import NewSale, Sale
 UNITS = 100
 BUYERS = 2_000
 CANCELLATIONS = 10
+PAYERS = 20
 LATECOMERS = 20
-#: Short, so that the demonstration shows unpaid orders giving their units back.
-PAYMENT_WINDOW_S = 4
+PRICE_CENTS, COUPON_CENTS = 1999, 500
+#: Short, so that the demonstration shows unpaid orders giving their units back; long enough to pay.
+PAYMENT_WINDOW_S = 10
 #: Longest wait for anything that should take a moment.
 PATIENCE_S = 30.0
 
@@ -53,7 +57,10 @@ class Demo:
         self._tell_answers(answers, len(winners))
         await self._wait_for_orders(sale, len(winners))
         async with ClientSession(self._settings.gateway_url) as session:
+            # Those who won last have most of their time left.
+            await self._pay_some(session, sale, dict(list(winners.items())[-PAYERS - 1 :]))
             await self._cancel_some(session, dict(list(winners.items())[:CANCELLATIONS]))
+            await self._wait_for_fulfilment(sale)
             await self._wait_for_expiry(sale)
             late = await self._latecomers(session, sale)
         outcome = await ledger.verify(
@@ -63,7 +70,9 @@ class Demo:
         return outcome.balanced and len(winners) == UNITS and late == LATECOMERS
 
     async def _open_sale(self) -> Sale:
-        new = NewSale(f"demo-{int(time.time())}", UNITS, 1999, payment_window_s=PAYMENT_WINDOW_S)
+        new = NewSale(
+            f"demo-{int(time.time())}", UNITS, PRICE_CENTS, payment_window_s=PAYMENT_WINDOW_S
+        )
         await sales.create(self._stores.db, self._stores.stock, new)
         sale = await sales.open_(self._stores.db, self._stores.stock, new.sale_id)
         self._say(
@@ -113,23 +122,70 @@ class Demo:
             _check(deadline, f"only {placed} of {count} orders arrived in PostgreSQL")
             await asyncio.sleep(0.05)
 
+    async def _pay_some(self, session: ClientSession, sale: Sale, payers: dict[str, str]) -> None:
+        """Let all pay from their wallets: the first with a coupon, the last without the money."""
+        *rich, poor = payers
+        coupon = Coupon(f"{sale.sale_id}-coupon", rich[0], COUPON_CENTS)
+        await accounts.issue_coupons(self._stores.db, [coupon])
+        cents = dict.fromkeys(rich, PRICE_CENTS) | {rich[0]: PRICE_CENTS - COUPON_CENTS}
+        top_ups = [TopUp(new_tx_id(), buyer_id, money) for buyer_id, money in cents.items()]
+        await accounts.top_up(self._stores.db, top_ups)
+        await self._stores.db.execute(
+            "INSERT INTO shipping_capacity (sale_id, units) VALUES ($1, $2)",
+            sale.sale_id,
+            PAYERS - 1,
+        )
+        for buyer_id, order_id in payers.items():
+            body = {"method": "wallet", "coupon": coupon.coupon_id if buyer_id == rich[0] else None}
+            expected = 402 if buyer_id == poor else 200
+            if (status := await self._pay(session, buyer_id, order_id, body)) != expected:
+                raise SeckillError(f"the payment of {buyer_id} was answered {status}")
+        self._say(f"{PAYERS} buyers paid by wallet, one with a coupon; one lacked the money (402)")
+
+    async def _pay(
+        self, session: ClientSession, buyer_id: str, order_id: str, body: dict[str, str | None]
+    ) -> int:
+        """Pay; ask again while it is under way."""
+        deadline = time.monotonic() + PATIENCE_S
+        url, headers = f"/v1/orders/{order_id}/payments", self._login(buyer_id)
+        while True:
+            async with session.post(url, json=body, headers=headers) as response:
+                if response.status not in (202, 409):
+                    return response.status
+            _check(deadline, f"the payment of {buyer_id} did not end")
+            await asyncio.sleep(0.2)
+
+    async def _wait_for_fulfilment(self, sale: Sale) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            row = await self._stores.db.fetchrow(
+                "SELECT count(*) FILTER (WHERE o.state = 'paid' AND s.state = 'allocated'),"
+                "       count(*) FILTER (WHERE o.state = 'refunded')"
+                "  FROM orders o LEFT JOIN shipments s USING (order_id) WHERE o.sale_id = $1",
+                sale.sale_id,
+            )
+            if tuple(row) == (PAYERS - 1, 1):
+                break
+            _check(deadline, "the paid orders were not fulfilled")
+            await asyncio.sleep(0.05)
+        self._say(f"{PAYERS - 1} orders are on their way; one could not be shipped: refunded")
+
     async def _cancel_some(self, session: ClientSession, winners: dict[str, str]) -> None:
-        expires_at_s = int(time.time()) + 3600
         for buyer_id, order_id in winners.items():
-            token = logins.issue(self._login_keys, buyer_id=buyer_id, expires_at_s=expires_at_s)
-            headers = {"Authorization": f"Bearer {token}"}
+            headers = self._login(buyer_id)
             async with session.delete(f"/v1/orders/{order_id}", headers=headers) as response:
                 if response.status != 200:
                     raise SeckillError(f"DELETE answered {response.status}")
-        self._say(f"{len(winners)} buyers cancelled; nobody pays, so the others expire")
+        self._say(f"{len(winners)} buyers cancelled; all others let their orders expire")
 
     async def _wait_for_expiry(self, sale: Sale) -> None:
-        """All units are back on sale: in PostgreSQL and in Redis."""
+        """All units that are not paid are back on sale: in PostgreSQL and in Redis."""
+        left = UNITS - (PAYERS - 1)
         deadline = time.monotonic() + PATIENCE_S
-        while (await self._stores.stock.left_of([sale.sale_id]))[0] != UNITS:
+        while (await self._stores.stock.left_of([sale.sale_id]))[0] != left:
             _check(deadline, "the units did not come back")
             await asyncio.sleep(0.05)
-        self._say(f"all {UNITS} units are for sale again")
+        self._say(f"{left} units are for sale again")
 
     async def _latecomers(self, session: ClientSession, sale: Sale) -> int:
         wins = 0
@@ -138,6 +194,12 @@ class Demo:
         await self._wait_for_orders(sale, UNITS + wins)
         self._say(f"{wins} of {LATECOMERS} latecomers got one of them")
         return wins
+
+    def _login(self, buyer_id: str) -> dict[str, str]:
+        token = logins.issue(
+            self._login_keys, buyer_id=buyer_id, expires_at_s=int(time.time()) + 3600
+        )
+        return {"Authorization": f"Bearer {token}"}
 
     def _say(self, text: str) -> None:
         self._console.print(f"[bold cyan]>[/] {text}", highlight=False)
