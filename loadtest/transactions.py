@@ -1,8 +1,9 @@
-"""`python -m loadtest.transactions`: what the TCC engine and its durable log can do by themselves.
+"""`python -m loadtest.transactions`: what the TCC engine can do, by itself and with real payments.
 
-So many workers submit one transaction after the other to one coordinator, whose branches do
-nothing; the log is on a private PostgreSQL with fsync on. Then the same number of workers submit at
-the rate of the reference, if that is less, to compare latencies at equal load.
+So many workers submit one transaction after the other to one coordinator. First its branches do
+nothing, and only the durable log works, on a private PostgreSQL with fsync on; then the same number
+of workers submit at the rate of the reference, to compare latencies at equal load. Last they pay
+orders from wallets: order and units, wallet, books, and the beginning of the fulfilment.
 """
 
 from __future__ import annotations
@@ -11,17 +12,21 @@ import asyncio
 import itertools
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated
 
 import typer
 import uvloop
 
 from config.settings import PROJECT_ROOT
+from loadtest.bench_stack import BenchStack, bench_stack
 from loadtest.findings import Finding, Json, measure, show
-from ops.services import running_services
-from seckill import database
+from seckill import accounts, checkout, database, orders
+from seckill.accounts import TopUp
+from seckill.checkout import Payment
 from seckill.errors import SeckillError
+from seckill.order_ids import new_order_id
+from seckill.orders import Placement
 from seckill.transactions.branches import Definition
 from seckill.transactions.log import Log
 from seckill.transactions.tcc import Coordinator
@@ -30,6 +35,10 @@ from seckill.transactions.work import Op, Work
 #: Workers -> transactions a second and mean latency in ms of the reference.
 REFERENCE = {100: (8_200, 12.3), 500: (14_600, 8.7), 1_000: (15_100, 9.1)}
 BRANCHES = 3
+#: Orders that are paid in one run.
+PAYMENTS = 5_000
+#: Orders and wallets that are made at once.
+CHUNK = 1_000
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -84,10 +93,62 @@ def transactions(
 
 
 async def _transactions(seconds: float, rounds: int) -> list[Finding]:
-    async with running_services(PROJECT_ROOT / ".seckill" / "bench") as services:
-        await database.migrate(services.postgres_dsn)
-        runs = _runs(services.postgres_dsn, seconds, rounds)
-        return await asyncio.to_thread(uvloop.run, runs)
+    async with bench_stack(PROJECT_ROOT / ".seckill" / "bench") as stack:
+        dsn = stack.services.postgres_dsn
+        findings = await asyncio.to_thread(uvloop.run, _runs(dsn, seconds, rounds))
+        payments = [await _unpaid(stack, PAYMENTS) for _ in REFERENCE]
+        return findings + await asyncio.to_thread(uvloop.run, _pay_all(dsn, payments))
+
+
+async def _unpaid(stack: BenchStack, count: int) -> list[Payment]:
+    """Make orders that wait for payment, and buyers who can pay."""
+    sale = await stack.open_sale()
+    payments = []
+    for first in range(0, count, CHUNK):
+        numbers = range(first, min(first + CHUNK, count))
+        buyers = [f"{sale.sale_id}-b{n}" for n in numbers]
+        placements = [
+            Placement(new_order_id(sale.number), sale.sale_id, buyer, 1, sale.epoch)
+            for buyer in buyers
+        ]
+        if refused := await orders.place(stack.db, placements):
+            raise SeckillError(f"not placed: {refused[0]}")
+        await accounts.top_up(
+            stack.db, [TopUp(f"top-{buyer}", buyer, 10 * sale.price_cents) for buyer in buyers]
+        )
+        payments += [Payment(sale.sale_id, p.order_id, p.buyer_id) for p in placements]
+    return payments
+
+
+async def _pay_all(dsn: str, runs: Sequence[list[Payment]]) -> list[Finding]:
+    """Pay each list with its number of workers."""
+    findings = []
+    async with database.connect(dsn, size=4, timeout_s=30) as db:
+        coordinator = Coordinator(checkout.definition(db), Log(db), capacity=max(REFERENCE))
+        for workers, payments in zip(REFERENCE, runs, strict=True):
+            waited_s: list[float] = []
+            coming = iter(payments)
+
+            async def work(coming: Iterator[Payment] = coming, to: list[float] = waited_s) -> None:
+                for payment in coming:
+                    begun = time.perf_counter()
+                    outcome = await coordinator.submit(checkout.new_tx_id(), payment.args())
+                    to.append(time.perf_counter() - begun)
+                    if not outcome.confirmed:
+                        raise SeckillError(f"{payment} is {outcome.state}: {outcome.reason}")
+
+            begun = time.perf_counter()
+            async with asyncio.TaskGroup() as group:
+                for _ in range(workers):
+                    group.create_task(work())
+            tps = len(payments) / (time.perf_counter() - begun)
+            mean_ms = 1000 * sum(waited_s) / len(waited_s)
+            findings.append(
+                Finding(
+                    f"{workers:,} workers, real payments", f"{tps:,.0f}/s, mean {mean_ms:.0f} ms"
+                )
+            )
+    return findings
 
 
 async def _runs(dsn: str, seconds: float, rounds: int) -> list[Finding]:
