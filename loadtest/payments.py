@@ -167,7 +167,7 @@ def _held_against(charges: list[Charge], rows: list[Paid], told: dict[str, int])
         Finding("told 200 without a paid order", str(len(untrue)), "0", not untrue),
         Finding(
             "late money",
-            f"{len(back):,} of {len(came):,} given back, {len(came) - len(back):,} still in time",
+            f"{len(back):,} of {len(came):,} given back, for the others the order was still held",
             "some given back",
             bool(back),
         ),

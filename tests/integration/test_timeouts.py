@@ -296,6 +296,10 @@ async def test_orders_are_placed_though_redis_takes_no_timer(
 
 def test_the_role_runs_by_itself_only_where_it_is_configured():
     assert "key_expiry" not in roles.default_roles(Settings())
-    assert roles.default_roles(Settings(timeouts="key_expiry, delay_queue")) == roles.ROLES
+    whole = Settings(timeouts="key_expiry, delay_queue", provider_url="http://127.0.0.1:1")
+    assert roles.default_roles(whole) == roles.ROLES
+    assert set(roles.ROLES) - set(roles.default_roles(Settings(timeouts="key_expiry"))) == {
+        "settle_payments"
+    }
     for timeouts in ("", "key_expiry", "delay_queue"):
         assert {"sweep", "expire_orders"} <= set(roles.default_roles(Settings(timeouts=timeouts)))
