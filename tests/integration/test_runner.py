@@ -8,8 +8,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
-from consumers import roles
 from consumers.runner import Polled, PollRole
+from consumers.stores import open_stores
 from seckill import topology
 from seckill.errors import Unavailable
 
@@ -364,7 +364,7 @@ async def test_F27_a_consumer_process_closes_all_its_connections(settings, store
 
     async with AsyncExitStack() as stack:
         before = await open_now()
-        stores = await roles.open_stores(settings, stack)
+        stores = await open_stores(settings, stack)
         await asyncio.gather(*(stores.stock.now_ms() for _ in range(4)))
         during = await open_now()
         assert all(now - then for now, then in zip(during, before, strict=True))
