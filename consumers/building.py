@@ -98,7 +98,7 @@ def _sweep(stores: Stores) -> Role:
 
 
 def _publish_events(stores: Stores) -> Role:
-    role = PublishEvents(stores.db, stores.publisher)
+    role = PublishEvents(stores.db, stores.telling)
     return PollRole("publish_events", role.run_once, idle_s=publish_events.IDLE_S)
 
 

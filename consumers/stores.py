@@ -26,6 +26,8 @@ class Stores:
     db: asyncpg.Pool
     sales: SaleDirectory
     publisher: Publisher
+    #: For events alone: what other people's queues refuse must not hold up our own.
+    telling: Publisher
     consuming: Broker
     #: The card provider, where there is one.
     provider: Provider | None
@@ -45,11 +47,12 @@ async def open_stores(settings: Settings, stack: AsyncExitStack) -> Stores:
         )
     )
     url, timeout_s = settings.amqp_url, settings.connect_timeout_s
-    publisher = await stack.enter_async_context(
-        Publisher.open(
-            Broker(url, "seckill-publishing", timeout_s), timeout_s=settings.confirm_timeout_s
+    publisher, telling = [
+        await stack.enter_async_context(
+            Publisher.open(Broker(url, name, timeout_s), timeout_s=settings.confirm_timeout_s)
         )
-    )
+        for name in ("seckill-publishing", "seckill-telling")
+    ]
     consuming = Broker(url, "seckill-consuming", timeout_s)
     provider = None
     if settings.provider_url:
@@ -60,4 +63,6 @@ async def open_stores(settings: Settings, stack: AsyncExitStack) -> Stores:
                 calls_max=settings.provider_calls_max,
             )
         )
-    return Stores(settings, redis, stock, db, SaleDirectory(db), publisher, consuming, provider)
+    return Stores(
+        settings, redis, stock, db, SaleDirectory(db), publisher, telling, consuming, provider
+    )

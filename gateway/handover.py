@@ -115,9 +115,9 @@ class Handover:
 
     def _finish(self, task: asyncio.Task[None]) -> None:
         self._publishes.discard(task)
+        self._kick()
         if not task.cancelled():
             task.result()  # a bug in here must be heard, not swallowed
-        self._kick()
 
     def _merge(self) -> list[_Batch]:
         """Take waiting batches of one epoch, as many as one message carries."""

@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
-from aio_pika.exceptions import AMQPError
+from aio_pika.exceptions import AMQPError, DeliveryError
 from yarl import URL
 
 from seckill import topology
@@ -40,6 +40,11 @@ def link_errors_as_unavailable(doing: str) -> Iterator[None]:
         yield
     except LINK_ERRORS as error:
         raise Unavailable(f"RabbitMQ: {doing} failed: {error!r}") from error
+    except Exception as error:
+        # No more than this is what the library says of publishes under way on a link that closes.
+        if type(error) is not Exception:
+            raise
+        raise Unavailable(f"RabbitMQ: the link was closed during {doing}") from error
     except asyncio.CancelledError as error:
         # A link that got stuck makes the library raise this although nobody cancelled us. It would
         # pass every `except Exception` and end its task in silence.
@@ -184,8 +189,11 @@ class Publisher:
                 async with asyncio.timeout(timeout_s):
                     link = await self._open()
                     yield link
-        except Unavailable:
-            if link is not None and link is self._link:
+        except Unavailable as error:
+            # A refusal (a nack) concerns one message; others may be under way on a healthy link.
+            # One that was returned is different: its queue is gone, and a new link makes it anew.
+            refused = type(error.__cause__) is DeliveryError
+            if link is not None and link is self._link and not refused:
                 self._drop()
             raise
 
