@@ -36,6 +36,9 @@ LOOKS_APART_S = 3.0
 #: Differences of one sale that a look keeps; the rest is found by the next ones.
 DIFFERENCES_MAX = 5_000
 
+#: The whole retry ladder, and half a minute for what is between its rungs.
+LADDER_MS = (sum(topology.RUNGS_S) + 30) * 1000
+
 _pack = msgspec.msgpack.Encoder().encode
 
 
@@ -119,6 +122,8 @@ class Reconciler:
         self._count_waiting = count_waiting
         self._actor = actor
         self._adopt_script = lua.register(redis, "adopt")
+        #: When grabs of a sale were last published although messages waited.
+        self._pressed_ms: dict[str, int] = {}
 
     async def repair(
         self, sale_id: str, epoch: int, agreed: Sequence[Difference]
@@ -130,8 +135,8 @@ class Reconciler:
         done: Counter[Action] = Counter()
         for action in Action:
             chosen = [each for each in agreed if each.action is action]
-            if action is Action.REPUBLISH and chosen and await self._may_be_queued(sale_id, epoch):
-                continue
+            if action is Action.REPUBLISH and chosen:
+                chosen = await self._lost_for_sure(sale_id, epoch, chosen)
             for start in range(0, len(chosen), CALL_MAX):
                 part = chosen[start : start + CALL_MAX]
                 match action:
@@ -145,15 +150,26 @@ class Reconciler:
             telemetry.RECONCILED.labels(action).inc(count)
         return done
 
-    async def _may_be_queued(self, sale_id: str, epoch: int) -> bool:
-        """Tell whether grabs need no second message: some wait anywhere, or there was a rebuild.
+    async def _lost_for_sure(
+        self, sale_id: str, epoch: int, chosen: list[Difference]
+    ) -> list[Difference]:
+        """Return those that need a second message: all, or none after a rebuild.
 
-        So consumers that are down find at most one more copy of each when they come back, and one
-        that cannot be placed is not sent up the retry ladder again and again.
+        While messages wait anywhere theirs may be among them, and one that cannot be placed must
+        not be sent up the retry ladder again and again: then those alone that have been on their
+        way for longer than the ladder takes, and not more often than that.
         """
         if await fencing.epoch_in_redis(self._redis, sale_id) != epoch:
-            return True
-        return await self._count_waiting() > 0
+            return []
+        if not await self._count_waiting():
+            return chosen
+        now = now_ms()
+        if now < self._pressed_ms.get(sale_id, 0) + LADDER_MS:
+            return []
+        old = [d for d in chosen if created_ms_of(d.holding.order_id) < now - LADDER_MS]
+        if old:
+            self._pressed_ms[sale_id] = now
+        return old
 
     async def _republish(self, sale_id: str, epoch: int, part: Sequence[Difference]) -> int:
         """Publish grabs again, and have it on record."""

@@ -39,7 +39,7 @@ def all_are_old(age):
 @pytest.fixture
 def make_role(store, db, publisher, queues, age):
     async def waiting():
-        return await queues.size(topology.ORDERS_PLACE)
+        return sum([await queues.size(name) for name in topology.HOMES_OF_GRABS])
 
     def make(*, applies=True, publisher=publisher):
         reconciler = Reconciler(store, db, publisher, waiting, actor="reconcile")
@@ -466,3 +466,22 @@ async def test_a_late_give_back_finds_no_holder_twice(open_sale, shop, stock, st
     await stock.give_back(sale.sale_id, 1, [back])
     await shop.return_all(sale)
     assert await shop.left(sale) == 2
+
+
+async def test_a_lost_grab_waits_for_other_messages_no_longer_than_the_ladder_takes(
+    open_sale, shop, found_by, all_are_old, publisher, queues, make_role, monkeypatch
+):
+    """Theirs is not its own, however many of them there are."""
+    sale = await open_sale()
+    await shop.grab(sale, "ann")
+    await publisher.publish(topology.dead(topology.ORDERS_PLACE), b"something else")
+    role = make_role()
+
+    async def published(*, ladder_ms):
+        monkeypatch.setattr(reconcile, "LADDER_MS", ladder_ms)
+        await found_by(sale, role=role)
+        return await queues.size(topology.ORDERS_PLACE)
+
+    assert await published(ladder_ms=10**9) == 0
+    assert await published(ladder_ms=0) == 1
+    assert await published(ladder_ms=10**9) == 1, "not again and again"
