@@ -6,7 +6,7 @@ stock counts units that have been sold since.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -29,6 +29,8 @@ class Trouble(StrEnum):
     BEHIND = "behind"
     #: It was found to be behind, or a rebuild of it was cut off or is under way.
     FENCED = "fenced"
+    #: Redis is of a later life: PostgreSQL was restored from before a rebuild.
+    AHEAD = "ahead"
 
 
 class Stamp(NamedTuple):
@@ -77,7 +79,32 @@ async def survey(
                     client=pipe,
                 )
             replies = await pipe.execute()
-    return {row["sale_id"]: _standing(reply, row) for row, reply in zip(rows, replies, strict=True)}
+    standings = {
+        row["sale_id"]: _standing(reply, row) for row, reply in zip(rows, replies, strict=True)
+    }
+    later = {
+        row["sale_id"]: stamp.epoch
+        for row in rows
+        if (stamp := standings[row["sale_id"]].stamp) and stamp.epoch > row["epoch"]
+    }
+    for sale_id in await _still_ahead(db, later) if later else ():
+        standings[sale_id] = Standing(Trouble.AHEAD)
+    return standings
+
+
+async def _still_ahead(db: asyncpg.Pool, epochs: Mapping[str, int]) -> list[str]:
+    """Return the sales whose epoch in Redis is one that PostgreSQL does not know.
+
+    Asked once more, after Redis: a rebuild may have ended between the two.
+    """
+    with database_errors_as_unavailable():
+        rows = await db.fetch(
+            "SELECT sale_id FROM unnest($1::text[], $2::bigint[]) AS redis (sale_id, epoch)"
+            " JOIN inventory i USING (sale_id) WHERE redis.epoch > i.epoch",
+            list(epochs),
+            list(epochs.values()),
+        )
+    return [row[0] for row in rows]
 
 
 async def behind(
@@ -100,6 +127,7 @@ def advice(sale_id: str, trouble: Trouble) -> str:
         Trouble.LOST: f"Redis has lost sale {sale_id}",
         Trouble.BEHIND: f"Redis went back in time with sale {sale_id}",
         Trouble.FENCED: f"sale {sale_id} is fenced",
+        Trouble.AHEAD: f"PostgreSQL was restored from before a rebuild of sale {sale_id}",
     }[trouble]
     return f"{what}; it sells nothing until it is rebuilt: seckill sale rebuild {sale_id}"
 

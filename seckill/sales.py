@@ -178,11 +178,12 @@ async def all_sales(db: asyncpg.Pool) -> list[Sale]:
 
 
 async def lock(connection: asyncpg.Connection, sale_id: str) -> Sale:
-    """Return a sale, and keep others from changing its state or total until the transaction ends.
+    """Lock a sale's row until the transaction ends; return the sale as it is then.
 
-    Total and epoch may be older than the lock, should another have held it: read them again.
+    Read by a statement of its own: one that waits for a lock sees other tables as they were before.
     """
-    row = await connection.fetchrow(f"{_SELECT} WHERE sale_id = $1 FOR UPDATE OF s", sale_id)
+    await connection.execute("SELECT FROM sales WHERE sale_id = $1 FOR UPDATE", sale_id)
+    row = await connection.fetchrow(f"{_SELECT} WHERE sale_id = $1", sale_id)
     if row is None:
         raise Missing(f"there is no sale {sale_id}; `seckill sale list` shows them")
     return Sale(*row)

@@ -521,3 +521,36 @@ async def test_the_mark_of_a_message_that_comes_late_stays_below(
     assert before > 0
     await shop.place(early._replace(outbox_mark=1))
     assert await mark() == before
+
+
+async def test_F8_a_postgresql_from_before_a_rebuild_is_noticed_and_mended(
+    open_sale, shop, run, store, db, told, assert_balanced
+):
+    """Redis is of a life that PostgreSQL has forgotten: each would put the other off for ever."""
+    sale = await open_sale(stock=5)
+    await shop.order(sale, "ann")
+    await run(sale, force=True)
+    await db.execute("UPDATE inventory SET epoch = 1 WHERE sale_id = $1", sale.sale_id)
+
+    assert await fencing.behind(store, db, [sale.sale_id]) == {sale.sale_id: Trouble.AHEAD}
+    await run(sale)
+
+    assert await fencing.behind(store, db, [sale.sale_id]) == {}
+    assert await told(sale, "ann") == "D"
+    await assert_balanced(sale)
+
+
+async def test_a_locked_sale_is_read_as_it_is_then(open_sale, db, blocked, eventually):
+    """Whoever waits for the lock of a rebuild must not go on with the epoch of before."""
+    sale = await open_sale(opened=False)
+    async with db.acquire() as one, one.transaction():
+        await sales.lock(one, sale.sale_id)
+        await one.execute("UPDATE inventory SET epoch = epoch + 1 WHERE sale_id = $1", sale.sale_id)
+
+        async def lock_and_read():
+            async with db.acquire() as other, other.transaction():
+                return (await sales.lock(other, sale.sale_id)).epoch
+
+        waiting = asyncio.create_task(lock_and_read())
+        await eventually(blocked, "the other waits for the lock")
+    assert await waiting == sale.epoch + 1
