@@ -35,7 +35,6 @@ from seckill import checkout, fulfilment, messages, topology
 from seckill.broker import count_waiting
 from seckill.card_books import CardBooks
 from seckill.card_payments import CardPayments
-from seckill.errors import UserMistake
 from seckill.reconcile import LOOKS_APART_S, Reconciler
 from seckill.transactions.log import Log
 from seckill.transactions.recovery import Engine, Recovery
@@ -104,7 +103,7 @@ def _publish_events(stores: Stores) -> Role:
 
 def _settle_payments(stores: Stores) -> Role:
     if stores.provider is None:
-        raise UserMistake("settle_payments asks a card provider; set SECKILL_PROVIDER_URL")
+        raise AssertionError("bug: settle_payments is run without a provider")
     settings, books = (
         stores.settings,
         CardBooks(stores.db, on_paid=partial(fulfilment.begin, Log(stores.db))),

@@ -46,6 +46,8 @@ def run(settings: Settings, roles: Sequence[str], *, managed: bool = False) -> N
 
     A managed process begins with the given roles and then runs what comes on its stdin.
     """
+    if SETTLE_PAYMENTS in roles and not settings.provider_url:
+        raise UserMistake(f"{SETTLE_PAYMENTS} asks a card provider; set SECKILL_PROVIDER_URL")
     uvloop.run(_serve(settings, roles, managed=managed))
 
 

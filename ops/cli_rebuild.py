@@ -199,7 +199,8 @@ def _print_report(report: Report, *, applied: bool) -> None:
             typer.echo(fencing.advice(sale_id, trouble))
     left = sum(each["left"] for each in report.values())
     if not table.row_count:
-        typer.echo("the stores agree")
+        if not any(each["needs_rebuild"] for each in report.values()):
+            typer.echo("the stores agree")
     elif applied:
         typer.echo(f"repaired {table.row_count - left}, left {left}: see again in some seconds")
     else:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeVar
 import asyncpg
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from config.settings import load_settings
 from ops.cli_sales import Json
@@ -51,7 +51,10 @@ def list_(
     if as_json:
         typer.echo(json.dumps([_plain(each) for each in found]))
         return
-    table = Table("transaction", "of", "state", "failed", "begun", "next attempt", "why")
+    if not found:
+        typer.echo("no transactions")
+        return
+    table = _table("transaction", "of", "state", "failed", "begun", "next attempt", "why")
     table.caption = "failed: attempts since it last made progress; times are UTC"
     for each in found:
         table.add_row(
@@ -124,12 +127,17 @@ def _show(shown: Shown, as_json: bool) -> None:
     for name, value in lines.items():
         if value:
             console.print(f"{name:<16}{value}", highlight=False, soft_wrap=True, markup=False)
-    table = Table("branch", "operation", "attempts", "first", "last", "done", "last error")
+    table = _table("branch", "operation", "attempts", "first", "last", "done", "last error")
     table.caption = "times are UTC"
     for b in shown.branches:
         times = (_moment(moment) for moment in (b.first_at, b.last_at, b.done_at))
         table.add_row(b.branch, b.op, str(b.attempts), *times, b.error or "")
     console.print(table)
+
+
+def _table(first: str, *others: str) -> Table:
+    """Make a table whose first column can be copied whole, however narrow the terminal is."""
+    return Table(Column(first, no_wrap=True), *(Column(name, overflow="fold") for name in others))
 
 
 def _say(each: Listed, what: str, as_json: bool) -> None:

@@ -24,7 +24,8 @@ async def prepare(place: Place) -> Store:
     # In the file, not on the command line, where every user of the machine could read it.
     own_lines = f"port {port}", f"dir {directory}", f"requirepass {password}"
     write_private(config, configuration("redis.conf", *own_lines))
-    url = f"redis://:{password}@{LOOPBACK}:{port}/0"
+    # With the name of the user, without which redis-cli 7.0 does not log in.
+    url = f"redis://default:{password}@{LOOPBACK}:{port}/0"
     child = Child(place.spec("redis", [server, config], cwd=directory), lambda: _answers(url))
     return Store("redis", url, f"{LOOPBACK}:{port}", [child])
 
