@@ -35,7 +35,7 @@ async def test_F09_killed_between_try_and_reply_the_payment_is_found_and_paid_on
         # Then another process finds the charge, and there is no second one
         books = await assert_balanced(sale, wait_s=60)
     assert books.lines["orders paid"] == 1
-    assert [charge.history for charge in sandbox.charges.values()] == [["authorised"]]
+    assert [charge.history for charge in sandbox.charges.values()] == [["authorised", "captured"]]
 
 
 async def test_while_the_provider_is_away_the_order_is_paying_and_then_it_is_paid(
@@ -59,7 +59,7 @@ async def test_while_the_provider_is_away_the_order_is_paying_and_then_it_is_pai
         async with sandbox.serving(port=port):
             books = await assert_balanced(sale, wait_s=60)
     assert books.lines["orders paid"] == 1
-    assert [charge.history for charge in sandbox.charges.values()] == [["authorised"]]
+    assert [charge.history for charge in sandbox.charges.values()] == [["authorised", "captured"]]
 
 
 _buyer = payer()
