@@ -58,8 +58,8 @@ class Spec:
     start_on_one_cpu: bool = False
     #: Lines for its stdin, see `Child.tell`; else that is empty.
     listens: bool = False
-    #: Somebody else may ask it to end; then it exits with 0, and is left alone.
-    may_end: bool = False
+    #: Somebody else may ask it to end; then it exits with 0, and is left alone until this is there.
+    wish: Path | None = None
 
 
 @dataclass(slots=True)
@@ -259,6 +259,12 @@ def _output(log: Path | None, *, first: bool) -> AbstractContextManager[IO[bytes
     if log is None:
         return nullcontext()
     log.parent.mkdir(parents=True, exist_ok=True)
-    if first and log.exists():
-        log.replace(f"{log}.old")
+    if first:
+        put_aside(log)
     return log.open("ab")
+
+
+def put_aside(log: Path) -> None:
+    """Keep the log of the last run, if there is one, as `<log>.old`."""
+    if log.exists():
+        log.replace(f"{log}.old")

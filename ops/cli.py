@@ -61,9 +61,10 @@ def down() -> None:
 
 @app.command()
 def status(as_json: Json = False) -> None:
-    """Show what runs; exit 1 when nothing does."""
+    """Show what runs; exit 1 when nothing does, or no pool of consumers."""
     from ops.home import published
     from ops.pool_control import overview
+    from ops.pool_start import manager
 
     home = load_settings().home.absolute()
     state = published(home)
@@ -83,6 +84,11 @@ def status(as_json: Json = False) -> None:
             typer.echo(f"{'pool':<14}{pool['pid']:<10}see: seckill pool status")
     if state is None:
         raise SeckillError(f"nothing runs in {home}; start it: seckill up")
+    if state["ready"] and not found:
+        if pid := manager(home):
+            log = home / "logs" / "pool.log"
+            raise SeckillError(f"pool: its manager (pid {pid}) does not answer; see {log}")
+        raise SeckillError("pool: not running; start it: seckill pool start --detach")
 
 
 @app.command()

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 import logging
+import os
 import signal
 import time
 from contextlib import nullcontext, suppress
@@ -16,9 +17,12 @@ from rich.console import Console
 from rich.live import Live
 
 from config.settings import load_settings
-from ops.pool_control import Request, ask, overview
+from ops.home import supervisor
+from ops.pid_files import POLL_S, start_time
+from ops.pool_control import Request, ask
 from ops.pool_plan import COUNT_MAX, parse_scale
 from ops.pool_screen import Status, tables
+from ops.pool_start import hand_over
 from seckill.errors import SeckillError
 
 #: Between two looks of somebody who waits for a change.
@@ -41,11 +45,16 @@ def start(
     ] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Return when it runs.")] = False,
 ) -> None:
-    """Run a pool, in the foreground; `seckill up` does already."""
+    """Run a pool, in the foreground; where a stack runs, its supervisor does."""
+    home = load_settings().home.absolute()
+    stack = supervisor(home)
+    if stack and stack != os.getppid():
+        hand_over(home, stack, consumers)
+        return typer.echo(f"the stack (pid {stack}) runs it, and keeps it alive")
     if detach:
         from ops.detached import start_pool_detached
 
-        return start_pool_detached(load_settings().home.absolute(), consumers)
+        return start_pool_detached(home, consumers)
     from ops.pool import run_pool
     from ops.tasks import until_signal
     from ops.workers import worker_settings
@@ -135,9 +144,10 @@ def stop(as_json: Json = False) -> None:
     """Let every worker finish its batch, then end all of them and the pool."""
     home = load_settings().home.absolute()
     pid = ask(home, Request("overview"))["pid"]
+    started = start_time(pid)
     ask(home, Request("stop"), timeout_s=None)
-    while overview(home):
-        time.sleep(LOOK_PAUSE_S)
+    while started is not None and start_time(pid) == started:  # its lock is free for the next one
+        time.sleep(POLL_S)
     typer.echo(json.dumps({"stopped": pid}) if as_json else "stopped")
 
 

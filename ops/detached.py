@@ -9,9 +9,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from config.settings import PROJECT_ROOT
+from ops.children import put_aside
 from ops.home import AlreadyRunning, published, supervisor
 from ops.pid_files import POLL_S
 from ops.pool_control import overview
+from ops.pool_start import alone
 from seckill.errors import SeckillError
 
 
@@ -27,7 +29,9 @@ def start_detached(home: Path, gateways: int, consumers: int) -> None:
         return bool(state and state["ready"]) and supervisor(home) == pid
 
     words = ["up", "--workers", str(gateways), "--consumers", str(consumers)]
-    _start("the stack", words, home / "logs" / "up.log", is_ready)
+    log = home / "logs" / "up.log"
+    put_aside(log)
+    _start("the stack", words, log, is_ready)
 
 
 def start_pool_detached(home: Path, consumers: int | None) -> None:
@@ -38,7 +42,10 @@ def start_pool_detached(home: Path, consumers: int | None) -> None:
         return found is not None and found["pid"] == pid
 
     afresh = [] if consumers is None else ["--consumers", str(consumers)]
-    _start("the pool", ["pool", "start", *afresh], home / "logs" / "pool.log", is_ready)
+    log = home / "logs" / "pool.log"
+    with alone(home):  # never the log of a manager that runs
+        put_aside(log)
+    _start("the pool", ["pool", "start", *afresh], log, is_ready)
 
 
 def _start(what: str, words: Sequence[str], log: Path, is_ready: Callable[[int], bool]) -> None:
@@ -47,7 +54,7 @@ def _start(what: str, words: Sequence[str], log: Path, is_ready: Callable[[int],
     No deadline here: it gives up by itself when something does not come up.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("wb") as output:
+    with log.open("ab") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "ops.cli", *words],
             cwd=PROJECT_ROOT,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
+from pathlib import Path
 
 from ops.children import Child, StartFailed
 
@@ -19,6 +20,8 @@ HEALTHY_S = 30.0
 #: Failures in a row before a start that has never worked is given up: some seconds, enough for a
 #: store that is slow to take connections, too few to keep a person waiting for a wrong setting.
 FIRST_STARTS = 5
+#: Between two looks for a wish: a person waits for it, and a look costs microseconds.
+WISH_POLL_S = 0.5
 
 Say = Callable[[str], None]
 
@@ -45,24 +48,28 @@ def jittered(delay_s: float) -> float:
 
 
 async def keep(child: Child, say: Say, changed: Callable[[], None]) -> None:
-    """Start a child again whenever it has ended; call `changed` at each change.
+    """Start a child again whenever it has ended, for ever; call `changed` at each change.
 
-    For ever, or until one that may end has done so.
+    One that was asked to end is started again when it is wished for.
     """
     delay_s = BACKOFF_MIN_S
     while True:
         await child.wait()
-        if child.spec.may_end and child.describe_end() == "exited with 0":
+        if child.spec.wish and child.describe_end() == "exited with 0":
             say(f"{child.name} was asked to end, and is left alone")
-            return changed()
-        if child.age_s > HEALTHY_S:
+            changed()
+            await _made(child.spec.wish)
+            say(f"starting {child.name} again, as asked")
             delay_s = BACKOFF_MIN_S
-        child.restarts += 1
-        wait_s = jittered(delay_s)
-        say(f"{child.name} {child.describe_end()}; starting it again in {wait_s:.1f} s")
-        changed()
-        await asyncio.sleep(wait_s)
-        delay_s = min(2 * delay_s, BACKOFF_MAX_S)
+        else:
+            if child.age_s > HEALTHY_S:
+                delay_s = BACKOFF_MIN_S
+            child.restarts += 1
+            wait_s = jittered(delay_s)
+            say(f"{child.name} {child.describe_end()}; starting it again in {wait_s:.1f} s")
+            changed()
+            await asyncio.sleep(wait_s)
+            delay_s = min(2 * delay_s, BACKOFF_MAX_S)
         try:
             await child.start()
         except StartFailed as failure:
@@ -70,3 +77,8 @@ async def keep(child: Child, say: Say, changed: Callable[[], None]) -> None:
         else:
             say(f"{child.name} is back")
         changed()
+
+
+async def _made(wish: Path) -> None:
+    while not wish.exists():  # noqa: ASYNC110, ASYNC240 - another process makes it
+        await asyncio.sleep(WISH_POLL_S)

@@ -11,11 +11,10 @@ import asyncio
 import copy
 import os
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from aiohttp import ClientSession
@@ -24,12 +23,11 @@ from config.settings import Settings
 from consumers.roles import default_roles
 from ops import autoscale, pid_files
 from ops.autoscale import Reading, Trend
-from ops.home import AlreadyRunning
 from ops.keeper import Say
-from ops.locks import Locked, hold, holder
 from ops.pool_control import Reply, Request, control_server
 from ops.pool_figures import Figures, RoleFigures, running_roles
 from ops.pool_plan import Plan, load_plan, start_afresh
+from ops.pool_start import alone, wish
 from ops.pool_workers import Workers
 from seckill import database, redis_client
 from seckill.backlogs import Backlogs
@@ -52,7 +50,8 @@ async def run_pool(settings: Settings, each: int | None, say: Say) -> None:
     It begins with `each` of every role, or goes on as the last one was.
     """
     home = settings.home.absolute()
-    with _alone(home):
+    with alone(home):
+        wish(home).unlink(missing_ok=True)  # granted
         # Those of a manager that was killed drain by themselves; two may not have one name.
         await asyncio.to_thread(pid_files.end_leftovers, home / "run", "consumers-*")
         if each is not None:
@@ -187,18 +186,6 @@ class Pool:
             "uptime_s": round((datetime.now(UTC) - self._since).total_seconds(), 1),
         }
         return {"manager": manager, "roles": roles, "workers": workers}
-
-
-@contextmanager
-def _alone(home: Path) -> Iterator[None]:
-    lock = home / "run" / "pool.lock"
-    try:
-        with hold(lock):
-            yield
-    except Locked:
-        raise AlreadyRunning(
-            f"a pool already runs in {home} (pid {holder(lock)}); stop it: seckill pool stop"
-        ) from None
 
 
 async def _open_backlogs(settings: Settings, stack: AsyncExitStack) -> Backlogs:

@@ -1,4 +1,4 @@
-"""What a person sees of a pool: a table of roles and one of workers."""
+"""What a person sees of a pool, in 80 columns: a table of roles and one of workers."""
 
 from __future__ import annotations
 
@@ -17,23 +17,22 @@ def tables(now: Status) -> Group:
     """Lay out what `status` shows."""
     manager = now["manager"]
     head = f"pool manager {manager['pid']}, up {manager['uptime_s']:.0f} s"
-    roles = _table(
-        "role", "runs", "in hand", "per s", "backlog", "oldest", "errors", "restarts", ""
-    )
+    roles = _table("role", "runs", "bounds", "in hand", "per s", "backlog", "oldest", "errors", "")
     for role in now["roles"]:
-        bounds = "" if role["min"] is None else f" ({role['min']}..{role['max']})"
         roles.add_row(
             role["role"],
-            f"{role['running']} of {role['wanted']}{bounds}",
+            f"{role['running']} of {role['wanted']}",
+            "" if role["min"] is None else f"{role['min']}..{role['max']}",
             str(role["in_hand"]),
             f"{role['rate_per_s']:.1f}",
             _known(role["backlog"], str),
             _known(role["oldest_age_s"], lambda age: f"{age:.1f} s"),
             str(role["errors"]),
-            str(role["restarts"]),
-            escape(_word(role)),
+            "paused" if role["paused"] else "",
         )
-    workers = _table("worker", "pid", "age", "restarts", "admin port", "runs")
+    oddities = [escape(f"{role['role']}: {word}") for role in now["roles"] if (word := _word(role))]
+    everything = {role["role"] for role in now["roles"]}
+    workers = _table("worker", "pid", "age", "restarts", "admin port", "does")
     for worker in now["workers"]:
         workers.add_row(
             worker["name"],
@@ -41,22 +40,28 @@ def tables(now: Status) -> Group:
             _known(worker["age_s"], lambda age: f"{age:.0f} s"),
             str(worker["restarts"]),
             worker["admin_url"],
-            " ".join(worker["roles"]) if worker["answers"] else "does not answer",
+            _runs(worker, everything),
         )
-    return Group(head, "", roles, "", workers)
+    return Group(head, "", roles, *oddities, "", workers)
 
 
 def _word(role: dict[str, Any]) -> str:
     """Say what is odd about a role, if anything is."""
     if role["note"]:
         return str(role["note"])
-    return "paused" if role["paused"] else "waits for a store" if role["held"] else ""
+    return "waits for a store" if role["held"] else ""
+
+
+def _runs(worker: dict[str, Any], everything: set[str]) -> str:
+    if not worker["answers"]:
+        return "does not answer"
+    return "all roles" if set(worker["roles"]) == everything else " ".join(worker["roles"])
 
 
 def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for column in columns:
-        table.add_column(column, no_wrap=column not in ("", "runs"))
+        table.add_column(column, no_wrap=column != "does")
     return table
 
 

@@ -6,7 +6,6 @@ is lost: gateways (answers in hand), consumers (batches in hand), stores.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,6 @@ from ops.children import Child
 from ops.credentials import load_credentials
 from ops.home import State, held, publish
 from ops.keeper import Say, keep
-from ops.pid_files import end_leftovers
 from ops.pool_plan import start_afresh
 from ops.ports import free_port
 from ops.services import Services, given_settings, running_services
@@ -93,8 +91,6 @@ class _Stack:
             say("stopping")
             await stop_all(self.gateways, drain_s)
             await stop_all([self.pool], drain_s + DRAIN_MARGIN_S)  # it waits for its workers
-            # One that was started by hand meanwhile, too: its workers need the stores.
-            await asyncio.to_thread(end_leftovers, self.home / "run", "pool")
 
     def started(self) -> None:
         self.ready = True

@@ -15,6 +15,7 @@ from pathlib import Path
 from config.settings import PROJECT_ROOT, Settings, load_settings
 from ops.children import Child, Spec
 from ops.keeper import Say, keep, start_first
+from ops.pool_start import wish
 from ops.tasks import together
 
 #: A worker that was told to stop has drained after drain_s; this much later it hangs.
@@ -66,7 +67,7 @@ def pool_manager(home: Path) -> Child:
             env={**os.environ, "SECKILL_HOME": str(home)},
             cwd=PROJECT_ROOT,
             log=home / "logs" / "pool.log",
-            may_end=True,
+            wish=wish(home),
         )
     )
 

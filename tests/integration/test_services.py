@@ -214,7 +214,7 @@ def test_killed_pool_manager_is_started_again_with_its_workers(running: Path) ->
     assert seckill(running, "pool", "scale", "place_orders=1").returncode == 0
 
 
-def test_stopped_pool_is_left_alone_until_it_is_started_and_ends_with_the_stack(
+def test_stopped_pool_is_left_alone_until_it_is_started_and_is_guarded_again(
     running: Path,
 ) -> None:
     stopped = seckill(running, "pool", "stop")
@@ -222,9 +222,27 @@ def test_stopped_pool_is_left_alone_until_it_is_started_and_ends_with_the_stack(
     assert status(running).keys() == {"redis", "rabbitmq", "postgresql", "gateway-1"}
     eventually(lambda: "is left alone" in (running / "logs/up.log").read_text(), "said so")
     assert pool_of(running) is None
+    missing = seckill(running, "status")
+    assert (missing.returncode, missing.stderr.count("\n")) == (1, 1)
+    assert "pool: not running; start it: seckill pool start --detach" in missing.stderr
 
-    assert seckill(running, "pool", "start", "--detach").returncode == 0
-    eventually(lambda: "consumers-1" in status(running), "consumers")
+    started = seckill(running, "pool", "start", "--detach", "--consumers", "2")
+    assert started.returncode == 0, started.stderr
+    assert seckill(running, "status").returncode == 0
+    eventually(lambda: "consumers-2" in status(running), "consumers")
+    before, log = pool_of(running), (running / "logs/pool.log").read_bytes()
+    refused = seckill(running, "pool", "start", "--detach")
+    assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
+    assert "already runs" in refused.stderr
+    assert (running / "logs/pool.log").read_bytes().startswith(log)
+
+    os.kill(before, signal.SIGKILL)
+    eventually(lambda: pool_of(running) not in (None, before), "a new manager")
+
+    assert seckill(running, "pool", "stop").returncode == 0
+    by_hand = seckill(running, "pool", "start")  # without --detach it is handed over, too
+    assert (by_hand.returncode, by_hand.stdout.count("\n")) == (0, 1), by_hand.stderr
+    assert pool_of(running)
     assert seckill(running, "down").returncode == 0
     assert processes_of(running) == []
 
