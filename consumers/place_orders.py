@@ -57,7 +57,7 @@ class PlaceOrders:
                 poison[not_placed.order_id] = "unknown sale"
         placed = wanted.keys() - {r.order_id for r in refused} - poison.keys()
         telemetry.PLACEMENTS.labels("placed").inc(len(placed))
-        await self._timers.start([p for p in wanted.values() if p.order_id in placed])
+        self._timers.start([p for p in wanted.values() if p.order_id in placed])
         return [
             _dead_grab(origin[order_id], _bad(wanted[order_id], reason))
             for order_id, reason in poison.items()

@@ -6,6 +6,7 @@ does not matter: `orders.release` decides. What fails here is left to the sweep.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections import defaultdict
@@ -51,16 +52,39 @@ def ways_of(timeouts: Collection[str], publisher: Publisher, redis: Redis) -> di
 
 
 class Timers:
-    """Starts every configured way for placed orders, one call a way and payment window."""
+    """Starts every configured way for placed orders, one call a way and payment window.
+
+    Beside the placing, so that no order waits for the timers of others: a sale that this process
+    has not heard of is read within a second, and a broker takes its time to confirm.
+    """
 
     def __init__(self, sales: SaleDirectory, ways: Mapping[str, Way]) -> None:
         self._sales = sales
         self._ways = ways
         #: (way, payment window) -> monotonic time before which it is left alone.
         self._paused_until: dict[tuple[str, int], float] = {}
+        #: Orders that came while the timers of others were being started.
+        self._waiting: list[Placement] = []
+        self._starting: asyncio.Task[None] | None = None
 
-    async def start(self, placed: Sequence[Placement]) -> None:
-        """Start them; should that fail, the sweep finds the orders."""
+    def start(self, placed: Sequence[Placement]) -> None:
+        """Start them soon; should that fail, or the process end, the sweep finds the orders."""
+        self._waiting += placed
+        if self._waiting and self._starting is None:
+            self._starting = asyncio.create_task(self._start_waiting(), name="timers")
+            self._starting.add_done_callback(self._finish)
+
+    def _finish(self, task: asyncio.Task[None]) -> None:
+        self._starting = None
+        if not task.cancelled():
+            task.result()  # a bug in here must be heard, not swallowed
+
+    async def _start_waiting(self) -> None:
+        while self._waiting:
+            placed, self._waiting = self._waiting, []
+            await self._start_all(placed)
+
+    async def _start_all(self, placed: Sequence[Placement]) -> None:
         by_window: dict[int, list[Placement]] = defaultdict(list)
         try:
             for placement in placed:

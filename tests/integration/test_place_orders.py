@@ -537,6 +537,7 @@ def timers(settings, queues, publisher, eventually):
     """Take a number of timers of a window, as sets of order ids."""
 
     async def take(window_s, count=1):
+        await eventually(lambda: queues.exists(topology.timer(window_s)), "the first timer")
         taken = await queues.take(topology.timer(window_s), count)
         assert await queues.take_all(topology.timer(window_s)) == []
         return [set(messages.decode_expire(m.body)) for m in taken]

@@ -110,7 +110,7 @@ async def test_F6_F26_F22_each_unit_comes_back_once_by_any_way_and_by_all(
 
 
 async def test_the_key_lives_as_long_as_the_window_and_is_of_placed_orders_only(
-    open_sale, shop, store, place_orders, queues, send
+    open_sale, shop, store, place_orders, queues, send, eventually
 ):
     sale = await open_sale(stock=1, payment_window_s=700)
     won, lost = shop.wish(sale, "ann"), shop.wish(sale, "bob")
@@ -118,8 +118,9 @@ async def test_the_key_lives_as_long_as_the_window_and_is_of_placed_orders_only(
 
     await place_orders("key_expiry").handle(await queues.take(ORDERS_PLACE, 1))
 
-    ttl = await store.pttl(keys.expiry(sale.sale_id, won.order_id))
-    assert 0 < ttl <= 700_000
+    key = keys.expiry(sale.sale_id, won.order_id)
+    await eventually(lambda: store.exists(key), "the key is set")
+    assert 0 < await store.pttl(key) <= 700_000
     assert not await store.exists(keys.expiry(sale.sale_id, lost.order_id))
     assert await queues.dead(ORDERS_PLACE) == []
 
@@ -272,9 +273,9 @@ async def test_a_redis_that_announces_nothing_is_complained_of(listener, monkeyp
 
 
 async def test_orders_are_placed_though_redis_takes_no_timer(
-    open_sale, shop, send, queues, place_orders, monkeypatch, caplog
+    open_sale, shop, send, queues, place_orders, monkeypatch, caplog, eventually
 ):
-    """And it is not tried with every batch: each try would hold the next one up."""
+    """And it is not tried with every batch: each try would hold the timers of the next one up."""
     sale = await open_sale(payment_window_s=701)
     handler = place_orders("delay_queue", "key_expiry")
     tries = []
@@ -287,6 +288,7 @@ async def test_orders_are_placed_though_redis_takes_no_timer(
     for buyer in ("ann", "bob"):
         await send(shop.wish(sale, buyer))
         await handler.handle(await queues.take(ORDERS_PLACE, 1))
+        await eventually(lambda: handler._timers._starting is None, "its timers are started")
 
     assert tries == [701]
     assert sorted((await shop.rows(sale)).values()) == [("pending", None)] * 2
