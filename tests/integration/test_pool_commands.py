@@ -194,12 +194,12 @@ async def test_stop_ends_manager_and_workers_and_start_goes_on(pool) -> None:
     await pool.do("start", "--detach")
     try:
         await pool.runs(PLACE, 2)
-        log = log_of(pool)
+        await pool.do("scale", f"{PLACE}=1")
+        assert "place_orders: 2 -> 1" in (log := log_of(pool))
         for words in ((), ("--detach",)):
             again = await pool.seckill("pool", "start", *words)
             assert (again[0], again[2].count("\n")) == (1, 1)
             assert "already runs" in again[2]
-        assert log
         assert log_of(pool).startswith(log)
         assert "place_orders: 1 -> 2" in (pool.home / "logs/pool.log.old").read_text()
     finally:
