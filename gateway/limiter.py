@@ -92,17 +92,21 @@ class SaleLimiter:
         if (elapsed := asked_at - self._seen_since) >= LEASE_S:
             self._demand = self._seen * LEASE_S / elapsed
             self._seen, self._seen_since = 0, asked_at
+        # Those who came while the last ask was under way, and brought the lease, ask together now:
+        # a second lease in the place of that one would throw its tokens away.
+        has_lease = self._leased > 0 and asked_at < self._lease_ends
         reply = await self._buckets.admit(
             self._sale_id,
             self._op,
             self._tier,
             names,
-            wanted=max(0, int(self._demand * LEASE_SHARE) - len(names)),
+            wanted=0 if has_lease else max(0, int(self._demand * LEASE_SHARE) - len(names)),
             line_max=min(self._line_max(), LINE_MAX),
         )
-        # Counted from before the call: the script took the tokens after that moment, so they are
-        # spent within LEASE_US of it. What is left of an older lease is lost.
-        self._leased, self._lease_ends = reply.leased, asked_at + LEASE_S
+        if not has_lease:
+            # Counted from before the call: the script took the tokens after that moment, so they
+            # are spent within LEASE_US of it.
+            self._leased, self._lease_ends = reply.leased, asked_at + LEASE_S
         self.rate, self.burst = reply.rate, reply.burst
         return reply.waits_s
 
