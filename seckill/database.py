@@ -27,6 +27,9 @@ SERVER_SETTINGS = {
     # What is asked for by key is in memory or on flash. As for a disk that has to seek, a batch of
     # some hundred keys would be looked for by reading a whole table of a hundred thousand rows.
     "random_page_cost": "1.1",
+    # A plan made while a table was empty reads all of it when it is large: on a new database
+    # `release` then holds its locks six times as long, until autovacuum has come round.
+    "plan_cache_mode": "force_custom_plan",
 }
 
 #: The server is away or going away, or the link broke: hold the work and try again.

@@ -1,8 +1,6 @@
 -- Paying: wallets, coupons, the payments of orders, and the double-entry books. All amounts are cents.
 -- Every function takes a batch, in one round trip, and belongs to one branch of a payment's TCC.
 -- Lock order: orders sorted by id, inventory sorted by sale, wallets by buyer, coupons by id.
--- Their statements are planned at each call: a plan that was kept from when a table was empty reads all
--- of it when it is large.
 
 CREATE TABLE wallets (
   buyer_id        text   PRIMARY KEY CHECK (buyer_id ~ '^[A-Za-z0-9_.-]{1,64}$'),
@@ -84,7 +82,7 @@ CREATE TRIGGER entries_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON entrie
 -- Give buyers money from outside. Returns the transactions that this call booked; others had been before.
 CREATE FUNCTION top_up(p_txs text[], p_buyer_ids text[], p_cents bigint[])
 RETURNS SETOF text
-LANGUAGE plpgsql SET plan_cache_mode = force_custom_plan AS $$
+LANGUAGE plpgsql AS $$
 BEGIN
   INSERT INTO wallets (buyer_id)
   SELECT DISTINCT buyer_id FROM unnest(p_buyer_ids) AS b (buyer_id) ORDER BY buyer_id
@@ -114,7 +112,7 @@ END $$;
 CREATE FUNCTION try_payments(p_txs text[], p_order_ids uuid[], p_buyer_ids text[],
                              p_methods text[], p_coupon_ids text[])
 RETURNS TABLE (tx text, why text)
-LANGUAGE plpgsql SET plan_cache_mode = force_custom_plan AS $$
+LANGUAGE plpgsql AS $$
 BEGIN
   PERFORM FROM orders WHERE order_id = ANY (p_order_ids) ORDER BY order_id FOR UPDATE;
   WITH asked AS (
@@ -151,7 +149,7 @@ END $$;
 -- Branch "order", Confirm: paying -> paid, frozen -> sold. Returns those that this transaction is not paying.
 CREATE FUNCTION confirm_payments(p_txs text[], p_order_ids uuid[])
 RETURNS TABLE (tx text, why text)
-LANGUAGE plpgsql SET plan_cache_mode = force_custom_plan AS $$
+LANGUAGE plpgsql AS $$
 DECLARE
   sale record;
 BEGIN
@@ -181,7 +179,7 @@ END $$;
 -- closed meanwhile (the timer found the order paying, and will not come again).
 CREATE FUNCTION cancel_payments(p_txs text[], p_order_ids uuid[])
 RETURNS void
-LANGUAGE plpgsql SET plan_cache_mode = force_custom_plan AS $$
+LANGUAGE plpgsql AS $$
 DECLARE
   reopened uuid[];
 BEGIN
@@ -202,7 +200,7 @@ END $$;
 -- insufficient_funds; no_payment (the order branch has not tried it).
 CREATE FUNCTION freeze_funds(p_txs text[])
 RETURNS TABLE (tx text, why text)
-LANGUAGE plpgsql SET plan_cache_mode = force_custom_plan AS $$
+LANGUAGE plpgsql AS $$
 DECLARE
   rest record;
 BEGIN
@@ -251,7 +249,7 @@ END $$;
 -- Branch "wallet", Confirm: frozen -> revenue. Returns those for which nothing was frozen.
 CREATE FUNCTION charge_funds(p_txs text[])
 RETURNS TABLE (tx text, why text)
-LANGUAGE plpgsql SET plan_cache_mode = force_custom_plan AS $$
+LANGUAGE plpgsql AS $$
 BEGIN
   PERFORM FROM wallets WHERE buyer_id IN (SELECT h.buyer_id FROM wallet_holds h WHERE h.tx_id = ANY (p_txs))
     ORDER BY buyer_id FOR UPDATE;
@@ -276,7 +274,7 @@ END $$;
 -- Branch "wallet", Cancel: frozen -> available.
 CREATE FUNCTION unfreeze_funds(p_txs text[])
 RETURNS void
-LANGUAGE plpgsql SET plan_cache_mode = force_custom_plan AS $$
+LANGUAGE plpgsql AS $$
 BEGIN
   PERFORM FROM wallets WHERE buyer_id IN (SELECT h.buyer_id FROM wallet_holds h WHERE h.tx_id = ANY (p_txs))
     ORDER BY buyer_id FOR UPDATE;
@@ -293,7 +291,7 @@ END $$;
 -- Returns what is refused: coupon_unknown (also somebody else's), coupon_used (also by a payment under way).
 CREATE FUNCTION lock_coupons(p_txs text[])
 RETURNS TABLE (tx text, why text)
-LANGUAGE plpgsql SET plan_cache_mode = force_custom_plan AS $$
+LANGUAGE plpgsql AS $$
 BEGIN
   PERFORM FROM coupons WHERE coupon_id IN (SELECT p.coupon_id FROM payments p WHERE p.tx_id = ANY (p_txs))
     ORDER BY coupon_id FOR UPDATE;
@@ -312,7 +310,7 @@ END $$;
 -- Returns those that had not locked one.
 CREATE FUNCTION use_coupons(p_txs text[])
 RETURNS TABLE (tx text, why text)
-LANGUAGE plpgsql SET plan_cache_mode = force_custom_plan AS $$
+LANGUAGE plpgsql AS $$
 BEGIN
   PERFORM FROM coupons WHERE coupon_id IN (SELECT p.coupon_id FROM payments p WHERE p.tx_id = ANY (p_txs))
     ORDER BY coupon_id FOR UPDATE;
@@ -337,7 +335,7 @@ END $$;
 -- Branch "coupon", Cancel: locked -> available.
 CREATE FUNCTION unlock_coupons(p_txs text[])
 RETURNS void
-LANGUAGE plpgsql SET plan_cache_mode = force_custom_plan AS $$
+LANGUAGE plpgsql AS $$
 BEGIN
   PERFORM FROM coupons WHERE coupon_id IN (SELECT p.coupon_id FROM payments p WHERE p.tx_id = ANY (p_txs))
     ORDER BY coupon_id FOR UPDATE;
@@ -351,7 +349,7 @@ END $$;
 -- charged can be given back. Returns the ids that this call took back.
 CREATE FUNCTION begin_refunds(p_order_ids uuid[], p_reason text)
 RETURNS SETOF uuid
-LANGUAGE plpgsql SET plan_cache_mode = force_custom_plan AS $$
+LANGUAGE plpgsql AS $$
 DECLARE
   back record;
 BEGIN
@@ -377,42 +375,4 @@ BEGIN
      WHERE sale_id = back.sale_id;
     RETURN QUERY SELECT unnest(back.ids);
   END LOOP;
-END $$;
-
--- Give the money of refunding orders back to their buyers' wallets, and their coupons: refunding -> refunded.
--- One posting undoes both the payment and the discount. Returns the ids that this call refunded.
-CREATE FUNCTION refund_to_wallets(p_order_ids uuid[])
-RETURNS SETOF uuid
-LANGUAGE plpgsql SET plan_cache_mode = force_custom_plan AS $$
-DECLARE
-  txs text[];
-BEGIN
-  PERFORM FROM orders WHERE order_id = ANY (p_order_ids) ORDER BY order_id FOR UPDATE;
-  WITH ended AS (
-    UPDATE orders SET state = 'refunded', version = version + 1
-     WHERE order_id = ANY (p_order_ids) AND state = 'refunding'
-    RETURNING paying_tx
-  ), noted AS (
-    UPDATE payments SET state = 'refunded', changed_at = now() FROM ended WHERE tx_id = paying_tx
-    RETURNING tx_id
-  )
-  SELECT coalesce(array_agg(tx_id), '{}') INTO txs FROM noted;
-
-  PERFORM FROM wallets WHERE buyer_id IN (SELECT p.buyer_id FROM payments p WHERE p.tx_id = ANY (txs))
-    ORDER BY buyer_id FOR UPDATE;
-  UPDATE wallets w SET available_cents = available_cents + p.cents, version = version + 1
-    FROM (SELECT buyer_id, sum(amount_cents) AS cents FROM payments WHERE tx_id = ANY (txs) GROUP BY buyer_id) p
-   WHERE w.buyer_id = p.buyer_id AND p.cents > 0;
-  PERFORM FROM coupons WHERE coupon_id IN (SELECT p.coupon_id FROM payments p WHERE p.tx_id = ANY (txs))
-    ORDER BY coupon_id FOR UPDATE;
-  UPDATE coupons c SET state = 'available', locked_by = NULL
-    FROM payments p
-   WHERE p.tx_id = ANY (txs) AND c.coupon_id = p.coupon_id AND c.locked_by = p.tx_id AND c.state = 'used';
-  INSERT INTO entries (tx, kind, account, cents)
-  SELECT p.tx_id, 'refund', side.account, side.cents
-    FROM payments p,
-         LATERAL (VALUES ('wallet:' || p.buyer_id, p.amount_cents), ('discount', p.discount_cents),
-                         ('revenue', -p.amount_cents - p.discount_cents)) AS side (account, cents)
-   WHERE p.tx_id = ANY (txs) AND side.cents <> 0;
-  RETURN QUERY SELECT p.order_id FROM payments p WHERE p.tx_id = ANY (txs);
 END $$;

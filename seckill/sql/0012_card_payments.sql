@@ -123,7 +123,7 @@ END $$;
 -- Give the money of refunding orders back to their buyers' wallets, and their coupons: refunding -> refunded.
 -- One posting undoes both the payment and the discount. Returns the ids that this call refunded.
 -- Those that were paid by card stay refunding: the provider is to be told, and refund_card_payments books it.
-CREATE OR REPLACE FUNCTION refund_to_wallets(p_order_ids uuid[])
+CREATE FUNCTION refund_to_wallets(p_order_ids uuid[])
 RETURNS SETOF uuid
 LANGUAGE plpgsql AS $$
 DECLARE
