@@ -77,7 +77,7 @@ class KeyExpiry:
 
     async def _hang_up(self) -> None:
         if self._pubsub is not None:
-            await self._pubsub.aclose()  # type: ignore[no-untyped-call]
+            await self._pubsub.aclose()  # type: ignore[no-untyped-call]  # redis-py's own omission
             self._pubsub = None
 
     async def _collect(self, pubsub: PubSub) -> None:
