@@ -108,6 +108,8 @@ class Settings(BaseSettings):
     #: The mean wait beyond which that bound shrinks. Under overload the slowest in a hundred wait
     #: four times as long, and a quarter of a second is still felt as at once.
     wait_max_s: Seconds = 0.05
+    #: Whether plain grabs are taken beside aiohttp (gateway/fastlane.py). The answers are the same.
+    fast_lane: bool = True
     #: Open connections per process, idle ones included: about 20 kB each. The system's limit on
     #: open files holds as well.
     connections_max: Count = 20_000

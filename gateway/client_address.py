@@ -31,10 +31,15 @@ _FORM = re.compile(r"\[(.*)\](?::\d+)?|([^:]*)(?::\d+)?|(.*)")
 
 def client_address(request: web.Request) -> str:
     """Return the client's address, for IPv6 its /64; "" when the connection has no address."""
-    peer = request.remote or ""
     trusted = request.app[TRUSTED_PROXIES]
+    forwarded = request.headers.getall("X-Forwarded-For", ()) if trusted else ()
+    return address_of(request.remote or "", forwarded, trusted)
+
+
+def address_of(peer: str, forwarded: Sequence[str], trusted: Sequence[Network]) -> str:
+    """Return the client's address, given the peer's and the lines of X-Forwarded-For."""
     if trusted:
-        return find_client(peer, request.headers.getall("X-Forwarded-For", ()), trusted)
+        return find_client(peer, forwarded, trusted)
     if ":" in peer or not peer[:1].isdigit():  # IPv6, or a Unix socket, which has no address
         return _read(peer)[1]
     return peer

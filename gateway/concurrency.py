@@ -54,6 +54,10 @@ class ConcurrencyLimit:
         if self.in_hand >= self.limit:
             telemetry.SHED.inc()
             raise Refused(Problem.OVERLOADED)
+        self.enter()
+
+    def enter(self) -> None:
+        """Take in hand one that was not expected, and for which there is room."""
         self.in_hand += 1
         self._peak = max(self._peak, self.in_hand)
 

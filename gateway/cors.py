@@ -24,18 +24,26 @@ PREFLIGHT_S = 7200
 
 def let_in(app: web.Application, origins: Set[str]) -> None:
     """Let pages of these origins read every answer, refusals included."""
-    anyone = ANY_ORIGIN in origins
 
     async def allow(request: web.Request, response: web.StreamResponse) -> None:
-        headers = response.headers
-        origin = ANY_ORIGIN if anyone else request.headers.get("Origin", "")
-        if not anyone:  # a cache must not hand an answer for one origin to another
-            headers.add("Vary", "Origin")
-        if origin in origins:
-            headers["Access-Control-Allow-Origin"] = origin
-            headers["Access-Control-Expose-Headers"] = RESPONSE_HEADERS
+        response.headers.extend(headers_for(request.headers.get("Origin", ""), origins))
 
     app.on_response_prepare.append(allow)
+
+
+def headers_for(origin: str, origins: Set[str]) -> dict[str, str]:
+    """Return what an answer to a page of `origin` ("" for none) says, if any may call."""
+    headers: dict[str, str] = {}
+    if not origins:
+        return headers
+    if ANY_ORIGIN in origins:
+        origin = ANY_ORIGIN
+    else:  # a cache must not hand an answer for one origin to another
+        headers["Vary"] = "Origin"
+    if origin in origins:
+        headers["Access-Control-Allow-Origin"] = origin
+        headers["Access-Control-Expose-Headers"] = RESPONSE_HEADERS
+    return headers
 
 
 def preflight(methods: str) -> Handler:

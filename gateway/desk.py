@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from gateway.handover import Handover
 from seckill import telemetry
-from seckill.batching import MicroBatcher, Pending, answering_each
+from seckill.batching import MicroBatcher, Waiter, answering_each
 from seckill.errors import Unavailable
 from seckill.order_ids import new_order_id
 from seckill.sales import Sale
@@ -26,6 +26,13 @@ class GrabResult(NamedTuple):
 
     verdict: Verdict
     order_id: str = ""
+
+
+def told_by(verdict: Verdict, holding: Holding | None) -> GrabResult:
+    """Return what a look-up means for a grab; ACCEPTED if it is worth trying."""
+    if holding is not None:
+        return GrabResult(Verdict.DUPLICATE, holding.order_id)
+    return GrabResult(verdict)
 
 
 class RedisClock:
@@ -80,14 +87,23 @@ class SaleDesk:
 
     def grab(self, buyer_id: str, quantity: int) -> asyncio.Future[GrabResult]:
         """Reserve for one buyer; Unavailable when the outcome is not known (a retry is safe)."""
-        return self._grabs.submit(Grab(new_order_id(self._sale.number), buyer_id, quantity))
+        return self._grabs.submit(self.new_grab(buyer_id, quantity))
+
+    def new_grab(self, buyer_id: str, quantity: int) -> Grab:
+        """Give a buyer's wish the order_id that it will have if it is granted."""
+        return Grab(new_order_id(self._sale.number), buyer_id, quantity)
+
+    def take(self, waiter: Waiter[Grab, GrabResult]) -> None:
+        """Do as `grab` for one who waits in a way of his own."""
+        self._grabs.put(waiter)
+
+    def take_look(self, waiter: Waiter[str, tuple[Verdict, Holding | None]]) -> None:
+        """Do as `find_holding` for one who waits in a way of his own."""
+        self._look_ups.put(waiter)
 
     async def look_up(self, buyer_id: str) -> GrabResult:
         """Return what a grab would be told, without touching anything."""
-        verdict, holding = await self.find_holding(buyer_id)
-        if holding is not None:
-            return GrabResult(Verdict.DUPLICATE, holding.order_id)
-        return GrabResult(verdict)
+        return told_by(*await self.find_holding(buyer_id))
 
     def find_holding(self, buyer_id: str) -> asyncio.Future[tuple[Verdict, Holding | None]]:
         """Look up what a buyer holds; the verdict is UNAVAILABLE when Redis has lost the sale."""
@@ -108,13 +124,13 @@ class SaleDesk:
             self.selling, self.left = found.verdict is Verdict.ACCEPTED, found.left
         return [(found.verdict, holding) for holding in found.holdings]
 
-    async def _call_script(self, batch: Sequence[Pending[Grab, GrabResult]]) -> None:
+    async def _call_script(self, batch: Sequence[Waiter[Grab, GrabResult]]) -> None:
         telemetry.GRAB_BATCH.observe(len(batch))
         settled, self._settled = self._settled[:CALL_MAX], self._settled[CALL_MAX:]
         try:
             reply = await self._stock.grab(
                 self._sale.sale_id,
-                [pending.item for pending in batch],
+                [waiter.item for waiter in batch],
                 deadline_ms=self._clock.now_ms() + self._call_timeout_ms,
                 settled=settled,
                 outbox_max=self._outbox_max,
@@ -132,25 +148,25 @@ class SaleDesk:
                 self.selling = False
         self._answer(batch, reply)
 
-    def _answer(self, batch: Sequence[Pending[Grab, GrabResult]], reply: GrabReply) -> None:
+    def _answer(self, batch: Sequence[Waiter[Grab, GrabResult]], reply: GrabReply) -> None:
         """Answer the refused at once, and the accepted when their batch has been handed over."""
         accepted = []
         known = iter(reply.known_ids)
-        for pending, verdict in zip(batch, reply.verdicts, strict=True):
+        for waiter, verdict in zip(batch, reply.verdicts, strict=True):
             if verdict is Verdict.ACCEPTED:
-                accepted.append(pending)
+                accepted.append(waiter)
             elif verdict is Verdict.DUPLICATE:
-                pending.answer(GrabResult(verdict, next(known)))
+                waiter.answer(GrabResult(verdict, next(known)))
             else:
-                pending.answer(GrabResult(verdict))
+                waiter.answer(GrabResult(verdict))
         if not accepted:
             return
 
         def on_taken() -> None:
-            for pending in accepted:
-                pending.answer(GrabResult(Verdict.ACCEPTED, pending.item.order_id))
+            for waiter in accepted:
+                waiter.answer(GrabResult(Verdict.ACCEPTED, waiter.item.order_id))
 
-        grabs = [pending.item for pending in accepted]
+        grabs = [waiter.item for waiter in accepted]
         self._handover.hand_over(reply.outbox_id, reply.epoch, grabs, on_taken)
 
     def _note_settled(self, outbox_ids: list[str]) -> None:

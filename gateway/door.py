@@ -1,4 +1,4 @@
-"""The door: what happens to a connection and to its bytes before aiohttp parses them.
+"""The door to aiohttp: what happens to bytes before aiohttp parses them.
 
 A process that is given more than it can answer spends its time on refusals, too: one through
 aiohttp costs half of a whole grab. Here a refusal is a search in a buffer and one write.
@@ -67,7 +67,7 @@ def is_end_of(data: bytes, payload: StreamReader) -> bool:
 
 
 class Entrance:
-    """Makes the protocol of each connection, and bounds how many there are."""
+    """What the connections of a process share: their number, their bounds and their doors."""
 
     def __init__(
         self,
@@ -83,13 +83,38 @@ class Entrance:
         self.connections_max = connections_max
         self.cors = cors
         self.connections = 0
+        #: How long a connection may stay without a whole request.
+        self.keepalive_s: float = kwargs["keepalive_timeout"]
         self._resting: list[asyncio.Transport] = []
         self._server = server
         self._kwargs = kwargs
 
-    def __call__(self) -> Door:
-        """Return the protocol for one connection: a factory for `loop.create_server`."""
+    def enter(self, transport: asyncio.Transport) -> bool:
+        """Take a connection, or turn it away when there are too many."""
+        self.connections += 1
+        if self.connections <= self.connections_max:
+            return True
+        telemetry.SHED.inc()
+        transport.write(OVERLOADED)
+        transport.close()
+        return False
+
+    def leave(self) -> None:
+        """Note that a connection has ended: there is room for another."""
+        self.connections -= 1
+
+    def open_door(self) -> Door:
+        """Make the way to aiohttp for one connection."""
         return Door(self._server, self, **self._kwargs)
+
+    def refuse(self, transport: asyncio.Transport, data: bytes) -> None:
+        """Answer the one request that `data` is: there is too much in hand."""
+        telemetry.SHED.inc()
+        transport.write(OVERLOADED)
+        if _CLOSE.search(data):
+            transport.close()
+        else:
+            self.rest(transport)
 
     def rest(self, transport: asyncio.Transport) -> None:
         """Read nothing more from a connection that was just refused, until the next waking."""
@@ -108,47 +133,35 @@ class Entrance:
 class Door(web.RequestHandler):
     """aiohttp's protocol of one connection, which refuses before parsing when there is too much."""
 
-    __slots__ = ("_answered", "_entrance", "_is_between", "_turned_away", "came_at")
+    __slots__ = ("_answered", "_entrance", "_is_between", "came_at")
 
     def __init__(self, server: web.Server, entrance: Entrance, **kwargs: Any) -> None:  # noqa: ANN401
         super().__init__(server, loop=asyncio.get_running_loop(), **kwargs)
         self._entrance = entrance
-        self._turned_away = False
         #: When the last bytes came: a request waits from then on.
         self.came_at = 0.0
         self._answered = 0
         self._is_between = True  # what comes next is the beginning of a request, for certain
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take a connection, or turn it away when there are too many."""
-        self._entrance.connections += 1
-        if self._entrance.connections > self._entrance.connections_max:
-            self._turned_away = True
-            telemetry.SHED.inc()
-            transport = cast(asyncio.Transport, transport)
-            transport.write(OVERLOADED)
-            transport.close()
-            return
-        super().connection_made(transport)
+    @property
+    def idle(self) -> bool:
+        """Tell whether all was answered and the next bytes begin a request, both for certain."""
+        return self._is_between and self._answered == self._request_count
 
-    def connection_lost(self, exc: BaseException | None) -> None:
-        """Note that there is room for another."""
-        self._entrance.connections -= 1
-        if not self._turned_away:
-            super().connection_lost(exc)
+    def stay(self) -> None:
+        """Count the time without a request from now on: there was one beside aiohttp."""
+        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
 
     def data_received(self, data: bytes) -> None:
         """Hand bytes to aiohttp or, with too much in hand, refuse the request that they are."""
-        if self._turned_away:
-            return
         if not data:  # aiohttp's way to go on with what it has kept back
             super().data_received(data)
             return
         is_grab = data.find(b"/grabs HTTP/", 0, _GRAB_WITHIN) >= 0
         limit = self._entrance.grabs if is_grab else self._entrance.others
         asked = self._request_count
-        if limit.full and self._is_between and self._answered == asked and self._is_refusable(data):
-            self._refuse(data)
+        if limit.full and self.idle and self._is_refusable(data):
+            self._entrance.refuse(cast(asyncio.Transport, self.transport), data)
             return
         self.came_at = asyncio.get_running_loop().time()
         super().data_received(data)
@@ -160,15 +173,6 @@ class Door(web.RequestHandler):
     def _is_refusable(self, data: bytes) -> bool:
         # A page of another origin can read only what aiohttp sends, with the headers of cors.py.
         return is_one_request(data) and not (self._entrance.cors and _ORIGIN.search(data))
-
-    def _refuse(self, data: bytes) -> None:
-        telemetry.SHED.inc()
-        transport = cast(asyncio.Transport, self.transport)
-        transport.write(OVERLOADED)
-        if _CLOSE.search(data):
-            transport.close()
-        else:
-            self._entrance.rest(transport)
 
     def log_access(
         self, request: web.BaseRequest, response: web.StreamResponse, time: float | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import msgspec
@@ -18,11 +19,12 @@ from gateway.admission import (
     read_json,
 )
 from gateway.client_address import client_address
-from gateway.desk import GrabResult
+from gateway.desk import GrabResult, SaleDesk
 from gateway.door import came_at_of
 from gateway.headers import COMMON
+from gateway.limiter import Limiter
 from gateway.operations import Answer, operation
-from gateway.pace import PACE
+from gateway.pace import PACE, Pace
 from gateway.problems import CONTENT_TYPE, REFUSALS, Problem, Refused, problem_body, problem_headers
 from gateway.resources import DESKS, GRABS_IN_HAND, LIMITER, SALES
 from seckill import telemetry
@@ -52,23 +54,24 @@ class GrabbedBefore(msgspec.Struct):
     status: Literal["yours"]
 
 
-_decoder = msgspec.json.Decoder(GrabRequest)
+DECODER = msgspec.json.Decoder(GrabRequest)
 
-# The answers of the hot path are built once.
-_REFUSALS = {
-    verdict: (
-        problem.value.status,
-        problem_body(problem),
-        {"Content-Type": CONTENT_TYPE, **problem_headers(problem)},
-    )
+_JSON = {**COMMON, "Content-Type": "application/json"}
+#: Status and headers of each verdict's answer, but for a wrong quantity: that one names its limit.
+#: Built once, like the bodies.
+HEADS: Mapping[Verdict, tuple[int, Mapping[str, str]]] = {
+    Verdict.ACCEPTED: (202, _JSON),
+    Verdict.DUPLICATE: (200, _JSON),
+} | {
+    verdict: (problem.value.status, {"Content-Type": CONTENT_TYPE, **problem_headers(problem)})
     for verdict, problem in REFUSALS.items()
 }
+_REFUSALS = {verdict: problem_body(problem) for verdict, problem in REFUSALS.items()}
 _LINKS = {
     name: {"order_id": "$response.body#/order_id"}
     for name in ("show_order", "stream_order", "pay_order", "cancel_order")
 }
-_JSON = {**COMMON, "Content-Type": "application/json"}
-_COUNTERS = {verdict: telemetry.GRABS.labels(verdict.name.lower()) for verdict in Verdict}
+COUNTERS = {verdict: telemetry.GRABS.labels(verdict.name.lower()) for verdict in Verdict}
 
 
 @operation(
@@ -94,28 +97,36 @@ async def grab(request: web.Request) -> web.Response:
     """Reserve units for the ticket's buyer and answer once that cannot be lost."""
     sale = await find_sale(request, request.app[SALES])
     buyer_id = buyer_of_ticket(request, sale.sale_id)
-    wish = await read_json(request, _decoder)
+    wish = await read_json(request, DECODER)
     in_hand = request.app[GRABS_IN_HAND]
     came_at = came_at_of(request)
     in_hand.begin()
     try:
-        verdict, order_id = await _reserve(request, sale, buyer_id, wish.quantity)
+        result = await _reserve(request, sale, buyer_id, wish.quantity)
     except Unavailable:
-        verdict, order_id = Verdict.UNAVAILABLE, ""
+        result = GrabResult(Verdict.UNAVAILABLE)
     finally:
         in_hand.end(came_at)
-    _COUNTERS[verdict].inc()
-    if verdict is Verdict.ACCEPTED:
+    COUNTERS[result.verdict].inc()
+    if result.verdict is Verdict.QUANTITY:
+        raise too_many(sale)
+    status, headers = HEADS[result.verdict]
+    return web.Response(status=status, body=body_of(result, request.app[PACE]), headers=headers)
+
+
+def body_of(result: GrabResult, pace: Pace) -> bytes:
+    """Return the body that tells a result."""
+    if result.verdict is Verdict.ACCEPTED:
         body = b'{"order_id":"%b","status":"queued","next_poll_ms":%d}'
-        return _json(202, body % (order_id.encode(), request.app[PACE].next_poll_ms()))
-    if verdict is Verdict.DUPLICATE:
-        return _json(200, b'{"order_id":"%b","status":"yours"}' % order_id.encode())
-    if verdict is Verdict.QUANTITY:
-        raise Refused(
-            Problem.BAD_REQUEST, f"at most {sale.per_order_max} an order", field="quantity"
-        )
-    status, body, headers = _REFUSALS[verdict]
-    return web.Response(status=status, body=body, headers=headers)
+        return body % (result.order_id.encode(), pace.next_poll_ms())
+    if result.verdict is Verdict.DUPLICATE:
+        return b'{"order_id":"%b","status":"yours"}' % result.order_id.encode()
+    return _REFUSALS[result.verdict]
+
+
+def too_many(sale: Sale) -> Refused:
+    """Refuse a quantity beyond the sale's limit."""
+    return Refused(Problem.BAD_REQUEST, f"at most {sale.per_order_max} an order", field="quantity")
 
 
 async def _reserve(request: web.Request, sale: Sale, buyer_id: str, quantity: int) -> GrabResult:
@@ -125,18 +136,29 @@ async def _reserve(request: web.Request, sale: Sale, buyer_id: str, quantity: in
         if told.verdict is not Verdict.ACCEPTED:
             return told
     limiter = request.app[LIMITER]
-    refusal = limiter.refusal_here(buyer_id, client_address(request))
+    if refusal := limiter.refusal_here(buyer_id, client_address(request)):
+        raise rate_limited(refusal)
+    if take_token(limiter, desk, sale.sale_id):
+        return await desk.grab(buyer_id, quantity)
+    return await ask_and_grab(limiter, desk, sale.sale_id, buyer_id, quantity)
+
+
+def take_token(limiter: Limiter, desk: SaleDesk, sale_id: str) -> bool:
+    """Take a token of the sale's limit without asking Redis, if this process has one."""
+    # A place in the line beyond the units that are left would be a wait for nothing (F36).
+    return limiter.take(sale_id, "try", lambda: desk.left)
+
+
+async def ask_and_grab(
+    limiter: Limiter, desk: SaleDesk, sale_id: str, buyer_id: str, quantity: int
+) -> GrabResult:
+    """Grab for who was not given a token at once."""
+    refusal = await limiter.ask(sale_id, "try", buyer_id)
     if refusal is None:
-        # A place in the line beyond the units that are left would be a wait for nothing (F36).
-        refusal = await limiter.refusal(sale.sale_id, "try", buyer_id, lambda: desk.left)
-        if refusal is None:
-            return await desk.grab(buyer_id, quantity)
-        # So would any place once others have sold it all, of which this process may not know yet.
-        told = await desk.look_up(buyer_id)
-        if told.verdict is not Verdict.ACCEPTED:
-            return told
+        return await desk.grab(buyer_id, quantity)
+    # Any place in the line is for nothing, too, once others have sold it all, of which this
+    # process may not know yet.
+    told = await desk.look_up(buyer_id)
+    if told.verdict is not Verdict.ACCEPTED:
+        return told
     raise rate_limited(refusal)
-
-
-def _json(status: int, body: bytes) -> web.Response:
-    return web.Response(status=status, body=body, headers=_JSON)

@@ -20,17 +20,19 @@ COMMON: dict[str, str] = {
 }
 #: A year, as usual: browsers that were here once do not try plain HTTP again. Other names below
 #: this host are not ours to promise for.
-HSTS = "max-age=31536000"
+HSTS: dict[str, str] = {istr("Strict-Transport-Security"): "max-age=31536000"}
+#: What `Server` says: no versions.
+SERVER = "seckill"
 
 
 def set_up(app: web.Application, *, tls: bool) -> None:
     """Say no versions in `Server` and, with TLS, bind browsers to it."""
     # aiohttp has no setting for it, and a header in COMMON would miss the answers that aiohttp
     # gives by itself: to what is not HTTP, say.
-    web_response.SERVER_SOFTWARE = "seckill"  # type: ignore[attr-defined]
+    web_response.SERVER_SOFTWARE = SERVER  # type: ignore[attr-defined]
     if tls:
         app.on_response_prepare.append(_bind_to_tls)
 
 
 async def _bind_to_tls(_: web.Request, response: web.StreamResponse) -> None:
-    response.headers["Strict-Transport-Security"] = HSTS
+    response.headers.update(HSTS)

@@ -131,25 +131,30 @@ class Limiter:
             return _refusal_here("address", wait_s, self._limits.address)
         return None
 
-    async def refusal(
-        self, sale_id: str, op: Op, name: str, line_max: Callable[[], int] = lambda: LINE_MAX
-    ) -> Refusal | None:
-        """Take a token of the shared bucket, or refuse; wait for it where the tier defers."""
-        tier = self._limits.tier(op)
-        if tier.mode == "off":
-            return None
+    def take(self, sale_id: str, op: Op, line_max: Callable[[], int] = lambda: LINE_MAX) -> bool:
+        """Admit without asking the shared bucket, if that can be: there is a lease, or no limit."""
         limiter = self._by_sale.get((sale_id, op))
         if limiter is None:
+            tier = self._limits.tier(op)
+            if tier.mode == "off":
+                return True
             limiter = SaleLimiter(sale_id, op, tier, self._buckets, line_max)
             self._by_sale[sale_id, op] = limiter
-        if limiter.take():
-            return None
+        return limiter.take()
+
+    async def ask(self, sale_id: str, op: Op, name: str) -> Refusal | None:
+        """Ask the shared bucket for who could not `take`; wait for it where the tier defers."""
+        limiter, tier = self._by_sale[sale_id, op], self._limits.tier(op)
         waits_until = self._now() + (DEFER_MAX_S if tier.excess == "defer" else 0.0)
         while wait_s := await limiter.wait_of(name):
             if self._now() + wait_s > waits_until:
                 return Refusal(op, wait_s, limiter.rate, limiter.burst)
             await asyncio.sleep(wait_s)
         return None
+
+    async def refusal(self, sale_id: str, op: Op, name: str) -> Refusal | None:
+        """Take a token of the shared bucket, or refuse."""
+        return None if self.take(sale_id, op) else await self.ask(sale_id, op, name)
 
 
 def _refusal_here(policy: str, wait_s: float, limit: LocalLimit) -> Refusal:

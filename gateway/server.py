@@ -16,6 +16,7 @@ from config.settings import Settings
 from gateway.admin import create_admin_app
 from gateway.app import create_app
 from gateway.door import Entrance
+from gateway.fastlane import FastLane
 from gateway.resources import GRABS_IN_HAND, OTHERS_IN_HAND, SETTINGS
 from gateway.tls import public_context
 from seckill.lifecycle import listening, notify_ready, stop_on_signals
@@ -62,10 +63,12 @@ async def serve(settings: Settings) -> None:
     try:
         await edge.setup()
         await admin.setup()
+        entrance = _entrance(app, cast(web.Server, edge.server))
+        lane = FastLane(app, entrance, is_open=settings.fast_lane)
         host, port = settings.gateway_host, settings.gateway_port
         with listening(host, port, "SECKILL_GATEWAY_PORT"):
             listener = await asyncio.get_running_loop().create_server(
-                _entrance(app, cast(web.Server, edge.server)),
+                lane,
                 host,
                 port,
                 ssl=tls,
@@ -82,6 +85,7 @@ async def serve(settings: Settings) -> None:
         log.info("gateway on %s://%s:%d", "https" if tls else "http", host, port)
         await stop.wait()
         listener.close()
+        await lane.drain(settings.drain_s)
     finally:
         # Health answers end first, so that balancers look elsewhere. Then: stop listening, finish
         # the requests in hand (up to drain_s), drain the desks, close the stores.
@@ -107,9 +111,11 @@ def _entrance(app: web.Application, server: web.Server) -> Entrance:
 def _drop_deaf_clients(listener: asyncio.Server, patience_s: float) -> None:
     """Bound how long a client may leave an answer unread; else it could keep a place for ever.
 
-    The kernel does it, and each connection inherits it from the listener.
+    The kernel does it, as it finds out whose machine is gone, and each connection inherits both
+    from the listener.
     """
     for listening_socket in listener.sockets:
+        listening_socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         listening_socket.setsockopt(
             socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(patience_s * 1000)
         )

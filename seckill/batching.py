@@ -9,20 +9,48 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
+T_co = TypeVar("T_co", covariant=True)
+R_contra = TypeVar("R_contra", contravariant=True)
+
+
+class Waiter(Protocol[T_co, R_contra]):
+    """What waits for the answer to an item."""
+
+    @property
+    def item(self) -> T_co:
+        """What is asked."""
+
+    @property
+    def gone(self) -> bool:
+        """Tell whether nobody wants the answer any more: it then leaves its batch."""
+
+    def answer(self, result: R_contra) -> None:
+        """Take the answer, unless there was one."""
+
+    def fail(self, error: Exception) -> None:
+        """Take it that there is none."""
+
+    def cancel(self) -> None:
+        """Take it that the batcher is being ended."""
 
 
 class Pending(Generic[T, R]):
-    """An item that waits for its answer."""
+    """An item whose answer is a future's."""
 
     __slots__ = ("future", "item")
 
     def __init__(self, item: T, future: asyncio.Future[R]) -> None:
         self.item = item
         self.future = future
+
+    @property
+    def gone(self) -> bool:
+        """Tell whether the future was cancelled: its connection was closed, say."""
+        return self.future.cancelled()
 
     def answer(self, result: R) -> None:
         """Answer, unless nobody waits any more."""
@@ -34,6 +62,10 @@ class Pending(Generic[T, R]):
         if not self.future.done():
             self.future.set_exception(error)
 
+    def cancel(self) -> None:
+        """Let go of who waits."""
+        self.future.cancel()
+
 
 class MicroBatcher(Generic[T, R]):
     """Merges single items into calls of up to `max_batch`, with up to `max_calls` under way.
@@ -44,7 +76,7 @@ class MicroBatcher(Generic[T, R]):
 
     def __init__(
         self,
-        call: Callable[[Sequence[Pending[T, R]]], Awaitable[None]],
+        call: Callable[[Sequence[Waiter[T, R]]], Awaitable[None]],
         *,
         max_batch: int,
         max_calls: int,
@@ -53,7 +85,7 @@ class MicroBatcher(Generic[T, R]):
         self._max_batch = max_batch
         self._max_calls = max_calls
         self._loop = asyncio.get_running_loop()
-        self._waiting: deque[Pending[T, R]] = deque()
+        self._waiting: deque[Waiter[T, R]] = deque()
         self._calls: set[asyncio.Task[None]] = set()
         self._under_way = 0
         self._kick_due = False
@@ -71,13 +103,17 @@ class MicroBatcher(Generic[T, R]):
     def submit(self, item: T) -> asyncio.Future[R]:
         """Queue an item; the future gets its answer, and leaves the batch if cancelled in time."""
         future: asyncio.Future[R] = self._loop.create_future()
-        self._waiting.append(Pending(item, future))
+        self.put(Pending(item, future))
+        return future
+
+    def put(self, waiter: Waiter[T, R]) -> None:
+        """Queue what waits in a way of its own: without a future, on the hot path."""
+        self._waiting.append(waiter)
         if not self._kick_due and len(self._calls) < self._max_calls:
             # At the end of this turn of the loop, so that all that one poll of the sockets
             # brought in goes out together.
             self._kick_due = True
             self._loop.call_soon(self._kick)
-        return future
 
     def _kick(self) -> None:
         self._kick_due = False
@@ -89,23 +125,23 @@ class MicroBatcher(Generic[T, R]):
                 self._calls.add(task)
                 task.add_done_callback(self._finish)
 
-    def _take(self) -> list[Pending[T, R]]:
-        batch: list[Pending[T, R]] = []
+    def _take(self) -> list[Waiter[T, R]]:
+        batch: list[Waiter[T, R]] = []
         while self._waiting and len(batch) < self._max_batch:
-            pending = self._waiting.popleft()
-            if not pending.future.cancelled():  # its connection was closed: nobody waits for it
-                batch.append(pending)
+            waiter = self._waiting.popleft()
+            if not waiter.gone:
+                batch.append(waiter)
         return batch
 
-    async def _run(self, batch: list[Pending[T, R]]) -> None:
+    async def _run(self, batch: list[Waiter[T, R]]) -> None:
         try:
             await self._call(batch)
         except Exception as error:  # handed on to everyone who waits
-            for pending in batch:
-                pending.fail(error)
+            for waiter in batch:
+                waiter.fail(error)
         except asyncio.CancelledError:
-            for pending in batch:
-                pending.future.cancel()
+            for waiter in batch:
+                waiter.cancel()
             raise
         finally:
             self._under_way -= len(batch)
@@ -119,12 +155,12 @@ class MicroBatcher(Generic[T, R]):
 
 def answering_each(
     call: Callable[[Sequence[T]], Awaitable[Sequence[R]]],
-) -> Callable[[Sequence[Pending[T, R]]], Awaitable[None]]:
+) -> Callable[[Sequence[Waiter[T, R]]], Awaitable[None]]:
     """Adapt a call that returns one result an item, in their order."""
 
-    async def answer(batch: Sequence[Pending[T, R]]) -> None:
-        results = await call([pending.item for pending in batch])
-        for pending, result in zip(batch, results, strict=True):
-            pending.answer(result)
+    async def answer(batch: Sequence[Waiter[T, R]]) -> None:
+        results = await call([waiter.item for waiter in batch])
+        for waiter, result in zip(batch, results, strict=True):
+            waiter.answer(result)
 
     return answer

@@ -19,7 +19,7 @@ import logging
 from collections.abc import Mapping, Sequence
 
 from seckill import telemetry
-from seckill.batching import MicroBatcher, Pending
+from seckill.batching import MicroBatcher, Waiter
 from seckill.errors import Transient, Unavailable
 from seckill.transactions.attempts import TRIES, attempt, notes_of
 from seckill.transactions.backoff import backoff_s
@@ -78,22 +78,22 @@ class Coordinator:
             raise Busy
         return await self._batcher.submit(Work(tx_id, args))
 
-    async def _answer(self, batch: Sequence[Pending[Work, Outcome]]) -> None:
+    async def _answer(self, batch: Sequence[Waiter[Work, Outcome]]) -> None:
         """Run a batch; what the log cannot write (an odd id, odd args) fails by itself."""
-        works = {pending.item.tx_id: pending.item for pending in batch}
+        works = {waiter.item.tx_id: waiter.item for waiter in batch}
         try:
             outcomes = await self.run(list(works.values()))
         except Exception as error:
             if isinstance(error, Unavailable) or len(batch) == 1:
-                for pending in batch:
-                    pending.fail(error)
+                for waiter in batch:
+                    waiter.fail(error)
                 return
             middle = len(batch) // 2
             await self._answer(batch[:middle])
             await self._answer(batch[middle:])
         else:
-            for pending in batch:
-                pending.answer(outcomes[pending.item.tx_id])
+            for waiter in batch:
+                waiter.answer(outcomes[waiter.item.tx_id])
 
     async def run(self, works: Sequence[Work]) -> dict[str, Outcome]:
         """Run a batch of distinct transactions; return an outcome for each."""

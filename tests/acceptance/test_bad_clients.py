@@ -12,6 +12,7 @@ import socket
 import struct
 from collections.abc import Awaitable
 from contextlib import ExitStack, asynccontextmanager, suppress
+from operator import contains
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
@@ -322,7 +323,7 @@ GARBAGE = [
     b"GET /v1/orders/\xff HTTP/1.1\r\nHost: x\r\n\r\n",
     b"GET /v1/sales/x HTTP/1.1\r\nHost: \xff\r\n\r\n",
     b"POST /v1/sales/x/tickets HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer \xff\r\n\r\n",
-    b"GET /v1/sales HTTP/1.1\r\nHost: x\r\nExpect: a miracle\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: x\r\nExpect: a miracle\r\n\r\n",
     POST + b"Content-Length: -5\r\n\r\n",
     POST + b"Content-Length: 99999999999999999999\r\n\r\n",
     POST + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\nx",
@@ -457,8 +458,9 @@ def conversations(of):
             [of(misleading)[: -len(misleading) - 2], b"\r\n" + misleading + TORN, FALSE],
             [400, 404],
         ),
-        "as a body": ([of(b"", length), FALSE], [400]),
-        "as a body that is not read": ([of(b"", length, **unread), FALSE], [401]),
+        # Whether it is read or refused at the door depends on who waits for the rest of it.
+        "as a body": ([of(b"", length), FALSE], [{400, 503}]),
+        "as a body that is not read": ([of(b"", length, **unread), FALSE], [{401, 503}]),
         "as a body of strange length": (
             [of(b"", length.replace(": ", ": 0000000")), FALSE],
             [400],
@@ -483,7 +485,9 @@ async def test_the_door_never_answers_out_of_order(full, connect, ticket_for):
             await client.send(packet)
             await read_by(gateway)
         await client.send(LAST)
-        assert await client.statuses(len(statuses) + 1) == [*statuses, 404], name
+        told = await client.statuses(len(statuses) + 1)
+        expected = [one if isinstance(one, set) else {one} for one in (*statuses, 404)]
+        assert all(map(contains, expected, told)), (name, told)
         client.send_no_more()
         assert await client.rest() == b"", name
 

@@ -538,6 +538,12 @@ def timers(settings, queues, publisher, eventually):
 
     async def take(window_s, count=1):
         await eventually(lambda: queues.exists(topology.timer(window_s)), "the first timer")
+
+        # A queue exists a moment before it can be read: who gets from it then is thrown out.
+        async def all_there():
+            return await queues.size(topology.timer(window_s)) >= count
+
+        await eventually(all_there, f"{count} timers of {window_s} s")
         taken = await queues.take(topology.timer(window_s), count)
         assert await queues.take_all(topology.timer(window_s)) == []
         return [set(messages.decode_expire(m.body)) for m in taken]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from seckill.batching import MicroBatcher, Pending, answering_each
+from seckill.batching import MicroBatcher, Waiter, answering_each
 
 
 class Calls:
@@ -180,9 +180,9 @@ async def test_a_call_that_loses_a_result_leaves_nobody_waiting() -> None:
 
 
 async def test_a_call_may_answer_after_it_has_returned() -> None:
-    later: list[Pending[int, int]] = []
+    later: list[Waiter[int, int]] = []
 
-    async def keep(batch: Sequence[Pending[int, int]]) -> None:
+    async def keep(batch: Sequence[Waiter[int, int]]) -> None:
         later.extend(batch)
 
     b: MicroBatcher[int, int] = MicroBatcher(keep, max_batch=10, max_calls=1)
@@ -197,7 +197,7 @@ async def test_a_call_may_answer_after_it_has_returned() -> None:
 
 
 async def test_a_call_that_fails_half_way_takes_no_answer_back() -> None:
-    async def answer_one(batch: Sequence[Pending[int, int]]) -> None:
+    async def answer_one(batch: Sequence[Waiter[int, int]]) -> None:
         batch[0].answer(10)
         raise RuntimeError("half way")
 

@@ -167,7 +167,8 @@ async def test_requests_that_come_during_an_ask_ask_together(shared, advance):
 async def test_a_refusal_names_its_limit_and_the_wait(shared, advance, wait_s):
     limiter, refused = make_limiter(shared), counted("refused")
     shared.wait_s = wait_s
-    refusal = await limiter.refusal("spring", "try", "ann", lambda: 7)
+    assert not limiter.take("spring", "try", lambda: 7)
+    refusal = await limiter.ask("spring", "try", "ann")
     assert refusal == Refusal("try", 0.3, TIER.rate, TIER.burst)
     assert counted("refused") == refused + 1
     assert shared.line_max == 7, "no longer a line than there are units"
