@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
+from aiohttp import ClientSession
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
-import loadtest.peers
 import lua
+from config.settings import Settings
+from loadtest.peers import servers
+from loadtest.peers.servers import HELLO, SOURCES, Peer, running
+from ops.children import StartFailed
 from seckill import keys, outbox
 from seckill.order_ids import new_order_id
 from seckill.outbox import OutboxEntry
@@ -21,7 +27,6 @@ from seckill.stock import Grab, SaleTerms, Stock
 
 NUMBER, EPOCH = 7, 3
 HOUR_MS = 3_600_000
-PEERS = Path(loadtest.peers.__file__).parent
 
 
 class Twins:
@@ -31,7 +36,7 @@ class Twins:
         self.redis = redis
         self.stock = Stock(redis)
         self._grab = lua.register(redis, "grab")
-        self._one_grab = redis.register_script((PEERS / "one_grab.lua").read_text())
+        self._one_grab = redis.register_script((SOURCES / "one_grab.lua").read_text())
         #: Entries that are not settled yet, of either sale.
         self.entries: list[tuple[str, str]] = []
 
@@ -198,7 +203,7 @@ steps = st.one_of(
 )
 
 
-@settings(
+@hypothesis.settings(
     max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(units=st.integers(0, 8), history=st.lists(steps, max_size=10))
@@ -213,3 +218,49 @@ async def test_both_scripts_agree_in_any_history(redis: Redis, units: int, histo
             buyer_id, quantity, settle = step
             await twins.grab(buyer_id, quantity, settle=settle, outbox_max=3)
         assert await twins.conserved("second") == units
+
+
+# The servers.
+
+
+@pytest.fixture
+def redis_url(settings: Settings) -> str:
+    """The database of the `redis` fixture."""
+    return settings.redis_url.removesuffix("/0") + "/9"
+
+
+async def test_hello_says_hello_from_its_core(home: Path, redis_url: str) -> None:
+    everywhere = os.sched_getaffinity(0)
+    core = max(everywhere)
+    assert HELLO.missing() == ""
+    async with (
+        running(HELLO, home, redis_url, core) as process,
+        ClientSession(process.url) as client,
+    ):
+        assert os.sched_getaffinity(process.child.pid) == {core}
+        assert os.sched_getaffinity(0) == everywhere
+        for method in ("GET", "POST"):
+            async with client.request(method, "/") as answer:
+                assert (answer.status, await answer.text()) == (200, "hello")
+
+
+async def test_a_peer_is_stopped_whatever_happens_beside_it(home: Path, redis_url: str) -> None:
+    processes = []
+
+    async def fail() -> None:
+        async with running(HELLO, home, redis_url) as process:
+            processes.append(process)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await fail()
+    assert [process.child.describe_end() for process in processes] == ["exited with 0"]
+
+
+async def test_a_peer_that_does_not_start_says_why(home: Path, redis_url: str) -> None:
+    async def prepare(_: servers.Site) -> list[str | Path]:
+        return ["sh", "-c", "echo it is broken; exit 3"]
+
+    with pytest.raises(StartFailed, match=r"(?s)peer-broken exited with 3; .*it is broken"):
+        async with running(Peer("broken", lambda: "", prepare), home, redis_url):
+            pass
