@@ -1,29 +1,48 @@
 """The peers as processes: what each lacks on this machine, and how it is started and stopped.
 
-if line := HELLO.missing():
+if line := NGINX.missing():
     print(line)  # left out with a word, never silently
 else:
-    async with running(HELLO, stack.home, stack.services.redis_url, core) as peer:
+    async with running(NGINX, stack.home, stack.services.redis_url, core) as peer:
         ...  # peer.url
 """
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import aiohttp
 
+from config.settings import Settings
+from gateway.problems import REFUSALS, Problem, problem_body
 from loadtest.bench_stack import Process, pinned
 from ops.children import Child
 from ops.credentials import load_credentials
 from ops.ports import LOOPBACK, free_port
-from ops.stores.place import Place, until_answers
+from ops.stores.place import Place, until_answers, write_private
+from seckill import keys
+from seckill.errors import SeckillError
+from seckill.stock import Verdict
 
 SOURCES = Path(__file__).parent
+#: By name `nginx`, although others need it, so that apt-install keeps its daemon from starting.
+NGINX_PACKAGES = "nginx libnginx-mod-http-lua lua-nginx-redis lua-cjson"
+#: Where Debian and Ubuntu put the modules of their nginx, and the Lua of those.
+NGINX_MODULES = Path("/usr/lib/nginx/modules")
+NGINX_LUA = Path("/usr/share/lua/5.1/nginx")
+#: As patient as our side of a closed loop: a peer that is slow must answer all it is given, too.
+CALL_MAX_MS = 60_000
+#: More than wrk has requests under way, so that no connection to Redis is made twice.
+CONNECTIONS_KEPT = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,3 +107,74 @@ async def _prepare_hello(site: Site) -> list[str | Path]:
 
 #: A bare aiohttp application: `GET /` and `POST /`.
 HELLO = Peer("hello", lambda: "", _prepare_hello)
+
+
+# nginx
+
+
+def _find_nginx() -> str | None:
+    # Debian keeps it in sbin, which an ordinary user's path lacks.
+    return shutil.which("nginx", path=os.pathsep.join([*os.get_exec_path(), "/usr/sbin"]))
+
+
+def _missing_nginx() -> str:
+    files = (
+        NGINX_MODULES / "ndk_http_module.so",
+        NGINX_MODULES / "ngx_http_lua_module.so",
+        NGINX_LUA / "redis.lua",
+    )
+    cjson = Path("/usr/lib").glob("*/lua/5.1/cjson.so")  # below the machine's triplet
+    if _find_nginx() and all(file.exists() for file in files) and any(cjson):
+        return ""
+    return f"nginx with Lua is missing; type: sudo apt-get install {NGINX_PACKAGES}"
+
+
+async def _prepare_nginx(site: Site) -> list[str | Path]:
+    config = site.directory / "nginx.conf"
+    text = (SOURCES / "nginx.conf").read_text()
+    own = {"modules": NGINX_MODULES, "sources": SOURCES, "port": site.port}
+    for name, value in own.items():
+        text = text.replace(f"@{name}@", str(value))
+    config.write_text(text)
+    _write_settings(site)
+    # The prefix is where it looks for settings.json and writes what it has to.
+    return [_find_nginx() or "nginx", "-p", site.directory, "-c", config]
+
+
+#: nginx with Lua: grabs by one script call a request, and `/constant`, our sold-out answer.
+NGINX = Peer("nginx", _missing_nginx, _prepare_nginx)
+
+
+# What peers that grab are told.
+
+
+def _write_settings(site: Site) -> Path:
+    """Write what a peer needs to know: in a file, as everybody can read command lines."""
+    redis = urlsplit(site.redis_url)
+    if redis.scheme != "redis":
+        raise SeckillError(f"peers can only use a redis:// URL, not {redis.scheme}://")
+    refusals = {verdict.value: problem for verdict, problem in REFUSALS.items()}
+    refusals |= {Verdict.QUANTITY.value: Problem.BAD_REQUEST, "ticket": Problem.BAD_TICKET}
+    settings = {
+        "redis": {
+            # As an address: nginx knows of names only what a name server tells it.
+            "host": socket.gethostbyname(redis.hostname or LOOPBACK),
+            "port": redis.port or 6379,
+            "user": unquote(redis.username or "default"),
+            "password": unquote(redis.password or ""),
+            "database": int(redis.path.strip("/") or 0),
+            "connections_kept": CONNECTIONS_KEPT,
+        },
+        "script": (SOURCES / "one_grab.lua").read_text(),
+        # No sale has this name, so that it marks where that goes.
+        "keys": [key("%s") for key in (keys.stock, keys.sale, keys.holders, keys.outbox)],
+        "call_max_ms": CALL_MAX_MS,
+        "outbox_max": Settings.model_fields["outbox_max"].default,
+        "refusals": {
+            name: {"status": problem.value.status, "body": problem_body(problem).decode()}
+            for name, problem in refusals.items()
+        },
+    }
+    file = site.directory / "settings.json"
+    write_private(file, json.dumps(settings, indent=2))
+    return file

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,11 @@ from redis.asyncio import Redis
 
 import lua
 from config.settings import Settings
+from gateway.problems import Problem, problem_body
 from loadtest.peers import servers
-from loadtest.peers.servers import HELLO, SOURCES, Peer, running
+from loadtest.peers.servers import HELLO, NGINX, SOURCES, Peer, running
 from ops.children import StartFailed
-from seckill import keys, outbox
+from seckill import keys, order_ids, outbox
 from seckill.order_ids import new_order_id
 from seckill.outbox import OutboxEntry
 from seckill.stock import Grab, SaleTerms, Stock
@@ -223,10 +226,66 @@ async def test_both_scripts_agree_in_any_history(redis: Redis, units: int, histo
 # The servers.
 
 
+def skip_where_missing(peer: Peer) -> None:
+    if line := peer.missing():
+        pytest.skip(line)
+
+
 @pytest.fixture
 def redis_url(settings: Settings) -> str:
     """The database of the `redis` fixture."""
     return settings.redis_url.removesuffix("/0") + "/9"
+
+
+def problem(kind: Problem) -> Any:
+    return msgspec.json.decode(problem_body(kind))
+
+
+async def grab(client: ClientSession, buyer_id: str) -> tuple[int, dict[str, Any]]:
+    """Grab with a ticket whose MAC nobody checks."""
+    ticket = {"Seckill-Ticket": f"k1~4102444800~{buyer_id}~mac"}
+    path = "/v1/sales/first/grabs"
+    async with client.post(path, json={"quantity": 1}, headers=ticket) as answer:
+        return answer.status, msgspec.json.decode(await answer.read())
+
+
+@pytest.mark.parametrize("peer", [NGINX], ids=lambda peer: peer.name)
+async def test_a_peer_sells_as_the_gateway_does(
+    peer: Peer, home: Path, redis_url: str, twins: Twins
+) -> None:
+    skip_where_missing(peer)
+    await twins.open(20)
+    names = [f"b{n}" for n in range(30)]
+    async with running(peer, home, redis_url) as process, ClientSession(process.url) as client:
+        answers = await asyncio.gather(*(grab(client, name) for name in names))
+        await twins.redis.script_flush()
+        again = {name: await grab(client, name) for name in names}
+        assert await grab(client, "") == (401, problem(Problem.BAD_TICKET))
+
+    told = dict(zip(names, answers, strict=True))
+    assert Counter(status for status, _ in answers) == {202: 20, 409: 10}
+    sold = {name: body["order_id"] for name, (status, body) in told.items() if status == 202}
+    assert all(map(order_ids.PATTERN.match, sold.values()))
+    for name in names:
+        if order_id := sold.get(name):
+            queued = {"order_id": order_id, "status": "queued", "next_poll_ms": 500}
+            assert told[name] == (202, queued)
+            assert again[name] == (200, {"order_id": order_id, "status": "yours"})
+        else:
+            assert told[name] == again[name] == (409, problem(Problem.SOLD_OUT))
+    held = await twins.redis.hgetall(keys.holders("first"))
+    assert held == {name.encode(): f"{id_}:1".encode() for name, id_ in sold.items()}
+    assert await twins.conserved("first") == 20
+    assert await twins.outbox("first") == []  # each later grab, also a repeat, dropped one
+
+
+async def test_nginx_refuses_with_our_constant(home: Path, redis_url: str) -> None:
+    skip_where_missing(NGINX)
+    async with running(NGINX, home, redis_url) as process, ClientSession(process.url) as client:
+        for method in ("GET", "POST"):
+            async with client.request(method, "/constant") as answer:
+                assert (answer.status, answer.content_type) == (409, "application/problem+json")
+                assert await answer.read() == problem_body(Problem.SOLD_OUT)
 
 
 async def test_hello_says_hello_from_its_core(home: Path, redis_url: str) -> None:
@@ -264,3 +323,11 @@ async def test_a_peer_that_does_not_start_says_why(home: Path, redis_url: str) -
     with pytest.raises(StartFailed, match=r"(?s)peer-broken exited with 3; .*it is broken"):
         async with running(Peer("broken", lambda: "", prepare), home, redis_url):
             pass
+
+
+def test_what_is_missing_is_said_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(servers, "NGINX_MODULES", tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for peer, what in ((NGINX, "nginx with Lua"),):
+        assert peer.missing().startswith(f"{what} is missing; type: sudo apt-get install ")
+        assert "\n" not in peer.missing()
