@@ -22,10 +22,10 @@ from urllib.parse import unquote, urlsplit
 
 import aiohttp
 
-from config.settings import Settings
+from config.settings import PROJECT_ROOT, Settings
 from gateway.problems import REFUSALS, Problem, problem_body
 from loadtest.bench_stack import Process, pinned
-from ops.children import Child
+from ops.children import Child, run_to_end
 from ops.credentials import load_credentials
 from ops.ports import LOOPBACK, free_port
 from ops.stores.place import Place, until_answers, write_private
@@ -143,6 +143,28 @@ async def _prepare_nginx(site: Site) -> list[str | Path]:
 
 #: nginx with Lua: grabs by one script call a request, and `/constant`, our sold-out answer.
 NGINX = Peer("nginx", _missing_nginx, _prepare_nginx)
+
+
+# Go
+
+
+def _missing_go() -> str:
+    return "" if shutil.which("go") else "Go is missing; type: sudo apt-get install golang-go"
+
+
+async def _prepare_go(site: Site) -> list[str | Path]:
+    program = site.directory / "grabs"
+    # Outside of any module, and of the standard library alone: nothing is downloaded.
+    build: list[str | Path] = ["go", "build", "-o", program, SOURCES / "grabs.go"]
+    # One cache for all homes: since 1.20 Go comes with a library that is yet to be compiled, which
+    # takes half a minute.
+    env = {"GOCACHE": str(PROJECT_ROOT / ".seckill" / "go-cache")}
+    await run_to_end(site.place.spec("peer-go-build", build, cwd=site.directory, env=env))
+    return [program, "-port", str(site.port), "-settings", _write_settings(site)]
+
+
+#: Go's net/http: grabs by one script call a request.
+GO = Peer("go", _missing_go, _prepare_go)
 
 
 # What peers that grab are told.

@@ -21,7 +21,7 @@ import lua
 from config.settings import Settings
 from gateway.problems import Problem, problem_body
 from loadtest.peers import servers
-from loadtest.peers.servers import HELLO, NGINX, SOURCES, Peer, running
+from loadtest.peers.servers import GO, HELLO, NGINX, SOURCES, Peer, running
 from ops.children import StartFailed
 from seckill import keys, order_ids, outbox
 from seckill.order_ids import new_order_id
@@ -249,7 +249,7 @@ async def grab(client: ClientSession, buyer_id: str) -> tuple[int, dict[str, Any
         return answer.status, msgspec.json.decode(await answer.read())
 
 
-@pytest.mark.parametrize("peer", [NGINX], ids=lambda peer: peer.name)
+@pytest.mark.parametrize("peer", [NGINX, GO], ids=lambda peer: peer.name)
 async def test_a_peer_sells_as_the_gateway_does(
     peer: Peer, home: Path, redis_url: str, twins: Twins
 ) -> None:
@@ -328,6 +328,6 @@ async def test_a_peer_that_does_not_start_says_why(home: Path, redis_url: str) -
 def test_what_is_missing_is_said_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(servers, "NGINX_MODULES", tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
-    for peer, what in ((NGINX, "nginx with Lua"),):
+    for peer, what in ((NGINX, "nginx with Lua"), (GO, "Go")):
         assert peer.missing().startswith(f"{what} is missing; type: sudo apt-get install ")
         assert "\n" not in peer.missing()
