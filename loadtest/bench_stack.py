@@ -7,7 +7,7 @@ import itertools
 import os
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
@@ -57,6 +57,17 @@ class Process:
     url: str
 
 
+@contextmanager
+def pinned(core: int) -> Iterator[None]:
+    """Stay on one core; what is started meanwhile stays there before it does anything."""
+    everywhere = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, everywhere)
+
+
 class BenchStack:
     """Stores on one core, and whatever is under test on another."""
 
@@ -70,7 +81,7 @@ class BenchStack:
         channel: AbstractChannel,
         publisher: Publisher,
     ) -> None:
-        self._home = home
+        self.home = home
         self.services = services
         self._credentials = credentials
         self.db = db
@@ -88,7 +99,7 @@ class BenchStack:
         """Start `seckill <command>` and pin it; several gateways may share a port."""
         port = port or free_port()
         environment = {
-            "SECKILL_HOME": str(self._home),
+            "SECKILL_HOME": str(self.home),
             "SECKILL_REDIS_URL": self.services.redis_url,
             "SECKILL_AMQP_URL": self.services.amqp_url,
             "SECKILL_POSTGRES_DSN": self.services.postgres_dsn,
@@ -99,15 +110,10 @@ class BenchStack:
             "SECKILL_ADMIN_PORT": str(free_port()),
             **overrides,
         }
-        child = worker(command, len(self.children) + 1, environment, home=self._home)
+        child = worker(command, len(self.children) + 1, environment, home=self.home)
         self.children.append(child)
-        # Inherited by the child, so that it is pinned before it does anything.
-        everywhere = os.sched_getaffinity(0)
-        os.sched_setaffinity(0, {core})
-        try:
+        with pinned(core):
             await child.start()
-        finally:
-            os.sched_setaffinity(0, everywhere)
         return Process(child, f"http://127.0.0.1:{port}")
 
     async def open_sale(self, *, units: int = UNITS, payment_window_s: int = 900) -> Sale:
@@ -136,7 +142,7 @@ class BenchStack:
 
     async def write_tickets(self, sale: Sale, count: int) -> Path:
         """Write a ticket file for a sale."""
-        path = self._home / "tickets.tsv"
+        path = self.home / "tickets.tsv"
         with path.open("w") as file:
             for n, ticket in enumerate(self.tickets(sale, count)):
                 file.write(f"b{n}\t{ticket}\n")

@@ -9,7 +9,9 @@ from itertools import groupby
 import pytest
 
 SCRIPTS = {
-    file.name: file.read_bytes() for file in files("lua").iterdir() if file.name.endswith(".lua")
+    file.name: file.read_bytes()
+    for file in (*files("lua").iterdir(), files("loadtest.peers") / "one_grab.lua")
+    if file.name.endswith(".lua")
 }
 LINES_MAX = 110
 #: The parts in their order; a line that starts no part continues the one before it.
