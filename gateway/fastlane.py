@@ -210,7 +210,7 @@ class Connection(asyncio.Protocol):
             return
         if self._data:
             if now - self._since > SPLIT_S:
-                self._hand_over()
+                self._hand_over(len(self._data))
         elif self._door is None and now - self._since > self._lane.entrance.keepalive_s:
             self._transport.close()
 
@@ -226,16 +226,17 @@ class Connection(asyncio.Protocol):
         while self._data and self._waiting is None and not self._paused:
             door, lane = self._door, self._lane
             if not lane.is_open or lane.draining or (door is not None and not door.idle):
-                self._hand_over()
+                self._hand_over(len(self._data))
                 return
             plain = read_plain_grab(self._data)
             if plain is Unread.UNFINISHED:
                 break
-            sale = None if isinstance(plain, Unread) else lane.sales.known(plain.sale_id)
-            if isinstance(plain, Unread) or sale is None or not self._press(plain, sale):
-                self._hand_over()
-                return
-            self._data = self._data[plain.length :]
+            if isinstance(plain, Unread):
+                self._hand_over(len(self._data))
+            elif (sale := lane.sales.known(plain.sale_id)) and self._press(plain, sale):
+                self._data = self._data[plain.length :]
+            else:
+                self._hand_over(plain.length)
         if len(self._data) <= AHEAD_MAX:
             self._read_on()
 
@@ -244,14 +245,14 @@ class Connection(asyncio.Protocol):
             self._stopped_reading = False
             self._transport.resume_reading()
 
-    def _hand_over(self) -> None:
-        """Give aiohttp all that lies there."""
+    def _hand_over(self, length: int) -> None:
+        """Give aiohttp so much of what lies there."""
         if self._door is None:
             self._door = self._lane.entrance.open_door()
             self._door.connection_made(self._transport)
             if self._paused:
                 self._door.pause_writing()
-        data, self._data = self._data, b""
+        data, self._data = self._data[:length], self._data[length:]
         self._read_on()  # before aiohttp gets so much that it stops reading itself
         self._door.data_received(data)
 

@@ -95,6 +95,7 @@ COUNTERS = {verdict: telemetry.GRABS.labels(verdict.name.lower()) for verdict in
 )
 async def grab(request: web.Request) -> web.Response:
     """Reserve units for the ticket's buyer and answer once that cannot be lost."""
+    telemetry.GRABS_BY_AIOHTTP.inc()
     sale = await find_sale(request, request.app[SALES])
     buyer_id = buyer_of_ticket(request, sale.sale_id)
     wish = await read_json(request, DECODER)

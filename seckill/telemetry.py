@@ -7,6 +7,9 @@ from prometheus_client import Counter, Gauge, Histogram
 _SIZES = (1, 2, 5, 10, 25, 50, 100, 250, 512, 1024)
 
 GRABS = Counter("seckill_grabs", "Answers to grabs", ["verdict"])
+GRABS_BY_AIOHTTP = Counter(
+    "seckill_grabs_by_aiohttp", "Grabs that were not plain enough for the fast lane"
+)
 GRAB_BATCH = Histogram("seckill_grab_batch_size", "Grabs in one script call", buckets=_SIZES)
 IN_HAND = Gauge("seckill_in_hand", "Requests that have no answer yet", ["kind"])
 IN_HAND_LIMIT = Gauge("seckill_in_hand_limit", "Requests that may be in hand at once", ["kind"])

@@ -30,9 +30,11 @@ class Process:
 class Processes:
     """Starts processes on the session's services, and ends them all."""
 
-    def __init__(self, settings: Settings, home: Path) -> None:
+    def __init__(self, settings: Settings, home: Path, **defaults: str) -> None:
         self._settings = settings
         self.home = home
+        #: Settings of all of them, unless they have others of their own.
+        self._defaults = defaults
         self._children: list[Child] = []
 
     async def __aenter__(self) -> Processes:
@@ -86,6 +88,7 @@ class Processes:
             "SECKILL_JWT_KEYS": settings.jwt_keys.get_secret_value(),
             "SECKILL_WEBHOOK_KEYS": settings.webhook_keys.get_secret_value(),
             "SECKILL_ADMIN_TOKEN": settings.admin_token.get_secret_value(),
+            **self._defaults,
         }
 
 

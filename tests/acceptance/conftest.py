@@ -21,10 +21,28 @@ from seckill.sales import Sale
 from tests.contract import Contract
 from tests.processes import Process, Processes
 
+#: What plays on the hot route is played on both lanes, with the same answers.
+ON_BOTH_LANES = {
+    f"tests.acceptance.test_{name}"
+    for name in ("bad_clients", "cors", "edge_headers", "flash_sale", "http_contract", "latch")
+}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "lane" in metafunc.fixturenames and metafunc.module.__name__ in ON_BOTH_LANES:
+        metafunc.parametrize("lane", ["fast", "aiohttp"], scope="module")
+
 
 @pytest.fixture(scope="module")
-async def processes(settings: Settings, tmp_path_factory: pytest.TempPathFactory):
-    async with Processes(settings, tmp_path_factory.mktemp("processes")) as running:
+def lane() -> str:
+    """Which way plain grabs go at the gateways of a module."""
+    return "fast"
+
+
+@pytest.fixture(scope="module")
+async def processes(settings: Settings, tmp_path_factory: pytest.TempPathFactory, lane: str):
+    home = tmp_path_factory.mktemp("processes")
+    async with Processes(settings, home, SECKILL_FAST_LANE=str(lane == "fast")) as running:
         yield running
 
 

@@ -93,6 +93,9 @@ class Client:
     def __init__(self) -> None:
         self._socket = socket.socket()
         self._socket.setblocking(False)
+        # Each `send` is a packet, at once: else the kernel keeps one back until the last is known
+        # to have come.
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._loop = asyncio.get_running_loop()
         self._received = b""
 

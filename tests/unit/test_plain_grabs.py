@@ -1,0 +1,110 @@
+"""What the fast lane takes for a plain grab, and what it leaves to aiohttp."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.plain_grabs import HEAD_MAX, PlainGrab, Unread, read_plain_grab
+
+BODY = b'{"quantity": 1}'
+GRAB = (
+    b"POST /v1/sales/spring/grabs HTTP/1.1\r\nHost: x\r\nSeckill-Ticket: k~1~ann~00\r\n"
+    b"Content-Type: application/json\r\nContent-Length: 15\r\n\r\n" + BODY
+)
+
+
+def with_header(line: bytes) -> bytes:
+    return GRAB.replace(b"Host: x\r\n", b"Host: x\r\n" + line + b"\r\n")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        GRAB,
+        GRAB.replace(b"Content-Length", b"content-LENGTH").replace(b"Seckill", b"seckill"),
+        GRAB[: -len(BODY)].replace(b": ", b":").replace(b"~00", b"~00 \t") + BODY,
+        with_header(b"Connection: keep-alive"),
+        with_header(b"Connection: Keep-Alive"),
+        with_header(b"Cookie: a=b; c=d"),
+        with_header(b"X-Empty:"),
+        GRAB.replace(b"application/json", b"application/json; charset=utf-8"),
+    ],
+)
+def test_a_plain_grab_is_read(data: bytes) -> None:
+    expected = PlainGrab("spring", "k~1~ann~00", BODY, len(data), "", "")
+    assert read_plain_grab(data) == expected
+    assert read_plain_grab(data + b"GET / what follows") == expected
+
+
+def test_what_else_it_says_is_read() -> None:
+    data = with_header(b"Origin: https://shop.example\r\nX-Forwarded-For: 10.0.0.1, 10.0.0.2")
+    grab = read_plain_grab(data)
+    assert isinstance(grab, PlainGrab)
+    assert (grab.origin, grab.forwarded) == ("https://shop.example", "10.0.0.1, 10.0.0.2")
+
+
+def test_without_a_ticket_it_is_plain_all_the_same() -> None:
+    grab = read_plain_grab(GRAB.replace(b"Seckill-Ticket", b"Other"))
+    assert isinstance(grab, PlainGrab)
+    assert grab.ticket == ""
+
+
+@given(st.integers(0, len(GRAB) - 1))
+def test_every_part_of_one_may_become_one(end: int) -> None:
+    assert read_plain_grab(GRAB[:end]) is Unread.UNFINISHED
+
+
+UNUSUAL = {
+    "another method": GRAB.replace(b"POST", b"PUT"),
+    "another path": GRAB.replace(b"/grabs", b"/tickets"),
+    "a query": GRAB.replace(b"/grabs", b"/grabs?x=1"),
+    "an escaped path": GRAB.replace(b"spring", b"spr%69ng"),
+    "an absolute target": GRAB.replace(b"/v1", b"http://x/v1", 1),
+    "two spaces": GRAB.replace(b"POST ", b"POST  "),
+    "HTTP/1.0": GRAB.replace(b"HTTP/1.1", b"HTTP/1.0"),
+    "a sale id that is too long": GRAB.replace(b"spring", b"s" * 65),
+    "no host": GRAB.replace(b"Host: x\r\n", b""),
+    "a name twice": with_header(b"Seckill-Ticket: other"),
+    "a name twice, in other letters": with_header(b"SECKILL-ticket: other"),
+    "two lengths": with_header(b"Content-Length: 15"),
+    "no length": GRAB.replace(b"Content-Length: 15\r\n", b""),
+    "no body": GRAB[: -len(BODY)].replace(b"15", b"0"),
+    "a signed length": GRAB.replace(b"15", b"+15"),
+    "a length with zeros before": GRAB.replace(b"15", b"015"),
+    "a long body": GRAB.replace(b"15", b"4097"),
+    "chunks": GRAB.replace(b"Content-Length: 15", b"Transfer-Encoding: chunked"),
+    "chunks and a length": with_header(b"Transfer-Encoding: chunked"),
+    "an expectation": with_header(b"Expect: 100-continue"),
+    "an upgrade": with_header(b"Connection: upgrade\r\nUpgrade: h2c"),
+    "an upgrade without connection": with_header(b"Upgrade: h2c"),
+    "the last request": with_header(b"Connection: close"),
+    "an encoding": with_header(b"Content-Encoding: gzip"),
+    "another type": GRAB.replace(b"application/json", b"text/plain"),
+    "no type": GRAB.replace(b"Content-Type: application/json\r\n", b""),
+    "a folded header": with_header(b"X: a\r\n b"),
+    "a space before the colon": with_header(b"X : a"),
+    "a bare line feed": with_header(b"X: a\nY: b"),
+    "a bare carriage return": with_header(b"X: a\rY: b"),
+    "a zero byte": with_header(b"X: a\0b"),
+    "no name": with_header(b": a"),
+    "no colon": with_header(b"X"),
+    "too many headers": with_header(b"\r\n".join(b"X-%d: y" % n for n in range(70))),
+    "a head that is too long": with_header(b"X: " + b"y" * HEAD_MAX),
+    "a head that will be too long": with_header(b"X: " + b"y" * HEAD_MAX)[:HEAD_MAX],
+    "an empty line before": b"\r\n" + GRAB,
+    "something else": b"GET / HTTP/1.1\r\n",
+    "the beginning of something else": b"PUT",
+}
+
+
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_anything_unusual_is_left_alone(name: str) -> None:
+    assert read_plain_grab(UNUSUAL[name]) is Unread.UNUSUAL
+
+
+@given(st.binary(max_size=300))
+def test_nothing_makes_it_fail(data: bytes) -> None:
+    assert read_plain_grab(GRAB[:40] + data + GRAB[40:]) is not None
+    assert read_plain_grab(data) in set(Unread)
