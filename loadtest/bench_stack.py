@@ -6,8 +6,8 @@ import asyncio
 import itertools
 import os
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Collection, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
@@ -41,6 +41,8 @@ from seckill.order_ids import new_order_id
 from seckill.sales import NewSale, Sale
 from seckill.stock import Grab, Stock
 
+#: What may be pinned to: a core, some of them, or None for all.
+Cores = int | Collection[int] | None
 #: More than any run takes.
 UNITS = 2_000_000_000
 #: A run that makes no progress for this long has failed.
@@ -58,10 +60,11 @@ class Process:
 
 
 @contextmanager
-def pinned(core: int) -> Iterator[None]:
-    """Stay on one core; what is started meanwhile stays there before it does anything."""
+def pinned(cores: Cores) -> Iterator[None]:
+    """Stay on these cores; what is started meanwhile stays there before it does anything."""
     everywhere = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {core})
+    if cores is not None:
+        os.sched_setaffinity(0, {cores} if isinstance(cores, int) else cores)
     try:
         yield
     finally:
@@ -94,7 +97,7 @@ class BenchStack:
         self.children: list[Child] = []
 
     async def run(
-        self, command: str, core: int, *, port: int | None = None, **overrides: str
+        self, command: str, core: Cores, *, port: int | None = None, **overrides: str
     ) -> Process:
         """Start `seckill <command>` and pin it; several gateways may share a port."""
         port = port or free_port()
@@ -194,6 +197,17 @@ class BenchStack:
                 raise SeckillError(f"only {frozen} of {count} orders arrived")
             await asyncio.sleep(0.01)
 
+    async def versions(self) -> dict[str, str]:
+        """Return the versions of the stores."""
+        link = (await self._channel.get_underlay_channel()).connection
+        rabbitmq = link.server_properties["version"]
+        postgresql: str = await self.db.fetchval("SHOW server_version")
+        return {
+            "Redis": (await self.redis.info("server"))["redis_version"],
+            "RabbitMQ": rabbitmq.decode() if isinstance(rabbitmq, bytes) else str(rabbitmq),
+            "PostgreSQL": postgresql.split()[0],  # the rest says who built it
+        }
+
     async def messages(self, queue: str) -> int:
         """Count the messages of a queue that nobody holds."""
         found = await self._channel.declare_queue(queue, passive=True)
@@ -205,13 +219,12 @@ class BenchStack:
 
 
 @asynccontextmanager
-async def bench_stack(home: Path, stores_core: int | None = None) -> AsyncIterator[BenchStack]:
+async def bench_stack(home: Path, stores_core: Cores = None) -> AsyncIterator[BenchStack]:
     """Start the stores, pinned if a core is given, and stop everything in the end."""
-    everywhere = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, everywhere if stores_core is None else {stores_core})
-    try:
+    with ExitStack() as pinning:
+        pinning.enter_context(pinned(stores_core))
         async with running_services(home) as services:
-            os.sched_setaffinity(0, everywhere)
+            pinning.close()
             await database.migrate(services.postgres_dsn)
             broker = Broker(services.amqp_url, "bench", 10)
             async with (
@@ -228,5 +241,3 @@ async def bench_stack(home: Path, stores_core: int | None = None) -> AsyncIterat
                     for child in stack.children:
                         await child.stop()
                     await redis.aclose()
-    finally:
-        os.sched_setaffinity(0, everywhere)

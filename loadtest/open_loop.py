@@ -16,7 +16,7 @@ import heapq
 import re
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -65,7 +65,7 @@ class Report:
     def latency_ms(self, share: float, *statuses: int) -> float:
         """Return a percentile of the latencies, from intended to answered."""
         waits = sorted(s.answered_s - s.due_s for s in self.shots if s.status in statuses)
-        return 1000 * waits[min(len(waits) - 1, int(share * len(waits)))] if waits else 0.0
+        return 1000 * percentile(waits, share)
 
     def late_ms(self, share: float) -> float:
         """Return a percentile of how late the generator itself was.
@@ -74,7 +74,7 @@ class Report:
         """
         begun = ((shot.queued_s or shot.sent_s, shot.due_s) for shot in self.shots)
         late = sorted(begun_s - due_s for begun_s, due_s in begun if begun_s)
-        return 1000 * late[min(len(late) - 1, int(share * len(late)))] if late else 0.0
+        return 1000 * percentile(late, share)
 
     def cpu_share(self) -> float:
         """Return the CPU time of this process by the time of the run, until the last was due."""
@@ -284,6 +284,11 @@ class Crowd:
         )
         self._open += 1
         self._free.append(connection)
+
+
+def percentile(ordered: Sequence[float], share: float) -> float:
+    """Return the value below which a share of them lies; 0 where there are none."""
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
 
 
 def grab_bytes(sale_id: str, ticket: str) -> bytes:
