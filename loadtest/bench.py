@@ -10,13 +10,10 @@ import asyncio
 import json
 import os
 import platform
-import re
-import shutil
 import statistics
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -25,18 +22,12 @@ from rich.progress import Progress
 from rich.table import Table
 
 from config.settings import PROJECT_ROOT
-from loadtest.bench_stack import BenchStack, bench_stack
+from loadtest.bench_stack import NO_SHEDDING, OTHER_CORE, TESTED_CORE, BenchStack, bench_stack
+from loadtest.wrk import grabs_per_second, require_wrk
 from seckill.errors import SeckillError
 
-#: The process under test has this core to itself; stores and generator share the other.
-TESTED_CORE, OTHER_CORE = 0, 1
-CONNECTIONS = 256
-#: A closed loop makes its own waits; the slower side must answer all it is given, too.
-NO_SHEDDING = {"SECKILL_WAIT_MAX_S": "60"}
 #: Grabs in one message of the full queue: what a gateway makes of 256 busy connections.
 MESSAGE_GRABS = 50
-#: More than any gateway here takes in a run, so that no ticket is used twice.
-TICKETS_PER_SECOND = 40_000
 MERGED_ORDERS = 60_000
 SINGLE_ORDERS = 3_000
 
@@ -123,25 +114,6 @@ async def run(runs: int, seconds: int, progress: Progress) -> list[Pair]:
     return pairs
 
 
-async def grabs_per_second(stack: BenchStack, url: str, seconds: int) -> float:
-    """Grabs answered 202 in a second: each with ticket, script and confirmed publish."""
-    sale = await stack.open_sale()
-    tickets = await stack.write_tickets(sale, seconds * TICKETS_PER_SECOND)
-    process = await asyncio.create_subprocess_exec(
-        *("taskset", "-c", str(OTHER_CORE), "wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s"),
-        *("-s", str(Path(__file__).with_name("wrk_grab.lua"))),
-        *(f"{url}/v1/sales/{sale.sale_id}/grabs", "--", str(tickets)),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    output = (await process.communicate())[0].decode()
-    rate = re.search(r"Requests/sec:\s+([\d.]+)", output)
-    if process.returncode or rate is None or "Non-2xx" in output or "Socket errors" in output:
-        raise SeckillError(f"the run does not count; wrk said:\n{output}")
-    await stack.drop_queue()
-    return float(rate[1])
-
-
 async def _orders(stack: BenchStack, count: int, *, merged: bool) -> float:
     """Orders landed in PostgreSQL in a second, by one consumer that finds a full queue."""
     sale = await stack.open_sale()
@@ -162,12 +134,11 @@ def main(
 ) -> None:
     """Run the benchmarks; exit 1 when a bound is missed."""
     console = Console(stderr=as_json)
-    if shutil.which("wrk") is None:
-        raise SystemExit("bench: wrk is missing; type: sudo apt-get install wrk")
     if len(os.sched_getaffinity(0)) <= OTHER_CORE:
         raise SystemExit("bench: two cores are needed, one for the process under test")
     with Progress(console=console, transient=True) as progress:
         try:
+            require_wrk()
             pairs = asyncio.run(run(runs, seconds, progress))
         except SeckillError as error:
             raise SystemExit(f"bench: {error}") from error

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import os
 import time
-from collections.abc import AsyncIterator, Collection, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from math import inf
@@ -41,6 +41,10 @@ from seckill.order_ids import new_order_id
 from seckill.sales import NewSale, Sale
 from seckill.stock import Grab, Stock
 
+#: The process under test has this core to itself; stores and generator share the other.
+TESTED_CORE, OTHER_CORE = 0, 1
+#: A closed loop makes its own waits; the slower side must answer all it is given, too.
+NO_SHEDDING = {"SECKILL_WAIT_MAX_S": "60"}
 #: What may be pinned to: a core, some of them, or None for all.
 Cores = int | Collection[int] | None
 #: More than any run takes.
@@ -128,10 +132,22 @@ class BenchStack:
 
     def tickets(self, sale: Sale, count: int) -> Iterator[str]:
         """Make tickets for the buyers b0, b1 and so on."""
+        return (ticket for _, _, ticket in self.tickets_in_turn([sale], count))
+
+    def tickets_in_turn(self, sales: Sequence[Sale], count: int) -> Iterator[tuple[Sale, str, str]]:
+        """Make tickets for the buyers b0, b1 and so on, each for the next of the sales.
+
+        No buyer is in two sales: gateways count what a buyer does in all of them.
+        """
         ring = KeyRing.parse(self._credentials.ticket_keys, setting="ticket_keys")
         expires = int(time.time()) + 3600
-        for n in range(count):
-            yield tickets.issue(ring, sale_id=sale.sale_id, buyer_id=f"b{n}", expires_at_s=expires)
+        for n, sale in enumerate(itertools.islice(itertools.cycle(sales), count)):
+            buyer_id = f"b{n}"
+            yield (
+                sale,
+                buyer_id,
+                tickets.issue(ring, sale_id=sale.sale_id, buyer_id=buyer_id, expires_at_s=expires),
+            )
 
     def login(self, buyer_id: str) -> dict[str, str]:
         """Make the headers of a buyer who is logged in."""
@@ -143,12 +159,16 @@ class BenchStack:
         """Return what a card provider signs with."""
         return KeyRing.parse(self._credentials.webhook_keys, setting="webhook_keys")
 
-    async def write_tickets(self, sale: Sale, count: int) -> Path:
-        """Write a ticket file for a sale."""
+    async def write_tickets(self, sales: Sequence[Sale], count: int) -> Path:
+        """Write a ticket file for wrk, of so many buyers who grab in these sales in turn.
+
+        With one sale it is like those of `seckill ticket`; with more, a third column names them.
+        """
         path = self.home / "tickets.tsv"
         with path.open("w") as file:
-            for n, ticket in enumerate(self.tickets(sale, count)):
-                file.write(f"b{n}\t{ticket}\n")
+            for sale, buyer_id, ticket in self.tickets_in_turn(sales, count):
+                named = f"\t{sale.sale_id}" if len(sales) > 1 else ""
+                file.write(f"{buyer_id}\t{ticket}{named}\n")
         return path
 
     async def limit(self, sale: Sale, rate: int) -> SaleLimit:

@@ -17,8 +17,14 @@ import typer
 from aiohttp import ClientError, ClientSession, ClientTimeout
 
 from config.settings import PROJECT_ROOT
-from loadtest.bench import NO_SHEDDING, OTHER_CORE, TESTED_CORE
-from loadtest.bench_stack import BenchStack, Process, bench_stack
+from loadtest.bench_stack import (
+    NO_SHEDDING,
+    OTHER_CORE,
+    TESTED_CORE,
+    BenchStack,
+    Process,
+    bench_stack,
+)
 from loadtest.findings import Finding, Json, ledger_finding, measure, show
 from ops.buyers import grab
 from seckill import accounts

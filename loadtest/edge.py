@@ -19,8 +19,7 @@ import typer
 import uvloop
 
 from config.settings import PROJECT_ROOT
-from loadtest.bench import CONNECTIONS, NO_SHEDDING, OTHER_CORE, TESTED_CORE, grabs_per_second
-from loadtest.bench_stack import BenchStack, bench_stack
+from loadtest.bench_stack import NO_SHEDDING, OTHER_CORE, TESTED_CORE, BenchStack, bench_stack
 from loadtest.findings import (
     Finding,
     Json,
@@ -31,6 +30,7 @@ from loadtest.findings import (
     told_text,
 )
 from loadtest.open_loop import Crowd, Report, Shot, grab_bytes
+from loadtest.wrk import CONNECTIONS, grabs_per_second
 from ops.ports import free_port
 from seckill.sales import Sale
 

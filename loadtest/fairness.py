@@ -21,8 +21,7 @@ import typer
 import uvloop
 
 from config.settings import PROJECT_ROOT
-from loadtest.bench import NO_SHEDDING, OTHER_CORE, TESTED_CORE
-from loadtest.bench_stack import BenchStack, bench_stack
+from loadtest.bench_stack import NO_SHEDDING, OTHER_CORE, TESTED_CORE, BenchStack, bench_stack
 from loadtest.findings import Finding, Json, generator, measure, show, told_text
 from loadtest.open_loop import Crowd, Report, Shot, grab_bytes
 from seckill.errors import SeckillError

@@ -11,7 +11,7 @@ import asyncio
 import gc
 import itertools
 import resource
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -105,8 +105,11 @@ async def offer_grabs(
 ) -> CrowdReport:
     """Offer grabs of sales that nobody has grabbed in yet, in turn, each by another buyer."""
     dues = schedule.due_times()
-    payloads = _payloads(stack, sales, len(dues))
-    shots = [Shot(due_s, payload) for due_s, payload in zip(dues, payloads, strict=True)]
+    tickets = stack.tickets_in_turn(sales, len(dues))
+    shots = [
+        Shot(due_s, grab_bytes(sale.sale_id, ticket))
+        for due_s, (sale, _, ticket) in zip(dues, tickets, strict=True)
+    ]
     return await offer(
         url,
         shots,
@@ -134,12 +137,6 @@ def read_tickets(path: Path, count: int) -> list[str]:
             f"type: seckill ticket SALE --count {count} --out {path}"
         )
     return tickets
-
-
-def _payloads(stack: BenchStack, sales: Sequence[Sale], count: int) -> Iterator[bytes]:
-    tickets = [(sale, stack.tickets(sale, -(-count // len(sales)))) for sale in sales]
-    for sale, of_sale in itertools.islice(itertools.cycle(tickets), count):
-        yield grab_bytes(sale.sale_id, next(of_sale))
 
 
 def _allow_files(connections: int) -> None:
