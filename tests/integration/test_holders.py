@@ -1,0 +1,75 @@
+"""Sales filled with holders for load runs: as if they had been sold, and as before afterwards."""
+
+from __future__ import annotations
+
+import pytest
+
+from loadtest import holders
+from seckill import keys, order_ids
+from seckill.books import read_redis
+from seckill.order_ids import new_order_id, sale_number_of
+from seckill.stock import Grab, Verdict
+
+
+@pytest.fixture
+def grab_for(stock):
+    async def grab(sale, *buyers):
+        grabs = [Grab(new_order_id(sale.number), buyer, 1) for buyer in buyers]
+        deadline_ms = await stock.now_ms() + 10_000
+        return await stock.grab(sale.sale_id, grabs, deadline_ms=deadline_ms, outbox_max=100)
+
+    return grab
+
+
+async def test_a_filled_sale_is_as_one_that_has_sold(store, open_sale, grab_for, monkeypatch):
+    monkeypatch.setattr(holders, "FIELDS", 100)  # so that there are several calls and trips
+    monkeypatch.setattr(holders, "CALLS", 2)
+    sale = await open_sale(stock=1_000)
+    told = []
+    await holders.fill(store, sale, 950, told.append)
+    assert told == [200, 200, 200, 200, 150]
+
+    books = await read_redis(store, sale.sale_id)
+    assert (books.stock, len(books.holders)) == (50, 950)
+    assert books.stock + sum(h.quantity for h in books.holders.values()) == books.total == 1_000
+    ids = {holding.order_id for holding in books.holders.values()}
+    assert len(ids) == 950
+    assert all(order_ids.PATTERN.match(order_id) for order_id in ids)
+    assert {sale_number_of(order_id) for order_id in ids} == {sale.number}
+    # The script takes them for holders, and counts their units.
+    reply = await grab_for(sale, "h0", "h949", *(f"b{n}" for n in range(51)))
+    assert reply.verdicts == [Verdict.DUPLICATE] * 2 + [Verdict.ACCEPTED] * 50 + [Verdict.SOLD_OUT]
+    assert set(reply.known_ids) <= ids
+
+
+async def test_who_grabbed_in_turn_is_taken_out_and_nobody_else(store, open_sale, grab_for):
+    sales = [await open_sale(stock=100) for _ in range(3)]
+    for place, sale in enumerate(sales):
+        await holders.fill(store, sale, 40)
+        await grab_for(sale, *(f"b{n}" for n in range(place, 20, 3)))
+    # Some of the last may not have got through.
+    await holders.take_out(store, sales, 30)
+    for sale in sales:
+        books = await read_redis(store, sale.sale_id)
+        assert (books.stock, set(books.holders)) == (60, {f"h{n}" for n in range(40)})
+    await holders.take_out_all(store, sales[0])
+    assert (await read_redis(store, sales[0].sale_id)).stock == 100
+    assert not await store.exists(keys.holders(sales[0].sale_id))
+
+
+async def test_redis_is_as_durable_after_quick_filling_as_before(store):
+    async def terms():
+        names = ("appendfsync", "auto-aof-rewrite-percentage")
+        return [(await store.config_get(name))[name] for name in names]
+
+    before = await terms()
+    assert before[0] == "always"
+    async with holders.quick_filling(store):
+        assert await terms() == ["no", "0"]
+    assert await terms() == before
+    with pytest.raises(ZeroDivisionError):
+        async with holders.quick_filling(store):
+            _ = 1 / 0
+    assert await terms() == before
+    log = await store.info("persistence")
+    assert not log["aof_rewrite_in_progress"]
