@@ -54,7 +54,8 @@ def buckets(shots: Sequence[Shot], seconds: float, width_s: float = BUCKET_S) ->
     """Part the shots by the moments that they were intended for; also where there are none."""
     parted = [Bucket(n * width_s) for n in range(max(1, round(seconds / width_s)))]
     for shot in shots:
-        bucket = parted[min(int(shot.due_s / width_s), len(parted) - 1)]
+        # 0.3 / 0.1 is a little less than 3; what is due on an edge belongs behind it.
+        bucket = parted[min(int(shot.due_s / width_s + 1e-6), len(parted) - 1)]
         bucket.offered += 1
         if shot.status:
             wait_ms = 1000 * (shot.answered_s - shot.due_s)

@@ -99,6 +99,11 @@ def test_buckets_go_by_the_intended_time_and_leave_no_gap() -> None:
     assert parted[5].plain()["all"] == {"count": 0}
 
 
+def test_what_is_due_on_an_edge_belongs_to_the_bucket_that_begins_there() -> None:
+    parted = buckets([shot(n / 20, 1) for n in range(60)], seconds=3, width_s=0.1)
+    assert [bucket.offered for bucket in parted] == [2] * 30
+
+
 def test_the_last_bucket_takes_what_rounding_leaves() -> None:
     shots = [shot(n / 100, 1) for n in range(105)]
     parted = buckets(shots, seconds=1.05, width_s=0.1)
