@@ -153,6 +153,7 @@ async def told(connect, gateway, packets: list[bytes]) -> list[tuple[bytes, list
         await read_by(gateway)
     # By itself: of what comes in one piece with something that is no HTTP, aiohttp answers nothing.
     await nothing_in_hand(gateway)
+    await read_by(gateway)
     await client.send(END)
     stream = await client.rest()
     client.close()
@@ -173,7 +174,8 @@ async def test_the_same_bytes_get_the_same_answers_on_both_lanes(
     rng = random.Random(seed)  # noqa: S311 - the same in every run
     # Twins, so that one's history is the other's; both are known before.
     fast_sale, slow_sale = await open_sale(stock=6), await open_sale(stock=6)
-    assert len(fast_sale.sale_id) == len(slow_sale.sale_id)
+    if len(fast_sale.sale_id) < len(slow_sale.sale_id):  # "sale-9" and "sale-10"
+        fast_sale = await open_sale(stock=6)
     for gateway, sale in zip(twins, (fast_sale, slow_sale), strict=True):
         assert (await told(connect, gateway, [grab_request(sale, "?")]))[0][0].endswith(
             b"nauthorized"

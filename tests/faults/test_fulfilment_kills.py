@@ -29,6 +29,8 @@ def held(db):
     @asynccontextmanager
     async def hold(statement, *args):
         async with db.acquire() as connection, connection.transaction():
+            # Held for as long as the test takes, also on a slow machine.
+            await connection.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
             await connection.execute(statement, *args)
             yield
 
