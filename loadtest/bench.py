@@ -1,7 +1,6 @@
-"""`make bench`: side by side, interleaved, in one run; the ratios are what carries over.
+"""`make bench`: the gateway beside others, interleaved, in one run; ratios are what carries over.
 
-Pairs: a grab through the micro-batcher against one script call a request (same application, same
-core); placing merged batches against one transaction an order (same consumer, full queue).
+Each row is a ratio of medians, or a figure that is best read beside its ratio.
 """
 
 from __future__ import annotations
@@ -9,170 +8,205 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import platform
-import statistics
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from importlib.metadata import version
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from config.settings import PROJECT_ROOT
-from loadtest.bench_stack import NO_SHEDDING, OTHER_CORE, TESTED_CORE, BenchStack, bench_stack
-from loadtest.wrk import grabs_per_second, require_wrk
+from loadtest.bench_sides import Side, one_core_sides, order_sides, p99_side, two_process_sides
+from loadtest.bench_stack import NO_SHEDDING, OTHER_CORE, TESTED_CORE, bench_stack
+from loadtest.grab_costs import FEW, MANY, Growth, holders_growth
+from loadtest.machine import origin
+from loadtest.wrk import require_wrk
+from ops.services import temporary_home
 from seckill.errors import SeckillError
-
-#: Grabs in one message of the full queue: what a gateway makes of 256 busy connections.
-MESSAGE_GRABS = 50
-MERGED_ORDERS = 60_000
-SINGLE_ORDERS = 3_000
-
-
-@dataclass(slots=True)
-class Side:
-    """One side of a pair and what was measured of it, per second."""
-
-    name: str
-    measure: Callable[[], Awaitable[float]]
-    rates: list[float] = field(default_factory=list)
-
-    @property
-    def median(self) -> float:
-        """The middle of the runs."""
-        return statistics.median(self.rates)
-
-    @property
-    def spread(self) -> str:
-        """The slowest and the fastest run."""
-        return f"{min(self.rates):,.0f} .. {max(self.rates):,.0f}"
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
-    """Two sides, the least ratio of their medians, and the least rate of the first."""
+class Row:
+    """One line of the table: what is measured, of which sides, and what it has to be at least."""
 
-    ours: Side
-    other: Side
-    least_ratio: float
-    least_rate: float = 0.0
+    number: str
+    name: str
+    side: str
+    #: What it is divided by; "" where the figure itself counts.
+    by: str = ""
+    bound: float | None = None
+    aim: float | None = None
+    #: Whether less is better: bound and aim are upper ones then.
+    less: bool = False
 
-    @property
-    def ratio(self) -> float:
-        """Median over median."""
-        return self.ours.median / self.other.median
+    def figure(self, sides: Mapping[str, Side]) -> float | None:
+        """Return the figure; None when a side was left out."""
+        if self.side not in sides or (self.by and self.by not in sides):
+            return None
+        return sides[self.side].median / (sides[self.by].median if self.by else 1)
 
-    @property
-    def reached(self) -> bool:
-        """Tell whether both bounds are met."""
-        return self.ratio >= self.least_ratio and self.ours.median >= self.least_rate
+    def reached(self, figure: float, goal: float | None) -> bool:
+        """Tell whether a figure is as good as a goal."""
+        return goal is None or (figure <= goal if self.less else figure >= goal)
 
 
-async def run(runs: int, seconds: int, progress: Progress) -> list[Pair]:
-    """Measure all pairs, interleaved."""
-    async with bench_stack(PROJECT_ROOT / ".seckill" / "bench", OTHER_CORE) as stack:
-        batched = await stack.run("gateway", TESTED_CORE, **NO_SHEDDING)
-        single = await stack.run(
-            "gateway",
-            TESTED_CORE,
-            SECKILL_GRAB_BATCH_MAX="1",
-            # As many connections as the pool has: a call waits for nothing but its turn.
-            SECKILL_GRAB_CALLS_IN_FLIGHT="16",
-            **NO_SHEDDING,
+ROWS = (
+    Row("1", "won, one core / nginx + Lua, script only", "win", "nginx", 0.9, 1.3),
+    Row("2", "won, one core / bare aiohttp hello", "win", "hello", 1.2, 2),
+    Row("3", "sold out, one core / nginx + Lua, constant", "sold_out", "constant", 0.45, 0.7),
+    Row("4", "orders/s all the way / one by one", "orders", "single", 15, 25),
+    Row("5", "orders/s all the way, two cores", "orders", "", 18_000, 25_000),
+    Row("6", "p99 at half that rate, open loop, ms", "p99", "", 25, 10, less=True),
+    Row("7", "two gateways / one", "two", "one", 1.7, 1.9),
+    Row("8", "a grab among 10 M holders / 10 k", "many", "few", 1.3, 1.05, less=True),
+    Row("", "micro-batched / one EVALSHA a grab", "win", "unbatched", 2.5),
+    Row("", "won, one core / Go net/http, script only", "win", "go"),
+    Row("", "one consumer, full queue / one by one", "merged", "single", 10),
+)
+
+
+async def run(runs: int, seconds: int, holders: int, progress: Progress) -> dict[str, Side]:
+    """Measure all sides."""
+    sides: dict[str, Side] = {}
+    home = PROJECT_ROOT / ".seckill" / "bench"
+    async with bench_stack(home, OTHER_CORE) as stack:
+        async with one_core_sides(stack, seconds, progress.console.print) as servers:
+            sides |= servers
+            await _interleave(servers.values(), runs, progress)
+        pairs = await two_process_sides(stack, seconds)
+        sides |= pairs
+        await _interleave(pairs.values(), runs, progress)
+    async with bench_stack(home) as stack:
+        orders = await order_sides(stack, seconds)
+        sides |= orders
+        await _interleave(orders.values(), runs, progress)
+        sides["p99"] = await p99_side(stack, orders["orders"].median / 2, 2 * seconds)
+        await _interleave([sides["p99"]], runs, progress)
+    if holders:
+        # Gigabytes, so in a place that is thrown away.
+        with temporary_home() as thrown_away:
+            async with bench_stack(thrown_away, OTHER_CORE) as stack:
+                gateway = await stack.run("gateway", TESTED_CORE, **NO_SHEDDING)
+                sizes = FEW, holders
+                growth = await holders_growth(
+                    stack, gateway, sizes, rounds=runs, seconds=seconds, progress=progress
+                )
+        sides |= dict(zip(("few", "many"), _sides_of(growth), strict=True))
+    return sides
+
+
+async def _interleave(sides: Iterable[Side], runs: int, progress: Progress) -> None:
+    together = list(sides)
+    bar = progress.add_task("measuring", total=runs * len(together))
+    for _ in range(runs):
+        for side in together:
+            progress.update(bar, description=side.name)
+            await side.run()
+            progress.advance(bar)
+
+
+def _sides_of(growth: Growth) -> list[Side]:
+    return [
+        Side(
+            f"a grab among {point.size:,} holders, us",
+            _measured_already,
+            [round_.time_us for round_ in point.rounds],
         )
-        pairs = [
-            Pair(
-                Side(
-                    "grabs/s, micro-batched", lambda: grabs_per_second(stack, batched.url, seconds)
-                ),
-                Side(
-                    "grabs/s, one EVALSHA each",
-                    lambda: grabs_per_second(stack, single.url, seconds),
-                ),
-                least_ratio=2.5,
-            ),
-            Pair(
-                Side("orders/s, merged", lambda: _orders(stack, MERGED_ORDERS, merged=True)),
-                Side(
-                    "orders/s, one by one",
-                    lambda: _orders(stack, SINGLE_ORDERS, merged=False),
-                ),
-                least_ratio=10,
-                least_rate=15_000,
-            ),
-        ]
-        bar = progress.add_task("measuring", total=2 * runs * len(pairs))
-        for pair in pairs:
-            for _ in range(runs):
-                for side in (pair.ours, pair.other):
-                    progress.update(bar, description=side.name)
-                    side.rates.append(await side.measure())
-                    progress.advance(bar)
-    return pairs
+        for point in growth.points
+    ]
 
 
-async def _orders(stack: BenchStack, count: int, *, merged: bool) -> float:
-    """Orders landed in PostgreSQL in a second, by one consumer that finds a full queue."""
-    sale = await stack.open_sale()
-    await stack.fill_queue(sale, count, MESSAGE_GRABS if merged else 1)
-    overrides = {} if merged else {"SECKILL_PLACE_BATCH_MAX": "1"}
-    consumer = await stack.run("consumers", TESTED_CORE, **overrides)
-    try:
-        return await stack.rate_of_placing(sale, count)
-    finally:
-        await consumer.child.stop()
-        await stack.drop_queue()
+async def _measured_already() -> float:
+    raise AssertionError("bug: growth is measured as a whole")
 
 
 def main(
     runs: Annotated[int, typer.Option(help="Interleaved runs of each side.", min=1)] = 5,
-    seconds: Annotated[int, typer.Option(help="Length of one grab run.", min=1)] = 5,
+    seconds: Annotated[int, typer.Option(help="Length of one run.", min=1)] = 5,
+    holders: Annotated[
+        int, typer.Option(help="Most holders for the last row: 100 bytes each; 0: left out.", min=0)
+    ] = MANY,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
     """Run the benchmarks; exit 1 when a bound is missed."""
     console = Console(stderr=as_json)
     if len(os.sched_getaffinity(0)) <= OTHER_CORE:
         raise SystemExit("bench: two cores are needed, one for the process under test")
-    with Progress(console=console, transient=True) as progress:
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as progress:
         try:
             require_wrk()
-            pairs = asyncio.run(run(runs, seconds, progress))
+            sides = asyncio.run(run(runs, seconds, holders, progress))
         except SeckillError as error:
             raise SystemExit(f"bench: {error}") from error
     if as_json:
-        print(json.dumps([_plain(pair) for pair in pairs]))
+        print(json.dumps(_plain(sides)))
     else:
-        _print(console, pairs, runs)
-    raise typer.Exit(0 if all(pair.reached for pair in pairs) else 1)
+        _print(console, sides, runs, seconds)
+    figures = {row: row.figure(sides) for row in ROWS}
+    missed = [
+        row for row, figure in figures.items() if figure and not row.reached(figure, row.bound)
+    ]
+    raise typer.Exit(1 if missed else 0)
 
 
-def _plain(pair: Pair) -> dict[str, object]:
-    sides = {side.name: side.rates for side in (pair.ours, pair.other)}
-    return {"rates": sides, "ratio": pair.ratio, "least": pair.least_ratio, "reached": pair.reached}
+def _plain(sides: Mapping[str, Side]) -> dict[str, object]:
+    rows = [
+        {
+            "row": row.number,
+            "name": row.name,
+            "figure": figure,
+            "bound": row.bound,
+            "aim": row.aim,
+            "reached": figure is not None and row.reached(figure, row.bound),
+        }
+        for row in ROWS
+        for figure in [row.figure(sides)]
+    ]
+    measured = {
+        key: {"name": side.name, "figures": side.figures, "busy": side.busy}
+        for key, side in sides.items()
+    }
+    return origin("bench", {}) | {"rows": rows, "sides": measured}
 
 
-def _print(console: Console, pairs: list[Pair], runs: int) -> None:
-    table = Table("what", "median", "slowest .. fastest", "ratio", "at least", "reached")
-    for pair in pairs:
-        least = f"{pair.least_ratio:g}"
-        if pair.least_rate:
-            least += f" and {pair.least_rate:,.0f}/s"
-        verdict = "yes" if pair.reached else "NO"
-        ours, other = pair.ours, pair.other
-        table.add_row(
-            ours.name, f"{ours.median:,.0f}", ours.spread, f"{pair.ratio:.2f}", least, verdict
-        )
-        table.add_row(other.name, f"{other.median:,.0f}", other.spread, "1")
+def _print(console: Console, sides: Mapping[str, Side], runs: int, seconds: int) -> None:
+    table = Table("side", "median", "slowest .. fastest", "its share of a core")
+    for side in sides.values():
+        busy = f"{min(side.busy):.0%} .. {max(side.busy):.0%}" if side.busy else ""
+        spread = f"{_text(min(side.figures))} .. {_text(max(side.figures))}"
+        table.add_row(side.name, _text(side.median), spread, busy)
     console.print(table)
-    packages = ", ".join(f"{name} {version(name)}" for name in ("aiohttp", "uvloop", "redis"))
+    table = Table("#", "what", "measured", "at least", "aim", "reached")
+    for row in ROWS:
+        figure = row.figure(sides)
+        if figure is None:
+            table.add_row(row.number, row.name, "left out", *map(_goal, (row.bound, row.aim)), "")
+            continue
+        verdict = "" if row.bound is None else "yes" if row.reached(figure, row.bound) else "NO"
+        if row.aim is not None and row.reached(figure, row.aim):
+            verdict = "aim"
+        table.add_row(
+            row.number, row.name, _text(figure), *map(_goal, (row.bound, row.aim)), verdict
+        )
+    console.print(table)
     console.print(
-        f"{runs} interleaved runs; process under test on core {TESTED_CORE}, stores and generator "
-        f"on core {OTHER_CORE} of {os.cpu_count()}; Python {platform.python_version()}, {packages}",
+        f"medians of {runs} interleaved runs of {seconds} s; figures a second where not said "
+        "otherwise; # 6 and 8: at most",
         highlight=False,
     )
+    where = origin("bench", {})
+    console.print(f"{where['machine']}; {where['versions']}", highlight=False)
+
+
+def _text(figure: float) -> str:
+    return f"{figure:,.0f}" if figure >= 1000 else f"{figure:.3g}"
+
+
+def _goal(goal: float | None) -> str:
+    return "" if goal is None else f"{goal:,g}"
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from ops.services import Services, running_services
 from ops.workers import worker
 from seckill import (
     database,
+    keys,
     ledger,
     limits,
     logins,
@@ -203,9 +204,7 @@ class BenchStack:
         """
         first_at, first, seen, seen_at = 0.0, 0, 0, time.monotonic()
         while True:
-            frozen = await self.db.fetchval(
-                "SELECT frozen FROM inventory WHERE sale_id = $1", sale.sale_id
-            )
+            frozen = await self.frozen(sale)
             now = time.monotonic()
             if frozen and not first:
                 first, first_at = frozen, now
@@ -227,6 +226,16 @@ class BenchStack:
             "RabbitMQ": rabbitmq.decode() if isinstance(rabbitmq, bytes) else str(rabbitmq),
             "PostgreSQL": postgresql.split()[0],  # the rest says who built it
         }
+
+    async def holders(self, sale: Sale) -> int:
+        """Count the buyers to whom Redis has given something."""
+        return int(await self.redis.hlen(keys.holders(sale.sale_id)))
+
+    async def frozen(self, sale: Sale) -> int:
+        """Count the units of orders that have landed in PostgreSQL and wait to be paid."""
+        return int(
+            await self.db.fetchval("SELECT frozen FROM inventory WHERE sale_id = $1", sale.sale_id)
+        )
 
     async def messages(self, queue: str) -> int:
         """Count the messages of a queue that nobody holds."""
