@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -93,6 +94,23 @@ def test_only_the_settings_read_the_environment(path: Path) -> None:
     attributes = {ast.unparse(n) for n in ast.walk(SOURCES[path]) if isinstance(n, ast.Attribute)}
     readers = {"os.environ", "os.environb", "os.getenv"} & (attributes | imports_of(path))
     assert path == ROOT / "config/settings.py" or not readers
+
+
+def test_locust_needs_nothing_of_what_the_gateway_needs() -> None:
+    """Its virtual environment has locust, and with it gevent, and PyJWT: no more."""
+    seen: set[Path] = set()
+    waiting, outside = [ROOT / "loadtest/locustfile.py"], set()
+    while waiting:
+        seen.add(path := waiting.pop())
+        for name in imports_of(path):
+            parts = name.split(".")
+            ours = {ROOT.joinpath(*parts[:n]).with_suffix(".py") for n in range(1, len(parts) + 1)}
+            ours.add(ROOT / parts[0] / "__init__.py")
+            ours &= SOURCES.keys()
+            waiting += ours - seen
+            if not ours:
+                outside.add(parts[0])
+    assert outside - sys.stdlib_module_names == {"gevent", "jwt", "locust"}
 
 
 def test_redis_keys_are_made_in_one_file() -> None:
