@@ -1,6 +1,6 @@
 # Every target is a script in scripts/: where make is missing, `sh scripts/<target>` is the same.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test run check bench fmt
+.PHONY: help setup demo test run check bench locust fmt
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -22,6 +22,9 @@ check: ## Check format, lint, types and unit tests
 
 bench: ## Measure the performance
 	@sh scripts/bench
+
+locust: ## Let a crowd of locust's loose on a sale, and check the ledger
+	@sh scripts/locust
 
 fmt: ## Format the code
 	@sh scripts/fmt

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from math import inf
 from pathlib import Path
 
@@ -124,10 +125,16 @@ class BenchStack:
             await child.start()
         return Process(child, f"http://127.0.0.1:{port}")
 
-    async def open_sale(self, *, units: int = UNITS, payment_window_s: int = 900) -> Sale:
+    async def open_sale(
+        self,
+        *,
+        units: int = UNITS,
+        payment_window_s: int = 900,
+        opens_at: datetime | None = None,
+    ) -> Sale:
         """Make and open a sale, by default one that nobody can sell out."""
         sale_id = f"bench-{self._started}-{next(self._numbers)}"
-        new = NewSale(sale_id, units, 1999, payment_window_s=payment_window_s)
+        new = NewSale(sale_id, units, 1999, opens_at=opens_at, payment_window_s=payment_window_s)
         await sales.create(self.db, self._stock, new)
         return await sales.open_(self.db, self._stock, new.sale_id)
 
@@ -155,6 +162,11 @@ class BenchStack:
         ring = KeyRing.parse(self._credentials.jwt_keys, setting="jwt_keys")
         token = logins.issue(ring, buyer_id=buyer_id, expires_at_s=int(time.time()) + 3600)
         return {"Authorization": f"Bearer {token}"}
+
+    @property
+    def jwt_keys(self) -> str:
+        """What a shop signs logins with, as the setting has it."""
+        return self._credentials.jwt_keys
 
     def webhook_keys(self) -> KeyRing:
         """Return what a card provider signs with."""
