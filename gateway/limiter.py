@@ -1,7 +1,8 @@
 """Rate limits at the edge: local buckets first, then the shared bucket through leases.
 
 A process leases tokens of a sale's bucket for some milliseconds and admits from them without asking
-Redis. When they are spent, requests ask together, in one call. Where there is a line, nothing is
+Redis. When few are left, one request asks, and brings the next lease while the others spend the
+rest; when none are left, requests ask together, in one call. Where there is a line, nothing is
 leased: then Redis knows whose turn it is.
 """
 
@@ -21,6 +22,8 @@ from seckill.stock import CALL_MAX
 LEASE_S = LEASE_US / 1_000_000
 #: Share of the expected demand to lease: tokens not spent in time are lost to everybody.
 LEASE_SHARE = 0.75
+#: Part of a lease that is kept for the time in which the next one is brought.
+LOW_SHARE = 0.25
 #: Names that each kind of local bucket remembers: about 15 MB.
 LOCAL_NAMES_MAX = 100_000
 #: Longest wait of a deferred request; its client is still there to hear the answer.
@@ -53,6 +56,10 @@ class SaleLimiter:
         self._asks = MicroBatcher(answering_each(self._ask), max_batch=CALL_MAX, max_calls=1)
         self._now = asyncio.get_running_loop().time
         self._leased, self._lease_ends = 0, 0.0
+        #: With so many left, the next lease is asked for.
+        self._low = 0
+        self._next, self._next_ends = 0, 0.0
+        self._fetching = False
         self._seen, self._seen_since, self._demand = 0, self._now(), 0.0
         self._outcomes = {
             outcome: telemetry.ADMISSIONS.labels(op, outcome)
@@ -61,13 +68,16 @@ class SaleLimiter:
         self.rate, self.burst = tier.rate, tier.burst
 
     def take(self) -> bool:
-        """Admit from the lease, if it has a token left."""
+        """Admit from a lease, if it has a token left and this one is not to bring the next."""
         self._seen += 1
-        if self._leased and self._now() < self._lease_ends:
-            self._leased -= 1
-            self._outcomes["leased"].inc()
-            return True
-        return False
+        if not self._has_lease(self._now()):
+            return False
+        if self._leased <= self._low and not self._next and not self._fetching:
+            self._fetching = True
+            return False
+        self._leased -= 1
+        self._outcomes["leased"].inc()
+        return True
 
     async def wait_of(self, name: str) -> float:
         """Ask the shared bucket; return 0 when admitted, else the seconds until `name`'s turn."""
@@ -92,23 +102,33 @@ class SaleLimiter:
         if (elapsed := asked_at - self._seen_since) >= LEASE_S:
             self._demand = self._seen * LEASE_S / elapsed
             self._seen, self._seen_since = 0, asked_at
-        # Those who came while the last ask was under way, and brought the lease, ask together now:
-        # a second lease in the place of that one would throw its tokens away.
-        has_lease = self._leased > 0 and asked_at < self._lease_ends
-        reply = await self._buckets.admit(
-            self._sale_id,
-            self._op,
-            self._tier,
-            names,
-            wanted=0 if has_lease else max(0, int(self._demand * LEASE_SHARE) - len(names)),
-            line_max=min(self._line_max(), LINE_MAX),
-        )
-        if not has_lease:
+        # Those who came while the last ask was under way, and brought a lease, ask together now:
+        # another in its place would throw its tokens away.
+        enough = self._has_lease(asked_at) and (self._next or self._leased > self._low)
+        try:
+            reply = await self._buckets.admit(
+                self._sale_id,
+                self._op,
+                self._tier,
+                names,
+                wanted=0 if enough else max(0, int(self._demand * LEASE_SHARE) - len(names)),
+                line_max=min(self._line_max(), LINE_MAX),
+            )
+        finally:
+            self._fetching = False
+        if not enough:
             # Counted from before the call: the script took the tokens after that moment, so they
             # are spent within LEASE_US of it.
-            self._leased, self._lease_ends = reply.leased, asked_at + LEASE_S
+            self._next, self._next_ends = reply.leased, asked_at + LEASE_S
         self.rate, self.burst = reply.rate, reply.burst
         return reply.waits_s
+
+    def _has_lease(self, now: float) -> bool:
+        """Tell whether there is a token that is good, turning to the next lease for it."""
+        if not self._leased or now >= self._lease_ends:
+            self._leased, self._lease_ends, self._next = self._next, self._next_ends, 0
+            self._low = int(self._leased * LOW_SHARE)
+        return self._leased > 0 and now < self._lease_ends
 
 
 class Limiter:

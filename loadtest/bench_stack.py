@@ -142,15 +142,17 @@ class BenchStack:
         """Make tickets for the buyers b0, b1 and so on."""
         return (ticket for _, _, ticket in self.tickets_in_turn([sale], count))
 
-    def tickets_in_turn(self, sales: Sequence[Sale], count: int) -> Iterator[tuple[Sale, str, str]]:
-        """Make tickets for the buyers b0, b1 and so on, each for the next of the sales.
+    def tickets_in_turn(
+        self, sales: Sequence[Sale], count: int, first: int = 0
+    ) -> Iterator[tuple[Sale, str, str]]:
+        """Make tickets for the buyers b0 (or another first), b1 and so on, for the sales in turn.
 
         No buyer is in two sales: gateways count what a buyer does in all of them.
         """
         ring = KeyRing.parse(self._credentials.ticket_keys, setting="ticket_keys")
         expires = int(time.time()) + 3600
         for n, sale in enumerate(itertools.islice(itertools.cycle(sales), count)):
-            buyer_id = f"b{n}"
+            buyer_id = f"b{first + n}"
             yield (
                 sale,
                 buyer_id,
@@ -172,14 +174,14 @@ class BenchStack:
         """Return what a card provider signs with."""
         return KeyRing.parse(self._credentials.webhook_keys, setting="webhook_keys")
 
-    async def write_tickets(self, sales: Sequence[Sale], count: int) -> Path:
+    async def write_tickets(self, sales: Sequence[Sale], count: int, first: int = 0) -> Path:
         """Write a ticket file for wrk, of so many buyers who grab in these sales in turn.
 
         With one sale it is like those of `seckill ticket`; with more, a third column names them.
         """
         path = self.home / "tickets.tsv"
         with path.open("w") as file:
-            for sale, buyer_id, ticket in self.tickets_in_turn(sales, count):
+            for sale, buyer_id, ticket in self.tickets_in_turn(sales, count, first):
                 named = f"\t{sale.sale_id}" if len(sales) > 1 else ""
                 file.write(f"{buyer_id}\t{ticket}{named}\n")
         return path

@@ -50,11 +50,11 @@ async def grab_in(
 
 
 async def press_in_vain(stack: BenchStack, url: str, sale: Sale, seconds: int) -> Grabbed:
-    """Let wrk grab for so long in a sale that is sold out: each has to be answered 409.
+    """Let wrk grab for so long in a sale that is sold out to b0: each has to be answered 409.
 
     `url` is a gateway's, or for another server the very address that answers so.
     """
-    tickets = await stack.write_tickets([sale], REFUSED_BUYERS)
+    tickets = await stack.write_tickets([sale], REFUSED_BUYERS, first=1)
     if not url.endswith("/constant"):
         await _warm_up(url, [sale])
         url += f"/v1/sales/{sale.sale_id}/grabs"

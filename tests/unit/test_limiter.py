@@ -95,6 +95,32 @@ async def test_leased_tokens_are_spent_without_asking(shared, advance):
     assert shared.asked == [["b0"], ["b4"]]
 
 
+async def test_one_request_brings_the_next_lease_while_the_others_spend_the_rest(shared, advance):
+    limiter = make_sale_limiter(shared)
+    shared.leases = 100
+    await limiter.wait_of("b0")
+    assert sum(limiter.take() for _ in range(101)) == 100, "one is to ask, with 25 left"
+    asking = asyncio.create_task(limiter.wait_of("b76"))
+    await asyncio.sleep(0)
+    assert not limiter.take(), "all are spent, and the next are on their way"
+    assert await asking == 0
+    assert shared.asked == [["b0"], ["b76"]]
+    assert sum(limiter.take() for _ in range(80)) == 79
+
+
+async def test_the_next_lease_is_counted_from_its_own_ask(shared, advance):
+    limiter = make_sale_limiter(shared)
+    shared.leases = 4
+    await limiter.wait_of("b0")
+    advance(LEASE_S / 2)
+    assert [limiter.take() for _ in range(4)] == [True] * 3 + [False]
+    await limiter.wait_of("b4")
+    advance(LEASE_S / 2)
+    assert limiter.take(), "of the second: the last of the first is nobody's any more"
+    advance(LEASE_S / 2)
+    assert not limiter.take()
+
+
 async def test_a_lease_ends_its_time_after_the_ask_began(shared, advance):
     """The script may have taken the tokens in the moment in which it was asked."""
     limiter = make_sale_limiter(shared)
