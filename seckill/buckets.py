@@ -7,6 +7,7 @@ kept for him for GRACE_US. So a Retry-After that is obeyed is admitted, whicheve
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -88,8 +89,9 @@ class LocalBuckets:
         self._interval_s = 1 / limit.rate if limit.rate else 0.0
         self._tolerance_s = self._interval_s * limit.burst
         self._names_max = names_max
-        #: When each name's bucket will be full again (GCRA's theoretical arrival time).
-        self._full_at: dict[str, float] = {}
+        #: When each name's bucket will be full again (GCRA's theoretical arrival time). The first
+        #: of a plain dict would be found only behind all that were taken out before.
+        self._full_at: OrderedDict[str, float] = OrderedDict()
 
     def take(self, name: str, now_s: float) -> float:
         """Take a token; return 0, or without taking any the seconds until there is one."""
@@ -102,7 +104,7 @@ class LocalBuckets:
             full_at += self._interval_s
         self._full_at[name] = full_at  # now the youngest
         if len(self._full_at) > self._names_max:
-            del self._full_at[next(iter(self._full_at))]
+            self._full_at.popitem(last=False)
         return wait_s
 
     def __len__(self) -> int:

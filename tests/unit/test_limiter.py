@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
@@ -78,8 +78,7 @@ async def settle() -> None:
 
 
 def counted(outcome: str) -> float:
-    counter: Any = telemetry.ADMISSIONS.labels("try", outcome)
-    return counter._value.get()
+    return telemetry.ADMISSIONS.labels("try", outcome).value
 
 
 # Leases.
