@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from enum import Enum
+from functools import lru_cache
 from typing import NamedTuple
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
@@ -17,12 +18,16 @@ from gateway.admission import BODY_MAX
 #: A longer head is aiohttp's: it knows where its own limits are.
 HEAD_MAX = 8 * 1024
 HEADERS_MAX = 64
+#: Heads of one client have the same names; so many clients are told apart without looking again.
+SHAPES_MAX = 256
 
 _BEGINNING = b"POST /v1/sales/"
 _REQUEST_LINE = re.compile(rb"POST /v1/sales/([A-Za-z0-9_.-]{1,64})/grabs HTTP/1\.1\r\n")
-_LENGTH = re.compile(rb"[1-9][0-9]{0,3}\Z")
+#: As everybody writes them: without a sign, or zeros before.
+_LENGTHS = {b"%d" % length: length for length in range(1, BODY_MAX + 1)}
 #: Each changes what the request means, or how long it is.
 _UNUSUAL = {b"transfer-encoding", b"content-encoding", b"expect", b"upgrade", b"trailer", b"te"}
+_NEEDED = {b"host", b"content-length", b"content-type"}
 _JSON = {b"application/json", b"application/json; charset=utf-8"}
 
 
@@ -48,11 +53,24 @@ class PlainGrab(NamedTuple):
     forwarded: str
 
 
-class _Headers(dict[bytes, bytes]):
-    """Collects headers as llhttp reports them, by their names as they were sent."""
+class _Listener:
+    """What llhttp reports to: headers alone, and straight into a dictionary."""
 
-    def __init__(self) -> None:
-        self.on_header = self.__setitem__
+    __slots__ = ("on_header",)
+
+    def __init__(self, headers: dict[bytes, bytes]) -> None:
+        self.on_header = headers.__setitem__
+
+
+class _Shape(NamedTuple):
+    """The names of what matters in a head, as they were sent; None where there is none."""
+
+    length: bytes
+    type: bytes
+    ticket: bytes | None
+    connection: bytes | None
+    origin: bytes | None
+    forwarded: bytes | None
 
 
 def read_plain_grab(data: bytes) -> PlainGrab | Unread:
@@ -62,21 +80,34 @@ def read_plain_grab(data: bytes) -> PlainGrab | Unread:
     if end < 4 or line is None:
         may_become_one = end < 4 and len(data) < HEAD_MAX and _may_begin(data)
         return Unread.UNFINISHED if may_become_one else Unread.UNUSUAL
-    headers = _read_headers(data[:end])
-    if headers is None:
+    head = data[:end]
+    sent: dict[bytes, bytes] = {}
+    try:
+        HttpRequestParser(_Listener(sent)).feed_data(head)
+    except (HttpParserError, HttpParserUpgrade):
         return Unread.UNUSUAL
-    length = headers[b"content-length"]
-    end_of_body = end + int(length)
-    if len(data) < end_of_body:
+    # Lines between the first and the empty one: a name that came twice is in `sent` once.
+    shape = _shape_of(tuple(sent)) if len(sent) == head.count(b"\r\n") - 2 else None
+    if shape is None or sent[shape.type].strip(b" \t") not in _JSON:
+        return Unread.UNUSUAL
+    length = _LENGTHS.get(sent[shape.length].strip(b" \t"))
+    if length is None or _text(sent, shape.connection).lower() not in ("", "keep-alive"):
+        return Unread.UNUSUAL
+    end += length
+    if len(data) < end:
         return Unread.UNFINISHED
     return PlainGrab(
         line[1].decode(),
-        headers.get(b"seckill-ticket", b"").decode("latin-1"),
-        data[end:end_of_body],
-        end_of_body,
-        headers.get(b"origin", b"").decode("latin-1"),
-        headers.get(b"x-forwarded-for", b"").decode("latin-1"),
+        _text(sent, shape.ticket),
+        data[end - length : end],
+        end,
+        _text(sent, shape.origin),
+        _text(sent, shape.forwarded),
     )
+
+
+def _text(headers: dict[bytes, bytes], name: bytes | None) -> str:
+    return "" if name is None else headers[name].strip(b" \t").decode("latin-1")
 
 
 def _may_begin(data: bytes) -> bool:
@@ -85,22 +116,19 @@ def _may_begin(data: bytes) -> bool:
     return data[:size] == _BEGINNING[: len(data)]
 
 
-def _read_headers(head: bytes) -> dict[bytes, bytes] | None:
-    """Return a head's headers by their names in lower case; None if anything is unusual."""
-    sent = _Headers()
-    try:
-        HttpRequestParser(sent).feed_data(head)
-    except (HttpParserError, HttpParserUpgrade):
+@lru_cache(SHAPES_MAX)
+def _shape_of(names: tuple[bytes, ...]) -> _Shape | None:
+    """Find what matters among the names of a head; None if anything is unusual."""
+    lower = {name.lower(): name for name in names}
+    if len(lower) < len(names) or len(names) > HEADERS_MAX:
         return None
-    headers = {name.lower(): value.strip(b" \t") for name, value in sent.items()}
-    # Lines between the first and the empty one: a name that came twice is in `headers` once.
-    if len(headers) != head.count(b"\r\n") - 2 or len(headers) > HEADERS_MAX:
+    if not lower.keys().isdisjoint(_UNUSUAL) or not lower.keys() >= _NEEDED:
         return None
-    if not headers.keys().isdisjoint(_UNUSUAL) or b"host" not in headers:
-        return None
-    if headers.get(b"connection", b"keep-alive").lower() != b"keep-alive":
-        return None
-    length = headers.get(b"content-length", b"")
-    if headers.get(b"content-type") not in _JSON or not _LENGTH.match(length):
-        return None
-    return headers if int(length) <= BODY_MAX else None
+    return _Shape(
+        lower[b"content-length"],
+        lower[b"content-type"],
+        lower.get(b"seckill-ticket"),
+        lower.get(b"connection"),
+        lower.get(b"origin"),
+        lower.get(b"x-forwarded-for"),
+    )
