@@ -46,7 +46,7 @@ from seckill.stock import Grab, Stock
 #: The process under test has this core to itself; stores and generator share the other.
 TESTED_CORE, OTHER_CORE = 0, 1
 #: A closed loop makes its own waits; the slower side must answer all it is given, too.
-NO_SHEDDING = {"SECKILL_WAIT_MAX_S": "60"}
+NO_SHEDDING = {"SECKILL_WAIT_MAX_S": "60", "SECKILL_REQUESTS_IN_HAND_MAX": "10000"}
 #: What may be pinned to: a core, some of them, or None for all.
 Cores = int | Collection[int] | None
 #: More than any run takes.

@@ -15,7 +15,7 @@ from loadtest.bench_stack import OTHER_CORE, BenchStack, Cores, pinned
 from seckill.errors import SeckillError, UserMistake
 from seckill.sales import Sale
 
-CONNECTIONS = 256
+CONNECTIONS = 1_000
 #: More than any server here takes in a run, so that no ticket is used twice.
 TICKETS_PER_SECOND = 50_000
 #: Enough buyers for grabs that are all refused: there they may come again.

@@ -42,7 +42,7 @@ NGINX_LUA = Path("/usr/share/lua/5.1/nginx")
 #: As patient as our side of a closed loop: a peer that is slow must answer all it is given, too.
 CALL_MAX_MS = 60_000
 #: More than wrk has requests under way, so that no connection to Redis is made twice.
-CONNECTIONS_KEPT = 512
+CONNECTIONS_KEPT = 1024
 
 
 @dataclass(frozen=True, slots=True)
