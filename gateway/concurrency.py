@@ -59,7 +59,8 @@ class ConcurrencyLimit:
     def enter(self) -> None:
         """Take in hand one that was not expected, and for which there is room."""
         self.in_hand += 1
-        self._peak = max(self._peak, self.in_hand)
+        if self.in_hand > self._peak:
+            self._peak = self.in_hand
 
     def end(self, came_at: float) -> None:
         """Let go of a request that has its answer, and that came at that time of the loop."""

@@ -237,13 +237,12 @@ class Connection(asyncio.Protocol):
                 self._data = self._data[plain.length :]
             else:
                 self._hand_over(plain.length)
-        if len(self._data) <= AHEAD_MAX:
+        if self._stopped_reading and len(self._data) <= AHEAD_MAX:
             self._read_on()
 
     def _read_on(self) -> None:
-        if self._stopped_reading:
-            self._stopped_reading = False
-            self._transport.resume_reading()
+        self._stopped_reading = False
+        self._transport.resume_reading()
 
     def _hand_over(self, length: int) -> None:
         """Give aiohttp so much of what lies there."""
@@ -253,7 +252,8 @@ class Connection(asyncio.Protocol):
             if self._paused:
                 self._door.pause_writing()
         data, self._data = self._data[:length], self._data[length:]
-        self._read_on()  # before aiohttp gets so much that it stops reading itself
+        if self._stopped_reading:
+            self._read_on()  # before aiohttp gets so much that it stops reading itself
         self._door.data_received(data)
 
     def _press(self, plain: PlainGrab, sale: Sale) -> bool:
@@ -326,12 +326,15 @@ class Connection(asyncio.Protocol):
 
     def told(self, result: GrabResult) -> None:
         """Answer the grab in hand with its result."""
-        COUNTERS[result.verdict].inc()
-        if result.verdict is Verdict.QUANTITY:
+        verdict = result.verdict
+        COUNTERS[verdict].inc()
+        if result.order_id:
+            body = body_of(result, self._lane.pace)
+            self._answer(self._answers.given(verdict, body))
+        elif verdict is Verdict.QUANTITY:
             self._answer(self._answers.refused(too_many(self._sale)))
         else:
-            body = body_of(result, self._lane.pace)
-            self._answer(self._answers.told(result.verdict, body))
+            self._answer(self._answers.not_given(verdict))
 
     def failed(self, error: BaseException) -> None:
         """Answer the grab in hand, for which there is no result."""
@@ -398,7 +401,7 @@ class _Looks(_Waits[str, tuple[Verdict, Holding | None]]):
     def __init__(
         self, buyer_id: str, connection: Connection, desk: SaleDesk, forwarded: str
     ) -> None:
-        super().__init__(buyer_id, connection)
+        self.item, self._connection = buyer_id, connection
         self._desk, self._forwarded = desk, forwarded
 
     def answer(self, found: tuple[Verdict, Holding | None]) -> None:

@@ -66,7 +66,7 @@ HEADS: Mapping[Verdict, tuple[int, Mapping[str, str]]] = {
     verdict: (problem.value.status, {"Content-Type": CONTENT_TYPE, **problem_headers(problem)})
     for verdict, problem in REFUSALS.items()
 }
-_REFUSALS = {verdict: problem_body(problem) for verdict, problem in REFUSALS.items()}
+REFUSAL_BODIES = {verdict: problem_body(problem) for verdict, problem in REFUSALS.items()}
 _LINKS = {
     name: {"order_id": "$response.body#/order_id"}
     for name in ("show_order", "stream_order", "pay_order", "cancel_order")
@@ -122,7 +122,7 @@ def body_of(result: GrabResult, pace: Pace) -> bytes:
         return body % (result.order_id.encode(), pace.next_poll_ms())
     if result.verdict is Verdict.DUPLICATE:
         return b'{"order_id":"%b","status":"yours"}' % result.order_id.encode()
-    return _REFUSALS[result.verdict]
+    return REFUSAL_BODIES[result.verdict]
 
 
 def too_many(sale: Sale) -> Refused:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from email.utils import formatdate
 from http import HTTPStatus
 
-from gateway.grabs import HEADS
+from gateway.grabs import HEADS, REFUSAL_BODIES
 from gateway.headers import SERVER
 from gateway.problems import CONTENT_TYPE, Problem, Refused, problem_body, problem_headers
 from seckill.stock import Verdict
@@ -19,21 +19,38 @@ class Answers:
     def __init__(self, extra: Mapping[str, str]) -> None:
         self._extra = extra
         self._heads = {verdict: self._head(*head) for verdict, head in HEADS.items()}
-        self._bad_ticket = self._refused(Refused(Problem.BAD_TICKET))
+        self._bad_ticket = self._parts(Refused(Problem.BAD_TICKET))
+        #: Answers that say the same to everybody, as they are in this second.
+        self._alike: dict[Verdict, bytes] = {}
+        self._second = b""
 
-    def told(self, verdict: Verdict, body: bytes) -> bytes:
-        """Return the answer that tells a verdict; a wrong quantity is `refused`."""
-        return _join(self._heads[verdict], body)
+    def given(self, verdict: Verdict, body: bytes) -> bytes:
+        """Return the answer to one buyer, which names his order."""
+        return _join(self._heads[verdict], _date(), body)
+
+    def not_given(self, verdict: Verdict) -> bytes:
+        """Return the answer that everybody gets who is told so; a wrong quantity is `refused`."""
+        second = _date()
+        if second is not self._second:
+            self._alike.clear()
+            self._second = second
+        answer = self._alike.get(verdict)
+        if answer is None:
+            answer = _join(self._heads[verdict], second, REFUSAL_BODIES[verdict])
+            self._alike[verdict] = answer
+        return answer
 
     def bad_ticket(self) -> bytes:
         """Return the answer to whose ticket is not good."""
-        return _join(*self._bad_ticket)
+        head, body = self._bad_ticket
+        return _join(head, _date(), body)
 
     def refused(self, refused: Refused) -> bytes:
         """Return the answer that a refusal is."""
-        return _join(*self._refused(refused))
+        head, body = self._parts(refused)
+        return _join(head, _date(), body)
 
-    def _refused(self, refused: Refused) -> tuple[bytes, bytes]:
+    def _parts(self, refused: Refused) -> tuple[bytes, bytes]:
         problem = refused.problem
         headers = {"Content-Type": CONTENT_TYPE, **problem_headers(problem), **refused.headers}
         head = self._head(problem.value.status, headers)
@@ -59,8 +76,8 @@ class _Date:
         return self._text
 
 
-_date: Callable[[], bytes] = _Date()
+_date = _Date()
 
 
-def _join(head: bytes, body: bytes) -> bytes:
-    return b"%b%b\r\nContent-Length: %d\r\n\r\n%b" % (head, _date(), len(body), body)
+def _join(head: bytes, date: bytes, body: bytes) -> bytes:
+    return b"%b%b\r\nContent-Length: %d\r\n\r\n%b" % (head, date, len(body), body)
