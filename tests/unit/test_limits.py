@@ -29,7 +29,7 @@ def test_the_seed_profile_has_the_classic_tiers() -> None:
 
 def test_the_default_profile_is_sized_for_the_machine() -> None:
     tier = load_limits("default").try_
-    assert tier.rate == 20_000 * len(os.sched_getaffinity(0))
+    assert tier.rate == 50_000 * len(os.sched_getaffinity(0))
     assert tier.burst > tier.rate
 
 
