@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 
 from loadtest.bench_stack import NO_SHEDDING, OTHER_CORE, TESTED_CORE, BenchStack, Process
@@ -179,12 +180,12 @@ async def p99_side(stack: BenchStack, rate: float, seconds: int) -> Side:
         report = await offer_grabs(stack, gateway.url, [sale], schedule)
         if not report.valid:
             raise SeckillError("the open-loop generator did not keep up: the run does not count")
-        if set(report.told) != {202}:
-            raise SeckillError(f"at half of the sustained rate grabs were told {report.told}")
         books = await stack.verify(sale, wait_s=LANDED_S)
         if not books.balanced:
             raise SeckillError(f"the ledger does not balance: {'; '.join(books.violations)}")
-        return report.latency_ms(0.99, 202)
+        # Who was refused waits for ever: refusing the slowest must not make it better.
+        refused = 1 - report.told[202] / report.told.total()
+        return inf if refused >= 0.01 else report.latency_ms(0.99 / (1 - refused), 202)
 
     return Side(f"p99 at {rate:,.0f} grabs/s, ms", p99)
 
