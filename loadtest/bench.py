@@ -17,13 +17,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from config.settings import PROJECT_ROOT
 from loadtest.bench_sides import Side, one_core_sides, order_sides, p99_side, two_process_sides
-from loadtest.bench_stack import NO_SHEDDING, OTHER_CORE, TESTED_CORE, bench_stack
+from loadtest.bench_stack import NO_SHEDDING, OTHER_CORE, TESTED_CORE, thrown_away_stack
 from loadtest.grab_costs import FEW, MANY, Growth, holders_growth
 from loadtest.machine import origin
 from loadtest.wrk import require_wrk
-from ops.services import temporary_home
 from seckill.errors import SeckillError
 
 
@@ -68,31 +66,32 @@ ROWS = (
 
 
 async def run(runs: int, seconds: int, holders: int, progress: Progress) -> dict[str, Side]:
-    """Measure all sides."""
+    """Measure all sides.
+
+    Each part on stores of its own: grabs of one that nobody placed would be found by the other's
+    consumers, and placed.
+    """
     sides: dict[str, Side] = {}
-    home = PROJECT_ROOT / ".seckill" / "bench"
-    async with bench_stack(home, OTHER_CORE) as stack:
+    async with thrown_away_stack(OTHER_CORE) as stack:
         async with one_core_sides(stack, seconds, progress.console.print) as servers:
             sides |= servers
             await _interleave(servers.values(), runs, progress)
         pairs = await two_process_sides(stack, seconds)
         sides |= pairs
         await _interleave(pairs.values(), runs, progress)
-    async with bench_stack(home) as stack:
+    async with thrown_away_stack() as stack:
         orders = await order_sides(stack, seconds)
         sides |= orders
         await _interleave(orders.values(), runs, progress)
         sides["p99"] = await p99_side(stack, orders["orders"].median / 2, 2 * seconds)
         await _interleave([sides["p99"]], runs, progress)
     if holders:
-        # Gigabytes, so in a place that is thrown away.
-        with temporary_home() as thrown_away:
-            async with bench_stack(thrown_away, OTHER_CORE) as stack:
-                gateway = await stack.run("gateway", TESTED_CORE, **NO_SHEDDING)
-                sizes = FEW, holders
-                growth = await holders_growth(
-                    stack, gateway, sizes, rounds=runs, seconds=seconds, progress=progress
-                )
+        async with thrown_away_stack(OTHER_CORE) as stack:
+            gateway = await stack.run("gateway", TESTED_CORE, **NO_SHEDDING)
+            sizes = FEW, holders
+            growth = await holders_growth(
+                stack, gateway, sizes, rounds=runs, seconds=seconds, progress=progress
+            )
         sides |= dict(zip(("few", "many"), _sides_of(growth), strict=True))
     return sides
 

@@ -30,6 +30,8 @@ MERGED_ORDERS = 60_000
 SINGLE_ORDERS = 3_000
 #: Longest wait for the last orders of a run.
 LANDED_S = 60.0
+#: Time between two looks at how many have landed: each costs what an order costs.
+LOOK_S = 0.05
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 
@@ -238,6 +240,6 @@ async def _grabbed_and_landed(stack: BenchStack, gateway: Process, seconds: int)
             landed_at = now
         if grabbing.done() and now > landed_at + LANDED_S:
             raise SeckillError(f"only {landed:,} of {await stack.holders(sale):,} orders landed")
-        await asyncio.sleep(0.005)
+        await asyncio.sleep(LOOK_S)
     await grabbing  # which may have failed
     return landed / (landed_at - first_at)

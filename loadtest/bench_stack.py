@@ -20,7 +20,7 @@ from redis.asyncio import Redis
 from ops.children import Child
 from ops.credentials import Credentials, load_credentials
 from ops.ports import free_port
-from ops.services import Services, running_services
+from ops.services import Services, running_services, temporary_home
 from ops.workers import worker
 from seckill import (
     database,
@@ -284,3 +284,11 @@ async def bench_stack(home: Path, stores_core: Cores = None) -> AsyncIterator[Be
                     for child in stack.children:
                         await child.stop()
                     await redis.aclose()
+
+
+@asynccontextmanager
+async def thrown_away_stack(stores_core: Cores = None) -> AsyncIterator[BenchStack]:
+    """Start stores that are empty, and leave nothing of them."""
+    with temporary_home() as home:
+        async with bench_stack(home, stores_core) as stack:
+            yield stack

@@ -17,12 +17,11 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from loadtest.bench_stack import NO_SHEDDING, OTHER_CORE, TESTED_CORE, bench_stack
+from loadtest.bench_stack import NO_SHEDDING, OTHER_CORE, TESTED_CORE, thrown_away_stack
 from loadtest.findings import Finding, show
 from loadtest.grab_costs import FEW, MANY, Growth, holders_growth, sales_growth
 from loadtest.machine import check_output, origin, write_json
 from loadtest.wrk import CONNECTIONS, require_wrk
-from ops.services import temporary_home
 from seckill.errors import SeckillError
 
 HOLDERS = (1_000, 10_000, 100_000, 1_000_000, 10_000_000)
@@ -73,22 +72,21 @@ async def run(
     """Measure both on stores that are thrown away afterwards."""
     require_wrk()
     measured: list[Growth] = []
-    with temporary_home() as home:
-        async with bench_stack(home, OTHER_CORE) as stack:
-            gateway = await stack.run("gateway", TESTED_CORE, **NO_SHEDDING)
-            if sizes:
-                measured.append(
-                    await holders_growth(
-                        stack, gateway, sizes, rounds=rounds, seconds=seconds, progress=progress
-                    )
+    async with thrown_away_stack(OTHER_CORE) as stack:
+        gateway = await stack.run("gateway", TESTED_CORE, **NO_SHEDDING)
+        if sizes:
+            measured.append(
+                await holders_growth(
+                    stack, gateway, sizes, rounds=rounds, seconds=seconds, progress=progress
                 )
-            if counts:
-                measured.append(
-                    await sales_growth(
-                        stack, gateway, counts, rounds=rounds, seconds=seconds, progress=progress
-                    )
+            )
+        if counts:
+            measured.append(
+                await sales_growth(
+                    stack, gateway, counts, rounds=rounds, seconds=seconds, progress=progress
                 )
-            stores = await stack.versions()
+            )
+        stores = await stack.versions()
     findings = [finding for growth in measured for finding in findings_of(growth)]
     for growth in measured:
         findings += (
