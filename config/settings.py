@@ -103,7 +103,8 @@ class Settings(BaseSettings):
     limits_profile: str = "default"
     limits_file: Path | None = None
     #: Grabs in hand per process, and a quarter as many other requests: a tenth of a second's work
-    #: where a core answers 20,000 grabs a second. It shrinks when answers take long (gateway/concurrency.py).
+    #: where a core answers 20,000 grabs a second. It shrinks when answers take long
+    #: (gateway/concurrency.py).
     requests_in_hand_max: Annotated[int, Field(ge=64)] = 2_000
     #: The mean wait beyond which that bound shrinks. Under overload the slowest in a hundred wait
     #: four times as long, and a quarter of a second is still felt as at once.
