@@ -88,18 +88,21 @@ async def quick_filling(redis: Redis) -> AsyncIterator[None]:
             await redis.config_set(name, value)
         yield
     finally:
+        # While it does not begin by itself.
+        await _log_is_at_rest(redis)
+        await redis.bgrewriteaof()
+        status = await _log_is_at_rest(redis)
         for name, value in before.items():
             await redis.config_set(name, value)
-    await _rewrite_log(redis)
+    if status != "ok":
+        raise SeckillError("Redis could not rewrite its log; is the disk full?")
 
 
-async def _rewrite_log(redis: Redis) -> None:
-    await redis.bgrewriteaof()
+async def _log_is_at_rest(redis: Redis) -> str:
+    """Wait until the log is not being rewritten; return how the last time ended."""
     async with asyncio.timeout(REWRITE_S):
         while True:
             log = await redis.info("persistence")
             if not (log["aof_rewrite_in_progress"] or log["aof_rewrite_scheduled"]):
-                break
+                return str(log["aof_last_bgrewrite_status"])
             await asyncio.sleep(LOOK_S)
-    if log["aof_last_bgrewrite_status"] != "ok":
-        raise SeckillError("Redis could not rewrite its log; is the disk full?")
