@@ -174,6 +174,7 @@ class Connection(asyncio.Protocol):
             waiting.cancel()
             lane.finish(self._came_at)
         self._data = b""
+        self._stopped_reading = False  # nothing is read from it any more
         if self._door is not None:
             self._door.connection_lost(exc)
 

@@ -1,0 +1,42 @@
+"""A connection of the fast lane, without a loop: what it does to a transport that is gone."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+from gateway.fastlane import AHEAD_MAX, Connection, FastLane
+
+
+class Gone:
+    """A transport whose client sent far ahead and went away: it cannot be told anything."""
+
+    def __init__(self) -> None:
+        self.closing = False
+
+    def get_extra_info(self, name: str) -> Any:
+        return ("127.0.0.1", 1) if name == "peername" else None
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+    def pause_reading(self) -> None:
+        assert not self.closing
+
+    def resume_reading(self) -> None:
+        assert not self.closing, "uvloop raises here"
+
+
+def test_a_turn_that_was_due_when_the_client_went_away_tells_the_transport_nothing() -> None:
+    lane = SimpleNamespace(
+        loop=SimpleNamespace(time=float),
+        entrance=SimpleNamespace(enter=lambda _: True, leave=lambda: None),
+        connections=set(),
+    )
+    connection, transport = Connection(cast(FastLane, lane)), cast(Any, Gone())
+    connection.connection_made(transport)
+    connection.pause_writing()  # so that what comes waits
+    connection.data_received(b"x" * (AHEAD_MAX + 1))
+    transport.closing = True
+    connection.connection_lost(None)
+    connection.resume_writing()
