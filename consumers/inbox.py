@@ -6,8 +6,17 @@ import asyncio
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from typing import NamedTuple
 
 from aio_pika.abc import AbstractIncomingMessage
+
+
+class Ack(NamedTuple):
+    """An acknowledgement to send."""
+
+    message: AbstractIncomingMessage
+    #: It is for all that came before, too.
+    multiple: bool
 
 
 class Inbox:
@@ -26,7 +35,7 @@ class Inbox:
         self._weigh = weigh
         self._lines: OrderedDict[str, deque[AbstractIncomingMessage]] = OrderedDict()
         self._arrived = asyncio.Event()
-        #: Delivery tag of everything that is not done -> when it was sent.
+        #: Delivery tag of everything that is not done, as it was delivered -> when it was sent.
         self._in_hand: dict[int, float] = {}
 
     def __len__(self) -> int:
@@ -57,6 +66,19 @@ class Inbox:
         if not self._lines:
             self._arrived.clear()
         return batch
+
+    def acks(self, batch: list[AbstractIncomingMessage]) -> list[Ack]:
+        """Return the fewest acknowledgements that are for this batch and for nothing else in hand.
+
+        Mostly that is one. Where the batch has overtaken others, what is behind them goes singly.
+        """
+        left = {message.delivery_tag or 0: message for message in batch}
+        acks: list[Ack] = []
+        for tag in self._in_hand:
+            if tag not in left:
+                break
+            acks = [Ack(left.pop(tag), multiple=True)]
+        return acks + [Ack(message, multiple=False) for message in left.values()]
 
     def done(self, batch: list[AbstractIncomingMessage]) -> None:
         """Forget a batch that was acknowledged."""

@@ -137,8 +137,7 @@ class QueueRole:
                 return
         try:
             with link_errors_as_unavailable("an ack"):
-                for message in batch:  # each by itself: others delivered before it may be waiting
-                    await message.ack()
+                await asyncio.gather(*(m.ack(multiple) for m, multiple in inbox.acks(batch)))
         except Unavailable as error:
             # The link broke after the commit: the batch comes again and is found placed.
             log.warning(
