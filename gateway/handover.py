@@ -20,11 +20,8 @@ from seckill.stock import Grab
 
 log = logging.getLogger(__name__)
 
-#: One on its way while a slow broker writes the other to disk.
+#: One on its way while the broker writes the other to disk.
 PUBLISHES_MAX = 2
-#: A message is for all that was accepted within so long, but for the first: that goes at once. A
-#: message costs gateway, broker and consumer a millisecond together, however many grabs it holds.
-SPACING_S = 0.008
 #: With the broker away, one batch a second is tried; the others stay in the outbox.
 PROBE_S = 1.0
 
@@ -94,8 +91,6 @@ class Handover:
         self._on_settled = on_settled
         self._waiting: deque[_Batch] = deque()
         self._publishes: set[asyncio.Task[None]] = set()
-        #: The last message is younger than SPACING_S.
-        self._resting = False
 
     def hand_over(
         self, outbox_id: str, epoch: int, grabs: Sequence[Grab], on_taken: Callable[[], None]
@@ -105,23 +100,15 @@ class Handover:
         self._kick()
 
     async def drain(self) -> None:
-        """Hand over what waits, without resting, and wait until every publish has ended."""
-        self._rested()
+        """Wait until every publish under way has ended."""
         while self._publishes:
             await asyncio.wait(self._publishes)
-            self._rested()
-
-    def _rested(self) -> None:
-        self._resting = False
-        self._kick()
 
     def _kick(self) -> None:
-        while self._waiting and not self._resting and len(self._publishes) < PUBLISHES_MAX:
+        while self._waiting and len(self._publishes) < PUBLISHES_MAX:
             if not self._breaker.may_publish():
                 self._leave_in_outbox()
                 return
-            self._resting = True
-            asyncio.get_running_loop().call_later(SPACING_S, self._rested)
             task = asyncio.create_task(self._publish(self._merge()), name="hand-over")
             self._publishes.add(task)
             task.add_done_callback(self._finish)

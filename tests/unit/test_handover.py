@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 import msgspec
 import pytest
 
-from gateway import handover
 from gateway.handover import MESSAGE_GRABS_MAX, PROBE_S, PUBLISHES_MAX, Breaker, Handover
 from seckill.errors import Unavailable
 from seckill.order_ids import new_order_id
@@ -86,12 +85,6 @@ class Desk:
             await self.take(f"fill-{number}")
 
 
-@pytest.fixture(autouse=True)
-def no_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rest for no longer than a turn of the loop."""
-    monkeypatch.setattr(handover, "SPACING_S", 0)
-
-
 @pytest.fixture
 def desk() -> Desk:
     return Desk()
@@ -130,34 +123,6 @@ async def test_batches_that_wait_go_out_in_one_message(desk: Desk) -> None:
     await desk.publisher.confirm(PUBLISHES_MAX)
     assert all(taken.done() for taken in waiting)
     assert desk.settled == ["fill-0", "3-0", "4-0"]
-
-
-async def test_a_lone_batch_goes_at_once_and_those_soon_after_it_go_together(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(handover, "SPACING_S", 0.01)
-    await desk.take("1-0")
-    await desk.publisher.confirm(0)
-    waiting = await desk.take("2-0"), await desk.take("3-0")
-    assert [m.batch for m in desk.publisher.sent] == [["1-0"]]
-    async with asyncio.timeout(10):
-        while len(desk.publisher.sent) == 1:
-            await turns()
-    assert desk.publisher.sent[1].batch == ["2-0", "3-0"]
-    await desk.publisher.confirm(1)
-    assert all(taken.done() for taken in waiting)
-
-
-async def test_drain_does_not_rest(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(handover, "SPACING_S", 3600)
-    await desk.take("1-0")
-    waiting = await desk.take("2-0")
-    drained = asyncio.create_task(desk.handover.drain())
-    await turns()
-    await desk.publisher.confirm(1)
-    await desk.publisher.confirm(0)
-    assert drained.done()
-    assert waiting.done()
 
 
 async def test_epochs_never_share_a_message(desk: Desk) -> None:
