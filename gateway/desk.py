@@ -62,6 +62,7 @@ class SaleDesk:
         *,
         batch_max: int,
         calls_max: int,
+        spacing_s: float,
         call_timeout_s: float,
         outbox_max: int,
     ) -> None:
@@ -72,7 +73,9 @@ class SaleDesk:
         self._batch_max = batch_max
         self._call_timeout_ms = int(call_timeout_s * 1000)
         self._outbox_max = outbox_max
-        self._grabs = MicroBatcher(self._call_script, max_batch=batch_max, max_calls=calls_max)
+        self._grabs = MicroBatcher(
+            self._call_script, max_batch=batch_max, max_calls=calls_max, spacing_s=spacing_s
+        )
         self._look_ups = MicroBatcher(
             answering_each(self._call_look_up), max_batch=CALL_MAX, max_calls=1
         )

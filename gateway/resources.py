@@ -142,6 +142,7 @@ async def desks_ctx(app: web.Application) -> AsyncIterator[None]:
             make_handover,
             batch_max=settings.grab_batch_max,
             calls_max=settings.grab_calls_in_flight,
+            spacing_s=settings.grab_spacing_s,
             call_timeout_s=settings.redis_timeout_s,
             outbox_max=settings.outbox_max,
         )

@@ -1,7 +1,7 @@
 """The micro-batcher: what arrived while the last call was under way goes out together.
 
-No timers, so a lone request waits for nobody; under load, calls grow instead of queueing. The same
-rule serves every stage: script calls, look-ups, reads from SQL, transactions.
+A lone request waits for nobody; under load, calls grow instead of queueing. The same rule serves
+every stage: script calls, look-ups, reads from SQL, transactions.
 """
 
 from __future__ import annotations
@@ -70,6 +70,9 @@ class Pending(Generic[T, R]):
 class MicroBatcher(Generic[T, R]):
     """Merges single items into calls of up to `max_batch`, with up to `max_calls` under way.
 
+    With a spacing, calls begin at least so many seconds apart: a lone item goes at once, those that
+    follow it closely go together. A full batch does not wait for that.
+
     `call` gets the items in order of arrival and answers each of them, now or later; when it
     raises, those it has not answered fail with that exception.
     """
@@ -80,10 +83,14 @@ class MicroBatcher(Generic[T, R]):
         *,
         max_batch: int,
         max_calls: int,
+        spacing_s: float = 0.0,
     ) -> None:
         self._call = call
         self._max_batch = max_batch
         self._max_calls = max_calls
+        self._spacing_s = spacing_s
+        #: Set while the last call is younger than the spacing.
+        self._rest: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[Waiter[T, R]] = deque()
         self._calls: set[asyncio.Task[None]] = set()
@@ -109,17 +116,32 @@ class MicroBatcher(Generic[T, R]):
     def put(self, waiter: Waiter[T, R]) -> None:
         """Queue what waits in a way of its own: without a future, on the hot path."""
         self._waiting.append(waiter)
-        if not self._kick_due and len(self._calls) < self._max_calls:
+        if not self._kick_due and self._may_call():
             # At the end of this turn of the loop, so that all that one poll of the sockets
             # brought in goes out together.
             self._kick_due = True
             self._loop.call_soon(self._kick)
 
+    def _may_call(self) -> bool:
+        rests = self._rest is not None and len(self._waiting) < self._max_batch
+        return not rests and len(self._calls) < self._max_calls
+
+    def _begin_rest(self) -> None:
+        if self._rest is not None:
+            self._rest.cancel()
+        self._rest = self._loop.call_later(self._spacing_s, self._end_rest)
+
+    def _end_rest(self) -> None:
+        self._rest = None
+        self._kick()
+
     def _kick(self) -> None:
         self._kick_due = False
-        while self._waiting and len(self._calls) < self._max_calls:
+        while self._waiting and self._may_call():
             batch = self._take()
             if batch:
+                if self._spacing_s:
+                    self._begin_rest()
                 self._under_way += len(batch)
                 task = self._loop.create_task(self._run(batch), name="micro-batch")
                 self._calls.add(task)

@@ -39,6 +39,7 @@ async def make_desk(redis_proxy, amqp_proxy):
                 lambda sale_id, on_settled: Handover(sale_id, publisher, breaker, on_settled),
                 batch_max=512,
                 calls_max=2,
+                spacing_s=0,
                 call_timeout_s=TIMEOUT_S,
                 outbox_max=outbox_max,
             )

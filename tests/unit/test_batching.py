@@ -44,8 +44,12 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-def batcher(call: Calls, *, max_batch: int = 100, max_calls: int = 1) -> MicroBatcher[int, int]:
-    return MicroBatcher(answering_each(call), max_batch=max_batch, max_calls=max_calls)
+def batcher(
+    call: Calls, *, max_batch: int = 100, max_calls: int = 1, spacing_s: float = 0
+) -> MicroBatcher[int, int]:
+    return MicroBatcher(
+        answering_each(call), max_batch=max_batch, max_calls=max_calls, spacing_s=spacing_s
+    )
 
 
 async def test_a_lone_item_waits_for_nobody() -> None:
@@ -241,3 +245,35 @@ async def test_every_caller_gets_his_own_result_in_any_schedule(seed: int) -> No
     assert [f.result() for n, f in enumerate(futures) if n not in left] == [
         n * 10 for n in range(len(futures)) if n not in left
     ]
+
+
+async def test_what_follows_a_call_closely_goes_together_when_the_spacing_is_over() -> None:
+    calls = Calls()
+    spaced = batcher(calls, max_calls=2, spacing_s=0.01)
+    for item in (1, 2, 3):
+        spaced.submit(item)
+        await settle()
+    assert calls.batches == [[1]]
+    async with asyncio.timeout(10):
+        while len(calls.batches) == 1:
+            await settle()
+    assert calls.batches == [[1], [2, 3]]
+
+
+async def test_a_full_batch_does_not_wait_for_the_spacing() -> None:
+    calls = Calls()
+    spaced = batcher(calls, max_batch=2, max_calls=9, spacing_s=3600)
+    for item in (1, 2, 3, 4, 5, 6):
+        spaced.submit(item)
+        await settle()
+    assert calls.batches == [[1], [2, 3], [4, 5]]
+
+
+async def test_a_spacing_never_holds_more_than_a_batch_back() -> None:
+    calls = Calls()
+    spaced = batcher(calls, max_batch=2, spacing_s=3600)
+    for item in (1, 2, 3, 4):
+        spaced.submit(item)
+        await settle()
+    await calls.finish(0)
+    assert calls.batches == [[1], [2, 3]]
