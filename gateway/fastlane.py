@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import Generic, TypeVar, cast
+from typing import cast
 
 import msgspec
 from aiohttp import web
@@ -23,10 +23,11 @@ from aiohttp import web
 from gateway.admission import TICKET_KEYS, rate_limited
 from gateway.client_address import TRUSTED_PROXIES, address_of
 from gateway.cors import headers_for
-from gateway.desk import GrabResult, SaleDesk, told_by
+from gateway.desk import GrabResult, SaleDesk
 from gateway.door import Door, Entrance
 from gateway.grabs import COUNTERS, DECODER, ask_and_grab, body_of, take_token, too_many
 from gateway.headers import HSTS
+from gateway.lane_waiters import Grabs, Looks
 from gateway.pace import PACE
 from gateway.plain_grabs import PlainGrab, Unread, read_plain_grab
 from gateway.problems import Problem, Refused
@@ -35,7 +36,7 @@ from gateway.resources import DESKS, GRABS_IN_HAND, LIMITER, SALES, SETTINGS
 from seckill import telemetry, tickets
 from seckill.errors import Unavailable
 from seckill.sales import Sale
-from seckill.stock import Grab, Holding, Verdict
+from seckill.stock import Verdict
 
 log = logging.getLogger(__name__)
 
@@ -46,9 +47,6 @@ SPLIT_S = 1.0
 SWEEP_S = 0.5
 #: What a client may send ahead of its answers before we stop reading: 200 pipelined grabs.
 AHEAD_MAX = 64 * 1024
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 class FastLane:
@@ -147,12 +145,7 @@ class Connection(asyncio.Protocol):
         self._came_at = 0.0
         self._paused = self._stopped_reading = False
         #: What waits for the grab in hand: None when there is none.
-        self._waiting: (
-            _Waits[str, tuple[Verdict, Holding | None]]
-            | _Waits[Grab, GrabResult]
-            | asyncio.Task[GrabResult]
-            | None
-        ) = None
+        self._waiting: Looks | Grabs | asyncio.Task[GrabResult] | None = None
 
     # What the transport tells.
 
@@ -283,7 +276,7 @@ class Connection(asyncio.Protocol):
         if desk.selling:
             self._admit(desk, plain.forwarded)
         else:
-            self._waiting = _Looks(buyer_id, self, desk, plain.forwarded)
+            self._waiting = Looks(buyer_id, self, desk, plain.forwarded)
             desk.take_look(self._waiting)
         return True
 
@@ -309,7 +302,7 @@ class Connection(asyncio.Protocol):
         if refusal := lane.limiter.refusal_here(buyer_id, address):
             self.failed(rate_limited(refusal))
         elif take_token(lane.limiter, desk, self._sale.sale_id):
-            self._waiting = _Grabs(desk.new_grab(buyer_id, self._quantity), self)
+            self._waiting = Grabs(desk.new_grab(buyer_id, self._quantity), self)
             desk.take(self._waiting)
         else:
             asking = ask_and_grab(lane.limiter, desk, self._sale.sale_id, buyer_id, self._quantity)
@@ -357,55 +350,3 @@ class Connection(asyncio.Protocol):
             self.end()
         elif self._data:
             lane.loop.call_soon(self._serve)  # not at once: a batch's answers go out first
-
-
-class _Waits(Generic[T, R]):
-    """A connection's grab on its way through one batch (a `Waiter`)."""
-
-    __slots__ = ("_connection", "item")
-
-    def __init__(self, item: T, connection: Connection) -> None:
-        self.item = item
-        self._connection: Connection | None = connection
-
-    @property
-    def gone(self) -> bool:
-        """Tell whether it was answered, or the connection is gone."""
-        return self._connection is None
-
-    def fail(self, error: Exception) -> None:
-        """Answer that there is no result, unless there was one."""
-        if connection := self._leave():
-            connection.failed(error)
-
-    def cancel(self) -> None:
-        """Let it be answered by nobody."""
-        self._connection = None
-
-    def _leave(self) -> Connection | None:
-        connection, self._connection = self._connection, None
-        return connection
-
-
-class _Grabs(_Waits[Grab, GrabResult]):
-    __slots__ = ()
-
-    def answer(self, result: GrabResult) -> None:
-        """Answer, unless there was an answer."""
-        if connection := self._leave():
-            connection.told(result)
-
-
-class _Looks(_Waits[str, tuple[Verdict, Holding | None]]):
-    __slots__ = ("_desk", "_forwarded")
-
-    def __init__(
-        self, buyer_id: str, connection: Connection, desk: SaleDesk, forwarded: str
-    ) -> None:
-        self.item, self._connection = buyer_id, connection
-        self._desk, self._forwarded = desk, forwarded
-
-    def answer(self, found: tuple[Verdict, Holding | None]) -> None:
-        """Go on, unless that was done."""
-        if connection := self._leave():
-            connection.looked(told_by(*found), self._desk, self._forwarded)
