@@ -9,7 +9,6 @@ recovery and the memory.
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,7 +28,7 @@ from loadtest.findings import (
     show,
     told_text,
 )
-from loadtest.open_loop import Crowd, Report, Shot, grab_bytes
+from loadtest.open_loop import Crowd, Report, Shot, grab_bytes, no_garbage_looked_for
 from loadtest.wrk import CONNECTIONS, grabs_per_second
 from ops.ports import free_port
 from seckill.sales import Sale
@@ -187,13 +186,8 @@ async def _offer(port: int, sale: Sale, shots: Iterator[Shot]) -> Report:
         await crowd.warm_up(sale.sale_id, GATEWAYS)
         return await crowd.run(shots)
 
-    # Looking for garbage among some hundred thousand shots would stop the crowd for a quarter of a
-    # second, and look like a server that stands still.
-    gc.disable()
-    try:
+    with no_garbage_looked_for():
         return await asyncio.to_thread(uvloop.run, offer())
-    finally:
-        gc.enable()
 
 
 def _shots(stack: BenchStack, sale: Sale, rate: float, count: int) -> Iterator[Shot]:

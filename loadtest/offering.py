@@ -8,7 +8,6 @@ report.valid, report.latency_ms(0.99, 202), report.rate_of(202)
 from __future__ import annotations
 
 import asyncio
-import gc
 import itertools
 import resource
 from collections.abc import Iterable, Sequence
@@ -21,7 +20,7 @@ import uvloop
 from loadtest.arrivals import Arrivals, due_times
 from loadtest.bench_stack import BenchStack, Cores, pinned
 from loadtest.crowd_report import CrowdReport
-from loadtest.open_loop import Crowd, Shot, grab_bytes
+from loadtest.open_loop import Crowd, Shot, grab_bytes, no_garbage_looked_for
 from seckill.errors import SeckillError, UserMistake
 from seckill.sales import Sale
 
@@ -83,14 +82,9 @@ async def offer(
         with pinned(cores):
             return uvloop.run(run())
 
-    # Looking for garbage among some hundred thousand shots would stop the crowd for a quarter of a
-    # second, and look like a server that stands still.
-    gc.disable()
-    try:
+    with no_garbage_looked_for():
         # On a loop of its own: uvloop cannot start stores as other users.
         return await asyncio.to_thread(run_pinned)
-    finally:
-        gc.enable()
 
 
 async def offer_grabs(

@@ -12,12 +12,13 @@ can answer.
 from __future__ import annotations
 
 import asyncio
+import gc
 import heapq
 import re
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple, cast
@@ -284,6 +285,20 @@ class Crowd:
         )
         self._open += 1
         self._free.append(connection)
+
+
+@contextmanager
+def no_garbage_looked_for() -> Iterator[None]:
+    """Keep the collector away from a crowd.
+
+    Looking for garbage among some hundred thousand shots would stop it for a quarter of a second,
+    and look like a server that stands still.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:
