@@ -11,6 +11,9 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, Protocol, TypeVar
 
+#: Items that do not wait for more: what a call costs itself is little beside what they cost.
+WORTH_A_CALL = 64
+
 T = TypeVar("T")
 R = TypeVar("R")
 T_co = TypeVar("T_co", covariant=True)
@@ -71,7 +74,7 @@ class MicroBatcher(Generic[T, R]):
     """Merges single items into calls of up to `max_batch`, with up to `max_calls` under way.
 
     With a spacing, calls begin at least so many seconds apart: a lone item goes at once, those that
-    follow it closely go together. A full batch does not wait for that.
+    follow it closely go together. What is worth a call anyway does not wait for that.
 
     `call` gets the items in order of arrival and answers each of them, now or later; when it
     raises, those it has not answered fail with that exception.
@@ -89,6 +92,7 @@ class MicroBatcher(Generic[T, R]):
         self._max_batch = max_batch
         self._max_calls = max_calls
         self._spacing_s = spacing_s
+        self._worth_a_call = min(max_batch, WORTH_A_CALL)
         #: Set while the last call is younger than the spacing.
         self._rest: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
@@ -123,7 +127,7 @@ class MicroBatcher(Generic[T, R]):
             self._loop.call_soon(self._kick)
 
     def _may_call(self) -> bool:
-        rests = self._rest is not None and len(self._waiting) < self._max_batch
+        rests = self._rest is not None and len(self._waiting) < self._worth_a_call
         return not rests and len(self._calls) < self._max_calls
 
     def _begin_rest(self) -> None:

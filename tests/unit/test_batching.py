@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from seckill.batching import MicroBatcher, Waiter, answering_each
+from seckill.batching import WORTH_A_CALL, MicroBatcher, Waiter, answering_each
 
 
 class Calls:
@@ -258,6 +258,20 @@ async def test_what_follows_a_call_closely_goes_together_when_the_spacing_is_ove
         while len(calls.batches) == 1:
             await settle()
     assert calls.batches == [[1], [2, 3]]
+
+
+async def test_what_is_worth_a_call_does_not_wait_for_the_spacing() -> None:
+    calls = Calls()
+    spaced = batcher(calls, max_batch=512, max_calls=2, spacing_s=3600)
+    spaced.submit(0)
+    await settle()
+    for item in range(WORTH_A_CALL - 1):
+        spaced.submit(item)
+        await settle()
+    assert [len(batch) for batch in calls.batches] == [1]
+    spaced.submit(-1)
+    await settle()
+    assert [len(batch) for batch in calls.batches] == [1, WORTH_A_CALL]
 
 
 async def test_a_full_batch_does_not_wait_for_the_spacing() -> None:
