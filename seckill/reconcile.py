@@ -180,7 +180,11 @@ class Reconciler:
         """
         if await fencing.epoch_in_redis(self._redis, sale_id) != epoch:
             return []
-        if not await self._count_waiting():
+        waiting = await self._count_waiting()
+        # Read once more: what left the last rung while we looked and counted is a letter by now.
+        letters = await open_order_ids(self._db, sale_id)
+        chosen = [d for d in chosen if d.holding.order_id not in letters]
+        if not waiting:
             return chosen
         now = now_ms()
         if now < self._pressed_ms.get(sale_id, 0) + LADDER_MS:

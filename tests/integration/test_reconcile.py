@@ -371,6 +371,24 @@ async def test_nothing_is_published_into_another_life(
     assert await queues.take_all(topology.ORDERS_PLACE) == []
 
 
+async def test_a_grab_that_becomes_a_letter_while_its_sale_is_looked_at_is_not_published_again(
+    open_sale, shop, store, db, publisher, queues, letters
+):
+    sale = await open_sale()
+    ann, bob = await shop.grab(sale, "ann", "bob")
+    look = await reconcile.look(store, db, sale.sale_id, age_ms=-60_000)
+
+    async def none():
+        await letters.naming(ann)
+        return 0
+
+    reconciler = Reconciler(store, db, publisher, none, actor="test")
+    done = await reconciler.repair(sale.sale_id, 1, list(look.differences.values()))
+    assert done[Action.REPUBLISH] == 1
+    (message,) = await queues.take(topology.ORDERS_PLACE, 1)
+    assert messages.decode_place(message.body).grabs == [(bob.order_id, "bob", 1)]
+
+
 async def test_a_second_process_leaves_the_work_to_the_first(all_three, found_by, make_role):
     first, second = make_role(), make_role()
     await first.look()

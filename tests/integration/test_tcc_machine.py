@@ -126,7 +126,7 @@ class Transactions(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self._probe.faults.clear()
-        self._run(self._recover(None))
+        self._runner.run(self._recover(None))
         self._runner.run(self._probe.assert_whole(BRANCHES, self._all))
 
 
@@ -141,7 +141,7 @@ def pool(runner: asyncio.Runner, settings: Settings) -> Iterator[asyncpg.Pool]:
     """Connections for the machine's own loop: its rules cannot be coroutines."""
     opened = contextlib.AsyncExitStack()
     found = runner.run(
-        opened.enter_async_context(database.connect(settings.postgres_dsn, size=8, timeout_s=5))
+        opened.enter_async_context(database.connect(settings.postgres_dsn, size=8, timeout_s=60))
     )
     runner.run(Probe(found).create())
     yield found
