@@ -57,6 +57,8 @@ class Person(FastHttpUser):
     """Somebody who is logged in, with a story to live."""
 
     abstract = True
+    #: Lives, yielding the seconds until each next step; every kind of person has its own.
+    story: Callable[[], Steps]
     network_timeout = connection_timeout = ANSWER_S
 
     def __init__(self, environment: Environment) -> None:
@@ -76,10 +78,6 @@ class Person(FastHttpUser):
         self._pay_by = ""
         self._story = self.story()
         self._rest_s = 0.0
-
-    def story(self) -> Steps:
-        """Live, yielding the seconds until each next step."""
-        raise NotImplementedError
 
     @task
     def go_on(self) -> None:

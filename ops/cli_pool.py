@@ -95,7 +95,7 @@ def top(
                     live.update(tables(now), refresh=True)
             if look == count:
                 return
-            time.sleep(interval)
+            time.sleep(interval)  # as the operator asked
 
 
 @pool_app.command()
