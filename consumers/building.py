@@ -98,7 +98,12 @@ def _sweep(stores: Stores) -> Role:
 
 def _publish_events(stores: Stores) -> Role:
     role = PublishEvents(stores.db, stores.telling)
-    return PollRole("publish_events", role.run_once, idle_s=publish_events.IDLE_S)
+    return PollRole(
+        "publish_events",
+        role.run_once,
+        idle_s=publish_events.IDLE_S,
+        busy_s=publish_events.BUSY_S,
+    )
 
 
 def _settle_payments(stores: Stores) -> Role:

@@ -182,11 +182,17 @@ class PollRole:
     """Calls `run_once` for ever: at once while there is more, else after a pause."""
 
     def __init__(
-        self, name: str, run_once: Callable[[], Awaitable[Polled]], *, idle_s: float
+        self,
+        name: str,
+        run_once: Callable[[], Awaitable[Polled]],
+        *,
+        idle_s: float,
+        busy_s: float | None = None,
     ) -> None:
         self._name = name
         self._run_once = run_once
-        self._idle_s = idle_s
+        #: The pause after nothing was done, and after something was.
+        self._idle_s, self._busy_s = idle_s, idle_s if busy_s is None else busy_s
 
     async def run(self, stop: asyncio.Event) -> None:
         """Poll until told to stop."""
@@ -202,7 +208,7 @@ class PollRole:
         while not stop.is_set():
             await _until_available(once, self._name, stop)
             if not polled.more:
-                await _pause(stop, self._idle_s)
+                await _pause(stop, self._busy_s if polled.done else self._idle_s)
 
 
 async def _ended(channel: AbstractChannel, *events: asyncio.Event) -> None:

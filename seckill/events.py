@@ -5,9 +5,10 @@ Rows are written by triggers (sql/0014_events.sql), in the transaction of the ch
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from itertools import accumulate
 
 import asyncpg
 
@@ -19,26 +20,26 @@ PUBLISHER_LOCK = 0x5EC_4112
 
 # What is read of an order has not changed since the event: a reason counts once it has ended.
 _ORDERS = """
-SELECT o.order_id::text, o.sale_id, o.buyer_id, o.quantity, o.amount_cents, coalesce(c.version, 0),
+SELECT e.id, o.order_id::text, o.sale_id, o.buyer_id, o.quantity, o.amount_cents,
+       coalesce(c.version, 0),
        CASE WHEN e.topic NOT IN ('order.placed', 'order.paid') THEN o.reason END
   FROM events e, unnest(e.order_ids, e.versions) AS c (order_id, version)
   JOIN orders o USING (order_id)
- WHERE e.id = $1
+ WHERE e.id = ANY ($1)
 """
 _SAGAS = """
-SELECT s.* FROM events e, unnest(e.tx_ids, e.names, e.reasons) AS s (tx_id, name, reason)
- WHERE e.id = $1
+SELECT e.id, s.* FROM events e, unnest(e.tx_ids, e.names, e.reasons) AS s (tx_id, name, reason)
+ WHERE e.id = ANY ($1)
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A row of the outbox."""
+    """A row of the outbox, and the message that tells it."""
 
     event_id: int
     topic: str
-    at: datetime
-    of_orders: bool
+    body: bytes
 
 
 async def lock_outbox(connection: asyncpg.Connection) -> bool:
@@ -46,22 +47,33 @@ async def lock_outbox(connection: asyncpg.Connection) -> bool:
     return bool(await connection.fetchval("SELECT pg_try_advisory_xact_lock($1)", PUBLISHER_LOCK))
 
 
-async def oldest(connection: asyncpg.Connection, limit: int) -> list[Event]:
-    """Return the oldest events, oldest first."""
+async def oldest(
+    connection: asyncpg.Connection, events_max: int, orders_max: int
+) -> tuple[list[Event], bool]:
+    """Return the oldest events, oldest first, and whether there are more.
+
+    They are up to `events_max`, and no more after those that tell of `orders_max` orders.
+    """
     rows = await connection.fetch(
-        "SELECT id, topic, at, order_ids IS NOT NULL FROM events ORDER BY id LIMIT $1", limit
+        "SELECT id, topic, at, coalesce(cardinality(order_ids), 0)"
+        "  FROM events ORDER BY id LIMIT $1",
+        events_max,
     )
-    return [Event(*row) for row in rows]
-
-
-async def encode(connection: asyncpg.Connection, event: Event) -> bytes:
-    """Encode an event as the message that tells it."""
-    rows = await connection.fetch(_ORDERS if event.of_orders else _SAGAS, event.event_id)
-    if event.of_orders:
-        orders = [OrderChange(*row) for row in rows]
-        return messages.encode_event(event.event_id, event.topic, event.at, orders=orders)
-    sagas = [EndedSaga(*row) for row in rows]
-    return messages.encode_event(event.event_id, event.topic, event.at, sagas=sagas)
+    before = accumulate((row[3] for row in rows), initial=0)
+    taken = [row for row, orders in zip(rows, before, strict=False) if orders < orders_max]
+    ids = [row[0] for row in taken]
+    orders: dict[int, list[OrderChange]] = defaultdict(list)
+    for event_id, *order in await connection.fetch(_ORDERS, ids):
+        orders[event_id].append(OrderChange(*order))
+    sagas: dict[int, list[EndedSaga]] = defaultdict(list)
+    for event_id, *saga in await connection.fetch(_SAGAS, ids):
+        sagas[event_id].append(EndedSaga(*saga))
+    found = []
+    for id_, topic, at, _ in taken:
+        of_orders, of_sagas = orders.get(id_, ()), sagas.get(id_, ())
+        body = messages.encode_event(id_, topic, at, orders=of_orders, sagas=of_sagas)
+        found.append(Event(id_, topic, body))
+    return found, len(taken) < len(rows) or len(rows) == events_max
 
 
 async def remove(connection: asyncpg.Connection, event_ids: Sequence[int]) -> None:

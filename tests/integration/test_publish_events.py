@@ -135,6 +135,58 @@ async def test_while_the_broker_is_away_events_wait_and_then_go_on(
     assert await told(3) == rows
 
 
+class Gathering:
+    """A publisher that confirms nothing before it has so many; those with a number fail."""
+
+    def __init__(self, count, fail=()):
+        self._all_here = asyncio.Barrier(count)
+        self._fail = fail
+        self.topics = []
+
+    async def publish_event(self, topic, body, event_id):
+        number = len(self.topics)
+        self.topics.append(topic)
+        await self._all_here.wait()
+        if number in self._fail:
+            raise Unavailable("no confirm")
+
+
+async def test_events_of_one_topic_that_follow_each_other_go_together(db, given, waiting):
+    await given(*["order.placed"] * 3)
+    async with asyncio.timeout(30):
+        await PublishEvents(db, Gathering(3)).run_once()
+    assert await waiting() == []
+
+
+async def test_nothing_goes_before_what_comes_first_has_arrived(db, given, waiting):
+    """Of those that went together, who arrived is not sent again."""
+    await given(*["order.placed"] * 3, "order.paid")
+    publisher = Gathering(3, fail=[1])
+    with pytest.raises(Unavailable):
+        async with asyncio.timeout(30):
+            await PublishEvents(db, publisher).run_once()
+    assert publisher.topics == ["order.placed"] * 3
+    assert await waiting() == ["order.placed", "order.paid"]
+
+
+@pytest.mark.parametrize(
+    ("events_max", "orders_max", "taken", "more"),
+    [(10, 100, 4, False), (4, 100, 4, True), (2, 100, 2, True), (10, 6, 2, True), (10, 1, 1, True)],
+)
+async def test_no_more_is_read_at_a_time_than_was_asked_for(
+    db, given, events_max, orders_max, taken, more
+):
+    rows = await given(*["order.placed"] * 4)
+    await db.execute(
+        "UPDATE events SET order_ids ="
+        " (SELECT array_agg(gen_random_uuid()) FROM generate_series(1, 5))"
+    )
+    async with db.acquire() as connection:
+        found, is_more = await events.oldest(connection, events_max, orders_max)
+    assert [event.event_id for event in found] == [row["id"] for row in rows[:taken]]
+    assert is_more is more
+
+
 async def test_a_lost_confirm_makes_a_copy_with_the_same_id(db, publisher, given, told):
     (row,) = await given("order.placed")
     deaf = Unsteady(publisher, sends=0, error=Unavailable("no confirm"), arrives=True)

@@ -332,6 +332,17 @@ async def test_poller_polls_again_after_its_pause(running, eventually):
         await eventually(lambda: len(turns) > 3, "some polls")
 
 
+async def test_poller_that_did_something_comes_back_sooner(running, eventually):
+    turns = []
+
+    async def run_once():
+        turns.append(None)
+        return Polled(1, more=False)
+
+    async with running(PollRole("test", run_once, idle_s=3600, busy_s=0.001)):
+        await eventually(lambda: len(turns) > 3, "some polls")
+
+
 async def test_poller_outlives_a_store_that_is_away(running, eventually):
     answers = [Unavailable(), Unavailable(), None]
 
