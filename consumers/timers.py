@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 #: After a timer could not be started. RabbitMQ 3.10 leaves a queue that confirms nothing when it is
 #: killed while making one (docs/internals.md says how to mend it); orders must not wait for that.
 PAUSE_S = 10.0
+#: Between two starts: orders that follow each other closely share their timers' message.
+APART_S = 0.05
 
 #: Starts the timers of orders that have this window in seconds, or raises Unavailable.
 Way = Callable[[int, Sequence[Placement]], Awaitable[None]]
@@ -63,7 +65,7 @@ class Timers:
         self._ways = ways
         #: (way, payment window) -> monotonic time before which it is left alone.
         self._paused_until: dict[tuple[str, int], float] = {}
-        #: Orders that came while the timers of others were being started.
+        #: Orders that came while the timers of others were being started, or soon after.
         self._waiting: list[Placement] = []
         self._starting: asyncio.Task[None] | None = None
 
@@ -83,6 +85,7 @@ class Timers:
         while self._waiting:
             placed, self._waiting = self._waiting, []
             await self._start_all(placed)
+            await asyncio.sleep(APART_S)
 
     async def _start_all(self, placed: Sequence[Placement]) -> None:
         by_window: dict[int, list[Placement]] = defaultdict(list)
