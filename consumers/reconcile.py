@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
 
 import asyncpg
 from redis.asyncio import Redis
 
 from consumers.runner import Polled
 from seckill import fencing, keys, reconcile, telemetry
+from seckill.errors import Unavailable
 from seckill.fencing import Stamp, Standing, Trouble
 from seckill.reconcile import LOOKS_APART_S, REASONS, Difference, Look, Reconciler
 from seckill.redis_client import redis_errors_as_unavailable
@@ -19,11 +22,9 @@ log = logging.getLogger(__name__)
 
 #: A Redis that went back in time sells units twice until it is fenced; PostgreSQL rejects those.
 FENCE_IDLE_S = 1.0
-#: Looking at a large sale takes seconds of both stores: of a busy one at most this share.
+#: A look at a million holders takes ten seconds of both stores, and there may be a crowd at the
+#: door: it works this share of the time.
 SHARE = 1 / 20
-#: A process that starts has all sales to look at, perhaps with a crowd at the door: while it looks
-#: it works this share of the time.
-PACE = 1 / 5
 #: Kept while passes follow each other; should its holder die, another takes over after that.
 LOCK_S = 15.0
 
@@ -80,23 +81,20 @@ class Reconcile:
             return {}
         acted: dict[str, list[Difference]] = {}
         standings = await fencing.survey(self._redis, self._db)
-        for sale_id, standing in standings.items():
-            started = time.monotonic()
-            if started < self._due.get(sale_id, started):
-                continue
-            if not await self._is_ours():  # or another process would begin the same in the middle
-                break
-            if differences := await self._look(sale_id, standing):
-                acted[sale_id] = differences
-            took = (time.monotonic() - started) * PACE
-            self._due[sale_id] = time.monotonic() + max(LOOKS_APART_S, took / SHARE)
+        async with self._keeping_the_lock():
+            for sale_id, standing in standings.items():
+                if time.monotonic() < self._due.get(sale_id, 0.0):
+                    continue
+                if differences := await self._look(sale_id, standing):
+                    acted[sale_id] = differences
+                self._due[sale_id] = time.monotonic() + LOOKS_APART_S
         return acted
 
     async def _look(self, sale_id: str, standing: Standing) -> list[Difference]:
         before = self._looks.pop(sale_id, None)
         if standing.stamp is None or standing.stamp == self._quiet.get(sale_id):
             return []
-        now = await reconcile.look(self._redis, self._db, sale_id, age_ms=self._age_ms, share=PACE)
+        now = await reconcile.look(self._redis, self._db, sale_id, age_ms=self._age_ms, share=SHARE)
         if now.is_quiet:
             self._quiet[sale_id] = standing.stamp
             return []
@@ -115,6 +113,22 @@ class Reconcile:
             )
         self._looks[sale_id] = now
         return found
+
+    @asynccontextmanager
+    async def _keeping_the_lock(self) -> AsyncIterator[None]:
+        """Keep it during looks that last longer, or another process would begin the same."""
+
+        async def keep() -> None:
+            while True:
+                await asyncio.sleep(LOCK_S / 3)
+                with suppress(Unavailable):  # the look itself will say so
+                    await self._is_ours()
+
+        keeping = asyncio.create_task(keep(), name="keep the lock")
+        try:
+            yield
+        finally:
+            keeping.cancel()
 
     async def _is_ours(self) -> bool:
         """Keep or take the lock, which only saves doing the same work in several processes."""

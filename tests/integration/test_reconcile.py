@@ -22,7 +22,7 @@ async def other_sales_are_left_alone(store, monkeypatch):
     left = [name async for name in store.scan_iter("sk:*:sale")]
     await store.delete(keys.reconcile_lock(), *left)
     monkeypatch.setattr("consumers.reconcile.LOOKS_APART_S", 0.0)
-    monkeypatch.setattr("consumers.reconcile.SHARE", 1e9)
+    monkeypatch.setattr("consumers.reconcile.SHARE", 1.0)
 
 
 @pytest.fixture
