@@ -62,6 +62,7 @@ def _place_orders(stores: Stores) -> Role:
         handler.handle,
         stores.settings.place_batch_max,
         key=lambda message: messages.sale_of(message.body),
+        spacing_s=stores.settings.place_spacing_s,
     )
 
 
@@ -207,6 +208,7 @@ def _queue_role(
     *,
     key: Callable[[Message], str] = lambda _: "",
     ladder: Ladder | None = None,
+    spacing_s: float = 0.0,
 ) -> QueueRole:
     return QueueRole(
         name,
@@ -218,4 +220,5 @@ def _queue_role(
         weigh=lambda message: 1 + len(message.body) // GRAB_BYTES,
         batch_max=batch_max,
         key=key,
+        spacing_s=spacing_s,
     )

@@ -6,9 +6,13 @@ import asyncio
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NamedTuple
 
 from aio_pika.abc import AbstractIncomingMessage
+
+#: What a batch costs itself is little beside what so much costs.
+WORTH_A_BATCH = 256
 
 
 class Ack(NamedTuple):
@@ -35,6 +39,9 @@ class Inbox:
         self._weigh = weigh
         self._lines: OrderedDict[str, deque[AbstractIncomingMessage]] = OrderedDict()
         self._arrived = asyncio.Event()
+        #: Set while what waits is worth a batch: it weighs enough, or is of several sales.
+        self._worth_it = asyncio.Event()
+        self._weight = 0
         #: Delivery tag of everything that is not done, as it was delivered -> when it was sent.
         self._in_hand: dict[int, float] = {}
 
@@ -47,11 +54,23 @@ class Inbox:
         sent_at = message.timestamp.timestamp() if message.timestamp else time.time()
         self._in_hand[message.delivery_tag or 0] = sent_at
         self._lines.setdefault(self._key(message), deque()).append(message)
+        self._weight += self._weigh(message)
         self._arrived.set()
+        self._weigh_up()
 
     async def arrived(self) -> None:
         """Return when there is something to take."""
         await self._arrived.wait()
+
+    async def worth_a_batch(self, within_s: float) -> None:
+        """Return when what waits need not wait for more, or the time is up.
+
+        Only a sale that is alone waits for more of itself: it would hold the others up.
+        """
+        if within_s > 0 and not self._worth_it.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(within_s):
+                    await self._worth_it.wait()
 
     def take(self, weight_max: int) -> list[AbstractIncomingMessage]:
         """Take a batch: at least one message, and more until it weighs `weight_max`."""
@@ -63,6 +82,8 @@ class Inbox:
             weight += self._weigh(batch[-1])
             if line:
                 self._lines[key] = line  # behind the others
+        self._weight -= weight
+        self._weigh_up()
         if not self._lines:
             self._arrived.clear()
         return batch
@@ -89,7 +110,15 @@ class Inbox:
         """Forget everything: the link is gone, and what was in hand is delivered again."""
         self._lines.clear()
         self._in_hand.clear()
+        self._weight = 0
         self._arrived.clear()
+        self._worth_it.clear()
+
+    def _weigh_up(self) -> None:
+        if self._weight >= WORTH_A_BATCH or len(self._lines) > 1:
+            self._worth_it.set()
+        else:
+            self._worth_it.clear()
 
     def oldest_age_s(self) -> float:
         """Return how long ago the oldest message in hand was sent; 0 with nothing in hand."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple, Protocol
 
@@ -53,6 +54,7 @@ class QueueRole:
         weigh: Callable[[Message], int],
         batch_max: int,
         key: Callable[[Message], str] = lambda _: "",
+        spacing_s: float = 0.0,
     ) -> None:
         self._name = name
         self._broker = broker
@@ -64,6 +66,8 @@ class QueueRole:
         self._batch_max = batch_max
         #: What batches are fair across.
         self._key = key
+        #: Between the starts of two batches, unless what waits is worth one: see Inbox.
+        self._spacing_s, self._rest_until = spacing_s, 0.0
         #: Take one message at a time. A message that takes its process down is delivered again to
         #: the next one; were others delivered with it, each crash would count against them, too,
         #: up to the delivery limit. So a process starts careful, and is careful while messages
@@ -108,9 +112,11 @@ class QueueRole:
         ended = asyncio.create_task(_ended(channel, deleted, stop), name=f"{self._queue} end")
         try:
             while careful == self._careful and await _arrived(inbox, ended):
+                await inbox.worth_a_batch(within_s=self._rest_until - time.monotonic())
+                self._rest_until = time.monotonic() + self._spacing_s
                 batch = inbox.take(self._batch_max)
                 # Pace of the next link, or of this one if it stays: see _careful.
-                self._careful = any(map(_is_suspect, batch))
+                self._careful = any(map(is_suspect, batch))
                 for part in [[m] for m in batch] if self._careful else [batch]:
                     await self._work(part, inbox, stop)
         finally:
@@ -164,7 +170,7 @@ class QueueRole:
             await self._handle_halving(batch[middle:], failed)
 
 
-def _is_suspect(message: Message) -> bool:
+def is_suspect(message: Message) -> bool:
     """Tell whether a message has come too often; quorum queues count (nothing the first time)."""
     count = message.headers.get("x-delivery-count", 0)
     return isinstance(count, int) and count >= SUSPECT_DELIVERIES
