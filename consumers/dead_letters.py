@@ -16,7 +16,7 @@ from aio_pika.abc import AbstractIncomingMessage
 
 from consumers.ladder import Ladder
 from consumers.runner import Polled, Role
-from seckill import dead_letters, dead_messages, telemetry, topology
+from seckill import dead_letters, dead_messages, messages, telemetry, topology
 from seckill.broker import Publisher
 
 log = logging.getLogger(__name__)
@@ -38,9 +38,12 @@ class DeadLetters:
 
     async def handle(self, batch: Sequence[AbstractIncomingMessage]) -> None:
         """Write all messages into SQL, and say which are news."""
-        arrivals = await dead_letters.arrive(
-            self._db, [dead_messages.read(self._queue, m.body, m.headers) for m in batch]
-        )
+        found = [
+            dead_messages.read(self._queue, part, message.headers)
+            for message in batch
+            for part in messages.parts_of(message.body)
+        ]
+        arrivals = await dead_letters.arrive(self._db, found)
         telemetry.DEAD_ARRIVED.labels(self._queue).inc(len(arrivals))
         for arrival in arrivals:
             message = arrival.message

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import asyncpg
 from aio_pika.abc import AbstractIncomingMessage
 
 from consumers.bury import Dead, bury
+from consumers.ladder import Fate, fate_of
+from consumers.runner import is_suspect
 from consumers.timers import Timers
 from seckill import messages, orders, telemetry, topology
 from seckill.broker import Publisher
 from seckill.database import database_errors_as_unavailable
 from seckill.messages import BadGrab, Placing
 from seckill.orders import Placement
+
+log = logging.getLogger(__name__)
 
 
 class PlaceOrders:
@@ -25,8 +30,30 @@ class PlaceOrders:
         self._publisher = publisher
 
     async def handle(self, batch: Sequence[AbstractIncomingMessage]) -> None:
-        """Place all grabs of the messages in one transaction."""
-        placings = [messages.decode_place(message.body) for message in batch]
+        """Place all grabs of the messages in one transaction.
+
+        A parcel that fails, or that may have taken a consumer down, is sent again part by part, so
+        that none of them shares another's fate.
+        """
+        parts = [part for message in batch for part in messages.parts_of(message.body)]
+        is_parcel = len(parts) > len(batch) == 1
+        if is_parcel and is_suspect(batch[0]):
+            await self._send_apart(parts, "it was delivered too often")
+            return
+        try:
+            await self._place_messages(parts)
+        except Exception as error:
+            if not is_parcel or fate_of(error) is Fate.HOLD:
+                raise
+            await self._send_apart(parts, repr(error))
+
+    async def _send_apart(self, parts: Sequence[bytes], why: str) -> None:
+        log.warning("a parcel of %d messages is sent again part by part: %s", len(parts), why)
+        for part in parts:
+            await self._publisher.publish(topology.ORDERS_PLACE, part)
+
+    async def _place_messages(self, bodies: Sequence[bytes]) -> None:
+        placings = [messages.decode_place(body) for body in bodies]
         dead = [_dead_grab(placing, bad) for placing in placings for bad in placing.bad]
         dead += await self._place(placings)
         await bury(self._publisher, topology.ORDERS_PLACE, dead)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from seckill import messages, telemetry, topology
+from seckill import messages, telemetry
 from seckill.errors import Unavailable
 from seckill.messages import MESSAGE_GRABS_MAX
 from seckill.stock import Grab
@@ -27,9 +27,9 @@ PROBE_S = 1.0
 
 
 class Publishes(Protocol):
-    """What the hand-over needs of a publisher."""
+    """What the hand-over needs of a mailbag."""
 
-    async def publish(self, queue: str, body: bytes) -> None:
+    async def publish(self, body: bytes) -> None:
         """Return when confirmed, raise Unavailable when not known."""
 
 
@@ -81,12 +81,12 @@ class Handover:
     def __init__(
         self,
         sale_id: str,
-        publisher: Publishes,
+        mailbag: Publishes,
         breaker: Breaker,
         on_settled: Callable[[list[str]], None],
     ) -> None:
         self._sale_id = sale_id
-        self._publisher = publisher
+        self._mailbag = mailbag
         self._breaker = breaker
         self._on_settled = on_settled
         self._waiting: deque[_Batch] = deque()
@@ -136,7 +136,7 @@ class Handover:
         grabs = [grab for batch in batches for grab in batch.grabs]
         body = messages.encode_place(self._sale_id, batches[0].epoch, outbox_ids, grabs)
         try:
-            await self._publisher.publish(topology.ORDERS_PLACE, body)
+            await self._mailbag.publish(body)
         except Unavailable as error:
             telemetry.PUBLISH_FAILURES.inc()
             self._breaker.failed(error)

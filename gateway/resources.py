@@ -16,6 +16,7 @@ from gateway.concurrency import LEAST, ConcurrencyLimit
 from gateway.desk import RedisClock, SaleDesk
 from gateway.handover import Breaker, Handover
 from gateway.limiter import Limiter
+from gateway.mailbag import Mailbag
 from gateway.order_book import OrderBook
 from gateway.order_watch import OrderWatch
 from gateway.sale_board import SaleBoard
@@ -38,7 +39,7 @@ LIMITS = web.AppKey("limits", Limits)
 REDIS = web.AppKey("redis", Redis)
 STOCK = web.AppKey("stock", Stock)
 DB = web.AppKey("db", asyncpg.Pool)
-PUBLISHER = web.AppKey("publisher", Publisher)
+MAILBAG = web.AppKey("mailbag", Mailbag)
 BREAKER = web.AppKey("breaker", Breaker)
 SALES = web.AppKey("sales", SaleDirectory)
 SALE_BOARD = web.AppKey("sale_board", SaleBoard)
@@ -93,7 +94,11 @@ async def in_hand_ctx(app: web.Application) -> AsyncIterator[None]:
 async def redis_ctx(app: web.Application) -> AsyncIterator[None]:
     """Redis: the client and the scripts."""
     settings = app[SETTINGS]
-    app[REDIS] = redis_client.connect(settings.redis_url, timeout_s=settings.redis_timeout_s)
+    app[REDIS] = redis_client.connect(
+        settings.redis_url,
+        timeout_s=settings.redis_timeout_s,
+        kind=redis_client.PipeliningRedis,
+    )
     app[STOCK] = Stock(app[REDIS])
     app[LIMITER] = Limiter(app[LIMITS], Buckets(app[REDIS]))
     yield
@@ -120,7 +125,7 @@ async def broker_ctx(app: web.Application) -> AsyncIterator[None]:
     settings = app[SETTINGS]
     broker = Broker(settings.amqp_url, "seckill-gateway", settings.connect_timeout_s)
     async with Publisher.open(broker, timeout_s=settings.confirm_timeout_s) as publisher:
-        app[PUBLISHER] = publisher
+        app[MAILBAG] = Mailbag(publisher, timeout_s=settings.confirm_timeout_s)
         app[BREAKER] = Breaker()
         yield
 
@@ -132,7 +137,7 @@ async def desks_ctx(app: web.Application) -> AsyncIterator[None]:
     clock.observe(await app[STOCK].now_ms())
 
     def make_handover(sale_id: str, on_settled: Callable[[list[str]], None]) -> Handover:
-        return Handover(sale_id, app[PUBLISHER], app[BREAKER], on_settled)
+        return Handover(sale_id, app[MAILBAG], app[BREAKER], on_settled)
 
     def make_desk(sale: Sale) -> SaleDesk:
         return SaleDesk(

@@ -21,6 +21,8 @@ from seckill.stock import Grab
 M = TypeVar("M")
 
 VERSION = 1
+#: Of a parcel: what carries orders.place messages is none, and older consumers leave it waiting.
+PARCEL_VERSION = 2
 #: Grabs in one message: a consumer's SQL batch is about that large.
 MESSAGE_GRABS_MAX = 1024
 
@@ -37,6 +39,13 @@ class PlaceOrders(msgspec.Struct, frozen=True):
     grabs: list[Any]
     traceparent: str = ""
     v: int = VERSION
+
+
+class Parcel(msgspec.Struct, frozen=True):
+    """Several orders.place messages that were sent as one: of sales that have little each."""
+
+    parts: list[bytes]
+    v: int
 
 
 class ExpireOrders(msgspec.Struct, frozen=True):
@@ -133,6 +142,7 @@ _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_place = msgspec.msgpack.Decoder(PlaceOrders).decode
+_decode_parcel = msgspec.msgpack.Decoder(Parcel).decode
 _decode_version = msgspec.msgpack.Decoder(_OfVersion).decode
 _decode_sale = msgspec.msgpack.Decoder(_OfSale).decode
 _decode_expire = msgspec.msgpack.Decoder(ExpireOrders).decode
@@ -166,8 +176,22 @@ def decode_place(body: bytes) -> Placing:
     return placing
 
 
+def encode_parcel(parts: Iterable[bytes]) -> bytes:
+    """Encode orders.place messages into one."""
+    return _encode(Parcel(list(parts), PARCEL_VERSION))
+
+
+def parts_of(body: bytes) -> list[bytes]:
+    """Return the messages in a parcel; anything else is its own one part."""
+    try:
+        parcel = _decode_parcel(body)
+    except _UNREADABLE:
+        return [body]
+    return parcel.parts if parcel.v == PARCEL_VERSION else [body]
+
+
 def sale_of(body: bytes) -> str:
-    """Return the sale of an orders.place message; "" when it cannot be told."""
+    """Return the sale of an orders.place message; "" of a parcel, or when it cannot be told."""
     try:
         return _decode_sale(body).sale
     except _UNREADABLE:

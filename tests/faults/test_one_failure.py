@@ -10,6 +10,7 @@ from aiohttp import ClientSession
 
 from gateway.desk import RedisClock, SaleDesk
 from gateway.handover import Breaker, Handover
+from gateway.mailbag import Mailbag
 from ops.buyers import grab
 from seckill import keys, redis_client
 from seckill.broker import Broker, Publisher
@@ -26,17 +27,20 @@ async def make_desk(redis_proxy, amqp_proxy):
     async with AsyncExitStack() as stack:
 
         async def make(sale, *, outbox_max):
-            redis = redis_client.connect(redis_proxy[1], timeout_s=TIMEOUT_S)
+            redis = redis_client.connect(
+                redis_proxy[1], timeout_s=TIMEOUT_S, kind=redis_client.PipeliningRedis
+            )
             stack.push_async_callback(redis.aclose)
             broker = Broker(amqp_proxy[1], "test-desk", timeout_s=15)
             publisher = await stack.enter_async_context(Publisher.open(broker, timeout_s=TIMEOUT_S))
+            mailbag = Mailbag(publisher, timeout_s=TIMEOUT_S)
             stock, clock, breaker = Stock(redis), RedisClock(), Breaker()
             clock.observe(await stock.now_ms())
             desk = SaleDesk(
                 sale,
                 stock,
                 clock,
-                lambda sale_id, on_settled: Handover(sale_id, publisher, breaker, on_settled),
+                lambda sale_id, on_settled: Handover(sale_id, mailbag, breaker, on_settled),
                 batch_max=512,
                 calls_max=2,
                 spacing_s=0,

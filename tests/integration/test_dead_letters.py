@@ -92,6 +92,22 @@ async def test_a_dead_letter_has_all_that_is_known_of_it(open_sale, shop, die, m
     assert (letter.deaths, letter.replays) == (1, 0)
 
 
+async def test_a_dead_parcel_is_a_letter_for_each_of_its_parts(open_sale, shop, die, moved):
+    sales = [await open_sale(), await open_sale()]
+    wishes = [shop.wish(sale, "ann") for sale in sales]
+    bodies = [messages.encode_place(w.sale_id, 1, [], [[w.order_id, "ann", 1]]) for w in wishes]
+    await die(messages.encode_parcel(bodies), {"x-reason": "test"})
+
+    found = await moved(2)
+
+    assert {(letter.sale_id, letter.body) for letter in found} == {
+        (sale.sale_id, body) for sale, body in zip(sales, bodies, strict=True)
+    }
+    assert {letter.orders for letter in found} == {
+        (NamedOrder(wish.order_id, "ann", 1),) for wish in wishes
+    }
+
+
 UNREADABLE = {
     "empty": b"",
     "not MessagePack": b"\xc1",

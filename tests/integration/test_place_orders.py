@@ -160,6 +160,59 @@ async def test_empty_message_is_nothing(open_sale, shop, send, handle, burials):
     assert await shop.rows(sale) == {}
 
 
+# Parcels.
+
+
+@pytest.fixture
+def parcel(send):
+    """Send placements, each in a message of its own, and other bodies as one parcel."""
+
+    async def publish(*placements, others=()):
+        parts = [
+            messages.encode_place(p.sale_id, p.epoch, [], [[p.order_id, p.buyer_id, p.quantity]])
+            for p in placements
+        ]
+        await send(body=messages.encode_parcel([*parts, *others]))
+
+    return publish
+
+
+async def test_a_parcel_is_one_transaction(open_sale, shop, parcel, handle, calls):
+    one, other = await open_sale(), await open_sale()
+    grabs = [shop.wish(one, "ann"), shop.wish(other, "ann"), shop.wish(other, "bob")]
+    await parcel(*grabs)
+
+    await handle()
+
+    assert calls.seen == [ids(grabs)]
+    assert await shop.states(one, grabs[:1]) == ["pending"]
+    assert await shop.states(other, grabs[1:]) == ["pending"] * 2
+
+
+async def test_F13_what_is_unreadable_in_a_parcel_is_buried_alone(
+    open_sale, shop, parcel, handler, queue_role, running, eventually, queues
+):
+    sale = await open_sale()
+    good = shop.wish(sale, "ann")
+    await parcel(good, others=[b"hello, world"])
+
+    async with running(queue_role(ORDERS_PLACE, handler.handle)):
+        await eventually(lambda: shop.rows(sale), "the readable one placed")
+        await eventually(lambda: queues.size(topology.dead(ORDERS_PLACE)), "the other dead")
+
+    assert [m.body for m in await queues.dead(ORDERS_PLACE)] == [b"hello, world"]
+    assert await shop.states(sale, [good]) == ["pending"]
+
+
+async def test_a_parcel_is_held_while_postgresql_is_away(open_sale, shop, parcel, handle, calls):
+    sale = await open_sale()
+    await parcel(shop.wish(sale, "ann"), shop.wish(sale, "bob"))
+    calls.fail = [Unavailable("away")]
+
+    with pytest.raises(Unavailable):
+        await handle()
+
+
 # Dead letters.
 
 UNREADABLE = {
@@ -197,11 +250,13 @@ class Crash(BaseException):
     """The end of a process; like a segmentation fault, nothing in it can be done about it."""
 
 
+@pytest.mark.parametrize("in_a_parcel", [True, False])
 @pytest.mark.parametrize("poison_first", [True, False])
 async def test_F23_a_message_that_kills_its_consumer_does_not_take_its_neighbours_along(
     open_sale,
     shop,
     send,
+    parcel,
     handler,
     queue_role,
     running,
@@ -209,6 +264,7 @@ async def test_F23_a_message_that_kills_its_consumer_does_not_take_its_neighbour
     eventually,
     monkeypatch,
     poison_first,
+    in_a_parcel,
 ):
     """The consumer is started again until the broker gives up the message, and that one alone."""
     sale = await open_sale()
@@ -231,8 +287,12 @@ async def test_F23_a_message_that_kills_its_consumer_does_not_take_its_neighbour
     async def settled():
         return await shop.rows(sale) or await dead() > 1
 
-    for placement in (poison, good) if poison_first else (good, poison):
-        await send(placement)
+    both = (poison, good) if poison_first else (good, poison)
+    if in_a_parcel:
+        await parcel(*both)
+    else:
+        for placement in both:
+            await send(placement)
     for _ in range(RESTARTS):
         stop = asyncio.Event()
         role = asyncio.create_task(queue_role(ORDERS_PLACE, handler.handle).run(stop))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
 from shop import Shop
 
 from seckill import redis_client
-from seckill.redis_client import CONNECTIONS_MAX
+from seckill.redis_client import CONNECTIONS_MAX, PIPELINE_MAX, PipeliningRedis
 from tests.processes import eventually
 
 
@@ -65,3 +67,84 @@ async def test_a_call_whose_link_breaks_is_not_sent_again(
     monkeypatch.undo()
     await pool.disconnect()
     assert sent == ["command"]
+
+
+@pytest.fixture
+async def pipelining(redis: Redis) -> AsyncIterator[PipeliningRedis]:
+    url = url_of(redis, name="pipelining")
+    client = redis_client.connect(url, timeout_s=2, kind=PipeliningRedis)
+    assert isinstance(client, PipeliningRedis)
+    yield client
+    await client.aclose()
+
+
+ECHO = "if ARGV[1] == 'bad' then return redis.error_reply('BAD luck') end return ARGV[1]"
+
+
+async def reads(redis: Redis) -> int:
+    return int((await redis.info("stats"))["total_reads_processed"])
+
+
+async def test_script_calls_of_one_moment_are_one_round_trip(
+    redis: Redis, pipelining: PipeliningRedis
+) -> None:
+    echo = pipelining.register_script(ECHO)
+    await echo(args=["known"])
+    before = await reads(redis)
+    replies = await asyncio.gather(*[echo(args=[str(n)]) for n in range(PIPELINE_MAX + 1)])
+    # A full pipeline, one that is left over on a new link with its greetings, and our own look.
+    assert await reads(redis) - before < 10
+    assert replies == [b"%d" % n for n in range(PIPELINE_MAX + 1)]
+
+
+async def test_a_script_that_redis_has_lost_is_loaded_again_for_all_of_a_pipeline(
+    redis: Redis, pipelining: PipeliningRedis
+) -> None:
+    echo = pipelining.register_script(ECHO)
+    await redis.script_flush()
+    replies = await asyncio.gather(*[echo(args=[str(n)]) for n in range(10)])
+    assert replies == [b"%d" % n for n in range(10)]
+
+
+async def test_an_error_in_a_pipeline_is_of_one_call(pipelining: PipeliningRedis) -> None:
+    echo = pipelining.register_script(ECHO)
+    await echo(args=["known"])
+    calls = [echo(args=[text]) for text in ("good", "bad", "better")]
+    good, bad, better = await asyncio.gather(*calls, return_exceptions=True)
+    assert (good, better) == (b"good", b"better")
+    assert isinstance(bad, ResponseError)
+    assert str(bad) == "BAD luck"
+
+
+async def test_a_pipeline_whose_link_breaks_is_sent_once_and_fails_for_all(
+    pipelining: PipeliningRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    echo = pipelining.register_script(ECHO)
+    await echo(args=["known"])
+    pool = pipelining.connection_pool
+    link = await pool.get_connection()
+    sent = []
+
+    async def lose_the_reply(*_: object, **__: object) -> object:
+        sent.append("pipeline")
+        raise RedisConnectionError("link broke")
+
+    monkeypatch.setattr(type(link), "read_response", lose_the_reply)
+    await pool.release(link)
+    outcomes = await asyncio.gather(*[echo(args=["x"]) for _ in range(5)], return_exceptions=True)
+    monkeypatch.undo()
+    await pool.disconnect()
+    assert [type(outcome) for outcome in outcomes] == [RedisConnectionError] * 5
+    assert sent == ["pipeline"]
+
+
+async def test_a_call_that_nobody_waits_for_any_more_is_not_sent(
+    redis: Redis, pipelining: PipeliningRedis
+) -> None:
+    count = pipelining.register_script("return redis.call('INCR', KEYS[1])")
+    await count(keys=["count"])
+    calls = [asyncio.create_task(count(keys=["count"])) for _ in range(3)]
+    await asyncio.sleep(0)  # all of them wait for the end of this turn
+    calls[1].cancel()
+    await asyncio.gather(*calls, return_exceptions=True)
+    assert await redis.get("count") == b"3"

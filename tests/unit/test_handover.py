@@ -13,14 +13,12 @@ from gateway.handover import MESSAGE_GRABS_MAX, PROBE_S, PUBLISHES_MAX, Breaker,
 from seckill.errors import Unavailable
 from seckill.order_ids import new_order_id
 from seckill.stock import Grab
-from seckill.topology import ORDERS_PLACE
 
 
 @dataclass
 class Sent:
     """One message as the publisher got it."""
 
-    queue: str
     epoch: int
     batch: list[str]
     buyers: list[str]
@@ -33,11 +31,11 @@ class FakePublisher:
         self.sent: list[Sent] = []
         self._confirms: list[asyncio.Future[None]] = []
 
-    async def publish(self, queue: str, body: bytes) -> None:
+    async def publish(self, body: bytes) -> None:
         message = msgspec.msgpack.decode(body)
         assert message["sale"] == "spring"
         buyers = [buyer_id for _, buyer_id, _ in message["grabs"]]
-        self.sent.append(Sent(queue, message["epoch"], message["batch"], buyers))
+        self.sent.append(Sent(message["epoch"], message["batch"], buyers))
         confirm = asyncio.get_running_loop().create_future()
         self._confirms.append(confirm)
         await confirm
@@ -105,7 +103,7 @@ async def advance(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 
 async def test_a_batch_is_taken_when_the_broker_has_confirmed_it(desk: Desk) -> None:
     taken = await desk.take("1-0", "ann", "bob")
-    assert desk.publisher.sent == [Sent(ORDERS_PLACE, 1, ["1-0"], ["ann", "bob"])]
+    assert desk.publisher.sent == [Sent(1, ["1-0"], ["ann", "bob"])]
     assert not taken.done()
     assert desk.settled == []
     await desk.publisher.confirm(0)

@@ -239,3 +239,24 @@ def test_F23_an_entry_of_any_depth_can_be_buried() -> None:
 def test_the_sale_of_a_message_is_told_without_its_grabs() -> None:
     assert messages.sale_of(body(grabs="whatever")) == "spring"
     assert messages.sale_of(b"\xff") == ""
+
+
+def test_a_parcel_gives_out_what_was_put_in() -> None:
+    parts = [body(), body(sale="summer"), b"\xff"]
+    parcel = messages.encode_parcel(parts)
+    assert messages.parts_of(parcel) == parts
+    assert messages.sale_of(parcel) == ""
+
+
+@pytest.mark.parametrize(
+    "other",
+    [body(), body(parts=[body()]), pack({"v": 3, "parts": [body()]}), pack({"v": 2}), b"\xff", b""],
+    ids=repr,
+)
+def test_what_is_no_parcel_is_its_own_one_part(other: bytes) -> None:
+    assert messages.parts_of(other) == [other]
+
+
+def test_a_consumer_that_knows_no_parcels_takes_one_for_a_newer_message() -> None:
+    with pytest.raises(NewerMessage, match="version 2"):
+        messages.decode_place(messages.encode_parcel([body()]))
