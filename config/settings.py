@@ -178,8 +178,8 @@ class Settings(BaseSettings):
     prefetch: Count = 300
     #: Grabs merged into one SQL transaction. Beyond some hundreds a larger batch buys nothing.
     place_batch_max: Count = 1_000
-    #: Between the starts of two such transactions, unless 256 grabs or several sales wait: a lone
-    #: message is placed at once, those of one sale that follow it closely are placed together.
+    #: Between the starts of two such transactions, unless 256 grabs or several sales wait, or the
+    #: first was small: what one sale sends closely is placed together.
     place_spacing_s: Annotated[float, Field(ge=0, le=1)] = 0.02
     postgres_pool_max: Count = 4
     #: How long ended transactions are kept, with their barriers. Longer than any message or call

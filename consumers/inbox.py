@@ -11,8 +11,10 @@ from typing import NamedTuple
 
 from aio_pika.abc import AbstractIncomingMessage
 
-#: What a batch costs itself is little beside what so much costs.
+#: A batch so heavy waits for nothing: what it costs itself is little beside what is in it.
 WORTH_A_BATCH = 256
+#: After one so light there is no rest: little comes.
+LIGHT = 16
 
 
 class Ack(NamedTuple):
@@ -28,15 +30,20 @@ class Inbox:
 
     A batch takes one message of each sale in turn, so that a sale with a thousand waiting holds
     nobody up who has one. Within a sale the order of delivery is kept.
+
+    With a spacing, batches begin at least so many seconds apart while one sale has the inbox for
+    itself: then messages that follow each other closely are taken together.
     """
 
     def __init__(
         self,
         key: Callable[[AbstractIncomingMessage], str],
         weigh: Callable[[AbstractIncomingMessage], int],
+        spacing_s: float = 0.0,
     ) -> None:
         self._key = key
         self._weigh = weigh
+        self._spacing_s, self._rest_until = spacing_s, 0.0
         self._lines: OrderedDict[str, deque[AbstractIncomingMessage]] = OrderedDict()
         self._arrived = asyncio.Event()
         #: Set while what waits is worth a batch: it weighs enough, or is of several sales.
@@ -59,17 +66,12 @@ class Inbox:
         self._weigh_up()
 
     async def arrived(self) -> None:
-        """Return when there is something to take."""
+        """Return when there is a batch to take."""
         await self._arrived.wait()
-
-    async def worth_a_batch(self, within_s: float) -> None:
-        """Return when what waits need not wait for more, or the time is up.
-
-        Only a sale that is alone waits for more of itself: it would hold the others up.
-        """
-        if within_s > 0 and not self._worth_it.is_set():
+        rest_s = self._rest_until - time.monotonic()
+        if rest_s > 0 and not self._worth_it.is_set():
             with suppress(TimeoutError):
-                async with asyncio.timeout(within_s):
+                async with asyncio.timeout(rest_s):
                     await self._worth_it.wait()
 
     def take(self, weight_max: int) -> list[AbstractIncomingMessage]:
@@ -83,6 +85,8 @@ class Inbox:
             if line:
                 self._lines[key] = line  # behind the others
         self._weight -= weight
+        if weight > LIGHT:
+            self._rest_until = time.monotonic() + self._spacing_s
         self._weigh_up()
         if not self._lines:
             self._arrived.clear()

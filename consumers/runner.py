@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple, Protocol
 
@@ -66,8 +65,7 @@ class QueueRole:
         self._batch_max = batch_max
         #: What batches are fair across.
         self._key = key
-        #: Between the starts of two batches, unless what waits is worth one: see Inbox.
-        self._spacing_s, self._rest_until = spacing_s, 0.0
+        self._spacing_s = spacing_s
         #: Take one message at a time. A message that takes its process down is delivered again to
         #: the next one; were others delivered with it, each crash would count against them, too,
         #: up to the delivery limit. So a process starts careful, and is careful while messages
@@ -88,7 +86,7 @@ class QueueRole:
 
         What was delivered and not acknowledged by then goes back to the queue by itself.
         """
-        inbox = Inbox(self._key, self._weigh)
+        inbox = Inbox(self._key, self._weigh, self._spacing_s)
         telemetry.ROLE_IN_HAND.labels(self._name).set_function(inbox.__len__)
         telemetry.ROLE_OLDEST.labels(self._name).set_function(inbox.oldest_age_s)
         try:
@@ -112,8 +110,6 @@ class QueueRole:
         ended = asyncio.create_task(_ended(channel, deleted, stop), name=f"{self._queue} end")
         try:
             while careful == self._careful and await _arrived(inbox, ended):
-                await inbox.worth_a_batch(within_s=self._rest_until - time.monotonic())
-                self._rest_until = time.monotonic() + self._spacing_s
                 batch = inbox.take(self._batch_max)
                 # Pace of the next link, or of this one if it stays: see _careful.
                 self._careful = any(map(is_suspect, batch))

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from consumers.inbox import WORTH_A_BATCH, Ack, Inbox
+from consumers.inbox import LIGHT, WORTH_A_BATCH, Ack, Inbox
 
 
 async def filled(sales: str) -> Inbox:
@@ -54,46 +54,69 @@ async def test_what_is_left_of_a_batch_that_was_not_handled_is_not_acknowledged(
     assert acked(inbox.acks([first]), {1, 3}) == {1}
 
 
-async def worth_a_batch(inbox: Inbox) -> bool:
-    """Tell whether it is, without waiting for more."""
-    waiting = asyncio.create_task(inbox.worth_a_batch(within_s=60))
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
-    is_worth_it = waiting.done()
+def message(tag: int, sale: str, weight: int) -> SimpleNamespace:
+    return SimpleNamespace(delivery_tag=tag, body=sale, weight=weight, timestamp=None)
+
+
+async def resting() -> Inbox:
+    """Return an inbox that rests, for an hour, after a heavy batch."""
+    inbox = Inbox(key=lambda m: m.body, weigh=lambda m: m.weight, spacing_s=3600)
+    await inbox.put(message(1, "a", LIGHT + 1))
+    assert await has_a_batch(inbox)
+    inbox.done(inbox.take(1000))
+    return inbox
+
+
+async def has_a_batch(inbox: Inbox) -> bool:
+    """Tell whether a batch can be taken at once."""
+    waiting = asyncio.create_task(inbox.arrived())
+    for _ in range(3):
+        await asyncio.sleep(0)
+    has_one = waiting.done()
     waiting.cancel()
-    return is_worth_it
+    return has_one
 
 
-async def test_the_wait_for_more_ends() -> None:
-    await (await filled("a")).worth_a_batch(within_s=0.001)
+async def test_a_sale_that_is_alone_rests_until_more_of_it_is_there() -> None:
+    inbox = await resting()
+    await inbox.put(message(2, "a", WORTH_A_BATCH - 1))
+    assert not await has_a_batch(inbox)
+    await inbox.put(message(3, "a", 1))
+    assert await has_a_batch(inbox)
 
 
-async def test_a_sale_that_is_alone_waits_for_more_of_itself() -> None:
-    assert not await worth_a_batch(await filled("a" * (WORTH_A_BATCH - 1)))
-    assert await worth_a_batch(await filled("a" * WORTH_A_BATCH))
-
-
-async def test_nobody_waits_for_more_of_another_sale() -> None:
-    inbox = await filled("ab")
-    assert await worth_a_batch(inbox)
-    inbox.take(1)
-    assert not await worth_a_batch(inbox)
-
-
-async def test_what_comes_meanwhile_may_end_the_wait() -> None:
-    inbox = await filled("a")
-    waiting = asyncio.create_task(inbox.worth_a_batch(within_s=60))
+async def test_another_sale_ends_the_rest() -> None:
+    inbox = await resting()
+    await inbox.put(message(2, "a", 1))
+    waiting = asyncio.create_task(inbox.arrived())
     await asyncio.sleep(0)
-    assert not waiting.done()
-    await inbox.put(SimpleNamespace(delivery_tag=2, body="b", timestamp=None))
+    await inbox.put(message(3, "b", 1))
     await waiting
-
-
-async def test_what_a_batch_leaves_behind_is_worth_the_next() -> None:
-    inbox = await filled("a" * (WORTH_A_BATCH + 10))
-    inbox.take(10)
-    assert await worth_a_batch(inbox)
     inbox.take(1)
-    assert not await worth_a_batch(inbox)
+    assert not await has_a_batch(inbox)
+
+
+async def test_the_rest_has_an_end() -> None:
+    inbox = Inbox(key=lambda m: m.body, weigh=lambda m: m.weight, spacing_s=0.001)
+    for tag in (1, 2):
+        await inbox.put(message(tag, "a", LIGHT + 1))
+        await inbox.arrived()
+        inbox.take(1000)
+
+
+async def test_there_is_no_rest_after_a_light_batch() -> None:
+    inbox = Inbox(key=lambda m: m.body, weigh=lambda m: m.weight, spacing_s=3600)
+    for tag in (1, 2):
+        await inbox.put(message(tag, "a", LIGHT))
+        assert await has_a_batch(inbox)
+        inbox.take(1000)
+
+
+async def test_what_a_batch_leaves_behind_may_be_worth_the_next() -> None:
+    inbox = await resting()
+    for tag in (2, 3):
+        await inbox.put(message(tag, "a", WORTH_A_BATCH))
+    inbox.take(1)
+    assert await has_a_batch(inbox)
     inbox.clear()
-    assert not await worth_a_batch(inbox)
+    assert not await has_a_batch(inbox)
