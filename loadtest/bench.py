@@ -59,6 +59,7 @@ ROWS = (
     Row("6", "p99 at half that rate, open loop, ms", "p99", "", 25, 10, less=True),
     Row("7", "two gateways / one", "two", "one", 1.7, 1.9),
     Row("8", "a grab among 10 M holders / 10 k", "many", "few", 1.3, 1.05, less=True),
+    Row("", "two gateways / one, counting who shares its core", "both", "one"),
     Row("", "micro-batched / one EVALSHA a grab", "win", "unbatched", 2.5),
     Row("", "won, one core / Go net/http, script only", "win", "go"),
     Row("", "one consumer, full queue / one by one", "merged", "single", 10),

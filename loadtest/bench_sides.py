@@ -10,11 +10,14 @@ import asyncio
 import os
 import statistics
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
+
+from aiohttp import ClientSession
+from prometheus_client.parser import text_string_to_metric_families
 
 from loadtest.bench_stack import NO_SHEDDING, OTHER_CORE, TESTED_CORE, BenchStack, Process
 from loadtest.crowd_report import CrowdReport
@@ -133,7 +136,8 @@ async def one_core_sides(
 async def two_process_sides(stack: BenchStack, seconds: int) -> dict[str, Side]:
     """Grabs for each second of CPU time that one gateway takes, and that each of two takes.
 
-    The generator and the stores share the cores with them; so their share is taken out.
+    The generator and the stores share the cores with them; so their share is taken out. The second
+    of two has no core without them: what that costs it is told by a side of its own.
     """
     one = [await stack.run("gateway", TESTED_CORE, **NO_SHEDDING)]
     port = free_port()
@@ -142,16 +146,21 @@ async def two_process_sides(stack: BenchStack, seconds: int) -> dict[str, Side]:
         for core in (TESTED_CORE, OTHER_CORE)
     ]
 
-    async def per_core(processes: list[Process]) -> float:
-        before = sum(map(cpu_s, processes))
+    async def per_core(processes: list[Process], counted: list[Process]) -> float:
+        won_before, cpu_before = await _won_and_cpu_s(counted)
         sale = await stack.open_sale()
-        grabbed = await grab_in(stack, processes[0].url, [sale], seconds)
+        await grab_in(stack, processes[0].url, [sale], seconds)
         await stack.drop_queue()
-        return len(processes) * grabbed.grabs / (sum(map(cpu_s, processes)) - before)
+        won, cpu = await _won_and_cpu_s(counted)
+        return len(processes) * (won - won_before) / (cpu - cpu_before)
+
+    def side(name: str, processes: list[Process], counted: list[Process]) -> Side:
+        return Side(name, lambda: per_core(processes, counted), processes=processes)
 
     return {
-        "one": Side("one gateway, on cores of its own", lambda: per_core(one), processes=one),
-        "two": Side("two gateways, on cores of their own", lambda: per_core(two), processes=two),
+        "one": side("one gateway, on a core of its own", one, one),
+        "two": side("two gateways, by the one that has a core of its own", two, two[:1]),
+        "both": side("two gateways, by both", two, two),
     }
 
 
@@ -198,6 +207,21 @@ async def p99_side(stack: BenchStack, rate: float, seconds: int) -> Side:
         return inf if refused >= 0.01 else report.latency_ms(0.99 / (1 - refused), 202)
 
     return Side(f"p99 at {rate:,.0f} grabs/s, ms", p99)
+
+
+async def _won_and_cpu_s(gateways: Sequence[Process]) -> tuple[float, float]:
+    """Return the grabs that gateways have accepted, and the CPU time that they have taken."""
+    won = 0.0
+    for gateway in gateways:
+        async with ClientSession() as http, http.get(f"{gateway.admin_url}/metrics") as answer:
+            families = text_string_to_metric_families(await answer.text())
+        samples = (sample for family in families for sample in family.samples)
+        won += sum(
+            sample.value
+            for sample in samples
+            if sample.name == "seckill_grabs_total" and sample.labels["verdict"] == "accepted"
+        )
+    return won, sum(map(cpu_s, gateways))
 
 
 async def _peer(stack: BenchStack, peer: Process, seconds: int) -> float:

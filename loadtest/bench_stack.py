@@ -63,6 +63,8 @@ class Process:
 
     child: Child
     url: str
+    #: Where a process of ours tells its metrics.
+    admin_url: str = ""
 
 
 @contextmanager
@@ -106,7 +108,7 @@ class BenchStack:
         self, command: str, core: Cores, *, port: int | None = None, **overrides: str
     ) -> Process:
         """Start `seckill <command>` and pin it; several gateways may share a port."""
-        port = port or free_port()
+        port, admin_port = port or free_port(), free_port()
         environment = {
             "SECKILL_HOME": str(self.home),
             "SECKILL_REDIS_URL": self.services.redis_url,
@@ -116,14 +118,14 @@ class BenchStack:
             "SECKILL_JWT_KEYS": self._credentials.jwt_keys,
             "SECKILL_WEBHOOK_KEYS": self._credentials.webhook_keys,
             "SECKILL_GATEWAY_PORT": str(port),
-            "SECKILL_ADMIN_PORT": str(free_port()),
+            "SECKILL_ADMIN_PORT": str(admin_port),
             **overrides,
         }
         child = worker(command, len(self.children) + 1, environment, home=self.home)
         self.children.append(child)
         with pinned(core):
             await child.start()
-        return Process(child, f"http://127.0.0.1:{port}")
+        return Process(child, f"http://127.0.0.1:{port}", f"http://127.0.0.1:{admin_port}")
 
     async def open_sale(
         self,
