@@ -13,9 +13,9 @@ from seckill.batching import MicroBatcher, Waiter
 from seckill.broker import Publisher
 from seckill.errors import Unavailable
 
-#: A larger message, of some 60 grabs, goes by itself: a sale that has much waits for no other, and
+#: A larger message, of some 20 grabs, goes by itself: a sale that has much waits for no other, and
 #: its messages do not become those of all in the consumers' eyes, which take sales in turn.
-SMALL = 4 * 1024
+SMALL = 1024
 PARTS_MAX = 128
 PUBLISHES_MAX = 4
 
