@@ -68,7 +68,7 @@ class Settings(BaseSettings):
     gateway_url: str = ""
     admin_url: str = ""
     #: Time for requests in hand to finish after SIGTERM. A grab answers within
-    #: redis_timeout_s + confirm_timeout_s, so this is that sum with room to spare.
+    #: redis_timeout_s + 2 * confirm_timeout_s, so this is that sum with room to spare.
     drain_s: Seconds = 5.0
 
     # The public edge.

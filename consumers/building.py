@@ -25,7 +25,7 @@ from consumers.reconcile import Fence, Reconcile
 from consumers.recover import Recover
 from consumers.relay import Relay
 from consumers.return_stock import ReturnStock
-from consumers.runner import Handler, Message, PollRole, QueueRole, Role
+from consumers.runner import CutShort, Handler, Message, PollRole, QueueRole, Role
 from consumers.saga_steps import SagaSteps
 from consumers.settle_payments import SettlePayments
 from consumers.stores import Stores
@@ -157,7 +157,8 @@ def _reconcile(stores: Stores) -> Role:
     return Together(
         [
             PollRole("reconcile", fence.run_once, idle_s=reconcile.FENCE_IDLE_S),
-            PollRole("reconcile", role.run_once, idle_s=LOOKS_APART_S),
+            # A look may last for minutes, and whatever it does may be left half done.
+            CutShort(PollRole("reconcile", role.run_once, idle_s=LOOKS_APART_S)),
         ]
     )
 

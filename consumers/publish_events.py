@@ -8,6 +8,7 @@ much smaller than the orders themselves.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from itertools import groupby
 from operator import attrgetter
@@ -27,6 +28,8 @@ IDLE_S = 0.2
 BUSY_S = 0.05
 #: Sent in one transaction: how much comes twice after a crash.
 EVENTS_MAX, ORDERS_MAX = 50, 500
+#: A slow broker must not keep the transaction longer than PostgreSQL lets it idle.
+SEND_S = 2.0
 
 
 class PublishEvents:
@@ -40,7 +43,7 @@ class PublishEvents:
         """Send the oldest events; Unavailable when the broker does not confirm them all.
 
         The lock goes with the transaction: a process that is frozen in it loses both after
-        `idle_in_transaction_session_timeout`, which one publish never lasts.
+        `idle_in_transaction_session_timeout`, which SEND_S and a last publish do not last.
         """
         with database_errors_as_unavailable():
             async with self._db.acquire() as connection, connection.transaction():
@@ -51,22 +54,26 @@ class PublishEvents:
                 await events.remove(connection, sent)
         if trouble:
             raise trouble
-        return Polled(len(sent), more=more)
+        return Polled(len(sent), more=more or len(sent) < len(found))
 
     async def _send(self, found: Sequence[Event]) -> tuple[list[int], Unavailable | None]:
-        """Send events until some fail; return the ids of those that arrived, and what happened.
+        """Send events until some fail, or for SEND_S; return the ids of those that arrived.
+
+        And what happened, if something did.
 
         An order's event must not arrive when the one before it did not. It is told of once under a
         topic, so those of one topic that follow each other go together.
         """
         sent: list[int] = []
+        until = time.monotonic() + SEND_S
         for topic, group in groupby(found, key=attrgetter("topic")):
             together = list(group)
             troubles = await asyncio.gather(*map(self._send_one, together))
             arrived = [e.event_id for e, bad in zip(together, troubles, strict=True) if not bad]
             sent += arrived
             telemetry.EVENTS.labels(topic).inc(len(arrived))
-            if trouble := next(filter(None, troubles), None):
+            trouble = next(filter(None, troubles), None)
+            if trouble or time.monotonic() > until:
                 return sent, trouble
         return sent, None
 

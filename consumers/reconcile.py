@@ -25,6 +25,8 @@ FENCE_IDLE_S = 1.0
 #: A look at a million holders takes ten seconds of both stores, and there may be a crowd at the
 #: door: it works this share of the time.
 SHARE = 1 / 20
+#: Sales looked at at a time, so that small ones do not wait for a large one.
+LOOKS_MAX = 4
 #: Kept while passes follow each other; should its holder die, another takes over after that.
 LOCK_S = 15.0
 
@@ -79,16 +81,24 @@ class Reconcile:
         """Look once at each sale that is due; return what was repaired, or would have been."""
         if not await self._is_ours():
             return {}
-        acted: dict[str, list[Difference]] = {}
         standings = await fencing.survey(self._redis, self._db)
-        async with self._keeping_the_lock():
-            for sale_id, standing in standings.items():
-                if time.monotonic() < self._due.get(sale_id, 0.0):
-                    continue
-                if differences := await self._look(sale_id, standing):
-                    acted[sale_id] = differences
+        due = [sale_id for sale_id in standings if time.monotonic() >= self._due.get(sale_id, 0.0)]
+        some = asyncio.Semaphore(LOOKS_MAX)
+
+        async def look(sale_id: str) -> list[Difference]:
+            async with some:
+                found = await self._look(sale_id, standings[sale_id])
                 self._due[sale_id] = time.monotonic() + LOOKS_APART_S
-        return acted
+                return found
+
+        async with self._keeping_the_lock():
+            looks = [asyncio.create_task(look(sale_id), name="look") for sale_id in due]
+            try:
+                found = await asyncio.gather(*looks)
+            finally:
+                for each in looks:
+                    each.cancel()
+        return {s: differences for s, differences in zip(due, found, strict=True) if differences}
 
     async def _look(self, sale_id: str, standing: Standing) -> list[Difference]:
         before = self._looks.pop(sale_id, None)

@@ -86,7 +86,9 @@ class QueueRole:
 
         What was delivered and not acknowledged by then goes back to the queue by itself.
         """
-        inbox = Inbox(self._key, self._weigh, self._spacing_s)
+        # One at a time nothing follows: there is nothing to wait for.
+        spacing_s = 0.0 if self._careful else self._spacing_s
+        inbox = Inbox(self._key, self._weigh, spacing_s)
         telemetry.ROLE_IN_HAND.labels(self._name).set_function(inbox.__len__)
         telemetry.ROLE_OLDEST.labels(self._name).set_function(inbox.oldest_age_s)
         try:
@@ -211,6 +213,26 @@ class PollRole:
             await _until_available(once, self._name, stop)
             if not polled.more:
                 await _pause(stop, self._busy_s if polled.done else self._idle_s)
+
+
+class CutShort:
+    """A role that is left in the middle of its work when it is told to stop."""
+
+    def __init__(self, role: Role) -> None:
+        self._role = role
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Run the role until told to stop."""
+        working = asyncio.create_task(self._role.run(stop), name="cut short")
+        stopping = asyncio.create_task(stop.wait(), name="stop")
+        try:
+            await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
+            working.cancel()
+            await asyncio.wait({working})
+        if not working.cancelled():
+            working.result()  # which may be why it ended
 
 
 async def _ended(channel: AbstractChannel, *events: asyncio.Event) -> None:

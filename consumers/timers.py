@@ -80,6 +80,7 @@ class Timers:
         self._starting = None
         if not task.cancelled():
             task.result()  # a bug in here must be heard, not swallowed
+            self.start(())  # those that came since its last look
 
     async def _start_waiting(self) -> None:
         while self._waiting:

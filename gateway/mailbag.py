@@ -16,7 +16,6 @@ from seckill.errors import Unavailable
 #: A larger message, of some 20 grabs, goes by itself: a sale that has much waits for no other, and
 #: its messages do not become those of all in the consumers' eyes, which take sales in turn.
 SMALL = 1024
-PARTS_MAX = 128
 PUBLISHES_MAX = 4
 
 
@@ -26,15 +25,20 @@ class Mailbag:
     def __init__(self, publisher: Publisher, *, timeout_s: float) -> None:
         self._publisher = publisher
         self._timeout_s = timeout_s
-        self._small = MicroBatcher(self._send, max_batch=PARTS_MAX, max_calls=PUBLISHES_MAX)
+        self._small = MicroBatcher(
+            self._send, max_batch=messages.PARTS_MAX, max_calls=PUBLISHES_MAX
+        )
 
     async def publish(self, body: bytes) -> None:
-        """Return when confirmed; Unavailable when that is not known within the time limit."""
+        """Return when confirmed; Unavailable when that is not known.
+
+        A message may wait for others to use up the time limit of a publish, before it has its own.
+        """
         if len(body) > SMALL:
             await self._publisher.publish(topology.ORDERS_PLACE, body)
             return
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(2 * self._timeout_s):
                 await self._small.submit(body)
         except TimeoutError as error:
             raise Unavailable("RabbitMQ: other messages are not confirmed") from error

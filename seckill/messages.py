@@ -23,6 +23,8 @@ M = TypeVar("M")
 VERSION = 1
 #: Of a parcel: what carries orders.place messages is none, and older consumers leave it waiting.
 PARCEL_VERSION = 2
+#: Messages in a parcel. Small ones come to less than the grabs of one large message.
+PARTS_MAX = 48
 #: Grabs in one message: a consumer's SQL batch is about that large.
 MESSAGE_GRABS_MAX = 1024
 
@@ -187,7 +189,8 @@ def parts_of(body: bytes) -> list[bytes]:
         parcel = _decode_parcel(body)
     except _UNREADABLE:
         return [body]
-    return parcel.parts if parcel.v == PARCEL_VERSION else [body]
+    is_ours = parcel.v == PARCEL_VERSION and len(parcel.parts) <= PARTS_MAX
+    return parcel.parts if is_ours else [body]
 
 
 def sale_of(body: bytes) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -35,8 +36,12 @@ class PipeliningRedis(Redis):
     """
 
     async def evalsha(self, *args: Any) -> Any:  # noqa: ANN401 - untyped in redis-py
-        """Run a script; `args` are its digest, the number of its keys, the keys, and the rest."""
-        return await self._scripts.submit(args)
+        """Run a script; `args` are its digest, the number of its keys, the keys, and the rest.
+
+        The time limit of a call is that of its wait for a pipeline, too.
+        """
+        async with asyncio.timeout(self.connection_pool.connection_kwargs["socket_timeout"]):
+            return await self._scripts.submit(args)
 
     @cached_property
     def _scripts(self) -> MicroBatcher[tuple[Any, ...], Any]:

@@ -169,6 +169,19 @@ async def test_nothing_goes_before_what_comes_first_has_arrived(db, given, waiti
     assert await waiting() == ["order.placed", "order.paid"]
 
 
+async def test_a_slow_broker_does_not_keep_the_transaction_for_long(
+    db, publisher, given, waiting, told, monkeypatch
+):
+    rows = await given(*TOPICS)
+    monkeypatch.setattr("consumers.publish_events.SEND_S", -1.0)
+    role = PublishEvents(db, publisher)
+    assert await role.run_once() == Polled(1, more=True)
+    assert await waiting() == TOPICS[1:]
+    assert await role.run_once() == Polled(1, more=True)
+    assert await role.run_once() == Polled(1, more=False)
+    assert await told(3) == rows
+
+
 @pytest.mark.parametrize(
     ("events_max", "orders_max", "taken", "more"),
     [(10, 100, 4, False), (4, 100, 4, True), (2, 100, 2, True), (10, 6, 2, True), (10, 1, 1, True)],

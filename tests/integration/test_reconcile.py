@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from consumers.reconcile import Fence, Reconcile
+from consumers.reconcile import LOOKS_MAX, Fence, Reconcile
 from seckill import fencing, keys, messages, reconcile, returns, topology
 from seckill.dead_letters import open_order_ids
 from seckill.errors import Unavailable
@@ -503,3 +503,52 @@ async def test_a_lost_grab_waits_for_other_messages_no_longer_than_the_ladder_ta
     assert await published(ladder_ms=10**9) == 0
     assert await published(ladder_ms=0) == 1
     assert await published(ladder_ms=10**9) == 1, "not again and again"
+
+
+# Large sales.
+
+
+@pytest.fixture
+def endless(monkeypatch):
+    """Let looks at a sale last until the end of the test; return those that have begun."""
+    real, begun = reconcile.look, []
+
+    def make(large):
+        async def look(redis, db, sale_id, **how):
+            begun.append(sale_id)
+            if sale_id == large.sale_id:
+                await asyncio.Event().wait()
+            return await real(redis, db, sale_id, **how)
+
+        monkeypatch.setattr(reconcile, "look", look)
+        return begun
+
+    return make
+
+
+async def test_small_sales_do_not_wait_for_a_large_one(open_sale, make_role, endless, eventually):
+    large, *small = [await open_sale() for _ in range(LOOKS_MAX + 2)]
+    begun = endless(large)
+    looking = asyncio.create_task(make_role().look())
+    await eventually(lambda: {s.sale_id for s in small} <= set(begun), "looks at all small sales")
+    looking.cancel()
+    await asyncio.wait({looking})
+
+
+async def test_the_lock_is_kept_while_a_look_lasts(
+    open_sale, make_role, endless, store, monkeypatch, eventually
+):
+    monkeypatch.setattr("consumers.reconcile.LOCK_S", 2.0)
+    begun = endless(await open_sale())
+    looking = asyncio.create_task(make_role().look())
+    left_ms = []
+
+    async def was_renewed():
+        if begun:
+            left_ms.append(await store.pttl(keys.reconcile_lock()))
+        return left_ms and left_ms[-1] > min(left_ms)
+
+    await eventually(was_renewed, "the lock has more time left than before")
+    assert await make_role().look() == {}  # another process finds it taken
+    looking.cancel()
+    await asyncio.wait({looking})

@@ -12,7 +12,12 @@ from redis.exceptions import ResponseError
 from shop import Shop
 
 from seckill import redis_client
-from seckill.redis_client import CONNECTIONS_MAX, PIPELINE_MAX, PipeliningRedis
+from seckill.redis_client import (
+    CONNECTIONS_MAX,
+    PIPELINE_MAX,
+    SCRIPTS_UNDER_WAY,
+    PipeliningRedis,
+)
 from tests.processes import eventually
 
 
@@ -136,6 +141,20 @@ async def test_a_pipeline_whose_link_breaks_is_sent_once_and_fails_for_all(
     await pool.disconnect()
     assert [type(outcome) for outcome in outcomes] == [RedisConnectionError] * 5
     assert sent == ["pipeline"]
+
+
+async def test_a_call_that_waits_behind_a_stuck_redis_has_its_time_limit(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(PipeliningRedis, "_run", never)
+    url = url_of(redis, name="stuck")
+    client = redis_client.connect(url, timeout_s=0.05, kind=PipeliningRedis)
+    calls = [client.evalsha("digest", 0) for _ in range(PIPELINE_MAX * SCRIPTS_UNDER_WAY + 1)]
+    outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    assert {type(outcome) for outcome in outcomes} == {TimeoutError}
 
 
 async def test_a_call_that_nobody_waits_for_any_more_is_not_sent(

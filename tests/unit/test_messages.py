@@ -250,7 +250,15 @@ def test_a_parcel_gives_out_what_was_put_in() -> None:
 
 @pytest.mark.parametrize(
     "other",
-    [body(), body(parts=[body()]), pack({"v": 3, "parts": [body()]}), pack({"v": 2}), b"\xff", b""],
+    [
+        body(),
+        body(parts=[body()]),
+        pack({"v": 3, "parts": [body()]}),
+        pack({"v": 2}),
+        b"\xff",
+        b"",
+        messages.encode_parcel([b""] * (messages.PARTS_MAX + 1)),
+    ],
     ids=repr,
 )
 def test_what_is_no_parcel_is_its_own_one_part(other: bytes) -> None:
