@@ -266,6 +266,11 @@ async def test_figures_of_a_queue_are_the_brokers_own(
 ) -> None:
     sale = await open_sale(stock=10)
     await pool.start(2)
+
+    async def both_consume() -> bool:
+        return (await pool.role(PLACE))["consumers"] == 2
+
+    await eventually(both_consume, "both workers consume")
     idle = await pool.agrees(services, PLACE, topology.ORDERS_PLACE)
     assert (idle["consumers"], idle["in_hand"], idle["backlog"]) == (2, 0, 0)
     async with no_placing(sale):
