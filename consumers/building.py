@@ -25,7 +25,7 @@ from consumers.reconcile import Fence, Reconcile
 from consumers.recover import Recover
 from consumers.relay import Relay
 from consumers.return_stock import ReturnStock
-from consumers.runner import CutShort, Handler, Message, PollRole, QueueRole, Role
+from consumers.runner import Handler, Message, PollRole, QueueRole, Role
 from consumers.saga_steps import SagaSteps
 from consumers.settle_payments import SettlePayments
 from consumers.stores import Stores
@@ -35,7 +35,7 @@ from seckill import checkout, fulfilment, messages, topology
 from seckill.broker import count_waiting
 from seckill.card_books import CardBooks
 from seckill.card_payments import CardPayments
-from seckill.reconcile import LOOKS_APART_S, Reconciler
+from seckill.reconcile import Reconciler
 from seckill.transactions.log import Log
 from seckill.transactions.recovery import Engine, Recovery
 from seckill.transactions.saga import Saga
@@ -157,8 +157,7 @@ def _reconcile(stores: Stores) -> Role:
     return Together(
         [
             PollRole("reconcile", fence.run_once, idle_s=reconcile.FENCE_IDLE_S),
-            # A look may last for minutes, and whatever it does may be left half done.
-            CutShort(PollRole("reconcile", role.run_once, idle_s=LOOKS_APART_S)),
+            role,
         ]
     )
 

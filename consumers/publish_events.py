@@ -50,6 +50,8 @@ class PublishEvents:
                 if not await events.lock_outbox(connection):
                     return Polled(0, more=False)  # another process is at it
                 found, more = await events.oldest(connection, EVENTS_MAX, ORDERS_MAX)
+                if not found:
+                    return Polled(0, more=False)
                 sent, trouble = await self._send(found)
                 await events.remove(connection, sent)
         if trouble:
@@ -57,9 +59,7 @@ class PublishEvents:
         return Polled(len(sent), more=more or len(sent) < len(found))
 
     async def _send(self, found: Sequence[Event]) -> tuple[list[int], Unavailable | None]:
-        """Send events until some fail, or for SEND_S; return the ids of those that arrived.
-
-        And what happened, if something did.
+        """Send events until some fail, or for SEND_S; return the ids that arrived, and the trouble.
 
         An order's event must not arrive when the one before it did not. It is told of once under a
         topic, so those of one topic that follow each other go together.

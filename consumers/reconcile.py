@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Mapping
 
 import asyncpg
 from redis.asyncio import Redis
 
-from consumers.runner import Polled
+from consumers.runner import Polled, PollRole
 from seckill import fencing, keys, reconcile, telemetry
-from seckill.errors import Unavailable
 from seckill.fencing import Stamp, Standing, Trouble
 from seckill.reconcile import LOOKS_APART_S, REASONS, Difference, Look, Reconciler
 from seckill.redis_client import redis_errors_as_unavailable
@@ -27,6 +25,8 @@ FENCE_IDLE_S = 1.0
 SHARE = 1 / 20
 #: Sales looked at at a time, so that small ones do not wait for a large one.
 LOOKS_MAX = 4
+#: A pass waits so long for looks, and leaves those that last longer to the next ones.
+PASS_S = 3.0
 #: Kept while passes follow each other; should its holder die, another takes over after that.
 LOCK_S = 15.0
 
@@ -72,39 +72,59 @@ class Reconcile:
         #: The stamps with which sales were found quiet: while they keep them, they are.
         self._quiet: dict[str, Stamp] = {}
         self._due: dict[str, float] = {}
+        self._under_way: dict[str, asyncio.Task[list[Difference]]] = {}
+        self._places = asyncio.Semaphore(LOOKS_MAX)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Look until told to stop; what is being looked at then is left in the middle."""
+        try:
+            await PollRole("reconcile", self.run_once, idle_s=LOOKS_APART_S).run(stop)
+        finally:
+            await self._leave()
 
     async def run_once(self) -> Polled:
-        """Look once at each sale that is due, and repair what two looks agree on."""
+        """Look at each sale that is due, and repair what two looks agree on."""
         return Polled(sum(map(len, (await self.look()).values())), more=False)
 
     async def look(self) -> dict[str, list[Difference]]:
-        """Look once at each sale that is due; return what was repaired, or would have been."""
+        """Begin a look at each sale that is due; return what was repaired, or would have been.
+
+        Of a sale whose look lasts longer than a pass, a later one tells.
+        """
         if not await self._is_ours():
+            await self._leave()  # another process begins the same
             return {}
-        standings = await fencing.survey(self._redis, self._db)
-        due = [sale_id for sale_id in standings if time.monotonic() >= self._due.get(sale_id, 0.0)]
-        some = asyncio.Semaphore(LOOKS_MAX)
-
-        async def look(sale_id: str) -> list[Difference]:
-            async with some:
-                found = await self._look(sale_id, standings[sale_id])
+        for sale_id, standing in (await fencing.survey(self._redis, self._db)).items():
+            is_due = time.monotonic() >= self._due.get(sale_id, 0.0)
+            if is_due and sale_id not in self._under_way:
+                looking = asyncio.create_task(self._look(sale_id, standing), name="look")
+                self._under_way[sale_id] = looking
+        if self._under_way:
+            await asyncio.wait(self._under_way.values(), timeout=PASS_S)
+        acted: dict[str, list[Difference]] = {}
+        for sale_id, looking in list(self._under_way.items()):
+            if looking.done():
+                del self._under_way[sale_id]
                 self._due[sale_id] = time.monotonic() + LOOKS_APART_S
-                return found
+                if differences := looking.result():
+                    acted[sale_id] = differences
+        return acted
 
-        async with self._keeping_the_lock():
-            looks = [asyncio.create_task(look(sale_id), name="look") for sale_id in due]
-            try:
-                found = await asyncio.gather(*looks)
-            finally:
-                for each in looks:
-                    each.cancel()
-        return {s: differences for s, differences in zip(due, found, strict=True) if differences}
+    async def _leave(self) -> None:
+        """Leave what is under way; whatever a look does may be left half done."""
+        for looking in self._under_way.values():
+            looking.cancel()
+        await asyncio.gather(*self._under_way.values(), return_exceptions=True)
+        self._under_way.clear()
 
     async def _look(self, sale_id: str, standing: Standing) -> list[Difference]:
         before = self._looks.pop(sale_id, None)
         if standing.stamp is None or standing.stamp == self._quiet.get(sale_id):
             return []
-        now = await reconcile.look(self._redis, self._db, sale_id, age_ms=self._age_ms, share=SHARE)
+        async with self._places:
+            now = await reconcile.look(
+                self._redis, self._db, sale_id, age_ms=self._age_ms, share=SHARE
+            )
         if now.is_quiet:
             self._quiet[sale_id] = standing.stamp
             return []
@@ -123,22 +143,6 @@ class Reconcile:
             )
         self._looks[sale_id] = now
         return found
-
-    @asynccontextmanager
-    async def _keeping_the_lock(self) -> AsyncIterator[None]:
-        """Keep it during looks that last longer, or another process would begin the same."""
-
-        async def keep() -> None:
-            while True:
-                await asyncio.sleep(LOCK_S / 3)
-                with suppress(Unavailable):  # the look itself will say so
-                    await self._is_ours()
-
-        keeping = asyncio.create_task(keep(), name="keep the lock")
-        try:
-            yield
-        finally:
-            keeping.cancel()
 
     async def _is_ours(self) -> bool:
         """Keep or take the lock, which only saves doing the same work in several processes."""

@@ -215,26 +215,6 @@ class PollRole:
                 await _pause(stop, self._busy_s if polled.done else self._idle_s)
 
 
-class CutShort:
-    """A role that is left in the middle of its work when it is told to stop."""
-
-    def __init__(self, role: Role) -> None:
-        self._role = role
-
-    async def run(self, stop: asyncio.Event) -> None:
-        """Run the role until told to stop."""
-        working = asyncio.create_task(self._role.run(stop), name="cut short")
-        stopping = asyncio.create_task(stop.wait(), name="stop")
-        try:
-            await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            stopping.cancel()
-            working.cancel()
-            await asyncio.wait({working})
-        if not working.cancelled():
-            working.result()  # which may be why it ended
-
-
 async def _ended(channel: AbstractChannel, *events: asyncio.Event) -> None:
     """Return when the channel is closed, by whom ever, or one of the events is set."""
     waiting = {asyncio.ensure_future(channel.closed())}

@@ -59,6 +59,8 @@ async def oldest(
         "  FROM events ORDER BY id LIMIT $1",
         events_max,
     )
+    if not rows:
+        return [], False
     before = accumulate((row[3] for row in rows), initial=0)
     taken = [row for row, orders in zip(rows, before, strict=False) if orders < orders_max]
     ids = [row[0] for row in taken]

@@ -18,11 +18,12 @@ from seckill.stock import Holding, Return
 
 @pytest.fixture(autouse=True)
 async def other_sales_are_left_alone(store, monkeypatch):
-    """Take what other tests left out of sight, and let looks follow each other at once."""
+    """Take what other tests left out of sight; let looks follow each other at once, and end."""
     left = [name async for name in store.scan_iter("sk:*:sale")]
     await store.delete(keys.reconcile_lock(), *left)
     monkeypatch.setattr("consumers.reconcile.LOOKS_APART_S", 0.0)
     monkeypatch.setattr("consumers.reconcile.SHARE", 1.0)
+    monkeypatch.setattr("consumers.reconcile.PASS_S", 60.0)
 
 
 @pytest.fixture
@@ -508,47 +509,76 @@ async def test_a_lost_grab_waits_for_other_messages_no_longer_than_the_ladder_ta
 # Large sales.
 
 
-@pytest.fixture
-def endless(monkeypatch):
-    """Let looks at a sale last until the end of the test; return those that have begun."""
-    real, begun = reconcile.look, []
+class Looks:
+    """Real looks, but for those at one sale: they last until they are left."""
 
-    def make(large):
-        async def look(redis, db, sale_id, **how):
-            begun.append(sale_id)
-            if sale_id == large.sale_id:
+    def __init__(self, large):
+        self._large = large
+        self._real = reconcile.look
+        self.begun, self.left = [], []
+
+    async def look(self, redis, db, sale_id, **how):
+        self.begun.append(sale_id)
+        if sale_id == self._large.sale_id:
+            try:
                 await asyncio.Event().wait()
-            return await real(redis, db, sale_id, **how)
-
-        monkeypatch.setattr(reconcile, "look", look)
-        return begun
-
-    return make
+            finally:
+                self.left.append(sale_id)
+        return await self._real(redis, db, sale_id, **how)
 
 
-async def test_small_sales_do_not_wait_for_a_large_one(open_sale, make_role, endless, eventually):
-    large, *small = [await open_sale() for _ in range(LOOKS_MAX + 2)]
-    begun = endless(large)
-    looking = asyncio.create_task(make_role().look())
-    await eventually(lambda: {s.sale_id for s in small} <= set(begun), "looks at all small sales")
-    looking.cancel()
-    await asyncio.wait({looking})
+@pytest.fixture
+async def large(open_sale):
+    return await open_sale()
+
+
+@pytest.fixture
+def looks(large, monkeypatch):
+    monkeypatch.setattr("consumers.reconcile.PASS_S", 0.05)
+    looks = Looks(large)
+    monkeypatch.setattr(reconcile, "look", looks.look)
+    return looks
+
+
+async def test_small_sales_do_not_wait_for_a_large_one(
+    open_sale, shop, make_role, large, looks, running, eventually
+):
+    """Not for the second look either: there is none at a sale that was quiet in the first."""
+    small = [await open_sale() for _ in range(LOOKS_MAX + 1)]
+    for sale in small:
+        await shop.grab(sale, "ann")
+
+    async with running(make_role()):
+        await eventually(
+            lambda: all(looks.begun.count(sale.sale_id) > 1 for sale in small), "second looks"
+        )
+
+    assert looks.begun.count(large.sale_id) == 1
+    assert looks.left == [large.sale_id], "left when the role was stopped"
 
 
 async def test_the_lock_is_kept_while_a_look_lasts(
-    open_sale, make_role, endless, store, monkeypatch, eventually
+    make_role, large, looks, store, monkeypatch, running, eventually
 ):
     monkeypatch.setattr("consumers.reconcile.LOCK_S", 2.0)
-    begun = endless(await open_sale())
-    looking = asyncio.create_task(make_role().look())
     left_ms = []
 
     async def was_renewed():
-        if begun:
+        if looks.begun:
             left_ms.append(await store.pttl(keys.reconcile_lock()))
         return left_ms and left_ms[-1] > min(left_ms)
 
-    await eventually(was_renewed, "the lock has more time left than before")
-    assert await make_role().look() == {}  # another process finds it taken
-    looking.cancel()
-    await asyncio.wait({looking})
+    async with running(make_role()):
+        await eventually(was_renewed, "the lock has more time left than before")
+        assert await make_role().look() == {}, "another process finds it taken"
+        assert looks.begun == [large.sale_id]
+
+
+async def test_who_has_lost_the_lock_leaves_what_he_looks_at(
+    make_role, large, looks, store, running, eventually
+):
+    async with running(make_role()):
+        await eventually(lambda: looks.begun, "the look has begun")
+        await store.set(keys.reconcile_lock(), "another's")
+        await eventually(lambda: looks.left, "it is left")
+    await store.delete(keys.reconcile_lock())

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
-from consumers.runner import CutShort, Polled, PollRole
+from consumers.runner import Polled, PollRole
 from consumers.stores import open_stores
 from seckill import topology
 from seckill.errors import Unavailable
@@ -362,29 +362,6 @@ async def test_poller_that_fails_stops_loudly():
 
     with pytest.raises(ZeroDivisionError):
         await PollRole("test", run_once, idle_s=3600).run(asyncio.Event())
-
-
-async def test_a_role_that_may_be_cut_short_is_left_in_the_middle(running, eventually):
-    begun, left = asyncio.Event(), asyncio.Event()
-
-    async def run_once():
-        begun.set()
-        try:
-            await asyncio.Event().wait()
-        finally:
-            left.set()
-
-    async with running(CutShort(PollRole("test", run_once, idle_s=0))):
-        await begun.wait()
-    assert left.is_set()
-
-
-async def test_a_role_that_may_be_cut_short_fails_loudly():
-    async def run_once():
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        await CutShort(PollRole("test", run_once, idle_s=0)).run(asyncio.Event())
 
 
 # The process.
