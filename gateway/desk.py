@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from gateway.handover import Handover
 from seckill import telemetry
 from seckill.batching import MicroBatcher, Waiter, answering_each
+from seckill.clock import monotonic_ms
 from seckill.errors import Unavailable
 from seckill.order_ids import new_order_id
 from seckill.sales import Sale
@@ -36,18 +36,25 @@ def told_by(verdict: Verdict, holding: Holding | None) -> GrabResult:
 
 
 class RedisClock:
-    """Redis's time as this process knows it: each reply tells how far the clocks are apart."""
+    """Redis's time as this process knows it: each reply tells how far the clocks are apart.
+
+    Redis read its clock between the question and the answer. What was known before is kept where it
+    agrees with that: an answer that lay here for a second, because the process stood still, would
+    else put us a second behind, and the next call would come too late for its deadline.
+    """
 
     def __init__(self) -> None:
         self._offset_ms = 0
 
-    def observe(self, redis_now_ms: int) -> None:
-        """Note a time that Redis has just told. It is already a little old, so we are early."""
-        self._offset_ms = redis_now_ms - time.monotonic_ns() // 1_000_000
+    def observe(self, redis_now_ms: int, *, asked_ms: int) -> None:
+        """Note a time that Redis has just told, to a question sent at `asked_ms` (`monotonic`)."""
+        least_ms, most_ms = redis_now_ms - monotonic_ms(), redis_now_ms - asked_ms
+        if not least_ms <= self._offset_ms <= most_ms:
+            self._offset_ms = least_ms
 
     def now_ms(self) -> int:
         """Return Redis's time, at most one reply's way behind it."""
-        return time.monotonic_ns() // 1_000_000 + self._offset_ms
+        return monotonic_ms() + self._offset_ms
 
 
 class SaleDesk:
@@ -130,6 +137,7 @@ class SaleDesk:
     async def _call_script(self, batch: Sequence[Waiter[Grab, GrabResult]]) -> None:
         telemetry.GRAB_BATCH.observe(len(batch))
         settled, self._settled = self._settled[:CALL_MAX], self._settled[CALL_MAX:]
+        asked_ms = monotonic_ms()
         try:
             reply = await self._stock.grab(
                 self._sale.sale_id,
@@ -141,7 +149,7 @@ class SaleDesk:
         except Unavailable:
             self._settled += settled  # naming an entry twice is harmless
             raise
-        self._clock.observe(reply.now_ms)
+        self._clock.observe(reply.now_ms, asked_ms=asked_ms)
         if Verdict.UNAVAILABLE in reply.verdicts:
             self._settled += settled
         else:

@@ -27,6 +27,7 @@ from seckill.buckets import Buckets
 from seckill.card_books import CardBooks
 from seckill.card_payments import CardPayments
 from seckill.checkout import Checkout
+from seckill.clock import monotonic_ms
 from seckill.errors import Unavailable
 from seckill.provider import Provider
 from seckill.sales import Sale, SaleDirectory
@@ -133,8 +134,8 @@ async def broker_ctx(app: web.Application) -> AsyncIterator[None]:
 async def desks_ctx(app: web.Application) -> AsyncIterator[None]:
     """Desks: drained before the stores that they use are closed."""
     settings = app[SETTINGS]
-    clock = RedisClock()
-    clock.observe(await app[STOCK].now_ms())
+    clock, asked_ms = RedisClock(), monotonic_ms()
+    clock.observe(await app[STOCK].now_ms(), asked_ms=asked_ms)
 
     def make_handover(sale_id: str, on_settled: Callable[[list[str]], None]) -> Handover:
         return Handover(sale_id, app[MAILBAG], app[BREAKER], on_settled)

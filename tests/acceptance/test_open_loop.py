@@ -17,8 +17,11 @@ from tests.processes import eventually
 
 @pytest.fixture
 async def own_gateway(processes):
-    """A gateway that counts nobody else's requests, and that a test may stop or kill."""
-    return await processes.run("gateway")
+    """A gateway that counts nobody else's requests, and that a test may stop or kill.
+
+    It stands still for no longer than it waits for Redis: that would be an answer of its own.
+    """
+    return await processes.run("gateway", SECKILL_REDIS_TIMEOUT_S="30")
 
 
 @pytest.fixture

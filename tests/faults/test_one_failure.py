@@ -14,6 +14,7 @@ from gateway.mailbag import Mailbag
 from ops.buyers import grab
 from seckill import keys, redis_client
 from seckill.broker import Broker, Publisher
+from seckill.clock import monotonic_ms
 from seckill.errors import Unavailable
 from seckill.stock import Stock, Verdict
 from tests.processes import eventually, limits_profile
@@ -35,7 +36,7 @@ async def make_desk(redis_proxy, amqp_proxy):
             publisher = await stack.enter_async_context(Publisher.open(broker, timeout_s=TIMEOUT_S))
             mailbag = Mailbag(publisher, timeout_s=TIMEOUT_S)
             stock, clock, breaker = Stock(redis), RedisClock(), Breaker()
-            clock.observe(await stock.now_ms())
+            clock.observe(await stock.now_ms(), asked_ms=monotonic_ms())
             desk = SaleDesk(
                 sale,
                 stock,
