@@ -15,7 +15,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import cast
+from collections.abc import Callable
+from functools import partial
+from typing import Any, cast
 
 import msgspec
 from aiohttp import web
@@ -23,20 +25,22 @@ from aiohttp import web
 from gateway.admission import TICKET_KEYS, rate_limited
 from gateway.client_address import TRUSTED_PROXIES, address_of
 from gateway.cors import headers_for
-from gateway.desk import GrabResult, SaleDesk
+from gateway.desk import GrabResult, SaleDesk, told_by
 from gateway.door import Door, Entrance
-from gateway.grabs import COUNTERS, DECODER, ask_and_grab, body_of, take_token, too_many
+from gateway.grabs import COUNTERS, DECODER, body_of, take_token, too_many
 from gateway.headers import HSTS
-from gateway.lane_waiters import Grabs, Looks
+from gateway.lane_waiters import Waits
+from gateway.limiter import Refusal
 from gateway.pace import PACE
 from gateway.plain_grabs import PlainGrab, Unread, read_plain_grab
 from gateway.problems import Problem, Refused
 from gateway.raw_answers import Answers
 from gateway.resources import DESKS, GRABS_IN_HAND, LIMITER, SALES, SETTINGS
 from seckill import telemetry, tickets
+from seckill.batching import Waiter
 from seckill.errors import Unavailable
 from seckill.sales import Sale
-from seckill.stock import Verdict
+from seckill.stock import Holding, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -145,7 +149,7 @@ class Connection(asyncio.Protocol):
         self._came_at = 0.0
         self._paused = self._stopped_reading = False
         #: What waits for the grab in hand: None when there is none.
-        self._waiting: Looks | Grabs | asyncio.Task[GrabResult] | None = None
+        self._waiting: Waiter[Any, Any] | None = None
 
     # What the transport tells.
 
@@ -276,8 +280,7 @@ class Connection(asyncio.Protocol):
         if desk.selling:
             self._admit(desk, plain.forwarded)
         else:
-            self._waiting = Looks(buyer_id, self, desk, plain.forwarded)
-            desk.take_look(self._waiting)
+            self._look_up(desk, partial(self._admit, desk, plain.forwarded))
         return True
 
     def _refuse(self, plain: PlainGrab) -> None:
@@ -288,11 +291,18 @@ class Connection(asyncio.Protocol):
         else:
             entrance.refuse(self._transport, self._data[: plain.length])
 
-    def looked(self, result: GrabResult, desk: SaleDesk, forwarded: str) -> None:
-        """Go on after a look-up: answer, or grab if there is something to grab."""
-        self._waiting = None
+    def _look_up(self, desk: SaleDesk, if_for_sale: Callable[[], None]) -> None:
+        """Answer what a look-up says, unless it says that there is something to grab."""
+        looks = Waits(self._buyer_id, self, partial(self._looked, if_for_sale))
+        self._waiting = looks
+        desk.take_look(looks)
+
+    def _looked(
+        self, if_for_sale: Callable[[], None], found: tuple[Verdict, Holding | None]
+    ) -> None:
+        result = told_by(*found)
         if result.verdict is Verdict.ACCEPTED:
-            self._admit(desk, forwarded)
+            if_for_sale()
         else:
             self.told(result)
 
@@ -302,21 +312,22 @@ class Connection(asyncio.Protocol):
         if refusal := lane.limiter.refusal_here(buyer_id, address):
             self.failed(rate_limited(refusal))
         elif take_token(lane.limiter, desk, self._sale.sale_id):
-            self._waiting = Grabs(desk.new_grab(buyer_id, self._quantity), self)
-            desk.take(self._waiting)
+            self._grab(desk)
         else:
-            asking = ask_and_grab(lane.limiter, desk, self._sale.sale_id, buyer_id, self._quantity)
-            self._waiting = lane.loop.create_task(asking, name="ask and grab")
-            self._waiting.add_done_callback(self._asked)
+            asks = Waits(buyer_id, self, partial(self._asked, desk))
+            self._waiting = asks
+            lane.limiter.put(self._sale.sale_id, "try", asks)
 
-    def _asked(self, task: asyncio.Task[GrabResult]) -> None:
-        error = None if task.cancelled() else task.exception()
-        if self._waiting is not task:
-            return  # the connection is gone
-        if error is not None:
-            self.failed(error)
-        else:
-            self.told(task.result())
+    def _asked(self, desk: SaleDesk, refusal: Refusal | None) -> None:
+        if refusal is None:
+            self._grab(desk)
+        else:  # as in `grabs.ask_and_grab`: others may have sold it all
+            self._look_up(desk, partial(self.failed, rate_limited(refusal)))
+
+    def _grab(self, desk: SaleDesk) -> None:
+        grabs = Waits(desk.new_grab(self._buyer_id, self._quantity), self, self.told)
+        self._waiting = grabs
+        desk.take(grabs)
 
     def told(self, result: GrabResult) -> None:
         """Answer the grab in hand with its result."""

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 from config.limits import Limits, LocalLimit, Op, Tier
 from seckill import telemetry
-from seckill.batching import MicroBatcher, answering_each
-from seckill.buckets import LEASE_US, LINE_MAX, Buckets, LocalBuckets
+from seckill.batching import MicroBatcher, Waiter, answering_each
+from seckill.buckets import LEASE_US, LINE_MAX, Admissions, Buckets, LocalBuckets
 from seckill.errors import Unavailable
 from seckill.stock import CALL_MAX
 
@@ -65,7 +65,6 @@ class SaleLimiter:
             outcome: telemetry.ADMISSIONS.labels(op, outcome)
             for outcome in ("leased", "admitted", "refused", "shadow", "unheard")
         }
-        self.rate, self.burst = tier.rate, tier.burst
 
     def take(self) -> bool:
         """Admit from a lease, if it has a token left and this one is not to bring the next."""
@@ -79,25 +78,15 @@ class SaleLimiter:
         self._outcomes["leased"].inc()
         return True
 
-    async def wait_of(self, name: str) -> float:
-        """Ask the shared bucket; return 0 when admitted, else the seconds until `name`'s turn."""
-        try:
-            wait_s = abs(await self._asks.submit(name))
-        except Unavailable:
-            if self._tier.without_redis == "closed" and self._tier.mode != "shadow":
-                raise
-            self._outcomes["unheard"].inc()
-            return 0.0
-        if not wait_s:
-            self._outcomes["admitted"].inc()
-        elif self._tier.mode == "shadow":
-            self._outcomes["shadow"].inc()
-            return 0.0
-        else:
-            self._outcomes["refused"].inc()
-        return wait_s
+    def put(self, waiter: Waiter[str, Refusal | None]) -> None:
+        """Ask the shared bucket for who waits in a way of his own: None when admitted."""
+        self._asks.put(waiter)
 
-    async def _ask(self, names: Sequence[str]) -> Sequence[float]:
+    def ask(self, name: str) -> asyncio.Future[Refusal | None]:
+        """Ask the shared bucket; None when admitted, else how long until `name`'s turn."""
+        return self._asks.submit(name)
+
+    async def _ask(self, names: Sequence[str]) -> Sequence[Refusal | None]:
         asked_at = self._now()
         if (elapsed := asked_at - self._seen_since) >= LEASE_S:
             self._demand = self._seen * LEASE_S / elapsed
@@ -114,14 +103,28 @@ class SaleLimiter:
                 wanted=0 if enough else max(0, int(self._demand * LEASE_SHARE) - len(names)),
                 line_max=min(self._line_max(), LINE_MAX),
             )
+        except Unavailable:
+            if self._tier.without_redis == "closed" and self._tier.mode != "shadow":
+                raise
+            self._outcomes["unheard"].inc(len(names))
+            return [None] * len(names)
         finally:
             self._fetching = False
         if not enough:
             # Counted from before the call: the script took the tokens after that moment, so they
             # are spent within LEASE_US of it.
             self._next, self._next_ends = reply.leased, asked_at + LEASE_S
-        self.rate, self.burst = reply.rate, reply.burst
-        return reply.waits_s
+        return [self._told(reply, abs(wait_s)) for wait_s in reply.waits_s]
+
+    def _told(self, reply: Admissions, wait_s: float) -> Refusal | None:
+        if not wait_s:
+            self._outcomes["admitted"].inc()
+        elif self._tier.mode == "shadow":
+            self._outcomes["shadow"].inc()
+        else:
+            self._outcomes["refused"].inc()
+            return Refusal(self._op, wait_s, reply.rate, reply.burst)
+        return None
 
     def _has_lease(self, now: float) -> bool:
         """Tell whether there is a token that is good, turning to the next lease for it."""
@@ -162,14 +165,18 @@ class Limiter:
             self._by_sale[sale_id, op] = limiter
         return limiter.take()
 
+    def put(self, sale_id: str, op: Op, waiter: Waiter[str, Refusal | None]) -> None:
+        """Do as `ask` for one who waits in a way of his own, where the tier does not defer."""
+        self._by_sale[sale_id, op].put(waiter)
+
     async def ask(self, sale_id: str, op: Op, name: str) -> Refusal | None:
         """Ask the shared bucket for who could not `take`; wait for it where the tier defers."""
         limiter, tier = self._by_sale[sale_id, op], self._limits.tier(op)
         waits_until = self._now() + (DEFER_MAX_S if tier.excess == "defer" else 0.0)
-        while wait_s := await limiter.wait_of(name):
-            if self._now() + wait_s > waits_until:
-                return Refusal(op, wait_s, limiter.rate, limiter.burst)
-            await asyncio.sleep(wait_s)
+        while refusal := await limiter.ask(name):
+            if self._now() + refusal.wait_s > waits_until:
+                return refusal
+            await asyncio.sleep(refusal.wait_s)
         return None
 
     async def refusal(self, sale_id: str, op: Op, name: str) -> Refusal | None:

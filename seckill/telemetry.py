@@ -40,9 +40,9 @@ class Count:
     def __init__(self) -> None:
         self.value = 0
 
-    def inc(self) -> None:
-        """Count once more."""
-        self.value += 1
+    def inc(self, times: int = 1) -> None:
+        """Count once more, or so many times."""
+        self.value += times
 
 
 _SIZES = (1, 2, 5, 10, 25, 50, 100, 250, 512, 1024)

@@ -97,12 +97,12 @@ async def test_leased_tokens_are_spent_without_asking(shared, advance):
 async def test_one_request_brings_the_next_lease_while_the_others_spend_the_rest(shared, advance):
     limiter = make_sale_limiter(shared)
     shared.leases = 100
-    await limiter.wait_of("b0")
+    await limiter.ask("b0")
     assert sum(limiter.take() for _ in range(101)) == 100, "one is to ask, with 25 left"
-    asking = asyncio.create_task(limiter.wait_of("b76"))
+    asking = limiter.ask("b76")
     await asyncio.sleep(0)
     assert not limiter.take(), "all are spent, and the next are on their way"
-    assert await asking == 0
+    assert await asking is None
     assert shared.asked == [["b0"], ["b76"]]
     assert sum(limiter.take() for _ in range(80)) == 79
 
@@ -110,10 +110,10 @@ async def test_one_request_brings_the_next_lease_while_the_others_spend_the_rest
 async def test_the_next_lease_is_counted_from_its_own_ask(shared, advance):
     limiter = make_sale_limiter(shared)
     shared.leases = 4
-    await limiter.wait_of("b0")
+    await limiter.ask("b0")
     advance(LEASE_S / 2)
     assert [limiter.take() for _ in range(4)] == [True] * 3 + [False]
-    await limiter.wait_of("b4")
+    await limiter.ask("b4")
     advance(LEASE_S / 2)
     assert limiter.take(), "of the second: the last of the first is nobody's any more"
     advance(LEASE_S / 2)
@@ -124,7 +124,7 @@ async def test_a_lease_ends_its_time_after_the_ask_began(shared, advance):
     """The script may have taken the tokens in the moment in which it was asked."""
     limiter = make_sale_limiter(shared)
     shared.leases, shared.meanwhile = 10, lambda: advance(LEASE_S / 2)
-    await limiter.wait_of("ann")
+    await limiter.ask("ann")
     advance(LEASE_S / 2 - 0.001)
     assert limiter.take()
     advance(0.001)
@@ -138,9 +138,9 @@ async def test_a_lease_that_is_good_is_kept_and_no_second_one_asked_for(shared, 
         limiter.take()
     advance(LEASE_S)
     shared.leases = 2
-    await limiter.wait_of("ann")
+    await limiter.ask("ann")
     shared.leases = 0
-    await limiter.wait_of("bob")
+    await limiter.ask("bob")
     assert shared.wanted == [int(400 * LEASE_SHARE) - 1, 0]
     assert [limiter.take() for _ in range(3)] == [True, True, False]
 
@@ -161,9 +161,9 @@ async def test_the_lease_asked_for_follows_the_demand(
     for _ in range(requests):
         limiter.take()
     advance(LEASE_S * leases_long)
-    await limiter.wait_of("ann")
+    await limiter.ask("ann")
     advance(LEASE_S / 4)
-    await limiter.wait_of("ann")  # it holds until there is a new one
+    await limiter.ask("ann")  # it holds until there is a new one
     assert shared.wanted == [max(0, int(demand * LEASE_SHARE) - 1)] * 2
 
 
@@ -176,12 +176,12 @@ async def test_nothing_is_asked_while_nobody_comes(shared, advance):
 
 async def test_requests_that_come_during_an_ask_ask_together(shared, advance):
     limiter = make_sale_limiter(shared)
-    asks = [asyncio.ensure_future(limiter.wait_of("b0"))]
+    asks = [asyncio.ensure_future(limiter.ask("b0"))]
     shared.meanwhile = lambda: asks.extend(
-        asyncio.ensure_future(limiter.wait_of(f"b{n}")) for n in (1, 2) if len(asks) < 3
+        asyncio.ensure_future(limiter.ask(f"b{n}")) for n in (1, 2) if len(asks) < 3
     )
     await settle()
-    assert [await ask for ask in asks] == [0, 0, 0]
+    assert [await ask for ask in asks] == [None, None, None]
     assert shared.asked == [["b0"], ["b1", "b2"]]
 
 
@@ -290,5 +290,5 @@ async def test_no_line_is_longer_than_redis_can_spare_however_much_is_for_sale(
 ) -> None:
     for units, line_max in ((2**31, LINE_MAX), (3, 3)):
         limiter = SaleLimiter("spring", "try", TIER, cast(Buckets, shared), lambda n=units: n)
-        await limiter.wait_of("ann")
+        await limiter.ask("ann")
         assert shared.line_max == line_max
