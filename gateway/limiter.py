@@ -1,9 +1,9 @@
 """Rate limits at the edge: local buckets first, then the shared bucket through leases.
 
 A process leases tokens of a sale's bucket for some milliseconds and admits from them without asking
-Redis. When few are left, one request asks, and brings the next lease while the others spend the
-rest; when none are left, requests ask together, in one call. Where there is a line, nothing is
-leased: then Redis knows whose turn it is.
+Redis. When few are left, or little time, one request asks, and brings the next lease while the
+others spend the rest; when none are left, requests ask together, in one call. Where there is a
+line, nothing is leased: then Redis knows whose turn it is.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from seckill.stock import CALL_MAX
 LEASE_S = LEASE_US / 1_000_000
 #: Share of the expected demand to lease: tokens not spent in time are lost to everybody.
 LEASE_SHARE = 0.75
-#: Part of a lease that is kept for the time in which the next one is brought.
+#: Part of a lease, and of its time, that is kept for the time in which the next one is brought.
 LOW_SHARE = 0.25
+LOW_S = LOW_SHARE * LEASE_S
 #: Names that each kind of local bucket remembers: about 15 MB.
 LOCAL_NAMES_MAX = 100_000
 #: Longest wait of a deferred request; its client is still there to hear the answer.
@@ -69,9 +70,10 @@ class SaleLimiter:
     def take(self) -> bool:
         """Admit from a lease, if it has a token left and this one is not to bring the next."""
         self._seen += 1
-        if not self._has_lease(self._now()):
+        now = self._now()
+        if not self._has_lease(now):
             return False
-        if self._leased <= self._low and not self._next and not self._fetching:
+        if self._runs_out(now) and not self._next and not self._fetching:
             self._fetching = True
             return False
         self._leased -= 1
@@ -93,7 +95,7 @@ class SaleLimiter:
             self._seen, self._seen_since = 0, asked_at
         # Those who came while the last ask was under way, and brought a lease, ask together now:
         # another in its place would throw its tokens away.
-        enough = self._has_lease(asked_at) and (self._next or self._leased > self._low)
+        enough = self._has_lease(asked_at) and (self._next or not self._runs_out(asked_at))
         try:
             reply = await self._buckets.admit(
                 self._sale_id,
@@ -125,6 +127,10 @@ class SaleLimiter:
             self._outcomes["refused"].inc()
             return Refusal(self._op, wait_s, reply.rate, reply.burst)
         return None
+
+    def _runs_out(self, now: float) -> bool:
+        """Tell whether it is time to bring the next lease."""
+        return self._leased <= self._low or now >= self._lease_ends - LOW_S
 
     def _has_lease(self, now: float) -> bool:
         """Tell whether there is a token that is good, turning to the next lease for it."""

@@ -21,7 +21,7 @@ from seckill.redis_client import redis_errors_as_unavailable
 
 #: How long leased tokens are good. A process asks Redis at most so often while there is no line,
 #: and one that is killed takes at most this long's worth of the rate with it.
-LEASE_US = 50_000
+LEASE_US = 100_000
 #: How long a token is kept after a turn. Retry-After is in whole seconds, so an obedient client
 #: comes up to one second late; the rest is for his way through the network.
 GRACE_US = 1_500_000

@@ -10,7 +10,7 @@ from typing import cast
 import pytest
 
 from config.limits import Limits, LocalLimit, Tier
-from gateway.limiter import DEFER_MAX_S, LEASE_S, LEASE_SHARE, Limiter, Refusal, SaleLimiter
+from gateway.limiter import DEFER_MAX_S, LEASE_S, LEASE_SHARE, LOW_S, Limiter, Refusal, SaleLimiter
 from seckill import telemetry
 from seckill.buckets import LINE_MAX, Admissions, Buckets
 from seckill.errors import Unavailable
@@ -126,9 +126,22 @@ async def test_a_lease_ends_its_time_after_the_ask_began(shared, advance):
     shared.leases, shared.meanwhile = 10, lambda: advance(LEASE_S / 2)
     await limiter.ask("ann")
     advance(LEASE_S / 2 - 0.001)
+    assert [limiter.take() for _ in range(3)] == [False, True, True], "one is to ask"
+    advance(0.001)
+    assert not limiter.take(), "eight are left, and nobody's any more"
+
+
+async def test_the_next_lease_is_brought_before_the_time_of_the_last_is_over(shared, advance):
+    limiter = make_sale_limiter(shared)
+    shared.leases = 100
+    await limiter.ask("ann")
+    advance(LEASE_S - LOW_S - 0.001)
     assert limiter.take()
     advance(0.001)
-    assert not limiter.take(), "nine are left, and nobody's any more"
+    assert [limiter.take() for _ in range(3)] == [False, True, True], "one is to ask"
+    await limiter.ask("bob")
+    advance(LOW_S)
+    assert limiter.take(), "of the second"
 
 
 async def test_a_lease_that_is_good_is_kept_and_no_second_one_asked_for(shared, advance):
