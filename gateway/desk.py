@@ -47,7 +47,7 @@ class RedisClock:
         self._offset_ms = 0
 
     def observe(self, redis_now_ms: int, *, asked_ms: int) -> None:
-        """Note a time that Redis has just told, to a question sent at `asked_ms` (`monotonic`)."""
+        """Note a time that Redis has just told, to a question sent at `asked_ms` (monotonic)."""
         least_ms, most_ms = redis_now_ms - monotonic_ms(), redis_now_ms - asked_ms
         if not least_ms <= self._offset_ms <= most_ms:
             self._offset_ms = least_ms
