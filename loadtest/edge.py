@@ -34,8 +34,8 @@ from ops.ports import free_port
 from seckill.sales import Sale
 
 GATEWAYS = 4
-#: Times the limit, and times the capacity, that is offered.
-LIMIT_FACTOR, OVERLOAD_FACTOR = 10, 3
+#: Times the limit that is offered.
+LIMIT_FACTOR = 10
 #: One buyer in so many does as Retry-After says, unless it says more than this.
 OBEDIENT_EVERY, OBEY_WITHIN_S = 20, 120.0
 CONNECTIONS_MAX = 4_000
@@ -58,10 +58,14 @@ def limit(
 @app.command()
 def overload(
     seconds: Annotated[int, typer.Option(help="Length of the overload.", min=5)] = 60,
+    factor: Annotated[float, typer.Option(help="Times the capacity to offer.", min=0.1)] = 3.0,
+    connections: Annotated[
+        int, typer.Option(help="The generator's connections.", min=1)
+    ] = CONNECTIONS_MAX,
     as_json: Json = False,
 ) -> None:
-    """Offer one gateway three times what it can answer."""
-    show(measure(_overload(seconds), as_json), as_json)
+    """Offer one gateway, by default, three times what it can answer."""
+    show(measure(_overload(seconds, factor, connections), as_json), as_json)
 
 
 async def _limit(rate: int, grabs: int) -> list[Finding]:
@@ -115,13 +119,13 @@ async def _limit(rate: int, grabs: int) -> list[Finding]:
     ]
 
 
-async def _overload(seconds: int) -> list[Finding]:
+async def _overload(seconds: int, factor: float, connections: int) -> list[Finding]:
     async with bench_stack(PROJECT_ROOT / ".seckill" / "bench", OTHER_CORE) as stack:
         gateway = await stack.run("gateway", TESTED_CORE)
         free = await stack.run("gateway", TESTED_CORE, **NO_SHEDDING)
         capacity = await grabs_per_second(stack, free.url, 5)
         await free.child.stop()
-        offered = int(OVERLOAD_FACTOR * capacity)
+        offered = int(factor * capacity)
         sale = await stack.open_sale()
         pid = gateway.child.pid or 0
         before_mb, peak_mb = _resident_mb(pid), 0.0
@@ -129,7 +133,7 @@ async def _overload(seconds: int) -> list[Finding]:
         gentle = int(GENTLE_RATE * GENTLE_S)
         total = offered * seconds
         shots = _then_gentle(_shots(stack, sale, offered, total + gentle), offered, total)
-        run = asyncio.create_task(_offer(port, sale, shots))
+        run = asyncio.create_task(_offer(port, sale, shots, connections))
         while not run.done():
             peak_mb = max(peak_mb, _resident_mb(pid))
             await asyncio.wait({run}, timeout=0.5)
@@ -175,14 +179,14 @@ async def _overload(seconds: int) -> list[Finding]:
     ]
 
 
-async def _offer(port: int, sale: Sale, shots: Iterator[Shot]) -> Report:
+async def _offer(
+    port: int, sale: Sale, shots: Iterator[Shot], connections: int = CONNECTIONS_MAX
+) -> Report:
     """Let a crowd loose, on a loop of its own: uvloop cannot start the stores as other users."""
 
     async def offer() -> Report:
-        crowd = Crowd(
-            "127.0.0.1", port, connections_max=CONNECTIONS_MAX, obey_within_s=OBEY_WITHIN_S
-        )
-        await crowd.connect(CONNECTIONS_MAX)
+        crowd = Crowd("127.0.0.1", port, connections_max=connections, obey_within_s=OBEY_WITHIN_S)
+        await crowd.connect(connections)
         await crowd.warm_up(sale.sale_id, GATEWAYS)
         return await crowd.run(shots)
 
