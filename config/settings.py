@@ -178,9 +178,9 @@ class Settings(BaseSettings):
     prefetch: Count = 300
     #: Grabs merged into one SQL transaction. Beyond some hundreds a larger batch buys nothing.
     place_batch_max: Count = 1_000
-    #: Between the starts of two such transactions, unless 256 grabs or several sales wait, or the
+    #: Between the starts of two such transactions, unless 512 grabs or several sales wait, or the
     #: first was small: what one sale sends closely is placed together.
-    place_spacing_s: Annotated[float, Field(ge=0, le=1)] = 0.02
+    place_spacing_s: Annotated[float, Field(ge=0, le=1)] = 0.05
     postgres_pool_max: Count = 4
     #: How long ended transactions are kept, with their barriers. Longer than any message or call
     #: that belongs to one can be on its way, and than a night until somebody looks.

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from aio_pika.abc import AbstractIncomingMessage
 
 #: A batch so heavy waits for nothing: what it costs itself is little beside what is in it.
-WORTH_A_BATCH = 256
+WORTH_A_BATCH = 512
 #: After one so light there is no rest: little comes.
 LIGHT = 16
 

@@ -25,9 +25,9 @@ from seckill.events import Event
 #: Nobody waits for an event with a clock in hand.
 IDLE_S = 0.2
 #: While a sale goes on, a little at a time: much in one go holds up whoever shares the core.
-BUSY_S = 0.05
+BUSY_S = 0.1
 #: Sent in one transaction: how much comes twice after a crash.
-EVENTS_MAX, ORDERS_MAX = 50, 500
+EVENTS_MAX, ORDERS_MAX = 50, 1_000
 #: A slow broker must not keep the transaction longer than PostgreSQL lets it idle.
 SEND_S = 2.0
 

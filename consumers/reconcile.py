@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 #: A Redis that went back in time sells units twice until it is fenced; PostgreSQL rejects those.
 FENCE_IDLE_S = 1.0
 #: A look at a million holders takes ten seconds of both stores, and there may be a crowd at the
-#: door: it works this share of the time.
+#: door: the looks under way together work this share of the time.
 SHARE = 1 / 20
 #: Sales looked at at a time, so that small ones do not wait for a large one.
 LOOKS_MAX = 4
@@ -122,8 +122,9 @@ class Reconcile:
         if standing.stamp is None or standing.stamp == self._quiet.get(sale_id):
             return []
         async with self._places:
+            share = SHARE / min(LOOKS_MAX, len(self._under_way))
             now = await reconcile.look(
-                self._redis, self._db, sale_id, age_ms=self._age_ms, share=SHARE
+                self._redis, self._db, sale_id, age_ms=self._age_ms, share=share
             )
         if now.is_quiet:
             self._quiet[sale_id] = standing.stamp

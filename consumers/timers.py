@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 #: killed while making one (docs/internals.md says how to mend it); orders must not wait for that.
 PAUSE_S = 10.0
 #: Between two starts: orders that follow each other closely share their timers' message.
-APART_S = 0.05
+APART_S = 0.1
 
 #: Starts the timers of orders that have this window in seconds, or raises Unavailable.
 Way = Callable[[int, Sequence[Placement]], Awaitable[None]]
@@ -89,12 +89,15 @@ class Timers:
             await asyncio.sleep(APART_S)
 
     async def _start_all(self, placed: Sequence[Placement]) -> None:
+        by_sale: dict[str, list[Placement]] = defaultdict(list)
+        for placement in placed:
+            by_sale[placement.sale_id].append(placement)
         by_window: dict[int, list[Placement]] = defaultdict(list)
         try:
-            for placement in placed:
-                sale = await self._sales.get(placement.sale_id)
+            for sale_id, of_sale in by_sale.items():
+                sale = await self._sales.get(sale_id)
                 if sale is not None:
-                    by_window[sale.payment_window_s].append(placement)
+                    by_window[sale.payment_window_s] += of_sale
         except Unavailable as error:
             log.warning("no timer for %d orders, the sweep will find them: %s", len(placed), error)
         for window_s, group in by_window.items():

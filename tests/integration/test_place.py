@@ -60,6 +60,16 @@ async def test_F20_a_repeat_is_a_duplicate_and_changes_nothing(
     await assert_balanced(sale)
 
 
+async def test_a_value_with_a_space_in_it_is_refused(open_sale, shop, place):
+    sale = await open_sale()
+    batch = [shop.wish(sale, "ann"), shop.wish(sale, "bob b")]
+
+    with pytest.raises(ValueError, match="ann bob b"):
+        await place(*batch)
+
+    assert await shop.inventory(sale) == (10, 0, 0)
+
+
 async def test_repeat_of_part_of_a_batch_places_the_rest(open_sale, shop, place, outcomes):
     sale = await open_sale()
     ann, bob, cat = await shop.grab(sale, "ann", "bob", "cat")
