@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 #: A Redis that went back in time sells units twice until it is fenced; PostgreSQL rejects those.
 FENCE_IDLE_S = 1.0
 #: A look at a million holders takes ten seconds of both stores, and there may be a crowd at the
-#: door: the looks under way together work this share of the time.
+#: door: looks and repairs together work this share of the time.
 SHARE = 1 / 20
 #: Sales looked at at a time, so that small ones do not wait for a large one.
 LOOKS_MAX = 4
@@ -131,7 +131,8 @@ class Reconcile:
             return []
         found = reconcile.agreed(before, now) if before else []
         if found and self._applies:
-            done = await self._reconciler.repair(sale_id, standing.stamp.epoch, found)
+            epoch = standing.stamp.epoch
+            done = await self._reconciler.repair(sale_id, epoch, found, share=share)
             for action, count in (+done).items():
                 log.warning("sale %s: %s %d (%s)", sale_id, action, count, REASONS[action])
             return found  # forgotten here: a repair is judged by two looks of its own

@@ -118,9 +118,14 @@ async def _paced(pages: AsyncIterator[P], share: float) -> AsyncIterator[P]:
     began = time.monotonic()
     async for page in pages:
         yield page
-        if share < 1:
-            await asyncio.sleep((time.monotonic() - began) * (1 / share - 1))
+        await _rest(began, share)
         began = time.monotonic()
+
+
+async def _rest(began: float, share: float) -> None:
+    """Rest after work since `began` (monotonic), so that it has taken a share of the time."""
+    if share < 1:
+        await asyncio.sleep((time.monotonic() - began) * (1 / share - 1))
 
 
 class Reconciler:
@@ -145,11 +150,12 @@ class Reconciler:
         self._pressed_ms: dict[str, int] = {}
 
     async def repair(
-        self, sale_id: str, epoch: int, agreed: Sequence[Difference]
+        self, sale_id: str, epoch: int, agreed: Sequence[Difference], *, share: float = 1.0
     ) -> Counter[Action]:
         """Act on differences, in steps of at most CALL_MAX; return how many orders were changed.
 
-        `epoch` is that of the sale in Redis when it was looked at.
+        `epoch` is that of the sale in Redis when it was looked at. With a share below 1 it works so
+        much of the time and rests in between, step by step, but for publishing.
         """
         done: Counter[Action] = Counter()
         for action in Action:
@@ -158,6 +164,7 @@ class Reconciler:
                 chosen = await self._lost_for_sure(sale_id, epoch, chosen)
             for start in range(0, len(chosen), CALL_MAX):
                 part = chosen[start : start + CALL_MAX]
+                began = time.monotonic()
                 match action:
                     case Action.REPUBLISH:
                         done[action] += await self._republish(sale_id, epoch, part)
@@ -165,6 +172,8 @@ class Reconciler:
                         done[action] += await self._give_back(sale_id, part)
                     case Action.ADOPT:
                         done[action] += await self._adopt(sale_id, part)
+                if action is not Action.REPUBLISH:  # what is lost for sure now may not be so later
+                    await _rest(began, share)
         for action, count in done.items():
             telemetry.RECONCILED.labels(action).inc(count)
         return done

@@ -292,6 +292,28 @@ async def test_an_order_that_ends_after_the_look_is_not_adopted(
     await assert_balanced(sale)
 
 
+async def test_a_repair_in_the_background_rests_after_each_step(
+    open_sale, shop, store, db, publisher, monkeypatch, assert_balanced
+):
+    sale = await open_sale()
+    for order in await shop.order(sale, "ann", "bob"):
+        await forget(store, sale, order)
+    look = await reconcile.look(store, db, sale.sale_id, age_ms=-60_000)
+    monkeypatch.setattr(reconcile, "CALL_MAX", 1)
+    shares = []
+
+    async def rest(began, share):
+        shares.append(share)
+        assert len(await shop.holders(sale)) == len(shares)
+
+    monkeypatch.setattr(reconcile, "_rest", rest)
+    reconciler = Reconciler(store, db, publisher, None, actor="test")
+    await reconciler.repair(sale.sale_id, 1, list(look.differences.values()), share=0.5)
+
+    assert shares == [0.5, 0.5]
+    await assert_balanced(sale)
+
+
 # When it acts, and when it does not.
 
 
