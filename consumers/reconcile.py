@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from consumers.runner import Polled, PollRole
 from seckill import fencing, keys, reconcile, telemetry
-from seckill.fencing import Stamp, Standing, Trouble
+from seckill.fencing import Stamp, Trouble
 from seckill.reconcile import LOOKS_APART_S, REASONS, Difference, Look, Reconciler
 from seckill.redis_client import redis_errors_as_unavailable
 
@@ -96,9 +96,13 @@ class Reconcile:
             return {}
         for sale_id, standing in (await fencing.survey(self._redis, self._db)).items():
             is_due = time.monotonic() >= self._due.get(sale_id, 0.0)
-            if is_due and sale_id not in self._under_way:
-                looking = asyncio.create_task(self._look(sale_id, standing), name="look")
-                self._under_way[sale_id] = looking
+            if not is_due or sale_id in self._under_way:
+                continue
+            if standing.stamp is None or standing.stamp == self._quiet.get(sale_id):
+                self._looks.pop(sale_id, None)
+                continue
+            looking = asyncio.create_task(self._look(sale_id, standing.stamp), name="look")
+            self._under_way[sale_id] = looking
         if self._under_way:
             await asyncio.wait(self._under_way.values(), timeout=PASS_S)
         acted: dict[str, list[Difference]] = {}
@@ -117,22 +121,19 @@ class Reconcile:
         await asyncio.gather(*self._under_way.values(), return_exceptions=True)
         self._under_way.clear()
 
-    async def _look(self, sale_id: str, standing: Standing) -> list[Difference]:
+    async def _look(self, sale_id: str, stamp: Stamp) -> list[Difference]:
         before = self._looks.pop(sale_id, None)
-        if standing.stamp is None or standing.stamp == self._quiet.get(sale_id):
-            return []
         async with self._places:
             share = SHARE / min(LOOKS_MAX, len(self._under_way))
             now = await reconcile.look(
                 self._redis, self._db, sale_id, age_ms=self._age_ms, share=share
             )
         if now.is_quiet:
-            self._quiet[sale_id] = standing.stamp
+            self._quiet[sale_id] = stamp
             return []
         found = reconcile.agreed(before, now) if before else []
         if found and self._applies:
-            epoch = standing.stamp.epoch
-            done = await self._reconciler.repair(sale_id, epoch, found, share=share)
+            done = await self._reconciler.repair(sale_id, stamp.epoch, found, share=share)
             for action, count in (+done).items():
                 log.warning("sale %s: %s %d (%s)", sale_id, action, count, REASONS[action])
             return found  # forgotten here: a repair is judged by two looks of its own

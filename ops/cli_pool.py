@@ -147,7 +147,7 @@ def stop(as_json: Json = False) -> None:
     started = start_time(pid)
     ask(home, Request("stop"), timeout_s=None)
     while started is not None and start_time(pid) == started:  # its lock is free for the next one
-        time.sleep(POLL_S)
+        time.sleep(POLL_S)  # a process that is no child of ours tells nobody that it ended
     typer.echo(json.dumps({"stopped": pid}) if as_json else "stopped")
 
 
@@ -164,7 +164,7 @@ def _do(request: Request, roles: list[str], wait_s: float, as_json: bool) -> Non
             if not wait_s:
                 break
             raise SeckillError(f"not in force after {wait_s:g} s: {', '.join(late)}")
-        time.sleep(LOOK_PAUSE_S)
+        time.sleep(LOOK_PAUSE_S)  # the manager answers questions, and calls nobody
     _print(now, as_json)
 
 

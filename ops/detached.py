@@ -68,7 +68,7 @@ def _start(what: str, words: Sequence[str], log: Path, is_ready: Callable[[int],
             if is_ready(process.pid):
                 process.returncode = 0  # it goes on without us: nobody is going to wait for it
                 return
-            time.sleep(POLL_S)
+            time.sleep(POLL_S)  # until either: whether it is ready is asked, not told
     except KeyboardInterrupt:
         process.terminate()  # in its own session it has not heard the Ctrl-C
         raise

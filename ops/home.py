@@ -119,5 +119,5 @@ def bring_down(home: Path) -> str:
     while started is not None and start_time(pid) == started:
         if time.monotonic() > deadline:
             raise SeckillError(f"the stack (pid {pid}) did not stop within {DOWN_DEADLINE_S} s")
-        time.sleep(POLL_S)
+        time.sleep(POLL_S)  # no child of ours: its end is not told
     return "stopped"

@@ -49,7 +49,7 @@ def end_leftovers(run_dir: Path, names: str = "*") -> list[str]:
         while start_time(pid) == started:
             if time.monotonic() > deadline:
                 _send(pid, signal.SIGKILL)
-            time.sleep(POLL_S)
+            time.sleep(POLL_S)  # no child of ours: its end is not told
     for file in files:
         file.unlink(missing_ok=True)
     return list(alive)

@@ -55,7 +55,7 @@ def hand_over(home: Path, stack: int, consumers: int | None) -> None:
         if time.monotonic() > deadline:
             tail = log_tail(home / "logs" / "pool.log")
             raise SeckillError(f"the pool did not start within {START_DEADLINE_S:g} s{tail}")
-        time.sleep(POLL_S)
+        time.sleep(POLL_S)  # the manager answers when it is there
 
 
 def _lock(home: Path) -> Path:

@@ -531,6 +531,26 @@ async def test_a_lost_grab_waits_for_other_messages_no_longer_than_the_ladder_ta
 # Large sales.
 
 
+async def test_looks_share_the_time_among_those_that_have_something_to_look_at(
+    open_sale, shop, make_role, monkeypatch
+):
+    _, ann_s, bob_s = [await open_sale() for _ in range(3)]
+    role = make_role()
+    await role.look()
+    shares = {}
+
+    async def look(redis, db, sale_id, *, age_ms, share):
+        shares[sale_id] = share
+        return reconcile.Look({}, is_quiet=True)
+
+    monkeypatch.setattr(reconcile, "look", look)
+    await shop.grab(ann_s, "ann")
+    await shop.grab(bob_s, "bob")
+    await role.look()
+
+    assert shares == {ann_s.sale_id: 0.5, bob_s.sale_id: 0.5}
+
+
 class Looks:
     """Real looks, but for those at one sale: they last until they are left."""
 

@@ -35,7 +35,7 @@ def eventually(check: Callable[[], object], what: str) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while not check():
         assert time.monotonic() < deadline, f"not within {PATIENCE_S} s: {what}"
-        time.sleep(0.05)
+        time.sleep(0.05)  # between looks at a condition
 
 
 def seckill(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
