@@ -23,9 +23,16 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from config.public_edge import Networks, Origins
-from config.store_url import AmqpUrl, HttpUrl, PostgresDsn, RedisUrl
-from config.timeouts import DELAY_QUEUE, Timeouts
+from config.field_types import (
+    DELAY_QUEUE,
+    AmqpUrl,
+    HttpUrl,
+    Networks,
+    Origins,
+    PostgresDsn,
+    RedisUrl,
+    Timeouts,
+)
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 
@@ -104,12 +111,13 @@ class Settings(BaseSettings):
     limits_file: Path | None = None
     #: Grabs in hand per process, and a quarter as many other requests: a tenth of a second's work
     #: where a core answers 20,000 grabs a second. It shrinks when answers take long
-    #: (gateway/concurrency.py).
+    #: (gateway/overload/concurrency_limit.py).
     requests_in_hand_max: Annotated[int, Field(ge=64)] = 2_000
     #: The mean wait beyond which that bound shrinks. Under overload the slowest in a hundred wait
     #: four times as long, and a quarter of a second is still felt as at once.
     wait_max_s: Seconds = 0.05
-    #: Whether plain grabs are taken beside aiohttp (gateway/fastlane.py). The answers are the same.
+    #: Whether plain grabs are taken beside aiohttp (gateway/grabs/connection.py). The answers are
+    #: the same.
     fast_lane: bool = True
     #: Open connections per process, idle ones included: about 20 kB each. The system's limit on
     #: open files holds as well.

@@ -6,27 +6,22 @@ from aiohttp import web
 
 from config.limits import load_limits
 from config.settings import Settings
-from gateway import (
-    challenges,
-    cors,
-    docs,
-    events,
-    grabs,
-    headers,
-    openapi,
-    orders,
-    payments,
-    resources,
-    sales,
-    tickets,
-    webhooks,
-)
-from gateway.admission import LOGIN_KEYS, TICKET_KEYS
-from gateway.client_address import TRUSTED_PROXIES
-from gateway.operations import Route
-from gateway.pace import PACE, Pace
-from gateway.problems import add_routes
-from seckill.keyring import KeyRing
+from gateway import resources
+from gateway.app_keys import LIMITS, SETTINGS
+from gateway.grabs import routes as grabs
+from gateway.http import cors, docs, openapi, responses
+from gateway.http.auth import LOGIN_KEYS, TICKET_KEYS
+from gateway.http.client_address import TRUSTED_PROXIES
+from gateway.http.contract import Route
+from gateway.http.problems import add_routes
+from gateway.orders import event_stream
+from gateway.orders import routes as orders
+from gateway.overload.poll_schedule import PACE, Pace
+from gateway.payments import routes as payments
+from gateway.payments import webhooks
+from gateway.sales import challenges, tickets
+from gateway.sales import routes as sales
+from seckill.auth.key_ring import KeyRing
 
 #: Every route of the public port, and so the whole contract.
 ROUTES: tuple[Route, ...] = (
@@ -39,7 +34,7 @@ ROUTES: tuple[Route, ...] = (
     ("POST", "/v1/sales/{sale_id}/challenges", challenges.issue_challenge),
     ("GET", "/proof-worker.js", challenges.show_worker),
     ("DELETE", "/v1/orders/{order_id}", orders.cancel_order),
-    ("GET", "/v1/orders/{order_id}/events", events.stream_order),
+    ("GET", "/v1/orders/{order_id}/events", event_stream.stream_order),
     ("POST", "/v1/orders/{order_id}/payments", payments.pay_order),
     ("POST", "/v1/webhooks/payments", webhooks.take_payment_event),
     ("GET", "/openapi.json", openapi.read_contract),
@@ -51,8 +46,8 @@ ROUTES: tuple[Route, ...] = (
 def create_app(settings: Settings) -> web.Application:
     """Build the public application. Its stores are opened when it starts."""
     app = web.Application()
-    app[resources.SETTINGS] = settings
-    app[resources.LIMITS] = load_limits(settings.limits_profile, settings.limits_file)
+    app[SETTINGS] = settings
+    app[LIMITS] = load_limits(settings.limits_profile, settings.limits_file)
     app[TICKET_KEYS] = KeyRing.parse(
         settings.ticket_keys.get_secret_value(), setting="SECKILL_TICKET_KEYS"
     )
@@ -63,7 +58,7 @@ def create_app(settings: Settings) -> web.Application:
         app[webhooks.KEYS] = KeyRing.parse(signing, setting="SECKILL_WEBHOOK_KEYS")
     app[PACE] = Pace(settings.poll_budget_per_s)
     app[TRUSTED_PROXIES] = settings.trusted_proxies
-    headers.set_up(app, tls=bool(settings.tls_cert))
+    responses.set_up(app, tls=bool(settings.tls_cert))
     if settings.cors_origins:
         cors.let_in(app, settings.cors_origins)
     app.cleanup_ctx.extend(

@@ -6,75 +6,39 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 
-import asyncpg
 from aiohttp import web
-from redis.asyncio import Redis
 
-from config.limits import Limits
-from config.settings import Settings
-from gateway.concurrency import LEAST, ConcurrencyLimit
-from gateway.desk import RedisClock, SaleDesk
-from gateway.handover import Breaker, Handover
-from gateway.limiter import Limiter
-from gateway.mailbag import Mailbag
-from gateway.order_book import OrderBook
-from gateway.order_watch import OrderWatch
-from gateway.sale_board import SaleBoard
-from gateway.till import Till
-from seckill import checkout, database, fulfilment, redis_client, telemetry
-from seckill.broker import Broker, Publisher
-from seckill.buckets import Buckets
-from seckill.card_books import CardBooks
-from seckill.card_payments import CardPayments
-from seckill.checkout import Checkout
+from gateway.app_keys import CARD_BOOKS, DB, LIMITS, REDIS, SALES, SETTINGS, STOCK
+from gateway.grabs.publisher import BREAKER, MAILBAG, Breaker, Handover, Mailbag
+from gateway.grabs.reservations import DESKS, Desks, RedisClock, SaleDesk
+from gateway.orders.lookup import ORDER_BOOK, OrderBook
+from gateway.orders.watcher import ORDER_WATCH, OrderWatch
+from gateway.overload.concurrency_limit import (
+    GRABS_IN_HAND,
+    LEAST,
+    OTHERS_IN_HAND,
+    ConcurrencyLimit,
+)
+from gateway.overload.rate_limiter import LIMITER, Limiter
+from gateway.payments.tasks import TILL, Till
+from gateway.sales.remaining_units import SALE_BOARD, SaleBoard
+from seckill import metrics
+from seckill.adapters import postgres
+from seckill.adapters import redis as redis_client
+from seckill.adapters.rabbitmq import Broker, Publisher
 from seckill.clock import monotonic_ms
 from seckill.errors import Unavailable
-from seckill.provider import Provider
-from seckill.sales import Sale, SaleDirectory
-from seckill.stock import Stock
+from seckill.inventory.reservations import Stock
+from seckill.payments import checkout, fulfilment
+from seckill.payments.card_payment_store import CardBooks
+from seckill.payments.card_payments import CardPayments
+from seckill.payments.checkout import Checkout
+from seckill.payments.provider_client import Provider
+from seckill.sales.directory import SaleDirectory
+from seckill.sales.sales import Sale
+from seckill.sales.token_buckets import Buckets
 from seckill.transactions.log import Log
 from seckill.transactions.tcc import Coordinator
-
-SETTINGS = web.AppKey("settings", Settings)
-LIMITS = web.AppKey("limits", Limits)
-REDIS = web.AppKey("redis", Redis)
-STOCK = web.AppKey("stock", Stock)
-DB = web.AppKey("db", asyncpg.Pool)
-MAILBAG = web.AppKey("mailbag", Mailbag)
-BREAKER = web.AppKey("breaker", Breaker)
-SALES = web.AppKey("sales", SaleDirectory)
-SALE_BOARD = web.AppKey("sale_board", SaleBoard)
-
-
-class Desks:
-    """The desks of all sales in this process, made when a sale gets its first request."""
-
-    def __init__(self, make: Callable[[Sale], SaleDesk]) -> None:
-        self._make = make
-        self._by_sale: dict[str, SaleDesk] = {}
-
-    def of(self, sale: Sale) -> SaleDesk:
-        """Return the desk of a sale."""
-        desk = self._by_sale.get(sale.sale_id)
-        if desk is None:
-            desk = self._by_sale[sale.sale_id] = self._make(sale)
-        return desk
-
-    async def drain(self) -> None:
-        """Finish what is under way at every desk."""
-        for desk in self._by_sale.values():
-            await desk.drain()
-
-
-DESKS = web.AppKey("desks", Desks)
-LIMITER = web.AppKey("limiter", Limiter)
-#: Requests in hand: a crowd of grabs leaves room for other requests, and the other way round.
-GRABS_IN_HAND = web.AppKey("grabs_in_hand", ConcurrencyLimit)
-OTHERS_IN_HAND = web.AppKey("others_in_hand", ConcurrencyLimit)
-ORDER_BOOK = web.AppKey("order_book", OrderBook)
-ORDER_WATCH = web.AppKey("order_watch", OrderWatch)
-TILL = web.AppKey("till", Till)
-CARD_BOOKS = web.AppKey("card_books", CardBooks)
 
 
 async def in_hand_ctx(app: web.Application) -> AsyncIterator[None]:
@@ -87,8 +51,8 @@ async def in_hand_ctx(app: web.Application) -> AsyncIterator[None]:
         (OTHERS_IN_HAND, "others", max(LEAST, most // 4)),
     ):
         limit = app[key] = ConcurrencyLimit(bound, settings.wait_max_s)
-        telemetry.IN_HAND.labels(kind).set_function(partial(getattr, limit, "in_hand"))
-        telemetry.IN_HAND_LIMIT.labels(kind).set_function(partial(getattr, limit, "limit"))
+        metrics.IN_HAND.labels(kind).set_function(partial(getattr, limit, "in_hand"))
+        metrics.IN_HAND_LIMIT.labels(kind).set_function(partial(getattr, limit, "limit"))
     yield
 
 
@@ -109,7 +73,7 @@ async def redis_ctx(app: web.Application) -> AsyncIterator[None]:
 async def postgres_ctx(app: web.Application) -> AsyncIterator[None]:
     """PostgreSQL: the pool, and the sales cached from it."""
     settings = app[SETTINGS]
-    async with database.connect(
+    async with postgres.connect(
         settings.postgres_dsn,
         size=settings.postgres_pool_max,
         timeout_s=settings.postgres_timeout_s,
@@ -195,7 +159,7 @@ async def till_ctx(app: web.Application) -> AsyncIterator[None]:
 async def order_watch_ctx(app: web.Application) -> AsyncIterator[None]:
     """Event streams: places for them, and what looks after their orders."""
     watch = OrderWatch(app[ORDER_BOOK].find_changed, places_max=app[SETTINGS].event_streams_max)
-    telemetry.EVENT_STREAMS.set_function(lambda: watch.places_taken)
+    metrics.EVENT_STREAMS.set_function(lambda: watch.places_taken)
     app[ORDER_WATCH] = watch
     yield
 

@@ -13,13 +13,14 @@ import uvloop
 from aiohttp import web
 
 from config.settings import Settings
-from gateway.admin import create_admin_app
+from gateway.admin.app import create_admin_app
 from gateway.app import create_app
-from gateway.door import Entrance
-from gateway.fastlane import FastLane
-from gateway.resources import GRABS_IN_HAND, OTHERS_IN_HAND, SETTINGS
+from gateway.app_keys import SETTINGS
+from gateway.grabs.connection import FastLane
+from gateway.overload.aiohttp_protocol import Entrance
+from gateway.overload.concurrency_limit import GRABS_IN_HAND, OTHERS_IN_HAND
 from gateway.tls import public_context
-from seckill.lifecycle import listening, notify_ready, stop_on_signals
+from seckill.process import listening, notify_ready, stop_on_signals
 
 log = logging.getLogger(__name__)
 

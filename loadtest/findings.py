@@ -7,9 +7,11 @@ import json
 import os
 import platform
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -17,12 +19,8 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from loadtest.open_loop import Report
+from seckill.consistency.verify import Ledger
 from seckill.errors import SeckillError
-from seckill.ledger import Ledger
-
-#: A run whose generator is later than this (99 of 100 shots) says nothing about the gateway.
-LATE_MAX_MS = 50.0
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
@@ -41,14 +39,6 @@ def told_text(told: Counter[int]) -> str:
     """Return how many were told what."""
     return ", ".join(
         f"{count:,} x {status or 'no answer'}" for status, count in sorted(told.items())
-    )
-
-
-def generator(report: Report) -> Finding:
-    """Tell whether the generator kept its own schedule."""
-    late = report.late_ms(0.99)
-    return Finding(
-        "generator", f"p99 {late:.1f} ms late", f"under {LATE_MAX_MS:g} ms", late < LATE_MAX_MS
     )
 
 
@@ -87,3 +77,50 @@ def show(findings: list[Finding], as_json: bool) -> None:
             highlight=False,
         )
     raise typer.Exit(0 if all(f.reached is not False for f in findings) else 1)
+
+
+#: What is named beside the stores, and its package.
+PACKAGES = {
+    "aiohttp": "aiohttp",
+    "uvloop": "uvloop",
+    "redis-py": "redis",
+    "aio-pika": "aio-pika",
+    "asyncpg": "asyncpg",
+}
+
+
+def origin(kind: str, stores: Mapping[str, str]) -> dict[str, object]:
+    """Return what a JSON file of figures begins with; `stores` are versions by name."""
+    return {
+        "kind": kind,
+        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": {
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9),
+            "kernel": platform.release(),
+        },
+        "versions": {
+            "Python": platform.python_version(),
+            **{name: version(package) for name, package in PACKAGES.items()},
+            **stores,
+        },
+    }
+
+
+def check_output(path: Path | None) -> Path | None:
+    """Refuse a file that cannot be written, before anything is measured; for typer."""
+    if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
+        raise typer.BadParameter(f"{path} cannot be written: name a file in a folder that is there")
+    return path
+
+
+def write_json(path: Path, figures: Mapping[str, object]) -> None:
+    """Write figures to a file."""
+    path.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

@@ -13,15 +13,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from config.settings import PROJECT_ROOT, Settings, load_settings
 from ops.buyers import Answer, flash_crowd, grab
-from ops.cli_sales import Stores, open_stores, print_ledger
-from ops.stack import Listener, run_stack
-from ops.tasks import until_signal
-from seckill import accounts, books, ledger, logins, sales, tickets
-from seckill.accounts import Coupon, TopUp
-from seckill.checkout import new_tx_id
+from ops.cli.stores import Stores, open_stores
+from ops.cli.verify import print_ledger
+from ops.processes.tasks import until_signal
+from ops.stack.supervisor import Listener, run_stack
+from seckill.auth import login_tokens, tickets
+from seckill.auth.key_ring import KeyRing
+from seckill.consistency import snapshots, verify
 from seckill.errors import SeckillError
-from seckill.keyring import KeyRing
-from seckill.sales import NewSale, Sale
+from seckill.payments import wallets
+from seckill.payments.payment import new_tx_id
+from seckill.payments.wallets import Coupon, TopUp
+from seckill.sales import sales
+from seckill.sales.sales import NewSale, Sale
 
 UNITS = 100
 BUYERS = 2_000
@@ -63,7 +67,7 @@ class Demo:
             await self._wait_for_fulfilment(sale)
             await self._wait_for_expiry(sale)
             late = await self._latecomers(session, sale)
-        outcome = await ledger.verify(
+        outcome = await verify.verify(
             self._stores.redis, self._stores.db, sale.sale_id, wait_s=PATIENCE_S
         )
         print_ledger(self._console, sale.sale_id, outcome)
@@ -114,7 +118,7 @@ class Demo:
         """Every winner has a row, though the first may have expired already."""
         deadline = time.monotonic() + PATIENCE_S
         while True:
-            sql = await books.read_sql(self._stores.db, sale.sale_id)
+            sql = await snapshots.read_sql(self._stores.db, sale.sale_id)
             placed = sum(n for n, _ in sql.by_state.values()) if sql else 0
             if placed >= count:
                 self._say(f"{placed} orders are in PostgreSQL")
@@ -126,10 +130,10 @@ class Demo:
         """Let all pay from their wallets: the first with a coupon, the last without the money."""
         *rich, poor = payers
         coupon = Coupon(f"{sale.sale_id}-coupon", rich[0], COUPON_CENTS)
-        await accounts.issue_coupons(self._stores.db, [coupon])
+        await wallets.issue_coupons(self._stores.db, [coupon])
         cents = dict.fromkeys(rich, PRICE_CENTS) | {rich[0]: PRICE_CENTS - COUPON_CENTS}
         top_ups = [TopUp(new_tx_id(), buyer_id, money) for buyer_id, money in cents.items()]
-        await accounts.top_up(self._stores.db, top_ups)
+        await wallets.top_up(self._stores.db, top_ups)
         await self._stores.db.execute(
             "INSERT INTO shipping_capacity (sale_id, units) VALUES ($1, $2)",
             sale.sale_id,
@@ -196,7 +200,7 @@ class Demo:
         return wins
 
     def _login(self, buyer_id: str) -> dict[str, str]:
-        token = logins.issue(
+        token = login_tokens.issue(
             self._login_keys, buyer_id=buyer_id, expires_at_s=int(time.time()) + 3600
         )
         return {"Authorization": f"Bearer {token}"}

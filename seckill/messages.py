@@ -13,10 +13,11 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 
-from seckill import order_ids, topology
+from seckill import order_ids
+from seckill.adapters import topology
 from seckill.errors import Permanent, Transient
-from seckill.outbox import mark_of
-from seckill.stock import Grab
+from seckill.inventory.outbox import mark_of
+from seckill.inventory.reservations import Grab
 
 M = TypeVar("M")
 
@@ -126,7 +127,7 @@ class Placing:
     epoch: int
     grabs: list[Grab]
     bad: list[BadGrab] = field(default_factory=list)
-    #: How far into the outbox it reaches (`seckill.outbox.mark_of`).
+    #: How far into the outbox it reaches (`seckill.inventory.outbox.mark_of`).
     outbox_mark: int = 0
 
 

@@ -7,14 +7,15 @@ from contextlib import asynccontextmanager
 
 import asyncpg
 
-from ops.provider import Charge, Habits, Sandbox
-from seckill.card_books import CardBooks, OnPaid
-from seckill.card_payments import CardPayments
-from seckill.checkout import CARD, Payment, new_tx_id
-from seckill.orders import Placement
-from seckill.provider import Provider
-from seckill.sales import Sale
-from seckill.transactions.work import Outcome
+from ops.sandbox_provider import Charge, Habits, Sandbox
+from seckill.orders.orders import Placement
+from seckill.payments.card_payment_store import CardBooks, OnPaid
+from seckill.payments.card_payments import CardPayments
+from seckill.payments.checkout import CARD
+from seckill.payments.payment import Payment, new_tx_id
+from seckill.payments.provider_client import Provider
+from seckill.sales.sales import Sale
+from seckill.transactions.states import Outcome
 
 TIMEOUT_S = 1.0
 GRACE_S = 60.0

@@ -14,12 +14,16 @@ import pytest
 from redis.asyncio import Redis
 
 from config.settings import Settings
-from ops.credentials import load_credentials
-from ops.services import Services, running_services, temporary_home
-from seckill import database, ledger, logins, redis_client, sales, tickets
-from seckill.keyring import KeyRing
-from seckill.sales import NewSale, Sale
-from seckill.stock import Stock
+from ops.stack.credentials import load_credentials
+from ops.stack.services import Services, running_services, temporary_home
+from seckill.adapters import postgres
+from seckill.adapters import redis as redis_client
+from seckill.auth import login_tokens, tickets
+from seckill.auth.key_ring import KeyRing
+from seckill.consistency import verify
+from seckill.inventory.reservations import Stock
+from seckill.sales import sales
+from seckill.sales.sales import NewSale, Sale
 from tests.till import Till
 
 #: `pytest --hypothesis-profile=thorough`: many more examples where a test has few by itself.
@@ -39,7 +43,7 @@ def home() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 async def services(home: Path) -> AsyncIterator[Services]:
     async with running_services(home) as running:
-        await database.migrate(running.postgres_dsn)
+        await postgres.migrate(running.postgres_dsn)
         yield running
 
 
@@ -82,7 +86,7 @@ def stock(store: Redis) -> Stock:
 
 @pytest.fixture(scope="session")
 async def db(settings: Settings) -> AsyncIterator[asyncpg.Pool]:
-    async with database.connect(settings.postgres_dsn, size=8, timeout_s=5) as pool:
+    async with postgres.connect(settings.postgres_dsn, size=8, timeout_s=5) as pool:
         yield pool
 
 
@@ -105,11 +109,11 @@ async def till(db: asyncpg.Pool, store: Redis) -> Till:
 
 
 @pytest.fixture
-def assert_balanced(store: Redis, db: asyncpg.Pool) -> Callable[..., Awaitable[ledger.Ledger]]:
+def assert_balanced(store: Redis, db: asyncpg.Pool) -> Callable[..., Awaitable[verify.Ledger]]:
     """Wait until a sale is quiet and assert that every invariant holds."""
 
-    async def check(sale: Sale, *, wait_s: float = 30) -> ledger.Ledger:
-        books = await ledger.verify(store, db, sale.sale_id, wait_s=wait_s)
+    async def check(sale: Sale, *, wait_s: float = 30) -> verify.Ledger:
+        books = await verify.verify(store, db, sale.sale_id, wait_s=wait_s)
         assert books.balanced, books.violations
         return books
 
@@ -135,7 +139,7 @@ def login_for(settings: Settings) -> Callable[[str], dict[str, str]]:
     keys = KeyRing.parse(settings.jwt_keys.get_secret_value(), setting="test")
 
     def make(buyer_id: str) -> dict[str, str]:
-        token = logins.issue(keys, buyer_id=buyer_id, expires_at_s=int(time.time()) + 3600)
+        token = login_tokens.issue(keys, buyer_id=buyer_id, expires_at_s=int(time.time()) + 3600)
         return {"Authorization": f"Bearer {token}"}
 
     return make

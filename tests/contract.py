@@ -9,8 +9,8 @@ from typing import Any
 
 import jsonschema_rs
 
-from gateway import openapi
 from gateway.app import ROUTES
+from gateway.http import openapi
 
 
 class Contract:

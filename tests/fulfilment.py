@@ -6,10 +6,11 @@ from typing import Any
 
 import asyncpg
 
-from seckill import fulfilment, messages
+from seckill import messages
+from seckill.payments import fulfilment
 from seckill.transactions.log import Log
 from seckill.transactions.saga import Saga
-from seckill.transactions.work import Position, State
+from seckill.transactions.states import Position, State
 
 
 class Courier:

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from config.settings import PROJECT_ROOT, Settings, save_stack_settings
-from ops.children import Child
-from ops.pid_files import start_time
-from ops.pool_control import Request, ask
-from ops.pool_plan import start_afresh
-from ops.services import Services
-from ops.workers import pool_manager
+from ops.pool.control_socket import Request, ask
+from ops.pool.plan import start_afresh
+from ops.processes.child import Child
+from ops.processes.pid_files import start_time
+from ops.stack.services import Services
+from ops.stack.supervisor import pool_manager
 from tests.processes import eventually
 
 #: Longest wait for a worker: some seconds on a machine that does other things, too.

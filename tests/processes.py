@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from config.settings import PROJECT_ROOT, Settings
-from ops.children import Child
-from ops.ports import free_port
-from ops.workers import worker
+from ops.processes.child import Child
+from ops.processes.ports import free_port
+from ops.processes.workers import worker
 
 
 @dataclass(frozen=True, slots=True)

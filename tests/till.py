@@ -8,14 +8,15 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from seckill import accounts, checkout
-from seckill.accounts import Coupon, TopUp
-from seckill.checkout import Checkout, Payment
-from seckill.orders import Placement
+from seckill.orders.orders import Placement
+from seckill.payments import checkout, wallets
+from seckill.payments.checkout import Checkout
+from seckill.payments.payment import Payment, new_tx_id
+from seckill.payments.wallets import Coupon, TopUp
 from seckill.transactions.log import Log
 from seckill.transactions.recovery import Recovery
+from seckill.transactions.states import Op, Outcome, Work
 from seckill.transactions.tcc import Coordinator
-from seckill.transactions.work import Op, Outcome, Work
 from tests.transactions import Fuse, MortalPool
 
 BRANCHES = ("order", "coupon", "wallet")
@@ -51,12 +52,12 @@ class Till:
 
     async def give(self, buyer_id: str, cents: int) -> None:
         """Top up a wallet."""
-        assert await accounts.top_up(self.db, [TopUp(checkout.new_tx_id(), buyer_id, cents)])
+        assert await wallets.top_up(self.db, [TopUp(new_tx_id(), buyer_id, cents)])
 
     async def coupon(self, buyer_id: str, cents: int) -> str:
         """Hand out a coupon; return its id."""
         coupon_id = f"coupon-{next(_numbers)}"
-        assert await accounts.issue_coupons(self.db, [Coupon(coupon_id, buyer_id, cents)])
+        assert await wallets.issue_coupons(self.db, [Coupon(coupon_id, buyer_id, cents)])
         return coupon_id
 
     async def pay(self, order: Placement, *, coupon: str | None = None) -> Outcome:
@@ -70,7 +71,7 @@ class Till:
         payment = Payment(
             order.sale_id, order.order_id, buyer_id or order.buyer_id, coupon_id=coupon
         )
-        return Work(checkout.new_tx_id(), payment.args())
+        return Work(new_tx_id(), payment.args())
 
     async def run(self, branch: str, op: Op, *works: Work) -> Mapping[str, str]:
         """Run an operation of a branch; return tx_id -> why of those refused."""

@@ -15,8 +15,8 @@ from seckill.errors import Unavailable
 from seckill.transactions.branches import Definition, SqlBranch
 from seckill.transactions.log import Log
 from seckill.transactions.recovery import Recovery
+from seckill.transactions.states import Op, State, Work
 from seckill.transactions.tcc import Coordinator
-from seckill.transactions.work import Op, State, Work
 
 _numbers = itertools.count(1)
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from seckill import database
+from seckill.adapters import postgres
 from tests.transactions import Bench, Probe, new_id
 
 WORKERS = 50
 
 
 async def main(dsn: str, name: str) -> None:
-    async with database.connect(dsn, size=4, timeout_s=5) as db:
+    async with postgres.connect(dsn, size=4, timeout_s=5) as db:
         bench = Bench(Probe(db))
         bench.name = name
         coordinator = bench.coordinator(capacity=WORKERS)

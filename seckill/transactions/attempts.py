@@ -7,10 +7,10 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from seckill.backoff import backoff_s
 from seckill.errors import Permanent, Transient, Unavailable
-from seckill.transactions.backoff import backoff_s
 from seckill.transactions.branches import Branch, PartlyDone
-from seckill.transactions.work import Note, Op, Work
+from seckill.transactions.states import Note, Op, Work
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import asyncpg
 
-from seckill.transactions.work import UNDOES, Op, Work
+from seckill.transactions.states import UNDOES, Op, Work
 
 #: The reason that a late try is refused for.
 LATE = "late"

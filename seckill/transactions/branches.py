@@ -12,11 +12,11 @@ from typing import Protocol
 import asyncpg
 import msgspec
 
-from seckill.database import database_errors_as_unavailable
+from seckill.adapters.http import HttpClient, Reply
+from seckill.adapters.postgres import database_errors_as_unavailable
 from seckill.errors import Unavailable
-from seckill.http_client import HttpClient, Reply
 from seckill.transactions import barrier
-from seckill.transactions.work import Op, Work
+from seckill.transactions.states import Op, Work
 
 #: Does an operation for all works in the caller's transaction, in few statements, and returns
 #: tx_id -> reason for those that it refuses and has not touched. Locks in the house's order:

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import asyncpg
 import msgspec
 
-from seckill.database import database_errors_as_unavailable
-from seckill.transactions.work import Move, Note, Outcome, Position, State, Taken, Work
+from seckill.adapters.postgres import database_errors_as_unavailable
+from seckill.transactions.states import Move, Note, Outcome, Position, State, Taken, Work
 
 #: For this long nobody else takes a transaction that a process works on. Longer than its stages
 #: take with a time limit or two run out; short, because the buyers of a killed process wait for it.

@@ -10,9 +10,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
-from seckill import telemetry
+from seckill import metrics
 from seckill.transactions.log import Log
-from seckill.transactions.work import Taken
+from seckill.transactions.states import Taken
 
 #: Taken in one pass: few enough to be through within a lease, or another process does it again.
 BATCH_MAX = 200
@@ -60,9 +60,9 @@ class Recovery:
             of[transaction.name].append(transaction)
         for name, transactions in of.items():
             engine = self._engines[name]
-            telemetry.TRANSACTIONS_RECOVERED.labels(engine.engine).inc(len(transactions))
+            metrics.TRANSACTIONS_RECOVERED.labels(engine.engine).inc(len(transactions))
             await engine.resume(transactions)
         removed = await self._log.remove_ended(self._retention_s, REMOVE_MAX)
-        telemetry.TRANSACTIONS_PARKED.set(await self._log.parked())
+        metrics.TRANSACTIONS_PARKED.set(await self._log.parked())
         full = len(taken) == BATCH_MAX or removed == REMOVE_MAX
         return Recovered(len(taken), removed, full)

@@ -17,14 +17,15 @@ from collections.abc import Sequence
 
 import asyncpg
 
-from seckill import messages, telemetry, topology
-from seckill.broker import Publisher
+from seckill import messages, metrics
+from seckill.adapters import topology
+from seckill.adapters.rabbitmq import Publisher
+from seckill.backoff import backoff_s
 from seckill.errors import Transient, Unavailable
 from seckill.transactions.attempts import attempt, notes_of
-from seckill.transactions.backoff import backoff_s
 from seckill.transactions.branches import Definition
 from seckill.transactions.log import Log
-from seckill.transactions.work import Move, Note, Op, Position, State, Taken, Work
+from seckill.transactions.states import Move, Note, Op, Position, State, Taken, Work
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +131,7 @@ class Saga:
         mine = [move for move in moves if move.position.tx_id in moved]
         for move in mine:
             if move.ended:
-                telemetry.TRANSACTIONS.labels(self.engine, move.to_state.lower()).inc()
+                metrics.TRANSACTIONS.labels(self.engine, move.to_state.lower()).inc()
         onward = [Position(m.position.tx_id, m.to_state, m.to_step) for m in mine if not m.ended]
         if onward:
             await self.announce(onward)
@@ -139,7 +140,7 @@ class Saga:
         ids = [saga.tx_id for saga in sagas]
         log.error("%s: parked for an operator: %s", self.name, ", ".join(ids))
         await self._log.park(ids)
-        telemetry.TRANSACTIONS.labels(self.engine, "parked").inc(len(ids))
+        metrics.TRANSACTIONS.labels(self.engine, "parked").inc(len(ids))
 
 
 def _is_spent(saga: Taken, error: Exception) -> bool:

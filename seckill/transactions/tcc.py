@@ -18,14 +18,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 
-from seckill import telemetry
-from seckill.batching import MicroBatcher, Waiter
+from seckill import metrics
+from seckill.backoff import backoff_s
 from seckill.errors import Transient, Unavailable
+from seckill.micro_batcher import MicroBatcher, Waiter
 from seckill.transactions.attempts import TRIES, attempt, notes_of
-from seckill.transactions.backoff import backoff_s
 from seckill.transactions.branches import Definition
 from seckill.transactions.log import Log
-from seckill.transactions.work import Args, Note, Op, Outcome, State, Taken, Work
+from seckill.transactions.states import Args, Note, Op, Outcome, State, Taken, Work
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class Coordinator:
         self._log = log
         self._capacity = capacity
         self._batcher = MicroBatcher(self._answer, max_batch=batch_max, max_calls=calls)
-        telemetry.TRANSACTIONS_IN_HAND.labels(self.name).set_function(lambda: self._batcher.in_hand)
+        metrics.TRANSACTIONS_IN_HAND.labels(self.name).set_function(lambda: self._batcher.in_hand)
 
     async def submit(self, tx_id: str, args: Args) -> Outcome:
         """Run one transaction to its end; Busy at once when `capacity` are in hand.
@@ -219,4 +219,4 @@ class Coordinator:
             log.warning("%s: attempts not noted: %s", self.name, error)
 
     def _count(self, outcome: str, number: int) -> None:
-        telemetry.TRANSACTIONS.labels(self.engine, outcome).inc(number)
+        metrics.TRANSACTIONS.labels(self.engine, outcome).inc(number)

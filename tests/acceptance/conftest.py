@@ -13,11 +13,11 @@ from redis.asyncio import Redis
 from config.limits import Op
 from config.settings import Settings
 from ops.buyers import grab
-from ops.ports import free_port
-from seckill import limits
-from seckill.buckets import Buckets
-from seckill.limits import SaleLimit
-from seckill.sales import Sale
+from ops.processes.ports import free_port
+from seckill.sales import rate_limits
+from seckill.sales.rate_limits import SaleLimit
+from seckill.sales.sales import Sale
+from seckill.sales.token_buckets import Buckets
 from tests.contract import Contract
 from tests.processes import Process, Processes
 
@@ -104,7 +104,7 @@ def set_limit(db: asyncpg.Pool, store: Redis) -> Callable[..., Awaitable[SaleLim
         sale: Sale, op: Op = "try", *, rate: int, burst: int | None = None
     ) -> SaleLimit:
         limit = SaleLimit.of(rate, burst)
-        await limits.set_limit(db, Buckets(store), sale.sale_id, op, limit)
+        await rate_limits.set_limit(db, Buckets(store), sale.sale_id, op, limit)
         return limit
 
     return set_limit

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit, urlunsplit
 import pytest
 from aiohttp import ClientSession
 
-from gateway.door import OVERLOADED, is_one_request
+from gateway.overload.aiohttp_protocol import OVERLOADED, is_one_request
 from ops.buyers import PATIENCE, grab
 from tests.faults.proxy import Proxy
 from tests.processes import Process, eventually

@@ -8,12 +8,12 @@ import msgspec
 import pytest
 from aiohttp import ClientSession
 
-from ops.ports import free_port
-from ops.provider import Habits, Sandbox
-from seckill import webhooks
-from seckill.keyring import KeyRing
-from seckill.orders import Placement
-from seckill.provider import Status
+from ops.processes.ports import free_port
+from ops.sandbox_provider import Habits, Sandbox
+from seckill.auth import webhook_signatures
+from seckill.auth.key_ring import KeyRing
+from seckill.orders.orders import Placement
+from seckill.payments.provider_client import Status
 from tests.processes import eventually
 from tests.till import payer
 
@@ -107,8 +107,8 @@ def tell(http, ring):
 
     async def call(key, *, keys=ring, at_s=None, **overrides):
         body = msgspec.json.encode({"key": key, "status": "authorised", **overrides})
-        signature = webhooks.sign(keys, body, now_s=at_s or int(time.time()))
-        headers = {"Content-Type": "application/json", webhooks.SIGNATURE: signature}
+        signature = webhook_signatures.sign(keys, body, now_s=at_s or int(time.time()))
+        headers = {"Content-Type": "application/json", webhook_signatures.SIGNATURE: signature}
         async with http.post("/v1/webhooks/payments", data=body, headers=headers) as response:
             answer = await response.json(content_type=None) if response.status != 204 else {}
             return response.status, answer.get("code")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from aiohttp import ClientSession
 
-from seckill import keys
+from seckill.adapters import redis_keys
 from tests.processes import Process, Processes
 
 SHOP = "https://shop.example"
@@ -58,7 +58,7 @@ async def test_answers_and_refusals_can_be_read_by_the_shop(http, open_sale, tic
     sale = await open_sale(stock=1)
     grabs = f"/v1/sales/{sale.sale_id}/grabs"
     lost = await open_sale()
-    await store.delete(keys.sale(lost.sale_id))  # Redis has forgotten it: 503
+    await store.delete(redis_keys.sale(lost.sale_id))  # Redis has forgotten it: 503
     seen = []
     for method, path, ticket in [
         ("POST", grabs, ticket_for(sale, "alice")),

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import pytest
 
 from config.settings import PROJECT_ROOT
-from loadtest.offering import Schedule, offer
-from loadtest.open_loop import Shot, grab_bytes
+from loadtest.crowd.generator import Shot, grab_bytes
+from loadtest.crowd.schedule import Schedule, offer
 
 
 @dataclass

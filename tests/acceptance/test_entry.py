@@ -7,8 +7,9 @@ import time
 from collections import Counter
 
 from ops.buyers import grab
-from seckill import keys, tickets
-from seckill.keyring import KeyRing
+from seckill.adapters import redis_keys
+from seckill.auth import tickets
+from seckill.auth.key_ring import KeyRing
 
 
 async def test_F34_note_10_a_ticket_that_is_handed_on_buys_for_its_owner_alone(
@@ -18,7 +19,7 @@ async def test_F34_note_10_a_ticket_that_is_handed_on_buys_for_its_owner_alone(
     stolen = ticket_for(sale, "alice")
     answer = await grab(each[0], sale.sale_id, "mallory", stolen)
     assert answer.status == 202
-    assert await store.hkeys(keys.holders(sale.sale_id)) == [b"alice"]
+    assert await store.hkeys(redis_keys.holders(sale.sale_id)) == [b"alice"]
     path = f"/v1/orders/{answer.order_id}"
     for buyer, status in (("mallory", 404), ("alice", 200)):
         async with each[1].get(path, headers=login_for(buyer)) as response:
@@ -52,7 +53,9 @@ async def test_F34_who_knows_the_path_of_a_sale_has_nothing(
     ]:
         answer = await grab(each[0], sale.sale_id, "alice", ticket)
         assert (answer.status, answer.code) == (401, "bad_ticket"), ticket
-    assert not await store.exists(keys.holders(sale.sale_id), keys.bucket(sale.sale_id, "try"))
+    assert not await store.exists(
+        redis_keys.holders(sale.sale_id), redis_keys.bucket(sale.sale_id, "try")
+    )
     assert (await grab(each[0], sale.sale_id, "alice", issued(ring, soon))).status == 202
 
 
@@ -66,4 +69,4 @@ async def test_F35_note_10_a_ticket_used_forty_times_at_once_is_one_order(
     )
     assert Counter(answer.status for answer in answers) == {202: 1, 200: 39}
     assert len({answer.order_id for answer in answers}) == 1
-    assert await store.get(keys.stock(sale.sale_id)) == b"4"
+    assert await store.get(redis_keys.stock(sale.sale_id)) == b"4"

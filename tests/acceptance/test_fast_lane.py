@@ -10,8 +10,8 @@ import re
 import pytest
 from aiohttp import ClientSession
 
-from gateway.plain_grabs import PlainGrab, read_plain_grab
-from seckill import keys
+from gateway.grabs.parser import PlainGrab, read_plain_grab
+from seckill.adapters import redis_keys
 from tests.acceptance.test_bad_clients import (
     BODY,
     GARBAGE,
@@ -289,4 +289,4 @@ async def test_grabs_whose_clients_are_gone_leave_their_batch(
     assert await clients[1].statuses(1) == await clients[2].statuses(1) == [202]
 
     await nothing_in_hand(gateway)
-    assert await store.hlen(keys.holders(sale.sale_id)) == 3
+    assert await store.hlen(redis_keys.holders(sale.sale_id)) == 3

@@ -6,7 +6,7 @@ import time
 from collections import Counter
 
 from ops.buyers import flash_crowd, grab
-from seckill import sales
+from seckill.sales import sales
 from tests.processes import eventually
 
 

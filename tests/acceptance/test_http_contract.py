@@ -10,8 +10,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from aiohttp import ClientSession
 
-from seckill import keys, tickets
-from seckill.keyring import KeyRing
+from seckill.adapters import redis_keys
+from seckill.auth import tickets
+from seckill.auth.key_ring import KeyRing
 from tests.processes import eventually
 
 
@@ -42,15 +43,15 @@ async def test_bad_bodies_are_refused_by_field_and_touch_nothing(
     http, open_sale, ticket_for, store
 ):
     sale = await open_sale(stock=5)
-    before = await store.hgetall(keys.holders(sale.sale_id))
+    before = await store.hgetall(redis_keys.holders(sale.sale_id))
     for body, status, code, field in BAD_BODIES:
         answer = await post(http, sale.sale_id, ticket_for(sale, "alice"), body)
         assert (answer[0], answer[1]["code"]) == (status, code), body
         assert answer[2]["Content-Type"] == "application/problem+json"
         if field:
             assert answer[1]["field"] == field, body
-    assert await store.hgetall(keys.holders(sale.sale_id)) == before == {}
-    assert await store.get(keys.stock(sale.sale_id)) == b"5"
+    assert await store.hgetall(redis_keys.holders(sale.sale_id)) == before == {}
+    assert await store.get(redis_keys.stock(sale.sale_id)) == b"5"
     assert (await post(http, sale.sale_id, ticket_for(sale, "alice")))[0] == 202
 
 

@@ -8,7 +8,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from ops.buyers import grab
-from seckill import keys, sales
+from seckill.adapters import redis_keys
+from seckill.sales import sales
 from tests.processes import eventually
 
 
@@ -30,7 +31,7 @@ async def test_F15_note_09_a_give_back_lets_the_very_first_press_through_at_ever
             assert response.status == 200
 
     async def units_are_back():
-        return await store.get(keys.stock(sale.sale_id)) == b"4"
+        return await store.get(redis_keys.stock(sale.sale_id)) == b"4"
 
     await eventually(units_are_back, "four units are back")
     answers = [await press(http, f"next{n}") for n, http in enumerate(each)]
@@ -80,7 +81,7 @@ async def test_F37_a_press_before_the_opening_burns_nothing_at_any_process(
         assert {answer.code for answer in crowd} == {"not_open"}
     assert await all_of_it() == before
 
-    await store.hset(keys.sale(sale.sale_id), "opens_at_ms", 1)  # the hour is over
+    await store.hset(redis_keys.sale(sale.sale_id), "opens_at_ms", 1)  # the hour is over
     answers = [await press(http, f"b{n}") for n, http in enumerate(each * 2)]
     assert [answer.status for answer in answers] == [202] * 8, "the whole burst is there"
 

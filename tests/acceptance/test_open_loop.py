@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from aiohttp import ClientSession
 
-from loadtest import open_loop
-from loadtest.open_loop import Crowd, Shot, grab_bytes
+from loadtest.crowd import generator
+from loadtest.crowd.generator import Crowd, Shot, grab_bytes
 from tests.processes import eventually
 
 
@@ -142,7 +142,7 @@ async def test_note_13_a_server_that_stands_still_shows_in_the_percentiles(
 async def test_note_13_what_got_no_answer_is_reported_as_no_answer(
     own_gateway, consumers, open_sale, shots_at, monkeypatch, assert_balanced
 ):
-    monkeypatch.setattr(open_loop, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(generator, "PATIENCE_S", 1.0)
     sale = await open_sale(stock=1000)
     crowd = crowd_at(own_gateway, connections_max=8)
     await crowd.warm_up(sale.sale_id, 1)

@@ -11,12 +11,13 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from config.settings import PROJECT_ROOT
-from gateway import docs, openapi
-from gateway.admission import SALE_ID
 from gateway.app import ROUTES
-from seckill import accounts, refunds, sales
+from gateway.http import docs, openapi
+from gateway.http.requests import SALE_ID
 from seckill.errors import WrongState
-from seckill.sales import NewSale
+from seckill.payments import refunds, wallets
+from seckill.sales import sales
+from seckill.sales.sales import NewSale
 
 CONFIG = Path(__file__).with_name("schemathesis.toml")
 
@@ -39,7 +40,7 @@ async def test_schemathesis_finds_nothing_and_reaches_every_good_answer(
     new = NewSale(SALE_ID.example, 2**31 - 1, price_cents=1, per_order_max=2**31 - 1)
     await sales.create(db, stock, new)
     sale = await sales.open_(db, stock, new.sale_id)
-    await till.give("alice", accounts.CENTS_MAX)
+    await till.give("alice", wallets.CENTS_MAX)
     run = await asyncio.create_subprocess_exec(
         Path(sys.executable).with_name("st"),
         *("--config-file", CONFIG),

@@ -8,9 +8,9 @@ from collections import Counter
 import pytest
 from aiohttp import ClientSession, ClientTimeout
 
-from seckill import accounts, refunds
-from seckill.orders import Placement
-from seckill.transactions.work import Op
+from seckill.orders.orders import Placement
+from seckill.payments import refunds, wallets
+from seckill.transactions.states import Op
 from tests.event_streams import event_stream
 from tests.processes import eventually
 from tests.till import payer
@@ -143,7 +143,7 @@ async def test_too_little_money_and_bad_coupons_are_402_until_there_is_more(
             "you have no such coupon",
         )
     assert (await pay(http, order, coupon=await till.coupon(order.buyer_id, 500)))[0] == 200
-    assert (await accounts.find_wallet(till.db, order.buyer_id)).available_cents == 0
+    assert (await wallets.find_wallet(till.db, order.buyer_id)).available_cents == 0
     await assert_balanced(sale)
 
 
@@ -215,7 +215,7 @@ async def test_F09_an_order_whose_time_has_passed_is_410_before_and_after_it_is_
     await eventually(cancelled, "the sweep cancels it")
     status, body, _ = await pay(http, order)
     assert (status, body["code"]) == (410, "expired")
-    assert (await accounts.find_wallet(till.db, order.buyer_id)).available_cents == 1999
+    assert (await wallets.find_wallet(till.db, order.buyer_id)).available_cents == 1999
     await assert_balanced(sale)
 
 
@@ -333,7 +333,7 @@ async def test_F20_impatient_clicks_at_two_gateways_charge_once(
 
             await eventually(paid, "each is paid")
     for order in orders:
-        wallet = await accounts.find_wallet(till.db, order.buyer_id)
+        wallet = await wallets.find_wallet(till.db, order.buyer_id)
         assert (wallet.available_cents, wallet.frozen_cents) == (4 * 1999, 0)
     await assert_balanced(sale)
 
@@ -359,5 +359,5 @@ async def test_an_order_that_cannot_be_shipped_is_seen_to_be_refunded(
             assert (await order_now(http, order))["status"] == "refunding"
         last = await stream.next_order()
         assert (last["status"], last["reason"]) == ("refunded", "unfulfilled")
-    assert (await accounts.find_wallet(db, order.buyer_id)).available_cents == 1999
+    assert (await wallets.find_wallet(db, order.buyer_id)).available_cents == 1999
     await assert_balanced(sale)

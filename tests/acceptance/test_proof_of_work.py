@@ -19,12 +19,13 @@ from yarl import URL
 
 from config.settings import PROJECT_ROOT
 from ops.buyers import grab
-from seckill import keys, proofs
-from seckill.keyring import KeyRing
+from seckill.adapters import redis_keys
+from seckill.auth import proof_of_work
+from seckill.auth.key_ring import KeyRing
 from tests.processes import eventually
 
 BITS = 10
-WORKER = PROJECT_ROOT / "gateway" / "proof-worker.js"
+WORKER = PROJECT_ROOT / "gateway" / "static" / "proof-worker.js"
 
 
 async def post(http, sale, what, headers, **body):
@@ -44,7 +45,7 @@ async def get_challenge(http, sale, headers):
 async def get_proof(http, sale, headers):
     """Do the work: the JSON body of a ticket's request."""
     asked = await get_challenge(http, sale, headers)
-    solution = proofs.solve(asked["challenge"], asked["bits"])
+    solution = proof_of_work.solve(asked["challenge"], asked["bits"])
     return {"challenge": asked["challenge"], "solution": solution}
 
 
@@ -67,7 +68,7 @@ async def test_a_proof_gets_a_ticket_and_the_ticket_grabs(http, open_sale, login
     lives = datetime.fromisoformat(asked["expires_at"]) - datetime.now(UTC)
     assert asked["bits"] == BITS
     assert timedelta(minutes=4) < lives <= timedelta(minutes=5)
-    solution = proofs.solve(asked["challenge"], BITS)
+    solution = proof_of_work.solve(asked["challenge"], BITS)
     proof = {"challenge": asked["challenge"], "solution": solution}
     status, body = await get_ticket(http, sale, headers=alice, json=proof)
     assert status == 201
@@ -95,7 +96,7 @@ async def test_F35_a_solution_is_used_once_on_two_gateways_at_once(
     # It is remembered until no clock can take its challenge for good, and not for ever.
     _, expires, _, nonce, _ = proof["challenge"].split("~")
     left_s = int(expires) - time.time()
-    kept_s = await store.pttl(keys.burnt_proof(sale.sale_id, nonce)) / 1000
+    kept_s = await store.pttl(redis_keys.burnt_proof(sale.sale_id, nonce)) / 1000
     assert left_s + 50 < kept_s < left_s + 70
 
 
@@ -105,7 +106,7 @@ def next_solution(proof):
     while True:
         number += 1
         digest = sha256(f"{proof['challenge']}:{number}".encode()).digest()
-        if proofs.leading_zero_bits(digest) >= BITS:
+        if proof_of_work.leading_zero_bits(digest) >= BITS:
             return str(number)
 
 
@@ -123,8 +124,8 @@ async def test_what_is_no_proof_is_refused_by_field_and_burns_nothing(
             "bits": BITS,
             "expires_at_s": int(time.time()) + 60,
         }
-        challenge = proofs.issue(ring, **(terms | changes))
-        return {"challenge": challenge, "solution": proofs.solve(challenge, BITS)}
+        challenge = proof_of_work.issue(ring, **(terms | changes))
+        return {"challenge": challenge, "solution": proof_of_work.solve(challenge, BITS)}
 
     for bad, field in [
         (proof | {"challenge": proof["challenge"] + "0"}, "challenge"),
@@ -150,10 +151,10 @@ async def test_what_is_no_proof_is_refused_by_field_and_burns_nothing(
         answer = await get_ticket(http, sale, headers=headers, data=body)
         assert (answer[0], answer[1]["code"], answer[1].get("field")) == (status, code, field)
     assert (await get_ticket(http, sale, headers=alice, data=json.dumps(proof)))[0] == 415
-    assert await store.keys(keys.burnt_proof(sale.sale_id, "*")) == []
+    assert await store.keys(redis_keys.burnt_proof(sale.sale_id, "*")) == []
 
     assert (await get_ticket(http, sale, headers=alice, json=proof))[0] == 201
-    assert len(await store.keys(keys.burnt_proof(sale.sale_id, "*"))) == 1
+    assert len(await store.keys(redis_keys.burnt_proof(sale.sale_id, "*"))) == 1
 
 
 async def test_a_sale_that_asks_for_no_work_takes_any_request(http, open_sale, login_for):
@@ -161,7 +162,10 @@ async def test_a_sale_that_asks_for_no_work_takes_any_request(http, open_sale, l
     alice = login_for("alice")
     asked = await get_challenge(http, sale, alice)
     assert asked["bits"] == 0
-    solved = {"challenge": asked["challenge"], "solution": proofs.solve(asked["challenge"], 0)}
+    solved = {
+        "challenge": asked["challenge"],
+        "solution": proof_of_work.solve(asked["challenge"], 0),
+    }
     for body in ({}, {"json": solved}, {"json": solved}, {"data": b"anything"}, {"data": b""}):
         assert (await get_ticket(http, sale, headers=alice, **body))[0] == 201
 

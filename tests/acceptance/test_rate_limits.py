@@ -10,10 +10,10 @@ import pytest
 from aiohttp import ClientSession
 
 from config.limits import Tier
-from ops.ports import free_port
-from seckill import keys
-from seckill.buckets import Buckets
+from ops.processes.ports import free_port
+from seckill.adapters import redis_keys
 from seckill.order_ids import new_order_id
+from seckill.sales.token_buckets import Buckets
 from tests.processes import Process, eventually, limits_profile
 
 
@@ -68,8 +68,8 @@ async def test_note_08_four_gateways_keep_one_bound_and_obeyed_refusals_are_admi
         within = [ended for _, ended in admitted[i:] if ended <= last]
         assert len(within) <= rate * (last - first) + burst
     # A refusal leaves nothing behind: who was never admitted holds nothing.
-    assert await store.hlen(keys.holders(sale.sale_id)) == len(admitted)
-    assert int(await store.get(keys.stock(sale.sale_id))) == 10_000 - len(admitted)
+    assert await store.hlen(redis_keys.holders(sale.sale_id)) == len(admitted)
+    assert int(await store.get(redis_keys.stock(sale.sale_id))) == 10_000 - len(admitted)
 
 
 async def test_a_429_says_when_and_why(four, open_sale, ticket_for, set_limit):
@@ -138,7 +138,9 @@ async def test_units_that_came_back_can_be_waited_for(
         await limiter.admit(sale.sale_id, "try", Tier(rate=1, burst=3), ["x", "y", "z"])
         response, body, _ = await press(http, sale, ticket_for(sale, "b"))
         assert response.status == 429
-        assert await store.zscore(keys.line(sale.sale_id, "try"), "b"), "a turn is kept for him"
+        assert await store.zscore(redis_keys.line(sale.sale_id, "try"), "b"), (
+            "a turn is kept for him"
+        )
 
 
 async def test_cancelling_what_one_does_not_have_makes_nobody_wait(

@@ -8,11 +8,11 @@ import pytest
 from aiohttp import ClientSession
 from redis.asyncio import Redis
 
-from ops.credentials import load_credentials
-from ops.services import Services, temporary_home
-from ops.stores import redis as redis_store
-from ops.stores.place import Place
-from seckill import redis_client
+from ops.stack.credentials import load_credentials
+from ops.stack.servers import redis as redis_store
+from ops.stack.servers.server import Place
+from ops.stack.services import Services, temporary_home
+from seckill.adapters import redis as redis_client
 from tests.processes import eventually
 
 

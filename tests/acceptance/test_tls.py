@@ -17,7 +17,7 @@ import trustme
 from aiohttp import ClientSession, TCPConnector
 
 from config.settings import Settings
-from ops.children import StartFailed
+from ops.processes.child import StartFailed
 from tests.processes import Process, Processes, eventually
 
 CA = trustme.CA()

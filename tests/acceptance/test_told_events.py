@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from seckill import refunds
+from seckill.payments import refunds
 from tests.processes import eventually
 from tests.till import payer
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from seckill import keys, sales
+from seckill.adapters import redis_keys
+from seckill.inventory.reservations import Grab
 from seckill.order_ids import new_order_id
-from seckill.stock import Grab
+from seckill.sales import sales
 
 HOUR_MS = 3_600_000
 
@@ -54,8 +55,8 @@ def sell_elsewhere(stock):
 async def pass_time(store, sale, seconds):
     """Make what the bucket and the line remember so much older."""
     microseconds = int(seconds * 1e6)
-    await store.hincrby(keys.bucket(sale.sale_id, "try"), "at", -microseconds)
-    line = keys.line(sale.sale_id, "try")
+    await store.hincrby(redis_keys.bucket(sale.sale_id, "try"), "at", -microseconds)
+    line = redis_keys.line(sale.sale_id, "try")
     turns = await store.zrange(line, 0, -1, withscores=True)
     await store.zadd(line, {name: turn - microseconds for name, turn in turns})
 
@@ -66,7 +67,7 @@ async def test_F36_note_10_a_turn_is_the_same_at_every_gateway(
     sale = await open_sale(stock=1000)
     await set_limit(sale, rate=1, burst=5)
     await drain(sale)
-    line = keys.line(sale.sale_id, "try")
+    line = redis_keys.line(sale.sale_id, "try")
     status, _, told_s = await press(each[0], sale, "patient")
     turn = await store.zscore(line, "patient")
     assert (status, bool(turn)) == (429, True)
@@ -93,7 +94,7 @@ async def test_F36_note_10_no_line_at_any_gateway_outgrows_the_units_left(
         status, _, wait_s = await press(each[n % 4], sale, f"b{n}")
         if status == 429:
             waits.append(wait_s)
-    assert await store.zcard(keys.line(sale.sale_id, "try")) <= left
+    assert await store.zcard(redis_keys.line(sale.sale_id, "try")) <= left
     assert 5 < max(waits) <= left + 1
 
 
@@ -124,8 +125,8 @@ async def test_F36_units_that_came_back_have_a_line_again_at_every_gateway(
     await drain(sale)
     for http in each:
         assert (await press(http, sale, "late"))[1] == "sold_out"
-    await store.incrby(keys.stock(sale.sale_id), 20)
-    await store.hset(keys.bucket(sale.sale_id, "try"), "level", 0)
+    await store.incrby(redis_keys.stock(sale.sale_id), 20)
+    await store.hset(redis_keys.bucket(sale.sale_id, "try"), "level", 0)
     for n, http in enumerate(each):
         assert (await press(http, sale, f"b{n}"))[0] == 429
-        assert await store.zscore(keys.line(sale.sale_id, "try"), f"b{n}"), "a turn is kept"
+        assert await store.zscore(redis_keys.line(sale.sale_id, "try"), f"b{n}"), "a turn is kept"

@@ -10,7 +10,7 @@ import pytest
 
 from config.settings import Settings
 from ops.buyers import grab
-from seckill.orders import Placement
+from seckill.orders.orders import Placement
 from tests.faults.proxy import Proxy
 from tests.processes import Processes, eventually
 from tests.till import payer

@@ -8,8 +8,8 @@ import signal
 from aiohttp import ClientError, ClientSession
 
 from ops.buyers import grab
-from ops.ports import free_port
-from ops.provider import Habits, Sandbox
+from ops.processes.ports import free_port
+from ops.sandbox_provider import Habits, Sandbox
 from tests.processes import eventually
 from tests.till import payer
 

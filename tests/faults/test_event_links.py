@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from consumers.publish_events import PublishEvents
-from seckill.broker import Broker, Publisher
+from consumers.roles.publish_events import PublishEvents
+from seckill.adapters.rabbitmq import Broker, Publisher
 from seckill.errors import Unavailable
 from tests.processes import eventually
 

@@ -10,8 +10,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 from aiohttp import ClientSession
 
-from seckill import accounts, fulfilment, messages, topology
-from seckill.broker import Broker, Publisher
+from seckill import messages
+from seckill.adapters import topology
+from seckill.adapters.rabbitmq import Broker, Publisher
+from seckill.payments import fulfilment, wallets
 from tests.processes import eventually
 
 
@@ -124,7 +126,7 @@ async def test_F12_a_failing_third_step_is_undone_in_reverse_though_its_workers_
         await eventually(ended, "the saga ends", within_s=60)
     books = await assert_balanced(sale)
     assert (books.lines["available"], books.lines["refunded, cents"]) == (2, 1999)
-    assert (await accounts.find_wallet(db, order.buyer_id)).available_cents == 1999
+    assert (await wallets.find_wallet(db, order.buyer_id)).available_cents == 1999
     query = "SELECT state FROM shipments WHERE order_id = $1"
     assert await db.fetchval(query, order.order_id) == "released"
     code, out, _ = await processes.ask("tx", "show", tx_id, "--json")

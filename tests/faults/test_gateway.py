@@ -8,7 +8,7 @@ import signal
 from aiohttp import ClientSession
 
 from ops.buyers import grab
-from seckill import keys
+from seckill.adapters import redis_keys
 from tests.processes import eventually, limits_profile
 
 
@@ -34,7 +34,7 @@ async def test_F12_killed_between_script_and_publish_the_grab_becomes_an_order(
         )
 
         async def holder():
-            return await store.hget(keys.holders(sale.sale_id), "first")
+            return await store.hget(redis_keys.holders(sale.sale_id), "first")
 
         order_id = (await eventually(holder, "the script ran")).decode().partition(":")[0]
         assert not pressing.done()
@@ -76,7 +76,7 @@ async def test_F07_F25_a_lost_reply_of_redis_is_unknown_and_the_retry_gets_the_o
         proxy.lose_replies = False
         again = await grab(http, sale.sale_id, "alice", ticket_for(sale, "alice"))
         assert again.status == 200, "the script ran once, and only once"
-    assert await store.get(keys.stock(sale.sale_id)) == b"0"
+    assert await store.get(redis_keys.stock(sale.sale_id)) == b"0"
     books = await assert_balanced(sale)
     assert books.lines["orders pending"] == 2
 
@@ -103,7 +103,7 @@ async def test_a_frozen_redis_does_not_run_calls_that_were_given_up(
             return (await grab(http, sale.sale_id, "bob", ticket_for(sale, "bob"))).status == 202
 
         await eventually(redis_answers, "bob gets the unit that alice's late call did not take")
-    assert set(await store.hkeys(keys.holders(sale.sale_id))) == {b"warm", b"bob"}
+    assert set(await store.hkeys(redis_keys.holders(sale.sale_id))) == {b"warm", b"bob"}
     await assert_balanced(sale)
 
 

@@ -9,10 +9,12 @@ import pytest
 from aiohttp import ClientSession
 
 from ops.buyers import grab
-from seckill import database, orders, topology
-from seckill.broker import Broker
+from seckill.adapters import postgres as database
+from seckill.adapters import topology
+from seckill.adapters.rabbitmq import Broker
 from seckill.order_ids import new_order_id
-from seckill.orders import Placement
+from seckill.orders import orders
+from seckill.orders.orders import Placement
 from tests.processes import eventually
 
 

@@ -9,7 +9,8 @@ import pytest
 from aiohttp import ClientSession
 
 from ops.buyers import grab
-from seckill import keys, ledger
+from seckill.adapters import redis_keys
+from seckill.consistency import verify
 from tests.processes import eventually
 
 
@@ -42,11 +43,11 @@ async def test_note_06_what_is_in_flight_is_listed_and_left_alone_until_it_is_an
         assert late.status == 202
 
         async def unpaid_is_back():
-            return not await store.hexists(keys.holders(sale.sale_id), "unpaid")
+            return not await store.hexists(redis_keys.holders(sale.sale_id), "unpaid")
 
         await eventually(unpaid_is_back, "the unpaid unit is back")
         # Then the grab is in the books as in flight, with its unit, and is its buyer's
-        books = await ledger.verify(store, db, sale.sale_id)
+        books = await verify.verify(store, db, sale.sale_id)
         assert books.balanced, books.violations
         assert (books.in_flight, books.return_pending) == ([late.order_id], [])
         assert not books.quiet

@@ -10,7 +10,7 @@ import pytest
 from aiohttp import ClientSession
 
 from ops.buyers import flash_crowd, grab
-from seckill import keys, topology
+from seckill.adapters import redis_keys, topology
 from tests.processes import eventually, limits_profile
 
 STOCK = 150
@@ -124,7 +124,10 @@ async def test_F8_a_redis_that_went_back_in_time_is_fenced_by_the_consumers(
 ):
     await processes.run("consumers")
     sale = await open_sale(stock=20)
-    every = [key(sale.sale_id) for key in (keys.stock, keys.sale, keys.holders, keys.outbox)]
+    every = [
+        key(sale.sale_id)
+        for key in (redis_keys.stock, redis_keys.sale, redis_keys.holders, redis_keys.outbox)
+    ]
     await crowd_of(sale, names(0, 5))
     await assert_balanced(sale)
     old = {key: await store.dump(key) for key in every}
@@ -136,7 +139,7 @@ async def test_F8_a_redis_that_went_back_in_time_is_fenced_by_the_consumers(
         await pipe.execute()
 
     async def is_fenced():
-        return await store.hget(keys.sale(sale.sale_id), "state") == b"fenced"
+        return await store.hget(redis_keys.sale(sale.sale_id), "state") == b"fenced"
 
     await eventually(is_fenced, "the role has seen it")
     async with ClientSession(gateway.url) as http:
@@ -185,7 +188,7 @@ async def test_the_commands_refuse_and_report_in_one_line(processes, open_sale, 
     assert (await processes.ask("reconcile", "no-such"))[0] == 2
     code, said, _ = await processes.ask("reconcile", sale_id)
     assert (code, said) == (0, "the stores agree\n")
-    await store.delete(keys.sale(sale_id))
+    await store.delete(redis_keys.sale(sale_id))
     code, said, _ = await processes.ask("reconcile", sale_id, "--apply", "--json")
     assert (code, json.loads(said)[sale_id]["needs_rebuild"]) == (1, "lost")
 
@@ -203,7 +206,7 @@ async def test_F5_a_dry_run_names_what_apply_repairs(
     assert code == 1, said
     (found,) = json.loads(said)[sale.sale_id]["differences"]
     assert found == {"action": "adopt", "order_id": order_id, "buyer_id": "ann", "quantity": 1}
-    assert await store.hlen(keys.holders(sale.sale_id)) == 0
+    assert await store.hlen(redis_keys.holders(sale.sale_id)) == 0
 
     code, said, _ = await processes.ask("reconcile", sale.sale_id, "--apply")
     assert (code, "repaired 1, left 0" in said) == (0, True), said

@@ -8,15 +8,15 @@ from functools import partial
 import pytest
 from aiohttp import ClientSession
 
-from gateway.desk import RedisClock, SaleDesk
-from gateway.handover import Breaker, Handover
-from gateway.mailbag import Mailbag
+from gateway.grabs.publisher import Breaker, Handover, Mailbag
+from gateway.grabs.reservations import RedisClock, SaleDesk
 from ops.buyers import grab
-from seckill import keys, redis_client
-from seckill.broker import Broker, Publisher
+from seckill.adapters import redis as redis_client
+from seckill.adapters import redis_keys
+from seckill.adapters.rabbitmq import Broker, Publisher
 from seckill.clock import monotonic_ms
 from seckill.errors import Unavailable
-from seckill.stock import Stock, Verdict
+from seckill.inventory.reservations import Stock, Verdict
 from tests.processes import eventually, limits_profile
 
 TIMEOUT_S = 0.3
@@ -90,7 +90,7 @@ def trouble(redis_proxy, amqp_proxy, services, store):
             return await desk.grab("unlucky", 1)
         finally:
             amqp.thaw()
-            await store.xtrim(keys.outbox(sale.sale_id), maxlen=0)  # the relay has sent it
+            await store.xtrim(redis_keys.outbox(sale.sale_id), maxlen=0)  # the relay has sent it
 
     ways = (too_many_for_one, more_than_are_left, reply_lost, redis_frozen, outbox_full)
     return {way.__name__: way for way in ways}

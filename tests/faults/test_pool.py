@@ -10,8 +10,8 @@ import pytest
 from aiohttp import ClientSession
 
 from ops.buyers import Answer, grab
-from ops.services import temporary_home
-from seckill import topology
+from ops.stack.services import temporary_home
+from seckill.adapters import topology
 from tests.pools import PATIENCE_S, RunningPool
 from tests.processes import eventually, limits_profile
 

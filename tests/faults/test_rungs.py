@@ -5,9 +5,9 @@ from __future__ import annotations
 import aio_pika
 import pytest
 
-from consumers.ladder import Ladder
-from seckill import topology
-from seckill.broker import Broker, Publisher
+from consumers.runtime.retries import Ladder
+from seckill.adapters import topology
+from seckill.adapters.rabbitmq import Broker, Publisher
 from seckill.errors import Unavailable
 from tests.processes import eventually
 
@@ -18,8 +18,8 @@ QUEUE = topology.ORDERS_EXPIRE
 
 @pytest.fixture
 def rung(monkeypatch):
-    monkeypatch.setattr("consumers.ladder.RUNGS_S", (RUNG_S,))
-    monkeypatch.setattr("consumers.ladder.JITTER", (0.2, 0.2))
+    monkeypatch.setattr("consumers.runtime.retries.RUNGS_S", (RUNG_S,))
+    monkeypatch.setattr("consumers.runtime.retries.JITTER", (0.2, 0.2))
 
 
 async def test_F22_what_waits_on_a_rung_outlives_the_broker_and_comes_back(

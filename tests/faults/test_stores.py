@@ -11,8 +11,8 @@ from aiohttp import ClientSession
 
 from config.settings import PROJECT_ROOT
 from ops.buyers import flash_crowd, grab
-from ops.ports import free_port
-from seckill import keys
+from ops.processes.ports import free_port
+from seckill.adapters import redis_keys
 from tests.processes import eventually
 
 
@@ -33,7 +33,7 @@ async def test_F12_broker_frozen_grabs_are_taken_from_the_outbox_and_relayed_lat
             for n in range(10):
                 answer = await grab(http, sale.sale_id, f"b{n}", ticket_for(sale, f"b{n}"))
                 assert answer.status == 202
-            assert await store.xlen(keys.outbox(sale.sale_id)) == 10
+            assert await store.xlen(redis_keys.outbox(sale.sale_id)) == 10
             async with ClientSession(gateway.admin_url) as admin, admin.get("/readyz") as ready:
                 assert (await ready.json())["checks"]["rabbitmq"] is False
                 assert ready.status == 200
@@ -79,7 +79,7 @@ async def test_a_full_outbox_refuses_before_anything_is_taken(
         ]
     assert [a.status for a in answers] == [202, 202, 202, 503, 503]
     assert answers[3].code == "overloaded"
-    assert await store.get(keys.stock(sale.sale_id)) == b"17"
+    assert await store.get(redis_keys.stock(sale.sale_id)) == b"17"
 
 
 async def test_postgresql_away_grabs_go_on_and_orders_follow(
@@ -137,7 +137,9 @@ async def test_F08_an_emptied_redis_is_unavailable_and_never_sold_out(
             answer = await grab(http, sale.sale_id, buyer, ticket_for(sale, buyer))
             assert answer.status == status
         await store.delete(
-            keys.stock(sale.sale_id), keys.sale(sale.sale_id), keys.holders(sale.sale_id)
+            redis_keys.stock(sale.sale_id),
+            redis_keys.sale(sale.sale_id),
+            redis_keys.holders(sale.sale_id),
         )
         for buyer in ("a", "b", "c"):  # by the latched look-up, for a holder and for others
             answer = await grab(http, sale.sale_id, buyer, ticket_for(sale, buyer))

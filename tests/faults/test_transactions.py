@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from config.settings import Settings
-from seckill.transactions.work import ENDED, State, Work
+from seckill.transactions.states import ENDED, State, Work
 from tests.transactions import Bench, Probe
 
 KILLS = 8

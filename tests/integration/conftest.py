@@ -19,18 +19,26 @@ from aio_pika.exceptions import ChannelNotFoundEntity
 from redis.asyncio import Redis
 
 from config.settings import Settings
-from consumers.ladder import Ladder
-from consumers.place_orders import PlaceOrders
-from consumers.runner import Handler, QueueRole, Role
-from consumers.timers import Timers, ways_of
-from seckill import dead_letters, dead_messages, keys, ledger, messages, orders, returns, topology
-from seckill.broker import Broker, Publisher
-from seckill.dead_letters import Arrival, Letter, Selection
-from seckill.ledger import Ledger
+from consumers.roles.place_orders import PlaceOrders
+from consumers.roles.timers import Timers, ways_of
+from consumers.runtime.queue_role import Handler, QueueRole
+from consumers.runtime.retries import Ladder
+from consumers.runtime.role import Role
+from seckill import messages
+from seckill.adapters import redis_keys, topology
+from seckill.adapters.rabbitmq import Broker, Publisher
+from seckill.consistency import verify as ledger
+from seckill.consistency.verify import Ledger
+from seckill.dead_letters import parser
+from seckill.dead_letters import store as dead_letters
+from seckill.dead_letters.store import Arrival, Letter, Selection
+from seckill.inventory import stock_returns
+from seckill.inventory.reservations import Grab, Holding, Stock, Verdict
 from seckill.order_ids import new_order_id
-from seckill.orders import NotPlaced, Placement
-from seckill.sales import Sale, SaleDirectory
-from seckill.stock import Grab, Holding, Stock, Verdict
+from seckill.orders import orders
+from seckill.orders.orders import NotPlaced, Placement
+from seckill.sales.directory import SaleDirectory
+from seckill.sales.sales import Sale
 from tests.fulfilment import Fulfilling
 
 HOUR_MS = 3_600_000
@@ -113,7 +121,7 @@ class Shop:
     async def return_all(self, sale: Sale) -> None:
         """Give back until nothing of the sale is on its way."""
         while await self.returns(sale):
-            assert (await returns.return_batch(self.db, self.stock)).done
+            assert (await stock_returns.return_batch(self.db, self.stock)).done
 
     async def bump_epoch(self, sale: Sale) -> None:
         """Do what a rebuild of Redis does first."""
@@ -164,11 +172,11 @@ class Shop:
         return (await self.stock.left_of([sale.sale_id]))[0]
 
     async def holders(self, sale: Sale) -> dict[str, Holding]:
-        raw = await self.store.hgetall(keys.holders(sale.sale_id))
+        raw = await self.store.hgetall(redis_keys.holders(sale.sale_id))
         return {buyer.decode(): Holding.parse(text.decode()) for buyer, text in raw.items()}
 
     async def outbox_size(self, sale: Sale) -> int:
-        return int(await self.store.xlen(keys.outbox(sale.sale_id)))
+        return int(await self.store.xlen(redis_keys.outbox(sale.sale_id)))
 
 
 @pytest.fixture
@@ -282,7 +290,7 @@ class Letters:
         queue: str = topology.ORDERS_PLACE,
     ) -> list[Arrival]:
         """Write a message down that died on a queue."""
-        message = dead_messages.read(queue, body, headers or {})
+        message = parser.read(queue, body, headers or {})
         return await dead_letters.arrive(self.db, [message])
 
     async def naming(self, *placements: Placement, **as_named: Any) -> Letter:

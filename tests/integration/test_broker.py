@@ -7,8 +7,8 @@ import asyncio
 import aio_pika
 import pytest
 
-from seckill import topology
-from seckill.broker import link_errors_as_unavailable
+from seckill.adapters import topology
+from seckill.adapters.rabbitmq import link_errors_as_unavailable
 from seckill.errors import Unavailable
 
 

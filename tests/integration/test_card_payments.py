@@ -7,13 +7,14 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from ops.ports import free_port
-from ops.provider import Habits, Sandbox
-from seckill import accounts, refunds
-from seckill.card_books import CardBooks
-from seckill.checkout import CARD, Payment, Refusal, new_tx_id
-from seckill.provider import Provider, Status
-from seckill.transactions.work import Outcome, State
+from ops.processes.ports import free_port
+from ops.sandbox_provider import Habits, Sandbox
+from seckill.payments import refunds, wallets
+from seckill.payments.card_payment_store import CardBooks
+from seckill.payments.checkout import CARD
+from seckill.payments.payment import Payment, Refusal, new_tx_id
+from seckill.payments.provider_client import Provider, Status
+from seckill.transactions.states import Outcome, State
 from tests.cards import GRACE_S, CardDesk
 from tests.till import payer
 
@@ -267,7 +268,7 @@ async def test_a_coupon_of_a_declined_payment_is_good_again(desk, place, till, a
     coupon = await till.coupon(order.buyer_id, 500)
     desk.sandbox.habits.decline = 1
     assert await desk.pay(order, coupon=coupon) == DECLINED
-    assert [c.state for c in await accounts.coupons_of(desk.db, order.buyer_id)] == ["available"]
+    assert [c.state for c in await wallets.coupons_of(desk.db, order.buyer_id)] == ["available"]
     await assert_balanced(sale)
 
 
@@ -284,8 +285,8 @@ async def test_a_refund_goes_back_to_the_card(desk, place, shop, till, db, asser
     await desk.settle(sale)
     assert await shop.states(sale, [order]) == ["refunded returned"]
     assert desk.held() == 0
-    assert (await accounts.find_wallet(db, order.buyer_id)).available_cents == 0
-    assert [c.state for c in await accounts.coupons_of(db, order.buyer_id)] == ["available"]
+    assert (await wallets.find_wallet(db, order.buyer_id)).available_cents == 0
+    assert [c.state for c in await wallets.coupons_of(db, order.buyer_id)] == ["available"]
     await shop.return_all(sale)
     books = await assert_balanced(sale)
     lines = books.lines  # what is refunded counts the coupon
@@ -298,7 +299,7 @@ async def test_an_order_is_paid_once_whoever_pays_it(desk, place, till, assert_b
     outcomes = await asyncio.gather(*(desk.pay(order) for _ in range(5)), till.pay(order))
     assert outcomes.count(PAID) == 1
     assert {o.reason for o in outcomes} <= {None, Refusal.PAYMENT_IN_PROGRESS, Refusal.PAID}
-    wallet = await accounts.find_wallet(till.db, order.buyer_id)
+    wallet = await wallets.find_wallet(till.db, order.buyer_id)
     assert 1999 - wallet.available_cents + desk.held() == 1999
     await assert_balanced(sale)
 

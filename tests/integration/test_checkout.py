@@ -8,9 +8,10 @@ from collections import Counter
 
 import pytest
 
-from seckill import accounts, orders
-from seckill.accounts import Wallet
-from seckill.transactions.work import Op, Outcome, State
+from seckill.orders import orders
+from seckill.payments import wallets
+from seckill.payments.wallets import Wallet
+from seckill.transactions.states import Op, Outcome, State
 from tests.till import BRANCHES, payer
 from tests.transactions import Killed
 
@@ -43,9 +44,7 @@ async def test_a_refused_payment_leaves_everything_as_it_was(
     outcome = await till.pay(placement, coupon=coupon)
     assert outcome == Outcome(State.CANCELED, "insufficient_funds")
     assert await shop.states(sale, [placement]) == ["pending"]
-    assert [c.state for c in await accounts.coupons_of(till.db, placement.buyer_id)] == [
-        "available"
-    ]
+    assert [c.state for c in await wallets.coupons_of(till.db, placement.buyer_id)] == ["available"]
     await assert_balanced(sale)
     await till.give(placement.buyer_id, 1499)
     assert (await till.pay(placement, coupon=coupon)).confirmed
@@ -60,7 +59,7 @@ async def test_F20_an_order_is_paid_once_however_many_gateways_try(
     outcomes = Counter(await asyncio.gather(*(t.pay(placement) for t in tills)))
     assert outcomes[Outcome(State.CONFIRMED)] == 1
     assert {outcome.reason for outcome in outcomes} <= {None, "payment_in_progress", "paid"}
-    assert await accounts.find_wallet(till.db, placement.buyer_id) == Wallet(
+    assert await wallets.find_wallet(till.db, placement.buyer_id) == Wallet(
         placement.buyer_id, 1999
     )
     await assert_balanced(sale)
@@ -83,7 +82,7 @@ async def test_a_coupon_is_used_once_however_many_orders_want_it(
         *[Outcome(State.CANCELED, "coupon_used")] * 3,
         Outcome(State.CONFIRMED),
     ]
-    assert (await accounts.find_wallet(till.db, name)).available_cents == 4 * 1999
+    assert (await wallets.find_wallet(till.db, name)).available_cents == 4 * 1999
     for sale in sales:
         await assert_balanced(sale)
 
@@ -102,7 +101,7 @@ async def test_a_wallet_pays_for_as_much_as_it_holds_and_no_more(
         Outcome(State.CONFIRMED): 2,
         Outcome(State.CANCELED, "insufficient_funds"): 4,
     }
-    assert await accounts.find_wallet(till.db, name) == Wallet(name, 500)
+    assert await wallets.find_wallet(till.db, name) == Wallet(name, 500)
     for sale in sales:
         await assert_balanced(sale)
 

@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from seckill.topology import ORDERS_EXPIRE, ORDERS_PLACE
+from seckill.adapters.topology import ORDERS_EXPIRE, ORDERS_PLACE
 from tests.processes import Processes
 
 

@@ -6,17 +6,20 @@ import asyncio
 
 import pytest
 
-from seckill import audit, dead_endings, messages, orders, sales
-from seckill.dead_endings import REPLAYS_MAX, Ending, Fate
+from seckill import audit, messages
+from seckill.adapters.topology import ORDERS_EXPIRE, ORDERS_PLACE
+from seckill.dead_letters import resolution
+from seckill.dead_letters.resolution import REPLAYS_MAX, Ending, Fate
 from seckill.errors import Permanent, Unavailable
-from seckill.sales import NewSale
-from seckill.topology import ORDERS_EXPIRE, ORDERS_PLACE
+from seckill.orders import orders
+from seckill.sales import sales
+from seckill.sales.sales import NewSale
 
 
 @pytest.fixture
 def replay(db, publisher, queues):
     async def call(letter, *, by=publisher, **options):
-        return await dead_endings.replay(db, by, letter.letter_id, actor="ops", **options)
+        return await resolution.replay(db, by, letter.letter_id, actor="ops", **options)
 
     return call
 
@@ -24,9 +27,7 @@ def replay(db, publisher, queues):
 @pytest.fixture
 def discard(db, store):
     async def call(letter, *, redis=store):
-        return await dead_endings.discard(
-            db, redis, letter.letter_id, actor="ops", reason="hopeless"
-        )
+        return await resolution.discard(db, redis, letter.letter_id, actor="ops", reason="hopeless")
 
     return call
 

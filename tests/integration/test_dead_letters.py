@@ -11,14 +11,17 @@ import asyncpg
 import pytest
 from prometheus_client import REGISTRY
 
-from consumers import dead_letters as dead_letters_role
-from consumers.dead_letters import DeadLetters, LastRung, OpenLetters, Together
-from consumers.runner import PollRole
-from seckill import dead_letters, messages, topology
-from seckill.dead_letters import Selection
-from seckill.dead_messages import NamedOrder
+from consumers.roles import dead_letters as dead_letters_role
+from consumers.roles.dead_letters import DeadLetters, LastRung, OpenLetters
+from consumers.runtime.poll_role import PollRole
+from consumers.runtime.role import Together
+from seckill import messages
+from seckill.adapters import topology
+from seckill.adapters.topology import ORDERS_EXPIRE, ORDERS_PLACE
+from seckill.dead_letters import store
+from seckill.dead_letters.parser import NamedOrder
+from seckill.dead_letters.store import Selection
 from seckill.errors import Missing
-from seckill.topology import ORDERS_EXPIRE, ORDERS_PLACE
 
 
 class Crash(BaseException):
@@ -254,14 +257,14 @@ AWAY = {
 async def test_F13_while_postgresql_is_away_letters_are_held_and_then_moved(
     die, moved, monkeypatch, away
 ):
-    real, failures = dead_letters._write, [away(), away()]
+    real, failures = store._write, [away(), away()]
 
     async def write(*args):
         if failures:
             raise failures.pop()
         return await real(*args)
 
-    monkeypatch.setattr(dead_letters, "_write", write)
+    monkeypatch.setattr(store, "_write", write)
     await die(b"x")
 
     assert len(await moved()) == 1
@@ -273,14 +276,14 @@ async def test_F13_a_letter_that_postgresql_does_not_take_comes_back_with_its_st
 ):
     """And its neighbours are moved at once."""
     monkeypatch.setattr(dead_letters_role, "AGAIN_S", topology.RUNGS_S[0])
-    real, refusals = dead_letters._write, [asyncpg.DataError("no")] * 2
+    real, refusals = store._write, [asyncpg.DataError("no")] * 2
 
     async def write(connection, message):
         if message.body == b"odd" and refusals:
             raise refusals.pop()
         return await real(connection, message)
 
-    monkeypatch.setattr(dead_letters, "_write", write)
+    monkeypatch.setattr(store, "_write", write)
     headers = {"x-reason": "its own", "x-attempts": 4, "x-last-failed-ms": 2_000}
     await die(b"odd", headers)
     await die(b"good")
@@ -299,10 +302,10 @@ async def test_each_arrival_is_a_line_and_counts(die, moved, db, caplog):
     before = value("seckill_dead_letters_arrived_total")
     body = messages.encode_place("demo", 1, [], ["bad"])
     await die(body, {"x-reason": "Expected `array`, got `str`"})
-    with caplog.at_level(logging.ERROR, logger="consumers.dead_letters"):
+    with caplog.at_level(logging.ERROR, logger="consumers.main.dead_letters"):
         (letter,) = await moved()
 
-    (line,) = [r.getMessage() for r in caplog.records if r.name == "consumers.dead_letters"]
+    (line,) = [r.getMessage() for r in caplog.records if r.name == "consumers.main.dead_letters"]
     assert line == (
         f"dead letter {letter.letter_id} on orders.place, sale demo, 0 orders: "
         f"Expected `array`, got `str`; see: seckill dead show {letter.letter_id}"
@@ -364,23 +367,23 @@ async def test_selections(db, letters):
     assert await ids(reason="unknown", queue=ORDERS_EXPIRE) == [timer]
     assert await ids(ids=[third, first, 10**6]) == [first, third]
     assert await ids(ids=[]) == []
-    assert await dead_letters.count(db, Selection(reason="unknown")) == 2
-    assert await dead_letters.open_by_queue(db) == {ORDERS_PLACE: 3, ORDERS_EXPIRE: 1}
+    assert await store.count(db, Selection(reason="unknown")) == 2
+    assert await store.open_by_queue(db) == {ORDERS_PLACE: 3, ORDERS_EXPIRE: 1}
 
 
 async def test_pages_give_every_letter_once(db, letters, monkeypatch):
-    monkeypatch.setattr(dead_letters, "PAGE", 2)
+    monkeypatch.setattr(store, "PAGE", 2)
     for number in range(5):
         await letters.arrive(str(number).encode())
 
-    bodies = [letter.body async for letter in dead_letters.every(db, Selection(state=None))]
+    bodies = [letter.body async for letter in store.every(db, Selection(state=None))]
 
     assert bodies == [b"0", b"1", b"2", b"3", b"4"]
 
 
 async def test_a_letter_that_is_not_there(db, letters):
     with pytest.raises(Missing, match="no dead letter 999999"):
-        await dead_letters.find(db, 999_999)
+        await store.find(db, 999_999)
 
 
 async def test_orders_on_open_letters_of_a_sale(open_sale, shop, db, letters):
@@ -395,12 +398,12 @@ async def test_orders_on_open_letters_of_a_sale(open_sale, shop, db, letters):
         bob.order_id,
     )
 
-    assert await dead_letters.open_order_ids(db, sale.sale_id) == {ann.order_id}
-    assert await dead_letters.open_order_ids(db, other.sale_id) == {cat.order_id}
-    assert await dead_letters.open_order_ids(db, "no-such-sale") == set()
+    assert await store.open_order_ids(db, sale.sale_id) == {ann.order_id}
+    assert await store.open_order_ids(db, other.sale_id) == {cat.order_id}
+    assert await store.open_order_ids(db, "no-such-sale") == set()
 
 
 async def close_all(db, state):
     async with db.acquire() as connection, connection.transaction():
         for row in await connection.fetch("SELECT letter_id FROM dead_letters"):
-            await dead_letters.close(connection, row[0], state=state, actor="test", reason=None)
+            await store.close(connection, row[0], state=state, actor="test", reason=None)

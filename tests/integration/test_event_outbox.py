@@ -5,8 +5,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from seckill import events, orders, refunds
-from seckill.transactions.work import State
+from seckill.orders import event_outbox, orders
+from seckill.payments import refunds
+from seckill.transactions.states import State
 from tests.till import payer
 from tests.transactions import new_id
 
@@ -17,10 +18,10 @@ async def outbox(db):
 
     async def take():
         async with db.acquire() as connection, connection.transaction():
-            found, more = await events.oldest(connection, 1000, 100_000)
+            found, more = await event_outbox.oldest(connection, 1000, 100_000)
             assert not more
             bodies = [msgspec.json.decode(e.body) for e in found]
-            await events.remove(connection, [e.event_id for e in found])
+            await event_outbox.remove(connection, [e.event_id for e in found])
         return [(b["topic"], b.get("orders") or b.get("sagas")) for b in bodies]
 
     await take()

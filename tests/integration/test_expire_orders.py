@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from consumers.expire_orders import ExpireOrders
-from seckill import messages, orders
+from consumers.roles.expire_orders import ExpireOrders
+from seckill import messages
+from seckill.adapters.topology import ORDERS_EXPIRE
 from seckill.errors import Unavailable
 from seckill.order_ids import new_order_id
-from seckill.topology import ORDERS_EXPIRE
+from seckill.orders import orders
 
 
 @pytest.fixture

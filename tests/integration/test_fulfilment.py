@@ -6,14 +6,16 @@ from functools import partial
 
 import pytest
 
-from seckill import accounts, fulfilment, refunds, returns
-from seckill.accounts import Wallet
-from seckill.checkout import CARD, Payment, new_tx_id
 from seckill.errors import Unavailable
-from seckill.provider import Status
-from seckill.transactions import by_hand, saga
+from seckill.inventory import stock_returns
+from seckill.payments import fulfilment, refunds, wallets
+from seckill.payments.checkout import CARD
+from seckill.payments.payment import Payment, new_tx_id
+from seckill.payments.provider_client import Status
+from seckill.payments.wallets import Wallet
+from seckill.transactions import manual, saga
 from seckill.transactions.log import Log
-from seckill.transactions.work import Op
+from seckill.transactions.states import Op
 from tests.cards import CardDesk
 from tests.fulfilment import Fulfilling, saga_of
 from tests.till import payer
@@ -106,7 +108,7 @@ def steps(db):
     """Return (branch, operation, attempts, done) in the order of `seckill tx show`."""
 
     async def call(placement):
-        shown = await by_hand.show(db, fulfilment.tx_id_of(placement.order_id))
+        shown = await manual.show(db, fulfilment.tx_id_of(placement.order_id))
         return [(b.branch, b.op, b.attempts, b.done_at is not None) for b in shown.branches]
 
     return call
@@ -142,11 +144,11 @@ async def test_a_shipment_that_is_refused_refunds_the_order(
     ]
     assert await shop.states(sale, [placement]) == ["refunded unfulfilled"]
     assert (await shipment_of(placement), await told(placement)) == (None, [])
-    assert (await returns.return_batch(db, stock)).done
-    assert not (await returns.return_batch(db, stock)).done
+    assert (await stock_returns.return_batch(db, stock)).done
+    assert not (await stock_returns.return_batch(db, stock)).done
     assert (await shop.inventory(sale), await shop.left(sale)) == ((3, 0, 0), 3)
-    assert await accounts.find_wallet(db, placement.buyer_id) == Wallet(placement.buyer_id, PRICE)
-    assert [c.state for c in await accounts.coupons_of(db, placement.buyer_id)] == ["available"]
+    assert await wallets.find_wallet(db, placement.buyer_id) == Wallet(placement.buyer_id, PRICE)
+    assert [c.state for c in await wallets.coupons_of(db, placement.buyer_id)] == ["available"]
     books = await assert_balanced(sale)
     assert books.lines["refunded, cents"] == PRICE
 
@@ -176,7 +178,7 @@ async def test_a_third_step_that_fails_undoes_all_in_reverse_once_each(
     assert (state, "broken" in reason) == ("COMPENSATED", True)
     assert await shop.states(sale, [placement]) == ["refunded unfulfilled"]
     assert (await shipment_of(placement), await told(placement)) == ("released", [])
-    await returns.return_batch(db, stock)
+    await stock_returns.return_batch(db, stock)
     await assert_balanced(sale)
 
 
@@ -202,7 +204,7 @@ async def test_who_was_told_of_a_shipment_is_told_that_it_does_not_come(
     await worker.run(sale.sale_id)
     assert (await saga_of(db, placement.order_id))[0] == "COMPENSATED"
     assert await told(placement) == ["shipping", "withdrawn"]
-    await returns.return_batch(db, stock)
+    await stock_returns.return_batch(db, stock)
     await assert_balanced(sale)
 
 
@@ -222,7 +224,7 @@ async def test_capacity_is_allocated_in_one_row_of_buyers_and_comes_back(
     await refunds.refund(db, shipped.order_id, actor="ann", reason="broken")
     query = "SELECT count(*) FROM shipments WHERE sale_id = $1 AND state = 'allocated'"
     assert await db.fetchval(query, sale.sale_id) == 2
-    await returns.return_batch(db, stock)
+    await stock_returns.return_batch(db, stock)
     await assert_balanced(sale)
 
 
@@ -234,7 +236,7 @@ async def test_an_order_refunded_by_hand_is_not_shipped(
     await Fulfilling(db).run(sale.sale_id)
     assert await saga_of(db, placement.order_id) == ("COMPENSATED", "not_paid")
     assert (await shipment_of(placement), await told(placement)) == (None, [])
-    await returns.return_batch(db, stock)
+    await stock_returns.return_batch(db, stock)
     await assert_balanced(sale)
 
 
@@ -284,8 +286,8 @@ async def test_a_refund_waits_for_a_payment_that_is_still_being_booked(
     await till.recover(sale.sale_id)
     await worker.run(sale.sale_id)
     assert (await saga_of(db, placement.order_id))[0] == "COMPENSATED"
-    assert (await accounts.find_wallet(db, placement.buyer_id)).available_cents == PRICE
-    await returns.return_batch(db, stock)
+    assert (await wallets.find_wallet(db, placement.buyer_id)).available_cents == PRICE
+    await stock_returns.return_batch(db, stock)
     await assert_balanced(sale)
 
 
@@ -299,14 +301,14 @@ async def test_a_refund_that_cannot_finish_is_parked_and_goes_on_when_it_is_mend
     tx_id = fulfilment.tx_id_of(placement.order_id)
     async with refusing("wallets", placement.buyer_id):
         await worker.run(sale.sale_id)
-        shown = await by_hand.show(db, tx_id)
+        shown = await manual.show(db, tx_id)
         assert (shown.transaction.state, shown.transaction.parked_in) == ("FAILED", "COMPENSATING")
         assert "broken" in shown.branches[-1].error
     # Its units are for sale again meanwhile, and its buyer sees where it stands.
     assert await shop.states(sale, [placement]) == ["refunding unfulfilled"]
-    await returns.return_batch(db, stock)
+    await stock_returns.return_batch(db, stock)
     assert await shop.left(sale) == 3
-    await by_hand.retry(db, tx_id)
+    await manual.retry(db, tx_id)
     await worker.run(sale.sale_id)
     assert await saga_of(db, placement.order_id) == ("COMPENSATED", "no_capacity")
     assert (await steps(placement))[-1] == ("capture", "undo", 2, True)
@@ -349,7 +351,7 @@ async def test_a_card_payment_that_is_taken_back_is_voided(
         await Fulfilling(db, desk.provider).run(sale.sale_id)
         assert await shop.states(sale, [placement]) == ["refunded unfulfilled"]
         assert desk.sandbox.charges[tx_id].status is Status.VOIDED
-        await returns.return_batch(db, stock)
+        await stock_returns.return_batch(db, stock)
         books = await assert_balanced(sale)
         assert books.lines["refunded, cents"] == PRICE
 
@@ -364,7 +366,7 @@ async def test_a_capture_that_the_provider_declines_takes_the_order_back(
         state, reason = await saga_of(db, placement.order_id)
         assert (state, "declined" in reason) == ("COMPENSATED", True)
         assert await shop.states(sale, [placement]) == ["refunded unfulfilled"]
-        await returns.return_batch(db, stock)
+        await stock_returns.return_batch(db, stock)
         await assert_balanced(sale)
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from loadtest import holders
-from seckill import keys, order_ids
-from seckill.books import read_redis
+from loadtest.bench import holders
+from seckill import order_ids
+from seckill.adapters import redis_keys
+from seckill.consistency.snapshots import read_redis
+from seckill.inventory.reservations import Grab, Verdict
 from seckill.order_ids import new_order_id, sale_number_of
-from seckill.stock import Grab, Verdict
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ async def test_who_grabbed_in_turn_is_taken_out_and_nobody_else(store, open_sale
         assert (books.stock, set(books.holders)) == (60, {f"h{n}" for n in range(40)})
     await holders.take_out_all(store, sales[0])
     assert (await read_redis(store, sales[0].sale_id)).stock == 100
-    assert not await store.exists(keys.holders(sales[0].sale_id))
+    assert not await store.exists(redis_keys.holders(sales[0].sale_id))
 
 
 async def test_redis_is_as_durable_after_quick_filling_as_before(store):

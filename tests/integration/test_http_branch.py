@@ -10,12 +10,12 @@ import asyncpg
 import pytest
 from aiohttp import web
 
-from ops.ports import free_port
+from ops.processes.ports import free_port
+from seckill.adapters.http import HttpClient
 from seckill.errors import Unavailable
-from seckill.http_client import HttpClient
 from seckill.transactions import attempts
 from seckill.transactions.branches import HttpBranch, PartlyDone
-from seckill.transactions.work import Op, State, Work
+from seckill.transactions.states import Op, State, Work
 from tests.transactions import Bench, Probe, new_id, new_works
 
 

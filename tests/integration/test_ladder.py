@@ -7,8 +7,9 @@ from itertools import pairwise
 
 import pytest
 
-from consumers import ladder
-from seckill import messages, topology
+from consumers.runtime import retries
+from seckill import messages
+from seckill.adapters import topology
 from seckill.clock import now_ms
 from seckill.errors import Unavailable
 
@@ -31,8 +32,8 @@ def failing():
 @pytest.fixture
 def rungs(monkeypatch):
     """The first two rungs, so that a climb takes seconds; the others are declared just so."""
-    monkeypatch.setattr(ladder, "RUNGS_S", topology.RUNGS_S[:2])
-    return ladder.RUNGS_S
+    monkeypatch.setattr(retries, "RUNGS_S", topology.RUNGS_S[:2])
+    return retries.RUNGS_S
 
 
 async def test_F23_a_message_that_fails_for_ever_climbs_and_lies_dead(
@@ -48,7 +49,7 @@ async def test_F23_a_message_that_fails_for_ever_climbs_and_lies_dead(
     times = [at for at, _, _ in failing.seen]
     waits = [after - before for before, after in pairwise(times)]
     assert len(waits) == len(rungs)
-    assert all(wait >= rung * ladder.JITTER[0] for wait, rung in zip(waits, rungs, strict=True))
+    assert all(wait >= rung * retries.JITTER[0] for wait, rung in zip(waits, rungs, strict=True))
     assert [headers.get("x-attempts") for _, headers, _ in failing.seen] == [None, 1, 2]
     assert all("x-delivery-count" not in headers for _, headers, _ in failing.seen)
     assert len({sent_at for _, _, sent_at in failing.seen}) == 1

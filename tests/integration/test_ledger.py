@@ -8,8 +8,11 @@ import itertools
 import asyncpg
 import pytest
 
-from seckill import keys, ledger, redis_client, returns
-from seckill.stock import Return
+from seckill.adapters import redis as redis_client
+from seckill.adapters import redis_keys
+from seckill.consistency import verify as ledger
+from seckill.inventory import stock_returns
+from seckill.inventory.reservations import Return
 
 
 @pytest.fixture
@@ -91,9 +94,9 @@ async def test_a_sale_of_a_version_that_wrote_no_total_is_counted_by_that_of_pos
     sold, verify, store
 ):
     sale, _ = sold
-    await store.hdel(keys.sale(sale.sale_id), "total")
+    await store.hdel(redis_keys.sale(sale.sale_id), "total")
     assert (await verify(sale)).quiet
-    await store.decr(keys.stock(sale.sale_id))
+    await store.decr(redis_keys.stock(sale.sale_id))
     assert "is not total 10" in await complaints(verify, sale)
 
 
@@ -135,7 +138,7 @@ async def test_changed_inventory_is_found(sold, verify, db, change, complaint):
 async def test_F11_tampered_stock_is_found(sold, verify, store, units, complaint):
     sale, _ = sold
 
-    await store.set(keys.stock(sale.sale_id), units)
+    await store.set(redis_keys.stock(sale.sale_id), units)
 
     assert complaint in await complaints(verify, sale)
 
@@ -143,7 +146,7 @@ async def test_F11_tampered_stock_is_found(sold, verify, store, units, complaint
 async def test_unaudited_correction_is_found(sold, verify, store):
     sale, _ = sold
 
-    await store.hincrby(keys.sale(sale.sale_id), "corrections", 1)
+    await store.hincrby(redis_keys.sale(sale.sale_id), "corrections", 1)
 
     assert "corrections 1 is not total 10" in await complaints(verify, sale)
 
@@ -152,8 +155,8 @@ async def test_live_order_without_its_holder_is_found(sold, verify, store):
     """Even when its unit was put back, so that Redis in itself balances."""
     sale, (ann, *_) = sold
 
-    await store.hdel(keys.holders(sale.sale_id), "ann")
-    await store.incr(keys.stock(sale.sale_id))
+    await store.hdel(redis_keys.holders(sale.sale_id), "ann")
+    await store.incr(redis_keys.stock(sale.sale_id))
 
     assert await complaints(verify, sale) == (
         f"I1: live orders without a holder: 1 ({ann.order_id})"
@@ -200,7 +203,9 @@ async def test_F20_a_second_live_order_of_a_buyer_is_impossible(sold, shop, db):
 async def test_F8_a_sale_missing_in_redis_is_found(sold, verify, store):
     sale, _ = sold
 
-    await store.delete(*(key(sale.sale_id) for key in (keys.stock, keys.sale, keys.holders)))
+    await store.delete(
+        *(key(sale.sale_id) for key in (redis_keys.stock, redis_keys.sale, redis_keys.holders))
+    )
 
     assert await complaints(verify, sale) == (
         f"Redis has lost sale {sale.sale_id}; it sells nothing until it is rebuilt: "
@@ -211,7 +216,7 @@ async def test_F8_a_sale_missing_in_redis_is_found(sold, verify, store):
 async def test_F8_a_sale_whose_stock_alone_is_missing_is_found(sold, verify, store):
     sale, _ = sold
 
-    await store.delete(keys.stock(sale.sale_id))
+    await store.delete(redis_keys.stock(sale.sale_id))
 
     assert "Redis has lost sale" in await complaints(verify, sale)
 
@@ -347,7 +352,7 @@ async def test_a_running_sale_is_never_accused(open_sale, shop, verify, db, stoc
             turns += 1
             placed = await shop.order(sale, *(f"{name}-{turns}-{i}" for i in range(3)))
             await shop.release(*placed)
-            await returns.return_batch(db, stock)
+            await stock_returns.return_batch(db, stock)
         return turns
 
     shopping = [asyncio.create_task(shoppers(f"group-{i}")) for i in range(4)]

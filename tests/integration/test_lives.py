@@ -6,12 +6,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from seckill import fencing, ledger, messages, orders, reconcile, returns
+from seckill import messages
+from seckill.consistency import diff, fencing, verify
+from seckill.consistency.rebuild import Rebuild
+from seckill.consistency.repair import Reconciler
+from seckill.inventory import stock_returns
+from seckill.inventory.reservations import Grab, Verdict
 from seckill.order_ids import new_order_id
-from seckill.orders import Placement
-from seckill.rebuild import Rebuild
-from seckill.reconcile import Reconciler
-from seckill.stock import Grab, Verdict
+from seckill.orders import orders
+from seckill.orders.orders import Placement
 
 STOCK = 3
 #: Old enough to have lost its message, whenever it was made.
@@ -85,7 +88,7 @@ class Life:
 
     async def give_back(self, _):
         await self._shop.db.execute("UPDATE stock_returns SET due_at = now()")
-        await returns.return_batch(self._shop.db, self._shop.stock)
+        await stock_returns.return_batch(self._shop.db, self._shop.stock)
 
     async def photograph(self, _):
         self._photograph = {name: await self._shop.store.dump(name) for name in await self._names()}
@@ -107,7 +110,7 @@ class Life:
     async def reconcile(self, _):
         standing = await self._standing()
         if standing.stamp is not None:
-            look = await reconcile.look(
+            look = await diff.look(
                 self._shop.store, self._shop.db, self.sale.sale_id, age_ms=ANY_AGE_MS
             )
             await self._reconciler.repair(
@@ -123,7 +126,7 @@ class Life:
                 await self.rebuild(None)
             await self.reconcile(None)
             await self.give_back(None)
-        books = await ledger.verify(self._shop.store, self._shop.db, self.sale.sale_id)
+        books = await verify.verify(self._shop.store, self._shop.db, self.sale.sale_id)
         assert (books.violations, books.quiet) == ([], True)
 
     async def assert_sold_once(self):

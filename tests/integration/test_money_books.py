@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from seckill import accounts, refunds
 from seckill.errors import Missing, WrongState
-from seckill.transactions.work import Op, State
+from seckill.payments import refunds, wallets
+from seckill.transactions.states import Op, State
 from tests.till import BRANCHES, payer
 
 
@@ -35,8 +35,8 @@ async def test_a_refund_gives_unit_money_and_coupon_back_once(
 
     assert await shop.states(sale, [order]) == ["refunded broken zip"]
     assert await shop.inventory(sale) == (3, 0, 0)
-    assert (await accounts.find_wallet(db, order.buyer_id)).available_cents == 1500
-    assert [c.state for c in await accounts.coupons_of(db, order.buyer_id)] == ["available"]
+    assert (await wallets.find_wallet(db, order.buyer_id)).available_cents == 1500
+    assert [c.state for c in await wallets.coupons_of(db, order.buyer_id)] == ["available"]
     row = await db.fetchrow("SELECT * FROM audit WHERE sale_id = $1", sale.sale_id)
     assert (row["actor"], row["action"], row["reason"]) == ("ann", "order.refund", "broken zip")
     with pytest.raises(WrongState, match="is refunded, not paid"):
@@ -54,7 +54,7 @@ async def test_a_refunded_buyer_may_buy_again_with_the_same_coupon(
     await refunds.refund(db, order.order_id, actor="ann", reason="r")
     await shop.return_all(sale)
     (again,) = await shop.order(sale, order.buyer_id)
-    (coupon,) = await accounts.coupons_of(db, order.buyer_id)
+    (coupon,) = await wallets.coupons_of(db, order.buyer_id)
     assert (await till.pay(again, coupon=coupon.coupon_id)).confirmed
     await assert_balanced(sale)
 

@@ -8,15 +8,16 @@ from collections.abc import Sequence
 import asyncpg
 import pytest
 
-from seckill import accounts, checkout
-from seckill.accounts import TopUp, Wallet
-from seckill.orders import Placement
-from seckill.transactions.work import Op, Work
+from seckill.orders.orders import Placement
+from seckill.payments import wallets
+from seckill.payments.payment import new_tx_id
+from seckill.payments.wallets import TopUp, Wallet
+from seckill.transactions.states import Op, Work
 from tests.till import BRANCHES, Till, payer
 
 
 async def coupon_states(till: Till, buyer_id: str) -> list[str]:
-    return [coupon.state for coupon in await accounts.coupons_of(till.db, buyer_id)]
+    return [coupon.state for coupon in await wallets.coupons_of(till.db, buyer_id)]
 
 
 async def entries_of(till: Till, work: Work) -> dict[tuple[str, str], int]:
@@ -155,7 +156,7 @@ async def test_a_payment_touches_only_what_is_its_own(till, shop, order):
         await till.db.execute(f"SELECT {function}($1)", [other.tx_id])
     assert await states(shop, sale, placement) == ["paying"]
     assert await coupon_states(till, placement.buyer_id) == ["locked"]
-    assert (await accounts.find_wallet(till.db, placement.buyer_id)).frozen_cents == 3498
+    assert (await wallets.find_wallet(till.db, placement.buyer_id)).frozen_cents == 3498
 
 
 async def test_orders_of_many_sales_are_paid_in_one_call(till, shop, open_sale):
@@ -178,13 +179,13 @@ async def test_a_wallet_freezes_then_pays_into_revenue(till, order):
     await till.run("order", Op.TRY, work)
     for _ in range(2):
         assert await till.run("wallet", Op.TRY, work) == {}
-        assert await accounts.find_wallet(till.db, placement.buyer_id) == Wallet(
+        assert await wallets.find_wallet(till.db, placement.buyer_id) == Wallet(
             placement.buyer_id, 1002, 3998
         )
     assert await entries_of(till, work) == {}
     for _ in range(2):
         assert await till.run("wallet", Op.CONFIRM, work) == {}
-        assert await accounts.find_wallet(till.db, placement.buyer_id) == Wallet(
+        assert await wallets.find_wallet(till.db, placement.buyer_id) == Wallet(
             placement.buyer_id, 1002, 0
         )
         assert await entries_of(till, work) == {
@@ -201,7 +202,7 @@ async def test_a_cancelled_wallet_has_everything_back(till, order):
     await till.run("wallet", Op.TRY, work)
     for _ in range(2):
         await till.run("wallet", Op.CANCEL, work)
-        assert await accounts.find_wallet(till.db, placement.buyer_id) == Wallet(
+        assert await wallets.find_wallet(till.db, placement.buyer_id) == Wallet(
             placement.buyer_id, 5000, 0
         )
     assert await entries_of(till, work) == {}
@@ -217,7 +218,7 @@ async def test_a_wallet_with_too_little_is_refused_and_untouched(till, order, ce
     await till.run("order", Op.TRY, work)
     assert await till.run("wallet", Op.TRY, work) == {work.tx_id: "insufficient_funds"}
     await till.run("wallet", Op.CANCEL, work)
-    assert await accounts.find_wallet(till.db, placement.buyer_id) == Wallet(
+    assert await wallets.find_wallet(till.db, placement.buyer_id) == Wallet(
         placement.buyer_id, cents
     )
 
@@ -232,7 +233,7 @@ async def test_a_wallet_pays_what_it_can_of_several_orders_at_once(till, shop, o
     await till.give(name, 2 * 1999 + 1)
     await till.run("order", Op.TRY, *works)
     assert await till.run("wallet", Op.TRY, *works) == {works[0].tx_id: "insufficient_funds"}
-    assert await accounts.find_wallet(till.db, name) == Wallet(name, 1, 3998)
+    assert await wallets.find_wallet(till.db, name) == Wallet(name, 1, 3998)
 
 
 async def test_a_wallet_freezes_only_for_a_payment_being_tried(till, order):
@@ -323,10 +324,10 @@ async def test_a_coupon_is_refused_when_unknown_or_not_his_or_used_or_locked(til
 
 async def test_money_from_outside_is_booked_once(till):
     name = payer()
-    top_ups = [TopUp(checkout.new_tx_id(), name, cents) for cents in (70, 30)]
-    assert await accounts.top_up(till.db, top_ups) == [top_up.tx_id for top_up in top_ups]
-    assert await accounts.top_up(till.db, top_ups) == []
-    assert await accounts.find_wallet(till.db, name) == Wallet(name, 100)
+    top_ups = [TopUp(new_tx_id(), name, cents) for cents in (70, 30)]
+    assert await wallets.top_up(till.db, top_ups) == [top_up.tx_id for top_up in top_ups]
+    assert await wallets.top_up(till.db, top_ups) == []
+    assert await wallets.find_wallet(till.db, name) == Wallet(name, 100)
 
 
 async def test_a_posting_that_does_not_sum_to_zero_is_refused(db):

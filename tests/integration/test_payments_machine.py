@@ -27,15 +27,21 @@ from hypothesis.stateful import (
 from redis.asyncio import Redis
 
 from config.settings import Settings
-from seckill import accounts, database, ledger, orders, redis_client, refunds, returns, sales
-from seckill.checkout import PAYMENT
+from seckill.adapters import postgres
+from seckill.adapters import redis as redis_client
+from seckill.consistency import verify
 from seckill.errors import Unavailable, WrongState
+from seckill.inventory import stock_returns
+from seckill.inventory.reservations import Grab, Stock, Verdict
 from seckill.order_ids import new_order_id
-from seckill.orders import Placement
-from seckill.sales import NewSale
-from seckill.stock import Grab, Stock, Verdict
+from seckill.orders import orders
+from seckill.orders.orders import Placement
+from seckill.payments import refunds, wallets
+from seckill.payments.checkout import PAYMENT
+from seckill.sales import sales
+from seckill.sales.sales import NewSale
 from seckill.transactions import attempts
-from seckill.transactions.work import Op, State, Work
+from seckill.transactions.states import Op, State, Work
 from tests.fulfilment import Fulfilling
 from tests.till import BRANCHES, Till, payer
 from tests.transactions import Killed
@@ -225,8 +231,8 @@ class Payments(RuleBasedStateMachine):
     def _work(self, order: Placement, coupon: bool) -> Work:
         return self._till.work(order, coupon=self._coupons[order.buyer_id] if coupon else None)
 
-    async def _verify(self) -> ledger.Ledger:
-        return await ledger.verify(self._world.redis, self._db, self._sale.sale_id)
+    async def _verify(self) -> verify.Ledger:
+        return await verify.verify(self._world.redis, self._db, self._sale.sale_id)
 
     async def _try(self, work: Work, branches: Sequence[str]) -> None:
         await self._till.log.begin("tcc", PAYMENT, State.TRYING, [work])
@@ -253,7 +259,7 @@ class Payments(RuleBasedStateMachine):
             await refunds.refund(self._db, order.order_id, actor="machine", reason="refund")
         except WrongState:
             return
-        wallet = await accounts.find_wallet(self._db, order.buyer_id)
+        wallet = await wallets.find_wallet(self._db, order.buyer_id)
         assert wallet.available_cents > 0
 
     async def _late(self, work: Work, branch: str, number: int) -> None:
@@ -265,7 +271,7 @@ class Payments(RuleBasedStateMachine):
             await self._till.run(branch, ops[number % len(ops)], work)
 
     async def _give_back(self) -> None:
-        while (await returns.return_batch(self._db, self._stock)).done:
+        while (await stock_returns.return_batch(self._db, self._stock)).done:
             pass
 
 
@@ -275,7 +281,7 @@ def world(settings: Settings) -> Iterator[World]:
         opened = AsyncExitStack()
         db = runner.run(
             opened.enter_async_context(
-                database.connect(settings.postgres_dsn, size=8, timeout_s=PATIENCE_S)
+                postgres.connect(settings.postgres_dsn, size=8, timeout_s=PATIENCE_S)
             )
         )
         redis = redis_client.connect(settings.redis_url, timeout_s=PATIENCE_S)

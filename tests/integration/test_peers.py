@@ -19,14 +19,16 @@ from redis.asyncio import Redis
 
 import lua
 from config.settings import Settings
-from gateway.problems import Problem, problem_body
-from loadtest.peers import servers
-from loadtest.peers.servers import GO, HELLO, NGINX, SOURCES, Peer, running
-from ops.children import StartFailed
-from seckill import keys, order_ids, outbox
+from gateway.http.problems import Problem, problem_body
+from loadtest.bench.peers import servers
+from loadtest.bench.peers.servers import GO, HELLO, NGINX, SOURCES, Peer, running
+from ops.processes.child import StartFailed
+from seckill import order_ids
+from seckill.adapters import redis_keys
+from seckill.inventory import outbox
+from seckill.inventory.outbox import OutboxEntry
+from seckill.inventory.reservations import Grab, SaleTerms, Stock
 from seckill.order_ids import new_order_id
-from seckill.outbox import OutboxEntry
-from seckill.stock import Grab, SaleTerms, Stock
 
 NUMBER, EPOCH = 7, 3
 HOUR_MS = 3_600_000
@@ -50,7 +52,7 @@ class Twins:
 
     async def set(self, **fields: str | int) -> None:
         for sale_id in ("first", "second"):
-            await self.redis.hset(keys.sale(sale_id), mapping=fields)
+            await self.redis.hset(redis_keys.sale(sale_id), mapping=fields)
 
     async def delete(self, key_of: Any) -> None:
         await self.redis.delete(*map(key_of, ("first", "second")))
@@ -92,9 +94,9 @@ class Twins:
     async def state(self, sale_id: str) -> tuple[object, ...]:
         """Return all that the keys of a sale hold, except when its entries were written."""
         return (
-            await self.redis.get(keys.stock(sale_id)),
-            await self.redis.hgetall(keys.sale(sale_id)),
-            await self.redis.hgetall(keys.holders(sale_id)),
+            await self.redis.get(redis_keys.stock(sale_id)),
+            await self.redis.hgetall(redis_keys.sale(sale_id)),
+            await self.redis.hgetall(redis_keys.holders(sale_id)),
             [(entry.epoch, entry.grabs) for entry in await self.outbox(sale_id)],
         )
 
@@ -104,14 +106,17 @@ class Twins:
 
     async def conserved(self, sale_id: str) -> int:
         """Return the units of stock and holders together."""
-        held = await self.redis.hvals(keys.holders(sale_id))
-        stock = int(await self.redis.get(keys.stock(sale_id)))
+        held = await self.redis.hvals(redis_keys.holders(sale_id))
+        stock = int(await self.redis.get(redis_keys.stock(sale_id)))
         assert stock >= 0
         return stock + sum(int(text.rpartition(b":")[2]) for text in held)
 
 
 def key_names(sale_id: str) -> list[str]:
-    return [key(sale_id) for key in (keys.stock, keys.sale, keys.holders, keys.outbox)]
+    return [
+        key(sale_id)
+        for key in (redis_keys.stock, redis_keys.sale, redis_keys.holders, redis_keys.outbox)
+    ]
 
 
 def comparable(reply: list[Any]) -> list[Any]:
@@ -131,8 +136,8 @@ def twins(redis: Redis) -> Twins:
 async def test_an_accepted_grab_is_a_holder_an_outbox_entry_and_less_stock(twins: Twins) -> None:
     await twins.open(10, per_order_max=3)
     assert await twins.grab("ann", 3) == "A"
-    assert await twins.redis.get(keys.stock("second")) == b"7"
-    (holder,) = (await twins.redis.hgetall(keys.holders("second"))).items()
+    assert await twins.redis.get(redis_keys.stock("second")) == b"7"
+    (holder,) = (await twins.redis.hgetall(redis_keys.holders("second"))).items()
     assert holder[0] == b"ann"
     order_id, _, quantity = holder[1].decode().partition(":")
     (entry,) = await twins.outbox("second")
@@ -195,7 +200,7 @@ async def test_a_call_that_is_late_or_finds_no_sale_touches_nothing(twins: Twins
     await twins.open(9)
     assert await twins.grab("old") == "A"
     assert await twins.grab("ann", settle=True, wait_ms=-1) == "LATE"
-    await twins.delete(keys.stock)
+    await twins.delete(redis_keys.stock)
     assert await twins.grab("ann") == "MISSING"
 
 
@@ -273,7 +278,7 @@ async def test_a_peer_sells_as_the_gateway_does(
             assert again[name] == (200, {"order_id": order_id, "status": "yours"})
         else:
             assert told[name] == again[name] == (409, problem(Problem.SOLD_OUT))
-    held = await twins.redis.hgetall(keys.holders("first"))
+    held = await twins.redis.hgetall(redis_keys.holders("first"))
     assert held == {name.encode(): f"{id_}:1".encode() for name, id_ in sold.items()}
     assert await twins.conserved("first") == 20
     assert await twins.outbox("first") == []  # each later grab, also a repeat, dropped one

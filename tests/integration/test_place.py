@@ -9,8 +9,8 @@ from datetime import timedelta
 import asyncpg
 import pytest
 
-from seckill import orders
-from seckill.stock import Holding
+from seckill.inventory.reservations import Holding
+from seckill.orders import orders
 
 
 @pytest.fixture

@@ -9,11 +9,14 @@ import asyncpg
 import msgspec
 import pytest
 
-from consumers.expire_orders import ExpireOrders
-from seckill import messages, orders, sales, topology
+from consumers.roles.expire_orders import ExpireOrders
+from seckill import messages
+from seckill.adapters import topology
+from seckill.adapters.topology import ORDERS_EXPIRE, ORDERS_PLACE
 from seckill.errors import Unavailable
-from seckill.sales import NewSale
-from seckill.topology import ORDERS_EXPIRE, ORDERS_PLACE
+from seckill.orders import orders
+from seckill.sales import sales
+from seckill.sales.sales import NewSale
 
 #: More starts of a consumer than RabbitMQ's delivery limit allows a message to survive.
 RESTARTS = topology.DELIVERY_LIMIT + 5

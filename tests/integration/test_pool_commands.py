@@ -11,10 +11,11 @@ from contextlib import asynccontextmanager
 import pytest
 
 from config.settings import Settings
-from ops.pid_files import start_time
-from ops.pool_control import Request
-from ops.services import Services, temporary_home
-from seckill import messages, topology
+from ops.pool.control_socket import Request
+from ops.processes.pid_files import start_time
+from ops.stack.services import Services, temporary_home
+from seckill import messages
+from seckill.adapters import topology
 from tests.pools import RunningPool
 from tests.processes import eventually
 

@@ -14,17 +14,20 @@ import pytest
 from redis.asyncio import Redis
 
 from config.settings import PROJECT_ROOT
-from ops.credentials import load_credentials
-from ops.ports import free_port
-from ops.services import Services, temporary_home
-from ops.stores import redis as redis_store
-from ops.stores.place import Place
-from seckill import keys, preflight, redis_client, sales, topology
-from seckill.broker import Broker, Publisher
+from ops.processes.ports import free_port
+from ops.stack.credentials import load_credentials
+from ops.stack.servers import redis as redis_store
+from ops.stack.servers.server import Place
+from ops.stack.services import Services, temporary_home
+from seckill.adapters import redis as redis_client
+from seckill.adapters import redis_keys, topology
+from seckill.adapters.rabbitmq import Broker, Publisher
+from seckill.consistency import preflight
+from seckill.consistency.preflight import Preflight
 from seckill.errors import Conflict, NotReady, Unavailable, WrongQueue
-from seckill.preflight import Preflight
-from seckill.sales import NewSale
-from seckill.stock import Stock
+from seckill.inventory.reservations import Stock
+from seckill.sales import sales
+from seckill.sales.sales import NewSale
 
 
 @pytest.fixture(scope="module")
@@ -183,9 +186,9 @@ async def test_stores_that_are_away_are_told_apart(db, broker, own_redis):
 
 async def test_a_sale_that_redis_cannot_sell_is_listed(open_sale, store, db, broker):
     lost, empty, fenced, older, sound = [await open_sale() for _ in range(5)]
-    await store.delete(keys.sale(lost.sale_id), keys.stock(empty.sale_id))
-    await store.hset(keys.sale(fenced.sale_id), "state", "fenced")
-    await store.hset(keys.sale(older.sale_id), "epoch", 0)
+    await store.delete(redis_keys.sale(lost.sale_id), redis_keys.stock(empty.sale_id))
+    await store.hset(redis_keys.sale(fenced.sale_id), "state", "fenced")
+    await store.hset(redis_keys.sale(older.sale_id), "epoch", 0)
     checks = Preflight(store, db, broker, ())
 
     report = await checks.check()

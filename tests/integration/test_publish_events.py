@@ -8,10 +8,11 @@ import aio_pika
 import msgspec
 import pytest
 
-from consumers.publish_events import PublishEvents
-from consumers.runner import Polled, PollRole
-from seckill import events, topology
+from consumers.roles.publish_events import PublishEvents
+from consumers.runtime.poll_role import Polled, PollRole
+from seckill.adapters import topology
 from seckill.errors import Unavailable
+from seckill.orders import event_outbox
 from tests.transactions import Killed
 
 TOPICS = ["order.placed", "order.paid", "order.cancelled"]
@@ -173,7 +174,7 @@ async def test_a_slow_broker_does_not_keep_the_transaction_for_long(
     db, publisher, given, waiting, told, monkeypatch
 ):
     rows = await given(*TOPICS)
-    monkeypatch.setattr("consumers.publish_events.SEND_S", -1.0)
+    monkeypatch.setattr("consumers.roles.publish_events.SEND_S", -1.0)
     role = PublishEvents(db, publisher)
     assert await role.run_once() == Polled(1, more=True)
     assert await waiting() == TOPICS[1:]
@@ -195,7 +196,7 @@ async def test_no_more_is_read_at_a_time_than_was_asked_for(
         " (SELECT array_agg(gen_random_uuid()) FROM generate_series(1, 5))"
     )
     async with db.acquire() as connection:
-        found, is_more = await events.oldest(connection, events_max, orders_max)
+        found, is_more = await event_outbox.oldest(connection, events_max, orders_max)
     assert [event.event_id for event in found] == [row["id"] for row in rows[:taken]]
     assert is_more is more
 
@@ -225,7 +226,7 @@ async def test_a_crash_between_publish_and_delete_makes_copies_with_the_same_ids
 async def test_only_one_publishes_at_a_time(db, publisher, given, waiting, told):
     await given(*TOPICS)
     async with db.acquire() as connection, connection.transaction():
-        assert await events.lock_outbox(connection)
+        assert await event_outbox.lock_outbox(connection)
         assert await PublishEvents(db, publisher).run_once() == Polled(0, more=False)
         assert await waiting() == TOPICS
     assert (await PublishEvents(db, publisher).run_once()).done == 3

@@ -7,16 +7,19 @@ from functools import partial
 
 import pytest
 
-from seckill import fencing, keys, limits, outbox, returns, sales, under_way
-from seckill.buckets import Buckets
+from seckill.adapters import redis_keys
+from seckill.consistency import drain, fencing
+from seckill.consistency.drain import UnderWay, wait_until_placed
+from seckill.consistency.fencing import Trouble
+from seckill.consistency.rebuild import Rebuild
 from seckill.errors import Conflict, Missing, Unavailable, WrongState
-from seckill.fencing import Trouble
-from seckill.limits import SaleLimit
+from seckill.inventory import outbox, stock_returns
+from seckill.inventory.reservations import Grab
 from seckill.order_ids import new_order_id
-from seckill.rebuild import Rebuild
-from seckill.restock import restock
-from seckill.stock import Grab
-from seckill.under_way import UnderWay, wait_until_placed
+from seckill.sales import rate_limits, sales
+from seckill.sales.rate_limits import SaleLimit
+from seckill.sales.restock import restock
+from seckill.sales.token_buckets import Buckets
 
 
 @pytest.fixture
@@ -85,7 +88,7 @@ async def test_F8_a_sale_that_lost_a_part_is_rebuilt_as_well(
 ):
     sale = await open_sale(stock=5)
     await shop.order(sale, "ann", "bob")
-    await store.delete(*(getattr(keys, key)(sale.sale_id) for key in lost))
+    await store.delete(*(getattr(redis_keys, key)(sale.sale_id) for key in lost))
 
     await run(sale, force=lost == ["holders"])
 
@@ -148,14 +151,14 @@ async def test_limits_and_restocked_units_come_back(
     open_sale, store, stock, db, lose, run, told, assert_balanced
 ):
     sale = await open_sale(stock=2)
-    await limits.set_limit(db, Buckets(store), sale.sale_id, "try", SaleLimit.of(7))
+    await rate_limits.set_limit(db, Buckets(store), sale.sale_id, "try", SaleLimit.of(7))
     await restock(db, stock, sale.sale_id, 1, actor="test", reason="more came")
     await lose(sale)
 
     await run(sale)
 
-    assert await store.hget(keys.bucket(sale.sale_id, "try"), "rate") == b"7"
-    assert await store.hget(keys.sale(sale.sale_id), "total") == b"3"
+    assert await store.hget(redis_keys.bucket(sale.sale_id, "try"), "rate") == b"7"
+    assert await store.hget(redis_keys.sale(sale.sale_id), "total") == b"3"
     await assert_balanced(sale)
     await restock(db, stock, sale.sale_id, -1, actor="test", reason="fewer after all")
     assert await told(sale, *"abc") == "AAS"
@@ -217,7 +220,7 @@ async def test_an_outbox_entry_of_the_old_life_stays_for_the_relay(open_sale, sh
 async def test_the_rebuild_waits_until_what_is_under_way_is_placed(
     open_sale, shop, store, db, monkeypatch, eventually
 ):
-    monkeypatch.setattr(under_way, "LOOK_PAUSE_S", 0.05)
+    monkeypatch.setattr(drain, "LOOK_PAUSE_S", 0.05)
     sale = await open_sale()
     grabs, waiting = await shop.grab(sale, "ann"), 1
     wait = asyncio.create_task(
@@ -286,7 +289,7 @@ async def test_F16_an_order_that_ends_under_the_fence_gives_its_units_back_after
 
     async def end_and_lift(books):
         await shop.release(ann)  # after the books were read, and before the fence is lifted
-        assert (await returns.return_batch(db, stock)).done == 0
+        assert (await stock_returns.return_batch(db, stock)).done == 0
         await lift(books)
 
     monkeypatch.setattr(rebuilder, "_lift", end_and_lift)
@@ -392,7 +395,7 @@ async def test_books_that_do_not_balance_are_left_alone(open_sale, shop, db, los
 async def test_a_postgresql_of_an_older_epoch_goes_beyond_what_redis_has(open_sale, store, run):
     """PostgreSQL was restored from a backup: messages of its future are about."""
     sale = await open_sale()
-    await store.hset(keys.sale(sale.sale_id), "epoch", 7)
+    await store.hset(redis_keys.sale(sale.sale_id), "epoch", 7)
     assert (await run(sale, force=True)).epoch == 8
 
 
@@ -409,7 +412,7 @@ def placed_with_mark(shop, store):
 
     async def place(sale, buyer):
         (grab,) = await shop.grab(sale, buyer, settle=False)
-        ((outbox_id, _),) = await store.xrevrange(keys.outbox(sale.sale_id), count=1)
+        ((outbox_id, _),) = await store.xrevrange(redis_keys.outbox(sale.sale_id), count=1)
         await shop.stock.settle(sale.sale_id, [outbox_id.decode()])
         mark = outbox.mark_of([outbox_id.decode()])
         assert await shop.place(grab._replace(outbox_mark=mark)) == []
@@ -492,7 +495,7 @@ async def test_a_sale_without_one_of_its_keys_is_in_trouble(
 ):
     sale = await open_sale()
     await placed_with_mark(sale, "ann")
-    await store.delete(getattr(keys, lost)(sale.sale_id))
+    await store.delete(getattr(redis_keys, lost)(sale.sale_id))
     assert await trouble_of(store, db, sale) is trouble
 
 

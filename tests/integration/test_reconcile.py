@@ -7,23 +7,28 @@ import json
 
 import pytest
 
-from consumers.reconcile import LOOKS_MAX, Fence, Reconcile
-from seckill import fencing, keys, messages, reconcile, returns, topology
-from seckill.dead_letters import open_order_ids
+from consumers.roles.fence import Fence
+from consumers.roles.reconcile import LOOKS_MAX, Reconcile
+from seckill import messages
+from seckill.adapters import redis_keys, topology
+from seckill.consistency import diff, fencing, repair
+from seckill.consistency.diff import Action
+from seckill.consistency.fencing import Trouble
+from seckill.consistency.repair import Reconciler
+from seckill.dead_letters.store import open_order_ids
 from seckill.errors import Unavailable
-from seckill.fencing import Trouble
-from seckill.reconcile import Action, Reconciler
-from seckill.stock import Holding, Return
+from seckill.inventory import stock_returns
+from seckill.inventory.reservations import Holding, Return
 
 
 @pytest.fixture(autouse=True)
 async def other_sales_are_left_alone(store, monkeypatch):
     """Take what other tests left out of sight; let looks follow each other at once, and end."""
     left = [name async for name in store.scan_iter("sk:*:sale")]
-    await store.delete(keys.reconcile_lock(), *left)
-    monkeypatch.setattr("consumers.reconcile.LOOKS_APART_S", 0.0)
-    monkeypatch.setattr("consumers.reconcile.SHARE", 1.0)
-    monkeypatch.setattr("consumers.reconcile.PASS_S", 60.0)
+    await store.delete(redis_keys.reconcile_lock(), *left)
+    monkeypatch.setattr("consumers.roles.reconcile.LOOKS_APART_S", 0.0)
+    monkeypatch.setattr("consumers.roles.reconcile.SHARE", 1.0)
+    monkeypatch.setattr("consumers.roles.reconcile.PASS_S", 60.0)
 
 
 @pytest.fixture
@@ -77,8 +82,8 @@ def audited(db):
 async def forget(store, sale, placement):
     """Lose a holder and give its unit to the stock, as in a Redis that went back in time."""
     async with store.pipeline(transaction=True) as pipe:
-        pipe.hdel(keys.holders(sale.sale_id), placement.buyer_id)
-        pipe.incrby(keys.stock(sale.sale_id), placement.quantity)
+        pipe.hdel(redis_keys.holders(sale.sale_id), placement.buyer_id)
+        pipe.incrby(redis_keys.stock(sale.sale_id), placement.quantity)
         await pipe.execute()
 
 
@@ -86,8 +91,8 @@ async def bring_back(store, sale, placement):
     """Let a holder that was given back reappear, with its unit."""
     async with store.pipeline(transaction=True) as pipe:
         holding = str(Holding(placement.order_id, placement.quantity))
-        pipe.hset(keys.holders(sale.sale_id), placement.buyer_id, holding)
-        pipe.decrby(keys.stock(sale.sale_id), placement.quantity)
+        pipe.hset(redis_keys.holders(sale.sale_id), placement.buyer_id, holding)
+        pipe.decrby(redis_keys.stock(sale.sale_id), placement.quantity)
         await pipe.execute()
 
 
@@ -131,7 +136,7 @@ async def test_F24_nothing_is_published_while_the_queue_has_work(
 async def test_F13_what_an_emptied_broker_lost_is_published_in_one_pass(
     open_sale, shop, all_are_old, found_by, queues, monkeypatch
 ):
-    monkeypatch.setattr(reconcile, "CALL_MAX", 2)
+    monkeypatch.setattr(repair, "CALL_MAX", 2)
     sale = await open_sale()
     await shop.grab(sale, *"abcde")
     await found_by(sale)
@@ -150,7 +155,7 @@ async def test_what_waits_for_an_operator_is_left_to_him(
     async def named(*_):
         return await open_order_ids(db, sale.sale_id) | {ann.order_id}
 
-    monkeypatch.setattr(reconcile, "open_order_ids", named)
+    monkeypatch.setattr(diff, "open_order_ids", named)
     assert await found_by(sale) == [("republish", "bob")]
 
 
@@ -201,10 +206,10 @@ async def test_units_that_never_were_do_not_go_on_sale(
     await shop.place(late)
     assert await shop.states(sale, [late]) == ["rejected stock"]
     await shop.return_all(sale)
-    assert await store.hget(keys.sale(sale.sale_id), "corrections") == b"1"
+    assert await store.hget(redis_keys.sale(sale.sale_id), "corrections") == b"1"
     # The holder is back, and its correction is not made yet.
-    await store.hset(keys.holders(sale.sale_id), "ann", str(Holding(late.order_id, 1)))
-    await store.hset(keys.sale(sale.sale_id), "corrections", 0)
+    await store.hset(redis_keys.holders(sale.sale_id), "ann", str(Holding(late.order_id, 1)))
+    await store.hset(redis_keys.sale(sale.sale_id), "corrections", 0)
 
     assert ("give_back", "ann") in await found_by(sale)
 
@@ -248,7 +253,7 @@ async def test_F8_units_that_were_sold_again_become_a_correction_until_one_is_re
 
     assert ("adopt", "ann") in await found_by(sale)
 
-    assert await store.hget(keys.sale(sale.sale_id), "corrections") == b"-1"
+    assert await store.hget(redis_keys.sale(sale.sale_id), "corrections") == b"-1"
     await shop.place(bob)
     assert await shop.states(sale, [ann, bob]) == ["pending", "rejected stock"]
     await shop.return_all(sale)
@@ -280,7 +285,7 @@ async def test_an_order_that_ends_after_the_look_is_not_adopted(
     sale = await open_sale()
     (ann,) = await shop.order(sale, "ann")
     await forget(store, sale, ann)
-    look = await reconcile.look(store, db, sale.sale_id, age_ms=-60_000)
+    look = await diff.look(store, db, sale.sale_id, age_ms=-60_000)
     await shop.release(ann)
     await shop.return_all(sale)
 
@@ -298,15 +303,15 @@ async def test_a_repair_in_the_background_rests_after_each_step(
     sale = await open_sale()
     for order in await shop.order(sale, "ann", "bob"):
         await forget(store, sale, order)
-    look = await reconcile.look(store, db, sale.sale_id, age_ms=-60_000)
-    monkeypatch.setattr(reconcile, "CALL_MAX", 1)
+    look = await diff.look(store, db, sale.sale_id, age_ms=-60_000)
+    monkeypatch.setattr(repair, "CALL_MAX", 1)
     shares = []
 
     async def rest(began, share):
         shares.append(share)
         assert len(await shop.holders(sale)) == len(shares)
 
-    monkeypatch.setattr(reconcile, "_rest", rest)
+    monkeypatch.setattr(repair, "rest", rest)
     reconciler = Reconciler(store, db, publisher, None, actor="test")
     await reconciler.repair(sale.sale_id, 1, list(look.differences.values()), share=0.5)
 
@@ -342,9 +347,15 @@ async def test_two_looks_find_all_kinds(all_three, found_by):
 
 async def test_a_report_changes_nothing(all_three, found_by, shop, store, queues, audited):
     sale = all_three
-    before = [await store.dump(key(sale.sale_id)) for key in (keys.stock, keys.sale, keys.holders)]
+    before = [
+        await store.dump(key(sale.sale_id))
+        for key in (redis_keys.stock, redis_keys.sale, redis_keys.holders)
+    ]
     assert len(await found_by(sale, times=4, applies=False)) == 3
-    now = [await store.dump(key(sale.sale_id)) for key in (keys.stock, keys.sale, keys.holders)]
+    now = [
+        await store.dump(key(sale.sale_id))
+        for key in (redis_keys.stock, redis_keys.sale, redis_keys.holders)
+    ]
     assert now == before
     assert await audited(sale) == []
     assert await shop.returns(sale) == {}
@@ -354,9 +365,9 @@ async def test_a_report_changes_nothing(all_three, found_by, shop, store, queues
 @pytest.mark.parametrize("lost", ["fenced", "stock", "sale"])
 async def test_nothing_is_done_to_a_sale_that_needs_a_rebuild(all_three, store, found_by, lost):
     if lost == "fenced":
-        await store.hset(keys.sale(all_three.sale_id), "state", "fenced")
+        await store.hset(redis_keys.sale(all_three.sale_id), "state", "fenced")
     else:
-        await store.delete(getattr(keys, lost)(all_three.sale_id))
+        await store.delete(getattr(redis_keys, lost)(all_three.sale_id))
     assert await found_by(all_three, times=4) == []
 
 
@@ -364,8 +375,8 @@ async def test_nothing_is_done_to_a_sale_that_is_fenced_between_look_and_repair(
     all_three, shop, store, db, publisher, queues
 ):
     sale = all_three
-    look = await reconcile.look(store, db, sale.sale_id, age_ms=-60_000)
-    await store.hset(keys.sale(sale.sale_id), "state", "fenced")
+    look = await diff.look(store, db, sale.sale_id, age_ms=-60_000)
+    await store.hset(redis_keys.sale(sale.sale_id), "state", "fenced")
     holders = await shop.holders(sale)
 
     async def none():
@@ -382,8 +393,8 @@ async def test_nothing_is_published_into_another_life(
 ):
     sale = await open_sale()
     await shop.grab(sale, "ann")
-    look = await reconcile.look(store, db, sale.sale_id, age_ms=-60_000)
-    await store.hset(keys.sale(sale.sale_id), "epoch", 2)
+    look = await diff.look(store, db, sale.sale_id, age_ms=-60_000)
+    await store.hset(redis_keys.sale(sale.sale_id), "epoch", 2)
 
     async def none():
         return 0
@@ -399,7 +410,7 @@ async def test_a_grab_that_becomes_a_letter_while_its_sale_is_looked_at_is_not_p
 ):
     sale = await open_sale()
     ann, bob = await shop.grab(sale, "ann", "bob")
-    look = await reconcile.look(store, db, sale.sale_id, age_ms=-60_000)
+    look = await diff.look(store, db, sale.sale_id, age_ms=-60_000)
 
     async def none():
         await letters.naming(ann)
@@ -424,18 +435,18 @@ async def test_a_sale_that_does_not_change_is_not_looked_at_again(
 ):
     sale = await open_sale()
     await shop.order(sale, "ann")
-    looked, real = [], reconcile.look
+    looked, real = [], diff.look
 
     async def look(redis, db, sale_id, **age):
         looked.append(sale_id)
         return await real(redis, db, sale_id, **age)
 
-    monkeypatch.setattr(reconcile, "look", look)
+    monkeypatch.setattr(diff, "look", look)
     role = make_role()
     for _ in range(3):
         await role.look()
     assert looked.count(sale.sale_id) == 1
-    await store.hdel(keys.holders(sale.sale_id), "ann")
+    await store.hdel(redis_keys.holders(sale.sale_id), "ann")
     await role.look()
     assert looked.count(sale.sale_id) == 2
 
@@ -443,9 +454,9 @@ async def test_a_sale_that_does_not_change_is_not_looked_at_again(
 async def test_many_differences_are_repaired_in_steps(
     open_sale, shop, store, db, found_by, make_role, monkeypatch, assert_balanced
 ):
-    monkeypatch.setattr(reconcile, "CALL_MAX", 3)
-    monkeypatch.setattr(reconcile, "DIFFERENCES_MAX", 10)
-    monkeypatch.setattr("seckill.differences.CALL_MAX", 4)
+    monkeypatch.setattr(repair, "CALL_MAX", 3)
+    monkeypatch.setattr(diff, "DIFFERENCES_MAX", 10)
+    monkeypatch.setattr("seckill.consistency.diff.CALL_MAX", 4)
     sale = await open_sale(stock=30)
     for order in await shop.order(sale, *(f"b{n:02}" for n in range(30))):
         await forget(store, sale, order)
@@ -467,7 +478,7 @@ async def test_a_crowd_at_work_is_never_repaired(
         orders = await shop.order(sale, f"b{number}")
         if number % 2:
             await shop.release(*orders)
-            await returns.return_batch(db, stock)
+            await stock_returns.return_batch(db, stock)
 
     crowd = asyncio.gather(*(buyer(n) for n in range(60)))
     while not crowd.done():
@@ -490,7 +501,7 @@ async def test_F8_the_role_fences_a_sale_that_went_back_in_time(open_sale, shop,
     assert (await fence.judge())[sale.sale_id] is Trouble.BEHIND
     assert (await fence.judge())[sale.sale_id] is Trouble.FENCED
 
-    assert await store.hget(keys.sale(sale.sale_id), "state") == b"fenced"
+    assert await store.hget(redis_keys.sale(sale.sale_id), "state") == b"fenced"
     told = [r.getMessage() for r in caplog.records if sale.sale_id in r.getMessage()]
     assert told == [fencing.advice(sale.sale_id, Trouble.BEHIND)]
 
@@ -519,7 +530,7 @@ async def test_a_lost_grab_waits_for_other_messages_no_longer_than_the_ladder_ta
     role = make_role()
 
     async def published(*, ladder_ms):
-        monkeypatch.setattr(reconcile, "LADDER_MS", ladder_ms)
+        monkeypatch.setattr(repair, "LADDER_MS", ladder_ms)
         await found_by(sale, role=role)
         return await queues.size(topology.ORDERS_PLACE)
 
@@ -541,9 +552,9 @@ async def test_looks_share_the_time_among_those_that_have_something_to_look_at(
 
     async def look(redis, db, sale_id, *, age_ms, share):
         shares[sale_id] = share
-        return reconcile.Look({}, is_quiet=True)
+        return diff.Look({}, is_quiet=True)
 
-    monkeypatch.setattr(reconcile, "look", look)
+    monkeypatch.setattr(diff, "look", look)
     await shop.grab(ann_s, "ann")
     await shop.grab(bob_s, "bob")
     await role.look()
@@ -556,7 +567,7 @@ class Looks:
 
     def __init__(self, large):
         self._large = large
-        self._real = reconcile.look
+        self._real = diff.look
         self.begun, self.left = [], []
 
     async def look(self, redis, db, sale_id, **how):
@@ -576,9 +587,9 @@ async def large(open_sale):
 
 @pytest.fixture
 def looks(large, monkeypatch):
-    monkeypatch.setattr("consumers.reconcile.PASS_S", 0.05)
+    monkeypatch.setattr("consumers.roles.reconcile.PASS_S", 0.05)
     looks = Looks(large)
-    monkeypatch.setattr(reconcile, "look", looks.look)
+    monkeypatch.setattr(diff, "look", looks.look)
     return looks
 
 
@@ -602,12 +613,12 @@ async def test_small_sales_do_not_wait_for_a_large_one(
 async def test_the_lock_is_kept_while_a_look_lasts(
     make_role, large, looks, store, monkeypatch, running, eventually
 ):
-    monkeypatch.setattr("consumers.reconcile.LOCK_S", 2.0)
+    monkeypatch.setattr("consumers.roles.reconcile.LOCK_S", 2.0)
     left_ms = []
 
     async def was_renewed():
         if looks.begun:
-            left_ms.append(await store.pttl(keys.reconcile_lock()))
+            left_ms.append(await store.pttl(redis_keys.reconcile_lock()))
         return left_ms and left_ms[-1] > min(left_ms)
 
     async with running(make_role()):
@@ -621,6 +632,6 @@ async def test_who_has_lost_the_lock_leaves_what_he_looks_at(
 ):
     async with running(make_role()):
         await eventually(lambda: looks.begun, "the look has begun")
-        await store.set(keys.reconcile_lock(), "another's")
+        await store.set(redis_keys.reconcile_lock(), "another's")
         await eventually(lambda: looks.left, "it is left")
-    await store.delete(keys.reconcile_lock())
+    await store.delete(redis_keys.reconcile_lock())

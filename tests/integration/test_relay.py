@@ -5,12 +5,12 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from consumers import relay
-from consumers.relay import Relay
-from consumers.runner import Polled
-from seckill import keys, topology
+from consumers.roles import relay
+from consumers.roles.relay import Relay
+from consumers.runtime.poll_role import Polled
+from seckill.adapters import redis_keys, topology
 from seckill.errors import Unavailable
-from seckill.sales import SaleDirectory
+from seckill.sales.directory import SaleDirectory
 
 #: Old enough, whenever it was written: entries of this very millisecond count as well.
 ANY_AGE_MS = -60_000
@@ -19,7 +19,7 @@ ANY_AGE_MS = -60_000
 @pytest.fixture(autouse=True)
 async def other_outboxes_are_empty(store):
     """Leave aside what other tests have not settled, and the lock of a relay that one killed."""
-    await store.delete(keys.relay_lock())
+    await store.delete(redis_keys.relay_lock())
     async for key in store.scan_iter("sk:*:outbox"):
         await store.delete(key)
 
@@ -67,7 +67,7 @@ async def test_F12_a_batch_whose_gateway_died_is_sent_and_dropped(
 ):
     sale = await open_sale(per_order_max=2)
     grabs = await shop.grab(sale, "ann", "bob", quantity=2, settle=False)
-    ((outbox_id, _),) = await store.xrange(keys.outbox(sale.sale_id))
+    ((outbox_id, _),) = await store.xrange(redis_keys.outbox(sale.sale_id))
 
     assert await make_relay().run_once() == Polled(1, more=False)
 
@@ -111,7 +111,9 @@ async def test_a_young_entry_is_left_to_its_gateway(open_sale, shop, make_relay,
 async def test_several_entries_go_in_one_message(open_sale, shop, make_relay, sent, store):
     sale = await open_sale()
     grabs = [g for name in ("ann", "bob", "cat") for g in await shop.grab(sale, name, settle=False)]
-    ids = [outbox_id.decode() for outbox_id, _ in await store.xrange(keys.outbox(sale.sale_id))]
+    ids = [
+        outbox_id.decode() for outbox_id, _ in await store.xrange(redis_keys.outbox(sale.sale_id))
+    ]
 
     assert (await make_relay().run_once()).done == 3
 
@@ -137,7 +139,7 @@ async def test_messages_are_bounded_and_entries_stay_whole(
 async def test_F8_epochs_do_not_mix_in_a_message(open_sale, shop, make_relay, sent, store):
     sale = await open_sale()
     await shop.grab(sale, "ann", settle=False)
-    await store.hset(keys.sale(sale.sale_id), "epoch", 2)
+    await store.hset(redis_keys.sale(sale.sale_id), "epoch", 2)
     await shop.grab(sale, "bob", "cat", settle=False)
 
     await make_relay().run_once()
@@ -184,7 +186,7 @@ async def test_one_relay_works_at_a_time(open_sale, shop, make_relay, sent, stor
     sale = await open_sale()
     await shop.grab(sale, "ann", settle=False)
 
-    async with store.lock(keys.relay_lock(), timeout=60):
+    async with store.lock(redis_keys.relay_lock(), timeout=60):
         assert await make_relay().run_once() == Polled(0, more=False)
         assert await shop.outbox_size(sale) == 1
 
@@ -202,7 +204,7 @@ async def test_F12_an_unconfirmed_publish_leaves_the_entry(
         await make_relay(publisher=Broken(publisher)).run_once()
 
     assert await shop.outbox_size(sale) == 1
-    assert not await store.exists(keys.relay_lock())  # the next may try at once
+    assert not await store.exists(redis_keys.relay_lock())  # the next may try at once
     assert (await make_relay().run_once()).done == 1
     await sent(1)
 

@@ -7,10 +7,10 @@ from functools import partial
 
 import pytest
 
-from consumers.sweep import Sweep
-from seckill import orders
+from consumers.roles.sweep import Sweep
+from seckill.inventory.reservations import Holding
 from seckill.order_ids import new_order_id
-from seckill.stock import Holding
+from seckill.orders import orders
 
 
 @pytest.fixture

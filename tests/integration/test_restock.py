@@ -7,10 +7,12 @@ import json
 
 import pytest
 
-from consumers.return_stock import ReturnStock
-from seckill import keys, ledger, restock
+from consumers.roles.return_stock import ReturnStock
+from seckill.adapters import redis_keys
+from seckill.consistency import verify
 from seckill.errors import Conflict, Missing, Unavailable, UserMistake, WrongState
-from seckill.stock import Restock, Restocked, Stock, Verdict
+from seckill.inventory.reservations import Restock, Restocked, Stock, Verdict
+from seckill.sales import restock
 
 
 @pytest.fixture
@@ -33,7 +35,7 @@ def units_of(db, shop, store):
         row = await db.fetchrow(
             "SELECT total, available FROM inventory WHERE sale_id = $1", sale.sale_id
         )
-        total = await store.hget(keys.sale(sale.sale_id), "total")
+        total = await store.hget(redis_keys.sale(sale.sale_id), "total")
         return tuple(row), (total and int(total), await shop.left(sale))
 
     return read
@@ -193,7 +195,7 @@ async def test_a_raise_that_dies_between_the_stores_is_finished(
     with pytest.raises(Dies):
         await change(sale, 5, stock=MortalStock(store, after_it=False), from_total=10)
     assert await units_of(sale) == ((15, 14), (10, 9))
-    books = await ledger.verify(store, db, sale.sale_id)
+    books = await verify.verify(store, db, sale.sale_id)
     assert (books.balanced, books.lines["restock pending"]) == (True, 5)
 
     for _ in range(2):
@@ -280,7 +282,7 @@ async def test_a_fenced_sale_is_left_to_its_rebuild(open_sale, change, store, db
     await db.execute(
         "UPDATE inventory SET total = 12, available = 12 WHERE sale_id = $1", sale.sale_id
     )
-    await store.hset(keys.sale(sale.sale_id), "state", "fenced")
+    await store.hset(redis_keys.sale(sale.sale_id), "state", "fenced")
 
     assert sale.sale_id not in await ReturnStock(db, stock).repair()
     with pytest.raises(Conflict, match="being rebuilt"):
@@ -300,8 +302,8 @@ async def test_F5_a_reduction_that_a_rebuild_overtakes_changes_nothing_in_postgr
             told = await super().restock(*step)
             if step[2] != step[3]:
                 await shop.bump_epoch(sale)
-                await store.hset(keys.sale(sale.sale_id), mapping={"epoch": 2, "total": 10})
-                await store.set(keys.stock(sale.sale_id), 10)
+                await store.hset(redis_keys.sale(sale.sale_id), mapping={"epoch": 2, "total": 10})
+                await store.set(redis_keys.stock(sale.sale_id), 10)
             return told
 
     with pytest.raises(Conflict, match="rebuilt"):
@@ -315,8 +317,8 @@ async def test_more_units_in_redis_than_in_postgresql_are_not_touched(
 ):
     """F5: PostgreSQL may have been restored from a backup; nothing is copied over blindly."""
     sale = await open_sale(stock=10)
-    await store.hset(keys.sale(sale.sale_id), "total", 12)
-    await store.set(keys.stock(sale.sale_id), 12)
+    await store.hset(redis_keys.sale(sale.sale_id), "total", 12)
+    await store.set(redis_keys.stock(sale.sale_id), 12)
 
     assert sale.sale_id not in await ReturnStock(db, stock).repair()
     with pytest.raises(Conflict, match="12 units in Redis and 10 in PostgreSQL"):
@@ -330,7 +332,7 @@ async def test_a_sale_of_an_earlier_version_gets_its_total_with_the_first_restoc
 ):
     sale = await open_sale(stock=10)
     await shop.order(sale, "ann")
-    await store.hdel(keys.sale(sale.sale_id), "total")
+    await store.hdel(redis_keys.sale(sale.sale_id), "total")
 
     with pytest.raises(Dies):
         await change(sale, 5, stock=MortalStock(store, after_it=False))

@@ -6,11 +6,12 @@ import asyncio
 
 import pytest
 
-from consumers.return_stock import ReturnStock
-from seckill import keys, returns
+from consumers.roles.return_stock import ReturnStock
+from seckill.adapters import redis_keys
 from seckill.errors import Unavailable
-from seckill.returns import Returned
-from seckill.stock import Holding, Return
+from seckill.inventory import stock_returns
+from seckill.inventory.reservations import Holding, Return
+from seckill.inventory.stock_returns import Returned
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +22,7 @@ async def nothing_else_returns(db):
 
 @pytest.fixture
 def return_batch(db, stock):
-    return lambda: returns.return_batch(db, stock)
+    return lambda: stock_returns.return_batch(db, stock)
 
 
 @pytest.fixture
@@ -92,18 +93,18 @@ async def test_F7_a_lost_reply_of_redis_returns_once(
 
     monkeypatch.setattr(stock, "give_back", done_but_unheard)
     with pytest.raises(Unavailable):
-        await returns.return_batch(db, stock)
+        await stock_returns.return_batch(db, stock)
     assert len(await shop.returns(sale)) == 1
     monkeypatch.undo()
 
-    assert await returns.return_batch(db, stock) == Returned(done=1, put_off=0)
+    assert await stock_returns.return_batch(db, stock) == Returned(done=1, put_off=0)
 
     assert await shop.left(sale) == 10
     await assert_balanced(sale)
 
 
 async def test_several_workers_return_each_unit_once(open_sale, shop, return_batch, monkeypatch):
-    monkeypatch.setattr(returns, "CALL_MAX", 3)
+    monkeypatch.setattr(stock_returns, "CALL_MAX", 3)
     sale = await open_sale(stock=50)
     await shop.release(*await shop.order(sale, *(f"buyer-{i}" for i in range(30))))
 
@@ -131,7 +132,7 @@ async def test_zero_units_become_a_correction(open_sale, shop, stock, store, db,
 
     assert await shop.holders(sale) == {"ann": Holding(grabs[0].order_id, 1)}
     assert await shop.left(sale) == 0
-    assert await store.hget(keys.sale(sale.sale_id), "corrections") == b"2"
+    assert await store.hget(redis_keys.sale(sale.sale_id), "corrections") == b"2"
 
 
 async def lose(store, key):
@@ -144,24 +145,24 @@ async def find_again(store, key):
 
 WAITS = {
     "stock lost": (
-        lambda store, id: lose(store, keys.stock(id)),
-        lambda store, id: find_again(store, keys.stock(id)),
+        lambda store, id: lose(store, redis_keys.stock(id)),
+        lambda store, id: find_again(store, redis_keys.stock(id)),
     ),
     "sale lost": (
-        lambda store, id: lose(store, keys.sale(id)),
-        lambda store, id: find_again(store, keys.sale(id)),
+        lambda store, id: lose(store, redis_keys.sale(id)),
+        lambda store, id: find_again(store, redis_keys.sale(id)),
     ),
     "fenced": (
-        lambda store, id: store.hset(keys.sale(id), "state", "fenced"),
-        lambda store, id: store.hset(keys.sale(id), "state", "open"),
+        lambda store, id: store.hset(redis_keys.sale(id), "state", "fenced"),
+        lambda store, id: store.hset(redis_keys.sale(id), "state", "open"),
     ),
     "older epoch": (
-        lambda store, id: store.hset(keys.sale(id), "epoch", 0),
-        lambda store, id: store.hset(keys.sale(id), "epoch", 1),
+        lambda store, id: store.hset(redis_keys.sale(id), "epoch", 0),
+        lambda store, id: store.hset(redis_keys.sale(id), "epoch", 1),
     ),
     "newer epoch": (
-        lambda store, id: store.hset(keys.sale(id), "epoch", 2),
-        lambda store, id: store.hset(keys.sale(id), "epoch", 1),
+        lambda store, id: store.hset(redis_keys.sale(id), "epoch", 2),
+        lambda store, id: store.hset(redis_keys.sale(id), "epoch", 1),
     ),
 }
 
@@ -203,12 +204,12 @@ async def test_F14_a_sale_that_must_wait_does_not_starve_others(
     open_sale, shop, store, return_batch, monkeypatch
 ):
     """Its returns are older and more than fit into a batch; a few passes reach the other sale."""
-    monkeypatch.setattr(returns, "CALL_MAX", 2)
-    monkeypatch.setattr(returns, "LATER_S", 3600.0)
+    monkeypatch.setattr(stock_returns, "CALL_MAX", 2)
+    monkeypatch.setattr(stock_returns, "LATER_S", 3600.0)
     stuck, good = await open_sale(), await open_sale()
     await shop.release(*await shop.order(stuck, "ann", "bob", "cat"))
     await shop.release(*await shop.order(good, "ann"))
-    await store.hset(keys.sale(stuck.sale_id), "state", "fenced")
+    await store.hset(redis_keys.sale(stuck.sale_id), "state", "fenced")
 
     passes = [await return_batch() for _ in range(3)]
 
@@ -218,7 +219,7 @@ async def test_F14_a_sale_that_must_wait_does_not_starve_others(
 
 
 async def test_role_goes_on_at_once_after_a_full_batch(open_sale, shop, db, stock, monkeypatch):
-    for module in ("seckill.returns", "consumers.return_stock"):
+    for module in ("seckill.inventory.stock_returns", "consumers.main.return_stock"):
         monkeypatch.setattr(f"{module}.CALL_MAX", 2)
     sale = await open_sale()
     await shop.release(*await shop.order(sale, "ann", "bob", "cat"))

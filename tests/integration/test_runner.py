@@ -8,9 +8,9 @@ from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
-from consumers.runner import Polled, PollRole
-from consumers.stores import open_stores
-from seckill import topology
+from consumers.resources import open_stores
+from consumers.runtime.poll_role import Polled, PollRole
+from seckill.adapters import topology
 from seckill.errors import Unavailable
 
 #: Any work queue will do; what lies in it here is read by nobody else.

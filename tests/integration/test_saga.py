@@ -7,16 +7,17 @@ import asyncio
 import asyncpg
 import pytest
 
-from consumers.saga_steps import SagaSteps
-from seckill import messages, topology
-from seckill.broker import Publisher
+from consumers.roles.saga_steps import SagaSteps
+from seckill import messages
+from seckill.adapters import topology
+from seckill.adapters.rabbitmq import Publisher
 from seckill.errors import Unavailable
-from seckill.transactions import by_hand, saga
+from seckill.transactions import manual, saga
 from seckill.transactions.branches import Definition
 from seckill.transactions.log import Log
 from seckill.transactions.recovery import Recovery
 from seckill.transactions.saga import Saga
-from seckill.transactions.work import Op, Position, State, Work
+from seckill.transactions.states import Op, Position, State, Work
 from tests.transactions import (
     DAY_S,
     SAGA_OPS,
@@ -103,7 +104,7 @@ async def test_a_refused_third_step_undoes_the_first_two_in_reverse_once_each(
     tx_id = works[0].tx_id
     assert await probe.effects(tx_id) == ["capture do", "ship do", "ship undo", "capture undo"]
     assert await probe.states(works) == [(State.COMPENSATED, "no")]
-    shown = await by_hand.show(db, tx_id)
+    shown = await manual.show(db, tx_id)
     assert [(b.branch, b.op, b.attempts, b.error) for b in shown.branches] == [
         ("capture", "do", 1, None),
         ("ship", "do", 1, None),
@@ -153,7 +154,7 @@ async def test_a_step_in_trouble_waits_longer_each_time_and_is_then_done(
             assert (await fulfilment.recovery().run_once()).taken == 1
         await reach(works, State.COMPLETED)
     assert await probe.effects(works[0].tx_id) == ALL_DONE
-    shown = await by_hand.show(db, works[0].tx_id)
+    shown = await manual.show(db, works[0].tx_id)
     ship = shown.branches[1]
     assert (ship.branch, ship.attempts, ship.error) == ("ship", 4, "Unavailable: away")
     assert ship.first_at < ship.done_at

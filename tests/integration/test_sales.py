@@ -7,12 +7,13 @@ from datetime import UTC, datetime
 
 import pytest
 
-from seckill import keys, sales, topology
+from seckill.adapters import redis_keys, topology
 from seckill.errors import Conflict, Unavailable, UserMistake, WrongState
-from seckill.sales import NewSale
-from seckill.stock import Verdict
+from seckill.inventory.reservations import Verdict
+from seckill.sales import sales
+from seckill.sales.sales import NewSale
 
-KEYS = (keys.stock, keys.sale, keys.holders, keys.outbox)
+KEYS = (redis_keys.stock, redis_keys.sale, redis_keys.holders, redis_keys.outbox)
 
 
 async def wipe(store, sale):
@@ -55,7 +56,7 @@ async def test_redis_is_told_the_terms(db, stock, store):
     )
     sale = await sales.create(db, stock, new)
 
-    told = await store.hgetall(keys.sale("terms"))
+    told = await store.hgetall(redis_keys.sale("terms"))
 
     assert told == {
         b"state": b"created",
@@ -148,13 +149,13 @@ async def test_F5_a_sale_lost_before_its_opening_was_committed_is_not_reseeded(
 
 async def test_fenced_sale_is_neither_opened_nor_closed(open_sale, db, stock, store):
     sale = await open_sale()
-    await store.hset(keys.sale(sale.sale_id), "state", "fenced")
+    await store.hset(redis_keys.sale(sale.sale_id), "state", "fenced")
 
     for change in (sales.open_, sales.close):
         with pytest.raises(Conflict):
             await change(db, stock, sale.sale_id)
 
-    assert await store.hget(keys.sale(sale.sale_id), "state") == b"fenced"
+    assert await store.hget(redis_keys.sale(sale.sale_id), "state") == b"fenced"
 
 
 async def test_announcement_that_redis_forgot_is_made_up_for_by_the_opening(
@@ -371,7 +372,7 @@ async def test_a_pause_or_resume_that_died_between_the_stores_is_mended_by_doing
 
     assert (await change(db, stock, sale.sale_id)).state == state
 
-    assert await store.hget(keys.sale(sale.sale_id), "state") == state.encode()
+    assert await store.hget(redis_keys.sale(sale.sale_id), "state") == state.encode()
 
 
 @pytest.mark.parametrize("change", [sales.pause, sales.resume])
@@ -379,7 +380,7 @@ async def test_F8_a_lost_or_fenced_sale_is_not_paused_or_resumed(
     open_sale, db, stock, store, change
 ):
     sale = await open_sale()
-    await store.hset(keys.sale(sale.sale_id), "state", "fenced")
+    await store.hset(redis_keys.sale(sale.sale_id), "state", "fenced")
     with pytest.raises(Conflict, match="being rebuilt"):
         await change(db, stock, sale.sale_id)
     await wipe(store, sale)

@@ -23,9 +23,9 @@ from redis import Redis
 from redis.exceptions import ConnectionError as NotConnected
 
 from config.settings import PROJECT_ROOT
-from ops.home import supervisor
-from ops.ports import free_port
-from ops.services import running_services, temporary_home
+from ops.processes.home import supervisor
+from ops.processes.ports import free_port
+from ops.stack.services import running_services, temporary_home
 
 #: Longest wait for something that takes a second on an idle machine, and a broker's stop.
 PATIENCE_S = 30.0

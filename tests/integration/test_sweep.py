@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from consumers import sweep
-from consumers.sweep import Sweep
+from consumers.roles import sweep
+from consumers.roles.sweep import Sweep
 
 
 @pytest.fixture(autouse=True)

@@ -10,8 +10,8 @@ from prometheus_client import REGISTRY
 
 from seckill.errors import Unavailable
 from seckill.transactions import attempts, log, tcc
+from seckill.transactions.states import Op, Outcome, State, Work
 from seckill.transactions.tcc import Busy
-from seckill.transactions.work import Op, Outcome, State, Work
 from tests.transactions import (
     Bench,
     Fuse,

@@ -21,10 +21,10 @@ from hypothesis.stateful import (
 )
 
 from config.settings import Settings
-from seckill import database
+from seckill.adapters import postgres
 from seckill.errors import Unavailable
 from seckill.transactions import attempts
-from seckill.transactions.work import Op, State, Work
+from seckill.transactions.states import Op, State, Work
 from tests.transactions import Bench, Fuse, Killed, MortalPool, Probe, new_works
 
 BRANCHES = ("stock", "wallet", "coupon")
@@ -141,7 +141,7 @@ def pool(runner: asyncio.Runner, settings: Settings) -> Iterator[asyncpg.Pool]:
     """Connections for the machine's own loop: its rules cannot be coroutines."""
     opened = contextlib.AsyncExitStack()
     found = runner.run(
-        opened.enter_async_context(database.connect(settings.postgres_dsn, size=8, timeout_s=60))
+        opened.enter_async_context(postgres.connect(settings.postgres_dsn, size=8, timeout_s=60))
     )
     runner.run(Probe(found).create())
     yield found

@@ -8,16 +8,19 @@ from contextlib import AsyncExitStack, suppress
 import pytest
 
 from config.settings import Settings
-from consumers import key_expiry, roles, sweep
-from consumers.expire_orders import ExpireOrders
-from consumers.key_expiry import KeyExpiry
-from consumers.runner import PollRole
-from consumers.sweep import Sweep
-from consumers.timers import PAUSE_S
-from seckill import keys, messages, orders, topology
+from consumers import main
+from consumers.roles import key_expiry, sweep
+from consumers.roles.expire_orders import ExpireOrders
+from consumers.roles.key_expiry import KeyExpiry
+from consumers.roles.sweep import Sweep
+from consumers.roles.timers import PAUSE_S
+from consumers.runtime.poll_role import PollRole
+from seckill import messages
+from seckill.adapters import redis_keys, topology
+from seckill.adapters.topology import ORDERS_EXPIRE, ORDERS_PLACE
 from seckill.errors import Unavailable
 from seckill.order_ids import new_order_id
-from seckill.topology import ORDERS_EXPIRE, ORDERS_PLACE
+from seckill.orders import orders
 
 
 @pytest.fixture
@@ -60,7 +63,7 @@ def ways(queue_role, running, db, publisher, listener, monkeypatch):
 async def subscribed(store):
     """Tell whether somebody listens for keys that expire."""
     database = store.connection_pool.connection_kwargs["db"]
-    ((_, listeners),) = await store.pubsub_numsub(keys.expired_channel(database))
+    ((_, listeners),) = await store.pubsub_numsub(redis_keys.expired_channel(database))
     return listeners == 1
 
 
@@ -118,17 +121,17 @@ async def test_the_key_lives_as_long_as_the_window_and_is_of_placed_orders_only(
 
     await place_orders("key_expiry").handle(await queues.take(ORDERS_PLACE, 1))
 
-    key = keys.expiry(sale.sale_id, won.order_id)
+    key = redis_keys.expiry(sale.sale_id, won.order_id)
     await eventually(lambda: store.exists(key), "the key is set")
     assert 0 < await store.pttl(key) <= 700_000
-    assert not await store.exists(keys.expiry(sale.sale_id, lost.order_id))
+    assert not await store.exists(redis_keys.expiry(sale.sale_id, lost.order_id))
     assert await queues.dead(ORDERS_PLACE) == []
 
 
 async def expire(store, sale, *placements):
     """Let the keys of these orders expire now."""
     for placement in placements:
-        await store.set(keys.expiry(sale.sale_id, placement.order_id), "", px=1)
+        await store.set(redis_keys.expiry(sale.sale_id, placement.order_id), "", px=1)
 
 
 async def test_F26_a_key_that_expires_early_leaves_the_order(
@@ -170,9 +173,9 @@ async def test_other_keys_that_expire_are_nobodys_orders(
     await shop.let_expire(ann)
     async with listening(listener):
         await eventually(lambda: subscribed(store), "it listens")
-        for name in ("other", b"\xff\xfe", keys.expiry("x", "no-order"), "sk:{x}:proof:n"):
+        for name in ("other", b"\xff\xfe", redis_keys.expiry("x", "no-order"), "sk:{x}:proof:n"):
             await store.set(name, "", px=1)
-        await store.set(keys.expiry(sale.sale_id, new_order_id(1)), "", px=1)
+        await store.set(redis_keys.expiry(sale.sale_id, new_order_id(1)), "", px=1)
         await expire(store, sale, ann)
         await eventually(lambda: shop.returns(sale), "ann's is cancelled")
 
@@ -187,7 +190,7 @@ async def test_F21_what_expires_while_nobody_listens_is_the_sweeps(
     await expire(store, sale, ann)
 
     async def gone():
-        return not await store.exists(keys.expiry(sale.sale_id, ann.order_id))
+        return not await store.exists(redis_keys.expiry(sale.sale_id, ann.order_id))
 
     await eventually(gone, "the key has expired")
     await listener.run_once()
@@ -297,11 +300,11 @@ async def test_orders_are_placed_though_redis_takes_no_timer(
 
 
 def test_the_role_runs_by_itself_only_where_it_is_configured():
-    assert "key_expiry" not in roles.default_roles(Settings())
+    assert "key_expiry" not in main.default_roles(Settings())
     whole = Settings(timeouts="key_expiry, delay_queue", provider_url="http://127.0.0.1:1")
-    assert roles.default_roles(whole) == roles.ROLES
-    assert set(roles.ROLES) - set(roles.default_roles(Settings(timeouts="key_expiry"))) == {
+    assert main.default_roles(whole) == main.ROLES
+    assert set(main.ROLES) - set(main.default_roles(Settings(timeouts="key_expiry"))) == {
         "settle_payments"
     }
     for timeouts in ("", "key_expiry", "delay_queue"):
-        assert {"sweep", "expire_orders"} <= set(roles.default_roles(Settings(timeouts=timeouts)))
+        assert {"sweep", "expire_orders"} <= set(main.default_roles(Settings(timeouts=timeouts)))

@@ -12,7 +12,7 @@ import pytest
 
 from config.settings import Settings
 from seckill.transactions import attempts, tcc
-from seckill.transactions.work import Op, State, Work
+from seckill.transactions.states import Op, State, Work
 from tests.transactions import Bench, Probe, new_id
 
 Tx = Callable[..., subprocess.CompletedProcess[str]]

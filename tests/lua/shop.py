@@ -1,4 +1,5 @@
-"""State in, call, state out: one sale in a real Redis, driven through `seckill.stock`."""
+"""State in, call, state out: one sale in a real Redis, driven through
+`seckill.inventory.reservations`."""
 
 from __future__ import annotations
 
@@ -10,10 +11,11 @@ import msgspec
 from redis.asyncio import Redis
 
 import lua
-from seckill import keys, outbox
+from seckill.adapters import redis_keys
+from seckill.inventory import outbox
+from seckill.inventory.outbox import OutboxEntry
+from seckill.inventory.reservations import Grab, GrabReply, Holding, Return, SaleTerms, Stock
 from seckill.order_ids import new_order_id
-from seckill.outbox import OutboxEntry
-from seckill.stock import Grab, GrabReply, Holding, Return, SaleTerms, Stock
 
 NUMBER, EPOCH = 7, 3
 HOUR_MS = 3_600_000
@@ -39,7 +41,7 @@ class Shop:
     async def set(self, **fields: str | int) -> None:
         """Set fields of the sale, as an operator or a rebuild would."""
         if fields:
-            await self.redis.hset(keys.sale(self.sale_id), mapping=fields)
+            await self.redis.hset(redis_keys.sale(self.sale_id), mapping=fields)
 
     # Calls.
 
@@ -68,23 +70,25 @@ class Shop:
 
     async def give_back(self, *returns: Return, epoch: int = EPOCH) -> list[Any]:
         """Give back, and return the script's own reply: it says more than done or later."""
-        script = lua.register(self.redis, "give_back")
-        names = [key(self.sale_id) for key in (keys.stock, keys.sale, keys.holders)]
+        script = lua.register(self.redis, "return_units")
+        names = [
+            key(self.sale_id) for key in (redis_keys.stock, redis_keys.sale, redis_keys.holders)
+        ]
         reply: list[Any] = await script(keys=names, args=[epoch, msgspec.msgpack.encode(returns)])
         return reply
 
     # State out.
 
     async def stock(self) -> int | None:
-        value = await self.redis.get(keys.stock(self.sale_id))
+        value = await self.redis.get(redis_keys.stock(self.sale_id))
         return None if value is None else int(value)
 
     async def field(self, name: str) -> str | None:
-        value = await self.redis.hget(keys.sale(self.sale_id), name)
+        value = await self.redis.hget(redis_keys.sale(self.sale_id), name)
         return None if value is None else value.decode()
 
     async def holders(self) -> dict[str, Holding]:
-        raw = await self.redis.hgetall(keys.holders(self.sale_id))
+        raw = await self.redis.hgetall(redis_keys.holders(self.sale_id))
         return {buyer.decode(): Holding.parse(text.decode()) for buyer, text in raw.items()}
 
     async def return_of(self, buyer_id: str, *, units: int | None = None) -> Return:

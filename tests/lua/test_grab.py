@@ -13,10 +13,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from shop import EPOCH, HOUR_MS, NUMBER, Shop, buyers
 
-from seckill import keys
+from seckill.adapters import redis_keys
 from seckill.errors import Unavailable
+from seckill.inventory.reservations import (
+    CALL_MAX,
+    Grab,
+    GrabReply,
+    Holding,
+    Return,
+    SaleTerms,
+    Verdict,
+)
 from seckill.order_ids import new_order_id
-from seckill.stock import CALL_MAX, Grab, GrabReply, Holding, Return, SaleTerms, Verdict
 
 # What is granted.
 
@@ -259,7 +267,7 @@ async def test_past_its_deadline_a_call_touches_nothing(shop: Shop) -> None:
     assert await shop.dump() == before
 
 
-@pytest.mark.parametrize("lost", [keys.stock, keys.sale], ids=["stock", "sale"])
+@pytest.mark.parametrize("lost", [redis_keys.stock, redis_keys.sale], ids=["stock", "sale"])
 async def test_a_sale_that_redis_has_lost_is_unavailable_not_sold_out(
     shop: Shop, lost: Callable[[str], str]
 ) -> None:
@@ -303,7 +311,7 @@ async def test_a_grab_on_an_announced_sale_is_told_not_open(shop: Shop) -> None:
 @pytest.mark.parametrize("broken", ["sale", "holders", "outbox", "stock"])
 async def test_a_script_that_fails_has_written_nothing(shop: Shop, broken: str) -> None:
     await shop.open(9)
-    key = getattr(keys, broken)(shop.sale_id)
+    key = getattr(redis_keys, broken)(shop.sale_id)
     await shop.redis.delete(key)
     await shop.redis.rpush(key, "a key of a wrong type")
     before = await shop.dump()

@@ -9,9 +9,9 @@ import pytest
 from shop import EPOCH, NUMBER, Shop
 
 import lua
-from seckill import keys
+from seckill.adapters import redis_keys
+from seckill.inventory.reservations import Holding
 from seckill.order_ids import new_order_id
-from seckill.stock import Holding
 
 OK, CONFLICT = [b"OK"], [b"CONFLICT"]
 NEXT = EPOCH + 1
@@ -25,7 +25,7 @@ class Rebuild:
         self._shop = shop
 
     async def _call(self, name: str, names: list[str], args: list[Any]) -> list[Any]:
-        made = [getattr(keys, key)(self._shop.sale_id) for key in names]
+        made = [getattr(redis_keys, key)(self._shop.sale_id) for key in names]
         reply: list[Any] = await lua.register(self._shop.redis, name)(keys=made, args=args)
         return reply
 

@@ -11,13 +11,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 from shop import Shop
 
-from seckill import redis_client
-from seckill.redis_client import (
-    CONNECTIONS_MAX,
-    PIPELINE_MAX,
-    SCRIPTS_UNDER_WAY,
-    PipeliningRedis,
-)
+from seckill.adapters import redis as redis_client
+from seckill.adapters.redis import CONNECTIONS_MAX, PIPELINE_MAX, SCRIPTS_UNDER_WAY, PipeliningRedis
 from tests.processes import eventually
 
 

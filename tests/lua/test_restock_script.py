@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from shop import EPOCH, Shop
 
-from seckill import keys
-from seckill.stock import Restock, Restocked
+from seckill.adapters import redis_keys
+from seckill.inventory.reservations import Restock, Restocked
 
 
 async def step(shop: Shop, before: int, after: int, *, epoch: int = EPOCH) -> Restocked:
@@ -52,7 +52,7 @@ async def test_a_step_that_comes_late_finds_another_total(shop: Shop) -> None:
 async def test_a_sale_without_a_total_has_the_one_before(shop: Shop, after: int) -> None:
     """A version that wrote none opened it, and is older than restocks."""
     await shop.open(5)
-    await shop.redis.hdel(keys.sale(shop.sale_id), "total")
+    await shop.redis.hdel(redis_keys.sale(shop.sale_id), "total")
     assert await step(shop, 5, after) == (Restock.OK, after)
     assert (await shop.stock(), await shop.field("total")) == (after, str(after))
 
@@ -65,7 +65,7 @@ async def test_a_sale_that_is_fenced_or_of_another_epoch_is_for_later(shop: Shop
     assert await unchanged(shop, 5, 8) == (Restock.LATER, 0)
 
 
-@pytest.mark.parametrize("lost", [keys.stock, keys.sale])
+@pytest.mark.parametrize("lost", [redis_keys.stock, redis_keys.sale])
 async def test_F8_nothing_is_made_of_a_sale_that_is_lost(
     shop: Shop, lost: Callable[[str], str]
 ) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 from shop import EPOCH, NUMBER, Shop
 
-from seckill import keys
-from seckill.stock import SaleTerms
+from seckill.adapters import redis_keys
+from seckill.inventory.reservations import SaleTerms
 
 TERMS = SaleTerms(NUMBER, stock=5, per_order_max=2, epoch=EPOCH, opens_at_ms=10, closes_at_ms=2**52)
 
@@ -23,7 +23,7 @@ async def test_a_new_sale_opens_with_its_terms(shop: Shop, announced: bool) -> N
         assert await shop.scripts.announce(shop.sale_id, TERMS)
     assert await opened(shop)
     assert await shop.stock() == 5
-    assert await shop.redis.hgetall(keys.sale(shop.sale_id)) == {
+    assert await shop.redis.hgetall(redis_keys.sale(shop.sale_id)) == {
         b"state": b"open",
         b"opens_at_ms": b"10",
         b"closes_at_ms": b"%d" % 2**52,
@@ -70,21 +70,21 @@ async def conflicts(shop: Shop, terms: SaleTerms = TERMS) -> bool:
 
 
 async def test_stock_without_a_sale_is_another_life(shop: Shop) -> None:
-    await shop.redis.set(keys.stock(shop.sale_id), 2)
+    await shop.redis.set(redis_keys.stock(shop.sale_id), 2)
     assert await conflicts(shop)
     await shop.scripts.announce(shop.sale_id, TERMS)
     assert await conflicts(shop)
 
 
 async def test_holders_without_a_sale_are_another_life(shop: Shop) -> None:
-    await shop.redis.hset(keys.holders(shop.sale_id), "ann", "x:1")
+    await shop.redis.hset(redis_keys.holders(shop.sale_id), "ann", "x:1")
     assert await conflicts(shop)
 
 
 @pytest.mark.parametrize("state", ["open", "paused", "closed"])
 async def test_a_sale_that_lost_its_stock_is_not_given_new_stock(shop: Shop, state: str) -> None:
     await opened(shop)
-    await shop.redis.delete(keys.stock(shop.sale_id))
+    await shop.redis.delete(redis_keys.stock(shop.sale_id))
     await shop.set(state=state)
     assert await conflicts(shop)
 
@@ -136,7 +136,9 @@ async def test_a_fenced_sale_stays_fenced(shop: Shop) -> None:
     assert await shop.dump() == before
 
 
-@pytest.mark.parametrize("lost", [[], [keys.stock], [keys.sale]], ids=["never", "stock", "sale"])
+@pytest.mark.parametrize(
+    "lost", [[], [redis_keys.stock], [redis_keys.sale]], ids=["never", "stock", "sale"]
+)
 async def test_the_state_of_a_missing_sale_is_not_made(
     shop: Shop, lost: list[Callable[[str], str]]
 ) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.problems import Problem
-from loadtest.answers import (
+from gateway.http.problems import Problem
+from loadtest.locust_crowd.expectations import (
     AGAIN,
     FAILURES,
     NOES,

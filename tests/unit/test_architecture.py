@@ -83,7 +83,7 @@ def test_imports_go_one_way(path: Path) -> None:
 def test_the_kernel_knows_neither_aiohttp_nor_processes(path: Path) -> None:
     processes = r"subprocess|multiprocessing|asyncio\.(create_)?subprocess"
     # One file calls other services; nothing in here serves.
-    http = r"aiohttp\.web" if path == ROOT / "seckill/http_client.py" else "aiohttp"
+    http = r"aiohttp\.web" if path == ROOT / "seckill/adapters/http.py" else "aiohttp"
     banned = re.compile(f"{http}|{processes}")
     calls = {ast.unparse(n.func) for n in ast.walk(SOURCES[path]) if isinstance(n, ast.Call)}
     assert [name for name in imports_of(path) | calls if banned.match(name)] == []
@@ -99,7 +99,7 @@ def test_only_the_settings_read_the_environment(path: Path) -> None:
 def test_locust_needs_nothing_of_what_the_gateway_needs() -> None:
     """Its virtual environment has locust, and with it gevent, and PyJWT: no more."""
     seen: set[Path] = set()
-    waiting, outside = [ROOT / "loadtest/locustfile.py"], set()
+    waiting, outside = [ROOT / "loadtest/locust_crowd/locustfile.py"], set()
     while waiting:
         seen.add(path := waiting.pop())
         for name in imports_of(path):
@@ -114,12 +114,12 @@ def test_locust_needs_nothing_of_what_the_gateway_needs() -> None:
 
 
 def test_redis_keys_are_made_in_one_file() -> None:
-    assert files_with(re.compile(r"\bsk:")) == {"seckill/keys.py"}
+    assert files_with(re.compile(r"\bsk:")) == {"seckill/adapters/redis_keys.py"}
 
 
 def test_queues_are_named_in_one_file() -> None:
     queue = re.compile(r"^(orders|payments|saga|retry)\.[a-z0-9]|\.dead$|^seckill\.events$")
-    assert files_with(queue) == {"seckill/topology.py"}
+    assert files_with(queue) == {"seckill/adapters/topology.py"}
 
 
 def test_scripts_name_keys_in_their_headers_only() -> None:

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from loadtest.arrivals import Arrivals, due_times
+from loadtest.crowd.arrivals import Arrivals, due_times
 
 
 @pytest.mark.parametrize("arrivals", Arrivals)

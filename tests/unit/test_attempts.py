@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
+from seckill.backoff import backoff_s
 from seckill.errors import Permanent, Unavailable
 from seckill.transactions import attempts
 from seckill.transactions.attempts import RefusedToEnd, Tried, attempt
-from seckill.transactions.backoff import backoff_s
 from seckill.transactions.branches import PartlyDone
-from seckill.transactions.work import Op, Work
+from seckill.transactions.states import Op, Work
 
 A, B, C, D = (Work(tx_id, {}) for tx_id in "abcd")
 

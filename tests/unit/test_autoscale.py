@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ops.autoscale import (
+from ops.pool.autoscaler import (
     CALM_AGE_S,
     GROW_AFTER,
     GROW_AGE_S,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from seckill.batching import WORTH_A_CALL, MicroBatcher, Waiter, answering_each
+from seckill.micro_batcher import WORTH_A_CALL, MicroBatcher, Waiter, answering_each
 
 
 class Calls:

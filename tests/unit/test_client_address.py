@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
-from config.public_edge import parse_networks
-from gateway.client_address import TRUSTED_PROXIES, client_address, find_client
+from config.field_types import parse_networks
+from gateway.http.client_address import TRUSTED_PROXIES, client_address, find_client
 
 TRUSTED = parse_networks("10.0.0.0/8, 192.0.2.7, 2001:db8:aaaa::/48")
 

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from gateway.concurrency import LEAST, TICK_S, ConcurrencyLimit
-from gateway.problems import Problem, Refused
+from gateway.http.problems import Problem, Refused
+from gateway.overload.concurrency_limit import LEAST, TICK_S, ConcurrencyLimit
 
 WAIT_S = 0.1
 

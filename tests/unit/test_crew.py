@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from consumers.crew import Crew, assignments
+from consumers.runtime.role_supervisor import Crew, assignments
 from seckill.errors import SeckillError
 
 

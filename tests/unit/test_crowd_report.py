@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from loadtest.crowd_report import CrowdReport, buckets
-from loadtest.open_loop import Report, Shot
+from loadtest.crowd.generator import Report, Shot
+from loadtest.crowd.report import CrowdReport, buckets
 
 
 def shot(due_s: float, wait_ms: float = 0, status: int = 202, late_ms: float = 0) -> Shot:

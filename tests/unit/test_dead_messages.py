@@ -10,18 +10,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from seckill import dead_messages, messages, topology
-from seckill.dead_messages import NamedOrder
+from seckill import messages
+from seckill.adapters import topology
+from seckill.adapters.topology import ORDERS_EXPIRE, ORDERS_PLACE
+from seckill.dead_letters import parser
+from seckill.dead_letters.parser import NamedOrder
+from seckill.inventory.reservations import Grab
 from seckill.order_ids import new_order_id
-from seckill.stock import Grab
-from seckill.topology import ORDERS_EXPIRE, ORDERS_PLACE
 
 ID = new_order_id(1)
 OTHER = new_order_id(1)
 
 
 def read(body=b"", headers=None, queue=ORDERS_PLACE):
-    return dead_messages.read(queue, body, headers or {})
+    return parser.read(queue, body, headers or {})
 
 
 def test_a_buried_message_says_why_when_and_whom():
@@ -134,7 +136,7 @@ def test_F13_no_message_is_beyond_reading(body, headers):
     assert "\0" not in dead.reason + (dead.stack or "")
     assert "\\u0000" not in dead.headers.replace("\\\\", "")
     assert isinstance(json.loads(dead.headers.encode()), dict)
-    json.dumps(dead_messages.decode(body))
+    json.dumps(parser.decode(body))
 
 
 UNREADABLE = {
@@ -147,5 +149,5 @@ UNREADABLE = {
 
 @pytest.mark.parametrize("body", UNREADABLE.values(), ids=UNREADABLE)
 def test_a_body_that_cannot_be_read_decodes_to_nothing(body):
-    assert dead_messages.decode(body) is None
+    assert parser.decode(body) is None
     assert read(body).orders == ()

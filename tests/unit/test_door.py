@@ -12,9 +12,9 @@ from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway import door
-from gateway.concurrency import ConcurrencyLimit
-from gateway.door import OVERLOADED, Entrance, is_one_request
+from gateway.overload import aiohttp_protocol
+from gateway.overload.aiohttp_protocol import OVERLOADED, Entrance, is_one_request
+from gateway.overload.concurrency_limit import ConcurrencyLimit
 
 GRAB = b"POST /v1/sales/s/grabs HTTP/1.1\r\nHost: x\r\nContent-Length: 15\r\n\r\n" + b"x" * 15
 POLL = b"GET /v1/orders/x HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -90,9 +90,9 @@ def test_aiohttp_still_has_what_the_door_builds_on() -> None:
 
 async def rested(monkeypatch: pytest.MonkeyPatch, *, wake_s: float, turns: int) -> list[int]:
     """Let five connections rest for no time, two to be read again at a time; tell who was."""
-    monkeypatch.setattr(door, "REST_S", 0.0)
-    monkeypatch.setattr(door, "WAKES_MAX", 2)
-    monkeypatch.setattr(door, "WAKE_S", wake_s)
+    monkeypatch.setattr(aiohttp_protocol, "REST_S", 0.0)
+    monkeypatch.setattr(aiohttp_protocol, "WAKES_MAX", 2)
+    monkeypatch.setattr(aiohttp_protocol, "WAKE_S", wake_s)
     limit = ConcurrencyLimit(1, 1.0)
     server = cast(web.Server, Mock())
     entrance = Entrance(

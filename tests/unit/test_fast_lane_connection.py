@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any, cast
 
-from gateway.fastlane import AHEAD_MAX, Connection, FastLane
+from gateway.grabs.connection import AHEAD_MAX, Connection, FastLane
 
 
 class Gone:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncpg
 import pytest
 
-from consumers.ladder import Fate, fate_of
+from consumers.runtime.retries import Fate, fate_of
 from seckill.errors import Transient, Unavailable
 from seckill.messages import BadMessage, NewerMessage
 

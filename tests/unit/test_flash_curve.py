@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from loadtest.flash_curve import CLOSING_S, EARLY_SHARE, FlashCurve
+from loadtest.locust_crowd.load_shape import CLOSING_S, EARLY_SHARE, FlashCurve
 
 CURVE = FlashCurve(people=1000, opens_s=10.0, ends_s=40.0)
 TICKS = [n / 10 for n in range(400)]

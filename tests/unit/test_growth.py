@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from loadtest import holders
-from loadtest.grab_costs import Growth, Point, Round
-from loadtest.growth import PROMISED, findings_of, ratio_of
+from loadtest.bench import holders
+from loadtest.bench.grab_costs import Growth, Point, Round
+from loadtest.bench.growth import PROMISED, findings_of, ratio_of
 from seckill.errors import UserMistake
 
 

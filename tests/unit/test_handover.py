@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 import msgspec
 import pytest
 
-from gateway.handover import MESSAGE_GRABS_MAX, PROBE_S, PUBLISHES_MAX, Breaker, Handover
+from gateway.grabs.publisher import MESSAGE_GRABS_MAX, PROBE_S, PUBLISHES_MAX, Breaker, Handover
 from seckill.errors import Unavailable
+from seckill.inventory.reservations import Grab
 from seckill.order_ids import new_order_id
-from seckill.stock import Grab
 
 
 @dataclass

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from consumers.inbox import LIGHT, WORTH_A_BATCH, Ack, Inbox
+from consumers.runtime.fair_inbox import LIGHT, WORTH_A_BATCH, Ack, Inbox
 
 
 async def filled(sales: str) -> Inbox:

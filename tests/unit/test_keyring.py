@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from seckill.auth.key_ring import SECRET_MIN, KeyRing
 from seckill.errors import UserMistake
-from seckill.keyring import SECRET_MIN, KeyRing
 
 SECRET = "correct-horse-battery-staple-0123"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from config.settings import BadSettings
-from ops.cli_limits import limit
+from ops.cli.rate_limits import limit
 from seckill.errors import UserMistake
 
 

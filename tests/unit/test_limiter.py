@@ -10,10 +10,18 @@ from typing import cast
 import pytest
 
 from config.limits import Limits, LocalLimit, Tier
-from gateway.limiter import DEFER_MAX_S, LEASE_S, LEASE_SHARE, LOW_S, Limiter, Refusal, SaleLimiter
-from seckill import telemetry
-from seckill.buckets import LINE_MAX, Admissions, Buckets
+from gateway.overload.rate_limiter import (
+    DEFER_MAX_S,
+    LEASE_S,
+    LEASE_SHARE,
+    LOW_S,
+    Limiter,
+    Refusal,
+    SaleLimiter,
+)
+from seckill import metrics
 from seckill.errors import Unavailable
+from seckill.sales.token_buckets import LINE_MAX, Admissions, Buckets
 
 TIER = Tier(rate=100, burst=201)
 FREE = Tier(rate=1, mode="off")
@@ -78,7 +86,7 @@ async def settle() -> None:
 
 
 def counted(outcome: str) -> float:
-    return telemetry.ADMISSIONS.labels("try", outcome).value
+    return metrics.ADMISSIONS.labels("try", outcome).value
 
 
 # Leases.

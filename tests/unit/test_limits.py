@@ -9,7 +9,7 @@ import pytest
 
 from config.limits import OPS, RATE_MAX, load_limits
 from config.settings import BadSettings
-from seckill.limits import SaleLimit
+from seckill.sales.rate_limits import SaleLimit
 
 GOOD = """
 [p.try]

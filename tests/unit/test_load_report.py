@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from loadtest.open_loop import Crowd, Report, Shot
+from loadtest.crowd.generator import Crowd, Report, Shot
 
 
 def shot(due_s: float, sent_s: float, answered_s: float, status: int) -> Shot:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from config.limits import LocalLimit
-from seckill.buckets import LocalBuckets
+from seckill.sales.token_buckets import LocalBuckets
 
 
 def buckets(rate: int = 10, burst: int = 3, names_max: int = 1000) -> LocalBuckets:

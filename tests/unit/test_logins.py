@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seckill import logins
-from seckill.keyring import KeyRing
+from seckill.auth import login_tokens
+from seckill.auth.key_ring import KeyRing
 
 SECRET = b"a" * 64  # long enough for HS512, so that only the pin refuses it
 RING = KeyRing("k1", {"k1": SECRET})
@@ -35,22 +35,27 @@ def unsigned(header: object, claims: object, signature: str = "") -> str:
 
 
 def test_a_token_says_who_the_buyer_is() -> None:
-    assert logins.verify(RING, logins.issue(RING, buyer_id="ann", expires_at_s=SOON_S)) == "ann"
+    assert (
+        login_tokens.verify(RING, login_tokens.issue(RING, buyer_id="ann", expires_at_s=SOON_S))
+        == "ann"
+    )
 
 
 def test_any_altered_byte_is_refused() -> None:
-    good = logins.issue(RING, buyer_id="ann", expires_at_s=SOON_S)
+    good = login_tokens.issue(RING, buyer_id="ann", expires_at_s=SOON_S)
     for place, byte in enumerate(good):
         for other in "~ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.":
             if other != byte:
-                assert logins.verify(RING, f"{good[:place]}{other}{good[place + 1 :]}") is None
+                assert (
+                    login_tokens.verify(RING, f"{good[:place]}{other}{good[place + 1 :]}") is None
+                )
 
 
 def test_any_cut_or_grown_token_is_refused() -> None:
-    good = logins.issue(RING, buyer_id="ann", expires_at_s=SOON_S)
+    good = login_tokens.issue(RING, buyer_id="ann", expires_at_s=SOON_S)
     cut = [good[:n] for n in range(len(good))] + [good[n:] for n in range(1, len(good))]
     grown = [good + more for more in ("=", "==", "A", " ", "\n", ".", "\0")] + [" " + good]
-    assert [text for text in cut + grown if logins.verify(RING, text)] == []
+    assert [text for text in cut + grown if login_tokens.verify(RING, text)] == []
 
 
 @pytest.mark.parametrize("verdict", [True, False])
@@ -64,24 +69,29 @@ def test_a_comparison_in_constant_time_decides_alone(
         return verdict
 
     monkeypatch.setattr(hmac, "compare_digest", spy)  # PyJWT calls it there
-    good = logins.issue(RING, buyer_id="ann", expires_at_s=SOON_S)
+    good = login_tokens.issue(RING, buyer_id="ann", expires_at_s=SOON_S)
     signed, _, signature = good.rpartition(".")
     for sent in (signature, "A" * len(signature)):
-        assert logins.verify(RING, f"{signed}.{sent}") == ("ann" if verdict else None)
+        assert login_tokens.verify(RING, f"{signed}.{sent}") == ("ann" if verdict else None)
     assert [len(left) == len(right) == 32 for left, right in compared] == [True, True]
 
 
 @pytest.mark.parametrize("algorithm", ["none", "None", "NONE", "nOnE"])
 def test_a_token_without_a_signature_is_refused(algorithm: str) -> None:
     claims = {"sub": "ann", "exp": SOON_S}
-    assert logins.verify(RING, unsigned({"alg": algorithm, "kid": "k1"}, claims)) is None
-    signature = logins.issue(RING, buyer_id="ann", expires_at_s=SOON_S).rpartition(".")[2]
-    assert logins.verify(RING, unsigned({"alg": algorithm, "kid": "k1"}, claims, signature)) is None
+    assert login_tokens.verify(RING, unsigned({"alg": algorithm, "kid": "k1"}, claims)) is None
+    signature = login_tokens.issue(RING, buyer_id="ann", expires_at_s=SOON_S).rpartition(".")[2]
+    assert (
+        login_tokens.verify(RING, unsigned({"alg": algorithm, "kid": "k1"}, claims, signature))
+        is None
+    )
 
 
 @pytest.mark.parametrize("algorithm", ["HS384", "HS512"])
 def test_the_right_key_with_another_algorithm_is_refused(algorithm: str) -> None:
-    assert logins.verify(RING, token({"sub": "ann", "exp": SOON_S}, algorithm=algorithm)) is None
+    assert (
+        login_tokens.verify(RING, token({"sub": "ann", "exp": SOON_S}, algorithm=algorithm)) is None
+    )
 
 
 @pytest.mark.parametrize("algorithm", ["RS256", "ES256", "EdDSA", "HS256 ", "", None, 1, ["HS256"]])
@@ -94,20 +104,20 @@ def test_a_token_that_names_a_foreign_algorithm_is_refused(algorithm: object) ->
         f"{head}.{body}".encode(), SECRET
     )
     signature = base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
-    assert logins.verify(RING, f"{head}.{body}.{signature}") is None
+    assert login_tokens.verify(RING, f"{head}.{body}.{signature}") is None
 
 
 def test_another_key_under_a_known_name_is_refused() -> None:
-    assert logins.verify(RING, token({"sub": "ann", "exp": SOON_S}, key=b"b" * 64)) is None
+    assert login_tokens.verify(RING, token({"sub": "ann", "exp": SOON_S}, key=b"b" * 64)) is None
 
 
 @pytest.mark.parametrize("kid", ["k2", "", "../k1"])
 def test_an_unknown_key_name_is_refused(kid: str) -> None:
-    assert logins.verify(RING, token({"sub": "ann", "exp": SOON_S}, kid=kid)) is None
+    assert login_tokens.verify(RING, token({"sub": "ann", "exp": SOON_S}, kid=kid)) is None
 
 
 def test_a_token_without_a_key_name_is_refused() -> None:
-    assert logins.verify(RING, jwt.encode({"sub": "ann", "exp": SOON_S}, SECRET)) is None
+    assert login_tokens.verify(RING, jwt.encode({"sub": "ann", "exp": SOON_S}, SECRET)) is None
 
 
 @pytest.mark.parametrize(
@@ -115,7 +125,7 @@ def test_a_token_without_a_key_name_is_refused() -> None:
     [
         {"exp": SOON_S},
         {"sub": "ann"},
-        {"sub": "ann", "exp": int(time.time()) - logins.LEEWAY_S - 1},
+        {"sub": "ann", "exp": int(time.time()) - login_tokens.LEEWAY_S - 1},
         {"sub": "ann", "exp": "soon"},
         {"sub": "ann", "exp": SOON_S, "nbf": SOON_S},
         {"sub": "", "exp": SOON_S},
@@ -125,34 +135,42 @@ def test_a_token_without_a_key_name_is_refused() -> None:
     ],
 )
 def test_claims_that_do_not_name_a_buyer_now_are_refused(claims: dict[str, Any]) -> None:
-    assert logins.verify(RING, token(claims)) is None
+    assert login_tokens.verify(RING, token(claims)) is None
 
 
 @pytest.mark.parametrize("sub", [7, None, ["ann"]])
 def test_a_buyer_that_is_not_text_is_refused(sub: object) -> None:
     body = json.dumps({"sub": sub, "exp": SOON_S}).encode()
-    assert logins.verify(RING, jwt.api_jws.encode(body, SECRET, "HS256", {"kid": "k1"})) is None
+    assert (
+        login_tokens.verify(RING, jwt.api_jws.encode(body, SECRET, "HS256", {"kid": "k1"})) is None
+    )
 
 
 def test_clocks_may_differ_by_the_leeway() -> None:
-    just_over = int(time.time()) - logins.LEEWAY_S // 2
-    assert logins.verify(RING, logins.issue(RING, buyer_id="ann", expires_at_s=just_over)) == "ann"
+    just_over = int(time.time()) - login_tokens.LEEWAY_S // 2
+    assert (
+        login_tokens.verify(RING, login_tokens.issue(RING, buyer_id="ann", expires_at_s=just_over))
+        == "ann"
+    )
 
 
 def test_rotation_signs_with_the_first_key_and_still_verifies_the_others() -> None:
     rotated = KeyRing("k2", {"k2": b"b" * 64, "k1": SECRET})
-    new = logins.issue(rotated, buyer_id="ann", expires_at_s=SOON_S)
+    new = login_tokens.issue(rotated, buyer_id="ann", expires_at_s=SOON_S)
     assert jwt.get_unverified_header(new)["kid"] == "k2"
-    assert logins.verify(rotated, new) == "ann"
-    assert logins.verify(rotated, logins.issue(RING, buyer_id="ann", expires_at_s=SOON_S)) == "ann"
+    assert login_tokens.verify(rotated, new) == "ann"
+    assert (
+        login_tokens.verify(rotated, login_tokens.issue(RING, buyer_id="ann", expires_at_s=SOON_S))
+        == "ann"
+    )
 
 
 @given(st.text() | st.lists(st.text(), min_size=3, max_size=3).map(".".join))
 def test_no_other_text_is_a_token(text: str) -> None:
-    assert logins.verify(RING, text) is None
+    assert login_tokens.verify(RING, text) is None
 
 
 @pytest.mark.parametrize("text", ["\udcff", "é.\udc80.x"])
 def test_header_bytes_that_are_not_utf8_are_refused(text: str) -> None:
     """The gateway hands header bytes on as lone surrogates; they must not become a 500."""
-    assert logins.verify(RING, text) is None
+    assert login_tokens.verify(RING, text) is None

@@ -10,7 +10,7 @@ import pytest
 
 SCRIPTS = {
     file.name: file.read_bytes()
-    for file in (*files("lua").iterdir(), files("loadtest.peers") / "one_grab.lua")
+    for file in (*files("lua").iterdir(), files("loadtest.bench.peers") / "one_grab.lua")
     if file.name.endswith(".lua")
 }
 LINES_MAX = 110

@@ -8,13 +8,13 @@ from typing import cast
 
 import pytest
 
-from gateway.mailbag import PUBLISHES_MAX, SMALL, Mailbag
+from gateway.grabs.publisher import SMALL, SMALL_PUBLISHES_MAX, Mailbag
 from seckill import messages
-from seckill.broker import Publisher
+from seckill.adapters.rabbitmq import Publisher
+from seckill.adapters.topology import ORDERS_PLACE
 from seckill.errors import Unavailable
+from seckill.inventory.reservations import Grab
 from seckill.order_ids import new_order_id
-from seckill.stock import Grab
-from seckill.topology import ORDERS_PLACE
 
 
 class Post:
@@ -95,11 +95,11 @@ async def test_beyond_the_publishes_under_way_messages_wait_and_go_together(
     mailbag: Mailbag, post: Post
 ) -> None:
     tasks = []
-    for n in range(PUBLISHES_MAX):
+    for n in range(SMALL_PUBLISHES_MAX):
         tasks += await put(mailbag, [message(f"first-{n}")])
     for n in range(5):
         tasks += await put(mailbag, [message(f"second-{n}")])
-    assert len(post.sent) == PUBLISHES_MAX
+    assert len(post.sent) == SMALL_PUBLISHES_MAX
     post.confirms[0].set_result(None)
     await turns()
     assert len(messages.parts_of(post.sent[-1])) == 5
@@ -127,11 +127,11 @@ async def test_what_is_not_confirmed_is_so_for_all_of_a_parcel(
 async def test_a_message_that_waits_behind_a_stuck_broker_has_a_time_limit(post: Post) -> None:
     mailbag = Mailbag(cast(Publisher, post), timeout_s=0.05)
     tasks = []
-    for n in range(PUBLISHES_MAX + 1):
+    for n in range(SMALL_PUBLISHES_MAX + 1):
         tasks += await put(mailbag, [message(f"sale-{n}")])
     for task in tasks:
         with pytest.raises(Unavailable, match="not confirmed"):
             await task
     post.confirm_all()
     await turns()
-    assert len(post.sent) == PUBLISHES_MAX  # the last has left the bag
+    assert len(post.sent) == SMALL_PUBLISHES_MAX  # the last has left the bag

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seckill import messages
+from seckill.inventory.outbox import mark_of
+from seckill.inventory.reservations import Grab
 from seckill.messages import BadMessage, NewerMessage
 from seckill.order_ids import new_order_id
-from seckill.outbox import mark_of
-from seckill.stock import Grab
 
 pack = msgspec.msgpack.encode
 #: The same in every run: it is part of the names of tests.

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from loadtest import offering
-from loadtest.offering import Schedule, offer, read_tickets
-from ops.ports import free_port
+from loadtest.crowd import schedule
+from loadtest.crowd.schedule import Schedule, offer, read_tickets
+from ops.processes.ports import free_port
 from seckill.errors import SeckillError, UserMistake
 
 
@@ -52,7 +52,7 @@ async def test_a_gateway_that_is_not_there_is_one_line() -> None:
 
 
 async def test_more_connections_than_files_are_refused(monkeypatch) -> None:
-    monkeypatch.setattr(offering.resource, "getrlimit", lambda _: (512, 1024))
+    monkeypatch.setattr(schedule.resource, "getrlimit", lambda _: (512, 1024))
     with pytest.raises(UserMistake, match="at most 924"):
         await offer("http://127.0.0.1:1", [], 1, connections=925)
 

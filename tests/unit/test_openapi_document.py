@@ -10,10 +10,10 @@ import pytest
 from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
 
 from config.settings import PROJECT_ROOT, Settings
-from gateway import openapi
 from gateway.app import ROUTES, create_app
-from gateway.operations import headers_of
-from gateway.problems import CONTENT_TYPE, Problem
+from gateway.http import openapi
+from gateway.http.contract import headers_of
+from gateway.http.problems import CONTENT_TYPE, Problem
 from tests.contract import Contract
 
 CONTRACT = Contract()
@@ -31,7 +31,7 @@ OF_THE_ADMIN_PORT = {
     Problem.CONFLICT,
 }
 DECLARED = {declared.name: declared for *_, declared in ROUTES}
-ASSETS = PROJECT_ROOT / "gateway/docs_assets"
+ASSETS = PROJECT_ROOT / "gateway/static/docs"
 
 
 def test_the_document_is_valid() -> None:

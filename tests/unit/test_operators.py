@@ -6,8 +6,8 @@ import hmac
 
 import pytest
 
-from gateway import operators
-from gateway.operators import REFUSALS, is_token
+from gateway.admin import auth
+from gateway.admin.auth import REFUSALS, is_token
 from seckill import errors
 
 TOKEN = "0123456789abcdef" * 2
@@ -52,9 +52,9 @@ def test_anything_else_is_refused(header: str) -> None:
 
 
 def test_tokens_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert operators.compare_digest is hmac.compare_digest
+    assert auth.compare_digest is hmac.compare_digest
     compared = []
-    monkeypatch.setattr(operators, "compare_digest", lambda *pair: compared.append(pair))
+    monkeypatch.setattr(auth, "compare_digest", lambda *pair: compared.append(pair))
     is_token(TOKEN, "Bearer wrong")
     is_token(TOKEN, "Basic wrong")
     assert compared == [(b"wrong", TOKEN.encode())] * 2

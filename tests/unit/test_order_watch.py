@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 
 import pytest
 
-from gateway.events import SEND_BUFFER, UNHEARD_MS, bound_connection
-from gateway.order_watch import PER_BUYER_MAX, OrderWatch, Place
-from gateway.problems import Problem, Refused
+from gateway.http.problems import Problem, Refused
+from gateway.orders.event_stream import SEND_BUFFER, UNHEARD_MS, bound_connection
+from gateway.orders.watcher import PER_BUYER_MAX, OrderWatch, Place
 from seckill.errors import Unavailable
-from seckill.orders import Order, Seen
+from seckill.orders.orders import Order, Seen
 
 TICK_S = 0.001
 #: Longer than any wait here; a failing test ends by it.

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seckill.outbox import id_of, mark_of
+from seckill.inventory.outbox import id_of, mark_of
 
 parts = st.tuples(st.integers(0, 10**13 - 1), st.integers(0, 10**5 - 1))
 

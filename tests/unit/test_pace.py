@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.pace import LEAST_S, MOST_S, Pace
+from gateway.overload.poll_schedule import LEAST_S, MOST_S, Pace
 
 LEAST_MS, MOST_MS = int(LEAST_S * 1000), int(MOST_S * 1000)
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from seckill import reconcile
+from seckill.consistency import diff
 
 PAGE_S = 0.5
 
@@ -26,7 +26,7 @@ async def test_it_rests_after_each_page_for_as_long_as_its_share_says(monkeypatc
             now += PAGE_S
             yield page
 
-    monkeypatch.setattr(reconcile, "time", SimpleNamespace(monotonic=lambda: now))
-    monkeypatch.setattr(reconcile, "asyncio", SimpleNamespace(sleep=sleep))
-    assert [page async for page in reconcile._paced(pages(), share)] == [0, 1, 2]
+    monkeypatch.setattr(diff, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(diff, "asyncio", SimpleNamespace(sleep=sleep))
+    assert [page async for page in diff._paced(pages(), share)] == [0, 1, 2]
     assert rested == pytest.approx(rests)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.plain_grabs import HEAD_MAX, PlainGrab, Unread, read_plain_grab
+from gateway.grabs.parser import HEAD_MAX, PlainGrab, Unread, read_plain_grab
 
 BODY = b'{"quantity": 1}'
 GRAB = (

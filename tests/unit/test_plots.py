@@ -8,11 +8,19 @@ import math
 import pytest
 import typer
 
-from loadtest.crowd_report import CrowdReport
-from loadtest.grab_costs import Growth, Point, Round
-from loadtest.machine import origin
-from loadtest.open_loop import Report, Shot
-from loadtest.plots import crowd_title, draw, growth_title, line_of, origin_text, rates_of, read
+from loadtest.bench.grab_costs import Growth, Point, Round
+from loadtest.crowd.generator import Report, Shot
+from loadtest.crowd.plots import (
+    crowd_title,
+    draw,
+    growth_title,
+    line_of,
+    origin_text,
+    rates_of,
+    read,
+)
+from loadtest.crowd.report import CrowdReport
+from loadtest.findings import origin
 
 
 def as_read(figures: dict) -> dict:

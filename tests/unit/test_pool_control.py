@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ops.pool_control import NoPool, Request, ask, control_server
+from ops.pool.control_socket import NoPool, Request, ask, control_server
 from seckill.errors import SeckillError, UserMistake
 
 

@@ -10,11 +10,11 @@ from aiohttp import ClientSession, web
 from aiohttp.test_utils import TestServer
 from rich.console import Console
 
-from ops.cli_pool import not_in_force
-from ops.pool_figures import Figures, parse, running_roles
-from ops.pool_plan import Duty
-from ops.pool_screen import tables
-from seckill.backlogs import Backlog
+from ops.cli.pool import not_in_force
+from ops.cli.pool_tables import tables
+from ops.pool.backlogs import Backlog
+from ops.pool.metrics import Figures, parse, running_roles
+from ops.pool.plan import Duty
 
 METRICS = """\
 # TYPE seckill_role_in_hand gauge

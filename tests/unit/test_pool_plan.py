@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ops.pool_plan import COUNT_MAX, Duty, Plan, load_plan, parse_scale, start_afresh
+from ops.pool.plan import COUNT_MAX, Duty, Plan, load_plan, parse_scale, start_afresh
 from seckill.errors import SeckillError, UserMistake
 
 ROLES = ("place", "expire", "sweep")

@@ -8,8 +8,8 @@ from typing import Any
 
 from rich.console import Console
 
-from consumers.roles import ROLES
-from ops.pool_screen import tables
+from consumers.main import ROLES
+from ops.cli.pool_tables import tables
 
 WORKER = {
     "name": "consumers-20",

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from gateway.problems import (
+from gateway.http.problems import (
     CONTENT_TYPE,
     REFUSALS,
     Problem,
@@ -15,7 +15,7 @@ from gateway.problems import (
     problem_headers,
     problem_response,
 )
-from seckill.stock import Verdict
+from seckill.inventory.reservations import Verdict
 
 #: Clients compare these. Adding one is fine; changing or dropping one breaks somebody.
 PUBLISHED = {

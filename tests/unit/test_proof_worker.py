@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from seckill import proofs
+from seckill.auth import proof_of_work
 from tests.unit.test_proofs import KNOWN
 
-WORKER = Path(__file__).resolve().parents[2] / "gateway" / "proof-worker.js"
+WORKER = Path(__file__).resolve().parents[2] / "gateway" / "static" / "proof-worker.js"
 LINES_MAX = 120
 #: Stands in for the browser: gives the worker its tasks, prints what it posts.
 HARNESS = """
@@ -52,7 +52,7 @@ def test_challenges_of_every_length_are_solved_alike() -> None:
     """Blocks of SHA-256 end at each place: in the challenge, in the number, in the padding."""
     tasks = [(7, "c" * length) for length in range(150)]
     assert [answer["solution"] for answer in work(*tasks)] == [
-        proofs.solve(challenge, bits) for bits, challenge in tasks
+        proof_of_work.solve(challenge, bits) for bits, challenge in tasks
     ]
 
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seckill import proofs, tickets
-from seckill.keyring import KeyRing
-from seckill.proofs import Flaw, Proof
+from seckill.auth import proof_of_work, tickets
+from seckill.auth.key_ring import KeyRing
+from seckill.auth.proof_of_work import Flaw, Proof
 
 RING = KeyRing("k1", {"k1": b"a" * 40})
 SALE, BUYER, EXPIRES_AT_S, BITS = "spring", "buyer-7", 2_000_000_000, 9
@@ -25,7 +25,9 @@ KNOWN = [
 
 
 def issue(ring: KeyRing = RING, *, bits: int = BITS) -> str:
-    return proofs.issue(ring, sale_id=SALE, buyer_id=BUYER, bits=bits, expires_at_s=EXPIRES_AT_S)
+    return proof_of_work.issue(
+        ring, sale_id=SALE, buyer_id=BUYER, bits=bits, expires_at_s=EXPIRES_AT_S
+    )
 
 
 def check(
@@ -38,7 +40,7 @@ def check(
     bits: int = BITS,
     now_s: float = 0,
 ) -> Proof | Flaw:
-    return proofs.check(
+    return proof_of_work.check(
         ring, challenge, solution, sale_id=sale_id, buyer_id=buyer_id, bits=bits, now_s=now_s
     )
 
@@ -53,12 +55,12 @@ def zero_bits(text: str) -> int:
 def test_any_buyer_who_did_the_work_has_a_proof(
     sale_id: str, buyer_id: str, bits: int, expires_at_s: int
 ) -> None:
-    challenge = proofs.issue(
+    challenge = proof_of_work.issue(
         RING, sale_id=sale_id, buyer_id=buyer_id, bits=bits, expires_at_s=expires_at_s
     )
     found = check(
         challenge,
-        proofs.solve(challenge, bits),
+        proof_of_work.solve(challenge, bits),
         sale_id=sale_id,
         buyer_id=buyer_id,
         bits=bits,
@@ -103,24 +105,26 @@ def test_numbers_in_another_spelling_solve_nothing(solution: str) -> None:
 
 def test_the_work_of_one_buyer_is_nobody_elses() -> None:
     challenge = issue()
-    solution = proofs.solve(challenge, BITS)
+    solution = proof_of_work.solve(challenge, BITS)
     assert check(challenge, solution, buyer_id="buyer-8") is Flaw.FOREIGN
     assert check(challenge, solution, sale_id="autumn") is Flaw.FOREIGN
     # Sale and buyer are told apart even where they are written one after the other.
-    joined = proofs.issue(RING, sale_id="ab", buyer_id="c", bits=0, expires_at_s=EXPIRES_AT_S)
+    joined = proof_of_work.issue(
+        RING, sale_id="ab", buyer_id="c", bits=0, expires_at_s=EXPIRES_AT_S
+    )
     assert check(joined, "0", sale_id="a", buyer_id="bc", bits=0) is Flaw.FOREIGN
 
 
 def test_a_challenge_is_good_until_its_second() -> None:
     challenge = issue()
-    solution = proofs.solve(challenge, BITS)
+    solution = proof_of_work.solve(challenge, BITS)
     assert isinstance(check(challenge, solution, now_s=EXPIRES_AT_S - 0.001), Proof)
     assert check(challenge, solution, now_s=EXPIRES_AT_S) is Flaw.EXPIRED
 
 
 def test_a_challenge_is_too_easy_once_the_sale_asks_for_more() -> None:
     challenge = issue()
-    solution = proofs.solve(challenge, BITS)
+    solution = proof_of_work.solve(challenge, BITS)
     assert check(challenge, solution, bits=BITS + 1) is Flaw.TOO_EASY
     assert isinstance(check(challenge, solution, bits=BITS - 1), Proof)
 
@@ -135,7 +139,7 @@ def test_a_challenge_is_solved_by_the_work_that_it_says_and_no_less() -> None:
 @given(st.integers(0, 300))
 def test_zero_bits_are_counted_from_the_front(number: int) -> None:
     text = f"text-{number}"
-    assert proofs.leading_zero_bits(sha256(text.encode()).digest()) == zero_bits(text)
+    assert proof_of_work.leading_zero_bits(sha256(text.encode()).digest()) == zero_bits(text)
 
 
 @pytest.mark.parametrize(
@@ -143,13 +147,13 @@ def test_zero_bits_are_counted_from_the_front(number: int) -> None:
     [("ff", 0), ("7f", 1), ("01ff", 7), ("00ff", 8), ("007f", 9), ("000fff", 12), ("0000", 16)],
 )
 def test_zero_bits_need_not_fill_bytes(digest: str, bits: int) -> None:
-    assert proofs.leading_zero_bits(bytes.fromhex(digest)) == bits
+    assert proof_of_work.leading_zero_bits(bytes.fromhex(digest)) == bits
 
 
 @pytest.mark.parametrize("bits", range(12))
 def test_the_solution_found_is_the_least(bits: int) -> None:
     challenge = issue(bits=bits)
-    found = int(proofs.solve(challenge, bits))
+    found = int(proof_of_work.solve(challenge, bits))
     assert zero_bits(f"{challenge}:{found}") >= bits
     assert all(zero_bits(f"{challenge}:{n}") < bits for n in range(found))
 
@@ -158,7 +162,7 @@ def test_the_solution_found_is_the_least(bits: int) -> None:
 def test_known_challenges_have_their_known_solutions(
     bits: int, challenge: str, solution: str
 ) -> None:
-    assert proofs.solve(challenge, bits) == solution
+    assert proof_of_work.solve(challenge, bits) == solution
 
 
 def test_no_two_challenges_are_the_same() -> None:
@@ -169,7 +173,7 @@ def test_a_ticket_is_never_a_challenge_nor_a_challenge_a_ticket() -> None:
     key, signed = RING.keys["k1"], issue(bits=0).rpartition("~")[0]
     # Even over the same bytes, under the same key, the two have different MACs.
     of_ticket = tickets._mac(key, SALE, f"{BUYER}~{signed}")
-    of_challenge = proofs._mac(key, SALE, BUYER, signed)
+    of_challenge = proof_of_work._mac(key, SALE, BUYER, signed)
     assert isinstance(check(f"{signed}~{of_challenge}", "0", bits=0), Proof)
     assert check(f"{signed}~{of_ticket}", "0", bits=0) is Flaw.FOREIGN
     ticket = tickets.issue(RING, sale_id=SALE, buyer_id=BUYER, expires_at_s=EXPIRES_AT_S)
@@ -192,7 +196,7 @@ def test_the_mac_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -
         compared.append(given_)
         return False
 
-    monkeypatch.setattr(proofs, "compare_digest", spy)
+    monkeypatch.setattr(proof_of_work, "compare_digest", spy)
     challenge = issue(bits=0)
     assert check(challenge, "0", bits=0) is Flaw.FOREIGN, "it is good only by that comparison"
     assert compared == [challenge.rpartition("~")[2]]

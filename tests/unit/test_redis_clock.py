@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from gateway import desk
-from gateway.desk import RedisClock
+from gateway.grabs import reservations
+from gateway.grabs.reservations import RedisClock
 
 #: What Redis's clock shows when this machine's shows 0, in milliseconds.
 REDIS_AHEAD = 1_795_000_000_000
@@ -23,7 +23,7 @@ def advance(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], int]:
         now += milliseconds
         return now
 
-    monkeypatch.setattr(desk, "monotonic_ms", lambda: now)
+    monkeypatch.setattr(reservations, "monotonic_ms", lambda: now)
     return advance
 
 

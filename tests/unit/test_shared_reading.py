@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from seckill.errors import Unavailable
-from seckill.shared_reading import SharedReading
+from seckill.single_flight import SharedReading
 
 
 class Store:

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seckill import tickets
+from seckill.auth import tickets
+from seckill.auth.key_ring import KeyRing
 from seckill.errors import UserMistake
-from seckill.keyring import KeyRing
 
 RING = KeyRing("k1", {"k1": b"a" * 40})
 SALE, BUYER, EXPIRES_AT_S = "spring", "buyer-7", 2_000_000_000

@@ -6,13 +6,13 @@ import asyncio
 
 import pytest
 
-from gateway import till
-from gateway.limiter import Refusal
-from gateway.till import Till
-from seckill.checkout import Payment
+from gateway.overload.rate_limiter import Refusal
+from gateway.payments import tasks
+from gateway.payments.tasks import Till
 from seckill.errors import Unavailable
+from seckill.payments.payment import Payment
+from seckill.transactions.states import Outcome, State
 from seckill.transactions.tcc import Busy
-from seckill.transactions.work import Outcome, State
 
 PAYMENT = Payment("sale", "order", "ann")
 PAID = Outcome(State.CONFIRMED)
@@ -38,8 +38,8 @@ class Gate:
 @pytest.fixture(autouse=True)
 def patience(monkeypatch):
     """Set how long a client waits; without a word, longer than anything here takes."""
-    monkeypatch.setattr(till, "WAIT_S", 30.0)
-    return lambda seconds: monkeypatch.setattr(till, "WAIT_S", seconds)
+    monkeypatch.setattr(tasks, "WAIT_S", 30.0)
+    return lambda seconds: monkeypatch.setattr(tasks, "WAIT_S", seconds)
 
 
 @pytest.fixture
@@ -123,4 +123,4 @@ async def test_a_failure_that_nobody_waits_for_is_logged_when_it_is_a_bug(
     checkout.answer.set_exception(error)
     await counter.drain(within_s=30)
     await asyncio.sleep(0)
-    assert sum(record.name == "gateway.till" for record in caplog.records) == logged
+    assert sum(record.name == "gateway.payments.tasks" for record in caplog.records) == logged

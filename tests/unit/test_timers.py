@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import cast
 
-from consumers.timers import Timers
-from seckill.orders import Placement
-from seckill.sales import SaleDirectory
+from consumers.roles.timers import Timers
+from seckill.orders.orders import Placement
+from seckill.sales.directory import SaleDirectory
 
 
 class Directory:

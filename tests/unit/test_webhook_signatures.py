@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from seckill.keyring import KeyRing
-from seckill.webhooks import REPLAY_WINDOW_S, is_signed, sign
+from seckill.auth.key_ring import KeyRing
+from seckill.auth.webhook_signatures import REPLAY_WINDOW_S, is_signed, sign
 
 OLD, NEW = "k1:" + "o" * 32, "k2:" + "n" * 32
 BODY = b'{"key": "pay-1", "status": "authorised"}'

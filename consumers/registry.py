@@ -1,0 +1,40 @@
+"""The roles of a consumer process by name: a new role is a file in `roles/` and a line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from consumers.resources import Stores
+from consumers.roles import (
+    dead_letters,
+    expire_orders,
+    key_expiry,
+    place_orders,
+    publish_events,
+    reconcile,
+    recover,
+    relay,
+    return_stock,
+    saga_steps,
+    settle_payments,
+    sweep,
+)
+from consumers.runtime.role import Role
+
+#: The role that only a shop with a card provider needs.
+SETTLE_PAYMENTS = "settle_payments"
+
+BUILDERS: dict[str, Callable[[Stores], Role]] = {
+    "place_orders": place_orders.build,
+    "expire_orders": expire_orders.build,
+    "key_expiry": key_expiry.build,
+    "return_stock": return_stock.build,
+    "relay": relay.build,
+    "sweep": sweep.build,
+    "publish_events": publish_events.build,
+    SETTLE_PAYMENTS: settle_payments.build,
+    "dead_letters": dead_letters.build,
+    "reconcile": reconcile.build,
+    "saga_steps": saga_steps.build,
+    "recover": recover.build,
+}

@@ -1,0 +1,114 @@
+"""key_expiry: cancels orders whose key in Redis has expired, unless they were paid or ended before.
+
+Redis tells once, and only who listens: what expires while nobody does is found by the sweep.
+https://redis.io/docs/latest/develop/use/keyspace-notifications/
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import asyncpg
+from redis.asyncio import Redis
+from redis.asyncio.client import PubSub
+
+from consumers.resources import Stores
+from consumers.runtime.poll_role import Polled, PollRole
+from consumers.runtime.role import Role
+from seckill import metrics
+from seckill.adapters import redis_keys
+from seckill.adapters.redis import redis_errors_as_unavailable
+from seckill.consistency.preflight import KEYSPACE_EVENTS, deaf_to_expiry, redis_settings
+from seckill.errors import Unavailable
+from seckill.orders import orders
+
+log = logging.getLogger(__name__)
+
+#: Longest wait for an event: how soon the role hears that it should stop.
+IDLE_S = 0.5
+#: Orders placed together expire together; they are collected this long into one transaction.
+COLLECT_S = 0.1
+BATCH_MAX = 1_000
+#: Silence after which Redis is asked for a sign of life: a link may break without a word.
+PING_S = 10.0
+
+
+class KeyExpiry:
+    """Listens for expired keys of orders, and cancels those orders."""
+
+    def __init__(self, redis: Redis, db: asyncpg.Pool) -> None:
+        self._redis = redis
+        self._db = db
+        self._pubsub: PubSub | None = None
+        #: Heard and not yet cancelled: PostgreSQL may be away.
+        self._due: set[str] = set()
+        self._heard_at = 0.0
+        self._pinged = False
+
+    async def run_once(self) -> Polled:
+        """Wait for one batch and cancel it; there may always be more at once."""
+        if not self._due:
+            try:
+                with redis_errors_as_unavailable():
+                    await self._collect(self._pubsub or await self._subscribe())
+            except Unavailable:
+                await self._hang_up()
+                raise
+        ended = await self.cancel()
+        return Polled(len(ended), more=True)
+
+    async def cancel(self) -> list[str]:
+        """Cancel what was heard of, and return the ids that this call ended."""
+        if not self._due:
+            return []
+        ended = await orders.release(
+            self._db, sorted(self._due), to_state="cancelled", reason="expired", overdue_only=True
+        )
+        self._due.clear()
+        metrics.EXPIRED.labels("key").inc(len(ended))
+        return ended
+
+    async def _subscribe(self) -> PubSub:
+        if line := deaf_to_expiry(await redis_settings(self._redis, [KEYSPACE_EVENTS])):
+            log.warning("key_expiry: %s", line)
+        database = self._redis.connection_pool.connection_kwargs.get("db", 0)
+        pubsub = self._redis.pubsub(ignore_subscribe_messages=True)
+        await pubsub.subscribe(redis_keys.expired_channel(database))
+        self._pubsub = pubsub
+        self._heard_at, self._pinged = time.monotonic(), False
+        return pubsub
+
+    async def _hang_up(self) -> None:
+        if self._pubsub is not None:
+            await self._pubsub.aclose()  # type: ignore[no-untyped-call]  # redis-py's own omission
+            self._pubsub = None
+
+    async def _collect(self, pubsub: PubSub) -> None:
+        """Wait up to IDLE_S for an event, then up to COLLECT_S for those that come with it."""
+        until = time.monotonic() + IDLE_S
+        while len(self._due) < BATCH_MAX and (wait_s := until - time.monotonic()) > 0:
+            message = await pubsub.get_message(timeout=wait_s)
+            if message is None:
+                continue
+            self._heard_at, self._pinged = time.monotonic(), False
+            if message["type"] != "message":
+                continue
+            if order_id := redis_keys.order_of_expiry(message["data"].decode(errors="replace")):
+                if not self._due:
+                    until = time.monotonic() + COLLECT_S
+                self._due.add(order_id)
+        await self._see_that_it_lives(pubsub)
+
+    async def _see_that_it_lives(self, pubsub: PubSub) -> None:
+        silent_s = time.monotonic() - self._heard_at
+        if silent_s > 2 * PING_S:
+            raise Unavailable(f"Redis gave no sign of life for {silent_s:.0f} s")
+        if silent_s > PING_S and not self._pinged:
+            await pubsub.ping()
+            self._pinged = True
+
+
+def build(stores: Stores) -> Role:
+    """Return the role, on the stores of this process."""
+    return PollRole("key_expiry", KeyExpiry(stores.redis, stores.db).run_once, idle_s=0)

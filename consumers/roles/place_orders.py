@@ -1,0 +1,135 @@
+"""place_orders: accepted grabs become rows. Safe to repeat; ack follows commit."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import asyncpg
+from aio_pika.abc import AbstractIncomingMessage
+
+from consumers.resources import Stores
+from consumers.roles.timers import Timers, ways_of
+from consumers.runtime.queue_role import is_suspect, queue_role
+from consumers.runtime.retries import Dead, Fate, bury, fate_of
+from consumers.runtime.role import Role
+from seckill import messages, metrics
+from seckill.adapters import topology
+from seckill.adapters.postgres import database_errors_as_unavailable
+from seckill.adapters.rabbitmq import Publisher
+from seckill.messages import BadGrab, Placing
+from seckill.orders import orders
+from seckill.orders.orders import Placement
+
+log = logging.getLogger(__name__)
+
+
+class PlaceOrders:
+    """The handler of orders.place."""
+
+    def __init__(self, db: asyncpg.Pool, timers: Timers, publisher: Publisher) -> None:
+        self._db = db
+        self._timers = timers
+        self._publisher = publisher
+
+    async def handle(self, batch: Sequence[AbstractIncomingMessage]) -> None:
+        """Place all grabs of the messages in one transaction.
+
+        A parcel that fails, or that may have taken a consumer down, is sent again part by part, so
+        that none of them shares another's fate.
+        """
+        parts = [part for message in batch for part in messages.parts_of(message.body)]
+        is_parcel = len(parts) > len(batch) == 1
+        if is_parcel and is_suspect(batch[0]):
+            await self._send_apart(parts, "it was delivered too often")
+            return
+        try:
+            await self._place_messages(parts)
+        except Exception as error:
+            if not is_parcel or fate_of(error) is Fate.HOLD:
+                raise
+            await self._send_apart(parts, repr(error))
+
+    async def _send_apart(self, parts: Sequence[bytes], why: str) -> None:
+        log.warning("a parcel of %d messages is sent again part by part: %s", len(parts), why)
+        for part in parts:
+            await self._publisher.publish(topology.ORDERS_PLACE, part)
+
+    async def _place_messages(self, bodies: Sequence[bytes]) -> None:
+        placings = [messages.decode_place(body) for body in bodies]
+        dead = [_dead_grab(placing, bad) for placing in placings for bad in placing.bad]
+        dead += await self._place(placings)
+        await bury(self._publisher, topology.ORDERS_PLACE, dead)
+
+    async def _place(self, placings: Sequence[Placing]) -> list[Dead]:
+        """Place, start the timers, and return what PostgreSQL will never take."""
+        # By id, so that a copy within the batch counts once. Grab order is kept.
+        origin = {grab.order_id: placing for placing in placings for grab in placing.grabs}
+        wanted = {
+            grab.order_id: Placement(
+                grab.order_id,
+                placing.sale_id,
+                grab.buyer_id,
+                grab.quantity,
+                placing.epoch,
+                placing.outbox_mark,
+            )
+            for placing in placings
+            for grab in placing.grabs
+        }
+        if not wanted:
+            return []
+        metrics.PLACE_BATCH.observe(len(wanted))
+        refused, poison = await self._place_bisecting(list(wanted.values()))
+        for not_placed in refused:
+            metrics.PLACEMENTS.labels(not_placed.why or not_placed.outcome).inc()
+            if not_placed.outcome == "unknown_sale":
+                poison[not_placed.order_id] = "unknown sale"
+        placed = wanted.keys() - {r.order_id for r in refused} - poison.keys()
+        metrics.PLACEMENTS.labels("placed").inc(len(placed))
+        self._timers.start([p for p in wanted.values() if p.order_id in placed])
+        return [
+            _dead_grab(origin[order_id], _bad(wanted[order_id], reason))
+            for order_id, reason in poison.items()
+        ]
+
+    async def _place_bisecting(
+        self, placements: list[Placement]
+    ) -> tuple[list[orders.NotPlaced], dict[str, str]]:
+        """Place; when PostgreSQL objects to a value, halve until only the bad entry is left out.
+
+        Returns what was not placed, and the reasons of bad entries by order_id.
+        """
+        try:
+            with database_errors_as_unavailable():
+                return await orders.place(self._db, placements), {}
+        except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError) as error:
+            if len(placements) == 1:
+                return [], {placements[0].order_id: f"PostgreSQL refuses it: {error}"}
+            middle = len(placements) // 2
+            refused, poison = await self._place_bisecting(placements[:middle])
+            more_refused, more_poison = await self._place_bisecting(placements[middle:])
+            return refused + more_refused, poison | more_poison
+
+
+def _bad(placement: Placement, reason: str) -> BadGrab:
+    return BadGrab([placement.order_id, placement.buyer_id, placement.quantity], reason)
+
+
+def _dead_grab(placing: Placing, bad: BadGrab) -> Dead:
+    return Dead(messages.encode_bad_grab(placing, bad), bad.reason)
+
+
+def build(stores: Stores) -> Role:
+    """Return the role, on the stores of this process."""
+    ways = ways_of(stores.settings.timeouts, stores.publisher, stores.redis)
+    handler = PlaceOrders(stores.db, Timers(stores.sales, ways), stores.publisher)
+    return queue_role(
+        stores,
+        "place_orders",
+        topology.ORDERS_PLACE,
+        handler.handle,
+        stores.settings.place_batch_max,
+        key=lambda message: messages.sale_of(message.body),
+        spacing_s=stores.settings.place_spacing_s,
+    )

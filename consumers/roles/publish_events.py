@@ -1,0 +1,99 @@
+"""publish_events: what the outbox of events holds goes to the topic exchange, oldest first.
+
+At least once: a row goes when the broker has confirmed it, so a crash in between sends it again,
+with the same id. While the broker is away the rows stay; they are as many as changes of orders, and
+much smaller than the orders themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from itertools import groupby
+from operator import attrgetter
+
+import asyncpg
+
+from consumers.resources import Stores
+from consumers.runtime.poll_role import Polled, PollRole
+from consumers.runtime.role import Role
+from seckill import metrics
+from seckill.adapters.postgres import database_errors_as_unavailable
+from seckill.adapters.rabbitmq import Publisher
+from seckill.errors import Unavailable
+from seckill.orders import event_outbox
+from seckill.orders.event_outbox import Event
+
+#: Nobody waits for an event with a clock in hand.
+IDLE_S = 0.2
+#: While a sale goes on, a little at a time: much in one go holds up whoever shares the core.
+BUSY_S = 0.1
+#: Sent in one transaction: how much comes twice after a crash.
+EVENTS_MAX, ORDERS_MAX = 50, 1_000
+#: A slow broker must not keep the transaction longer than PostgreSQL lets it idle.
+SEND_S = 2.0
+
+
+class PublishEvents:
+    """Moves events from SQL to the broker."""
+
+    def __init__(self, db: asyncpg.Pool, publisher: Publisher) -> None:
+        self._db = db
+        self._publisher = publisher
+
+    async def run_once(self) -> Polled:
+        """Send the oldest events; Unavailable when the broker does not confirm them all.
+
+        The lock goes with the transaction: a process that is frozen in it loses both after
+        `idle_in_transaction_session_timeout`, which SEND_S and a last publish do not last.
+        """
+        with database_errors_as_unavailable():
+            async with self._db.acquire() as connection, connection.transaction():
+                if not await event_outbox.lock_outbox(connection):
+                    return Polled(0, more=False)  # another process is at it
+                found, more = await event_outbox.oldest(connection, EVENTS_MAX, ORDERS_MAX)
+                if not found:
+                    return Polled(0, more=False)
+                sent, trouble = await self._send(found)
+                await event_outbox.remove(connection, sent)
+        if trouble:
+            raise trouble
+        return Polled(len(sent), more=more or len(sent) < len(found))
+
+    async def _send(self, found: Sequence[Event]) -> tuple[list[int], Unavailable | None]:
+        """Send events until some fail, or for SEND_S; return the ids that arrived, and the trouble.
+
+        An order's event must not arrive when the one before it did not. It is told of once under a
+        topic, so those of one topic that follow each other go together.
+        """
+        sent: list[int] = []
+        until = time.monotonic() + SEND_S
+        for topic, group in groupby(found, key=attrgetter("topic")):
+            together = list(group)
+            troubles = await asyncio.gather(*map(self._send_one, together))
+            arrived = [e.event_id for e, bad in zip(together, troubles, strict=True) if not bad]
+            sent += arrived
+            metrics.EVENTS.labels(topic).inc(len(arrived))
+            trouble = next(filter(None, troubles), None)
+            if trouble or time.monotonic() > until:
+                return sent, trouble
+        return sent, None
+
+    async def _send_one(self, event: Event) -> Unavailable | None:
+        try:
+            await self._publisher.publish_event(event.topic, event.body, str(event.event_id))
+        except Unavailable as error:
+            return error
+        return None
+
+
+def build(stores: Stores) -> Role:
+    """Return the role, on the stores of this process."""
+    role = PublishEvents(stores.db, stores.telling)
+    return PollRole(
+        "publish_events",
+        role.run_once,
+        idle_s=IDLE_S,
+        busy_s=BUSY_S,
+    )

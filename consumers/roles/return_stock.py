@@ -1,0 +1,54 @@
+"""return_stock: units of ended orders go back to Redis, each exactly once; and so do restocks."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import asyncpg
+
+from consumers.resources import Stores
+from consumers.runtime.poll_role import Polled, PollRole
+from consumers.runtime.role import Role
+from seckill import metrics
+from seckill.inventory import stock_returns
+from seckill.inventory.reservations import CALL_MAX, Stock
+from seckill.sales.restock import repair_totals
+
+#: A given-back unit should be on sale again before a buyer presses the button a second time.
+IDLE_S = 0.1
+#: Restocks seldom break off, and the units that wait are not yet anybody's.
+REPAIR_S = 5.0
+
+log = logging.getLogger(__name__)
+
+
+class ReturnStock:
+    """Empties the stock_returns outbox into Redis."""
+
+    def __init__(self, db: asyncpg.Pool, stock: Stock) -> None:
+        self._db = db
+        self._stock = stock
+        self._repair_at = time.monotonic()
+
+    async def run_once(self) -> Polled:
+        """Give back one batch; now and then look for restocks that broke off."""
+        if time.monotonic() >= self._repair_at:
+            await self.repair()
+            self._repair_at = time.monotonic() + REPAIR_S
+        returned = await stock_returns.return_batch(self._db, self._stock)
+        metrics.RETURNED.inc(returned.done)
+        return Polled(returned.done, more=returned.done + returned.put_off == CALL_MAX)
+
+    async def repair(self) -> list[str]:
+        """Finish restocks that broke off between the stores; return their sales."""
+        repaired = await repair_totals(self._db, self._stock)
+        for sale_id in repaired:
+            log.warning("sale %s: finished a restock that broke off", sale_id)
+        return repaired
+
+
+def build(stores: Stores) -> Role:
+    """Return the role, on the stores of this process."""
+    role = ReturnStock(stores.db, stores.stock)
+    return PollRole("return_stock", role.run_once, idle_s=IDLE_S)

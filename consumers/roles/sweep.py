@@ -1,0 +1,34 @@
+"""sweep: the net under the timers; cancels what is overdue whatever became of its timer."""
+
+from __future__ import annotations
+
+import asyncpg
+
+from consumers.resources import Stores
+from consumers.runtime.poll_role import Polled, PollRole
+from consumers.runtime.role import Role
+from seckill import metrics
+from seckill.orders import orders
+
+IDLE_S = 1.0
+#: Orders this much overdue are the sweep's: the timers should have them first.
+GRACE_S = 2.0
+BATCH_MAX = 500
+
+
+class Sweep:
+    """Cancels overdue orders by looking for them."""
+
+    def __init__(self, db: asyncpg.Pool) -> None:
+        self._db = db
+
+    async def run_once(self) -> Polled:
+        """Cancel one batch."""
+        ended = await orders.release_overdue(self._db, grace_s=GRACE_S, limit=BATCH_MAX)
+        metrics.EXPIRED.labels("sweep").inc(len(ended))
+        return Polled(len(ended), more=len(ended) == BATCH_MAX)
+
+
+def build(stores: Stores) -> Role:
+    """Return the role, on the stores of this process."""
+    return PollRole("sweep", Sweep(stores.db).run_once, idle_s=IDLE_S)

@@ -1,0 +1,1 @@
+"""How roles run: taking and merging messages, polling, retries, supervision."""

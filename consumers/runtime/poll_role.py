@@ -1,0 +1,51 @@
+"""A poller: calls `run_once` and paces itself by what that did."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
+
+from consumers.runtime.role import pause, until_available
+from seckill import metrics
+
+
+class Polled(NamedTuple):
+    """What one pass of a poller did."""
+
+    done: int
+    #: There is more to do at once.
+    more: bool
+
+
+class PollRole:
+    """Calls `run_once` for ever: at once while there is more, else after a pause."""
+
+    def __init__(
+        self,
+        name: str,
+        run_once: Callable[[], Awaitable[Polled]],
+        *,
+        idle_s: float,
+        busy_s: float | None = None,
+    ) -> None:
+        self._name = name
+        self._run_once = run_once
+        #: The pause after nothing was done, and after something was.
+        self._idle_s, self._busy_s = idle_s, idle_s if busy_s is None else busy_s
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Poll until told to stop."""
+        in_hand = metrics.ROLE_IN_HAND.labels(self._name)
+        polled = Polled(0, more=False)
+
+        async def once() -> None:
+            nonlocal polled
+            with in_hand.track_inprogress():
+                polled = await self._run_once()
+            metrics.ROLE_DONE.labels(self._name).inc(polled.done)
+
+        while not stop.is_set():
+            await until_available(once, self._name, stop)
+            if not polled.more:
+                await pause(stop, self._busy_s if polled.done else self._idle_s)

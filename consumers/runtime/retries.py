@@ -1,0 +1,135 @@
+"""What becomes of a message whose handler failed: one table, and the retry ladder.
+
+| raised | fate |
+|---|---|
+| Unavailable | hold: a store is down, which is not the message's fault; the role pauses |
+| Permanent | dead: it can never succeed |
+| anything else | retry: it goes up the ladder, and after the last rung to the dead queue |
+
+A message waits on a rung in a queue of the broker, so no worker sleeps and nothing is requeued hot.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import traceback
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from aio_pika.abc import AbstractIncomingMessage
+
+from seckill import metrics
+from seckill.adapters import topology
+from seckill.adapters.rabbitmq import Headers, Publisher
+from seckill.adapters.topology import RUNGS_S
+from seckill.clock import now_ms
+from seckill.errors import Permanent, Unavailable
+
+log = logging.getLogger(__name__)
+
+#: Those that failed together must not come back together: each waits this share of its rung. No
+#: less, because RabbitMQ expires messages at the head only, so a shorter wait ends behind a longer.
+JITTER = (0.9, 1.0)
+
+
+class Fate(Enum):
+    """What becomes of a message; without an exception it is acknowledged."""
+
+    HOLD = auto()
+    DEAD = auto()
+    RETRY = auto()
+
+
+#: The first that fits counts.
+FATES: tuple[tuple[type[Exception], Fate], ...] = (
+    (Unavailable, Fate.HOLD),
+    (Permanent, Fate.DEAD),
+    (Exception, Fate.RETRY),
+)
+
+
+def fate_of(error: Exception) -> Fate:
+    """Look an exception up in the table."""
+    return next(fate for kind, fate in FATES if isinstance(error, kind))
+
+
+class Ladder:
+    """The way up from one queue."""
+
+    def __init__(self, publisher: Publisher, queue: str) -> None:
+        self._publisher = publisher
+        self._queue = queue
+
+    async def take(self, message: AbstractIncomingMessage, error: Exception) -> None:
+        """Put a failed message on its next rung, or bury it; confirmed, so it may be acknowledged.
+
+        Unavailable when the broker did not confirm. Should a copy have arrived all the same, both
+        are worked on: handlers take a second copy for the first one.
+        """
+        attempts = _number(message, "x-attempts") + 1
+        first_failed_ms = _number(message, "x-first-failed-ms") or now_ms()
+        reason = f"{type(error).__name__}: {error}"
+        if fate_of(error) is Fate.DEAD or attempts > len(RUNGS_S):
+            stack = "".join(traceback.format_exception(error))
+            dead = Dead(message.body, reason, stack, attempts, first_failed_ms)
+            await bury(self._publisher, self._queue, [dead])
+            return
+        rung_s = RUNGS_S[attempts - 1]
+        log.warning(
+            "%s: attempt %d failed, again in %d s: %s", self._queue, attempts, rung_s, reason
+        )
+        # Nothing else of the old headers: x-death would grow with every rung.
+        headers = {"x-attempts": attempts, "x-first-failed-ms": first_failed_ms}
+        wait_s = rung_s * random.uniform(*JITTER)  # noqa: S311 - no secret
+        await self._publisher.publish_later(rung_s, wait_s, self._queue, message, headers)
+
+
+def _number(message: AbstractIncomingMessage, header: str) -> int:
+    """Read a count or a time that an earlier rung wrote; 0 when there is none."""
+    value = message.headers.get(header)
+    return value if isinstance(value, int) and value > 0 else 0
+
+
+#: Both are read by a person; RabbitMQ sends headers in one frame.
+REASON_MAX = 1000
+STACK_MAX = 8000
+
+
+@dataclass(frozen=True, slots=True)
+class Dead:
+    """The body of a message that can never succeed, and why."""
+
+    body: bytes
+    reason: str
+    #: The end of the traceback, where there is one.
+    stack: str = ""
+    #: How often it was tried.
+    attempts: int = 1
+    #: When it failed first, in Unix milliseconds; 0 for just now.
+    first_failed_ms: int = 0
+
+    def headers(self) -> Headers:
+        """Return what goes with the body to the dead queue."""
+        now = now_ms()
+        return {
+            "x-reason": self.reason[:REASON_MAX],
+            "x-stack": self.stack[-STACK_MAX:],
+            "x-attempts": self.attempts,
+            "x-first-failed-ms": self.first_failed_ms or now,
+            "x-last-failed-ms": now,
+        }
+
+
+async def bury(publisher: Publisher, queue: str, dead: Iterable[Dead]) -> None:
+    """Move messages to the dead queue of `queue`, each confirmed.
+
+    Called last, after the living are done: while a store is away a batch is run again and again,
+    and must not leave another copy each time.
+    """
+    name = topology.dead(queue)
+    for each in dead:
+        log.error("dead letter on %s: %s", name, each.reason)
+        metrics.DEAD.labels(name).inc()
+        await publisher.publish(name, each.body, each.headers())

@@ -1,0 +1,1 @@
+"""The admin port: health, metrics and what an operator may change."""

@@ -1,0 +1,114 @@
+"""The admin port: health and metrics for whoever reaches it, sales for operators."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict
+
+import msgspec
+from aiohttp import web
+
+from gateway.admin import verify_process
+from gateway.admin.auth import ADMIN_TOKEN, for_operators, on_record
+from gateway.admin.health import EDGE, PREFLIGHT, livez, metrics, readyz, watch_preflight
+from gateway.admin.rate_limits import set_limits, show_limits
+from gateway.admin.sales import close_sale, open_sale, pause_sale, restock_sale, resume_sale
+from gateway.app_keys import DB, REDIS, SETTINGS, STOCK
+from gateway.http.problems import Problem, Refused, add_routes
+from gateway.http.requests import read_json, sale_id_of
+from gateway.http.responses import json_response
+from seckill.consistency import snapshots
+from seckill.sales import sales
+from seckill.sales.sales import NewSale
+
+#: Longest wait for a quiet ledger; whoever wants to wait longer asks again.
+WAIT_MAX_S = 60.0
+
+#: Held while a ledger is counted.
+COUNTING = web.AppKey("counting", asyncio.Lock)
+
+_new_sale = msgspec.json.Decoder(NewSale)
+
+
+def create_admin_app(edge: web.Application) -> web.Application:
+    """Build the application of the admin port, on the stores of the public one."""
+    app = web.Application()
+    app[EDGE] = edge
+    app[ADMIN_TOKEN] = edge[SETTINGS].admin_token.get_secret_value()
+    app[COUNTING] = asyncio.Lock()
+    app[PREFLIGHT] = watch_preflight(edge)
+    health = (("/livez", livez), ("/readyz", readyz), ("/metrics", metrics))
+    operators = (
+        ("GET", "/admin/sales", list_sales),
+        ("POST", "/admin/sales", create_sale),
+        ("GET", "/admin/sales/{sale_id}", show_sale),
+        ("POST", "/admin/sales/{sale_id}/open", open_sale),
+        ("POST", "/admin/sales/{sale_id}/close", close_sale),
+        ("POST", "/admin/sales/{sale_id}/pause", pause_sale),
+        ("POST", "/admin/sales/{sale_id}/resume", resume_sale),
+        ("POST", "/admin/sales/{sale_id}/restock", restock_sale),
+        ("GET", "/admin/sales/{sale_id}/ledger", show_ledger),
+        ("GET", "/admin/sales/{sale_id}/limits", show_limits),
+        ("PUT", "/admin/sales/{sale_id}/limits", set_limits),
+    )
+    add_routes(
+        app,
+        [
+            *((method, path, handler) for path, handler in health for method in ("GET", "HEAD")),
+            *((method, path, for_operators(handler)) for method, path, handler in operators),
+        ],
+    )
+    return app
+
+
+async def list_sales(request: web.Request) -> web.Response:
+    """Answer with every sale, oldest first."""
+    return json_response({"sales": await sales.all_sales(request.app[EDGE][DB])})
+
+
+async def show_sale(request: web.Request) -> web.Response:
+    """Answer with a sale's row and what Redis says of it; null when Redis has lost it."""
+    edge = request.app[EDGE]
+    sale = await sales.find(edge[DB], sale_id_of(request))
+    seen = await snapshots.glance(edge[REDIS], sale.sale_id)
+    redis = seen and {
+        "state": seen.state,
+        "stock": seen.stock,
+        "holders": seen.holders,
+        "outbox": seen.outbox,
+        "corrections": seen.corrections,
+        "epoch": seen.epoch,
+        "total": seen.total,
+    }
+    return json_response({**asdict(sale), "redis": redis})
+
+
+async def create_sale(request: web.Request) -> web.Response:
+    """Make a sale. Nobody can grab before it is opened."""
+    new = await read_json(request, _new_sale)
+    edge = request.app[EDGE]
+    with on_record("create", new.sale_id):
+        sale = await sales.create(edge[DB], edge[STOCK], new)
+    return json_response(sale, status=201)
+
+
+async def show_ledger(request: web.Request) -> web.Response:
+    """Answer with the ledger of a sale; `?wait=SECONDS` waits for it to be quiet."""
+    sale_id, wait_s = sale_id_of(request), _wait_of(request)
+    edge, counting = request.app[EDGE], request.app[COUNTING]
+    await sales.find(edge[DB], sale_id)  # is there such a sale?
+    if counting.locked():  # the machine is there for buyers
+        raise Refused(Problem.OVERLOADED, "this gateway is counting a ledger; ask again")
+    async with counting:
+        ledger = await verify_process.count(edge[SETTINGS], sale_id, wait_s=wait_s)
+    return web.Response(body=ledger, content_type="application/json")
+
+
+def _wait_of(request: web.Request) -> float:
+    try:
+        wait_s = float(request.query.get("wait", "0"))
+    except ValueError:
+        wait_s = -1
+    if not 0 <= wait_s <= WAIT_MAX_S:  # false for NaN, too
+        raise Refused(Problem.BAD_REQUEST, f"give 0 to {WAIT_MAX_S:g} seconds", field="wait")
+    return wait_s

@@ -1,0 +1,82 @@
+"""Who may run the shop: the admin token, what refuses an operator, and the line in the log."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import wraps
+from hmac import compare_digest
+
+from aiohttp import web
+
+from gateway.http.problems import Handler, Problem, Refused
+from seckill.errors import (
+    Conflict,
+    Missing,
+    NotReady,
+    SeckillError,
+    Unavailable,
+    UserMistake,
+    WrongState,
+)
+
+log = logging.getLogger(__name__)
+
+ADMIN_TOKEN = web.AppKey("admin_token", str)
+
+#: What each refusal is to an operator; the first that fits.
+REFUSALS: dict[type[SeckillError], Problem] = {
+    Missing: Problem.NOT_FOUND,
+    WrongState: Problem.CONFLICT,
+    UserMistake: Problem.BAD_REQUEST,
+    NotReady: Problem.NOT_READY,
+    Conflict: Problem.CONFLICT,
+    Unavailable: Problem.UNAVAILABLE,
+}
+
+
+def is_token(token: str, header: str) -> bool:
+    """Tell whether an Authorization header carries the token, in constant time."""
+    scheme, _, given = header.partition(" ")
+    # As the bytes that came: compare_digest takes no text but ASCII, a header any byte.
+    given_bytes = given.lstrip(" ").encode(errors="surrogateescape")
+    return compare_digest(given_bytes, token.encode()) and scheme.lower() == "bearer"
+
+
+def for_operators(handler: Handler) -> Handler:
+    """Let a handler answer only who has the token, and tell him why a call was refused.
+
+    Unlike a buyer he hears which store does not answer.
+    """
+
+    @wraps(handler)
+    async def answer(request: web.Request) -> web.StreamResponse:
+        token = request.app[ADMIN_TOKEN]
+        if not token:
+            raise Refused(
+                Problem.ADMIN_OFF,
+                "set SECKILL_ADMIN_TOKEN and start the gateway again; `seckill up` makes a token",
+            )
+        if not is_token(token, request.headers.get("Authorization", "")):
+            raise Refused(Problem.BAD_ADMIN_TOKEN)
+        try:
+            return await handler(request)
+        except tuple(REFUSALS) as error:
+            problem = next(p for kind, p in REFUSALS.items() if isinstance(error, kind))
+            raise Refused(problem, str(error)) from error
+
+    return answer
+
+
+@contextmanager
+def on_record(call: str, sale_id: str) -> Iterator[None]:
+    """Log a change that an operator asked for, once, whatever becomes of it."""
+    outcome = "done"
+    try:
+        yield
+    except BaseException as error:  # cut off, too: the change may have been made
+        outcome = type(error).__name__
+        raise
+    finally:
+        log.info("admin: %s sale %r: %s", call, sale_id, outcome)

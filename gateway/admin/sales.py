@@ -1,0 +1,96 @@
+"""`POST /admin/sales/{sale_id}/…`: what an operator does to a sale. Each call may be repeated."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Annotated
+
+import asyncpg
+import msgspec
+from aiohttp import web
+
+from gateway.admin.auth import on_record
+from gateway.admin.health import EDGE, preflight_of
+from gateway.app_keys import DB, SETTINGS, STOCK
+from gateway.http.requests import read_json, sale_id_of
+from gateway.http.responses import json_response
+from seckill.consistency import preflight
+from seckill.inventory.reservations import Stock
+from seckill.sales import sales
+from seckill.sales.restock import restock
+from seckill.sales.sales import UNITS_MAX, Sale, Units
+
+log = logging.getLogger(__name__)
+
+#: Who changed it, in the audit trail: the admin token is one for all operators.
+ACTOR = "admin API"
+
+
+class Change(msgspec.Struct, forbid_unknown_fields=True):
+    """Units to be added (below 0: taken out) to the total that the caller has seen."""
+
+    units: Annotated[int, msgspec.Meta(ge=-UNITS_MAX, le=UNITS_MAX)]
+    from_total: Units
+    reason: Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
+
+
+_change = msgspec.json.Decoder(Change)
+
+
+async def open_sale(request: web.Request) -> web.Response:
+    """Let buyers in, if the stores are set up for it; opening again never resets the stock."""
+    settings = request.app[EDGE][SETTINGS]
+    checks = preflight_of(request.app[EDGE], timeout_s=settings.connect_timeout_s)
+
+    async def open_(db: asyncpg.Pool, stock: Stock, sale_id: str) -> Sale:
+        sale = await sales.find(db, sale_id)
+        only_warn = settings.preflight == "warn"
+        for warning in await preflight.require(checks, sale, only_warn=only_warn):
+            log.warning("opening sale %s: %s", sale_id, warning)
+        return await sales.open_(db, stock, sale_id)
+
+    return await _done(request, "open", open_)
+
+
+async def close_sale(request: web.Request) -> web.Response:
+    """Let nobody new in."""
+    return await _done(request, "close", sales.close)
+
+
+async def pause_sale(request: web.Request) -> web.Response:
+    """Let nobody new in for a while."""
+    return await _done(request, "pause", sales.pause)
+
+
+async def resume_sale(request: web.Request) -> web.Response:
+    """Let buyers into a paused sale again."""
+    return await _done(request, "resume", sales.resume)
+
+
+async def restock_sale(request: web.Request) -> web.Response:
+    """Change a sale's units; a repeat with the same `from_total` changes nothing more."""
+    sale_id, edge = sale_id_of(request), request.app[EDGE]
+    change = await read_json(request, _change)
+    with on_record(f"restock by {change.units} from {change.from_total}", sale_id):
+        sale = await restock(
+            edge[DB],
+            edge[STOCK],
+            sale_id,
+            change.units,
+            actor=ACTOR,
+            reason=change.reason,
+            from_total=change.from_total,
+        )
+    return json_response(sale)
+
+
+async def _done(
+    request: web.Request,
+    name: str,
+    change: Callable[[asyncpg.Pool, Stock, str], Awaitable[Sale]],
+) -> web.Response:
+    sale_id, edge = sale_id_of(request), request.app[EDGE]
+    with on_record(name, sale_id):
+        sale = await change(edge[DB], edge[STOCK], sale_id)
+    return json_response(sale)

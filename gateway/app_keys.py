@@ -1,0 +1,33 @@
+"""Typed keys of what the whole application shares."""
+
+from __future__ import annotations
+
+import asyncpg
+from aiohttp import web
+from redis.asyncio import Redis
+
+from config.limits import Limits
+from config.settings import Settings
+from seckill.inventory.reservations import Stock
+from seckill.payments.card_payment_store import CardBooks
+from seckill.sales.directory import SaleDirectory
+
+SETTINGS = web.AppKey("settings", Settings)
+
+
+LIMITS = web.AppKey("limits", Limits)
+
+
+REDIS = web.AppKey("redis", Redis)
+
+
+STOCK = web.AppKey("stock", Stock)
+
+
+DB = web.AppKey("db", asyncpg.Pool)
+
+
+SALES = web.AppKey("sales", SaleDirectory)
+
+
+CARD_BOOKS = web.AppKey("card_books", CardBooks)

@@ -1,0 +1,144 @@
+"""Which bytes are a plain grab: the hot route as every ordinary client sends it.
+
+Parsed by llhttp, the parser that aiohttp has, and strictly. What is in any way unusual is none of
+the fast lane's business, however right it may be: aiohttp knows what to do with it.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+from functools import lru_cache
+from typing import Annotated, NamedTuple
+
+import msgspec
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+
+from gateway.http.requests import BODY_MAX
+
+#: A longer head is aiohttp's: it knows where its own limits are.
+HEAD_MAX = 8 * 1024
+HEADERS_MAX = 64
+#: Heads of one client have the same names; so many clients are told apart without looking again.
+SHAPES_MAX = 256
+
+_BEGINNING = b"POST /v1/sales/"
+_REQUEST_LINE = re.compile(rb"POST /v1/sales/([A-Za-z0-9_.-]{1,64})/grabs HTTP/1\.1\r\n")
+#: As everybody writes them: without a sign, or zeros before.
+_LENGTHS = {b"%d" % length: length for length in range(1, BODY_MAX + 1)}
+#: Each changes what the request means, or how long it is.
+_UNUSUAL = {b"transfer-encoding", b"content-encoding", b"expect", b"upgrade", b"trailer", b"te"}
+_NEEDED = {b"host", b"content-length", b"content-type"}
+_JSON = {b"application/json", b"application/json; charset=utf-8"}
+
+
+class Unread(Enum):
+    """Why there is no plain grab."""
+
+    #: It may become one with the bytes that follow.
+    UNFINISHED = "unfinished"
+    #: It is something else.
+    UNUSUAL = "unusual"
+
+
+class PlainGrab(NamedTuple):
+    """What a plain grab says; nothing of it is checked yet but its form."""
+
+    sale_id: str
+    ticket: str
+    body: bytes
+    #: How many bytes it takes.
+    length: int
+    origin: str
+    #: X-Forwarded-For, "" without.
+    forwarded: str
+
+
+class _Listener:
+    """What llhttp reports to: headers alone, and straight into a dictionary."""
+
+    __slots__ = ("on_header",)
+
+    def __init__(self, headers: dict[bytes, bytes]) -> None:
+        self.on_header = headers.__setitem__
+
+
+class _Shape(NamedTuple):
+    """The names of what matters in a head, as they were sent; None where there is none."""
+
+    length: bytes
+    type: bytes
+    ticket: bytes | None
+    connection: bytes | None
+    origin: bytes | None
+    forwarded: bytes | None
+
+
+def read_plain_grab(data: bytes) -> PlainGrab | Unread:
+    """Read the plain grab with which `data` begins; what follows it is not looked at."""
+    line = _REQUEST_LINE.match(data)
+    end = data.find(b"\r\n\r\n", 0, HEAD_MAX) + 4
+    if end < 4 or line is None:
+        may_become_one = end < 4 and len(data) < HEAD_MAX and _may_begin(data)
+        return Unread.UNFINISHED if may_become_one else Unread.UNUSUAL
+    head = data[:end]
+    sent: dict[bytes, bytes] = {}
+    try:
+        HttpRequestParser(_Listener(sent)).feed_data(head)
+    except (HttpParserError, HttpParserUpgrade):
+        return Unread.UNUSUAL
+    # Lines between the first and the empty one: a name that came twice is in `sent` once.
+    shape = _shape_of(tuple(sent)) if len(sent) == head.count(b"\r\n") - 2 else None
+    if shape is None or sent[shape.type].strip(b" \t") not in _JSON:
+        return Unread.UNUSUAL
+    length = _LENGTHS.get(sent[shape.length].strip(b" \t"))
+    if length is None or _text(sent, shape.connection).lower() not in ("", "keep-alive"):
+        return Unread.UNUSUAL
+    end += length
+    if len(data) < end:
+        return Unread.UNFINISHED
+    return PlainGrab(
+        line[1].decode(),
+        _text(sent, shape.ticket),
+        data[end - length : end],
+        end,
+        _text(sent, shape.origin),
+        _text(sent, shape.forwarded),
+    )
+
+
+def _text(headers: dict[bytes, bytes], name: bytes | None) -> str:
+    return "" if name is None else headers[name].strip(b" \t").decode("latin-1")
+
+
+def _may_begin(data: bytes) -> bool:
+    """Tell whether a head that is not all there may be that of a plain grab."""
+    size = len(_BEGINNING)
+    return data[:size] == _BEGINNING[: len(data)]
+
+
+@lru_cache(SHAPES_MAX)
+def _shape_of(names: tuple[bytes, ...]) -> _Shape | None:
+    """Find what matters among the names of a head; None if anything is unusual."""
+    lower = {name.lower(): name for name in names}
+    if len(lower) < len(names) or len(names) > HEADERS_MAX:
+        return None
+    if not lower.keys().isdisjoint(_UNUSUAL) or not lower.keys() >= _NEEDED:
+        return None
+    return _Shape(
+        lower[b"content-length"],
+        lower[b"content-type"],
+        lower.get(b"seckill-ticket"),
+        lower.get(b"connection"),
+        lower.get(b"origin"),
+        lower.get(b"x-forwarded-for"),
+    )
+
+
+class GrabRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """What a buyer wants. A sale may allow fewer units (`per_order_max`)."""
+
+    quantity: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)] = 1
+
+
+DECODER = msgspec.json.Decoder(GrabRequest)

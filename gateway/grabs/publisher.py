@@ -1,0 +1,200 @@
+"""The hand-over: accepted batches on their way from the outbox to the broker.
+
+Everything here is already safe in the outbox of Redis. A batch answers "taken" when the broker has
+confirmed it or, with the broker away, from the outbox alone: the relay re-sends what stays there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from aiohttp import web
+
+from seckill import messages, metrics
+from seckill.adapters import topology
+from seckill.adapters.rabbitmq import Publisher
+from seckill.errors import Unavailable
+from seckill.inventory.reservations import Grab
+from seckill.messages import MESSAGE_GRABS_MAX
+from seckill.micro_batcher import MicroBatcher, Waiter
+
+log = logging.getLogger(__name__)
+
+#: One on its way while the broker writes the other to disk.
+PUBLISHES_MAX = 2
+#: With the broker away, one batch a second is tried; the others stay in the outbox.
+PROBE_S = 1.0
+
+
+class Publishes(Protocol):
+    """What the hand-over needs of a mailbag."""
+
+    async def publish(self, body: bytes) -> None:
+        """Return when confirmed, raise Unavailable when not known."""
+
+
+@dataclass(slots=True)
+class _Batch:
+    outbox_id: str
+    epoch: int
+    grabs: Sequence[Grab]
+    on_taken: Callable[[], None]
+
+
+class Breaker:
+    """Open after one failed publish, shared by all sales of a process; probes once a second."""
+
+    def __init__(self) -> None:
+        self._retry_at: float | None = None
+
+    @property
+    def open(self) -> bool:
+        """Tell whether the broker counts as away."""
+        return self._retry_at is not None
+
+    def may_publish(self) -> bool:
+        """Tell whether to try now; while open, one caller a second gets yes."""
+        if self._retry_at is None:
+            return True
+        now = asyncio.get_running_loop().time()
+        if now < self._retry_at:
+            return False
+        self._retry_at = now + PROBE_S
+        return True
+
+    def succeeded(self) -> None:
+        """Close again."""
+        if self._retry_at is not None:
+            log.warning("RabbitMQ confirms again: publishing resumes")
+        self._retry_at = None
+
+    def failed(self, error: Unavailable) -> None:
+        """Open, or stay open."""
+        if self._retry_at is None:
+            log.warning("%s; accepted grabs stay in the outbox until it is back", error)
+        self._retry_at = asyncio.get_running_loop().time() + PROBE_S
+
+
+class Handover:
+    """The hand-over of one sale; batches that wait for a publish go out in one message."""
+
+    def __init__(
+        self,
+        sale_id: str,
+        mailbag: Publishes,
+        breaker: Breaker,
+        on_settled: Callable[[list[str]], None],
+    ) -> None:
+        self._sale_id = sale_id
+        self._mailbag = mailbag
+        self._breaker = breaker
+        self._on_settled = on_settled
+        self._waiting: deque[_Batch] = deque()
+        self._publishes: set[asyncio.Task[None]] = set()
+
+    def hand_over(
+        self, outbox_id: str, epoch: int, grabs: Sequence[Grab], on_taken: Callable[[], None]
+    ) -> None:
+        """Take a batch that lies in the outbox; call back when "taken" may be answered."""
+        self._waiting.append(_Batch(outbox_id, epoch, grabs, on_taken))
+        self._kick()
+
+    async def drain(self) -> None:
+        """Wait until every publish under way has ended."""
+        while self._publishes:
+            await asyncio.wait(self._publishes)
+
+    def _kick(self) -> None:
+        while self._waiting and len(self._publishes) < PUBLISHES_MAX:
+            if not self._breaker.may_publish():
+                self._leave_in_outbox()
+                return
+            task = asyncio.create_task(self._publish(self._merge()), name="hand-over")
+            self._publishes.add(task)
+            task.add_done_callback(self._finish)
+
+    def _finish(self, task: asyncio.Task[None]) -> None:
+        self._publishes.discard(task)
+        self._kick()
+        if not task.cancelled():
+            task.result()  # a bug in here must be heard, not swallowed
+
+    def _merge(self) -> list[_Batch]:
+        """Take waiting batches of one epoch, as many as one message carries."""
+        merged = [self._waiting.popleft()]
+        size = len(merged[0].grabs)
+        while self._waiting:
+            following = self._waiting[0]
+            size += len(following.grabs)
+            if following.epoch != merged[0].epoch or size > MESSAGE_GRABS_MAX:
+                break
+            merged.append(self._waiting.popleft())
+        return merged
+
+    async def _publish(self, batches: list[_Batch]) -> None:
+        outbox_ids = [batch.outbox_id for batch in batches]
+        grabs = [grab for batch in batches for grab in batch.grabs]
+        body = messages.encode_place(self._sale_id, batches[0].epoch, outbox_ids, grabs)
+        try:
+            await self._mailbag.publish(body)
+        except Unavailable as error:
+            metrics.PUBLISH_FAILURES.inc()
+            self._breaker.failed(error)
+        else:
+            self._breaker.succeeded()
+            self._on_settled(outbox_ids)
+        finally:
+            # Whatever went wrong, the batch lies in the outbox: taken it is.
+            for batch in batches:
+                batch.on_taken()
+
+    def _leave_in_outbox(self) -> None:
+        while self._waiting:
+            self._waiting.popleft().on_taken()
+
+
+#: A larger message, of some 20 grabs, goes by itself: a sale that has much waits for no other, and
+#: its messages do not become those of all in the consumers' eyes, which take sales in turn.
+SMALL = 1024
+SMALL_PUBLISHES_MAX = 4
+
+
+class Mailbag:
+    """Publishes messages to orders.place; small ones together (see `messages.Parcel`)."""
+
+    def __init__(self, publisher: Publisher, *, timeout_s: float) -> None:
+        self._publisher = publisher
+        self._timeout_s = timeout_s
+        self._small = MicroBatcher(
+            self._send, max_batch=messages.PARTS_MAX, max_calls=SMALL_PUBLISHES_MAX
+        )
+
+    async def publish(self, body: bytes) -> None:
+        """Return when confirmed; Unavailable when that is not known.
+
+        A message may wait for others to use up the time limit of a publish, before it has its own.
+        """
+        if len(body) > SMALL:
+            await self._publisher.publish(topology.ORDERS_PLACE, body)
+            return
+        try:
+            async with asyncio.timeout(2 * self._timeout_s):
+                await self._small.submit(body)
+        except TimeoutError as error:
+            raise Unavailable("RabbitMQ: other messages are not confirmed") from error
+
+    async def _send(self, waiting: Sequence[Waiter[bytes, None]]) -> None:
+        bodies = [waiter.item for waiter in waiting]
+        body = messages.encode_parcel(bodies) if len(bodies) > 1 else bodies[0]
+        await self._publisher.publish(topology.ORDERS_PLACE, body)
+        for waiter in waiting:
+            waiter.answer(None)
+
+
+MAILBAG = web.AppKey("mailbag", Mailbag)
+BREAKER = web.AppKey("breaker", Breaker)

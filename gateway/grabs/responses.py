@@ -1,0 +1,128 @@
+"""Answers as bytes, with the very headers that aiohttp would have sent."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from email.utils import formatdate
+from http import HTTPStatus
+
+from gateway.grabs.reservations import GrabResult
+from gateway.http.problems import (
+    CONTENT_TYPE,
+    REFUSALS,
+    Problem,
+    Refused,
+    problem_body,
+    problem_headers,
+)
+from gateway.http.responses import COMMON, SERVER
+from gateway.overload.poll_schedule import Pace
+from seckill import metrics
+from seckill.inventory.reservations import Verdict
+from seckill.sales.sales import Sale
+
+
+class Answers:
+    """The answers to grabs for pages of one origin; `extra` are the headers that this adds."""
+
+    def __init__(self, extra: Mapping[str, str]) -> None:
+        self._extra = extra
+        self._heads = {verdict: self._head(*head) for verdict, head in HEADS.items()}
+        self._bad_ticket = self._parts(Refused(Problem.BAD_TICKET))
+        #: Answers that say the same to everybody, as they are in this second.
+        self._alike: dict[Verdict, bytes] = {}
+        self._second = b""
+
+    def given(self, verdict: Verdict, body: bytes) -> bytes:
+        """Return the answer to one buyer, which names his order."""
+        return _join(self._heads[verdict], _date(), body)
+
+    def not_given(self, verdict: Verdict) -> bytes:
+        """Return the answer that everybody gets who is told so; a wrong quantity is `refused`."""
+        second = _date()
+        if second is not self._second:
+            self._alike.clear()
+            self._second = second
+        answer = self._alike.get(verdict)
+        if answer is None:
+            answer = _join(self._heads[verdict], second, REFUSAL_BODIES[verdict])
+            self._alike[verdict] = answer
+        return answer
+
+    def bad_ticket(self) -> bytes:
+        """Return the answer to whose ticket is not good."""
+        head, body = self._bad_ticket
+        return _join(head, _date(), body)
+
+    def refused(self, refused: Refused) -> bytes:
+        """Return the answer that a refusal is."""
+        head, body = self._parts(refused)
+        return _join(head, _date(), body)
+
+    def _parts(self, refused: Refused) -> tuple[bytes, bytes]:
+        problem = refused.problem
+        headers = {"Content-Type": CONTENT_TYPE, **problem_headers(problem), **refused.headers}
+        head = self._head(problem.value.status, headers)
+        return head, problem_body(problem, refused.detail, refused.field)
+
+    def _head(self, status: int, headers: Mapping[str, str]) -> bytes:
+        """Return all of a head but the values of its last headers, Date and Content-Length."""
+        lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}"]
+        lines += [f"{name}: {value}" for name, value in {**headers, **self._extra}.items()]
+        return "\r\n".join([*lines, f"Server: {SERVER}", "Date: "]).encode()
+
+
+class _Date:
+    """The time of day, written anew each second."""
+
+    def __init__(self) -> None:
+        self._second, self._text = 0, b""
+
+    def __call__(self) -> bytes:
+        second = int(time.time())
+        if second != self._second:
+            self._second, self._text = second, formatdate(second, usegmt=True).encode()
+        return self._text
+
+
+_date = _Date()
+
+
+def _join(head: bytes, date: bytes, body: bytes) -> bytes:
+    return b"%b%b\r\nContent-Length: %d\r\n\r\n%b" % (head, date, len(body), body)
+
+
+_JSON = {**COMMON, "Content-Type": "application/json"}
+
+
+#: Status and headers of each verdict's answer, but for a wrong quantity: that one names its limit.
+#: Built once, like the bodies.
+HEADS: Mapping[Verdict, tuple[int, Mapping[str, str]]] = {
+    Verdict.ACCEPTED: (202, _JSON),
+    Verdict.DUPLICATE: (200, _JSON),
+} | {
+    verdict: (problem.value.status, {"Content-Type": CONTENT_TYPE, **problem_headers(problem)})
+    for verdict, problem in REFUSALS.items()
+}
+
+
+REFUSAL_BODIES = {verdict: problem_body(problem) for verdict, problem in REFUSALS.items()}
+
+
+COUNTERS = {verdict: metrics.GRABS.labels(verdict.name.lower()) for verdict in Verdict}
+
+
+def body_of(result: GrabResult, pace: Pace) -> bytes:
+    """Return the body that tells a result."""
+    if result.verdict is Verdict.ACCEPTED:
+        body = b'{"order_id":"%b","status":"queued","next_poll_ms":%d}'
+        return body % (result.order_id.encode(), pace.next_poll_ms())
+    if result.verdict is Verdict.DUPLICATE:
+        return b'{"order_id":"%b","status":"yours"}' % result.order_id.encode()
+    return REFUSAL_BODIES[result.verdict]
+
+
+def too_many(sale: Sale) -> Refused:
+    """Refuse a quantity beyond the sale's limit."""
+    return Refused(Problem.BAD_REQUEST, f"at most {sale.per_order_max} an order", field="quantity")

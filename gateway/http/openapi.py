@@ -1,0 +1,218 @@
+"""`GET /openapi.json`: the contract as OpenAPI 3.1, assembled from the declarations of the routes.
+
+Schemas come from the msgspec types that are sent and read, problems and their headers from
+`gateway/http/problems.py`: the contract cannot say anything else than the code does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from gateway.http.contract import Answer, Body, Operation, Parameter, Route, headers_of, operation
+from gateway.http.problems import CONTENT_TYPE, Problem, problem_body
+from gateway.http.responses import COMMON
+
+#: The document, built once at start.
+DOCUMENT = web.AppKey("openapi_document", bytes)
+
+Json = dict[str, Any]
+Schemas = Mapping[type, Json]
+
+JSON = "application/json"
+_REF = "#/components/schemas/{name}"
+
+#: Every header that an answer may carry as part of the contract.
+HEADERS: dict[str, Json] = {
+    "Allow": {
+        "description": "The methods that this path has.",
+        "schema": {"type": "string"},
+    },
+    "Cache-Control": {
+        "description": "How long a copy is good.",
+        "schema": {"type": "string"},
+    },
+    "RateLimit": {
+        "description": "What is left of the limit that refused, and when there is more "
+        "(draft-ietf-httpapi-ratelimit-headers).",
+        "schema": {"type": "string"},
+    },
+    "RateLimit-Policy": {
+        "description": "That limit: requests (q) in seconds (w).",
+        "schema": {"type": "string"},
+    },
+    "Retry-After": {
+        "description": "Seconds after which the same request may succeed.",
+        "schema": {"type": "integer", "minimum": 1},
+    },
+    "WWW-Authenticate": {
+        "description": "How to log in.",
+        "schema": {"type": "string"},
+    },
+}
+
+#: What `problem_body` builds; each answer narrows `status` and `code`.
+PROBLEM: Json = {
+    "title": "Problem",
+    "description": "Why a request was refused (RFC 9457). Compare `code`; the texts may change.",
+    "type": "object",
+    "required": ["type", "title", "status", "code"],
+    "properties": {
+        "type": {"type": "string", "format": "uri-reference"},
+        "title": {"type": "string", "description": "What kind of problem it is."},
+        "status": {"type": "integer", "description": "The HTTP status again."},
+        "code": {"type": "string", "description": "Stable; made for comparing."},
+        "detail": {"type": "string", "description": "What was wrong this time."},
+        "field": {"type": "string", "description": "The value at fault."},
+    },
+}
+
+
+@operation(
+    "Read this contract",
+    Answer(200, "OpenAPI 3.1.", {"openapi": "3.1.0"}, headers=["Cache-Control"]),
+)
+async def read_contract(request: web.Request) -> web.Response:
+    """Answer with the document."""
+    return web.Response(
+        body=request.app[DOCUMENT],
+        content_type=JSON,
+        headers={**COMMON, "Cache-Control": "no-cache"},
+    )
+
+
+def build(routes: Sequence[Route]) -> bytes:
+    """Build the document of these routes."""
+    schemas, components = _schemas(routes)
+    paths: dict[str, Json] = {}
+    identities: Json = {}
+    for method, path, declared in routes:
+        paths.setdefault(path, {})[method.lower()] = _operation(declared, schemas)
+        identities |= {identity.name: identity.scheme for identity in declared.identities}
+    return msgspec.json.encode(
+        {
+            "openapi": "3.1.0",
+            "info": {
+                "title": "Seckill gateway",
+                "version": version("seckill-gateway"),
+                "description": "A retry of any call is safe. Answers may gain members, and "
+                "refusals codes. A path that is not here answers 404.",
+            },
+            "paths": paths,
+            "components": {
+                "schemas": {**components, "Problem": PROBLEM},
+                "securitySchemes": identities,
+            },
+        }
+    )
+
+
+def _schemas(routes: Sequence[Route]) -> tuple[Schemas, Json]:
+    examples = [answer.example for *_, declared in routes for answer in declared.answers]
+    examples += [declared.body.example for *_, declared in routes if declared.body]
+    types = list(dict.fromkeys(map(type, examples)))
+    schemas, components = msgspec.json.schema_components(types, ref_template=_REF)
+    return dict(zip(types, schemas, strict=True)), _portable(components)
+
+
+def _portable(schema: Any) -> Any:  # noqa: ANN401 - whatever a schema holds
+    """Write patterns in the dialect of JSON Schema, whose $ lets no newline through."""
+    if isinstance(schema, list):
+        return [_portable(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    portable = {name: _portable(value) for name, value in schema.items()}
+    if isinstance(pattern := portable.get("pattern"), str):
+        portable["pattern"] = pattern.replace(r"\Z", "$")
+    return portable
+
+
+def _operation(declared: Operation, schemas: Schemas) -> Json:
+    responses = {str(answer.status): _answer(answer, schemas) for answer in declared.answers}
+    by_status: dict[int, list[Problem]] = {}
+    for problem in declared.problems():
+        by_status.setdefault(problem.value.status, []).append(problem)
+    for status, problems in sorted(by_status.items()):
+        responses[str(status)] = _refusal(status, problems)
+    result: Json = {
+        "operationId": declared.name,
+        "summary": declared.summary,
+        "tags": [declared.handler.__module__.rpartition(".")[2]],
+        "responses": responses,
+    }
+    if declared.parameters:
+        result["parameters"] = [_parameter(parameter) for parameter in declared.parameters]
+    if declared.body:
+        result["requestBody"] = _body(declared.body, schemas)
+    if declared.identities:
+        result["security"] = [{identity.name: []} for identity in declared.identities]
+    return result
+
+
+def _parameter(parameter: Parameter) -> Json:
+    schema = {"type": "string"}
+    if parameter.pattern:
+        schema["pattern"] = "^" + parameter.pattern.pattern
+    return {
+        "name": parameter.name,
+        "in": parameter.place,
+        "required": parameter.place == "path",
+        "description": parameter.description,
+        "schema": _portable(schema),
+        "example": parameter.example,
+    }
+
+
+def _body(body: Body, schemas: Schemas) -> Json:
+    media = {"schema": schemas[type(body.example)], "example": msgspec.to_builtins(body.example)}
+    return {"required": body.required, "content": {JSON: media}}
+
+
+def _answer(answer: Answer, schemas: Schemas) -> Json:
+    result: Json = {"description": answer.description}
+    if answer.example is not None:
+        media = {"schema": schemas[type(answer.example)], "example": answer.example}
+        result["content"] = {answer.content_type: media}
+    if answer.headers:
+        result["headers"] = {name: _header(name, always=True) for name in answer.headers}
+    if answer.links:
+        result["links"] = {
+            target: {"operationId": target, "parameters": values}
+            for target, values in answer.links.items()
+        }
+    return result
+
+
+def _refusal(status: int, problems: Sequence[Problem]) -> Json:
+    sent = [headers_of(problem) for problem in problems]
+    narrowed = {
+        "status": {"const": status},
+        "code": {"enum": [problem.code for problem in problems]},
+    }
+    return {
+        "description": "\n\n".join(f"`{p.code}`: {p.value.title}." for p in problems),
+        "headers": {
+            name: _header(name, always=all(name in names for names in sent))
+            for name in sorted(set().union(*sent))
+        },
+        "content": {
+            CONTENT_TYPE: {
+                "schema": {
+                    "allOf": [{"$ref": _REF.format(name="Problem")}],
+                    "properties": narrowed,
+                },
+                "examples": {
+                    problem.code: {"value": msgspec.Raw(problem_body(problem))}
+                    for problem in problems
+                },
+            }
+        },
+    }
+
+
+def _header(name: str, *, always: bool) -> Json:
+    return {**HEADERS[name], "required": always}

@@ -1,0 +1,214 @@
+"""Every error answer: one table of problems (RFC 9457), and the mapping from verdicts to them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from functools import wraps
+
+import msgspec
+from aiohttp import HttpVersion11, web
+
+from gateway.http.responses import COMMON
+from seckill.errors import Conflict, Unavailable
+from seckill.inventory.reservations import Verdict
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+CONTENT_TYPE = "application/problem+json"
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of problem: what is always the same about it."""
+
+    status: int
+    title: str
+    #: Seconds a client should wait before the same request may succeed.
+    retry_after_s: int | None = None
+    #: Value of WWW-Authenticate, which a 401 owes where HTTP has a scheme for it.
+    challenge: str = ""
+
+
+class Problem(Enum):
+    """The problems by their stable `code`, which is the lower-case name."""
+
+    BAD_REQUEST = Kind(422, "The request has a value that cannot be used")
+    MALFORMED = Kind(400, "The request is not well-formed")
+    BAD_TICKET = Kind(401, "The ticket is missing, has expired or is not for this sale")
+    UNAUTHORIZED = Kind(401, "A login token (or, to read, a ticket) is needed", challenge="Bearer")
+    BAD_ADMIN_TOKEN = Kind(401, "The admin token is missing or wrong", challenge="Bearer")
+    ADMIN_OFF = Kind(403, "The admin API is turned off")
+    INSUFFICIENT_FUNDS = Kind(402, "There is too little money in the wallet")
+    DECLINED = Kind(402, "The card was declined")
+    BAD_SIGNATURE = Kind(401, "The signature is missing, wrong or too old")
+    COUPON_REFUSED = Kind(402, "The coupon is not good for this payment")
+    NOT_OPEN = Kind(403, "The sale is not open yet")
+    TOO_EARLY = Kind(403, "Tickets for this sale are not handed out yet")
+    PROOF_NEEDED = Kind(403, "Tickets for this sale need a proof of work")
+    BAD_PROOF = Kind(403, "The proof of work is not good for this ticket")
+    NOT_FOUND = Kind(404, "There is no such thing")
+    METHOD_NOT_ALLOWED = Kind(405, "This method is not allowed here")
+    TOO_SLOW = Kind(408, "The request took too long to arrive")
+    SOLD_OUT = Kind(409, "The sale is sold out")
+    PROOF_USED = Kind(409, "This proof of work has been used already")
+    CONFLICT = Kind(409, "The sale is in a state that does not allow this")
+    PAYMENT_IN_PROGRESS = Kind(409, "The order is being paid")
+    QUEUED = Kind(409, "The order is still being placed", 1)
+    NO_CARDS = Kind(409, "This shop takes no cards")
+    NOT_PAYABLE = Kind(409, "The order has ended and can no longer be paid")
+    NOT_CANCELLABLE = Kind(409, "The order is paid and can no longer be cancelled")
+    CLOSED = Kind(410, "The sale is closed")
+    EXPIRED = Kind(410, "The time to pay has passed")
+    TOO_LARGE = Kind(413, "The request body is too large")
+    UNSUPPORTED_MEDIA_TYPE = Kind(415, "The request body must be application/json")
+    RATE_LIMITED = Kind(429, "Too many requests; come back when told, and it is your turn", 1)
+    INTERNAL = Kind(500, "The gateway made a mistake")
+    OVERLOADED = Kind(503, "More requests are in hand than can be answered soon", 1)
+    NOT_READY = Kind(503, "The stores are set up so that something could be lost", 10)
+    PAUSED = Kind(503, "The sale is paused", 5)
+    UNAVAILABLE = Kind(503, "The outcome is not known; sending the request again is safe", 1)
+
+    @property
+    def code(self) -> str:
+        """The stable code that clients compare."""
+        return self.name.lower()
+
+
+#: What each refusal of the script is to a client.
+REFUSALS: dict[Verdict, Problem] = {
+    Verdict.NOT_OPEN: Problem.NOT_OPEN,
+    Verdict.CLOSED: Problem.CLOSED,
+    Verdict.PAUSED: Problem.PAUSED,
+    Verdict.SOLD_OUT: Problem.SOLD_OUT,
+    Verdict.OUTBOX_FULL: Problem.OVERLOADED,
+    Verdict.UNAVAILABLE: Problem.UNAVAILABLE,
+}
+
+
+class Refused(Exception):
+    """Answer this request with a problem; `close` where the next one's beginning is not known."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        detail: str = "",
+        *,
+        field: str = "",
+        close: bool = False,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail or problem.value.title)
+        self.problem, self.detail, self.field, self.close = problem, detail, field, close
+        self.headers = headers or {}
+
+
+def problem_body(problem: Problem, detail: str = "", field: str = "") -> bytes:
+    """Build the JSON of a problem; `field` names the value at fault."""
+    kind = problem.value
+    body: dict[str, object] = {
+        "type": "about:blank",
+        "title": kind.title,
+        "status": kind.status,
+        "code": problem.code,
+    }
+    if detail:
+        body["detail"] = detail
+    if field:
+        body["field"] = field
+    return msgspec.json.encode(body)
+
+
+def problem_headers(problem: Problem) -> dict[str, str]:
+    """Build the headers that a problem needs, with those of every answer."""
+    kind = problem.value
+    headers = dict(COMMON)
+    if kind.retry_after_s is not None:
+        headers["Retry-After"] = str(kind.retry_after_s)
+    if kind.challenge:
+        headers["WWW-Authenticate"] = kind.challenge
+    return headers
+
+
+def problem_response(problem: Problem, detail: str = "", field: str = "") -> web.Response:
+    """Build the answer for a problem."""
+    return web.Response(
+        status=problem.value.status,
+        body=problem_body(problem, detail, field),
+        content_type=CONTENT_TYPE,
+        headers=problem_headers(problem),
+    )
+
+
+def answering_problems(handler: Handler) -> Handler:
+    """Turn whatever a handler raises into a problem; only our own mistakes are logged.
+
+    A decorator rather than a middleware, which would cost the hot path two more coroutines.
+    """
+
+    @wraps(handler)
+    async def answer(request: web.Request) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except Refused as refused:
+            response = problem_response(refused.problem, refused.detail, refused.field)
+            response.headers.update(refused.headers)
+            if refused.close:
+                response.force_close()
+            return response
+        except (Unavailable, Conflict):
+            return problem_response(Problem.UNAVAILABLE)
+        except Exception:  # a mistake of ours: a traceback for us, an answer for the client
+            log.exception("%s %s failed", request.method, request.path)
+            return problem_response(Problem.INTERNAL)
+
+    return answer
+
+
+def add_routes(
+    app: web.Application,
+    routes: Sequence[tuple[str, str, Handler]],
+    preflight: Callable[[str], Handler] | None = None,
+) -> None:
+    """Add (method, path, handler) routes; other methods there are a 405, other paths a 404.
+
+    `preflight` makes the handler of OPTIONS from a path's methods; without it, that is a 405 too.
+    """
+    by_path: dict[str, list[str]] = {}
+    for method, path, handler in routes:
+        app.router.add_route(method, path, answering_problems(handler), expect_handler=_expect)
+        by_path.setdefault(path, []).append(method)
+    for path, methods in by_path.items():
+        if preflight:
+            app.router.add_route("OPTIONS", path, preflight(", ".join(methods)))
+            methods.append("OPTIONS")
+        refuse = _refusing_method(", ".join(methods))
+        app.router.add_route("*", path, refuse, expect_handler=_expect)
+    app.router.add_route("*", "/{path:.*}", _not_found, expect_handler=_expect)
+
+
+async def _expect(request: web.Request) -> None:
+    """Ask for the body where the client waits for that; other expectations may be ignored.
+
+    aiohttp's own would answer those with a 417 in plain text (RFC 9110 section 10.1.1 allows both).
+    """
+    waits = request.headers["Expect"].lower() == "100-continue"
+    if waits and request.version == HttpVersion11 and request.transport is not None:
+        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+
+def _refusing_method(allow: str) -> Handler:
+    async def refuse(_: web.Request) -> web.Response:
+        response = problem_response(Problem.METHOD_NOT_ALLOWED)
+        response.headers["Allow"] = allow
+        return response
+
+    return refuse
+
+
+async def _not_found(_: web.Request) -> web.Response:
+    return problem_response(Problem.NOT_FOUND)

@@ -1,0 +1,126 @@
+"""True answers about an order, wherever it is on its way.
+
+An order is in a sale's holders from the script on, and in PostgreSQL once a consumer has placed
+it. Reading SQL, then the holders, then SQL again leaves no gap: what moved from one to the other
+between the first two looks is found by the third.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+
+import asyncpg
+from aiohttp import web
+
+from gateway.grabs.reservations import SaleDesk
+from seckill.clock import now_ms
+from seckill.errors import Conflict, Unavailable
+from seckill.inventory.reservations import Holding, Verdict
+from seckill.micro_batcher import MicroBatcher, answering_each
+from seckill.order_ids import created_ms_of, sale_number_of
+from seckill.orders import orders
+from seckill.orders.orders import Order, SaleBuyer, Seen
+from seckill.sales.directory import SaleDirectory
+from seckill.sales.sales import Sale
+
+#: With PostgreSQL away, a holder this young counts as queued: it has hardly had time to be more.
+YOUNG_MS = 10_000
+#: Ids in one query: each is an index look-up, 500 of them take a few milliseconds.
+READ_BATCH_MAX = 500
+
+
+class Queued(Holding):
+    """A grab that no row exists for yet."""
+
+
+class OrderBook:
+    """Reads and cancels orders; reads of many requests go out as one query."""
+
+    def __init__(
+        self, db: asyncpg.Pool, sales: SaleDirectory, desk_of: Callable[[Sale], SaleDesk]
+    ) -> None:
+        self._db = db
+        self._sales = sales
+        self._desk_of = desk_of
+        self._rows: MicroBatcher[str, Order | None] = MicroBatcher(
+            answering_each(partial(orders.find_many, db)), max_batch=READ_BATCH_MAX, max_calls=2
+        )
+        self._latest: MicroBatcher[SaleBuyer, Order | None] = MicroBatcher(
+            answering_each(partial(orders.find_latest, db)), max_batch=READ_BATCH_MAX, max_calls=2
+        )
+
+    async def sale_of(self, order_id: str) -> Sale | None:
+        """Return the sale that an order id belongs to."""
+        return await self._sales.get_by_number(sale_number_of(order_id))
+
+    async def find(self, sale: Sale, order_id: str, buyer_id: str) -> Order | Queued | None:
+        """Return a buyer's order; None when he has none of this id."""
+        sql_away: Unavailable | None = None
+        try:
+            row = await self._rows.submit(order_id)
+        except Unavailable as error:
+            row, sql_away = None, error
+        if row is None:
+            holding = await self._holding(sale, buyer_id)
+            if holding is not None and holding.order_id == order_id:
+                return _queued(holding, sql_away)
+            if sql_away:
+                raise sql_away
+            row = await self._rows.submit(order_id)
+        return row if row is not None and row.buyer_id == buyer_id else None
+
+    async def find_mine(self, sale: Sale, buyer_id: str) -> Order | Queued | None:
+        """Return a buyer's latest order in a sale; None when there has been none."""
+        pair = SaleBuyer(sale.sale_id, buyer_id)
+        sql_away: Unavailable | None = None
+        try:
+            latest = await self._latest.submit(pair)
+        except Unavailable as error:
+            latest, sql_away = None, error
+        if latest is not None and latest.state in orders.LIVE:
+            return latest
+        holding = await self._holding(sale, buyer_id)
+        if holding is None:
+            if sql_away:
+                raise sql_away
+            return latest or await self._latest.submit(pair)
+        if sql_away or latest is None or latest.order_id != holding.order_id:
+            return await self.find(sale, holding.order_id, buyer_id)
+        return latest
+
+    async def find_changed(self, seen: Collection[Seen]) -> Sequence[Order]:
+        """Return those of many orders, each found before, that are in another state by now.
+
+        One query of SQL alone: an order leaves the queue by getting a row, and keeps that.
+        """
+        return await orders.find_changed(self._db, seen)
+
+    async def cancel(self, sale: Sale, order_id: str, buyer_id: str) -> Order | None:
+        """Cancel a buyer's order if it can be; return it as it then is, None when he has none."""
+        for _ in range(3):
+            order = await self.find(sale, order_id, buyer_id)
+            if isinstance(order, Queued):
+                await orders.cancel_unplaced(
+                    self._db, sale.sale_id, buyer_id, order, reason="buyer"
+                )
+            elif order is not None and order.state == "pending":
+                await orders.release(self._db, [order_id], to_state="cancelled", reason="buyer")
+            else:
+                return order
+        raise Conflict(f"order {order_id} changed under three cancellations")
+
+    async def _holding(self, sale: Sale, buyer_id: str) -> Holding | None:
+        verdict, holding = await self._desk_of(sale).find_holding(buyer_id)
+        if verdict is Verdict.UNAVAILABLE:
+            raise Unavailable(f"Redis has lost sale {sale.sale_id}")
+        return holding
+
+
+def _queued(holding: Holding, sql_away: Unavailable | None) -> Queued:
+    if sql_away and now_ms() - created_ms_of(holding.order_id) > YOUNG_MS:
+        raise sql_away
+    return Queued(holding.order_id, holding.quantity)
+
+
+ORDER_BOOK = web.AppKey("order_book", OrderBook)

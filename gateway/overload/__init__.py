@@ -1,0 +1,1 @@
+"""What keeps a process answering under more load than it can serve."""

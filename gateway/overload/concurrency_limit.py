@@ -1,0 +1,96 @@
+"""Load shedding: how many requests may be in hand at once, so that nobody waits long for an answer.
+
+By Little's law the requests in hand are the rate times the wait. The rate is what the machine can
+do; so the limit on requests in hand is what decides the wait. It is found by measuring: when the
+limit was near and the mean wait too long for two ticks in a row (one is a hiccup), it shrinks in
+proportion; when all was well, it grows by a quarter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from aiohttp import web
+
+from gateway.http.problems import Problem, Refused
+from seckill import metrics
+
+#: Time between two adjustments: long enough for some hundred answers, and 20 of them in 2 s.
+TICK_S = 0.1
+#: The limit never shrinks below this: a store that is slow for a moment must not stop everything.
+LEAST = 64
+#: Growth in one tick: from LEAST to 500 in a second.
+GROWTH = 1.25
+#: After this long, a request that was let in and has not begun never will (it was refused before).
+EXPECTED_S = 0.02
+
+
+class ConcurrencyLimit:
+    """A bound on requests in hand, at most `most`, for a mean wait of at most `wait_s`."""
+
+    def __init__(self, most: int, wait_s: float) -> None:
+        self._most, self._wait_s = most, wait_s
+        self._loop = asyncio.get_running_loop()
+        self._waits_s, self._answers, self._peak = 0.0, 0, 0
+        self._tick_ends = self._loop.time() + TICK_S
+        self._was_slow = False
+        self._expected = 0
+        self.limit = most
+        self.in_hand = 0
+
+    @property
+    def full(self) -> bool:
+        """Tell whether one more would be too many, with those that were let in and not begun."""
+        return self.in_hand + self._expected >= self.limit
+
+    def expect(self) -> None:
+        """Note a request that was let in and is about to begin."""
+        if not self._expected:
+            self._loop.call_later(EXPECTED_S, self._forget)
+        self._expected += 1
+
+    def begin(self) -> None:
+        """Take a request in hand, or refuse it."""
+        if self._expected:
+            self._expected -= 1
+        if self.in_hand >= self.limit:
+            metrics.SHED.inc()
+            raise Refused(Problem.OVERLOADED)
+        self.enter()
+
+    def enter(self) -> None:
+        """Take in hand one that was not expected, and for which there is room."""
+        self.in_hand += 1
+        if self.in_hand > self._peak:
+            self._peak = self.in_hand
+
+    def end(self, came_at: float) -> None:
+        """Let go of a request that has its answer, and that came at that time of the loop."""
+        self.in_hand -= 1
+        now = self._loop.time()
+        self._waits_s += now - came_at
+        self._answers += 1
+        if now >= self._tick_ends:
+            self._adjust()
+            self._tick_ends = now + TICK_S
+
+    def _adjust(self) -> None:
+        mean_s = self._waits_s / self._answers
+        # Far below the limit it is something else that is slow, and refusing would mend nothing.
+        is_slow = mean_s > self._wait_s and self._peak >= self.limit / 2
+        if is_slow and self._was_slow:
+            self.limit = max(LEAST, int(self._peak * self._wait_s / mean_s))
+        elif not is_slow:
+            self.limit = min(self._most, int(self.limit * GROWTH))
+        self._was_slow = is_slow
+        self._waits_s, self._answers, self._peak = 0.0, 0, self.in_hand
+
+    def _forget(self) -> None:
+        self._expected = 0
+
+
+#: Requests in hand: a crowd of grabs leaves room for other requests, and the other way round.
+GRABS_IN_HAND = web.AppKey("grabs_in_hand", ConcurrencyLimit)
+
+
+OTHERS_IN_HAND = web.AppKey("others_in_hand", ConcurrencyLimit)

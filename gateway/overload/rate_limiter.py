@@ -1,0 +1,214 @@
+"""Rate limits at the edge: local buckets first, then the shared bucket through leases.
+
+A process leases tokens of a sale's bucket for some milliseconds and admits from them without asking
+Redis. When few are left, or little time, one request asks, and brings the next lease while the
+others spend the rest; when none are left, requests ask together, in one call. Where there is a
+line, nothing is leased: then Redis knows whose turn it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from aiohttp import web
+
+from config.limits import Limits, LocalLimit, Op, Tier
+from gateway.http.problems import Problem, Refused
+from seckill import metrics
+from seckill.errors import Unavailable
+from seckill.inventory.reservations import CALL_MAX
+from seckill.micro_batcher import MicroBatcher, Waiter, answering_each
+from seckill.sales.token_buckets import LEASE_US, LINE_MAX, Admissions, Buckets, LocalBuckets
+
+LEASE_S = LEASE_US / 1_000_000
+#: Share of the expected demand to lease: tokens not spent in time are lost to everybody.
+LEASE_SHARE = 0.75
+#: Part of a lease, and of its time, that is kept for the time in which the next one is brought.
+LOW_SHARE = 0.25
+LOW_S = LOW_SHARE * LEASE_S
+#: Names that each kind of local bucket remembers: about 15 MB.
+LOCAL_NAMES_MAX = 100_000
+#: Longest wait of a deferred request; its client is still there to hear the answer.
+DEFER_MAX_S = 2.0
+
+
+class Refusal(NamedTuple):
+    """Too many requests: when to come back, and the limit that says so."""
+
+    policy: str
+    wait_s: float
+    rate: int
+    burst: int
+
+
+class SaleLimiter:
+    """One operation of one sale, as this process may admit it."""
+
+    def __init__(
+        self,
+        sale_id: str,
+        op: Op,
+        tier: Tier,
+        buckets: Buckets,
+        line_max: Callable[[], int] = lambda: LINE_MAX,
+    ) -> None:
+        self._sale_id, self._op, self._tier = sale_id, op, tier
+        self._buckets = buckets
+        self._line_max = line_max
+        self._asks = MicroBatcher(answering_each(self._ask), max_batch=CALL_MAX, max_calls=1)
+        self._now = asyncio.get_running_loop().time
+        self._leased, self._lease_ends = 0, 0.0
+        #: With so many left, the next lease is asked for.
+        self._low = 0
+        self._next, self._next_ends = 0, 0.0
+        self._fetching = False
+        self._seen, self._seen_since, self._demand = 0, self._now(), 0.0
+        self._outcomes = {
+            outcome: metrics.ADMISSIONS.labels(op, outcome)
+            for outcome in ("leased", "admitted", "refused", "shadow", "unheard")
+        }
+
+    def take(self) -> bool:
+        """Admit from a lease, if it has a token left and this one is not to bring the next."""
+        self._seen += 1
+        now = self._now()
+        if not self._has_lease(now):
+            return False
+        if self._runs_out(now) and not self._next and not self._fetching:
+            self._fetching = True
+            return False
+        self._leased -= 1
+        self._outcomes["leased"].inc()
+        return True
+
+    def put(self, waiter: Waiter[str, Refusal | None]) -> None:
+        """Ask the shared bucket for who waits in a way of his own: None when admitted."""
+        self._asks.put(waiter)
+
+    def ask(self, name: str) -> asyncio.Future[Refusal | None]:
+        """Ask the shared bucket; None when admitted, else how long until `name`'s turn."""
+        return self._asks.submit(name)
+
+    async def _ask(self, names: Sequence[str]) -> Sequence[Refusal | None]:
+        asked_at = self._now()
+        if (elapsed := asked_at - self._seen_since) >= LEASE_S:
+            self._demand = self._seen * LEASE_S / elapsed
+            self._seen, self._seen_since = 0, asked_at
+        # Those who came while the last ask was under way, and brought a lease, ask together now:
+        # another in its place would throw its tokens away.
+        enough = self._has_lease(asked_at) and (self._next or not self._runs_out(asked_at))
+        try:
+            reply = await self._buckets.admit(
+                self._sale_id,
+                self._op,
+                self._tier,
+                names,
+                wanted=0 if enough else max(0, int(self._demand * LEASE_SHARE) - len(names)),
+                line_max=min(self._line_max(), LINE_MAX),
+            )
+        except Unavailable:
+            if self._tier.without_redis == "closed" and self._tier.mode != "shadow":
+                raise
+            self._outcomes["unheard"].inc(len(names))
+            return [None] * len(names)
+        finally:
+            self._fetching = False
+        if not enough:
+            # Counted from before the call: the script took the tokens after that moment, so they
+            # are spent within LEASE_US of it.
+            self._next, self._next_ends = reply.leased, asked_at + LEASE_S
+        return [self._told(reply, abs(wait_s)) for wait_s in reply.waits_s]
+
+    def _told(self, reply: Admissions, wait_s: float) -> Refusal | None:
+        if not wait_s:
+            self._outcomes["admitted"].inc()
+        elif self._tier.mode == "shadow":
+            self._outcomes["shadow"].inc()
+        else:
+            self._outcomes["refused"].inc()
+            return Refusal(self._op, wait_s, reply.rate, reply.burst)
+        return None
+
+    def _runs_out(self, now: float) -> bool:
+        """Tell whether it is time to bring the next lease."""
+        return self._leased <= self._low or now >= self._lease_ends - LOW_S
+
+    def _has_lease(self, now: float) -> bool:
+        """Tell whether there is a token that is good, turning to the next lease for it."""
+        if not self._leased or now >= self._lease_ends:
+            self._leased, self._lease_ends, self._next = self._next, self._next_ends, 0
+            self._low = int(self._leased * LOW_SHARE)
+        return self._leased > 0 and now < self._lease_ends
+
+
+class Limiter:
+    """All limits of this process."""
+
+    def __init__(self, limits: Limits, buckets: Buckets) -> None:
+        self._limits = limits
+        self._buckets = buckets
+        self._by_sale: dict[tuple[str, Op], SaleLimiter] = {}
+        self._buyers = LocalBuckets(limits.buyer, names_max=LOCAL_NAMES_MAX)
+        self._addresses = LocalBuckets(limits.address, names_max=LOCAL_NAMES_MAX)
+        self._now = asyncio.get_running_loop().time
+
+    def refusal_here(self, buyer_id: str, address: str) -> Refusal | None:
+        """Take a token of the buyer's and of the address's local bucket, or refuse."""
+        now = self._now()
+        if wait_s := self._buyers.take(buyer_id, now):
+            return _refusal_here("buyer", wait_s, self._limits.buyer)
+        if wait_s := self._addresses.take(address, now):
+            return _refusal_here("address", wait_s, self._limits.address)
+        return None
+
+    def take(self, sale_id: str, op: Op, line_max: Callable[[], int] = lambda: LINE_MAX) -> bool:
+        """Admit without asking the shared bucket, if that can be: there is a lease, or no limit."""
+        limiter = self._by_sale.get((sale_id, op))
+        if limiter is None:
+            tier = self._limits.tier(op)
+            if tier.mode == "off":
+                return True
+            limiter = SaleLimiter(sale_id, op, tier, self._buckets, line_max)
+            self._by_sale[sale_id, op] = limiter
+        return limiter.take()
+
+    def put(self, sale_id: str, op: Op, waiter: Waiter[str, Refusal | None]) -> None:
+        """Do as `ask` for one who waits in a way of his own, where the tier does not defer."""
+        self._by_sale[sale_id, op].put(waiter)
+
+    async def ask(self, sale_id: str, op: Op, name: str) -> Refusal | None:
+        """Ask the shared bucket for who could not `take`; wait for it where the tier defers."""
+        limiter, tier = self._by_sale[sale_id, op], self._limits.tier(op)
+        waits_until = self._now() + (DEFER_MAX_S if tier.excess == "defer" else 0.0)
+        while refusal := await limiter.ask(name):
+            if self._now() + refusal.wait_s > waits_until:
+                return refusal
+            await asyncio.sleep(refusal.wait_s)
+        return None
+
+    async def refusal(self, sale_id: str, op: Op, name: str) -> Refusal | None:
+        """Take a token of the shared bucket, or refuse."""
+        return None if self.take(sale_id, op) else await self.ask(sale_id, op, name)
+
+
+def _refusal_here(policy: str, wait_s: float, limit: LocalLimit) -> Refusal:
+    metrics.ADMISSIONS.labels(policy, "refused").inc()
+    return Refusal(policy, wait_s, limit.rate, limit.burst)
+
+
+LIMITER = web.AppKey("limiter", Limiter)
+
+
+def rate_limited(refusal: Refusal) -> Refused:
+    """Build the 429 for a refusal, with the fields of draft-ietf-httpapi-ratelimit-headers."""
+    retry_after_s = max(1, math.ceil(refusal.wait_s))
+    window_s = max(1, math.ceil(refusal.burst / refusal.rate))
+    headers = {
+        "Retry-After": str(retry_after_s),
+        "RateLimit-Policy": f'"{refusal.policy}";q={refusal.burst};w={window_s}',
+        "RateLimit": f'"{refusal.policy}";r=0;t={retry_after_s}',
+    }
+    return Refused(Problem.RATE_LIMITED, headers=headers)

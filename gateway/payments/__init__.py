@@ -1,0 +1,1 @@
+"""Payments as buyers and providers see them."""

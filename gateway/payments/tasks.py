@@ -1,0 +1,72 @@
+"""The payments of this process that are under way.
+
+A payment that has begun goes on when its client leaves: half of one is nobody's wish.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from aiohttp import web
+
+from gateway.overload.rate_limiter import Limiter
+from gateway.overload.rate_limiter import Refusal as Limited
+from seckill import metrics
+from seckill.errors import Transient
+from seckill.payments.checkout import Checkout
+from seckill.payments.payment import Payment
+from seckill.transactions.states import Outcome
+from seckill.transactions.tcc import Busy
+
+log = logging.getLogger(__name__)
+
+#: Longest wait for an outcome: what a person still takes as at once.
+WAIT_S = 0.5
+
+Paying = asyncio.Task[Outcome | Limited]
+
+
+class Till:
+    """Takes payments, at most `in_hand_max` at a time, each in its turn of the `confirm` tier."""
+
+    def __init__(self, limiter: Limiter, checkout: Checkout, *, in_hand_max: int) -> None:
+        self._limiter = limiter
+        self._checkout = checkout
+        self._in_hand_max = in_hand_max
+        self._under_way: set[Paying] = set()
+
+    async def pay(self, payment: Payment) -> Outcome | Limited | None:
+        """Pay, or say when to come back; None when it takes longer than WAIT_S, and goes on.
+
+        Raises Busy when too much is in hand, Unavailable when the outcome is not known.
+        """
+        if len(self._under_way) >= self._in_hand_max:
+            raise Busy
+        paying = asyncio.create_task(self._pay(payment), name="payment")
+        self._under_way.add(paying)
+        paying.add_done_callback(self._finish)
+        done, _ = await asyncio.wait({paying}, timeout=WAIT_S)
+        return paying.result() if done else None
+
+    async def drain(self, within_s: float) -> None:
+        """Wait until every payment has ended; what has not by then is left to `recover`."""
+        if self._under_way:
+            await asyncio.wait(self._under_way, timeout=within_s)
+
+    async def _pay(self, payment: Payment) -> Outcome | Limited:
+        limited = await self._limiter.refusal(payment.sale_id, "confirm", payment.buyer_id)
+        if limited:
+            return limited
+        outcome = await self._checkout.pay(payment)
+        metrics.PAYMENTS.labels(outcome.reason or outcome.state.lower()).inc()
+        return outcome
+
+    def _finish(self, paying: Paying) -> None:
+        self._under_way.discard(paying)
+        error = None if paying.cancelled() else paying.exception()
+        if error and not isinstance(error, Transient):  # its client may be gone: be heard here
+            log.error("a payment failed", exc_info=error)
+
+
+TILL = web.AppKey("till", Till)

@@ -1,0 +1,183 @@
+"""`POST /v1/sales/{sale_id}/challenges`: work to do before a ticket, and its redemption.
+
+A solution is used once, for one ticket, whichever process it is sent to: the nonce of its challenge
+is burnt in Redis, and the second to try is told 409 `proof_used`, the same buyer too. A repeat
+would gain him little, since both tickets are his; but then each further use of a ticket (limits,
+bans) would have to be safe against tickets without work. So a buyer who lost the answer asks for a
+new challenge; as tickets are handed out from minutes before the opening, he has the time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime
+from functools import cache, partial
+from importlib.resources import files
+from typing import Annotated, NamedTuple
+
+import msgspec
+from aiohttp import web
+from redis.asyncio import Redis
+
+from gateway.app_keys import REDIS, SALES, SETTINGS
+from gateway.http.auth import LOGIN, TICKET_KEYS, buyer_of_login
+from gateway.http.contract import Answer, operation
+from gateway.http.problems import Problem, Refused
+from gateway.http.requests import SALE_ID, find_sale, json_body, opening_of, read_json
+from gateway.http.responses import COMMON, Moment, json_response
+from gateway.overload.aiohttp_protocol import in_hand
+from seckill.adapters import redis_keys
+from seckill.adapters.redis import redis_errors_as_unavailable
+from seckill.auth import proof_of_work
+from seckill.micro_batcher import MicroBatcher, answering_each
+from seckill.sales.sales import Sale
+
+#: Burnt nonces in one round trip: less than a millisecond of Redis.
+BURNS_MAX = 512
+#: A burnt nonce is kept so much longer than its challenge is good: by a clock that is behind, the
+#: challenge would else outlive it.
+CLOCK_SKEW_MS = 60_000
+#: The worker's messages do not change under its name; a crowd fetches it once, before the opening.
+WORKER_CACHE = "public, max-age=3600"
+
+
+class ChallengeView(msgspec.Struct):
+    """A challenge, good before `expires_at`.
+
+    A solution is 1 to 20 digits for which SHA-256 of the text `challenge:solution` begins with at
+    least `bits` zero bits.
+    """
+
+    challenge: str
+    bits: int
+    expires_at: Moment
+
+
+class ProofRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of a ticket's request, where the sale asks for a proof of work."""
+
+    challenge: str
+    solution: Annotated[str, msgspec.Meta(pattern="^[0-9]{1,20}$")]
+
+
+class Burn(NamedTuple):
+    """A key to set, once, and how long it stays."""
+
+    key: str
+    ttl_ms: int
+
+
+BURNS = web.AppKey("burns", MicroBatcher[Burn, bool])
+
+_decoder = msgspec.json.Decoder(ProofRequest)
+
+_CHALLENGE = ChallengeView(
+    "k1~1795807980~20~5f0c1f7e9d3b4a68~8c5d0e6f7a8b9c0d1e2f3a4b5c6d7e8f",
+    20,
+    datetime(2026, 11, 27, 19, 33, tzinfo=UTC),
+)
+# How `redeem_proof` is given a proof, and refuses it.
+PROOF = json_body(ProofRequest(_CHALLENGE.challenge, "1048577"), required=False)
+PROOF_PROBLEMS = (
+    Problem.PROOF_NEEDED,
+    Problem.BAD_PROOF,
+    Problem.PROOF_USED,
+    Problem.UNAVAILABLE,
+)
+
+
+@operation(
+    "Get work to do before a ticket",
+    Answer(201, "A challenge; of 0 bits where the sale asks for no work.", _CHALLENGE),
+    parameters=[SALE_ID],
+    identities=[LOGIN],
+    problems=[Problem.TOO_EARLY],
+)
+async def issue_challenge(request: web.Request) -> web.Response:
+    """Answer with a challenge for the login's buyer, under the same window as tickets.
+
+    A sale that asks for no work gives one of 0 bits, which any digit solves: one way for clients.
+    """
+    settings = request.app[SETTINGS]
+    buyer_id = buyer_of_login(request)
+    sale = await find_sale(request, request.app[SALES])
+    now_s = time.time()
+    opening_of(sale, lead_s=settings.ticket_lead_s, now_s=now_s)
+    expires_at_s = int(now_s + settings.challenge_ttl_s)
+    with in_hand(request):
+        challenge = proof_of_work.issue(
+            request.app[TICKET_KEYS],
+            sale_id=sale.sale_id,
+            buyer_id=buyer_id,
+            bits=sale.proof_bits,
+            expires_at_s=expires_at_s,
+        )
+    expires_at = datetime.fromtimestamp(expires_at_s, UTC)
+    return json_response(ChallengeView(challenge, sale.proof_bits, expires_at), status=201)
+
+
+async def read_proof(request: web.Request, sale: Sale) -> ProofRequest:
+    """Return what the request sends as its proof of work, or refuse."""
+    if not request.body_exists:
+        raise Refused(
+            Problem.PROOF_NEEDED,
+            f"POST /v1/sales/{sale.sale_id}/challenges gives one; send it with its solution",
+        )
+    return await read_json(request, _decoder)
+
+
+async def redeem_proof(request: web.Request, sale: Sale, buyer_id: str, sent: ProofRequest) -> None:
+    """Return when a proof of work is good and has just been used up, else refuse."""
+    now_s = time.time()
+    proof = proof_of_work.check(
+        request.app[TICKET_KEYS],
+        sent.challenge,
+        sent.solution,
+        sale_id=sale.sale_id,
+        buyer_id=buyer_id,
+        bits=sale.proof_bits,
+        now_s=now_s,
+    )
+    if isinstance(proof, proof_of_work.Flaw):
+        field, detail = proof.value
+        raise Refused(Problem.BAD_PROOF, detail, field=field)
+    # Last of all, so that a refusal for another reason costs nobody his work. One SET NX: of any
+    # number of processes exactly one is told that it was the first.
+    ttl_ms = int((proof.expires_at_s - now_s) * 1000) + CLOCK_SKEW_MS
+    key = redis_keys.burnt_proof(sale.sale_id, proof.nonce)
+    if not await request.app[BURNS].submit(Burn(key, ttl_ms)):
+        raise Refused(Problem.PROOF_USED, "ask for a new challenge")
+
+
+@operation(
+    "Load the script that does the work in a browser",
+    Answer(200, "The script.", "", content_type="text/javascript", headers=["Cache-Control"]),
+)
+async def show_worker(_: web.Request) -> web.Response:
+    """Answer with the script that solves challenges in a browser, beside the page."""
+    headers = {**COMMON, "Cache-Control": WORKER_CACHE}
+    return web.Response(
+        body=_worker_source(), content_type="text/javascript", charset="utf-8", headers=headers
+    )
+
+
+async def burns_ctx(app: web.Application) -> AsyncIterator[None]:
+    """Burning of nonces, batched: a crowd before the opening takes one connection, not all."""
+    burn = answering_each(partial(burn_all, app[REDIS]))
+    app[BURNS] = MicroBatcher(burn, max_batch=BURNS_MAX, max_calls=1)
+    yield
+
+
+async def burn_all(redis: Redis, burns: Sequence[Burn]) -> list[bool]:
+    """Set each key that is not set yet and tell which; Unavailable when that is not known."""
+    with redis_errors_as_unavailable():
+        async with redis.pipeline(transaction=False) as pipe:
+            for key, ttl_ms in burns:
+                pipe.set(key, b"", nx=True, px=ttl_ms)
+            return [reply is not None for reply in await pipe.execute()]
+
+
+@cache
+def _worker_source() -> bytes:
+    return (files("gateway") / "static" / "proof-worker.js").read_bytes()

@@ -1,0 +1,1 @@
+"""The open-loop crowd: its schedule, its generator and its report."""

@@ -1,0 +1,187 @@
+"""`python -m loadtest.crowd --rate R --seconds S`: an open-loop crowd, and what it was told.
+
+Grabs go out on a schedule, whatever becomes of those before them. They go to a stack of the run's
+own, whose ledger is verified in the end, or with --url to a gateway that runs already. A run whose
+generator did not keep up is invalid, and exits with 1.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from config.settings import PROJECT_ROOT
+from loadtest.crowd.arrivals import Arrivals
+from loadtest.crowd.generator import Shot, grab_bytes
+from loadtest.crowd.report import CrowdReport
+from loadtest.crowd.schedule import CONNECTIONS, Schedule, offer, offer_grabs, read_tickets
+from loadtest.findings import (
+    Finding,
+    check_output,
+    ledger_finding,
+    measure,
+    origin,
+    show,
+    write_json,
+)
+from loadtest.stack import UNITS, bench_stack
+from ops.processes.ports import free_port
+from seckill.consistency.verify import Ledger
+
+#: Longest wait for a ledger to become quiet. A consumer places 10,000 orders a second or more.
+QUIET_S = 120.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """What a run of one's own stack consists of."""
+
+    gateways: int = 1
+    consumers: int = 1
+    sales: int = 1
+    #: Units of each sale.
+    units: int = UNITS
+    #: Gateways are dealt to these, one core each; None for no pinning.
+    gateway_cores: tuple[int, ...] | None = None
+    #: Where stores, consumers and the generator run.
+    other_cores: tuple[int, ...] | None = None
+
+
+async def run_own(
+    schedule: Schedule, setting: Setting, connections: int, json_file: Path | None
+) -> list[Finding]:
+    """Start a stack, offer it the schedule, and verify the ledger of each sale."""
+    home = PROJECT_ROOT / ".seckill" / "bench"
+    async with bench_stack(home, setting.other_cores) as stack:
+        port = free_port()
+        url = f"http://127.0.0.1:{port}"
+        cores = itertools.cycle(setting.gateway_cores or [None])
+        for core in itertools.islice(cores, setting.gateways):
+            await stack.run("gateway", core, port=port)
+        for _ in range(setting.consumers):
+            await stack.run("consumers", setting.other_cores)
+        sales = [await stack.open_sale(units=setting.units) for _ in range(setting.sales)]
+        report = await offer_grabs(
+            stack,
+            url,
+            sales,
+            schedule,
+            gateways=setting.gateways,
+            connections=connections,
+            cores=setting.other_cores,
+        )
+        books = [await stack.verify(sale, wait_s=QUIET_S) for sale in sales]
+        stores = await stack.versions()
+    findings = [*report.findings(), _ledgers(books)]
+    options = asdict(schedule) | asdict(setting) | {"connections": connections}
+    _save(json_file, report, findings, options, stores)
+    return findings
+
+
+async def run_at(
+    schedule: Schedule,
+    url: str,
+    sale_id: str,
+    tickets: Path,
+    connections: int,
+    json_file: Path | None,
+) -> list[Finding]:
+    """Offer the schedule to a gateway that runs already, with the tickets of a file."""
+    dues = schedule.due_times()
+    shots = [
+        Shot(due_s, grab_bytes(sale_id, ticket))
+        for due_s, ticket in zip(dues, read_tickets(tickets, len(dues)), strict=True)
+    ]
+    report = await offer(url, shots, schedule.seconds, sale_ids=[sale_id], connections=connections)
+    findings = report.findings()
+    options = asdict(schedule) | {"url": url, "sale": sale_id, "connections": connections}
+    _save(json_file, report, findings, options, {})
+    return findings
+
+
+def _ledgers(books: Sequence[Ledger]) -> Finding:
+    """Return one finding of all ledgers: of the first that does not balance, or of the last."""
+    wrong = [ledger for ledger in books if not ledger.balanced]
+    finding = ledger_finding((wrong or books)[0])
+    placed = sum(ledger.lines.get("orders pending", 0) for ledger in books)
+    name = f"ledger of {len(books):,} sale{'s' if len(books) > 1 else ''}, {placed:,} orders"
+    return Finding(name, finding.value, finding.promised, finding.reached)
+
+
+def _save(
+    path: Path | None,
+    report: CrowdReport,
+    findings: list[Finding],
+    options: dict[str, object],
+    stores: dict[str, str],
+) -> None:
+    if path is not None:
+        plain = {"options": options, "findings": [asdict(finding) for finding in findings]}
+        write_json(path, origin("crowd", stores) | plain | report.plain())
+
+
+def _cores(text: str | None) -> tuple[int, ...] | None:
+    """Read "0,2" as cores of this machine."""
+    if text is None:
+        return None
+    ours = os.sched_getaffinity(0)
+    cores = tuple(int(part) if part.strip().isdecimal() else -1 for part in text.split(","))
+    if not ours.issuperset(cores):
+        have = ",".join(map(str, sorted(ours)))
+        raise typer.BadParameter(f"{text}: give some of the cores {have}, comma-separated")
+    return cores
+
+
+def main(
+    rate: Annotated[float, typer.Option(help="Grabs a second, on average.", min=0.1)],
+    seconds: Annotated[float, typer.Option(help="How long they come.", min=0.1)],
+    arrivals: Annotated[Arrivals, typer.Option(help="How they are spread.")] = Arrivals.EVEN,
+    seed: Annotated[int, typer.Option(help="Of the chance in poisson.")] = 1,
+    connections: Annotated[int, typer.Option(help="At most.", min=1)] = CONNECTIONS,
+    json_file: Annotated[
+        Path | None,
+        typer.Option("--json", help="File for figures and time series.", callback=check_output),
+    ] = None,
+    gateways: Annotated[int, typer.Option(help="Gateways, on one port.", min=1)] = 1,
+    consumers: Annotated[int, typer.Option(help="Consumers.", min=1)] = 1,
+    sales: Annotated[int, typer.Option(help="Sales that the grabs take in turn.", min=1)] = 1,
+    units: Annotated[int, typer.Option(help="Units of each sale.", min=1, max=UNITS)] = UNITS,
+    gateway_cores: Annotated[
+        str | None, typer.Option(help="Cores like 0,1, to which gateways are dealt; else any.")
+    ] = None,
+    other_cores: Annotated[
+        str | None, typer.Option(help="Cores of stores, consumers and generator; else any.")
+    ] = None,
+    url: Annotated[str | None, typer.Option(help="A gateway that runs already.")] = None,
+    tickets: Annotated[
+        Path | None, typer.Option(help="With --url: file of `seckill ticket SALE --count N`.")
+    ] = None,
+    sale: Annotated[str | None, typer.Option(help="With --url: the sale of the tickets.")] = None,
+) -> None:
+    """Offer grabs on a schedule; report what they were told and how long they waited."""
+    schedule = Schedule(rate=rate, seconds=seconds, arrivals=arrivals, seed=seed)
+    if url is None and tickets is None and sale is None:
+        setting = Setting(
+            gateways=gateways,
+            consumers=consumers,
+            sales=sales,
+            units=units,
+            gateway_cores=_cores(gateway_cores),
+            other_cores=_cores(other_cores),
+        )
+        work = run_own(schedule, setting, connections, json_file)
+    elif url is None or tickets is None or sale is None:
+        raise typer.BadParameter("--url, --tickets and --sale go together: give all three or none")
+    else:
+        work = run_at(schedule, url, sale, tickets, connections, json_file)
+    show(measure(work, as_json=False), as_json=False)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,131 @@
+"""`python -m loadtest.crowd.ceiling`: the most that the open-loop generator can offer, by itself.
+
+It offers to a server that answers every grab at once with the same bytes, at higher and higher
+rates, until the run is no longer valid. What a gateway is offered should stay well below.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from typing import Annotated, cast
+
+import typer
+import uvloop
+
+from loadtest.crowd.arrivals import Arrivals, due_times
+from loadtest.crowd.generator import Shot, grab_bytes
+from loadtest.crowd.report import CPU_SHARE_MAX, CrowdReport
+from loadtest.crowd.schedule import offer
+from loadtest.findings import Finding, measure, show
+from loadtest.stack import OTHER_CORE, TESTED_CORE
+
+FIRST_RATE = 5_000
+#: Each rate is so many times the one before.
+STEP = 1.4
+#: A run that answers less than this share in time has met the server's ceiling, or the machine's.
+ANSWERED_LEAST = 0.99
+CONNECTIONS = 1_000
+#: As long as a real ticket.
+TICKET = "k1~1764000000~b%d~0123456789abcdef0123456789abcdef"
+
+_BODY = b'{"order_id":"0193652c-7d80-8000-8000-0123456789ab","status":"queued","next_poll_ms":500}'
+_ANSWER = (
+    b"HTTP/1.1 202 Accepted\r\nX-Content-Type-Options: nosniff\r\nCache-Control: no-store\r\n"
+    b"Referrer-Policy: no-referrer\r\n"
+    b"Content-Security-Policy: default-src 'none'; frame-ancestors 'none'\r\n"
+    b"Content-Type: application/json\r\nContent-Length: %d\r\n"
+    b"Date: Sun, 06 Nov 1994 08:49:37 GMT\r\nServer: seckill\r\n\r\n%b"
+) % (len(_BODY), _BODY)
+
+
+class _Yes(asyncio.Protocol):
+    """Says yes to whatever comes: over loopback a grab comes in one piece."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._transport.write(_ANSWER)
+
+
+async def climb(url: str, seconds: float) -> list[CrowdReport]:
+    """Offer more and more; return the runs, of which the last did not count or was not answered."""
+    reports: list[CrowdReport] = []
+    rate = float(FIRST_RATE)
+    while not reports or _kept_up(reports[-1]):
+        dues = due_times(Arrivals.EVEN, rate, seconds)
+        shots = [Shot(due_s, grab_bytes("demo", TICKET % n)) for n, due_s in enumerate(dues)]
+        reports.append(await offer(url, shots, seconds, connections=CONNECTIONS, cores=OTHER_CORE))
+        rate *= STEP
+    return reports
+
+
+def _kept_up(report: CrowdReport) -> bool:
+    return report.valid and report.answered_per_s >= ANSWERED_LEAST * report.offered_per_s
+
+
+def _serve(tell: Connection) -> None:
+    os.sched_setaffinity(0, {TESTED_CORE})
+
+    async def serve() -> None:
+        server = await asyncio.get_running_loop().create_server(
+            _Yes, "127.0.0.1", 0, backlog=CONNECTIONS
+        )
+        tell.send(server.sockets[0].getsockname()[1])
+        await server.serve_forever()
+
+    uvloop.run(serve())
+
+
+@contextmanager
+def _server() -> Iterator[str]:
+    """Run the server in a process of its own; give its address."""
+    spawning = multiprocessing.get_context("spawn")
+    ours, its = spawning.Pipe()
+    process = spawning.Process(target=_serve, args=(its,), daemon=True)
+    process.start()
+    try:
+        yield f"http://127.0.0.1:{ours.recv()}"
+    finally:
+        process.terminate()
+        process.join()
+
+
+async def _ceiling(seconds: float) -> list[Finding]:
+    with _server() as url:
+        reports = await climb(url, seconds)
+    good = [report for report in reports if _kept_up(report)]
+    findings = [
+        Finding(
+            f"{report.offered_per_s:,.0f}/s",
+            f"{report.report.cpu_share():.0%} of a core, "
+            f"{1e6 * report.report.cpu_share() / report.offered_per_s:.1f} us each; "
+            f"p99 {report.latency_ms(0.99, 202):.1f} ms, {report.report.late_ms(0.99):.1f} ms late",
+            "valid, and answered in time",
+            None if report is reports[-1] else True,
+        )
+        for report in reports
+    ]
+    ceiling = f"{good[-1].offered_per_s:,.0f}/s on one core" if good else "below the first rate"
+    return [
+        *findings,
+        Finding(f"ceiling, at most {CPU_SHARE_MAX:.0%} of a core", ceiling, "", bool(good)),
+    ]
+
+
+def main(
+    seconds: Annotated[float, typer.Option(help="Length of each run.", min=1)] = 3,
+) -> None:
+    """Find out how many grabs a second the generator can offer."""
+    if len(os.sched_getaffinity(0)) <= OTHER_CORE:
+        raise SystemExit("ceiling: two cores are needed, one for the server")
+    show(measure(_ceiling(seconds), as_json=False), as_json=False)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,146 @@
+"""Offer a schedule of grabs to gateways, open loop, and get a report.
+
+schedule = Schedule(rate=2_000, seconds=10)
+report = await offer_grabs(stack, gateway.url, [await stack.open_sale()], schedule)
+report.valid, report.latency_ms(0.99, 202), report.rate_of(202)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import resource
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import uvloop
+
+from loadtest.crowd.arrivals import Arrivals, due_times
+from loadtest.crowd.generator import Crowd, Shot, grab_bytes, no_garbage_looked_for
+from loadtest.crowd.report import CrowdReport
+from loadtest.stack import BenchStack, Cores, pinned
+from seckill.errors import SeckillError, UserMistake
+from seckill.sales.sales import Sale
+
+#: Enough for a second of 2,000 grabs/s that are answered late, and a tenth of what a gateway takes.
+CONNECTIONS = 2_000
+#: Open files that are not connections.
+FILES_RESERVED = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """How many grabs come, and when."""
+
+    rate: float
+    seconds: float
+    arrivals: Arrivals = Arrivals.EVEN
+    seed: int = 1
+
+    def due_times(self) -> list[float]:
+        """Return when each grab is due."""
+        dues = due_times(self.arrivals, self.rate, self.seconds, seed=self.seed)
+        if not dues:
+            raise UserMistake("no grab falls into the time; raise --rate or --seconds")
+        return dues
+
+
+async def offer(
+    url: str,
+    shots: Sequence[Shot],
+    seconds: float,
+    *,
+    sale_ids: Iterable[str] = (),
+    gateways: int = 1,
+    connections: int = CONNECTIONS,
+    cores: Cores = None,
+) -> CrowdReport:
+    """Send each shot to `url` when it is due, and report on a run of so many seconds.
+
+    Connections are opened beforehand, and each of so many gateways hears of the sales. The
+    generator has a thread of its own, pinned if cores are given.
+    """
+    parts = urlsplit(url)
+    if parts.scheme != "http" or not parts.hostname:
+        raise UserMistake(f"--url {url}: give an address like http://127.0.0.1:8080")
+    host, port = parts.hostname, parts.port or 80
+    _allow_files(connections)
+
+    async def run() -> CrowdReport:
+        crowd = Crowd(host, port, connections_max=connections)
+        try:
+            await crowd.connect(connections)
+            for sale_id in sale_ids:
+                await crowd.warm_up(sale_id, gateways)
+        except OSError as error:
+            raise SeckillError(f"{url} cannot be reached: {error}") from error
+        return CrowdReport(await crowd.run(shots), seconds)
+
+    def run_pinned() -> CrowdReport:
+        with pinned(cores):
+            return uvloop.run(run())
+
+    with no_garbage_looked_for():
+        # On a loop of its own: uvloop cannot start stores as other users.
+        return await asyncio.to_thread(run_pinned)
+
+
+async def offer_grabs(
+    stack: BenchStack,
+    url: str,
+    sales: Sequence[Sale],
+    schedule: Schedule,
+    *,
+    gateways: int = 1,
+    connections: int = CONNECTIONS,
+    cores: Cores = None,
+) -> CrowdReport:
+    """Offer grabs of sales that nobody has grabbed in yet, in turn, each by another buyer."""
+    dues = schedule.due_times()
+    tickets = stack.tickets_in_turn(sales, len(dues))
+    shots = [
+        Shot(due_s, grab_bytes(sale.sale_id, ticket))
+        for due_s, (sale, _, ticket) in zip(dues, tickets, strict=True)
+    ]
+    return await offer(
+        url,
+        shots,
+        schedule.seconds,
+        sale_ids=[sale.sale_id for sale in sales],
+        gateways=gateways,
+        connections=connections,
+        cores=cores,
+    )
+
+
+def read_tickets(path: Path, count: int) -> list[str]:
+    """Read the first tickets of a file of BUYER<TAB>TICKET lines."""
+    try:
+        with path.open() as file:
+            lines = list(itertools.islice(file, count))
+    except OSError as error:
+        raise UserMistake(f"--tickets {path}: {error.strerror}") from error
+    tickets = [line.rstrip("\n").partition("\t")[2] for line in lines]
+    if not all(tickets):
+        raise UserMistake(f"--tickets {path}: each line has to be BUYER, a tab, and TICKET")
+    if len(tickets) < count:
+        raise UserMistake(
+            f"--tickets {path} has {len(tickets):,} tickets, {count:,} are needed; "
+            f"type: seckill ticket SALE --count {count} --out {path}"
+        )
+    return tickets
+
+
+def _allow_files(connections: int) -> None:
+    """Raise the limit on open files as far as it takes."""
+    wanted = connections + FILES_RESERVED
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and wanted > hard:
+        raise UserMistake(
+            f"--connections {connections}: this user may open {hard} files; "
+            f"give at most {hard - FILES_RESERVED}, or type: ulimit -Hn {wanted}"
+        )
+    if soft != resource.RLIM_INFINITY and wanted > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

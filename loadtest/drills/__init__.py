@@ -1,0 +1,1 @@
+"""What an operator fears, played under load and held against the ledger."""

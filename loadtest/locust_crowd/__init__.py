@@ -1,0 +1,1 @@
+"""A flash sale with locust's users."""

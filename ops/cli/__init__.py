@@ -1,0 +1,1 @@
+"""The `seckill` command: one file a group of commands."""

@@ -1,0 +1,99 @@
+"""Dead letters as a person or a machine is shown them."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from seckill.dead_letters import parser
+from seckill.dead_letters.parser import first_line
+from seckill.dead_letters.store import Letter
+
+#: How many letters of one fate are named before they are only counted.
+NAMED_MAX = 10
+
+
+def describe(letter: Letter, *, whole: bool = False) -> dict[str, Any]:
+    """Return a letter as JSON can say it; `whole` with its headers and its body."""
+    fields = {
+        key: value.isoformat() if isinstance(value, datetime) else value
+        for key, value in asdict(letter).items()
+        if whole or key not in ("body", "headers", "stack")
+    }
+    fields["orders"] = [order._asdict() for order in letter.orders]
+    if whole:
+        fields["body"] = base64.b64encode(letter.body).decode()
+        fields["content"] = parser.decode(letter.body)
+    return fields
+
+
+def print_letters(console: Console, letters: Sequence[Letter]) -> None:
+    """Print letters, two lines each: a table would leave no room for the reason."""
+    for letter in letters:
+        _say(
+            console,
+            f"{letter.letter_id}  {letter.last_at:%Y-%m-%d %H:%M:%S}  {letter.queue}"
+            f"  sale {letter.sale_id or 'unknown'}, {len(letter.orders)} orders, {letter.state},"
+            f" died {letter.deaths}, replayed {letter.replays} times\n"
+            f"    {first_line(letter.reason)}",
+        )
+
+
+def print_letter(console: Console, letter: Letter, standing: Sequence[dict[str, Any]]) -> None:
+    """Print all of a letter; `standing` has the orders that it names, as they are now."""
+    for name, value in describe(letter, whole=True).items():
+        if name not in ("orders", "body", "content") and value is not None:
+            _say(console, f"{name:<15}{value}")
+    content = parser.decode(letter.body)
+    _say(console, f"{'body':<15}{len(letter.body)} bytes{', unreadable' * (content is None)}")
+    _say(console, repr(letter.body) if content is None else json.dumps(content))
+    if standing:
+        table = Table("order", "buyer", "quantity", "row now", "holder in Redis now")
+        for order in standing:
+            holder = order["holder"]
+            table.add_row(
+                order["order_id"],
+                order["buyer_id"] or "-",
+                str(order["quantity"] or "-"),
+                order["row"] or "none",
+                f"{holder['buyer_id']}: {holder['quantity']}" if holder else "none",
+            )
+        console.print(table)
+
+
+def print_outcomes(outcomes: Sequence[dict[str, Any]], left: int, *, as_json: bool) -> None:
+    """Print what became of letters, and how many are left."""
+    if as_json:
+        typer.echo(json.dumps({"letters": outcomes, "left": left}))
+        return
+    by_fate: dict[str, list[int]] = defaultdict(list)
+    for outcome in outcomes:
+        by_fate[_fate(outcome)].append(outcome["letter_id"])
+    for fate, ids in by_fate.items():
+        named = ", ".join(map(str, ids[:NAMED_MAX]))
+        more = f" and {len(ids) - NAMED_MAX} more" if len(ids) > NAMED_MAX else ""
+        typer.echo(f"letter {named}{more}: {fate}")
+    if left:
+        typer.echo(f"{left} left; run it again for the next")
+    elif not outcomes:
+        typer.echo("no open letter is meant")
+
+
+def _fate(outcome: dict[str, Any]) -> str:
+    fates = Counter(outcome.get("orders", {}).values())
+    orders = "".join(f", {count} {fate}" for fate, count in fates.items())
+    units = f", {outcome['units']} units back" if outcome.get("units") else ""
+    return f"{outcome['outcome']}{orders}{units}"
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)

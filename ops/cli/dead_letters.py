@@ -1,0 +1,260 @@
+"""`seckill dead`: look at the messages that could not succeed, and end them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from config.settings import load_settings
+from ops.cli.dead_letter_batch import End, Manners, Pace, end_letters, run
+from ops.cli.dead_letter_tables import describe, print_letter, print_letters
+from ops.cli.stores import Json, Stores, check_id
+from seckill import audit
+from seckill.adapters import topology
+from seckill.adapters.rabbitmq import Broker, Publisher
+from seckill.consistency import snapshots
+from seckill.dead_letters import resolution, store
+from seckill.dead_letters.store import Letter, Selection
+from seckill.errors import Unavailable, UserMistake
+from seckill.inventory.holders import find_holdings
+
+#: Messages a second that a replay adds to the work of a running sale.
+RATE = 50.0
+#: A slip of the selection stays a small one; what is left over is said.
+LIMIT = 100
+#: Letters in memory, with their bodies.
+LIMIT_MAX = 10_000
+
+dead_app = typer.Typer(
+    help="Dead letters: messages that could not succeed, and what to do with them.",
+    no_args_is_help=True,
+)
+
+LetterId = Annotated[int, typer.Argument(metavar="ID", min=1, max=2**63 - 1)]
+Ids = Annotated[
+    list[int] | None, typer.Argument(metavar="ID", min=1, max=2**63 - 1, help="Letters.")
+]
+Queue = Annotated[str | None, typer.Option(help="Those that died on this queue.")]
+SaleOption = Annotated[str | None, typer.Option("--sale", help="Those of this sale.")]
+#: `discard --reason` says why it is discarded, so there only --match picks by reason.
+Match = Annotated[str | None, typer.Option("--match", help="Those whose reason has this text.")]
+Reason = Annotated[
+    str | None, typer.Option("--match", "--reason", help="Those whose reason has this text.")
+]
+All = Annotated[bool, typer.Option("--all", help="All open letters.")]
+State = Annotated[str, typer.Option(help="open, replayed, discarded or all.")]
+Limit = Annotated[
+    int, typer.Option(help="At most this many letters, oldest first.", min=1, max=LIMIT_MAX)
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show which letters are meant.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the `seckill` command."""
+    app.add_typer(dead_app, name="dead")
+
+
+@dead_app.command("list")
+def list_letters(
+    queue: Queue = None,
+    sale: SaleOption = None,
+    match: Reason = None,
+    state: State = "open",
+    limit: Annotated[
+        int, typer.Option(help="Show so many, newest first.", min=1, max=LIMIT_MAX)
+    ] = 50,
+    as_json: Json = False,
+) -> None:
+    """List dead letters, newest first."""
+    meant = _selection(None, queue, sale, match, state)
+
+    async def look(stores: Stores) -> tuple[list[Letter], int]:
+        found = await store.page(stores.db, meant, limit=limit, newest_first=True)
+        return found, await store.count(stores.db, meant)
+
+    found, total = run(look)
+    if as_json:
+        typer.echo(json.dumps([describe(letter) for letter in found]))
+        return
+    print_letters(Console(), found)
+    typer.echo(f"{total} dead letters" + (f", {total - len(found)} older" * (total > len(found))))
+
+
+@dead_app.command("show")
+def show(letter_id: LetterId, as_json: Json = False) -> None:
+    """Show all of a letter, and how the orders that it names stand now."""
+
+    async def look(stores: Stores) -> tuple[Letter, list[dict[str, Any]], str]:
+        letter = await store.find(stores.db, letter_id)
+        return letter, *await _standing(stores, letter)
+
+    letter, standing, trouble = run(look)
+    if as_json:
+        typer.echo(json.dumps({**describe(letter, whole=True), "orders": standing}))
+    else:
+        print_letter(Console(), letter, standing)
+    if trouble:
+        typer.echo(f"seckill: holders are not known: {trouble}", err=True)
+
+
+@dead_app.command("export")
+def export(
+    ids: Ids = None,
+    queue: Queue = None,
+    sale: SaleOption = None,
+    match: Reason = None,
+    state: State = "open",
+    out: Annotated[Path | None, typer.Option(help="File to write; else the terminal.")] = None,
+) -> None:
+    """Write letters as JSON lines, each with its body decoded (where possible) and in base64."""
+    meant = _selection(ids, queue, sale, match, state)
+    try:
+        file = out.open("w") if out else sys.stdout
+    except OSError as error:
+        raise UserMistake(f"--out {out}: {error.strerror}") from error
+
+    async def write(stores: Stores) -> int:
+        written = 0
+        async for letter in store.every(stores.db, meant):
+            file.write(json.dumps(describe(letter, whole=True)) + "\n")
+            written += 1
+        return written
+
+    with file:
+        written = run(write)
+    typer.echo(f"seckill: {written} dead letters written", err=True)
+
+
+@dead_app.command("replay")
+def replay(
+    ids: Ids = None,
+    queue: Queue = None,
+    sale: SaleOption = None,
+    match: Reason = None,
+    everything: All = False,
+    limit: Limit = LIMIT,
+    rate: Annotated[float, typer.Option(help="Messages a second.", min=0.1, max=10_000)] = RATE,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help=f"Also those replayed {resolution.REPLAYS_MAX} times before."),
+    ] = False,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
+    """Send letters to their queues again, once the cause is mended. An order never exists twice."""
+    meant = _meant(ids, queue, sale, match, everything)
+    settings, actor = load_settings(), audit.person()
+
+    @asynccontextmanager
+    async def working(stores: Stores) -> AsyncIterator[End]:
+        broker = Broker(settings.amqp_url, "seckill-dead", settings.connect_timeout_s)
+        async with Publisher.open(broker, timeout_s=settings.confirm_timeout_s) as publisher:
+
+            async def one(letter_id: int) -> dict[str, Any]:
+                ending = await resolution.replay(
+                    stores.db, publisher, letter_id, actor=actor, force=force
+                )
+                return {"letter_id": letter_id, "outcome": ending}
+
+            yield one
+
+    end_letters(meant, "replay", Pace(limit, rate), working, Manners(dry_run, yes, as_json))
+
+
+@dead_app.command("discard")
+def discard(
+    reason: Annotated[str, typer.Option(help="Why, for the audit trail.")],
+    ids: Ids = None,
+    queue: Queue = None,
+    sale: SaleOption = None,
+    match: Match = None,
+    everything: All = False,
+    limit: Limit = LIMIT,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
+    """Give letters up: cancel the orders they name that have no row, and return their units."""
+    _check_text("--reason", reason)
+    if not reason.strip():
+        raise UserMistake("--reason: say why; it goes into the audit trail")
+    meant = _meant(ids, queue, sale, match, everything)
+    actor = audit.person()
+
+    @asynccontextmanager
+    async def working(stores: Stores) -> AsyncIterator[End]:
+        async def one(letter_id: int) -> dict[str, Any]:
+            done = await resolution.discard(
+                stores.db, stores.redis, letter_id, actor=actor, reason=reason
+            )
+            outcome = {"letter_id": letter_id, "outcome": done.ending, "units": done.units}
+            return outcome | ({"orders": dict(done.fates)} if done.fates is not None else {})
+
+        yield one
+
+    end_letters(meant, "discard", Pace(limit, None), working, Manners(dry_run, yes, as_json))
+
+
+async def _standing(stores: Stores, letter: Letter) -> tuple[list[dict[str, Any]], str]:
+    """Return each named order with its row's state and its holder now, and what kept us from it."""
+    rows = await snapshots.states_of(stores.db, {order.order_id for order in letter.orders})
+    held, trouble = {}, ""
+    if letter.sale_id is not None:
+        try:
+            wanted = {order.order_id: order.buyer_id for order in letter.orders}
+            held = await find_holdings(stores.redis, letter.sale_id, wanted)
+        except Unavailable as error:
+            trouble = str(error)
+    standing = []
+    for order in letter.orders:
+        buyer_id, holding = held.get(order.order_id, (None, None))
+        holder = {"buyer_id": buyer_id, "quantity": holding.quantity} if holding else None
+        standing.append({**order._asdict(), "row": rows.get(order.order_id), "holder": holder})
+    return standing, trouble
+
+
+def _meant(
+    ids: list[int] | None,
+    queue: str | None,
+    sale: str | None,
+    match: str | None,
+    everything: bool,
+) -> Selection:
+    """Read which open letters a command is to end; to say nothing is a mistake."""
+    filtered = any(given is not None for given in (queue, sale, match))
+    if bool(ids) + filtered + everything != 1:
+        raise UserMistake("which letters? give ids, or --queue, --sale, --match, or else --all")
+    return _selection(ids, queue, sale, match, "open")
+
+
+def _selection(
+    ids: list[int] | None, queue: str | None, sale: str | None, match: str | None, state: str
+) -> Selection:
+    if queue is not None:
+        queue = queue.removesuffix(topology.dead(""))
+        if queue not in topology.WORK_QUEUES:
+            names = ", ".join(topology.WORK_QUEUES)
+            raise UserMistake(f"--queue: there is no queue {queue!r}; there are: {names}")
+    if sale is not None:
+        check_id(sale)
+    if match is not None:
+        _check_text("--match", match)
+    if state not in ("open", "replayed", "discarded", "all"):
+        raise UserMistake(f"--state {state!r}: give open, replayed, discarded or all")
+    return Selection(ids or None, queue, sale, match, None if state == "all" else state)
+
+
+def _check_text(option: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserMistake(f"{option}: give text in UTF-8") from error

@@ -1,0 +1,77 @@
+"""`seckill sale limit`: the rate limits of one sale, changed while it runs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from config.limits import Op, load_limits
+from config.settings import Settings, load_settings
+from ops.cli.stores import Json, SaleId, check_id, open_stores
+from seckill.errors import UserMistake
+from seckill.sales import rate_limits
+from seckill.sales.rate_limits import SaleLimit
+from seckill.sales.token_buckets import Buckets
+
+Rate = Annotated[int | None, typer.Option(help="Requests a second, all gateways together.", min=1)]
+Burst = Annotated[int | None, typer.Option(help="At once after a pause; else 2 x rate + 1.", min=1)]
+
+
+def limit(
+    sale_id: SaleId,
+    try_rate: Rate = None,
+    try_burst: Burst = None,
+    confirm_rate: Rate = None,
+    confirm_burst: Burst = None,
+    cancel_rate: Rate = None,
+    cancel_burst: Burst = None,
+    as_json: Json = False,
+) -> None:
+    """Change a sale's rate limits, also while it runs; without options, show them."""
+    check_id(sale_id)
+    settings = load_settings()
+    profile = load_limits(settings.limits_profile, settings.limits_file)
+    given: dict[Op, tuple[int | None, int | None]] = {
+        "try": (try_rate, try_burst),
+        "confirm": (confirm_rate, confirm_burst),
+        "cancel": (cancel_rate, cancel_burst),
+    }
+    wanted = {}
+    for op, (rate, burst) in given.items():
+        if rate is not None:
+            wanted[op] = SaleLimit.of(rate, burst)
+        elif burst is not None:
+            raise UserMistake(f"--{op}-burst needs --{op}-rate")
+    own = asyncio.run(_change(settings, sale_id, wanted))
+    shown = rate_limits.in_force(profile, own)
+    if as_json:
+        typer.echo(json.dumps(shown))
+        return
+    for name, limit in wanted.items():
+        if not limit.keeps_turns:
+            typer.echo(
+                f"seckill: --{name}-burst is small for this rate: no tokens are kept for those who "
+                "wait, and Retry-After is a guess",
+                err=True,
+            )
+    table = Table("operation", "rate/s", "burst", "set for this sale", "mode")
+    table.caption = "not set: as configured here; what a gateway has in force: its admin API"
+    for shown_op, line in shown.items():
+        own_text = "yes" if line["own"] else "no"
+        table.add_row(shown_op, str(line["rate"]), str(line["burst"]), own_text, str(line["mode"]))
+    Console().print(table)
+
+
+async def _change(
+    settings: Settings, sale_id: str, wanted: dict[Op, SaleLimit]
+) -> dict[str, SaleLimit]:
+    async with open_stores(settings) as stores:
+        buckets = Buckets(stores.redis)
+        for op, new in wanted.items():
+            await rate_limits.set_limit(stores.db, buckets, sale_id, op, new)
+        return dict(await rate_limits.limits_of(stores.db, sale_id))

@@ -1,0 +1,88 @@
+"""`seckill sale rebuild` and `seckill reconcile`: what to do when the stores do not agree."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import asdict
+from functools import partial
+from typing import Annotated
+
+import typer
+
+from config.settings import Settings, load_settings
+from ops.cli.stores import Json, check_id, open_stores
+from seckill import audit
+from seckill.adapters import topology
+from seckill.adapters.rabbitmq import Broker, count_waiting
+from seckill.consistency import fencing
+from seckill.consistency.drain import UnderWay, wait_until_placed
+from seckill.consistency.rebuild import Rebuild, Rebuilt
+from seckill.errors import SeckillError, UserMistake
+
+
+def rebuild(
+    sale_ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...")] = None,
+    all_lost: Annotated[
+        bool, typer.Option("--all-lost", help="All sales that need it, as after FLUSHALL.")
+    ] = False,
+    wait: Annotated[
+        float,
+        typer.Option(help="Seconds to let what is under way become orders.", min=0, max=3600),
+    ] = 10.0,
+    force: Annotated[bool, typer.Option("--force", help="Also a sale that is whole.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a sale that Redis lost, or that went back in time, anew from PostgreSQL."""
+    if bool(sale_ids) == all_lost:
+        raise UserMistake("give either sales or --all-lost")
+    for sale_id in sale_ids or ():
+        check_id(sale_id)
+    left, done, failed = asyncio.run(_rebuild(load_settings(), sale_ids or [], wait, force))
+    if as_json:
+        plain = {"left": left and left._asdict(), "rebuilt": [asdict(each) for each in done]}
+        typer.echo(json.dumps(plain | {"failed": failed}))
+    else:
+        if left and any(left):
+            typer.echo(
+                f"not placed in time: {left.messages} messages on the broker, {left.outbox_entries}"
+                f" outbox entries, {left.holders} holders; what is of these sales is rejected"
+            )
+        for each in done:
+            typer.echo(
+                f"sale {each.sale_id}: {each.state}, "
+                f"{'not opened yet' if each.stock is None else f'{each.stock} units left'}, "
+                f"{each.holders} orders hold units, {each.rejected} grabs rejected"
+            )
+        if not done and not failed:
+            typer.echo("no sale needs a rebuild")
+    if failed:
+        raise SeckillError("; ".join(failed.values()))
+
+
+async def _rebuild(
+    settings: Settings, sale_ids: list[str], wait_s: float, force: bool
+) -> tuple[UnderWay | None, list[Rebuilt], dict[str, str]]:
+    done: list[Rebuilt] = []
+    failed: dict[str, str] = {}
+    async with open_stores(settings) as stores:
+        work = Rebuild(stores.redis, stores.db)
+        sale_ids = sale_ids or list(await fencing.behind(stores.redis, stores.db))
+        if not sale_ids:
+            return None, done, failed
+        reasons = await work.fence(sale_ids, force=force)
+        left = None
+        if wait_s:
+            count = partial(count_waiting, open_broker(settings), topology.ORDERS_PLACE)
+            left = await wait_until_placed(stores.redis, stores.db, count, sale_ids, wait_s)
+        for sale_id, reason in reasons.items():
+            try:
+                done.append(await work.run(sale_id, actor=audit.person(), reason=reason))
+            except SeckillError as error:  # one sale must not keep the others from selling
+                failed[sale_id] = str(error)
+    return left, done, failed
+
+
+def open_broker(settings: Settings) -> Broker:
+    """Return the link by which repairs ask and publish."""
+    return Broker(settings.amqp_url, "seckill-reconcile", settings.connect_timeout_s)

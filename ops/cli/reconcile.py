@@ -1,0 +1,142 @@
+"""`seckill reconcile`: compare the stores order by order, and repair what differs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from functools import partial
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from config.settings import Settings, load_settings
+from ops.cli.rebuild import open_broker
+from ops.cli.stores import Json, Stores, check_id, open_stores
+from seckill import audit
+from seckill.adapters import topology
+from seckill.adapters.rabbitmq import Publisher, count_waiting
+from seckill.consistency import diff, fencing
+from seckill.consistency.diff import Action, Difference
+from seckill.consistency.fencing import Standing
+from seckill.consistency.repair import Reconciler
+from seckill.errors import Missing
+
+Report = dict[str, dict[str, Any]]
+
+
+def compare(
+    sale_ids: Annotated[list[str] | None, typer.Argument(metavar="[SALE]...")] = None,
+    apply: Annotated[
+        bool, typer.Option("--apply", help="Repair; else only say what would be done.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Compare the stores order by order, twice; exit 1 when something is left to be done."""
+    for sale_id in sale_ids or ():
+        check_id(sale_id)
+    report = asyncio.run(_compare(load_settings(), sale_ids or None, apply=apply))
+    if as_json:
+        typer.echo(json.dumps(report))
+    else:
+        _print_report(report, applied=apply)
+    if any(each["needs_rebuild"] or each["left"] for each in report.values()):
+        raise typer.Exit(1)
+
+
+async def _compare(settings: Settings, sale_ids: list[str] | None, *, apply: bool) -> Report:
+    age_ms = int(settings.reconcile_age_s * 1000)
+    async with open_stores(settings) as stores:
+        before = await _look_at_all(stores, sale_ids, age_ms)
+        await asyncio.sleep(diff.LOOKS_APART_S)
+        now = await _look_at_all(stores, sale_ids, age_ms)
+        report: Report = {}
+        found: dict[str, tuple[int, list[Difference]]] = {}
+        for sale_id, (standing, look) in now.items():
+            agreed = diff.agreed(before[sale_id][1], look) if sale_id in before else []
+            report[sale_id] = {
+                "needs_rebuild": standing.trouble,
+                "differences": [_plain(difference) for difference in agreed],
+                "repaired": {},
+                "left": len(agreed),
+            }
+            if agreed and standing.stamp:
+                found[sale_id] = standing.stamp.epoch, agreed
+        if apply and found:
+            for sale_id, repaired in (await _repair(settings, stores, found)).items():
+                report[sale_id]["repaired"] = dict(repaired)
+                report[sale_id]["left"] -= repaired.total()
+        return report
+
+
+async def _look_at_all(
+    stores: Stores, sale_ids: list[str] | None, age_ms: int
+) -> dict[str, tuple[Standing, diff.Look]]:
+    standings = await fencing.survey(stores.redis, stores.db, sale_ids)
+    for sale_id in sale_ids or ():
+        if sale_id not in standings:
+            raise Missing(f"there is no sale {sale_id}; `seckill sale list` shows them")
+    looks = {}
+    for sale_id, standing in standings.items():
+        look = diff.Look({}, is_quiet=False)
+        if not standing.trouble:
+            look = await diff.look(stores.redis, stores.db, sale_id, age_ms=age_ms)
+        looks[sale_id] = standing, look
+    return looks
+
+
+async def _repair(
+    settings: Settings, stores: Stores, found: dict[str, tuple[int, list[Difference]]]
+) -> dict[str, Counter[Action]]:
+    broker = open_broker(settings)
+    async with Publisher.open(broker, timeout_s=settings.confirm_timeout_s) as publisher:
+        reconciler = Reconciler(
+            stores.redis,
+            stores.db,
+            publisher,
+            partial(count_waiting, broker, *topology.HOMES_OF_GRABS),
+            actor=audit.person(),
+        )
+        return {
+            sale_id: await reconciler.repair(sale_id, epoch, agreed)
+            for sale_id, (epoch, agreed) in found.items()
+        }
+
+
+def _plain(difference: Difference) -> dict[str, object]:
+    return {
+        "action": difference.action,
+        "order_id": difference.holding.order_id,
+        "buyer_id": difference.buyer_id,
+        "quantity": difference.holding.quantity,
+    }
+
+
+def _print_report(report: Report, *, applied: bool) -> None:
+    table = Table("sale", "order", "buyer", "units", "action", "because")
+    for sale_id, each in report.items():
+        for found in each["differences"]:
+            because = diff.REASONS[found["action"]]
+            table.add_row(
+                sale_id,
+                found["order_id"],
+                found["buyer_id"],
+                str(found["quantity"]),
+                found["action"],
+                because,
+            )
+    if table.row_count:
+        Console().print(table)
+    for sale_id, each in report.items():
+        if trouble := each["needs_rebuild"]:
+            typer.echo(fencing.advice(sale_id, trouble))
+    left = sum(each["left"] for each in report.values())
+    if not table.row_count:
+        if not any(each["needs_rebuild"] for each in report.values()):
+            typer.echo("the stores agree")
+    elif applied:
+        typer.echo(f"repaired {table.row_count - left}, left {left}: see again in some seconds")
+    else:
+        typer.echo("nothing was changed; to repair it, add --apply")

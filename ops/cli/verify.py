@@ -1,0 +1,50 @@
+"""`seckill verify`: the ledger of a sale, counted from the stores."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ops.cli.stores import Json, Stores, check_id, print_json, run
+from seckill.consistency import verify as ledger
+from seckill.errors import UserMistake
+from seckill.sales import sales
+
+
+def verify(
+    sale_id: Annotated[str, typer.Argument(metavar="SALE", help="The sale's id.")],
+    wait: Annotated[float, typer.Option(help="Seconds to wait for quiet.", min=0)] = 0.0,
+    as_json: Json = False,
+) -> None:
+    """Count the ledger of a sale from the stores; exit 1 unless it balances."""
+    check_id(sale_id)
+    if math.isnan(wait):
+        raise UserMistake("--wait: give a number of seconds")
+
+    async def look(stores: Stores) -> ledger.Ledger:
+        await sales.find(stores.db, sale_id)  # is there such a sale?
+        return await ledger.verify(stores.redis, stores.db, sale_id, wait_s=wait)
+
+    books = run(look)
+    if as_json:
+        print_json(books.summary())
+    else:
+        print_ledger(Console(), sale_id, books)
+    if not books.balanced:
+        raise typer.Exit(1)
+
+
+def print_ledger(console: Console, sale_id: str, books: ledger.Ledger) -> None:
+    """Print a ledger as a table, with its verdict."""
+    table = Table("line", "number", title=f"ledger of {sale_id}", min_width=40)
+    table.columns[1].justify = "right"
+    for name, number in books.lines.items():
+        table.add_row(name, str(number))
+    console.print(table)
+    for violation in books.violations:
+        console.print(f"[red]violation[/red] {violation}", highlight=False)
+    console.print("[green]balanced[/green]" if books.balanced else "[red]NOT balanced[/red]")

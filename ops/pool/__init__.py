@@ -1,0 +1,1 @@
+"""The consumer pool: its manager, its workers and its control socket."""

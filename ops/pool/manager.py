@@ -1,0 +1,201 @@
+"""The pool manager behind `seckill pool`: it does what is asked, and shows how the roles fare.
+
+Nothing that matters lives here. What is wanted is in `<home>/pool.json`, work is on the broker and
+in the stores, and a worker whose manager is gone drains and ends. So a manager may be killed and
+started again at any time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import os
+import signal
+from collections.abc import Callable
+from contextlib import AsyncExitStack, suppress
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+from aiohttp import ClientSession
+
+from config.settings import Settings
+from consumers.main import default_roles
+from ops.pool import autoscaler
+from ops.pool.autoscaler import Reading, Trend
+from ops.pool.backlogs import Backlogs
+from ops.pool.control_socket import Reply, Request, control_server
+from ops.pool.metrics import Figures, RoleFigures, running_roles
+from ops.pool.plan import Plan, load_plan, start_afresh
+from ops.pool.start import alone, wish
+from ops.pool.workers import Workers
+from ops.processes import pid_files
+from ops.processes.restarts import Say
+from seckill.adapters import postgres
+from seckill.adapters import redis as redis_client
+from seckill.adapters.rabbitmq import Broker
+from seckill.errors import SeckillError
+from seckill.process import notify_ready
+from seckill.single_flight import SharedReading
+
+#: The autoscaler looks this often. A look costs some milliseconds of this process and the stores.
+LOOK_S = 2.0
+#: Whoever asks for the figures at once after somebody else gets the same ones.
+FRESH_S = 0.2
+#: A store that takes longer to be looked at is away, as far as an operator is concerned.
+STORE_S = 2.0
+
+
+async def run_pool(settings: Settings, each: int | None, say: Say) -> None:
+    """Run a pool in `settings.home` until cancelled, or until it is asked to stop.
+
+    It begins with `each` of every role, or goes on as the last one was.
+    """
+    home = settings.home.absolute()
+    with alone(home):
+        wish(home).unlink(missing_ok=True)  # granted
+        # Those of a manager that was killed drain by themselves; two may not have one name.
+        await asyncio.to_thread(pid_files.end_leftovers, home / "run", "consumers-*")
+        if each is not None:
+            start_afresh(home, each)
+        plan = load_plan(home, default_roles(settings))
+        pid_file = home / "run" / "pool.pid"
+        pid_files.write(pid_file, os.getpid(), signal.SIGTERM)
+        async with AsyncExitStack() as stack:
+            stack.callback(pid_file.unlink, missing_ok=True)
+            figures = Figures(await stack.enter_async_context(ClientSession()))
+            backlogs = await _open_backlogs(settings, stack)
+            pool = Pool(settings, plan, figures, backlogs, say)
+            await pool.run(partial(notify_ready, settings.notify_socket))
+
+
+class Pool:
+    """Has the plan followed, changes it, and shows what comes of it."""
+
+    def __init__(
+        self, settings: Settings, plan: Plan, figures: Figures, backlogs: Backlogs, say: Say
+    ) -> None:
+        self._home = settings.home.absolute()
+        self._plan = plan
+        self._figures = figures
+        self._backlogs = backlogs
+        self._say = say
+        self._workers = Workers(settings, say)
+        self._since = datetime.now(UTC)
+        self._trends: dict[str, Trend] = {}
+        self._looking = SharedReading(self._look, interval_s=FRESH_S)
+        self._stop = asyncio.Event()
+        self._ended = asyncio.Event()
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        """Run until cancelled or asked to stop; call `ready` when each worker was tried once."""
+        async with control_server(self._home, self.handle):
+            try:
+                async with self._workers.kept():
+                    try:
+                        self._workers.follow(self._plan)
+                        await self._workers.tried()
+                        ready()
+                        await self._watch()
+                    finally:
+                        self._stop.set()  # nobody is hired any more
+            finally:
+                self._ended.set()
+
+    async def handle(self, request: Request) -> Reply:
+        """Do what is asked through the control socket."""
+        if self._stop.is_set():
+            raise SeckillError("the pool is stopping")
+        if request.op == "status":
+            return await self._status()
+        if request.op == "overview":
+            return {"pid": os.getpid(), "workers": [each.shown() for each in self._workers]}
+        if request.op == "restart":
+            await self._workers.restart()
+        elif request.op == "stop":
+            self._stop.set()
+            await self._ended.wait()
+        else:
+            self._change(request)
+        return {"ok": True}
+
+    def _change(self, request: Request) -> None:
+        plan = copy.deepcopy(self._plan)  # all of it or nothing
+        if request.op == "scale":
+            for role, (low, high) in request.counts.items():
+                plan.scale(role, low, high)
+        else:
+            plan.pause(request.roles, paused=request.op != "resume")
+        self._adopt(plan)
+
+    def _adopt(self, plan: Plan) -> None:
+        """Keep a plan, then follow it."""
+        plan.save(self._home)
+        for role, duty in plan.duties.items():
+            if duty != (before := self._plan.duties[role]):
+                self._say(f"{role}: {before} -> {duty}")
+        self._plan = plan
+        self._workers.follow(plan)
+
+    async def _watch(self) -> None:
+        """Scale the roles that have bounds, until asked to stop."""
+        while not self._stop.is_set():
+            _, roles = await self._looking.recent()
+            plan = copy.deepcopy(self._plan)
+            for figures in roles:
+                duty, role = plan.duties[figures["role"]], figures["role"]
+                if duty.min is None or duty.max is None or duty.paused:
+                    continue
+                reading = Reading(figures["backlog"], figures["oldest_age_s"], figures["held"])
+                duty.wanted, self._trends[role] = autoscaler.decide(
+                    duty.wanted, duty.min, duty.max, reading, self._trends.get(role, Trend())
+                )
+            if plan != self._plan:
+                self._adopt(plan)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), LOOK_S)
+
+    async def _look(self) -> tuple[list[dict[str, Any]], list[RoleFigures]]:
+        """Ask the workers and the stores; return the rows of workers and of roles."""
+        workers = [each for each in self._workers if each.child.pid]
+        said, backlogs = await asyncio.gather(
+            self._figures.scrape({each.child.pid or 0: each.admin_url for each in workers}),
+            self._backlogs.read(),
+        )
+        shown = [
+            {
+                **each.shown(),
+                "roles": running_roles(here := said.get(each.child.pid or 0)),
+                "answers": here is not None,
+                "age_s": round(each.child.age_s, 1) if each.child.pid else None,
+                "restarts": each.child.restarts,
+            }
+            for each in self._workers
+        ]
+        roles = [
+            self._figures.of_role(
+                role, duty, said.values(), backlogs.get(role), self._workers.restarts[role]
+            )
+            for role, duty in self._plan.duties.items()
+        ]
+        return shown, roles
+
+    async def _status(self) -> Reply:
+        workers, roles = await self._looking.now()
+        manager = {
+            "pid": os.getpid(),
+            "since": self._since.isoformat(timespec="seconds"),
+            "uptime_s": round((datetime.now(UTC) - self._since).total_seconds(), 1),
+        }
+        return {"manager": manager, "roles": roles, "workers": workers}
+
+
+async def _open_backlogs(settings: Settings, stack: AsyncExitStack) -> Backlogs:
+    """Open what the backlogs are read from; every store may be away."""
+    redis = redis_client.connect(settings.redis_url, timeout_s=STORE_S)
+    stack.push_async_callback(redis.aclose)
+    pool = postgres.connect(settings.postgres_dsn, size=2, timeout_s=STORE_S, at_once=False)
+    db = await stack.enter_async_context(pool)
+    backlogs = Backlogs(redis, db, Broker(settings.amqp_url, "seckill-pool", STORE_S))
+    stack.push_async_callback(backlogs.close)
+    return backlogs

@@ -1,0 +1,1 @@
+"""Processes that this project starts: how they begin, are kept, and end."""

@@ -1,0 +1,228 @@
+"""A card provider for development and tests, with bad habits that can be turned on.
+
+It keeps its books in memory: what each key was really charged, for a check against the orders.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass, field
+
+import msgspec
+from aiohttp import ClientError, ClientSession, ClientTimeout, web
+
+from seckill.auth import webhook_signatures
+from seckill.auth.key_ring import KeyRing
+from seckill.payments.provider_client import Status
+
+log = logging.getLogger(__name__)
+
+#: A webhook that is not taken is sent again after this long, and in all so often.
+WEBHOOK_AGAIN_S = 0.5
+WEBHOOK_TRIES = 20
+WEBHOOK_TIMEOUT_S = 5.0
+
+
+@dataclass(slots=True)
+class Habits:
+    """How it behaves; shares are of 1."""
+
+    decline: float = 0.0
+    #: Calls that are carried out and not answered.
+    lose_replies: float = 0.0
+    #: Calls that never arrive: not carried out, and not answered.
+    lose_requests: float = 0.0
+    #: Between what is carried out and its answer.
+    delay_s: float = 0.0
+    #: Charges that are `pending` first, and decided after `late_after_s`.
+    late: float = 0.0
+    late_after_s: float = 5.0
+
+
+@dataclass(slots=True)
+class Charge:
+    """The books of one key. `held` and `taken` are what the buyer's bank account says now."""
+
+    key: str
+    amount_cents: int = 0
+    status: Status = Status.UNKNOWN
+    held_cents: int = 0
+    taken_cents: int = 0
+    #: All that ever happened to it.
+    history: list[str] = field(default_factory=list)
+
+    def become(self, status: Status) -> None:
+        """Move the money to where a status says, and note it."""
+        self.status = status
+        self.held_cents = self.amount_cents if status is Status.AUTHORISED else 0
+        self.taken_cents = self.amount_cents if status is Status.CAPTURED else 0
+        self.history.append(status)
+
+
+class _Amount(msgspec.Struct):
+    amount_cents: int
+
+
+_decode = msgspec.json.Decoder(_Amount).decode
+
+
+class Sandbox:
+    """The provider. Calls of one key take effect one after the other: each is one step."""
+
+    def __init__(
+        self, habits: Habits, *, webhook_url: str = "", keys: KeyRing | None = None
+    ) -> None:
+        """Without a URL or keys no webhooks are sent."""
+        self.habits = habits
+        self.charges: dict[str, Charge] = {}
+        self.webhook_url = webhook_url
+        self._keys = keys
+        self._random = random.Random()  # noqa: S311 - no secret
+        self._late: set[asyncio.Task[None]] = set()
+
+    @property
+    def sends_webhooks(self) -> bool:
+        """Tell whether it knows where to, and how to sign."""
+        return bool(self.webhook_url) and self._keys is not None
+
+    def app(self) -> web.Application:
+        """Build the application."""
+        app = web.Application()
+        app.router.add_get("/books", self._books)
+        app.router.add_get("/charges/{key}", self._find)
+        app.router.add_post("/charges/{key}/authorise", self._authorise)
+        app.router.add_post("/charges/{key}/capture", self._capture)
+        app.router.add_post("/charges/{key}/void", self._void)
+        app.on_cleanup.append(self._forget_the_late)
+        return app
+
+    @asynccontextmanager
+    async def serving(self, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[str]:
+        """Serve inside the block; gives the URL."""
+        # Who has left waits for no answer, nor does the end of the provider.
+        runner = web.AppRunner(
+            self.app(), access_log=None, handler_cancellation=True, shutdown_timeout=0
+        )
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, host, port).start()
+            yield f"http://{host}:{runner.addresses[0][1]}"
+        finally:
+            await runner.cleanup()
+
+    async def settled(self) -> None:
+        """Wait until the bank has decided everything, and every webhook is taken or given up."""
+        while self._late:
+            await asyncio.wait(self._late)
+
+    async def _books(self, _: web.Request) -> web.Response:
+        return web.json_response([asdict(charge) for charge in self.charges.values()])
+
+    async def _find(self, request: web.Request) -> web.Response:
+        self._arrive(request)
+        return await self._answer(request, self.charges.get(request.match_info["key"]))
+
+    async def _authorise(self, request: web.Request) -> web.Response:
+        try:
+            amount_cents = _decode(await request.read()).amount_cents
+        except msgspec.MsgspecError as error:
+            raise web.HTTPUnprocessableEntity(text=str(error)) from error
+        self._arrive(request)
+        key = request.match_info["key"]
+        charge = self.charges.setdefault(key, Charge(key))
+        if charge.status is Status.UNKNOWN:
+            charge.amount_cents = amount_cents
+            if self._happens(self.habits.late):
+                charge.become(Status.PENDING)
+                self._later(self._decide_late(charge))
+            else:
+                self._decide(charge)
+                self._later(self._tell(charge))
+        return await self._answer(request, charge)
+
+    async def _capture(self, request: web.Request) -> web.Response:
+        self._arrive(request)
+        charge = self.charges.get(request.match_info["key"])
+        if charge and charge.status is Status.AUTHORISED:
+            charge.become(Status.CAPTURED)
+        return await self._answer(request, charge)
+
+    async def _void(self, request: web.Request) -> web.Response:
+        self._arrive(request)
+        key = request.match_info["key"]
+        charge = self.charges.setdefault(key, Charge(key))
+        if charge.status not in (Status.VOIDED, Status.DECLINED):
+            charge.become(Status.VOIDED)
+        return await self._answer(request, charge)
+
+    def _decide(self, charge: Charge) -> None:
+        declined = self._happens(self.habits.decline)
+        charge.become(Status.DECLINED if declined else Status.AUTHORISED)
+
+    async def _decide_late(self, charge: Charge) -> None:
+        """Let the bank decide; money that comes for a voided key goes back at once."""
+        await asyncio.sleep(self.habits.late_after_s)
+        voided = charge.status is Status.VOIDED
+        self._decide(charge)
+        if voided:
+            charge.become(Status.VOIDED)
+        await self._tell(charge)
+
+    async def _tell(self, charge: Charge) -> None:
+        """Send the webhook until it is taken."""
+        if not self.webhook_url or self._keys is None:
+            return
+        body = msgspec.json.encode({"key": charge.key, "status": charge.status})
+        async with ClientSession(timeout=ClientTimeout(total=WEBHOOK_TIMEOUT_S)) as session:
+            for _ in range(WEBHOOK_TRIES):
+                headers = {
+                    "Content-Type": "application/json",
+                    webhook_signatures.SIGNATURE: webhook_signatures.sign(
+                        self._keys, body, now_s=int(time.time())
+                    ),
+                }
+                try:
+                    async with session.post(self.webhook_url, data=body, headers=headers) as reply:
+                        if reply.status < 300:
+                            return
+                except (TimeoutError, ClientError, OSError) as error:
+                    log.info("webhook of %s not taken: %s", charge.key, error)
+                await asyncio.sleep(WEBHOOK_AGAIN_S)
+        log.warning("webhook of %s given up", charge.key)
+
+    def _later(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._late.add(task)
+        task.add_done_callback(self._late.discard)
+
+    async def _forget_the_late(self, _: web.Application) -> None:
+        for task in self._late:
+            task.cancel()
+        await asyncio.gather(*self._late, return_exceptions=True)
+
+    def _happens(self, share: float) -> bool:
+        return self._random.random() < share
+
+    def _arrive(self, request: web.Request) -> None:
+        if self._happens(self.habits.lose_requests):
+            _cut(request)
+
+    async def _answer(self, request: web.Request, charge: Charge | None) -> web.Response:
+        await asyncio.sleep(self.habits.delay_s)
+        if self._happens(self.habits.lose_replies):
+            _cut(request)
+        if charge is None:
+            raise web.HTTPNotFound
+        return web.json_response({"key": charge.key, "status": charge.status})
+
+
+def _cut(request: web.Request) -> None:
+    """Break the connection: the caller cannot know what was done."""
+    if request.transport is not None:
+        request.transport.abort()
+    raise web.HTTPServiceUnavailable  # nobody reads it

@@ -1,0 +1,1 @@
+"""Everything on one machine: private stores, gateways and consumers."""

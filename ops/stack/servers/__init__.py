@@ -1,0 +1,1 @@
+"""The stores that `seckill up` runs privately, or takes as given."""

@@ -1,0 +1,132 @@
+"""A private PostgreSQL. It refuses to run as root, so root runs it as someone else."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import asyncpg
+
+from ops.processes.child import Child, StartFailed, run_as, run_to_end
+from ops.processes.pid_files import POLL_S
+from ops.processes.ports import LOOPBACK, free_port
+from ops.stack.discovery import require
+from ops.stack.servers.server import Place, Store, configuration, until_answers
+
+USER = "seckill"
+DATABASE = "seckill"
+
+
+async def prepare(place: Place) -> Store:
+    """Make the database cluster at the first start, write its configuration, describe it."""
+    binaries = require("postgresql")
+    user = _server_user()
+    directory = _directory(place, user)
+    port = free_port()
+    data = directory / "data"
+    if not data.exists():
+        await _initialise(place, binaries, data, user)
+    (data / "postgresql.conf").write_text(configuration("postgresql.conf", f"port = {port}"))
+    password = place.credentials.postgres_password
+    server_url = f"postgresql://{USER}:{password}@{LOOPBACK}:{port}"
+    spec = place.spec(
+        "postgresql",
+        [binaries / "postgres", "-D", data],
+        cwd=data,
+        stop_signal=signal.SIGINT,  # "fast": ends the sessions; SIGTERM would wait for them
+        user=user,
+    )
+    child = Child(spec, lambda: _answers(server_url), lambda: _orphans_gone(data))
+    return Store("postgresql", f"{server_url}/{DATABASE}", f"{LOOPBACK}:{port}", [child])
+
+
+def _server_user() -> str | None:
+    """Return whom to run as when we are root: Debian's postgres, else nobody."""
+    if os.geteuid() != 0:
+        return None
+    known = {entry.pw_name for entry in pwd.getpwall()}
+    return "postgres" if "postgres" in known else "nobody"
+
+
+def _directory(place: Place, user: str | None) -> Path:
+    """Return a directory that belongs to `user`.
+
+    A home that `user` cannot reach (below /root, say) is no use; the data then goes to /var/tmp,
+    which survives a reboot, under a name made from the home.
+    """
+    directory = place.directory("postgresql")
+    if user is None:
+        return directory
+    shutil.chown(directory, user, pwd.getpwnam(user).pw_gid)
+    reachable = subprocess.run(["test", "-w", directory], cwd="/", check=False, **run_as(user))  # noqa: S607
+    if reachable.returncode == 0:
+        return directory
+    home_id = hashlib.sha256(str(place.home).encode()).hexdigest()[:12]
+    elsewhere = Path("/var/tmp") / f"seckill-postgres-{home_id}"  # noqa: S108 - ownership is checked
+    elsewhere.mkdir(mode=0o700, exist_ok=True)
+    if elsewhere.owner() not in (user, "root"):
+        raise StartFailed(f"postgresql: {elsewhere} belongs to {elsewhere.owner()}")
+    shutil.chown(elsewhere, user, pwd.getpwnam(user).pw_gid)
+    return elsewhere
+
+
+async def _initialise(place: Place, binaries: Path, data: Path, user: str | None) -> None:
+    """Run initdb in a directory beside `data` and rename it: a kill leaves nothing half made."""
+    new, password = data.with_name("new"), data.with_name("password")
+    shutil.rmtree(new, ignore_errors=True)
+    password.touch(mode=0o600)
+    password.write_text(place.credentials.postgres_password)
+    if user:
+        shutil.chown(password, user)
+    argv: Sequence[str | Path] = [
+        binaries / "initdb",
+        *("--pgdata", new, "--username", USER, "--pwfile", password),
+        *("--auth", "scram-sha-256", "--encoding", "UTF8", "--locale", "C"),
+        "--no-sync",  # a machine that crashes in this second has no orders to lose
+    ]
+    try:
+        await run_to_end(place.spec("initdb", argv, cwd=data.parent, user=user))
+    finally:
+        password.unlink()
+    new.rename(data)
+
+
+async def _orphans_gone(data: Path) -> None:
+    """Wait until the backends of a killed server have noticed and left.
+
+    Until then they hold its shared memory block, whose id is in postmaster.pid, and a new server
+    refuses to start ("pre-existing shared memory block is still in use").
+    """
+    with suppress(OSError, IndexError):  # the last stop was clean, or no Linux
+        block = (data / "postmaster.pid").read_text().splitlines()[6].split()[1]
+
+        def attached() -> bool:
+            lines = Path("/proc/sysvipc/shm").read_text().splitlines()[1:]
+            return any(row[1] == block and row[6] != "0" for row in map(str.split, lines))
+
+        while attached():  # noqa: ASYNC110 - the kernel offers no event for this
+            await asyncio.sleep(POLL_S)
+
+
+async def _answers(server_url: str) -> None:
+    """Wait for a connection, and make the database unless it is there."""
+
+    async def ask() -> None:
+        connection = await asyncpg.connect(f"{server_url}/postgres", timeout=2)
+        try:
+            known = "SELECT 1 FROM pg_database WHERE datname = $1"
+            if not await connection.fetchval(known, DATABASE):
+                await connection.execute(f"CREATE DATABASE {DATABASE}")
+        finally:
+            await connection.close()
+
+    not_yet = (OSError, asyncpg.CannotConnectNowError, asyncpg.ConnectionDoesNotExistError)
+    await until_answers(ask, not_yet)

@@ -1,0 +1,136 @@
+"""The stores of one stack: given by the environment, or private ones started here.
+
+async with running_services(home) as services:
+    Redis.from_url(services.redis_url)
+    await services.kill("redis")     # SIGKILL, as a crash would
+    await services.start("redis")    # same port, same data
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic_settings import EnvSettingsSource
+
+from config.settings import Settings
+from ops.processes.child import Child
+from ops.processes.pid_files import end_leftovers
+from ops.processes.tasks import together
+from ops.stack.credentials import load_credentials
+from ops.stack.servers import external as given_store
+from ops.stack.servers import postgresql, rabbitmq, redis
+from ops.stack.servers.server import Place, Store
+
+#: Store -> the setting that, found in the environment, means "use this one, start nothing".
+SETTINGS = {"redis": "redis_url", "rabbitmq": "amqp_url", "postgresql": "postgres_dsn"}
+_PREPARE: dict[str, Callable[[Place], Awaitable[Store]]] = {
+    "redis": redis.prepare,
+    "rabbitmq": rabbitmq.prepare,
+    "postgresql": postgresql.prepare,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The stores by name: `redis`, `rabbitmq`, `postgresql`."""
+
+    stores: dict[str, Store]
+
+    @property
+    def redis_url(self) -> str:
+        """Redis, with its password."""
+        return self.stores["redis"].url
+
+    @property
+    def amqp_url(self) -> str:
+        """RabbitMQ, with user and password."""
+        return self.stores["rabbitmq"].url
+
+    @property
+    def postgres_dsn(self) -> str:
+        """PostgreSQL, with user, password and database."""
+        return self.stores["postgresql"].url
+
+    @property
+    def children(self) -> list[Child]:
+        """Every process that is ours: none of a store that the environment gave."""
+        return [child for store in self.stores.values() for child in store.children]
+
+    def pid(self, name: str) -> int | None:
+        """Return the pid of a private store, or None while it does not run."""
+        children = self.stores[name].children
+        return children[-1].pid if children else None
+
+    async def start(self, name: str) -> None:
+        """Start a store that is down: same port, same data. Returns when it answers."""
+        for child in self.stores[name].children:
+            if child.pid is None:
+                await child.start()
+
+    async def stop(self, name: str) -> None:
+        """Stop a store cleanly."""
+        for child in reversed(self.stores[name].children):
+            await child.stop()
+
+    async def kill(self, name: str) -> None:
+        """End a store by SIGKILL, as a crash would, and return when it is gone."""
+        await self.stores[name].children[-1].kill()
+
+    def pause(self, name: str) -> None:
+        """Freeze a store: it accepts connections and answers nothing."""
+        self.stores[name].children[-1].send(signal.SIGSTOP)
+
+    def resume(self, name: str) -> None:
+        """Let a frozen store go on."""
+        self.stores[name].children[-1].send(signal.SIGCONT)
+
+
+def given_settings() -> dict[str, Any]:
+    """Return what the environment itself sets; the settings file of a stack does not count."""
+    return EnvSettingsSource(Settings)()
+
+
+@contextmanager
+def temporary_home() -> Iterator[Path]:
+    """Make a home for tests and demonstrations, and remove it with its data.
+
+    Everyone may enter it: PostgreSQL runs as another user when we are root. What is secret in it
+    is closed file by file.
+    """
+    home = Path(tempfile.mkdtemp(prefix="seckill-"))
+    home.chmod(0o755)
+    try:
+        yield home
+    finally:
+        shutil.rmtree(home)
+
+
+@asynccontextmanager
+async def running_services(home: Path) -> AsyncIterator[Services]:
+    """Start what the environment does not give, and stop it again."""
+    end_leftovers(home / "run")
+    place = Place(home, load_credentials(home))
+    given = given_settings()
+    services = Services({})
+    try:
+        await together(
+            *(_bring_up(services, name, given.get(SETTINGS[name]), place) for name in SETTINGS)
+        )
+        yield services
+    finally:
+        await together(*(services.stop(name) for name in services.stores))
+
+
+async def _bring_up(services: Services, name: str, given: str | None, place: Place) -> None:
+    if given:
+        services.stores[name] = await given_store.greet(name, given)
+    else:
+        services.stores[name] = await _PREPARE[name](place)
+        await services.start(name)

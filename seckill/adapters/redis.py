@@ -1,0 +1,92 @@
+"""How the project talks to Redis: bounded pool, short time limits, and no retries."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.maint_notifications import MaintNotificationsConfig
+
+from seckill.errors import Unavailable
+from seckill.micro_batcher import MicroBatcher, Waiter
+
+#: Calls under way from one process; the micro-batchers use a few, operator commands one.
+CONNECTIONS_MAX = 16
+#: Script calls, or pipelines of them, under way from one process; others find connections left.
+SCRIPTS_UNDER_WAY = 8
+#: Script calls in one pipeline.
+PIPELINE_MAX = 64
+
+#: The arguments of EVALSHA, and its reply.
+_Waiter = Waiter[tuple[Any, ...], Any]
+
+
+class PipeliningRedis(Redis):
+    """A client whose script calls go out together: those of one turn of the loop in one pipeline.
+
+    A call of its own costs the client 230 us of CPU, and Redis a flush to its disk. Each keeps its
+    reply, or its error, for itself; a broken connection is an error for all of its pipeline.
+    """
+
+    async def evalsha(self, *args: Any) -> Any:  # noqa: ANN401 - untyped in redis-py
+        """Run a script; `args` are its digest, the number of its keys, the keys, and the rest.
+
+        The time limit of a call is that of its wait for a pipeline, too.
+        """
+        async with asyncio.timeout(self.connection_pool.connection_kwargs["socket_timeout"]):
+            return await self._scripts.submit(args)
+
+    @cached_property
+    def _scripts(self) -> MicroBatcher[tuple[Any, ...], Any]:
+        return MicroBatcher(self._run, max_batch=PIPELINE_MAX, max_calls=SCRIPTS_UNDER_WAY)
+
+    async def _run(self, calls: Sequence[_Waiter]) -> None:
+        if len(calls) == 1:
+            calls[0].answer(await super().evalsha(*calls[0].item))
+            return
+        async with self.pipeline(transaction=False) as pipe:
+            for call in calls:
+                pipe.evalsha(*call.item)
+            replies = await pipe.execute(raise_on_error=False)
+        for call, reply in zip(calls, replies, strict=True):
+            if isinstance(reply, Exception):
+                call.fail(reply)
+            else:
+                call.answer(reply)
+
+
+def connect(url: str, *, timeout_s: float, kind: type[Redis] = Redis) -> Redis:
+    """Return a client whose every call is sent once and fails after `timeout_s`.
+
+    The library would send a failed command up to ten times more. A grab whose reply was lost has
+    been run, so each retry would be another grab; the default pool raises when it is full instead
+    of waiting. Both are turned off here.
+    """
+    pool = BlockingConnectionPool.from_url(
+        url,
+        max_connections=CONNECTIONS_MAX,
+        timeout=timeout_s,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=timeout_s,
+        retry=Retry(NoBackoff(), 0),
+        # While the library waits for notices of a managed service, it hands out connections that
+        # the server has closed long ago: after a restart, one failed call for each of them.
+        maint_notifications_config=MaintNotificationsConfig(enabled=False),
+    )
+    return kind.from_pool(pool)  # which closes the pool along with the client
+
+
+@contextmanager
+def redis_errors_as_unavailable() -> Iterator[None]:
+    """Turn every failure of a Redis call into Unavailable: the outcome is unknown, never "no"."""
+    try:
+        yield
+    except (RedisError, OSError, TimeoutError) as error:
+        raise Unavailable(f"Redis does not answer: {error}") from error

@@ -1,0 +1,1 @@
+"""What proves who somebody is: tickets, login tokens, signatures, proof of work."""

@@ -1,0 +1,111 @@
+"""Proofs of work: what a buyer may have to compute before a ticket, checked without any store.
+
+A challenge is `kid~expires~bits~nonce~mac`, for one buyer in one sale until a moment: mac = 128-bit
+keyed BLAKE2b over sale, buyer and all that stands before it. It is personalised, so that under the
+same key no MAC of a ticket is that of a challenge. A solution is 1 to 20 digits for which SHA-256
+of the ASCII text `challenge:solution` begins with at least `bits` zero bits.
+
+The nonce is random, so nothing can be computed before the challenge is given out. That a solution
+is used once is for the caller to see to, by the nonce: here nothing is remembered.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+from hashlib import blake2b, sha256
+from hmac import compare_digest
+from secrets import token_urlsafe
+
+from seckill.auth.key_ring import KeyRing
+
+#: 67 million hashes: most of a minute in a good browser, minutes in a phone. What is harder turns
+#: away buyers, not machines. (A CHECK of the column `sales.proof_bits` has it, too.)
+BITS_MAX = 26
+
+_SOLUTION = re.compile(r"[0-9]{1,20}\Z")
+#: Never the same twice: two buyers share no work, and a burnt nonce burns one challenge.
+_NONCE_BYTES = 16
+_MAC_BYTES = 16
+_KEY_BYTES = 64
+_PERSON = b"seckill-proof"
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """A solved challenge, by the nonce that may be used once, until it expires."""
+
+    nonce: str
+    expires_at_s: int
+
+
+class Flaw(Enum):
+    """Why something is no proof: the field at fault, and what is wrong with it."""
+
+    FOREIGN = ("challenge", "not a challenge for this buyer in this sale")
+    EXPIRED = ("challenge", "it has expired; ask for a new one")
+    TOO_EASY = ("challenge", "the sale asks for more work by now; ask for a new one")
+    UNSOLVED = ("solution", "SHA-256 of challenge:solution has too few leading zero bits")
+
+
+def issue(keys: KeyRing, *, sale_id: str, buyer_id: str, bits: int, expires_at_s: int) -> str:
+    """Make a challenge of `bits` for one buyer in one sale, good before `expires_at_s`."""
+    kid = keys.signing_kid
+    signed = f"{kid}~{expires_at_s}~{bits}~{token_urlsafe(_NONCE_BYTES)}"
+    return f"{signed}~{_mac(keys.keys[kid], sale_id, buyer_id, signed)}"
+
+
+def check(
+    keys: KeyRing,
+    challenge: str,
+    solution: str,
+    *,
+    sale_id: str,
+    buyer_id: str,
+    bits: int,
+    now_s: float,
+) -> Proof | Flaw:
+    """Tell whether a buyer did at least `bits` of work for this sale, at one MAC and one SHA-256.
+
+    `bits` is what the sale asks for now; the work is measured by what the challenge says, so that
+    a harder one is not solved by less.
+    """
+    signed, _, mac = challenge.rpartition("~")
+    key = keys.keys.get(signed.partition("~")[0])
+    if key is None or not challenge.isascii():
+        return Flaw.FOREIGN
+    if not compare_digest(_mac(key, sale_id, buyer_id, signed), mac):
+        return Flaw.FOREIGN
+    _, expires, asked, nonce = signed.split("~")  # by the MAC it is one that we have made
+    if now_s >= int(expires):
+        return Flaw.EXPIRED
+    if int(asked) < bits:
+        return Flaw.TOO_EASY
+    if not _SOLUTION.match(solution):
+        return Flaw.UNSOLVED
+    if leading_zero_bits(sha256(f"{challenge}:{solution}".encode()).digest()) < int(asked):
+        return Flaw.UNSOLVED
+    return Proof(nonce, int(expires))
+
+
+def solve(challenge: str, bits: int) -> str:
+    """Return the least number that solves a challenge, after about 2**bits hashes."""
+    begun = sha256(f"{challenge}:".encode())
+    number = 0
+    while True:
+        attempt = begun.copy()
+        attempt.update(b"%d" % number)
+        if leading_zero_bits(attempt.digest()) >= bits:
+            return str(number)
+        number += 1
+
+
+def leading_zero_bits(digest: bytes) -> int:
+    """Count the zero bits before the first one bit."""
+    return 8 * len(digest) - int.from_bytes(digest, "big").bit_length()
+
+
+def _mac(key: bytes, sale_id: str, buyer_id: str, signed: str) -> str:
+    text = f"{sale_id}~{buyer_id}~{signed}".encode()
+    return blake2b(text, key=key[:_KEY_BYTES], digest_size=_MAC_BYTES, person=_PERSON).hexdigest()

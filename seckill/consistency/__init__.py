@@ -1,0 +1,1 @@
+"""Whether the stores agree, and how they are made to."""

@@ -1,0 +1,201 @@
+"""Redis and PostgreSQL compared name by name, a page at a time, while the sale goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from enum import StrEnum
+from typing import Any, NamedTuple, TypeVar
+
+import asyncpg
+from redis.asyncio import Redis
+
+from seckill.adapters import redis_keys
+from seckill.adapters.postgres import database_errors_as_unavailable
+from seckill.adapters.redis import redis_errors_as_unavailable
+from seckill.clock import now_ms
+from seckill.dead_letters.store import open_order_ids
+from seckill.inventory.holders import holder_pages
+from seckill.inventory.reservations import CALL_MAX, Holding
+from seckill.order_ids import created_ms_of
+from seckill.orders.orders import LIVE
+
+
+class Held(NamedTuple):
+    """A holder, and what PostgreSQL says of its order."""
+
+    buyer_id: str
+    holding: Holding
+    #: None when there is no row.
+    state: str | None
+    #: Whether its units are on their way back.
+    is_returning: bool
+
+    @property
+    def is_live(self) -> bool:
+        """Tell whether the order may hold units."""
+        return self.state in LIVE
+
+
+class Unheld(NamedTuple):
+    """A live order whose buyer does not hold it in Redis."""
+
+    buyer_id: str
+    holding: Holding
+
+
+async def held(redis: Redis, db: asyncpg.Pool, sale_id: str) -> AsyncIterator[list[Held]]:
+    """Yield all holders with their rows. The row is read after the holder.
+
+    So a holder without a row was in flight when it was read, or has lost its message.
+    """
+    async for page in holder_pages(redis, sale_id):
+        with database_errors_as_unavailable():
+            rows = await db.fetch(
+                "SELECT o.order_id::text, o.state, r.order_id IS NOT NULL"
+                "  FROM orders o LEFT JOIN stock_returns r USING (order_id)"
+                " WHERE o.order_id = ANY($1::uuid[])",
+                [holding.order_id for _, holding in page],
+            )
+        found = {order_id: (state, returning) for order_id, state, returning in rows}
+        yield [
+            Held(buyer_id, holding, *found.get(holding.order_id, (None, False)))
+            for buyer_id, holding in page
+        ]
+
+
+async def unheld(redis: Redis, db: asyncpg.Pool, sale_id: str) -> AsyncIterator[list[Unheld]]:
+    """Yield live orders that have no holder. The holder is read after the row.
+
+    So the order may have ended, and been given back, in between: whoever acts looks again.
+    """
+    after = ""
+    while True:
+        with database_errors_as_unavailable():
+            rows = await db.fetch(
+                "SELECT buyer_id, order_id::text, quantity FROM orders"
+                # As the partial index has it; one live order a buyer, so a buyer is a place in it.
+                " WHERE sale_id = $1 AND state IN ('pending', 'paying', 'paid') AND buyer_id > $2"
+                " ORDER BY buyer_id LIMIT $3",
+                sale_id,
+                after,
+                CALL_MAX,
+            )
+        if not rows:
+            return
+        after = rows[-1]["buyer_id"]
+        page = [Unheld(buyer, Holding(order_id, units)) for buyer, order_id, units in rows]
+        yield await _without_holder(redis, sale_id, page)
+
+
+async def _without_holder(redis: Redis, sale_id: str, page: Sequence[Unheld]) -> list[Unheld]:
+    with redis_errors_as_unavailable():
+        texts: Any = await redis.hmget(
+            redis_keys.holders(sale_id), [live.buyer_id for live in page]
+        )
+    return [
+        live
+        for live, text in zip(page, texts, strict=True)
+        if text is None or text.decode() != str(live.holding)
+    ]
+
+
+P = TypeVar("P")
+
+
+#: Least time between two looks that must agree: longer than any call between the stores may take.
+LOOKS_APART_S = 3.0
+
+
+#: Differences of one sale that a look keeps; the rest is found by the next ones.
+DIFFERENCES_MAX = 5_000
+
+
+class Action(StrEnum):
+    """What is done about a difference."""
+
+    REPUBLISH = "republish"
+    GIVE_BACK = "give_back"
+    ADOPT = "adopt"
+
+
+REASONS = {
+    Action.REPUBLISH: "held for long without a row: its message was lost",
+    Action.GIVE_BACK: "ended, but still held in Redis",
+    Action.ADOPT: "live, but not held in Redis",
+}
+
+
+class Difference(NamedTuple):
+    """One order on which the stores do not agree."""
+
+    action: Action
+    buyer_id: str
+    holding: Holding
+
+
+class Look(NamedTuple):
+    """One comparison of a sale."""
+
+    #: By order_id.
+    differences: dict[str, Difference]
+    #: Whether the stores hold the same orders, with nothing under way.
+    is_quiet: bool
+
+
+async def look(
+    redis: Redis, db: asyncpg.Pool, sale_id: str, *, age_ms: int, share: float = 1.0
+) -> Look:
+    """Compare a sale's holders with its rows, and its live rows with their holders.
+
+    With a share below 1 it works so much of the time and rests in between, page by page.
+    """
+    found: dict[str, Difference] = {}
+    is_quiet = True
+    waiting_for_operator = await open_order_ids(db, sale_id)
+    lost_before_ms = now_ms() - age_ms
+    async for page in _paced(held(redis, db, sale_id), share):
+        for each in page:
+            is_quiet = is_quiet and each.is_live
+            action = _action_for(each, lost_before_ms)
+            if action and each.holding.order_id not in waiting_for_operator:
+                found[each.holding.order_id] = Difference(action, each.buyer_id, each.holding)
+        if len(found) > DIFFERENCES_MAX:
+            return Look(found, is_quiet=False)
+    async for rows in _paced(unheld(redis, db, sale_id), share):
+        for row in rows:
+            is_quiet = False
+            found[row.holding.order_id] = Difference(Action.ADOPT, *row)
+        if len(found) > DIFFERENCES_MAX:
+            break
+    return Look(found, is_quiet)
+
+
+async def _paced(pages: AsyncIterator[P], share: float) -> AsyncIterator[P]:
+    """Yield pages so that reading and judging them takes a share of the time."""
+    began = time.monotonic()
+    async for page in pages:
+        yield page
+        await rest(began, share)
+        began = time.monotonic()
+
+
+async def rest(began: float, share: float) -> None:
+    """Rest after work since `began` (monotonic), so that it has taken a share of the time."""
+    if share < 1:
+        await asyncio.sleep((time.monotonic() - began) * (1 / share - 1))
+
+
+def agreed(before: Look, now: Look) -> list[Difference]:
+    """Return what both looks saw."""
+    return [d for order_id, d in now.differences.items() if before.differences.get(order_id) == d]
+
+
+def _action_for(each: Held, lost_before_ms: int) -> Action | None:
+    if each.is_live or each.is_returning:
+        return None
+    if each.state is not None:
+        return Action.GIVE_BACK
+    is_young = created_ms_of(each.holding.order_id) > lost_before_ms
+    return None if is_young else Action.REPUBLISH

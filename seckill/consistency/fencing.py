@@ -1,0 +1,140 @@
+"""Whether Redis still holds what PostgreSQL knows of a sale; if not, the sale must be rebuilt.
+
+Redis may come back empty, or as it was some time ago. Nothing may be sold from such a past: its
+stock counts units that have been sold since.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+import asyncpg
+from redis.asyncio import Redis
+
+import lua
+from seckill.adapters import redis_keys
+from seckill.adapters.postgres import database_errors_as_unavailable
+from seckill.adapters.redis import redis_errors_as_unavailable
+from seckill.inventory import outbox
+
+
+class Trouble(StrEnum):
+    """Why a sale sells nothing until it is rebuilt."""
+
+    #: Redis has lost it, or part of it.
+    LOST = "lost"
+    #: Redis went back in time.
+    BEHIND = "behind"
+    #: It was found to be behind, or a rebuild of it was cut off or is under way.
+    FENCED = "fenced"
+    #: Redis is of a later life: PostgreSQL was restored from before a rebuild.
+    AHEAD = "ahead"
+
+
+class Stamp(NamedTuple):
+    """What changes with everything that happens to a sale, in either store."""
+
+    #: As Redis has it.
+    epoch: int
+    version: int
+    redis: tuple[bytes | int | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a sale stands: a trouble, or the stamp of a sale that is whole."""
+
+    trouble: Trouble | None
+    stamp: Stamp | None = None
+
+
+_TROUBLES = {b"MISSING": Trouble.LOST, b"BEHIND": Trouble.BEHIND, b"FENCED": Trouble.FENCED}
+
+
+async def survey(
+    redis: Redis, db: asyncpg.Pool, sale_ids: Collection[str] | None = None, *, fence: bool = False
+) -> dict[str, Standing]:
+    """Judge all sales, or those of `sale_ids`, in one query and one round trip to Redis.
+
+    With `fence`, one that went back in time is fenced in the same step. PostgreSQL is read first:
+    what it knows then, Redis had when it told it.
+    """
+    with database_errors_as_unavailable():
+        rows = await db.fetch(
+            "SELECT sale_id, epoch, outbox_mark, opened_at IS NOT NULL, version"
+            "  FROM sales JOIN inventory USING (sale_id)"
+            " WHERE $1::text[] IS NULL OR sale_id = ANY($1) ORDER BY number",
+            None if sale_ids is None else list(sale_ids),
+        )
+    judge = lua.register(redis, "check_sale")
+    with redis_errors_as_unavailable():
+        async with redis.pipeline(transaction=False) as pipe:
+            for sale_id, epoch, mark, opened, _ in rows:
+                names = (redis_keys.stock, redis_keys.sale, redis_keys.holders, redis_keys.outbox)
+                await judge(
+                    keys=[name(sale_id) for name in names],
+                    args=[epoch, outbox.id_of(mark), int(opened), int(fence)],
+                    client=pipe,
+                )
+            replies = await pipe.execute()
+    standings = {
+        row["sale_id"]: _standing(reply, row) for row, reply in zip(rows, replies, strict=True)
+    }
+    later = {
+        row["sale_id"]: stamp.epoch
+        for row in rows
+        if (stamp := standings[row["sale_id"]].stamp) and stamp.epoch > row["epoch"]
+    }
+    for sale_id in await _still_ahead(db, later) if later else ():
+        standings[sale_id] = Standing(Trouble.AHEAD)
+    return standings
+
+
+async def _still_ahead(db: asyncpg.Pool, epochs: Mapping[str, int]) -> list[str]:
+    """Return the sales whose epoch in Redis is one that PostgreSQL does not know.
+
+    Asked once more, after Redis: a rebuild may have ended between the two.
+    """
+    with database_errors_as_unavailable():
+        rows = await db.fetch(
+            "SELECT sale_id FROM unnest($1::text[], $2::bigint[]) AS redis (sale_id, epoch)"
+            " JOIN inventory i USING (sale_id) WHERE redis.epoch > i.epoch",
+            list(epochs),
+            list(epochs.values()),
+        )
+    return [row[0] for row in rows]
+
+
+async def behind(
+    redis: Redis, db: asyncpg.Pool, sale_ids: Collection[str] | None = None
+) -> dict[str, Trouble]:
+    """Return the sales that need a rebuild, and why; looks only."""
+    standings = await survey(redis, db, sale_ids)
+    return {sale_id: s.trouble for sale_id, s in standings.items() if s.trouble is not None}
+
+
+async def epoch_in_redis(redis: Redis, sale_id: str) -> int:
+    """Return the epoch of the sale's life in Redis; 0 when it has none."""
+    with redis_errors_as_unavailable():
+        return int(await redis.hget(redis_keys.sale(sale_id), "epoch") or 0)
+
+
+def advice(sale_id: str, trouble: Trouble) -> str:
+    """Return one line for an operator."""
+    what = {
+        Trouble.LOST: f"Redis has lost sale {sale_id}",
+        Trouble.BEHIND: f"Redis went back in time with sale {sale_id}",
+        Trouble.FENCED: f"sale {sale_id} is fenced",
+        Trouble.AHEAD: f"PostgreSQL was restored from before a rebuild of sale {sale_id}",
+    }[trouble]
+    return f"{what}; it sells nothing until it is rebuilt: seckill sale rebuild {sale_id}"
+
+
+def _standing(reply: list[Any], row: asyncpg.Record) -> Standing:
+    if reply[0] != b"WHOLE":
+        return Standing(_TROUBLES[reply[0]])
+    _, epoch, *details = reply
+    return Standing(None, Stamp(epoch, row["version"], tuple(details)))

@@ -1,0 +1,123 @@
+"""The books of money: every cent is where the payments of a sale say, and the postings sum to 0.
+
+Read in one snapshot. A branch writes its effect, its entries and its payment's state in one
+transaction, and the log ends a transaction after all of its branches: so whatever is found wrong
+here is wrong, however much is moving.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import asyncpg
+
+from seckill.adapters.postgres import database_errors_as_unavailable
+
+_BOOKED = """
+SELECT coalesce(sum(-e.cents) FILTER (WHERE e.kind = 'payment'), 0)::bigint,
+       coalesce(sum(-e.cents) FILTER (WHERE e.kind = 'discount'), 0)::bigint,
+       coalesce(sum(e.cents) FILTER (WHERE e.kind = 'refund'), 0)::bigint
+  FROM payments p JOIN entries e ON e.tx = p.tx_id AND e.account <> 'revenue'
+ WHERE p.sale_id = $1
+"""
+
+_WRONG_WALLETS = """
+SELECT buyer_id
+  FROM wallets w
+  FULL JOIN (SELECT substr(account, 8) AS buyer_id, sum(cents) AS cents
+               FROM entries WHERE account LIKE 'wallet:%' GROUP BY 1) e USING (buyer_id)
+  LEFT JOIN (SELECT buyer_id, sum(cents) AS cents FROM wallet_holds GROUP BY 1) h USING (buyer_id)
+ WHERE coalesce(w.available_cents + w.frozen_cents, 0) <> coalesce(e.cents, 0)
+    OR coalesce(w.frozen_cents, 0) <> coalesce(h.cents, 0)
+"""
+
+# Ended or parked: due_at is null. The two halves are the two partial indexes.
+_OPEN = """
+SELECT tx_id FROM transactions WHERE due_at IS NOT NULL AND args ->> 'sale_id' = $1
+ UNION ALL
+SELECT tx_id FROM transactions
+ WHERE due_at IS NULL AND ended_at IS NULL AND args ->> 'sale_id' = $1
+"""
+
+# Payments that the card provider is still to be asked about.
+_UNKNOWN = "SELECT tx_id FROM payments WHERE next_ask_at IS NOT NULL AND sale_id = $1"
+
+# An order and the payment that it names are in the same state, and no other payment holds it.
+_WRONG_ORDERS = """
+SELECT o.order_id::text
+  FROM orders o LEFT JOIN payments p ON p.tx_id = o.paying_tx
+ WHERE o.sale_id = $1
+   AND (o.paying_tx IS NOT NULL OR o.state IN ('paying', 'paid', 'refunding', 'refunded'))
+   AND p.state IS DISTINCT FROM CASE o.state WHEN 'paying' THEN 'trying' ELSE o.state END
+ UNION
+SELECT p.order_id::text
+  FROM payments p JOIN orders o USING (order_id)
+ WHERE p.sale_id = $1 AND p.state <> 'cancelled' AND o.paying_tx IS DISTINCT FROM p.tx_id
+"""
+
+# A payment whose transaction has ended left exactly what its state says, and nothing held.
+_MISBOOKED = """
+SELECT p.tx_id
+  FROM payments p
+  LEFT JOIN coupons c ON c.coupon_id = p.coupon_id AND c.locked_by = p.tx_id
+ CROSS JOIN LATERAL (
+   SELECT coalesce(sum(-cents) FILTER (WHERE account = CASE p.method
+            WHEN 'card' THEN 'provider' ELSE 'wallet:' || p.buyer_id END), 0) AS charged,
+          coalesce(sum(-cents) FILTER (WHERE account = 'discount'), 0) AS given
+     FROM entries WHERE tx = p.tx_id) booked
+ CROSS JOIN LATERAL (SELECT p.state IN ('paid', 'refunding') AS counts) due
+ WHERE p.sale_id = $1 AND p.tx_id <> ALL ($2)
+   AND (p.state = 'trying'
+        OR EXISTS (SELECT FROM wallet_holds h WHERE h.tx_id = p.tx_id)
+        OR c.state = 'locked'
+        OR (c.state IS NOT NULL) <> (due.counts AND p.coupon_id IS NOT NULL)
+        OR booked.charged <> CASE WHEN due.counts THEN p.amount_cents ELSE 0 END
+        OR booked.given <> CASE WHEN due.counts THEN p.discount_cents ELSE 0 END)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class MoneyBooks:
+    """What a sale's payments came to, and whether all of it is booked."""
+
+    charged_cents: int
+    discounted_cents: int
+    refunded_cents: int
+    #: Transactions that have not ended yet; parked ones are among them.
+    open_txs: list[str]
+    #: Card payments without an outcome.
+    unknown_txs: list[str]
+    #: The sum of all entries there are; and buyers whose wallet is not what its entries say.
+    balance_cents: int
+    wrong_wallets: list[str]
+    wrong_orders: list[str]
+    misbooked_txs: list[str]
+
+
+async def read_money(db: asyncpg.Pool, sale_id: str) -> MoneyBooks:
+    """Read the money of a sale, and the wallets and postings of all."""
+    with database_errors_as_unavailable():
+        async with (
+            db.acquire() as connection,
+            connection.transaction(isolation="repeatable_read", readonly=True),
+        ):
+
+            async def column(query: str, *args: object) -> list[str]:
+                return [row[0] for row in await connection.fetch(query, *args)]
+
+            charged, discounted, refunded = await connection.fetchrow(_BOOKED, sale_id)
+            open_txs = await column(_OPEN, sale_id)
+            unknown_txs = await column(_UNKNOWN, sale_id)
+            return MoneyBooks(
+                charged_cents=charged,
+                discounted_cents=discounted,
+                refunded_cents=refunded,
+                open_txs=open_txs,
+                unknown_txs=unknown_txs,
+                balance_cents=await connection.fetchval(
+                    "SELECT coalesce(sum(cents), 0)::bigint FROM entries"
+                ),
+                wrong_wallets=await column(_WRONG_WALLETS),
+                wrong_orders=await column(_WRONG_ORDERS, sale_id),
+                misbooked_txs=await column(_MISBOOKED, sale_id, open_txs + unknown_txs),
+            )

@@ -1,0 +1,235 @@
+"""Rebuilding a sale in Redis from PostgreSQL, fenced by a new epoch.
+
+Units are what PostgreSQL has: stock is what is available there, holders are its live orders, both
+read in one transaction that also raises the epoch. What an older Redis promised beyond that meets
+the new epoch and becomes a rejected order: no grab of the old life leaks into the new one.
+
+A rebuild that is cut off anywhere leaves the sale fenced or missing; running it again mends that.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import asyncpg
+import msgspec
+from redis.asyncio import Redis
+
+import lua
+from config.limits import OPS
+from seckill import audit
+from seckill.adapters import redis_keys
+from seckill.adapters.postgres import database_errors_as_unavailable
+from seckill.adapters.redis import redis_errors_as_unavailable
+from seckill.consistency import diff, fencing
+from seckill.errors import Conflict, Missing, WrongState
+from seckill.inventory.reservations import CALL_MAX, Stock
+from seckill.orders import orders
+from seckill.orders.orders import Placement
+from seckill.sales import rate_limits, sales
+from seckill.sales.sales import Sale
+from seckill.sales.token_buckets import Buckets
+
+log = logging.getLogger(__name__)
+
+#: To read the live orders of a sale. The inventory row is locked meanwhile, which holds up only
+#: this sale's batches; a million orders take some seconds.
+READ_S = 60.0
+
+_pack = msgspec.msgpack.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """A sale after its rebuild."""
+
+    sale_id: str
+    epoch: int
+    state: str
+    stock: int | None
+    holders: int
+    #: Holders of the old life that had no row: each has one now, rejected.
+    rejected: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Books:
+    """A sale in the transaction that raised its epoch."""
+
+    sale: Sale
+    epoch: int
+    total: int
+    #: None for a sale that was never opened.
+    stock: int | None
+    #: (buyer_id, "order_id:quantity") of live orders.
+    holders: Sequence[tuple[str, str]]
+
+
+class Rebuild:
+    """Rebuilds sales: `fence` them, let what is under way be placed, and `run`."""
+
+    def __init__(self, redis: Redis, db: asyncpg.Pool) -> None:
+        self._redis = redis
+        self._db = db
+        self._stock = Stock(redis)
+        self._begin = lua.register(redis, "begin_rebuild")
+        self._restore_holders = lua.register(redis, "restore_holders")
+        self._finish = lua.register(redis, "finish_rebuild")
+
+    async def fence(self, sale_ids: Collection[str], *, force: bool = False) -> dict[str, str]:
+        """Keep new grabs out of the sales; return why each is rebuilt.
+
+        WrongState when one of them does not need it.
+
+        A rebuild of a sale that is whole would only reject what is under way.
+        """
+        standings = await fencing.survey(self._redis, self._db, sale_ids)
+        reasons: dict[str, str] = {}
+        for sale_id in sale_ids:
+            if sale_id not in standings:
+                raise Missing(f"there is no sale {sale_id}; `seckill sale list` shows them")
+            trouble = standings[sale_id].trouble
+            reasons[sale_id] = trouble or "forced"
+            if trouble is None and not force:
+                raise WrongState(
+                    f"Redis holds sale {sale_id} whole, and a rebuild would reject what is under "
+                    f"way. Single differences are mended by: seckill reconcile {sale_id} --apply. "
+                    "To rebuild it all the same, add --force"
+                )
+        for sale_id in sale_ids:  # one that is missing, or fenced, is as good
+            await self._stock.set_sale_state(sale_id, "fenced")
+        return reasons
+
+    async def run(self, sale_id: str, *, actor: str, reason: str) -> Rebuilt:
+        """Rebuild one fenced sale; Conflict when another rebuild of it overtakes this one."""
+        books = await self._raise_epoch(sale_id, actor, reason)
+        rejected = await self._reject_in_flight(sale_id, books.epoch)
+        await self._run(
+            self._begin, books, [redis_keys.stock, redis_keys.sale, redis_keys.holders], []
+        )
+        for start in range(0, len(books.holders), CALL_MAX):
+            some = books.holders[start : start + CALL_MAX]
+            flat = [text for pair in some for text in pair]
+            await self._run(
+                self._restore_holders, books, [redis_keys.sale, redis_keys.holders], [_pack(flat)]
+            )
+        await self._restore_limits(sale_id)
+        await self._lift(books)
+        log.info(
+            "sale %s: rebuilt in epoch %d with %d holders; %d grabs of before were rejected",
+            sale_id,
+            books.epoch,
+            len(books.holders),
+            rejected,
+        )
+        return Rebuilt(
+            sale_id, books.epoch, books.sale.state, books.stock, len(books.holders), rejected
+        )
+
+    async def _raise_epoch(self, sale_id: str, actor: str, reason: str) -> _Books:
+        """Raise the epoch and read the books, in one transaction.
+
+        It has the inventory row: what was placed before is read, what is placed after meets the
+        new epoch. It ends before Redis is written, so that no batch waits for that.
+        """
+        # A PostgreSQL restored from a backup may be behind in this, too.
+        in_redis = await fencing.epoch_in_redis(self._redis, sale_id)
+        with database_errors_as_unavailable():
+            async with self._db.acquire() as connection, connection.transaction():
+                sale = await sales.lock(connection, sale_id)
+                epoch, total, available = await connection.fetchrow(
+                    "UPDATE inventory SET epoch = greatest(epoch, $2) + 1, outbox_mark = 0,"
+                    " version = version + 1 WHERE sale_id = $1 RETURNING epoch, total, available",
+                    sale_id,
+                    in_redis,
+                )
+                live = await connection.fetch(
+                    "SELECT buyer_id, order_id::text || ':' || quantity, quantity FROM orders"
+                    " WHERE sale_id = $1 AND state IN ('pending', 'paying', 'paid')",
+                    sale_id,
+                    timeout=READ_S,
+                )
+                if sum(row[2] for row in live) != total - available:
+                    raise Conflict(
+                        f"PostgreSQL's own books of sale {sale_id} do not balance, so nothing was "
+                        f"rebuilt; look what is wrong: seckill verify {sale_id}"
+                    )
+                has_stock = sale.was_opened or await sales.has_orders(connection, sale_id)
+                await audit.record(
+                    connection,
+                    "sale.rebuild",
+                    actor=actor,
+                    reason=reason,
+                    sale_id=sale_id,
+                    details={"epoch": epoch, "available": available, "live": len(live)},
+                )
+        holders = [(row[0], row[1]) for row in live]
+        return _Books(sale, epoch, total, available if has_stock else None, holders)
+
+    async def _reject_in_flight(self, sale_id: str, epoch: int) -> int:
+        """Give every holder without a row its row, rejected, before the holder is dropped.
+
+        The epoch is read after the holders: those of a later life must not be rejected.
+        """
+        rejected = 0
+        async for page in diff.held(self._redis, self._db, sale_id):
+            in_flight = [
+                Placement(h.holding.order_id, sale_id, h.buyer_id, h.holding.quantity, epoch - 1)
+                for h in page
+                if h.state is None
+            ]
+            if in_flight:
+                if await fencing.epoch_in_redis(self._redis, sale_id) >= epoch:
+                    raise _overtaken(sale_id)
+                with database_errors_as_unavailable():
+                    refused = await orders.place(self._db, in_flight)
+                rejected += sum(each.outcome == "rejected" for each in refused)
+        return rejected
+
+    async def _restore_limits(self, sale_id: str) -> None:
+        own = await rate_limits.limits_of(self._db, sale_id)
+        buckets = Buckets(self._redis)
+        for op in OPS:
+            if op in own:
+                await buckets.set_limit(sale_id, op, rate=own[op].rate, burst=own[op].burst)
+
+    async def _lift(self, books: _Books) -> None:
+        terms = books.sale.terms()
+        await self._run(
+            self._finish,
+            books,
+            [redis_keys.stock, redis_keys.sale, redis_keys.holders],
+            [
+                books.sale.state,
+                "" if books.stock is None else books.stock,
+                len(books.holders),
+                terms.opens_at_ms,
+                terms.closes_at_ms,
+                terms.per_order_max,
+                terms.number,
+                books.total,
+            ],
+        )
+
+    async def _run(
+        self,
+        script: Any,  # noqa: ANN401 - untyped in redis-py
+        books: _Books,
+        names: Sequence[Callable[[str], str]],
+        args: list[Any],
+    ) -> None:
+        sale_id = books.sale.sale_id
+        with redis_errors_as_unavailable():
+            reply = await script(keys=[name(sale_id) for name in names], args=[books.epoch, *args])
+        if reply[0] != b"OK":
+            raise _overtaken(sale_id)
+
+
+def _overtaken(sale_id: str) -> Conflict:
+    return Conflict(
+        f"another rebuild of sale {sale_id} has overtaken this one, or Redis lost the sale again; "
+        f"look at it: seckill sale show {sale_id}"
+    )

@@ -1,0 +1,206 @@
+"""Making Redis and PostgreSQL agree again, order by order; neither side is copied over the other.
+
+| found, twice | done |
+|---|---|
+| a holder without a row, older than `age_ms` | its grab is published again: the message was lost |
+| a holder of an ended order, whose units are not on their way | they are put on their way again |
+| a live order without a holder | adopted: it gets its holder, and stock loses its units |
+
+Each is done by the script or function that does it in an undisturbed sale, so a repair that races
+with the sale is at worst one that was not needed. Nothing is done to a sale that needs a rebuild.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+import asyncpg
+import msgspec
+from redis.asyncio import Redis
+
+import lua
+from seckill import audit, messages, metrics
+from seckill.adapters import redis_keys, topology
+from seckill.adapters.postgres import database_errors_as_unavailable
+from seckill.adapters.redis import redis_errors_as_unavailable
+from seckill.clock import now_ms
+from seckill.consistency import fencing
+from seckill.consistency.diff import REASONS, Action, Difference, rest
+from seckill.dead_letters.store import open_order_ids
+from seckill.inventory.reservations import CALL_MAX, Grab, Holding
+from seckill.order_ids import created_ms_of
+
+#: The whole retry ladder, and half a minute for what is between its rungs.
+LADDER_MS = (sum(topology.RUNGS_S) + 30) * 1000
+
+_pack = msgspec.msgpack.Encoder().encode
+
+
+class Publishes(Protocol):
+    """What a repair needs of a publisher."""
+
+    async def publish(self, queue: str, body: bytes) -> None:
+        """Return when confirmed, raise Unavailable when not known."""
+
+
+class Reconciler:
+    """Repairs what two looks agree on."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        db: asyncpg.Pool,
+        publisher: Publishes,
+        count_waiting: Callable[[], Awaitable[int]],
+        *,
+        actor: str,
+    ) -> None:
+        self._redis = redis
+        self._db = db
+        self._publisher = publisher
+        self._count_waiting = count_waiting
+        self._actor = actor
+        self._adopt_script = lua.register(redis, "add_missing_holders")
+        #: When grabs of a sale were last published although messages waited.
+        self._pressed_ms: dict[str, int] = {}
+
+    async def repair(
+        self, sale_id: str, epoch: int, agreed: Sequence[Difference], *, share: float = 1.0
+    ) -> Counter[Action]:
+        """Act on differences, in steps of at most CALL_MAX; return how many orders were changed.
+
+        `epoch` is that of the sale in Redis when it was looked at. With a share below 1 it works so
+        much of the time and rests in between, step by step, but for publishing.
+        """
+        done: Counter[Action] = Counter()
+        for action in Action:
+            chosen = [each for each in agreed if each.action is action]
+            if action is Action.REPUBLISH and chosen:
+                chosen = await self._lost_for_sure(sale_id, epoch, chosen)
+            for start in range(0, len(chosen), CALL_MAX):
+                part = chosen[start : start + CALL_MAX]
+                began = time.monotonic()
+                match action:
+                    case Action.REPUBLISH:
+                        done[action] += await self._republish(sale_id, epoch, part)
+                    case Action.GIVE_BACK:
+                        done[action] += await self._give_back(sale_id, part)
+                    case Action.ADOPT:
+                        done[action] += await self._adopt(sale_id, part)
+                if action is not Action.REPUBLISH:  # what is lost for sure now may not be so later
+                    await rest(began, share)
+        for action, count in done.items():
+            metrics.RECONCILED.labels(action).inc(count)
+        return done
+
+    async def _lost_for_sure(
+        self, sale_id: str, epoch: int, chosen: list[Difference]
+    ) -> list[Difference]:
+        """Return those that need a second message: all, or none after a rebuild.
+
+        While messages wait anywhere theirs may be among them, and one that cannot be placed must
+        not be sent up the retry ladder again and again: then those alone that have been on their
+        way for longer than the ladder takes, and not more often than that.
+        """
+        if await fencing.epoch_in_redis(self._redis, sale_id) != epoch:
+            return []
+        waiting = await self._count_waiting()
+        # Read once more: what left the last rung while we looked and counted is a letter by now.
+        letters = await open_order_ids(self._db, sale_id)
+        chosen = [d for d in chosen if d.holding.order_id not in letters]
+        if not waiting:
+            return chosen
+        now = now_ms()
+        if now < self._pressed_ms.get(sale_id, 0) + LADDER_MS:
+            return []
+        old = [d for d in chosen if created_ms_of(d.holding.order_id) < now - LADDER_MS]
+        if old:
+            self._pressed_ms[sale_id] = now
+        return old
+
+    async def _republish(self, sale_id: str, epoch: int, part: Sequence[Difference]) -> int:
+        """Publish grabs again, and have it on record."""
+        grabs = [Grab(d.holding.order_id, d.buyer_id, d.holding.quantity) for d in part]
+        with database_errors_as_unavailable():
+            async with self._db.acquire() as connection, connection.transaction():
+                await self._record(connection, sale_id, Action.REPUBLISH, grabs)
+                body = messages.encode_place(sale_id, epoch, [], grabs)
+                await self._publisher.publish(topology.ORDERS_PLACE, body)
+        return len(grabs)
+
+    async def _give_back(self, sale_id: str, part: Sequence[Difference]) -> int:
+        """Write the rows that return_stock works on; an ended order stays ended."""
+        with database_errors_as_unavailable():
+            async with self._db.acquire() as connection, connection.transaction():
+                rows = await connection.fetch(
+                    "INSERT INTO stock_returns (order_id, sale_id, buyer_id, quantity, units)"
+                    # As place() wrote it: units that were never there do not go on sale.
+                    " SELECT order_id, sale_id, buyer_id, quantity,"
+                    "        CASE WHEN reason = 'stock' THEN 0 ELSE quantity END FROM orders"
+                    "  WHERE order_id = ANY($1::uuid[])"
+                    "    AND state NOT IN ('pending', 'paying', 'paid')"
+                    " ON CONFLICT DO NOTHING RETURNING order_id::text, buyer_id, quantity",
+                    [difference.holding.order_id for difference in part],
+                )
+                if rows:
+                    await self._record(
+                        connection, sale_id, Action.GIVE_BACK, [Grab(*row) for row in rows]
+                    )
+        return len(rows)
+
+    async def _adopt(self, sale_id: str, part: Sequence[Difference]) -> int:
+        """Give live orders their holders, with the rows locked so that none ends meanwhile."""
+        with database_errors_as_unavailable():
+            async with self._db.acquire() as connection, connection.transaction():
+                rows = await connection.fetch(
+                    "SELECT order_id::text, buyer_id, quantity FROM orders"
+                    " WHERE order_id = ANY($1::uuid[]) AND state IN ('pending', 'paying', 'paid')"
+                    " ORDER BY order_id FOR UPDATE",
+                    [difference.holding.order_id for difference in part],
+                )
+                epoch = await connection.fetchval(
+                    "SELECT epoch FROM inventory WHERE sale_id = $1", sale_id
+                )
+                live = [Grab(*row) for row in rows]
+                adopted = await self._call_adopt(sale_id, epoch, live) if live else []
+                if adopted:
+                    await self._record(connection, sale_id, Action.ADOPT, adopted)
+        return len(adopted)
+
+    async def _call_adopt(self, sale_id: str, epoch: int, live: Sequence[Grab]) -> list[Grab]:
+        adoptions = [[order.buyer_id, str(Holding(order[0], order.quantity))] for order in live]
+        with redis_errors_as_unavailable():
+            reply = await self._adopt_script(
+                keys=[
+                    redis_keys.stock(sale_id),
+                    redis_keys.sale(sale_id),
+                    redis_keys.holders(sale_id),
+                ],
+                args=[epoch, _pack(adoptions)],
+            )
+        if reply[0] == b"LATER":
+            return []
+        outcomes = zip(live, reply[2].decode(), strict=True)
+        return [order for order, outcome in outcomes if outcome == "A"]
+
+    async def _record(
+        self,
+        connection: asyncpg.Connection,
+        sale_id: str,
+        action: Action,
+        changed: Sequence[Grab],
+    ) -> None:
+        await audit.record(
+            connection,
+            f"reconcile.{action}",
+            actor=self._actor,
+            reason=REASONS[action],
+            sale_id=sale_id,
+            details={
+                "orders": [order.order_id for order in changed],
+                "units": sum(order.quantity for order in changed),
+            },
+        )

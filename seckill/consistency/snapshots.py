@@ -1,0 +1,174 @@
+"""The books of a sale: what each store holds of it, read by name and without stopping it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import asyncpg
+from redis.asyncio import Redis
+from redis.exceptions import RedisError, ResponseError
+
+from seckill.adapters import redis_keys
+from seckill.adapters.postgres import database_errors_as_unavailable
+from seckill.adapters.redis import redis_errors_as_unavailable
+from seckill.inventory.holders import holder_pages
+from seckill.inventory.reservations import Holding
+from seckill.orders.orders import LIVE
+
+#: Tries to read Redis without anything moving, before the sale is taken as moving.
+STILL_LOOKS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class RedisBooks:
+    """A sale in Redis. Unless `still`, it moved while it was read: counts then need not add up."""
+
+    state: str
+    stock: int
+    corrections: int
+    epoch: int
+    #: None in a sale opened by a version that did not write it down.
+    total: int | None
+    #: buyer_id -> reservation
+    holders: dict[str, Holding]
+    outbox: int
+    still: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SqlBooks:
+    """A sale in PostgreSQL, read in one snapshot."""
+
+    total: int
+    available: int
+    frozen: int
+    sold: int
+    epoch: int
+    #: state -> (orders, units)
+    by_state: dict[str, tuple[int, int]]
+    #: order_id -> buyer_id of live orders
+    live: dict[str, str]
+    doubled_buyers: list[str]
+    returns_pending: int
+
+
+async def read_redis(redis: Redis, sale_id: str) -> RedisBooks | None:
+    """Read a sale's keys; None when the sale is not there.
+
+    Holders are scanned in small steps, so that Redis goes on serving a running sale. A stamp taken
+    before and after tells whether anything moved meanwhile: a grab makes a new outbox id, a
+    give-back changes stock or corrections, a restock the total.
+    """
+    with redis_errors_as_unavailable():
+        before = await glance(redis, sale_id)
+        for _ in range(STILL_LOOKS):
+            if before is None:
+                return None
+            holders = {
+                buyer_id: holding
+                async for page in holder_pages(redis, sale_id)
+                for buyer_id, holding in page
+            }
+            stamp, before = before, await glance(redis, sale_id)
+            if before == stamp:
+                break
+    return RedisBooks(
+        state=stamp.state,
+        stock=stamp.stock,
+        corrections=stamp.corrections,
+        epoch=stamp.epoch,
+        total=stamp.total,
+        holders=holders,
+        outbox=stamp.outbox,
+        still=before == stamp,
+    )
+
+
+async def read_sql(db: asyncpg.Pool, sale_id: str) -> SqlBooks | None:
+    """Read a sale's rows in one snapshot; None when there is no such sale."""
+    with database_errors_as_unavailable():
+        async with (
+            db.acquire() as connection,
+            connection.transaction(isolation="repeatable_read", readonly=True),
+        ):
+            inventory = await connection.fetchrow(
+                "SELECT total, available, frozen, sold, epoch FROM inventory WHERE sale_id = $1",
+                sale_id,
+            )
+            if inventory is None:
+                return None
+            states = await connection.fetch(
+                "SELECT state, count(*), sum(quantity) FROM orders WHERE sale_id = $1 GROUP BY 1",
+                sale_id,
+            )
+            live = await connection.fetch(
+                "SELECT order_id::text, buyer_id FROM orders"
+                " WHERE sale_id = $1 AND state = ANY($2)",
+                sale_id,
+                list(LIVE),
+            )
+            returns = await connection.fetchval(
+                "SELECT count(*) FROM stock_returns WHERE sale_id = $1", sale_id
+            )
+    per_buyer = Counter(row[1] for row in live)
+    return SqlBooks(
+        **inventory,
+        by_state={state: (count, units) for state, count, units in states},
+        live={row[0]: row[1] for row in live},
+        doubled_buyers=[buyer for buyer, orders in per_buyer.items() if orders > 1],
+        returns_pending=returns,
+    )
+
+
+async def states_of(db: asyncpg.Pool, order_ids: set[str]) -> dict[str, str]:
+    """Return order_id -> state of those that have a row."""
+    with database_errors_as_unavailable():
+        rows = await db.fetch(
+            "SELECT order_id::text, state FROM orders WHERE order_id = ANY($1::uuid[])",
+            list(order_ids),
+        )
+    return {row[0]: row[1] for row in rows}
+
+
+class Glance(NamedTuple):
+    """Everything that a grab, a give-back or a restock changes."""
+
+    state: str
+    stock: int
+    corrections: int
+    epoch: int
+    total: int | None
+    holders: int
+    outbox: int
+    last_outbox_id: bytes
+
+
+async def glance(redis: Redis, sale_id: str) -> Glance | None:
+    """Read what a sale's keys come to, in one step; None when the sale is not there."""
+    with redis_errors_as_unavailable():
+        async with redis.pipeline(transaction=True) as pipe:
+            pipe.hmget(redis_keys.sale(sale_id), "state", "corrections", "epoch", "total")
+            pipe.get(redis_keys.stock(sale_id))
+            pipe.hlen(redis_keys.holders(sale_id))
+            pipe.xinfo_stream(redis_keys.outbox(sale_id))
+            fields, stock, held, outbox = await pipe.execute(raise_on_error=False)
+        for reply in (fields, stock, held):
+            if isinstance(reply, RedisError):
+                raise reply
+    if isinstance(outbox, ResponseError):  # no such key: nobody has grabbed yet
+        outbox = {"length": 0, "last-generated-id": b""}
+    state, corrections, epoch, total = fields
+    if state is None or (state != b"created" and stock is None):
+        return None
+    return Glance(
+        state=state.decode(),
+        stock=int(stock or 0),
+        corrections=int(corrections),
+        epoch=int(epoch),
+        total=None if total is None else int(total),
+        holders=held,
+        outbox=outbox["length"],
+        last_outbox_id=outbox["last-generated-id"],
+    )

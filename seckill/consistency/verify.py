@@ -1,0 +1,240 @@
+"""The ledger of a sale: the invariants, counted by ids from the stores themselves.
+
+One helper for tests, load runs and `seckill verify`. Nothing is guessed from queue lengths: a
+reservation in Redis and a row in PostgreSQL are compared name by name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import asyncpg
+from redis.asyncio import Redis
+
+from seckill.clock import now_ms
+from seckill.consistency import fencing
+from seckill.consistency.fencing import Trouble
+from seckill.consistency.money_checks import MoneyBooks, read_money
+from seckill.consistency.snapshots import RedisBooks, SqlBooks, read_redis, read_sql, states_of
+from seckill.dead_letters import store
+from seckill.dead_letters.store import Selection
+from seckill.order_ids import created_ms_of
+from seckill.orders.orders import LIVE
+
+#: Between two looks: long enough for a consumer to finish a batch, short for a person who waits.
+LOOK_PAUSE_S = 0.2
+#: How many ids a violation names before it only counts.
+NAMED_MAX = 5
+
+
+@dataclass(slots=True)
+class Ledger:
+    """The books side by side: what they say, what is under way, and what is wrong."""
+
+    lines: dict[str, int] = field(default_factory=dict)
+    violations: list[str] = field(default_factory=list)
+    #: Order ids of holders without a row, and of holders whose row is not live.
+    in_flight: list[str] = field(default_factory=list)
+    return_pending: list[str] = field(default_factory=list)
+    #: Transactions that have not ended.
+    open_txs: list[str] = field(default_factory=list)
+    #: Card payments without an outcome.
+    unknown_txs: list[str] = field(default_factory=list)
+    #: Order ids of holders without a row that an open dead letter names: they wait for an operator.
+    on_dead_letters: list[str] = field(default_factory=list)
+    #: Units that PostgreSQL has more than Redis, on their way by a restock; below 0, fewer.
+    restock_pending: int = 0
+    quiet: bool = False
+
+    @property
+    def balanced(self) -> bool:
+        """Tell whether every invariant holds."""
+        return not self.violations
+
+    def summary(self) -> dict[str, object]:
+        """Return what machines are shown of it."""
+        return {"balanced": self.balanced, "lines": self.lines, "violations": self.violations}
+
+
+async def verify(redis: Redis, db: asyncpg.Pool, sale_id: str, *, wait_s: float = 0.0) -> Ledger:
+    """Compare the books; with `wait_s`, look again until they balance and nothing is under way.
+
+    Things under way are no violation, unless the caller has waited for them to end.
+    """
+    deadline = time.monotonic() + wait_s
+    while True:
+        ledger = await _look(redis, db, sale_id)
+        if ledger.balanced and (ledger.quiet or not wait_s):
+            return ledger
+        if time.monotonic() >= deadline:
+            break
+        await asyncio.sleep(LOOK_PAUSE_S)
+    if wait_s and not ledger.quiet:
+        ledger.violations.append(
+            f"not quiet after {wait_s:g} s: {_named(ledger.in_flight)} in flight, "
+            f"{_named(ledger.return_pending)} on their way back, "
+            f"{ledger.lines.get('outbox entries', 0)} outbox entries, "
+            f"{ledger.restock_pending} units of a restock, "
+            f"{_named(ledger.open_txs)} transactions open (I8), "
+            f"{_named(ledger.unknown_txs)} card payments without an outcome"
+        )
+    return ledger
+
+
+async def _look(redis: Redis, db: asyncpg.Pool, sale_id: str) -> Ledger:
+    """Read PostgreSQL, then Redis, then the rows of all names that occur; compare.
+
+    In this order every violation by name is certain, whatever moves meanwhile: a row that was live
+    before and is live after has been live all the time, so its holder had to be there.
+    """
+    ledger = Ledger()
+    sql = await read_sql(db, sale_id)
+    if sql is None:
+        ledger.violations.append(f"PostgreSQL knows no sale {sale_id}")
+        return ledger
+    _check_sql(ledger, sql)
+    _check_money(ledger, await read_money(db, sale_id))
+    if trouble := (await fencing.behind(redis, db, [sale_id])).get(sale_id):
+        ledger.violations.append(fencing.advice(sale_id, trouble))
+    books = await read_redis(redis, sale_id)
+    if books is None:
+        if not trouble:  # it has been lost since then
+            ledger.violations.append(fencing.advice(sale_id, Trouble.LOST))
+        return ledger
+    _check_redis(ledger, sql, books)
+    held_ids = {holding.order_id for holding in books.holders.values()}
+    rows = await states_of(db, held_ids | sql.live.keys())
+    open_letters = await store.count(db, Selection(sale_id=sale_id))
+    ledger.lines["dead letters"] = open_letters
+    dead = await store.open_order_ids(db, sale_id) if open_letters else set()
+    _check_names(ledger, sql, books, rows, dead)
+    return ledger
+
+
+def _check_sql(ledger: Ledger, sql: SqlBooks) -> None:
+    """I1, I2, I3 within PostgreSQL."""
+    units = {state: n for state, (_, n) in sql.by_state.items()}
+    ledger.lines |= {
+        "total": sql.total,
+        "available": sql.available,
+        "frozen": sql.frozen,
+        "sold": sql.sold,
+    }
+    for state in ("pending", "paying", "paid", "cancelled", "rejected", "refunding", "refunded"):
+        ledger.lines[f"orders {state}"] = sql.by_state.get(state, (0, 0))[0]
+    ledger.lines["returns pending"] = sql.returns_pending
+    owed = units.get("pending", 0) + units.get("paying", 0)
+    live = owed + units.get("paid", 0)
+    checks = (
+        (
+            sql.available + sql.frozen + sql.sold == sql.total,
+            "I1: available + frozen + sold is not total",
+        ),
+        (sql.frozen == owed, f"I1: frozen is {sql.frozen}, unpaid live orders hold {owed}"),
+        (
+            sql.sold == units.get("paid", 0),
+            f"I1: sold is {sql.sold}, paid orders hold {units.get('paid', 0)}",
+        ),
+        (live <= sql.total, f"I2: oversold: live orders hold {live} of {sql.total}"),
+        (not sql.doubled_buyers, f"I3: more than one live order: {_named(sql.doubled_buyers)}"),
+    )
+    ledger.violations += [text for holds, text in checks if not holds]
+
+
+def _check_money(ledger: Ledger, money: MoneyBooks) -> None:
+    """I7, I8: each order's payment is in its state, and all that ended is booked, once."""
+    ledger.open_txs = money.open_txs
+    ledger.unknown_txs = money.unknown_txs
+    ledger.lines |= {
+        "charged, cents": money.charged_cents,
+        "discounted, cents": money.discounted_cents,
+        "refunded, cents": money.refunded_cents,
+        "transactions open": len(money.open_txs),
+        "card payments unknown": len(money.unknown_txs),
+    }
+    checks = (
+        (not money.wrong_orders, f"I7: orders and payments differ: {_named(money.wrong_orders)}"),
+        (not money.misbooked_txs, f"I8: ended, not as booked: {_named(money.misbooked_txs)}"),
+        (not money.balance_cents, f"the books sum to {money.balance_cents} cents, not to 0"),
+        (
+            not money.wrong_wallets,
+            f"wallets are not what their entries say: {_named(money.wrong_wallets)}",
+        ),
+    )
+    ledger.violations += [text for holds, text in checks if not holds]
+
+
+def _check_redis(ledger: Ledger, sql: SqlBooks, books: RedisBooks) -> None:
+    """I1 within Redis, by its own total: a restock changes one store after the other.
+
+    Before the opening there is no stock to conserve.
+    """
+    total = sql.total if books.total is None else books.total
+    ledger.restock_pending = sql.total - total
+    held = sum(holding.quantity for holding in books.holders.values())
+    ledger.lines |= {
+        "redis stock": books.stock,
+        "redis holders": len(books.holders),
+        "redis held units": held,
+        "redis corrections": books.corrections,
+        "redis moving": int(not books.still),
+        "outbox entries": books.outbox,
+        "restock pending": ledger.restock_pending,
+    }
+    if books.epoch != sql.epoch:
+        ledger.violations.append(f"epoch is {books.epoch} in Redis and {sql.epoch} in PostgreSQL")
+    if books.stock < 0:
+        ledger.violations.append(f"I2: redis stock is {books.stock}")
+    whole = books.stock + held + books.corrections
+    if books.still and books.state != "created" and whole != total:
+        ledger.violations.append(
+            f"I1: redis stock {books.stock} + held {held} + corrections {books.corrections}"
+            f" is not total {total}"
+        )
+
+
+def _check_names(
+    ledger: Ledger, sql: SqlBooks, books: RedisBooks, rows: dict[str, str], dead: set[str]
+) -> None:
+    """I1 between the stores, I4, I5: holders against rows, live rows against holders."""
+    units = {holding.order_id: holding.quantity for holding in books.holders.values()}
+    held_ids = units.keys()
+    without_row = held_ids - rows.keys()
+    ledger.on_dead_letters = sorted(without_row & dead)
+    ledger.in_flight = sorted(without_row - dead)
+    ledger.return_pending = sorted(i for i in held_ids & rows.keys() if rows[i] not in LIVE)
+    stranded = sorted(i for i in sql.live.keys() - held_ids if rows[i] in LIVE)
+    ledger.lines["in flight"] = len(ledger.in_flight)
+    ages_ms = [now_ms() - created_ms_of(order_id) for order_id in ledger.in_flight]
+    ledger.lines["oldest in flight, s"] = max(ages_ms, default=0) // 1000
+    ledger.lines["return pending"] = len(ledger.return_pending)
+    ledger.lines["on dead letters"] = len(ledger.on_dead_letters)
+    if stranded:
+        ledger.violations.append(f"I1: live orders without a holder: {_named(stranded)}")
+    # What waits for an operator may wait for long: it is at rest, and named.
+    at_rest = held_ids - set(ledger.on_dead_letters)
+    ledger.quiet = (
+        books.still
+        and not ledger.open_txs
+        and at_rest == sql.live.keys()
+        and not books.outbox
+        and not sql.returns_pending
+        and not ledger.restock_pending
+        and not ledger.unknown_txs
+    )
+    waiting = sum(units[order_id] for order_id in ledger.on_dead_letters)
+    expected = sql.available - books.corrections - waiting
+    if ledger.quiet and books.state != "created" and books.stock != expected:
+        ledger.violations.append(
+            f"I5: quiet, but redis stock is {books.stock},"
+            f" available - corrections - on dead letters {expected}"
+        )
+
+
+def _named(ids: Iterable[str]) -> str:
+    ids = list(ids)
+    more = f" and {len(ids) - NAMED_MAX} more" if len(ids) > NAMED_MAX else ""
+    return f"{len(ids)} ({', '.join(ids[:NAMED_MAX])}{more})" if ids else "0"

@@ -1,0 +1,1 @@
+"""Messages that could not become what they should, and how they end."""

@@ -1,0 +1,199 @@
+"""How a dead letter ends: replayed, so that its message is tried again, or discarded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+
+import asyncpg
+from redis.asyncio import Redis
+
+from seckill import audit
+from seckill.adapters import topology
+from seckill.adapters.postgres import database_errors_as_unavailable
+from seckill.adapters.rabbitmq import Publisher
+from seckill.dead_letters import store
+from seckill.dead_letters.parser import NamedOrder, first_line
+from seckill.dead_letters.store import Letter, Selection
+from seckill.errors import Permanent
+from seckill.inventory.holders import find_holdings
+from seckill.inventory.reservations import Holding
+from seckill.orders import orders
+
+#: A message that died after so many replays has no cause that passes by itself.
+REPLAYS_MAX = 5
+
+
+class Ending(StrEnum):
+    """What became of a letter that was to be ended."""
+
+    REPLAYED = "replayed"
+    DISCARDED = "discarded"
+    #: Somebody else ended it first, or there is no such letter: nothing was done.
+    NOT_OPEN = "not open"
+    #: Replayed REPLAYS_MAX times already: nothing was done.
+    TOO_OFTEN = "replayed too often"
+    #: Its queue is none of ours: nothing was done.
+    NO_QUEUE = "no such queue"
+
+
+class Fate(StrEnum):
+    """What discarding a letter meant for an order that it names."""
+
+    GIVEN_BACK = "given back"
+    #: Cancelled, but Redis held no unit for it.
+    NOTHING_HELD = "nothing held"
+    #: It has a row, so its units are accounted for: left alone.
+    HAS_ROW = "has a row"
+    #: Without a sale in PostgreSQL there is nowhere to give back to.
+    UNKNOWN_SALE = "unknown sale"
+    #: The letter only names it; no unit hangs on a message of this queue.
+    NAMED_ONLY = "named only"
+
+
+@dataclass(frozen=True, slots=True)
+class Discarded:
+    """What one call of `discard` did."""
+
+    ending: Ending
+    units: int = 0
+    #: order_id -> its fate
+    fates: Mapping[str, Fate] | None = None
+
+
+async def replay(
+    db: asyncpg.Pool, publisher: Publisher, letter_id: int, *, actor: str, force: bool = False
+) -> Ending:
+    """Publish an open letter's message to its own queue again, as if it were new.
+
+    The letter stays locked from before the publish until the commit. A crash in between leaves it
+    open: replayed again, its orders become rows once. A message that dies at once waits for the
+    lock, and opens the letter after it was closed; without the lock it would be closed unseen.
+    """
+    with database_errors_as_unavailable():
+        async with db.acquire() as connection, connection.transaction():
+            letter = await store.lock_open(connection, letter_id)
+            if letter is None:
+                return Ending.NOT_OPEN
+            if letter.queue not in topology.WORK_QUEUES:
+                return Ending.NO_QUEUE
+            if letter.replays >= REPLAYS_MAX and not force:
+                return Ending.TOO_OFTEN
+            await publisher.publish(letter.queue, letter.body)
+            await store.close(connection, letter_id, state="replayed", actor=actor, reason=None)
+            await audit.record(
+                connection,
+                "dead.replay",
+                actor=actor,
+                reason=letter.reason,
+                sale_id=letter.sale_id,
+                details={"letter_id": letter_id, "queue": letter.queue, "forced": force},
+            )
+    return Ending.REPLAYED
+
+
+async def discard(
+    db: asyncpg.Pool, redis: Redis, letter_id: int, *, actor: str, reason: str
+) -> Discarded:
+    """Give up an open letter: cancel the orders it names that have no row, and return their units.
+
+    Letter, rows, returns and the audit row are one transaction, so that all of it happens once.
+    Permanent when PostgreSQL refuses such a row: then nothing is done.
+    """
+    # Read before any lock is taken: it may take a while, and of these orders no holder can come up
+    # any more. One that goes meanwhile goes after its row was written, and that we see.
+    held = await _holdings(db, redis, letter_id)
+    with database_errors_as_unavailable(), _refusals_as_permanent():
+        async with db.acquire() as connection, connection.transaction():
+            letter = await store.lock_open(connection, letter_id)
+            if letter is None:
+                return Discarded(Ending.NOT_OPEN)
+            fates = await _cancel(connection, letter, held)
+            units = sum(held[i][1].quantity for i in fates if fates[i] is Fate.GIVEN_BACK)
+            await store.close(connection, letter_id, state="discarded", actor=actor, reason=reason)
+            await audit.record(
+                connection,
+                "dead.discard",
+                actor=actor,
+                reason=reason,
+                sale_id=letter.sale_id,
+                details={
+                    "letter_id": letter_id,
+                    "queue": letter.queue,
+                    "died_of": letter.reason,
+                    "units": units,
+                    "orders": fates,
+                },
+            )
+    return Discarded(Ending.DISCARDED, units, fates)
+
+
+@contextmanager
+def _refusals_as_permanent() -> Iterator[None]:
+    try:
+        yield
+    except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError) as error:
+        what = first_line(str(error))
+        raise Permanent(
+            f"stays open: its units go back with a row, and PostgreSQL refuses that: {what}"
+        ) from error
+
+
+def _sale_of_units(letter: Letter) -> str | None:
+    """Return the sale whose units may hang on a letter. The sweep returns those of timers."""
+    return letter.sale_id if letter.queue == topology.ORDERS_PLACE else None
+
+
+async def _holdings(
+    db: asyncpg.Pool, redis: Redis, letter_id: int
+) -> dict[str, tuple[str, Holding]]:
+    """Return order_id -> (buyer, holding): what Redis reserved, whatever the letter says."""
+    for letter in await store.page(db, Selection(ids=[letter_id], state=None), limit=1):
+        if sale_id := _sale_of_units(letter):
+            wanted = {order.order_id: order.buyer_id for order in letter.orders}
+            return await find_holdings(redis, sale_id, wanted)
+    return {}
+
+
+async def _cancel(
+    connection: asyncpg.Connection, letter: Letter, held: Mapping[str, tuple[str, Holding]]
+) -> dict[str, Fate]:
+    """Write the rows without which no holder may be released, and their returns.
+
+    The state is `cancelled`, as when a buyer cancels before there is a row: a person has decided
+    it. `rejected` is what the consumers say of a grab by themselves.
+    """
+    sale_id = _sale_of_units(letter)
+    if sale_id is None:
+        return {order.order_id: Fate.NAMED_ONLY for order in letter.orders}
+    if not await connection.fetchval(
+        "SELECT EXISTS (SELECT FROM sales WHERE sale_id = $1)", sale_id
+    ):
+        return {order.order_id: Fate.UNKNOWN_SALE for order in letter.orders}
+    fates = {}
+    for order in letter.orders:  # sorted by id, the order in which all lock them
+        fates[order.order_id] = await _cancel_one(connection, sale_id, order, held)
+    return fates
+
+
+async def _cancel_one(
+    connection: asyncpg.Connection,
+    sale_id: str,
+    order: NamedOrder,
+    held: Mapping[str, tuple[str, Holding]],
+) -> Fate:
+    order_id, buyer_id, quantity = order
+    if order_id in held:
+        buyer_id, holding = held[order_id]
+    elif buyer_id is not None and quantity is not None:
+        # Its row makes a late copy of the message a duplicate; the return finds nothing.
+        holding = Holding(order_id, quantity)
+    else:
+        return Fate.NOTHING_HELD
+    if not await orders.cancel_unplaced(
+        connection, sale_id, buyer_id, holding, reason="dead_letter"
+    ):
+        return Fate.HAS_ROW
+    return Fate.GIVEN_BACK if order_id in held else Fate.NOTHING_HELD

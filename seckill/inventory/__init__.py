@@ -1,0 +1,1 @@
+"""Units in Redis: reserved, on their way, given back."""

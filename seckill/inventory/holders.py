@@ -1,0 +1,50 @@
+"""The holders of a sale in Redis: who holds which order and how many units."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from redis.asyncio import Redis
+
+from seckill.adapters import redis_keys
+from seckill.adapters.redis import redis_errors_as_unavailable
+from seckill.inventory.reservations import CALL_MAX, Holding
+
+
+async def find_holdings(
+    redis: Redis, sale_id: str, wanted: Mapping[str, str | None]
+) -> dict[str, tuple[str, Holding]]:
+    """Return order_id -> (buyer_id, holding) of those of `wanted` that Redis holds units for.
+
+    `wanted` maps order ids to their buyers. Where the buyer is not known all holders are looked
+    through, in small steps.
+    """
+    found: dict[str, tuple[str, Holding]] = {}
+    with redis_errors_as_unavailable():
+        buyers = sorted({buyer for buyer in wanted.values() if buyer is not None})
+        if buyers:
+            texts: list[Any] = await redis.hmget(redis_keys.holders(sale_id), buyers)
+            for buyer_id, text in zip(buyers, texts, strict=True):
+                if text is not None:
+                    holding = Holding.parse(text.decode())
+                    found[holding.order_id] = (buyer_id, holding)
+        if None in wanted.values():
+            async for buyer, text in redis.hscan_iter(redis_keys.holders(sale_id), count=1000):
+                holding = Holding.parse(text.decode())
+                found[holding.order_id] = (buyer.decode(), holding)
+    return {order_id: found[order_id] for order_id in wanted if order_id in found}
+
+
+async def holder_pages(redis: Redis, sale_id: str) -> AsyncIterator[list[tuple[str, Holding]]]:
+    """Yield buyers and what they hold, some hundreds at a time, while the sale goes on.
+
+    What is held from the beginning to the end is seen, perhaps twice.
+    """
+    cursor = None
+    while cursor != 0:
+        with redis_errors_as_unavailable():
+            reply: Any = await redis.hscan(redis_keys.holders(sale_id), cursor or 0, count=CALL_MAX)
+        cursor, page = reply
+        if page:
+            yield [(buyer.decode(), Holding.parse(text.decode())) for buyer, text in page.items()]

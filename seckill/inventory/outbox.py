@@ -1,0 +1,78 @@
+"""The outbox of a sale: batches that the script accepted and the broker has not confirmed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from redis.asyncio import Redis
+
+from seckill.adapters import redis_keys
+from seckill.adapters.redis import redis_errors_as_unavailable
+from seckill.inventory.reservations import Grab
+
+_unpack = msgspec.msgpack.Decoder(list[Grab]).decode
+
+#: Milliseconds, and a number within the millisecond: more than Redis can run scripts in.
+_ID = re.compile(r"([0-9]{1,13})-([0-9]{1,5})\Z")
+_SEQUENCE_BITS = 17
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxEntry:
+    """One accepted batch, exactly as grab.lua wrote it."""
+
+    outbox_id: str
+    epoch: int
+    grabs: list[Grab]
+
+
+def mark_of(outbox_ids: Iterable[str]) -> int:
+    """Return the newest of some outbox ids as one number that PostgreSQL can compare; 0 for none.
+
+    What is not an outbox id says nothing of how far the outbox had come.
+    """
+    matches = filter(None, map(_ID.match, outbox_ids))
+    return max((int(m[1]) << _SEQUENCE_BITS | int(m[2]) for m in matches), default=0)
+
+
+def id_of(mark: int) -> str:
+    """Return the outbox id that a mark stands for."""
+    return f"{mark >> _SEQUENCE_BITS}-{mark & (1 << _SEQUENCE_BITS) - 1}"
+
+
+async def read_older_than(
+    redis: Redis, sale_id: str, before_ms: int, *, limit: int
+) -> list[OutboxEntry]:
+    """Return up to `limit` entries written before `before_ms` (Redis time), oldest first."""
+    with redis_errors_as_unavailable():
+        entries: Any = await redis.xrange(
+            redis_keys.outbox(sale_id), "-", f"({before_ms}-0", count=limit
+        )
+    return [
+        OutboxEntry(outbox_id.decode(), int(fields[b"epoch"]), _unpack(fields[b"grabs"]))
+        for outbox_id, fields in entries
+    ]
+
+
+async def sizes(redis: Redis, sale_ids: Sequence[str]) -> list[int]:
+    """Return how many entries the outbox of each sale holds, in their order."""
+    with redis_errors_as_unavailable():
+        async with redis.pipeline(transaction=False) as pipe:
+            for sale_id in sale_ids:
+                pipe.xlen(redis_keys.outbox(sale_id))
+            return list(await pipe.execute())
+
+
+async def oldest_ms(redis: Redis, sale_ids: Sequence[str]) -> int | None:
+    """Return when the oldest entry of all these outboxes was written (Redis time); None: empty."""
+    with redis_errors_as_unavailable():
+        async with redis.pipeline(transaction=False) as pipe:
+            for sale_id in sale_ids:
+                pipe.xrange(redis_keys.outbox(sale_id), count=1)
+            firsts = await pipe.execute()
+    written = [int(outbox_id.split(b"-")[0]) for entries in firsts for outbox_id, _ in entries]
+    return min(written, default=None)

@@ -1,0 +1,1 @@
+"""Orders in PostgreSQL, and the outbox of their events."""

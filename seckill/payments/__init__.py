@@ -1,0 +1,1 @@
+"""Money: checkout, cards, wallets, refunds, fulfilment."""

@@ -1,0 +1,195 @@
+"""Card payments in PostgreSQL: the functions of sql/0012_card_payments.sql, batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+import asyncpg
+
+from seckill.adapters.postgres import database_errors_as_unavailable
+from seckill.payments.payment import CARD, Payment
+from seckill.payments.provider_client import Status
+from seckill.transactions.states import Work
+
+#: Called in the transaction in which payments become paid, with what they were asked for.
+OnPaid = Callable[[asyncpg.Connection, Sequence[Work]], Awaitable[object]]
+
+
+class Begun(NamedTuple):
+    """A payment that the provider may be asked for, or the word for why not."""
+
+    why: str | None
+    cents: int
+    #: When the poller takes over, unless it is put off or settled before.
+    asks_at: datetime | None
+
+
+class Due(NamedTuple):
+    """A payment that the provider is to be asked about."""
+
+    tx_id: str
+    cents: int
+    #: Nothing may be charged for it any more: it is to be voided.
+    ending: bool
+    #: Seconds until its time is over; then, unless the money is there already, it is given up.
+    left_s: float
+    asks: int
+    asks_at: datetime
+
+
+class PutOff(NamedTuple):
+    """A payment without an outcome: what the provider said, if anything, and when to ask again."""
+
+    tx_id: str
+    asks_at: datetime
+    said: Status | None
+    wait_s: float
+
+
+class Open(NamedTuple):
+    """A payment that the provider is still to be asked about, for an operator."""
+
+    tx_id: str
+    order_id: str
+    state: str
+    cents: int
+    age_s: float
+    asks: int
+    said: str | None
+
+
+class Unknown(NamedTuple):
+    """How many payments have no outcome, and since when the oldest, in seconds."""
+
+    payments: int
+    oldest_s: float
+
+
+class CardBooks:
+    """What card payments are, whoever asks about them."""
+
+    def __init__(self, db: asyncpg.Pool, *, on_paid: OnPaid | None = None) -> None:
+        self._db = db
+        self._on_paid = on_paid
+
+    async def begin(
+        self, payments: Sequence[tuple[str, Payment]], *, lease_s: float
+    ) -> list[Begun]:
+        """Begin payments (tx_id, payment); return what became of each, in their order."""
+        with database_errors_as_unavailable():
+            rows = await self._db.fetch(
+                "SELECT why, cents, asks_at FROM begin_card_payments($1, $2, $3, $4, $5)",
+                [tx_id for tx_id, _ in payments],
+                [payment.order_id for _, payment in payments],
+                [payment.buyer_id for _, payment in payments],
+                [payment.coupon_id for _, payment in payments],
+                lease_s,
+            )
+        return [Begun(*row) for row in rows]
+
+    async def settle(self, statuses: Mapping[str, Status]) -> dict[str, str]:
+        """Book what the provider decided; return the state that each payment is in then."""
+        paid = [tx for tx, s in statuses.items() if s in (Status.AUTHORISED, Status.CAPTURED)]
+        gone = [tx for tx, s in statuses.items() if s in (Status.DECLINED, Status.VOIDED)]
+        with database_errors_as_unavailable():
+            if paid:
+                await self._confirm(paid)
+            if gone:  # two transactions, so that each takes its locks in order
+                await self._db.execute("SELECT cancel_card_payments($1)", gone)
+                await self._db.execute("SELECT refund_card_payments($1)", gone)
+            rows = await self._db.fetch(
+                "SELECT tx_id, state FROM payments WHERE tx_id = ANY ($1)", list(statuses)
+            )
+        return dict(rows)
+
+    async def take_due(self, limit: int, *, lease_s: float, grace_s: float) -> list[Due]:
+        """Take payments that are to be asked about, for the length of a lease."""
+        with database_errors_as_unavailable():
+            rows = await self._db.fetch(
+                "WITH due AS ("
+                " SELECT tx_id FROM payments WHERE next_ask_at <= now()"
+                "  ORDER BY next_ask_at LIMIT $1 FOR UPDATE SKIP LOCKED)"
+                " UPDATE payments p SET asks = asks + 1, asked_at = now(),"
+                "        next_ask_at = now() + make_interval(secs => $2)"
+                "   FROM due, orders o WHERE p.tx_id = due.tx_id AND o.order_id = p.order_id"
+                " RETURNING p.tx_id, p.amount_cents, p.voiding OR p.state <> 'trying',"
+                "           extract(epoch FROM o.pay_by - now())::float8 + $3,"
+                "           p.asks, p.next_ask_at",
+                limit,
+                lease_s,
+                grace_s,
+            )
+        return [Due(*row) for row in rows]
+
+    async def put_off(self, unsettled: Sequence[PutOff]) -> None:
+        """Ask again after a wait, unless a webhook or another process has moved that meanwhile."""
+        with database_errors_as_unavailable():
+            await self._db.execute(
+                "UPDATE payments p SET next_ask_at = now() + make_interval(secs => w.wait_s),"
+                "       said = w.said"
+                "  FROM unnest($1::text[], $2::timestamptz[], $3::text[], $4::float8[])"
+                "         AS w (tx_id, asks_at, said, wait_s)"
+                " WHERE p.tx_id = w.tx_id AND p.next_ask_at = w.asks_at",
+                *(list(column) for column in zip(*unsettled, strict=True)),
+            )
+
+    async def give_up(self, tx_ids: Collection[str]) -> None:
+        """Decide that payments are not paid any more; they are due at once, to be voided."""
+        with database_errors_as_unavailable():
+            await self._db.execute("SELECT give_up_card_payments($1)", list(tx_ids))
+
+    async def ask_now(self, tx_id: str) -> bool:
+        """Make a payment due, if anything of it is open; return whether there is such a payment.
+
+        Money may also have come for one that was cancelled.
+        """
+        with database_errors_as_unavailable():
+            known = await self._db.fetchval(
+                "WITH hinted AS ("
+                " UPDATE payments SET next_ask_at = now()"
+                "  WHERE tx_id = $1 AND method = $2 AND state IN ('trying', 'cancelled'))"
+                " SELECT EXISTS (SELECT FROM payments WHERE tx_id = $1 AND method = $2)",
+                tx_id,
+                CARD,
+            )
+        return bool(known)
+
+    async def ask_all_now(self) -> None:
+        """Make all open payments due."""
+        with database_errors_as_unavailable():
+            await self._db.execute(
+                "UPDATE payments SET next_ask_at = now() WHERE next_ask_at > now()"
+            )
+
+    async def open_payments(self, limit: int) -> list[Open]:
+        """Return the open payments, oldest first."""
+        with database_errors_as_unavailable():
+            rows = await self._db.fetch(
+                "SELECT tx_id, order_id::text, state, amount_cents,"
+                "       extract(epoch FROM now() - created_at)::float8, asks, said"
+                "  FROM payments WHERE next_ask_at IS NOT NULL ORDER BY created_at LIMIT $1",
+                limit,
+            )
+        return [Open(*row) for row in rows]
+
+    async def unknown(self) -> Unknown:
+        """Count the payments without an outcome."""
+        with database_errors_as_unavailable():
+            row = await self._db.fetchrow(
+                "SELECT count(*), coalesce(extract(epoch FROM now() - min(created_at)), 0)::float8"
+                "  FROM payments WHERE next_ask_at IS NOT NULL"
+            )
+        return Unknown(*row)
+
+    async def _confirm(self, tx_ids: Sequence[str]) -> None:
+        async with self._db.acquire() as connection, connection.transaction():
+            rows = await connection.fetch(
+                "SELECT tx_id, sale_id, order_id::text, buyer_id, method, coupon_id"
+                "  FROM confirm_card_payments($1)",
+                tx_ids,
+            )
+            if rows and self._on_paid:
+                works = [Work(tx_id, Payment(*rest).args()) for tx_id, *rest in rows]
+                await self._on_paid(connection, works)

@@ -1,0 +1,173 @@
+"""Paying an order: a TCC over the order with its units, the buyer's coupon and his wallet.
+
+The branch `order` comes first: its Try wins or loses the race against timeout, cancellation and
+other payments, and writes down what is to be paid. The functions are in sql/0011_money.sql.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+
+import asyncpg
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from seckill.adapters import redis_keys
+from seckill.payments import fulfilment
+from seckill.payments.payment import CARD, Payment, Refusal, new_tx_id
+from seckill.transactions.branches import Definition, Operation, SqlBranch
+from seckill.transactions.log import Log
+from seckill.transactions.states import Outcome, State, Work
+from seckill.transactions.tcc import Coordinator
+
+#: The definition's name in the log.
+PAYMENT = "payment"
+#: Should a process die with a lock in hand, its order can be paid again after this long: a few
+#: times what a payment takes.
+LOCK_S = 2.0
+
+
+def definition(db: asyncpg.Pool) -> Definition:
+    """Return the transaction that pays an order.
+
+    A Confirm that is refused was never tried: the engine parks it for an operator.
+    """
+    return Definition(
+        PAYMENT,
+        (
+            SqlBranch(
+                "order",
+                db,
+                try_=_try_order,
+                confirm=_confirm_order(Log(db)),
+                cancel=_cancel_order,
+            ),
+            SqlBranch(
+                "coupon",
+                db,
+                try_=_with_coupon(_asking("lock_coupons")),
+                confirm=_with_coupon(_asking("use_coupons")),
+                cancel=_with_coupon(_telling("unlock_coupons")),
+            ),
+            SqlBranch(
+                "wallet",
+                db,
+                try_=_asking("freeze_funds"),
+                confirm=_asking("charge_funds"),
+                cancel=_telling("unfreeze_funds"),
+            ),
+        ),
+    )
+
+
+#: Pays by card under a tx_id: see seckill/payments/card_payments.py.
+PayByCard = Callable[[str, Payment], Awaitable[Outcome]]
+
+
+class Checkout:
+    """Pays orders."""
+
+    def __init__(
+        self,
+        coordinator: Coordinator,
+        redis: Redis,
+        *,
+        locking: bool = True,
+        pay_by_card: PayByCard | None = None,
+    ) -> None:
+        self._coordinator = coordinator
+        self._pay_by_card = pay_by_card
+        self._redis = redis
+        self._locking = locking
+
+    async def pay(self, payment: Payment) -> Outcome:
+        """Pay an order once; why it was canceled is a word of Refusal, or of the engine.
+
+        Raises Busy when too much is in hand, Unavailable when the outcome is not known.
+        """
+        if not self._locking:
+            return await self._submit(payment)
+        # Two payments of one order would both be logged and tried, and one be canceled. The lock
+        # saves that work; it decides nothing, so without Redis we go on without it.
+        key = redis_keys.paying(payment.sale_id, payment.order_id)
+        lock = self._redis.lock(key, timeout=LOCK_S, blocking=False)
+        try:
+            if not await lock.acquire():
+                return Outcome(State.CANCELED, Refusal.PAYMENT_IN_PROGRESS)
+        except (RedisError, OSError):
+            return await self._submit(payment)
+        try:
+            return await self._submit(payment)
+        finally:
+            with suppress(RedisError, OSError):  # it may have expired, and Redis be away: it ends
+                await lock.release()
+
+    async def _submit(self, payment: Payment) -> Outcome:
+        if payment.method == CARD:
+            if self._pay_by_card is None:
+                return Outcome(State.CANCELED, Refusal.NO_CARDS)
+            return await self._pay_by_card(new_tx_id(), payment)
+        return await self._coordinator.submit(new_tx_id(), payment.args())
+
+
+async def _try_order(connection: asyncpg.Connection, works: Sequence[Work]) -> Mapping[str, str]:
+    rows = await connection.fetch(
+        "SELECT tx, why FROM try_payments($1, $2, $3, $4, $5)",
+        *_txs_and_orders(works),
+        [work.args["buyer_id"] for work in works],
+        [work.args["method"] for work in works],
+        [work.args["coupon_id"] for work in works],
+    )
+    return dict(rows)
+
+
+def _confirm_order(log: Log) -> Operation:
+    """Make orders paid, and begin to fulfil them, in one transaction."""
+
+    async def run(connection: asyncpg.Connection, works: Sequence[Work]) -> Mapping[str, str]:
+        query = "SELECT tx, why FROM confirm_payments($1, $2)"
+        refused = dict(await connection.fetch(query, *_txs_and_orders(works)))
+        await fulfilment.begin(log, connection, [w for w in works if w.tx_id not in refused])
+        return refused
+
+    return run
+
+
+async def _cancel_order(connection: asyncpg.Connection, works: Sequence[Work]) -> Mapping[str, str]:
+    await connection.execute("SELECT cancel_payments($1, $2)", *_txs_and_orders(works))
+    return {}
+
+
+def _txs_and_orders(works: Sequence[Work]) -> tuple[list[str], list[str]]:
+    return [work.tx_id for work in works], [work.args["order_id"] for work in works]
+
+
+def _with_coupon(operation: Operation) -> Operation:
+    """Do an operation only for payments that ask for a coupon."""
+
+    async def run(connection: asyncpg.Connection, works: Sequence[Work]) -> Mapping[str, str]:
+        asking = [work for work in works if work.args["coupon_id"] is not None]
+        return await operation(connection, asking) if asking else {}
+
+    return run
+
+
+def _asking(function: str) -> Operation:
+    """Call a function that takes transactions and returns those it refuses."""
+
+    async def run(connection: asyncpg.Connection, works: Sequence[Work]) -> Mapping[str, str]:
+        query = f"SELECT tx, why FROM {function}($1)"  # noqa: S608 - a constant
+        return dict(await connection.fetch(query, [work.tx_id for work in works]))
+
+    return run
+
+
+def _telling(function: str) -> Operation:
+    """Call a function that takes transactions and refuses none."""
+
+    async def run(connection: asyncpg.Connection, works: Sequence[Work]) -> Mapping[str, str]:
+        await connection.execute(f"SELECT {function}($1)", [work.tx_id for work in works])
+        return {}
+
+    return run

@@ -1,0 +1,185 @@
+"""What follows a payment: a Saga of capture, shipment and notice. Undone, it refunds the order.
+
+It is begun in the transaction that makes the order paid, so neither is without the other, and
+needs no message to start: its row in the log falls due, and `recover` sends the first one.
+The functions are in sql/0013_fulfilment.sql.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
+from typing import Literal
+
+import asyncpg
+
+from seckill.adapters.postgres import database_errors_as_unavailable
+from seckill.errors import Permanent, Transient
+from seckill.payments import refunds
+from seckill.payments.provider_client import Provider, Status
+from seckill.transactions.branches import Branch, Definition, PartlyDone, SqlBranch
+from seckill.transactions.log import Log
+from seckill.transactions.states import Op, State, Work
+
+#: The definition's name in the log.
+FULFILMENT = "fulfilment"
+#: From the order's Confirm to the first step: by then the payment's other branches are through.
+#: Should they not be, only a refund has to wait for them.
+START_S = 0.5
+#: What a buyer reads of an order that was taken back because it could not be fulfilled.
+UNFULFILLED = "unfulfilled"
+
+
+class NotCharged(Permanent):
+    """The provider will not do this with the payment."""
+
+
+class NotYet(Transient):
+    """The provider has not done it yet."""
+
+
+class StillBooked(Transient):
+    """The payment is still being booked; it can be refunded afterwards."""
+
+
+def tx_id_of(order_id: str) -> str:
+    """Name the Saga of an order; an order is paid once."""
+    return f"ful-{order_id}"
+
+
+async def begin(log: Log, connection: asyncpg.Connection, payments: Sequence[Work]) -> None:
+    """Write down the Sagas of orders that these payments have paid, in the same transaction."""
+    works = [
+        Work(
+            tx_id_of(payment.args["order_id"]),
+            {
+                "sale_id": payment.args["sale_id"],
+                "order_id": payment.args["order_id"],
+                "payment_tx": payment.tx_id,
+            },
+        )
+        for payment in payments
+    ]
+    if works:
+        await log.begin(
+            "saga", FULFILMENT, State.RUNNING, works, lease_s=START_S, connection=connection
+        )
+
+
+def definition(db: asyncpg.Pool, provider: Provider | None) -> Definition:
+    """Return the Saga that fulfils an order.
+
+    Only the shipment refuses. What else cannot be done is undone from its own step on.
+    """
+    steps: tuple[Branch, ...] = (
+        Capture(db, provider),
+        SqlBranch("allocate_shipment", db, do=_allocate, undo=_release),
+        SqlBranch("notify", db, do=_announce, undo=_withdraw),
+    )
+    return Definition(FULFILMENT, steps)
+
+
+class Capture:
+    """Takes the money that a card payment holds; undone, gives any payment back.
+
+    It passes no barrier: that would hold back the refund where nothing was captured. The order's
+    state is compared and set instead, and the provider knows each key once.
+    """
+
+    name = "capture"
+
+    def __init__(self, db: asyncpg.Pool, provider: Provider | None) -> None:
+        self._db = db
+        self._provider = provider
+
+    async def run(self, op: Op, works: Sequence[Work]) -> Mapping[str, str]:
+        """Capture or refund; PartlyDone when some of it has to be tried again."""
+        failed = await (self._capture(works) if op is Op.DO else self._refund(works))
+        if failed:
+            raise PartlyDone({}, failed)
+        return {}
+
+    async def _capture(self, works: Sequence[Work]) -> dict[str, Exception]:
+        cents = await self._cards(works)
+        holding = [work for work in works if cents.get(work.args["payment_tx"])]
+        return await self._ask("capture", holding, {Status.CAPTURED})
+
+    async def _refund(self, works: Sequence[Work]) -> dict[str, Exception]:
+        booked = await refunds.begin(self._db, _orders(works), UNFULFILLED)
+        failed: dict[str, Exception] = {
+            work.tx_id: StillBooked() for work in works if work.args["order_id"] in booked
+        }
+        cents = await self._cards(works)
+        holding = [w for w in works if w.tx_id not in failed and cents.get(w.args["payment_tx"])]
+        # Declined: there is nothing to give back.
+        failed |= await self._ask("void", holding, {Status.VOIDED, Status.DECLINED})
+        done = [work for work in works if work.tx_id not in failed]
+        await refunds.finish(
+            self._db,
+            _orders([work for work in done if work.args["payment_tx"] not in cents]),
+            [work.args["payment_tx"] for work in done if work.args["payment_tx"] in cents],
+        )
+        return failed
+
+    async def _cards(self, works: Sequence[Work]) -> dict[str, int]:
+        """Return the cents that each payment by card is about; of 0 the provider knows nothing."""
+        with database_errors_as_unavailable():
+            rows = await self._db.fetch(
+                "SELECT tx_id, amount_cents FROM payments"
+                " WHERE tx_id = ANY ($1) AND method = 'card'",
+                [work.args["payment_tx"] for work in works],
+            )
+        return dict(rows)
+
+    async def _ask(
+        self, what: Literal["capture", "void"], works: Sequence[Work], wanted: Set[Status]
+    ) -> dict[str, Exception]:
+        """Ask the provider for each payment at once; return tx_id -> why it is not as wanted."""
+        provider = self._provider
+        if provider is None:
+            return {work.tx_id: NotYet("SECKILL_PROVIDER_URL is not set") for work in works}
+        call = provider.capture if what == "capture" else provider.void
+        errors = await asyncio.gather(*(_failure(call, work, wanted) for work in works))
+        return {w.tx_id: error for w, error in zip(works, errors, strict=True) if error}
+
+
+async def _failure(
+    call: Callable[[str], Awaitable[Status]], work: Work, wanted: Set[Status]
+) -> Exception | None:
+    try:
+        status = await call(work.args["payment_tx"])
+    except Transient as error:
+        return error
+    if status in wanted:
+        return None
+    # Declined, voided and unknown are the provider's last word; anything else may change.
+    changes = status in (Status.AUTHORISED, Status.PENDING, Status.CAPTURED)
+    return (NotYet if changes else NotCharged)(f"the provider says {status}")
+
+
+async def _allocate(connection: asyncpg.Connection, works: Sequence[Work]) -> Mapping[str, str]:
+    rows = await connection.fetch(
+        "SELECT tx, why FROM allocate_shipments($1, $2)",
+        [work.tx_id for work in works],
+        _orders(works),
+    )
+    return dict(rows)
+
+
+async def _release(connection: asyncpg.Connection, works: Sequence[Work]) -> Mapping[str, str]:
+    await connection.execute("SELECT release_shipments($1)", _orders(works))
+    return {}
+
+
+async def _announce(connection: asyncpg.Connection, works: Sequence[Work]) -> Mapping[str, str]:
+    await connection.execute("SELECT notify_buyers($1, 'shipping')", _orders(works))
+    return {}
+
+
+async def _withdraw(connection: asyncpg.Connection, works: Sequence[Work]) -> Mapping[str, str]:
+    await connection.execute("SELECT notify_buyers($1, 'withdrawn')", _orders(works))
+    return {}
+
+
+def _orders(works: Sequence[Work]) -> list[str]:
+    return [work.args["order_id"] for work in works]

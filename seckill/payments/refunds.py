@@ -1,0 +1,75 @@
+"""Taking a paid order back: its units at once, then the money and the coupon."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import asyncpg
+
+from seckill import audit
+from seckill.adapters.postgres import database_errors_as_unavailable
+from seckill.errors import Missing, WrongState
+
+
+async def refund(db: asyncpg.Pool, order_id: str, *, actor: str, reason: str) -> str:
+    """Refund a paid order, on record; return its state. Missing or WrongState says why not.
+
+    What came from the wallet is in it again, and the order `refunded`; what was paid by card makes
+    it `refunding` until the provider has given it back. Then the coupon is good again, too.
+    """
+    with database_errors_as_unavailable():
+        async with db.acquire() as connection, connection.transaction():
+            if not await connection.fetch("SELECT begin_refunds($1, $2)", [order_id], reason):
+                await _explain(connection, order_id)
+            await connection.execute("SELECT release_shipments($1)", [order_id])
+            await connection.execute("SELECT refund_to_wallets($1)", [order_id])
+            row = await connection.fetchrow(
+                "SELECT p.tx_id, p.sale_id, p.amount_cents, o.state"
+                "  FROM payments p JOIN orders o ON tx_id = paying_tx WHERE o.order_id = $1",
+                order_id,
+            )
+            await audit.record(
+                connection,
+                "order.refund",
+                actor=actor,
+                sale_id=row["sale_id"],
+                reason=reason,
+                details={"order_id": order_id, "tx_id": row["tx_id"], "cents": row["amount_cents"]},
+            )
+    return str(row["state"])
+
+
+async def begin(db: asyncpg.Pool, order_ids: Sequence[str], reason: str) -> set[str]:
+    """Take paid orders back, their units for sale again; return those still being booked.
+
+    Those wait: only what was charged can be given back. Any other state is left as it is.
+    """
+    with database_errors_as_unavailable():
+        async with db.acquire() as connection, connection.transaction():
+            await connection.execute("SELECT begin_refunds($1, $2)", order_ids, reason)
+            rows = await connection.fetch(
+                "SELECT order_id::text FROM orders WHERE order_id = ANY ($1) AND state = 'paid'",
+                order_ids,
+            )
+    return {row[0] for row in rows}
+
+
+async def finish(
+    db: asyncpg.Pool, paid_by_wallet: Sequence[str], voided_payments: Sequence[str]
+) -> None:
+    """Book the refunds of orders that were taken back, once: by order id, by card payment."""
+    with database_errors_as_unavailable():
+        # Two transactions, so that each takes its locks in order.
+        if voided_payments:
+            await db.execute("SELECT refund_card_payments($1)", voided_payments)
+        if paid_by_wallet:
+            await db.execute("SELECT refund_to_wallets($1)", paid_by_wallet)
+
+
+async def _explain(connection: asyncpg.Connection, order_id: str) -> None:
+    state = await connection.fetchval("SELECT state FROM orders WHERE order_id = $1", order_id)
+    if state is None:
+        raise Missing(f"there is no order {order_id}")
+    if state == "paid":
+        raise WrongState(f"the payment of order {order_id} is still being booked; try again")
+    raise WrongState(f"order {order_id} is {state}, not paid: there is nothing to refund")

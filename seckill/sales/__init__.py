@@ -1,0 +1,1 @@
+"""Sales, their limits and their stock."""

@@ -1,0 +1,81 @@
+"""Limits of one sale, set by an operator while it runs. PostgreSQL keeps them, Redis obeys them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+import asyncpg
+
+from config.limits import OPS, RATE_MAX, Limits, Op, burst_of
+from seckill.adapters.postgres import database_errors_as_unavailable
+from seckill.errors import UserMistake
+from seckill.sales import sales
+from seckill.sales.token_buckets import GRACE_US, LEASE_US, Buckets
+
+
+@dataclass(frozen=True, slots=True)
+class SaleLimit:
+    """So many requests a second, and so many at once after a pause."""
+
+    rate: int
+    burst: int
+
+    @property
+    def keeps_turns(self) -> bool:
+        """Tell whether the bucket can keep tokens for the late, as take_tokens.lua does."""
+        kept_back = self.rate * LEASE_US / 1_000_000
+        if not 1 <= kept_back <= self.burst / 2:
+            kept_back = 0.0
+        return self.burst - kept_back >= self.rate * GRACE_US / 1_000_000 + 1
+
+    @classmethod
+    def of(cls, rate: int, burst: int | None = None) -> SaleLimit:
+        """Check a limit as a person gives it; the burst is twice the rate and one if not given."""
+        burst = burst_of(rate) if burst is None else burst
+        if not (1 <= rate <= RATE_MAX and 1 <= burst <= RATE_MAX):
+            raise UserMistake(f"a rate and a burst lie between 1 and {RATE_MAX}")
+        return cls(rate, burst)
+
+
+async def set_limit(
+    db: asyncpg.Pool, buckets: Buckets, sale_id: str, op: Op, limit: SaleLimit
+) -> None:
+    """Give a sale a limit of its own for an operation; all gateways obey from their next call.
+
+    Redis is written before the commit: if it is away nothing has changed, and if the commit fails
+    the same command again makes both sides equal.
+    """
+    await sales.find(db, sale_id)
+    with database_errors_as_unavailable():
+        async with db.acquire() as connection, connection.transaction():
+            await connection.execute(
+                "INSERT INTO sale_limits (sale_id, op, rate, burst) VALUES ($1, $2, $3, $4)"
+                " ON CONFLICT (sale_id, op) DO UPDATE"
+                " SET rate = excluded.rate, burst = excluded.burst, set_at = now()",
+                sale_id,
+                op,
+                limit.rate,
+                limit.burst,
+            )
+            await buckets.set_limit(sale_id, op, rate=limit.rate, burst=limit.burst)
+
+
+async def limits_of(db: asyncpg.Pool, sale_id: str) -> Mapping[str, SaleLimit]:
+    """Return the limits that were set for a sale, by operation."""
+    await sales.find(db, sale_id)
+    with database_errors_as_unavailable():
+        rows = await db.fetch(
+            "SELECT op, rate, burst FROM sale_limits WHERE sale_id = $1 ORDER BY op", sale_id
+        )
+    return {op: SaleLimit(rate, burst) for op, rate, burst in rows}
+
+
+def in_force(configured: Limits, own: Mapping[str, SaleLimit]) -> dict[str, dict[str, object]]:
+    """Return rate, burst, mode and whether it is the sale's own, by operation."""
+    shown: dict[str, dict[str, object]] = {}
+    for op in OPS:
+        tier = configured.tier(op)
+        limit = own.get(op, SaleLimit(tier.rate, tier.burst))
+        shown[op] = {**asdict(limit), "own": op in own, "mode": tier.mode}
+    return shown

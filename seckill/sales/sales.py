@@ -1,0 +1,250 @@
+"""Sales: what is sold, when, for how much. PostgreSQL first, then Redis."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated
+
+import asyncpg
+from msgspec import Meta, Struct
+
+from seckill.adapters import topology
+from seckill.adapters.postgres import database_errors_as_unavailable
+from seckill.auth.proof_of_work import BITS_MAX
+from seckill.auth.tickets import ID
+from seckill.errors import Conflict, Missing, UserMistake, WrongState
+from seckill.inventory.reservations import SaleTerms, Stock
+
+#: PostgreSQL's bigint and integer.
+AMOUNT_MAX = 2**63 - 1
+UNITS_MAX = 2**31 - 1
+#: More than anything costs; far enough below AMOUNT_MAX to multiply.
+PRICE_CENTS_MAX = 10**15
+#: A month: whoever has not paid by then will not.
+PAYMENT_WINDOW_MAX_S = 30 * 86_400
+
+_SELECT = """
+SELECT s.sale_id, s.number, s.price_cents, s.per_order_max, s.opens_at, s.closes_at,
+       s.payment_window_s, s.proof_bits, s.state, s.opened_at IS NOT NULL AS was_opened,
+       i.total, i.epoch
+  FROM sales s JOIN inventory i USING (sale_id)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Sale:
+    """One sale as PostgreSQL knows it."""
+
+    sale_id: str
+    number: int
+    price_cents: int
+    per_order_max: int
+    opens_at: datetime | None
+    closes_at: datetime | None
+    payment_window_s: int
+    proof_bits: int
+    state: str
+    was_opened: bool
+    total: int
+    epoch: int
+
+    def terms(self) -> SaleTerms:
+        """Return what Redis must know of this sale."""
+        return SaleTerms(
+            number=self.number,
+            stock=self.total,
+            per_order_max=self.per_order_max,
+            epoch=self.epoch,
+            opens_at_ms=_ms(self.opens_at),
+            closes_at_ms=_ms(self.closes_at),
+        )
+
+
+Units = Annotated[int, Meta(ge=1, le=UNITS_MAX)]
+Moment = Annotated[datetime, Meta(tz=True)]
+
+
+class NewSale(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a shop says of a sale to be made. Decoding one checks each field by itself."""
+
+    sale_id: str
+    stock: Units
+    price_cents: Annotated[int, Meta(ge=0, le=PRICE_CENTS_MAX)]
+    per_order_max: Units = 1
+    opens_at: Moment | None = None
+    closes_at: Moment | None = None
+    payment_window_s: Annotated[int, Meta(ge=1, le=PAYMENT_WINDOW_MAX_S)] = 900
+    #: Leading zero bits of the work before a ticket (seckill/auth/proof_of_work.py); 0 asks for
+    #: none.
+    proof_bits: Annotated[int, Meta(ge=0, le=BITS_MAX)] = 0
+
+
+async def create(db: asyncpg.Pool, stock: Stock, new: NewSale) -> Sale:
+    """Make a sale: rows in PostgreSQL, then its hash in Redis in state created.
+
+    WrongState when the id is taken; UserMistake when the terms cannot be kept, or a seventeenth
+    payment window would need its own timer.
+    """
+    if not ID.match(new.sale_id):
+        raise UserMistake(f"sale id {new.sale_id!r}: use 1 to 64 of A-Z a-z 0-9 _ . -")
+    if new.opens_at and new.closes_at and new.closes_at <= new.opens_at:
+        raise UserMistake("a sale must close after it opens")
+    if new.price_cents * new.per_order_max > AMOUNT_MAX:
+        raise UserMistake(f"price times units of an order must not exceed {AMOUNT_MAX} cents")
+    try:
+        with database_errors_as_unavailable():
+            async with db.acquire() as connection, connection.transaction():
+                await _insert(connection, new)
+                sale = await lock(connection, new.sale_id)
+                # Before the commit, so that a refusal leaves no half-made sale behind.
+                if not await stock.announce(sale.sale_id, sale.terms()):
+                    raise WrongState(
+                        f"Redis holds a sale {sale.sale_id} that PostgreSQL does not know; "
+                        "choose another id"
+                    )
+    except asyncpg.UniqueViolationError as error:
+        raise WrongState(
+            f"sale {new.sale_id} exists already; choose another id, or look at it: "
+            f"seckill sale show {new.sale_id}"
+        ) from error
+    except (asyncpg.CheckViolationError, asyncpg.DataError) as error:
+        raise UserMistake(f"sale {new.sale_id} cannot be made: {error}") from error
+    return sale
+
+
+async def open_(db: asyncpg.Pool, stock: Stock, sale_id: str) -> Sale:
+    """Open a sale. Its stock is written to Redis once; later openings only lift the gate.
+
+    The row stays locked and `opened_at` uncommitted while Redis is written: a crash in between
+    leaves "never opened", and open_sale.lua then finds the stock and leaves it alone.
+    """
+    with database_errors_as_unavailable():
+        async with db.acquire() as connection, connection.transaction():
+            sale = await lock(connection, sale_id)
+            if sale.state == "paused":
+                # Whoever repeats the opening must not lift a pause that somebody else wanted.
+                raise WrongState(
+                    f"sale {sale_id} is paused; let buyers in again: seckill sale resume {sale_id}"
+                )
+            if sale.was_opened or await has_orders(connection, sale_id):
+                done = await stock.set_sale_state(sale_id, "open")
+            else:
+                done = await stock.open_sale(sale_id, sale.terms())
+            if not done:
+                raise Conflict(
+                    f"Redis has lost the stock of sale {sale_id}, or holds that of another life; "
+                    f"it must be rebuilt before it can open: seckill sale rebuild {sale_id}"
+                )
+            await connection.execute(
+                "UPDATE sales SET state = 'open', opened_at = coalesce(opened_at, now())"
+                " WHERE sale_id = $1",
+                sale_id,
+            )
+    return await find(db, sale_id)
+
+
+async def close(db: asyncpg.Pool, stock: Stock, sale_id: str) -> Sale:
+    """Close a sale: nobody new gets in; orders live on, and returned units stay unsold."""
+    return await _move(db, stock, sale_id, "closed", ("open", "paused", "closed"))
+
+
+async def pause(db: asyncpg.Pool, stock: Stock, sale_id: str) -> Sale:
+    """Let nobody new in until `resume`; whoever has an order keeps it."""
+    return await _move(db, stock, sale_id, "paused", ("open", "paused"))
+
+
+async def resume(db: asyncpg.Pool, stock: Stock, sale_id: str) -> Sale:
+    """Let buyers into a paused sale again; in one that is open nothing changes."""
+    return await _move(db, stock, sale_id, "open", ("open", "paused"))
+
+
+async def find(db: asyncpg.Pool, sale_id: str) -> Sale:
+    """Return a sale; Missing when there is none of that id."""
+    with database_errors_as_unavailable():
+        row = await db.fetchrow(f"{_SELECT} WHERE sale_id = $1", sale_id)
+    if row is None:
+        raise Missing(f"there is no sale {sale_id}; `seckill sale list` shows them")
+    return Sale(*row)
+
+
+async def all_sales(db: asyncpg.Pool) -> list[Sale]:
+    """Return every sale, oldest first."""
+    with database_errors_as_unavailable():
+        return [Sale(*row) for row in await db.fetch(f"{_SELECT} ORDER BY number")]
+
+
+async def lock(connection: asyncpg.Connection, sale_id: str) -> Sale:
+    """Lock a sale's row until the transaction ends; return the sale as it is then.
+
+    Read by a statement of its own: one that waits for a lock sees other tables as they were before.
+    """
+    await connection.execute("SELECT FROM sales WHERE sale_id = $1 FOR UPDATE", sale_id)
+    row = await connection.fetchrow(f"{_SELECT} WHERE sale_id = $1", sale_id)
+    if row is None:
+        raise Missing(f"there is no sale {sale_id}; `seckill sale list` shows them")
+    return Sale(*row)
+
+
+async def _insert(connection: asyncpg.Connection, new: NewSale) -> None:
+    windows = await connection.fetch(
+        "SELECT DISTINCT payment_window_s FROM sales WHERE payment_window_s <> $1",
+        new.payment_window_s,
+    )
+    if len(windows) >= topology.TIMER_QUEUES_MAX:
+        taken = ", ".join(str(row[0]) for row in windows)
+        raise UserMistake(
+            f"a payment window of {new.payment_window_s} s would be the "
+            f"{topology.TIMER_QUEUES_MAX + 1}th different one; use one of: {taken}"
+        )
+    await connection.execute(
+        "INSERT INTO sales (sale_id, price_cents, per_order_max, opens_at, closes_at,"
+        " payment_window_s, proof_bits) VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        new.sale_id,
+        new.price_cents,
+        new.per_order_max,
+        new.opens_at,
+        new.closes_at,
+        new.payment_window_s,
+        new.proof_bits,
+    )
+    await connection.execute(
+        "INSERT INTO inventory (sale_id, total, available) VALUES ($1, $2, $2)",
+        new.sale_id,
+        new.stock,
+    )
+
+
+async def _move(
+    db: asyncpg.Pool, stock: Stock, sale_id: str, to_state: str, from_states: tuple[str, ...]
+) -> Sale:
+    """Set the state in Redis, then in PostgreSQL; a crash in between is mended by a repeat."""
+    with database_errors_as_unavailable():
+        async with db.acquire() as connection, connection.transaction():
+            sale = await lock(connection, sale_id)
+            if not sale.was_opened:
+                raise WrongState(f"sale {sale_id} was never opened")
+            if sale.state not in from_states:
+                raise WrongState(
+                    f"sale {sale_id} is {sale.state}; open it again: seckill sale open {sale_id}"
+                )
+            if not await stock.set_sale_state(sale_id, to_state):
+                raise Conflict(
+                    f"Redis has lost sale {sale_id}, or it is being rebuilt; it sells nothing "
+                    f"until that is done: seckill sale rebuild {sale_id}"
+                )
+            await connection.execute(
+                "UPDATE sales SET state = $2 WHERE sale_id = $1", sale_id, to_state
+            )
+    return await find(db, sale_id)
+
+
+async def has_orders(connection: asyncpg.Connection, sale_id: str) -> bool:
+    """Tell whether a sale has any order: then it was opened, even if that was never written."""
+    return bool(
+        await connection.fetchval("SELECT EXISTS (SELECT FROM orders WHERE sale_id = $1)", sale_id)
+    )
+
+
+def _ms(moment: datetime | None) -> int:
+    return int(moment.astimezone(UTC).timestamp() * 1000) if moment else 0

@@ -1,0 +1,112 @@
+"""Token buckets: one in Redis for each operation of a sale, and small ones in the process.
+
+All gateways share the bucket in Redis: over any t seconds they admit at most rate * t + burst
+together (`lua/take_tokens.lua`). Who is refused gets a turn, a place in a line; when it comes, a
+token is
+kept for him for GRACE_US. So a Retry-After that is obeyed is admitted, whichever process he meets.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+from redis.asyncio import Redis
+
+import lua
+from config.limits import LocalLimit, Op, Tier
+from seckill.adapters import redis_keys
+from seckill.adapters.redis import redis_errors_as_unavailable
+
+#: How long leased tokens are good. A process asks Redis at most so often while there is no line,
+#: and one that is killed takes at most this long's worth of the rate with it.
+LEASE_US = 100_000
+#: How long a token is kept after a turn. Retry-After is in whole seconds, so an obedient client
+#: comes up to one second late; the rest is for his way through the network.
+GRACE_US = 1_500_000
+#: Turns in one line, about 100 bytes each in Redis.
+LINE_MAX = 1_000_000
+#: Sums of intervals are off by less than this.
+ROUNDING_S = 1e-9
+
+_pack = msgspec.msgpack.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True)
+class Admissions:
+    """What the bucket said: tokens leased, the limit in force, and for each name its wait.
+
+    A wait is in seconds: 0 admitted, else the time until its turn; negative when the line is full.
+    """
+
+    leased: int
+    rate: int
+    burst: int
+    waits_s: Sequence[float]
+
+
+class Buckets:
+    """The shared buckets, bound to one Redis client."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._admit = lua.register(redis, "take_tokens")
+        self._set_limit = lua.register(redis, "set_limit")
+
+    async def admit(
+        self,
+        sale_id: str,
+        op: Op,
+        tier: Tier,
+        names: Sequence[str],
+        *,
+        wanted: int = 0,
+        line_max: int = LINE_MAX,
+    ) -> Admissions:
+        """Ask for a token for each of up to 512 names, and for a lease; Unavailable if unheard."""
+        with redis_errors_as_unavailable():
+            reply = await self._admit(
+                keys=[redis_keys.bucket(sale_id, op), redis_keys.line(sale_id, op)],
+                args=[_pack(names), wanted, tier.rate, tier.burst, LEASE_US, GRACE_US, line_max],
+            )
+        _, leased, rate, burst, *waits_us = reply
+        return Admissions(leased, rate, burst, [wait / 1_000_000 for wait in waits_us])
+
+    async def set_limit(self, sale_id: str, op: Op, *, rate: int, burst: int) -> None:
+        """Give a bucket its own limit; every process obeys from its next call on."""
+        with redis_errors_as_unavailable():
+            await self._set_limit(keys=[redis_keys.bucket(sale_id, op)], args=[rate, burst])
+
+
+class LocalBuckets:
+    """A token bucket for each name, in this process alone; the oldest are forgotten.
+
+    Only names that have used tokens lately are kept: a name that is forgotten has a full bucket,
+    so a flood of names costs fairness among them, never memory.
+    """
+
+    def __init__(self, limit: LocalLimit, *, names_max: int) -> None:
+        self._interval_s = 1 / limit.rate if limit.rate else 0.0
+        self._tolerance_s = self._interval_s * limit.burst
+        self._names_max = names_max
+        #: When each name's bucket will be full again (GCRA's theoretical arrival time). The first
+        #: of a plain dict would be found only behind all that were taken out before.
+        self._full_at: OrderedDict[str, float] = OrderedDict()
+
+    def take(self, name: str, now_s: float) -> float:
+        """Take a token; return 0, or without taking any the seconds until there is one."""
+        if not self._interval_s:
+            return 0.0
+        full_at = max(self._full_at.pop(name, now_s), now_s)
+        wait_s = full_at + self._interval_s - now_s - self._tolerance_s
+        if wait_s < ROUNDING_S:
+            wait_s = 0.0
+            full_at += self._interval_s
+        self._full_at[name] = full_at  # now the youngest
+        if len(self._full_at) > self._names_max:
+            self._full_at.popitem(last=False)
+        return wait_s
+
+    def __len__(self) -> int:
+        return len(self._full_at)

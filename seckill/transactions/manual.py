@@ -1,0 +1,181 @@
+"""What an operator sees of transactions, and what he may do to one that is parked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import asyncpg
+import msgspec
+
+from seckill import audit
+from seckill.adapters.postgres import database_errors_as_unavailable
+from seckill.errors import Missing, WrongState
+from seckill.transactions.states import ENDED, State
+
+_decode = msgspec.json.Decoder().decode
+
+#: What `tx list` shows unless asked for more: everything that has not ended.
+OPEN = tuple(state for state in State if state not in ENDED)
+#: Engine -> how a transaction can be settled, in the words of the command line.
+SETTLED = {
+    "tcc": {"confirmed": State.CONFIRMED, "canceled": State.CANCELED},
+    "saga": {"confirmed": State.COMPLETED, "canceled": State.COMPENSATED},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One line of `tx list`."""
+
+    tx_id: str
+    engine: str
+    name: str
+    state: str
+    step: int
+    reason: str | None
+    #: Failed since it last made progress.
+    attempts: int
+    created_at: datetime
+    updated_at: datetime
+    #: Its next attempt, or the end of the lease of whoever works on it.
+    due_at: datetime | None
+    ended_at: datetime | None
+    parked_in: str | None
+    owner: str
+    #: Of the operation that failed last and is not done.
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ShownBranch:
+    """One operation of a branch."""
+
+    branch: str
+    op: str
+    attempts: int
+    first_at: datetime
+    last_at: datetime
+    done_at: datetime | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """All that is known of one transaction."""
+
+    transaction: Listed
+    args: dict[str, Any]
+    branches: list[ShownBranch]
+
+
+_COLUMNS = (
+    "tx_id, engine, name, state, step, reason, attempts, created_at, updated_at, due_at, ended_at,"
+    " parked_in, owner, (SELECT b.error FROM branches b WHERE b.tx_id = transactions.tx_id"
+    " AND b.done_at IS NULL ORDER BY b.last_at DESC LIMIT 1) AS error"
+)
+
+
+async def list_(db: asyncpg.Pool, states: Sequence[State], limit: int) -> list[Listed]:
+    """Return the newest transactions in these states."""
+    with database_errors_as_unavailable():
+        rows = await db.fetch(
+            f"SELECT {_COLUMNS} FROM transactions WHERE state = ANY ($1)"  # noqa: S608 - our names
+            " ORDER BY created_at DESC LIMIT $2",
+            states,
+            limit,
+        )
+    return [Listed(**row) for row in rows]
+
+
+async def show(db: asyncpg.Pool, tx_id: str) -> Shown:
+    """Return one transaction and the operations of its branches in order; Missing without one.
+
+    An operation of which only the barrier knows was done at the first attempt; of one of which the
+    barrier does not know, but attempts do, the branch is another service, or it failed.
+    """
+    with database_errors_as_unavailable():
+        row = await db.fetchrow(
+            f"SELECT {_COLUMNS}, args FROM transactions WHERE tx_id = $1",  # noqa: S608 - our names
+            tx_id,
+        )
+        if row is None:
+            raise Missing(f"no transaction {tx_id}; list them: seckill tx list")
+        branches = await db.fetch(
+            "SELECT branch, op, coalesce(a.attempts, 1) AS attempts,"
+            "       coalesce(a.first_at, b.done_at) AS first_at,"
+            "       coalesce(a.last_at, b.done_at) AS last_at,"
+            "       coalesce(b.done_at, a.done_at) AS done_at, a.error"
+            "  FROM (SELECT * FROM branches WHERE tx_id = $1) a"
+            "  FULL JOIN (SELECT * FROM barriers WHERE tx_id = $1) b USING (branch, op)"
+            " WHERE a.branch IS NOT NULL OR b.done_at IS NOT NULL"  # else it never came
+            " ORDER BY coalesce(b.done_at, a.done_at, a.last_at), branch",
+            tx_id,
+        )
+    fields = dict(row)
+    args = _decode(fields.pop("args"))
+    return Shown(Listed(**fields), args, [ShownBranch(**branch) for branch in branches])
+
+
+async def retry(db: asyncpg.Pool, tx_id: str) -> Listed:
+    """Let recovery go on with a transaction at once: one that is parked, or waits."""
+    with database_errors_as_unavailable():
+        async with db.acquire() as connection, connection.transaction():
+            found = await _lock(connection, tx_id)
+            if found.ended_at is not None:
+                raise WrongState(f"{tx_id} has ended: {found.state}; there is nothing to retry")
+            await connection.execute(
+                "UPDATE transactions SET state = coalesce(parked_in, state), parked_in = NULL,"
+                "       attempts = 0, due_at = now(), updated_at = now() WHERE tx_id = $1",
+                tx_id,
+            )
+            await audit.record(
+                connection,
+                "tx.retry",
+                actor=audit.person(),
+                reason="by hand",
+                details={"tx_id": tx_id, "state": found.state, "attempts": found.attempts},
+            )
+            return await _lock(connection, tx_id)
+
+
+async def settle(db: asyncpg.Pool, tx_id: str, to: str, reason: str) -> Listed:
+    """Close a parked transaction as "confirmed" or "canceled"; its branches are not touched.
+
+    A person has made sure of what they did; the audit row says who, and why.
+    """
+    with database_errors_as_unavailable():
+        async with db.acquire() as connection, connection.transaction():
+            found = await _lock(connection, tx_id)
+            if found.state != State.FAILED:
+                raise WrongState(
+                    f"{tx_id} is {found.state}, not parked; only what is parked can be settled"
+                )
+            state = SETTLED[found.engine][to]
+            await connection.execute(
+                "UPDATE transactions SET state = $2, reason = $3, ended_at = now(),"
+                "       updated_at = now() WHERE tx_id = $1",
+                tx_id,
+                state,
+                f"by hand: {reason}",
+            )
+            await audit.record(
+                connection,
+                "tx.settle",
+                actor=audit.person(),
+                reason=reason,
+                details={"tx_id": tx_id, "parked_in": found.parked_in, "settled": state},
+            )
+            return await _lock(connection, tx_id)
+
+
+async def _lock(connection: asyncpg.Connection, tx_id: str) -> Listed:
+    row = await connection.fetchrow(
+        f"SELECT {_COLUMNS} FROM transactions WHERE tx_id = $1 FOR UPDATE",  # noqa: S608 - our names
+        tx_id,
+    )
+    if row is None:
+        raise Missing(f"no transaction {tx_id}; list them: seckill tx list")
+    return Listed(**row)
