@@ -15,8 +15,8 @@ from prometheus_client import start_http_server
 from config.field_types import KEY_EXPIRY
 from config.settings import Settings
 from consumers.registry import BUILDERS, SETTLE_PAYMENTS
-from consumers.resources import open_stores
-from consumers.runtime.role_supervisor import Crew, assignments
+from consumers.resources import open_resources
+from consumers.runtime.role_supervisor import RoleSupervisor, assignments
 from seckill.errors import UserMistake
 from seckill.process import listening, notify_ready, stop_on_signals
 
@@ -54,12 +54,12 @@ def run(settings: Settings, roles: Sequence[str], *, managed: bool = False) -> N
 async def _serve(settings: Settings, roles: Sequence[str], *, managed: bool) -> None:
     stop = stop_on_signals()
     async with AsyncExitStack() as stack:
-        stores = await open_stores(settings, stack)
+        stores = await open_resources(settings, stack)
         with listening(settings.admin_host, settings.admin_port, "SECKILL_ADMIN_PORT"):
             start_http_server(settings.admin_port, settings.admin_host)
         gc.freeze()
         async with asyncio.TaskGroup() as group:  # one role's death stops the process, loudly
-            crew = Crew(lambda name: BUILDERS[name](stores), group, died=stop.set)
+            crew = RoleSupervisor(lambda name: BUILDERS[name](stores), group, died=stop.set)
             crew.assign(roles)
             following = group.create_task(_follow(crew, stop)) if managed else None
             notify_ready(settings.notify_socket)
@@ -69,7 +69,7 @@ async def _serve(settings: Settings, roles: Sequence[str], *, managed: bool) -> 
             crew.assign(())
 
 
-async def _follow(crew: Crew, stop: asyncio.Event) -> None:
+async def _follow(crew: RoleSupervisor, stop: asyncio.Event) -> None:
     """Run what the pool manager assigns on our stdin; when it is gone, stop."""
     stdin = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(

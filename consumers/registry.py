@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from consumers.resources import Stores
+from consumers.resources import Resources
 from consumers.roles import (
     dead_letters,
     expire_orders,
@@ -24,7 +24,7 @@ from consumers.runtime.role import Role
 #: The role that only a shop with a card provider needs.
 SETTLE_PAYMENTS = "settle_payments"
 
-BUILDERS: dict[str, Callable[[Stores], Role]] = {
+BUILDERS: dict[str, Callable[[Resources], Role]] = {
     "place_orders": place_orders.build,
     "expire_orders": expire_orders.build,
     "key_expiry": key_expiry.build,

@@ -18,7 +18,7 @@ from seckill.sales.directory import SaleDirectory
 
 
 @dataclass(frozen=True, slots=True)
-class Stores:
+class Resources:
     """What the roles work with."""
 
     settings: Settings
@@ -34,7 +34,7 @@ class Stores:
     provider: Provider | None
 
 
-async def open_stores(settings: Settings, stack: AsyncExitStack) -> Stores:
+async def open_resources(settings: Settings, stack: AsyncExitStack) -> Resources:
     """Open all stores onto the stack, which closes them in reverse."""
     redis = redis_client.connect(settings.redis_url, timeout_s=settings.redis_timeout_s)
     stack.push_async_callback(redis.aclose)
@@ -64,6 +64,6 @@ async def open_stores(settings: Settings, stack: AsyncExitStack) -> Stores:
                 calls_max=settings.provider_calls_max,
             )
         )
-    return Stores(
+    return Resources(
         settings, redis, stock, db, SaleDirectory(db), publisher, telling, consuming, provider
     )

@@ -16,7 +16,7 @@ from gateway.http.contract import Route
 from gateway.http.problems import add_routes
 from gateway.orders import event_stream
 from gateway.orders import routes as orders
-from gateway.overload.poll_schedule import PACE, Pace
+from gateway.overload.poll_schedule import POLL_SCHEDULE, PollSchedule
 from gateway.payments import routes as payments
 from gateway.payments import webhooks
 from gateway.sales import challenges, tickets
@@ -56,7 +56,7 @@ def create_app(settings: Settings) -> web.Application:
     )
     if signing := settings.webhook_keys.get_secret_value():
         app[webhooks.KEYS] = KeyRing.parse(signing, setting="SECKILL_WEBHOOK_KEYS")
-    app[PACE] = Pace(settings.poll_budget_per_s)
+    app[POLL_SCHEDULE] = PollSchedule(settings.poll_budget_per_s)
     app[TRUSTED_PROXIES] = settings.trusted_proxies
     responses.set_up(app, tls=bool(settings.tls_cert))
     if settings.cors_origins:

@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 from config.limits import Limits
 from config.settings import Settings
 from seckill.inventory.reservations import Stock
-from seckill.payments.card_payment_store import CardBooks
+from seckill.payments.card_payment_store import CardPaymentStore
 from seckill.sales.directory import SaleDirectory
 
 SETTINGS = web.AppKey("settings", Settings)
@@ -30,4 +30,4 @@ DB = web.AppKey("db", asyncpg.Pool)
 SALES = web.AppKey("sales", SaleDirectory)
 
 
-CARD_BOOKS = web.AppKey("card_books", CardBooks)
+CARD_BOOKS = web.AppKey("card_books", CardPaymentStore)

@@ -9,19 +9,30 @@ from functools import partial
 from aiohttp import web
 
 from gateway.app_keys import CARD_BOOKS, DB, LIMITS, REDIS, SALES, SETTINGS, STOCK
-from gateway.grabs.publisher import BREAKER, MAILBAG, Breaker, Handover, Mailbag
-from gateway.grabs.reservations import DESKS, Desks, RedisClock, SaleDesk
-from gateway.orders.lookup import ORDER_BOOK, OrderBook
-from gateway.orders.watcher import ORDER_WATCH, OrderWatch
+from gateway.grabs.publisher import (
+    BATCHED_PUBLISHER,
+    BREAKER,
+    BatchedPublisher,
+    Breaker,
+    GrabPublisher,
+)
+from gateway.grabs.reservations import (
+    RESERVATIONS,
+    RedisClock,
+    ReservationsBySale,
+    SaleReservations,
+)
+from gateway.orders.lookup import ORDER_LOOKUP, OrderLookup
+from gateway.orders.watcher import ORDER_WATCHER, OrderWatcher
 from gateway.overload.concurrency_limit import (
-    GRABS_IN_HAND,
+    GRABS_IN_FLIGHT,
     LEAST,
-    OTHERS_IN_HAND,
+    OTHERS_IN_FLIGHT,
     ConcurrencyLimit,
 )
-from gateway.overload.rate_limiter import LIMITER, Limiter
-from gateway.payments.tasks import TILL, Till
-from gateway.sales.remaining_units import SALE_BOARD, SaleBoard
+from gateway.overload.rate_limiter import LIMITER, RateLimiter
+from gateway.payments.tasks import PAYMENT_TASKS, PaymentTasks
+from gateway.sales.remaining_units import REMAINING_UNITS, RemainingUnits
 from seckill import metrics
 from seckill.adapters import postgres
 from seckill.adapters import redis as redis_client
@@ -30,14 +41,14 @@ from seckill.clock import monotonic_ms
 from seckill.errors import Unavailable
 from seckill.inventory.reservations import Stock
 from seckill.payments import checkout, fulfilment
-from seckill.payments.card_payment_store import CardBooks
+from seckill.payments.card_payment_store import CardPaymentStore
 from seckill.payments.card_payments import CardPayments
 from seckill.payments.checkout import Checkout
 from seckill.payments.provider_client import Provider
 from seckill.sales.directory import SaleDirectory
 from seckill.sales.sales import Sale
-from seckill.sales.token_buckets import Buckets
-from seckill.transactions.log import Log
+from seckill.sales.token_buckets import TokenBuckets
+from seckill.transactions.log import TransactionLog
 from seckill.transactions.tcc import Coordinator
 
 
@@ -47,8 +58,8 @@ async def in_hand_ctx(app: web.Application) -> AsyncIterator[None]:
     most = settings.requests_in_hand_max
     # aiohttp takes about four times as long for a request as the fast lane for a grab.
     for key, kind, bound in (
-        (GRABS_IN_HAND, "grabs", most),
-        (OTHERS_IN_HAND, "others", max(LEAST, most // 4)),
+        (GRABS_IN_FLIGHT, "grabs", most),
+        (OTHERS_IN_FLIGHT, "others", max(LEAST, most // 4)),
     ):
         limit = app[key] = ConcurrencyLimit(bound, settings.wait_max_s)
         metrics.IN_HAND.labels(kind).set_function(partial(getattr, limit, "in_hand"))
@@ -65,7 +76,7 @@ async def redis_ctx(app: web.Application) -> AsyncIterator[None]:
         kind=redis_client.PipeliningRedis,
     )
     app[STOCK] = Stock(app[REDIS])
-    app[LIMITER] = Limiter(app[LIMITS], Buckets(app[REDIS]))
+    app[LIMITER] = RateLimiter(app[LIMITS], TokenBuckets(app[REDIS]))
     yield
     await app[REDIS].aclose()
 
@@ -79,9 +90,11 @@ async def postgres_ctx(app: web.Application) -> AsyncIterator[None]:
         timeout_s=settings.postgres_timeout_s,
     ) as pool:
         app[DB] = pool
-        app[CARD_BOOKS] = CardBooks(pool, on_paid=partial(fulfilment.begin, Log(pool)))
+        app[CARD_BOOKS] = CardPaymentStore(
+            pool, on_paid=partial(fulfilment.begin, TransactionLog(pool))
+        )
         app[SALES] = SaleDirectory(pool)
-        app[SALE_BOARD] = SaleBoard(app[SALES], app[STOCK])
+        app[REMAINING_UNITS] = RemainingUnits(app[SALES], app[STOCK])
         yield
 
 
@@ -90,7 +103,7 @@ async def broker_ctx(app: web.Application) -> AsyncIterator[None]:
     settings = app[SETTINGS]
     broker = Broker(settings.amqp_url, "seckill-gateway", settings.connect_timeout_s)
     async with Publisher.open(broker, timeout_s=settings.confirm_timeout_s) as publisher:
-        app[MAILBAG] = Mailbag(publisher, timeout_s=settings.confirm_timeout_s)
+        app[BATCHED_PUBLISHER] = BatchedPublisher(publisher, timeout_s=settings.confirm_timeout_s)
         app[BREAKER] = Breaker()
         yield
 
@@ -101,11 +114,11 @@ async def desks_ctx(app: web.Application) -> AsyncIterator[None]:
     clock, asked_ms = RedisClock(), monotonic_ms()
     clock.observe(await app[STOCK].now_ms(), asked_ms=asked_ms)
 
-    def make_handover(sale_id: str, on_settled: Callable[[list[str]], None]) -> Handover:
-        return Handover(sale_id, app[MAILBAG], app[BREAKER], on_settled)
+    def make_handover(sale_id: str, on_settled: Callable[[list[str]], None]) -> GrabPublisher:
+        return GrabPublisher(sale_id, app[BATCHED_PUBLISHER], app[BREAKER], on_settled)
 
-    def make_desk(sale: Sale) -> SaleDesk:
-        return SaleDesk(
+    def make_desk(sale: Sale) -> SaleReservations:
+        return SaleReservations(
             sale,
             app[STOCK],
             clock,
@@ -117,18 +130,20 @@ async def desks_ctx(app: web.Application) -> AsyncIterator[None]:
             outbox_max=settings.outbox_max,
         )
 
-    app[DESKS] = Desks(make_desk)
-    app[ORDER_BOOK] = OrderBook(app[DB], app[SALES], app[DESKS].of)
+    app[RESERVATIONS] = ReservationsBySale(make_desk)
+    app[ORDER_LOOKUP] = OrderLookup(app[DB], app[SALES], app[RESERVATIONS].of)
     yield
     with suppress(Unavailable):  # what is not settled stays in the outbox, for the relay
-        await app[DESKS].drain()
+        await app[RESERVATIONS].drain()
 
 
 async def till_ctx(app: web.Application) -> AsyncIterator[None]:
     """Payments: those under way end before the stores are closed."""
     settings = app[SETTINGS]
     payments_max = settings.payments_in_hand_max
-    coordinator = Coordinator(checkout.definition(app[DB]), Log(app[DB]), capacity=payments_max)
+    coordinator = Coordinator(
+        checkout.definition(app[DB]), TransactionLog(app[DB]), capacity=payments_max
+    )
     async with AsyncExitStack() as stack:
         cards = None
         if settings.provider_url:
@@ -151,19 +166,19 @@ async def till_ctx(app: web.Application) -> AsyncIterator[None]:
             locking=settings.payment_lock,
             pay_by_card=cards.pay if cards else None,
         )
-        app[TILL] = Till(app[LIMITER], paying, in_hand_max=payments_max)
+        app[PAYMENT_TASKS] = PaymentTasks(app[LIMITER], paying, in_hand_max=payments_max)
         yield
-        await app[TILL].drain(settings.drain_s)
+        await app[PAYMENT_TASKS].drain(settings.drain_s)
 
 
 async def order_watch_ctx(app: web.Application) -> AsyncIterator[None]:
     """Event streams: places for them, and what looks after their orders."""
-    watch = OrderWatch(app[ORDER_BOOK].find_changed, places_max=app[SETTINGS].event_streams_max)
+    watch = OrderWatcher(app[ORDER_LOOKUP].find_changed, places_max=app[SETTINGS].event_streams_max)
     metrics.EVENT_STREAMS.set_function(lambda: watch.places_taken)
-    app[ORDER_WATCH] = watch
+    app[ORDER_WATCHER] = watch
     yield
 
 
 async def end_event_streams(app: web.Application) -> None:
     """At shutdown, before handlers are waited for: a stream would use up the time to drain."""
-    app[ORDER_WATCH].close()
+    app[ORDER_WATCHER].close()

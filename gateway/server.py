@@ -16,9 +16,9 @@ from config.settings import Settings
 from gateway.admin.app import create_admin_app
 from gateway.app import create_app
 from gateway.app_keys import SETTINGS
-from gateway.grabs.connection import FastLane
-from gateway.overload.aiohttp_protocol import Entrance
-from gateway.overload.concurrency_limit import GRABS_IN_HAND, OTHERS_IN_HAND
+from gateway.grabs.connection import ConnectionFactory
+from gateway.overload.aiohttp_protocol import ConnectionLimits
+from gateway.overload.concurrency_limit import GRABS_IN_FLIGHT, OTHERS_IN_FLIGHT
 from gateway.tls import public_context
 from seckill.process import listening, notify_ready, stop_on_signals
 
@@ -65,7 +65,7 @@ async def serve(settings: Settings) -> None:
         await edge.setup()
         await admin.setup()
         entrance = _entrance(app, cast(web.Server, edge.server))
-        lane = FastLane(app, entrance, is_open=settings.fast_lane)
+        lane = ConnectionFactory(app, entrance, is_open=settings.fast_lane)
         host, port = settings.gateway_host, settings.gateway_port
         with listening(host, port, "SECKILL_GATEWAY_PORT"):
             listener = await asyncio.get_running_loop().create_server(
@@ -94,12 +94,12 @@ async def serve(settings: Settings) -> None:
         await edge.cleanup()
 
 
-def _entrance(app: web.Application, server: web.Server) -> Entrance:
+def _entrance(app: web.Application, server: web.Server) -> ConnectionLimits:
     settings = app[SETTINGS]
-    return Entrance(
+    return ConnectionLimits(
         server,
-        grabs=app[GRABS_IN_HAND],
-        others=app[OTHERS_IN_HAND],
+        grabs=app[GRABS_IN_FLIGHT],
+        others=app[OTHERS_IN_FLIGHT],
         connections_max=min(settings.connections_max, _open_files_max() - FILES_RESERVED),
         cors=bool(settings.cors_origins),
         access_log=None,

@@ -35,7 +35,7 @@ from seckill.order_ids import new_order_id
 from seckill.sales import rate_limits, sales
 from seckill.sales.rate_limits import SaleLimit
 from seckill.sales.sales import NewSale, Sale
-from seckill.sales.token_buckets import Buckets
+from seckill.sales.token_buckets import TokenBuckets
 
 #: The process under test has this core to itself; stores and generator share the other.
 TESTED_CORE, OTHER_CORE = 0, 1
@@ -185,7 +185,7 @@ class BenchStack:
     async def limit(self, sale: Sale, rate: int) -> SaleLimit:
         """Limit the grabs of a sale."""
         limit = SaleLimit.of(rate)
-        await rate_limits.set_limit(self.db, Buckets(self.redis), sale.sale_id, "try", limit)
+        await rate_limits.set_limit(self.db, TokenBuckets(self.redis), sale.sale_id, "try", limit)
         return limit
 
     async def verify(self, sale: Sale, *, wait_s: float) -> ledger.Ledger:

@@ -13,7 +13,7 @@ PATIENCE = ClientTimeout(total=10)
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class BuyerReply:
     """What a buyer was told. Status 0: the connection broke, the outcome is unknown."""
 
     buyer_id: str
@@ -29,7 +29,7 @@ async def grab(
     ticket: str,
     *,
     quantity: int = 1,
-) -> Answer:
+) -> BuyerReply:
     """Press the button once; the session's base URL is the gateway's."""
     try:
         async with session.post(
@@ -38,9 +38,9 @@ async def grab(
             json={"quantity": quantity},
         ) as response:
             body = await response.json(content_type=None)
-            return Answer(buyer_id, response.status, body.get("order_id"), body.get("code"))
+            return BuyerReply(buyer_id, response.status, body.get("order_id"), body.get("code"))
     except (ClientError, TimeoutError):
-        return Answer(buyer_id, 0)
+        return BuyerReply(buyer_id, 0)
 
 
 async def flash_crowd(
@@ -50,10 +50,10 @@ async def flash_crowd(
     *,
     connections: int = 200,
     presses: int = 2,
-    on_answer: Callable[[Answer], None] = lambda _: None,
-) -> list[Answer]:
+    on_answer: Callable[[BuyerReply], None] = lambda _: None,
+) -> list[BuyerReply]:
     """Let every buyer (buyer_id -> ticket) press `presses` times, over `connections` at once."""
-    answers: list[Answer] = []
+    answers: list[BuyerReply] = []
     # Each buyer's presses are far apart in the queue, so that they meet other buyers in between.
     queue = [item for _ in range(presses) for item in tickets.items()]
     queue.reverse()

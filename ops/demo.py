@@ -12,11 +12,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from config.settings import PROJECT_ROOT, Settings, load_settings
-from ops.buyers import Answer, flash_crowd, grab
+from ops.buyers import BuyerReply, flash_crowd, grab
 from ops.cli.stores import Stores, open_stores
 from ops.cli.verify import print_ledger
 from ops.processes.tasks import until_signal
-from ops.stack.supervisor import Listener, run_stack
+from ops.stack.supervisor import StackListener, run_stack
 from seckill.auth import login_tokens, tickets
 from seckill.auth.key_ring import KeyRing
 from seckill.consistency import snapshots, verify
@@ -97,7 +97,7 @@ class Demo:
             for buyer_id in (f"{prefix}-{number:05d}" for number in range(count))
         }
 
-    async def _crowd(self, sale: Sale) -> list[Answer]:
+    async def _crowd(self, sale: Sale) -> list[BuyerReply]:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         with Progress(*columns, console=self._console) as progress:
             bar = progress.add_task("grabs", total=2 * BUYERS)
@@ -108,7 +108,7 @@ class Demo:
                 on_answer=lambda _: progress.advance(bar),
             )
 
-    def _tell_answers(self, answers: list[Answer], winners: int) -> None:
+    def _tell_answers(self, answers: list[BuyerReply], winners: int) -> None:
         told = Counter((a.status, a.code or "") for a in answers)
         counts = ", ".join(f"{n} x {status} {code}".rstrip() for (status, code), n in told.items())
         self._say(f"answers: {counts}")
@@ -221,7 +221,7 @@ async def run() -> bool:
     home = PROJECT_ROOT / ".seckill" / "demo"
     good = False
     ready = asyncio.Event()
-    listener = Listener(
+    listener = StackListener(
         say=lambda text: console.print(f"[dim]{text}[/]", highlight=False),
         ready=lambda _: ready.set(),
         changed=lambda _: None,

@@ -18,7 +18,7 @@ from aiohttp import ClientError, ClientSession, ClientTimeout, web
 
 from seckill.auth import webhook_signatures
 from seckill.auth.key_ring import KeyRing
-from seckill.payments.provider_client import Status
+from seckill.payments.provider_client import ChargeStatus
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ WEBHOOK_TIMEOUT_S = 5.0
 
 
 @dataclass(slots=True)
-class Habits:
+class SandboxBehaviour:
     """How it behaves; shares are of 1."""
 
     decline: float = 0.0
@@ -45,22 +45,22 @@ class Habits:
 
 
 @dataclass(slots=True)
-class Charge:
+class SandboxCharge:
     """The books of one key. `held` and `taken` are what the buyer's bank account says now."""
 
     key: str
     amount_cents: int = 0
-    status: Status = Status.UNKNOWN
+    status: ChargeStatus = ChargeStatus.UNKNOWN
     held_cents: int = 0
     taken_cents: int = 0
     #: All that ever happened to it.
     history: list[str] = field(default_factory=list)
 
-    def become(self, status: Status) -> None:
+    def become(self, status: ChargeStatus) -> None:
         """Move the money to where a status says, and note it."""
         self.status = status
-        self.held_cents = self.amount_cents if status is Status.AUTHORISED else 0
-        self.taken_cents = self.amount_cents if status is Status.CAPTURED else 0
+        self.held_cents = self.amount_cents if status is ChargeStatus.AUTHORISED else 0
+        self.taken_cents = self.amount_cents if status is ChargeStatus.CAPTURED else 0
         self.history.append(status)
 
 
@@ -75,11 +75,11 @@ class Sandbox:
     """The provider. Calls of one key take effect one after the other: each is one step."""
 
     def __init__(
-        self, habits: Habits, *, webhook_url: str = "", keys: KeyRing | None = None
+        self, habits: SandboxBehaviour, *, webhook_url: str = "", keys: KeyRing | None = None
     ) -> None:
         """Without a URL or keys no webhooks are sent."""
         self.habits = habits
-        self.charges: dict[str, Charge] = {}
+        self.charges: dict[str, SandboxCharge] = {}
         self.webhook_url = webhook_url
         self._keys = keys
         self._random = random.Random()  # noqa: S311 - no secret
@@ -134,11 +134,11 @@ class Sandbox:
             raise web.HTTPUnprocessableEntity(text=str(error)) from error
         self._arrive(request)
         key = request.match_info["key"]
-        charge = self.charges.setdefault(key, Charge(key))
-        if charge.status is Status.UNKNOWN:
+        charge = self.charges.setdefault(key, SandboxCharge(key))
+        if charge.status is ChargeStatus.UNKNOWN:
             charge.amount_cents = amount_cents
             if self._happens(self.habits.late):
-                charge.become(Status.PENDING)
+                charge.become(ChargeStatus.PENDING)
                 self._later(self._decide_late(charge))
             else:
                 self._decide(charge)
@@ -148,32 +148,32 @@ class Sandbox:
     async def _capture(self, request: web.Request) -> web.Response:
         self._arrive(request)
         charge = self.charges.get(request.match_info["key"])
-        if charge and charge.status is Status.AUTHORISED:
-            charge.become(Status.CAPTURED)
+        if charge and charge.status is ChargeStatus.AUTHORISED:
+            charge.become(ChargeStatus.CAPTURED)
         return await self._answer(request, charge)
 
     async def _void(self, request: web.Request) -> web.Response:
         self._arrive(request)
         key = request.match_info["key"]
-        charge = self.charges.setdefault(key, Charge(key))
-        if charge.status not in (Status.VOIDED, Status.DECLINED):
-            charge.become(Status.VOIDED)
+        charge = self.charges.setdefault(key, SandboxCharge(key))
+        if charge.status not in (ChargeStatus.VOIDED, ChargeStatus.DECLINED):
+            charge.become(ChargeStatus.VOIDED)
         return await self._answer(request, charge)
 
-    def _decide(self, charge: Charge) -> None:
+    def _decide(self, charge: SandboxCharge) -> None:
         declined = self._happens(self.habits.decline)
-        charge.become(Status.DECLINED if declined else Status.AUTHORISED)
+        charge.become(ChargeStatus.DECLINED if declined else ChargeStatus.AUTHORISED)
 
-    async def _decide_late(self, charge: Charge) -> None:
+    async def _decide_late(self, charge: SandboxCharge) -> None:
         """Let the bank decide; money that comes for a voided key goes back at once."""
         await asyncio.sleep(self.habits.late_after_s)
-        voided = charge.status is Status.VOIDED
+        voided = charge.status is ChargeStatus.VOIDED
         self._decide(charge)
         if voided:
-            charge.become(Status.VOIDED)
+            charge.become(ChargeStatus.VOIDED)
         await self._tell(charge)
 
-    async def _tell(self, charge: Charge) -> None:
+    async def _tell(self, charge: SandboxCharge) -> None:
         """Send the webhook until it is taken."""
         if not self.webhook_url or self._keys is None:
             return
@@ -212,7 +212,7 @@ class Sandbox:
         if self._happens(self.habits.lose_requests):
             _cut(request)
 
-    async def _answer(self, request: web.Request, charge: Charge | None) -> web.Response:
+    async def _answer(self, request: web.Request, charge: SandboxCharge | None) -> web.Response:
         await asyncio.sleep(self.habits.delay_s)
         if self._happens(self.habits.lose_replies):
             _cut(request)

@@ -32,7 +32,7 @@ MESSAGE_GRABS_MAX = 1024
 Id = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}\Z")]
 
 
-class PlaceOrders(msgspec.Struct, frozen=True):
+class PlaceMessage(msgspec.Struct, frozen=True):
     """Grabs of one sale and epoch that Redis has accepted: make them orders."""
 
     sale: Id
@@ -44,14 +44,14 @@ class PlaceOrders(msgspec.Struct, frozen=True):
     v: int = VERSION
 
 
-class Parcel(msgspec.Struct, frozen=True):
+class MultiSaleMessage(msgspec.Struct, frozen=True):
     """Several orders.place messages that were sent as one: of sales that have little each."""
 
     parts: list[bytes]
     v: int
 
 
-class ExpireOrders(msgspec.Struct, frozen=True):
+class ExpireMessage(msgspec.Struct, frozen=True):
     """Orders whose payment window ends now: cancel those still unpaid."""
 
     orders: list[str]
@@ -92,7 +92,7 @@ class EndedSaga(msgspec.Struct, frozen=True, omit_defaults=True):
     reason: str | None = None
 
 
-class Event(msgspec.Struct, frozen=True, omit_defaults=True):
+class EventMessage(msgspec.Struct, frozen=True, omit_defaults=True):
     """What one statement changed."""
 
     v: int
@@ -120,7 +120,7 @@ class BadGrab:
 
 
 @dataclass(frozen=True, slots=True)
-class Placing:
+class DecodedPlace:
     """A decoded PlaceOrders: its good grabs, and its bad ones."""
 
     sale_id: str
@@ -144,11 +144,11 @@ class NewerMessage(Transient):
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode_place = msgspec.msgpack.Decoder(PlaceOrders).decode
-_decode_parcel = msgspec.msgpack.Decoder(Parcel).decode
+_decode_place = msgspec.msgpack.Decoder(PlaceMessage).decode
+_decode_parcel = msgspec.msgpack.Decoder(MultiSaleMessage).decode
 _decode_version = msgspec.msgpack.Decoder(_OfVersion).decode
 _decode_sale = msgspec.msgpack.Decoder(_OfSale).decode
-_decode_expire = msgspec.msgpack.Decoder(ExpireOrders).decode
+_decode_expire = msgspec.msgpack.Decoder(ExpireMessage).decode
 _decode_saga_step = msgspec.msgpack.Decoder(SagaStep).decode
 
 
@@ -162,13 +162,13 @@ class _StrictGrab(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
 def encode_place(sale_id: str, epoch: int, batch: Sequence[str], grabs: Iterable[Grab]) -> bytes:
     """Encode an orders.place message, as the start of a new trace (W3C traceparent)."""
     traceparent = f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-00"
-    return _encode(PlaceOrders(sale_id, epoch, list(batch), list(grabs), traceparent))
+    return _encode(PlaceMessage(sale_id, epoch, list(batch), list(grabs), traceparent))
 
 
-def decode_place(body: bytes) -> Placing:
+def decode_place(body: bytes) -> DecodedPlace:
     """Decode an orders.place message and sort good entries from bad; else Bad- or NewerMessage."""
     message = _decode(_decode_place, body, topology.ORDERS_PLACE)
-    placing = Placing(message.sale, message.epoch, [], outbox_mark=mark_of(message.batch))
+    placing = DecodedPlace(message.sale, message.epoch, [], outbox_mark=mark_of(message.batch))
     for entry in message.grabs:
         try:
             grab = msgspec.convert(entry, _StrictGrab)
@@ -181,7 +181,7 @@ def decode_place(body: bytes) -> Placing:
 
 def encode_parcel(parts: Iterable[bytes]) -> bytes:
     """Encode orders.place messages into one."""
-    return _encode(Parcel(list(parts), PARCEL_VERSION))
+    return _encode(MultiSaleMessage(list(parts), PARCEL_VERSION))
 
 
 def parts_of(body: bytes) -> list[bytes]:
@@ -202,17 +202,17 @@ def sale_of(body: bytes) -> str:
         return ""
 
 
-def encode_bad_grab(placing: Placing, bad: BadGrab) -> bytes:
+def encode_bad_grab(placing: DecodedPlace, bad: BadGrab) -> bytes:
     """Encode a message that holds only a bad entry of another, to lie in the dead queue."""
     try:
-        return _encode(PlaceOrders(placing.sale_id, placing.epoch, [], [bad.entry]))
+        return _encode(PlaceMessage(placing.sale_id, placing.epoch, [], [bad.entry]))
     except RecursionError:  # nested just deeply enough to be read, but not to be written again
-        return _encode(PlaceOrders(placing.sale_id, placing.epoch, [], ["nested too deeply"]))
+        return _encode(PlaceMessage(placing.sale_id, placing.epoch, [], ["nested too deeply"]))
 
 
 def encode_expire(order_ids_: Sequence[str]) -> bytes:
     """Encode an orders.expire message."""
-    return _encode(ExpireOrders(list(order_ids_)))
+    return _encode(ExpireMessage(list(order_ids_)))
 
 
 def decode_expire(body: bytes) -> list[str]:
@@ -243,7 +243,7 @@ def encode_event(
     sagas: Sequence[EndedSaga] = (),
 ) -> bytes:
     """Encode an event, as JSON."""
-    return msgspec.json.encode(Event(VERSION, event_id, topic, at, orders, sagas))
+    return msgspec.json.encode(EventMessage(VERSION, event_id, topic, at, orders, sagas))
 
 
 def _decode(decode: Callable[[bytes], M], body: bytes, queue: str) -> M:

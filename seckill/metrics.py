@@ -9,7 +9,7 @@ from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
 
-class Tally(Collector):
+class HotCounter(Collector):
     """A counter for the hot path, of processes that count in one thread.
 
     The library's own takes a lock and a microsecond each time, several times in a grab.
@@ -17,12 +17,12 @@ class Tally(Collector):
 
     def __init__(self, name: str, documentation: str, labels: Sequence[str]) -> None:
         self._name, self._documentation, self._labels = name, documentation, labels
-        self._counts: dict[tuple[str, ...], Count] = {}
+        self._counts: dict[tuple[str, ...], Counted] = {}
         REGISTRY.register(self)
 
-    def labels(self, *values: str) -> Count:
+    def labels(self, *values: str) -> Counted:
         """Return what counts for these values of the labels."""
-        return self._counts.setdefault(values, Count())
+        return self._counts.setdefault(values, Counted())
 
     def collect(self) -> Iterable[CounterMetricFamily]:
         """Tell the counts: for the registry."""
@@ -32,7 +32,7 @@ class Tally(Collector):
         yield family
 
 
-class Count:
+class Counted:
     """How often something happened."""
 
     __slots__ = ("value",)
@@ -47,14 +47,14 @@ class Count:
 
 _SIZES = (1, 2, 5, 10, 25, 50, 100, 250, 512, 1024)
 
-GRABS = Tally("seckill_grabs", "Answers to grabs", ["verdict"])
+GRABS = HotCounter("seckill_grabs", "Answers to grabs", ["verdict"])
 GRABS_BY_AIOHTTP = Counter(
     "seckill_grabs_by_aiohttp", "Grabs that were not plain enough for the fast lane"
 )
 GRAB_BATCH = Histogram("seckill_grab_batch_size", "Grabs in one script call", buckets=_SIZES)
 IN_HAND = Gauge("seckill_in_hand", "Requests that have no answer yet", ["kind"])
 IN_HAND_LIMIT = Gauge("seckill_in_hand_limit", "Requests that may be in hand at once", ["kind"])
-ADMISSIONS = Tally(
+ADMISSIONS = HotCounter(
     "seckill_admissions",
     "What rate limits said: leased (admitted without asking Redis), admitted, refused,"
     " shadow (let pass, would be refused), unheard (let pass, Redis is away)",

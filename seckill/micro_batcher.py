@@ -41,7 +41,7 @@ class Waiter(Protocol[T_co, R_contra]):
         """Take it that the batcher is being ended."""
 
 
-class Pending(Generic[T, R]):
+class FutureWaiter(Generic[T, R]):
     """An item whose answer is a future's."""
 
     __slots__ = ("future", "item")
@@ -114,7 +114,7 @@ class MicroBatcher(Generic[T, R]):
     def submit(self, item: T) -> asyncio.Future[R]:
         """Queue an item; the future gets its answer, and leaves the batch if cancelled in time."""
         future: asyncio.Future[R] = self._loop.create_future()
-        self.put(Pending(item, future))
+        self.put(FutureWaiter(item, future))
         return future
 
     def put(self, waiter: Waiter[T, R]) -> None:

@@ -12,7 +12,7 @@ from seckill.errors import Unavailable
 R = TypeVar("R")
 
 
-class SharedReading(Generic[R]):
+class SingleFlight(Generic[R]):
     """Reads at most once each `interval_s`, however many ask.
 
     A failure is shared like a success: were each who waits to try again for himself, a store that

@@ -7,15 +7,15 @@ from contextlib import asynccontextmanager
 
 import asyncpg
 
-from ops.sandbox_provider import Charge, Habits, Sandbox
+from ops.sandbox_provider import Sandbox, SandboxBehaviour, SandboxCharge
 from seckill.orders.orders import Placement
-from seckill.payments.card_payment_store import CardBooks, OnPaid
+from seckill.payments.card_payment_store import CardPaymentStore, OnPaid
 from seckill.payments.card_payments import CardPayments
 from seckill.payments.checkout import CARD
 from seckill.payments.payment import Payment, new_tx_id
 from seckill.payments.provider_client import Provider
 from seckill.sales.sales import Sale
-from seckill.transactions.states import Outcome
+from seckill.transactions.states import TransactionOutcome
 
 TIMEOUT_S = 1.0
 GRACE_S = 60.0
@@ -28,14 +28,14 @@ class CardDesk:
         self.db = db
         self.sandbox = sandbox
         self.provider = provider
-        self.books = CardBooks(db)
+        self.books = CardPaymentStore(db)
         self.payments = self.another()
 
     @classmethod
     @asynccontextmanager
     async def open(cls, db: asyncpg.Pool) -> AsyncIterator[CardDesk]:
         """Open the desk, and the provider behind it."""
-        sandbox = Sandbox(Habits())
+        sandbox = Sandbox(SandboxBehaviour())
         async with (
             sandbox.serving() as url,
             Provider.open(url, timeout_s=TIMEOUT_S, calls_max=100) as provider,
@@ -45,13 +45,15 @@ class CardDesk:
     def another(self, *, on_paid: OnPaid | None = None) -> CardPayments:
         """Take cards in another process."""
         return CardPayments(
-            CardBooks(self.db, on_paid=on_paid),
+            CardPaymentStore(self.db, on_paid=on_paid),
             self.provider,
             call_timeout_s=TIMEOUT_S,
             grace_s=GRACE_S,
         )
 
-    async def pay(self, order: Placement, *, tx_id: str = "", coupon: str | None = None) -> Outcome:
+    async def pay(
+        self, order: Placement, *, tx_id: str = "", coupon: str | None = None
+    ) -> TransactionOutcome:
         """Pay an order by card."""
         payment = Payment(order.sale_id, order.order_id, order.buyer_id, CARD, coupon)
         return await self.payments.pay(tx_id or new_tx_id(), payment)
@@ -70,7 +72,7 @@ class CardDesk:
         while await self.hasten(sale):
             await self.payments.ask_due()
 
-    def charges(self) -> list[Charge]:
+    def charges(self) -> list[SandboxCharge]:
         """Return what the provider has in its books."""
         return list(self.sandbox.charges.values())
 

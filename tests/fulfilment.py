@@ -8,22 +8,22 @@ import asyncpg
 
 from seckill import messages
 from seckill.payments import fulfilment
-from seckill.transactions.log import Log
+from seckill.transactions.log import TransactionLog
 from seckill.transactions.saga import Saga
-from seckill.transactions.states import Position, State
+from seckill.transactions.states import SagaPosition, TransactionState
 
 
 class Courier:
     """A publisher that keeps what it is to publish."""
 
     def __init__(self) -> None:
-        self._steps: list[Position] = []
+        self._steps: list[SagaPosition] = []
 
     async def publish(self, _queue: str, body: bytes) -> None:
         step = messages.decode_saga_step(body)
-        self._steps.append(Position(step.tx_id, State(step.state), step.step))
+        self._steps.append(SagaPosition(step.tx_id, TransactionState(step.state), step.step))
 
-    def take(self) -> list[Position]:
+    def take(self) -> list[SagaPosition]:
         """Return what was published since the last call."""
         steps, self._steps = self._steps, []
         return steps
@@ -36,9 +36,9 @@ class Fulfilling:
         self._db = db
         self._courier = Courier()
         publisher: Any = self._courier
-        self.saga = Saga(fulfilment.definition(db, provider), Log(db), publisher)
+        self.saga = Saga(fulfilment.definition(db, provider), TransactionLog(db), publisher)
 
-    async def open_steps(self, sale_id: str) -> list[Position]:
+    async def open_steps(self, sale_id: str) -> list[SagaPosition]:
         """Return where the open sagas of a sale are."""
         rows = await self._db.fetch(
             "SELECT tx_id, state, step FROM transactions"
@@ -46,7 +46,9 @@ class Fulfilling:
             fulfilment.FULFILMENT,
             sale_id,
         )
-        return [Position(row["tx_id"], State(row["state"]), row["step"]) for row in rows]
+        return [
+            SagaPosition(row["tx_id"], TransactionState(row["state"]), row["step"]) for row in rows
+        ]
 
     async def step(self, sale_id: str) -> None:
         """Do the next step of each open saga of a sale, and lose the messages that follow."""

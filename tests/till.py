@@ -13,9 +13,9 @@ from seckill.payments import checkout, wallets
 from seckill.payments.checkout import Checkout
 from seckill.payments.payment import Payment, new_tx_id
 from seckill.payments.wallets import Coupon, TopUp
-from seckill.transactions.log import Log
+from seckill.transactions.log import TransactionLog
 from seckill.transactions.recovery import Recovery
-from seckill.transactions.states import Op, Outcome, Work
+from seckill.transactions.states import BranchCall, BranchOp, TransactionOutcome
 from seckill.transactions.tcc import Coordinator
 from tests.transactions import Fuse, MortalPool
 
@@ -38,7 +38,7 @@ class Till:
         self._store = store
         definition = checkout.definition(db)
         self._branches = {branch.name: branch for branch in definition.branches}
-        self.log = Log(db)
+        self.log = TransactionLog(db)
         self.coordinator = Coordinator(definition, self.log)
         self._checkout = Checkout(self.coordinator, store, locking=locking)
 
@@ -60,20 +60,22 @@ class Till:
         assert await wallets.issue_coupons(self.db, [Coupon(coupon_id, buyer_id, cents)])
         return coupon_id
 
-    async def pay(self, order: Placement, *, coupon: str | None = None) -> Outcome:
+    async def pay(self, order: Placement, *, coupon: str | None = None) -> TransactionOutcome:
         """Pay an order."""
         return await self._checkout.pay(
             Payment(order.sale_id, order.order_id, order.buyer_id, coupon_id=coupon)
         )
 
-    def work(self, order: Placement, *, buyer_id: str = "", coupon: str | None = None) -> Work:
+    def work(
+        self, order: Placement, *, buyer_id: str = "", coupon: str | None = None
+    ) -> BranchCall:
         """Make a payment as the log would hand it to a branch."""
         payment = Payment(
             order.sale_id, order.order_id, buyer_id or order.buyer_id, coupon_id=coupon
         )
-        return Work(new_tx_id(), payment.args())
+        return BranchCall(new_tx_id(), payment.args())
 
-    async def run(self, branch: str, op: Op, *works: Work) -> Mapping[str, str]:
+    async def run(self, branch: str, op: BranchOp, *works: BranchCall) -> Mapping[str, str]:
         """Run an operation of a branch; return tx_id -> why of those refused."""
         return dict(await self._branches[branch].run(op, works))
 

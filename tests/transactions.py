@@ -13,15 +13,15 @@ import asyncpg
 
 from seckill.errors import Unavailable
 from seckill.transactions.branches import Definition, SqlBranch
-from seckill.transactions.log import Log
+from seckill.transactions.log import TransactionLog
 from seckill.transactions.recovery import Recovery
-from seckill.transactions.states import Op, State, Work
+from seckill.transactions.states import BranchCall, BranchOp, TransactionState
 from seckill.transactions.tcc import Coordinator
 
 _numbers = itertools.count(1)
 
-TCC_OPS = (Op.TRY, Op.CONFIRM, Op.CANCEL)
-SAGA_OPS = (Op.DO, Op.UNDO)
+TCC_OPS = (BranchOp.TRY, BranchOp.CONFIRM, BranchOp.CANCEL)
+SAGA_OPS = (BranchOp.DO, BranchOp.UNDO)
 DAY_S = 86_400.0
 
 
@@ -29,8 +29,8 @@ def new_id() -> str:
     return f"tx-{os.getpid()}-{next(_numbers)}"
 
 
-def new_works(count: int, **args: Any) -> list[Work]:
-    return [Work(new_id(), args) for _ in range(count)]
+def new_works(count: int, **args: Any) -> list[BranchCall]:
+    return [BranchCall(new_id(), args) for _ in range(count)]
 
 
 class Probe:
@@ -39,7 +39,7 @@ class Probe:
     def __init__(self, db: asyncpg.Pool) -> None:
         self.db = db
         #: (branch, operation) -> what its next calls raise, None for nothing.
-        self.faults: dict[tuple[str, Op], list[Exception | None]] = defaultdict(list)
+        self.faults: dict[tuple[str, BranchOp], list[Exception | None]] = defaultdict(list)
         #: Transactions with `refuses_once` that have been refused.
         self.refused_once: set[str] = set()
 
@@ -49,13 +49,15 @@ class Probe:
             " id bigint GENERATED ALWAYS AS IDENTITY, tx_id text, branch text, op text)"
         )
 
-    def branch(self, name: str, db: Any = None, ops: Iterable[Op] = TCC_OPS) -> SqlBranch:
-        given = {"try_" if op is Op.TRY else op.value: self._operation(name, op) for op in ops}
+    def branch(self, name: str, db: Any = None, ops: Iterable[BranchOp] = TCC_OPS) -> SqlBranch:
+        given = {
+            "try_" if op is BranchOp.TRY else op.value: self._operation(name, op) for op in ops
+        }
         return SqlBranch(name, db or self.db, **given)
 
-    def _operation(self, branch: str, op: Op) -> Any:
+    def _operation(self, branch: str, op: BranchOp) -> Any:
         async def operation(
-            connection: asyncpg.Connection, works: Sequence[Work]
+            connection: asyncpg.Connection, works: Sequence[BranchCall]
         ) -> Mapping[str, str]:
             faults = self.faults[branch, op]
             if faults and (fault := faults.pop(0)):
@@ -74,7 +76,7 @@ class Probe:
 
         return operation
 
-    def _refuses(self, work: Work, operation: str) -> bool:
+    def _refuses(self, work: BranchCall, operation: str) -> bool:
         if work.args.get("refuses_once") == operation and work.tx_id not in self.refused_once:
             self.refused_once.add(work.tx_id)
             return True
@@ -87,7 +89,7 @@ class Probe:
         )
         return [f"{row['branch']} {row['op']}" for row in rows]
 
-    async def states(self, works: Iterable[Work]) -> list[tuple[str, str | None]]:
+    async def states(self, works: Iterable[BranchCall]) -> list[tuple[str, str | None]]:
         """Return (state, reason) of transactions in their order; ("", None) for an unknown one."""
         found = {
             row["tx_id"]: (row["state"], row["reason"])
@@ -98,7 +100,7 @@ class Probe:
         }
         return [found.get(work.tx_id, ("", None)) for work in works]
 
-    async def make_due(self, works: Iterable[Work]) -> None:
+    async def make_due(self, works: Iterable[BranchCall]) -> None:
         """End the leases and waits of transactions."""
         await self.db.execute(
             "UPDATE transactions SET due_at = now() - interval '1 minute'"
@@ -106,17 +108,19 @@ class Probe:
             [work.tx_id for work in works],
         )
 
-    async def assert_whole(self, branches: Sequence[str], works: Iterable[Work]) -> None:
+    async def assert_whole(self, branches: Sequence[str], works: Iterable[BranchCall]) -> None:
         """I8: every try has one confirm or one cancel, the same at every branch, and none twice."""
         works = list(works)
         for work, (state, _) in zip(works, await self.states(works), strict=True):
             effects = await self.effects(work.tx_id)
             assert len(effects) == len(set(effects)), effects
-            if state == State.CONFIRMED:
-                expected = {f"{name} {op}" for name in branches for op in (Op.TRY, Op.CONFIRM)}
+            if state == TransactionState.CONFIRMED:
+                expected = {
+                    f"{name} {op}" for name in branches for op in (BranchOp.TRY, BranchOp.CONFIRM)
+                }
                 assert set(effects) == expected
             else:
-                assert state in ("", State.CANCELED), (work, state, effects)
+                assert state in ("", TransactionState.CANCELED), (work, state, effects)
                 tried = {e.removesuffix(" try") for e in effects if e.endswith(" try")}
                 canceled = {e.removesuffix(" cancel") for e in effects if e.endswith(" cancel")}
                 assert tried == canceled, effects
@@ -185,13 +189,13 @@ def _mortal(method: Callable[..., Any], fuse: Fuse) -> Callable[..., Any]:
 class LosesReplies:
     """A branch whose answers get lost: the operation is done, its caller hears nothing."""
 
-    def __init__(self, branch: SqlBranch, op: Op, times: int) -> None:
+    def __init__(self, branch: SqlBranch, op: BranchOp, times: int) -> None:
         self.name = branch.name
         self._branch = branch
         self._op = op
         self._times = times
 
-    async def run(self, op: Op, works: Sequence[Work]) -> Mapping[str, str]:
+    async def run(self, op: BranchOp, works: Sequence[BranchCall]) -> Mapping[str, str]:
         refused = await self._branch.run(op, works)
         if op is self._op and self._times:
             self._times -= 1
@@ -212,13 +216,13 @@ class Bench:
     ) -> Coordinator:
         db = db or self.probe.db
         branches = branches or [self.probe.branch(name, db) for name in self.names]
-        return Coordinator(Definition(self.name, tuple(branches)), Log(db), **limits)
+        return Coordinator(Definition(self.name, tuple(branches)), TransactionLog(db), **limits)
 
     def recovery(self, db: Any = None, branches: Sequence[Any] = ()) -> Recovery:
         coordinator = self.coordinator(db, branches)
         return Recovery(coordinator._log, [coordinator], retention_s=DAY_S)
 
-    async def recover(self, works: Sequence[Work], **how: Any) -> None:
+    async def recover(self, works: Sequence[BranchCall], **how: Any) -> None:
         """Recover as after the leases of these transactions."""
         await self.probe.make_due(works)
         await self.recovery(**how).run_once()

@@ -14,11 +14,11 @@ from collections.abc import Sequence
 import asyncpg
 from aio_pika.abc import AbstractIncomingMessage
 
-from consumers.resources import Stores
+from consumers.resources import Resources
 from consumers.runtime.poll_role import Polled, PollRole
 from consumers.runtime.queue_role import GRAB_BYTES, queue_role
-from consumers.runtime.retries import Ladder
-from consumers.runtime.role import Role, Together
+from consumers.runtime.retries import RetrySchedule
+from consumers.runtime.role import Role, RoleGroup
 from seckill import messages, metrics
 from seckill.adapters import topology
 from seckill.adapters.rabbitmq import Publisher
@@ -29,12 +29,12 @@ log = logging.getLogger(__name__)
 #: Letters written in one transaction.
 BATCH_MAX = 100
 #: The rung on which a letter waits that PostgreSQL did not take: long enough to mend something.
-AGAIN_S = topology.RUNGS_S[-1]
+AGAIN_S = topology.RETRY_DELAYS_S[-1]
 #: Operators end letters in processes of their own: an alarm should fall silent soon after.
 COUNT_S = 5.0
 
 
-class DeadLetters:
+class StoreDeadLetters:
     """The handler of the dead queue of one work queue."""
 
     def __init__(self, db: asyncpg.Pool, queue: str) -> None:
@@ -63,7 +63,7 @@ class DeadLetters:
             )
 
 
-class LastRung(Ladder):
+class LongestRetry(RetrySchedule):
     """Where a letter waits that could not be written down: with its story, however often."""
 
     def __init__(self, publisher: Publisher, queue: str) -> None:
@@ -78,7 +78,7 @@ class LastRung(Ladder):
         await self._publisher.publish_later(AGAIN_S, AGAIN_S, self._queue, message, headers)
 
 
-class OpenLetters:
+class OpenLetterCount:
     """Keeps the alarm gauge: letters that wait for an operator."""
 
     def __init__(self, db: asyncpg.Pool) -> None:
@@ -92,18 +92,18 @@ class OpenLetters:
         return Polled(0, more=False)
 
 
-def build(stores: Stores) -> Role:
+def build(stores: Resources) -> Role:
     """Move the dead letters of every work queue."""
     movers = [
         queue_role(
             stores,
             f"dead_letters {queue}",
             topology.dead(queue),
-            DeadLetters(stores.db, queue).handle,
+            StoreDeadLetters(stores.db, queue).handle,
             BATCH_MAX * GRAB_BYTES,
-            ladder=LastRung(stores.publisher, queue),
+            ladder=LongestRetry(stores.publisher, queue),
         )
         for queue in topology.WORK_QUEUES
     ]
-    counter = OpenLetters(stores.db)
-    return Together([*movers, PollRole("dead_letters", counter.run_once, idle_s=COUNT_S)])
+    counter = OpenLetterCount(stores.db)
+    return RoleGroup([*movers, PollRole("dead_letters", counter.run_once, idle_s=COUNT_S)])

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import asyncpg
 from aio_pika.abc import AbstractIncomingMessage
 
-from consumers.resources import Stores
+from consumers.resources import Resources
 from consumers.runtime.queue_role import queue_role
 from consumers.runtime.role import Role
 from seckill import messages, metrics
@@ -37,7 +37,7 @@ class ExpireOrders:
 EXPIRE_BATCH_MAX = 1_000
 
 
-def build(stores: Stores) -> Role:
+def build(stores: Resources) -> Role:
     """Return the role, on the stores of this process."""
     handler = ExpireOrders(stores.db)
     return queue_role(

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from consumers.runtime.poll_role import Polled
 from seckill import metrics
 from seckill.consistency import fencing
-from seckill.consistency.fencing import Trouble
+from seckill.consistency.fencing import FenceReason
 
 log = logging.getLogger(__name__)
 
@@ -25,17 +25,17 @@ class Fence:
     def __init__(self, redis: Redis, db: asyncpg.Pool) -> None:
         self._redis = redis
         self._db = db
-        self._known: dict[str, Trouble] = {}
+        self._known: dict[str, FenceReason] = {}
 
     async def run_once(self) -> Polled:
         """Judge every sale once."""
         return Polled(len(await self.judge()), more=False)
 
-    async def judge(self) -> Mapping[str, Trouble]:
+    async def judge(self) -> Mapping[str, FenceReason]:
         """Judge every sale; return those in trouble."""
         standings = await fencing.survey(self._redis, self._db, fence=True)
         troubles = {s: standing.trouble for s, standing in standings.items() if standing.trouble}
-        for trouble in Trouble:
+        for trouble in FenceReason:
             count = sum(each is trouble for each in troubles.values())
             metrics.TO_REBUILD.labels(trouble).set(count)
         for sale_id in troubles.keys() - self._known.keys():

@@ -13,7 +13,7 @@ import asyncpg
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 
-from consumers.resources import Stores
+from consumers.resources import Resources
 from consumers.runtime.poll_role import Polled, PollRole
 from consumers.runtime.role import Role
 from seckill import metrics
@@ -109,6 +109,6 @@ class KeyExpiry:
             self._pinged = True
 
 
-def build(stores: Stores) -> Role:
+def build(stores: Resources) -> Role:
     """Return the role, on the stores of this process."""
     return PollRole("key_expiry", KeyExpiry(stores.redis, stores.db).run_once, idle_s=0)

@@ -8,16 +8,16 @@ from collections.abc import Sequence
 import asyncpg
 from aio_pika.abc import AbstractIncomingMessage
 
-from consumers.resources import Stores
+from consumers.resources import Resources
 from consumers.roles.timers import Timers, ways_of
 from consumers.runtime.queue_role import is_suspect, queue_role
-from consumers.runtime.retries import Dead, Fate, bury, fate_of
+from consumers.runtime.retries import FailedMessage, FailureAction, dead_letter, failure_action
 from consumers.runtime.role import Role
 from seckill import messages, metrics
 from seckill.adapters import topology
 from seckill.adapters.postgres import database_errors_as_unavailable
 from seckill.adapters.rabbitmq import Publisher
-from seckill.messages import BadGrab, Placing
+from seckill.messages import BadGrab, DecodedPlace
 from seckill.orders import orders
 from seckill.orders.orders import Placement
 
@@ -46,7 +46,7 @@ class PlaceOrders:
         try:
             await self._place_messages(parts)
         except Exception as error:
-            if not is_parcel or fate_of(error) is Fate.HOLD:
+            if not is_parcel or failure_action(error) is FailureAction.HOLD:
                 raise
             await self._send_apart(parts, repr(error))
 
@@ -59,9 +59,9 @@ class PlaceOrders:
         placings = [messages.decode_place(body) for body in bodies]
         dead = [_dead_grab(placing, bad) for placing in placings for bad in placing.bad]
         dead += await self._place(placings)
-        await bury(self._publisher, topology.ORDERS_PLACE, dead)
+        await dead_letter(self._publisher, topology.ORDERS_PLACE, dead)
 
-    async def _place(self, placings: Sequence[Placing]) -> list[Dead]:
+    async def _place(self, placings: Sequence[DecodedPlace]) -> list[FailedMessage]:
         """Place, start the timers, and return what PostgreSQL will never take."""
         # By id, so that a copy within the batch counts once. Grab order is kept.
         origin = {grab.order_id: placing for placing in placings for grab in placing.grabs}
@@ -116,11 +116,11 @@ def _bad(placement: Placement, reason: str) -> BadGrab:
     return BadGrab([placement.order_id, placement.buyer_id, placement.quantity], reason)
 
 
-def _dead_grab(placing: Placing, bad: BadGrab) -> Dead:
-    return Dead(messages.encode_bad_grab(placing, bad), bad.reason)
+def _dead_grab(placing: DecodedPlace, bad: BadGrab) -> FailedMessage:
+    return FailedMessage(messages.encode_bad_grab(placing, bad), bad.reason)
 
 
-def build(stores: Stores) -> Role:
+def build(stores: Resources) -> Role:
     """Return the role, on the stores of this process."""
     ways = ways_of(stores.settings.timeouts, stores.publisher, stores.redis)
     handler = PlaceOrders(stores.db, Timers(stores.sales, ways), stores.publisher)

@@ -15,7 +15,7 @@ from operator import attrgetter
 
 import asyncpg
 
-from consumers.resources import Stores
+from consumers.resources import Resources
 from consumers.runtime.poll_role import Polled, PollRole
 from consumers.runtime.role import Role
 from seckill import metrics
@@ -23,7 +23,7 @@ from seckill.adapters.postgres import database_errors_as_unavailable
 from seckill.adapters.rabbitmq import Publisher
 from seckill.errors import Unavailable
 from seckill.orders import event_outbox
-from seckill.orders.event_outbox import Event
+from seckill.orders.event_outbox import StoredEvent
 
 #: Nobody waits for an event with a clock in hand.
 IDLE_S = 0.2
@@ -61,7 +61,7 @@ class PublishEvents:
             raise trouble
         return Polled(len(sent), more=more or len(sent) < len(found))
 
-    async def _send(self, found: Sequence[Event]) -> tuple[list[int], Unavailable | None]:
+    async def _send(self, found: Sequence[StoredEvent]) -> tuple[list[int], Unavailable | None]:
         """Send events until some fail, or for SEND_S; return the ids that arrived, and the trouble.
 
         An order's event must not arrive when the one before it did not. It is told of once under a
@@ -80,7 +80,7 @@ class PublishEvents:
                 return sent, trouble
         return sent, None
 
-    async def _send_one(self, event: Event) -> Unavailable | None:
+    async def _send_one(self, event: StoredEvent) -> Unavailable | None:
         try:
             await self._publisher.publish_event(event.topic, event.body, str(event.event_id))
         except Unavailable as error:
@@ -88,7 +88,7 @@ class PublishEvents:
         return None
 
 
-def build(stores: Stores) -> Role:
+def build(stores: Resources) -> Role:
     """Return the role, on the stores of this process."""
     role = PublishEvents(stores.db, stores.telling)
     return PollRole(

@@ -10,16 +10,16 @@ from functools import partial
 import asyncpg
 from redis.asyncio import Redis
 
-from consumers.resources import Stores
+from consumers.resources import Resources
 from consumers.roles.fence import FENCE_IDLE_S, Fence
 from consumers.runtime.poll_role import Polled, PollRole
-from consumers.runtime.role import Role, Together
+from consumers.runtime.role import Role, RoleGroup
 from seckill.adapters import redis_keys, topology
 from seckill.adapters.rabbitmq import count_waiting
 from seckill.adapters.redis import redis_errors_as_unavailable
 from seckill.consistency import diff, fencing
-from seckill.consistency.diff import LOOKS_APART_S, REASONS, Difference, Look
-from seckill.consistency.fencing import Stamp
+from seckill.consistency.diff import LOOKS_APART_S, REASONS, Comparison, Difference
+from seckill.consistency.fencing import ChangeStamp
 from seckill.consistency.repair import Reconciler
 
 log = logging.getLogger(__name__)
@@ -47,9 +47,9 @@ class Reconcile:
         self._age_ms = age_ms
         self._applies = applies
         self._lock = redis.lock(redis_keys.reconcile_lock(), timeout=LOCK_S, blocking=False)
-        self._looks: dict[str, Look] = {}
+        self._looks: dict[str, Comparison] = {}
         #: The stamps with which sales were found quiet: while they keep them, they are.
-        self._quiet: dict[str, Stamp] = {}
+        self._quiet: dict[str, ChangeStamp] = {}
         self._due: dict[str, float] = {}
         self._under_way: dict[str, asyncio.Task[list[Difference]]] = {}
         self._places = asyncio.Semaphore(LOOKS_MAX)
@@ -100,7 +100,7 @@ class Reconcile:
         await asyncio.gather(*self._under_way.values(), return_exceptions=True)
         self._under_way.clear()
 
-    async def _look(self, sale_id: str, stamp: Stamp) -> list[Difference]:
+    async def _look(self, sale_id: str, stamp: ChangeStamp) -> list[Difference]:
         before = self._looks.pop(sale_id, None)
         async with self._places:
             share = SHARE / min(LOOKS_MAX, len(self._under_way))
@@ -133,7 +133,7 @@ class Reconcile:
             return bool(await self._lock.acquire())
 
 
-def build(stores: Stores) -> Role:
+def build(stores: Resources) -> Role:
     """Return the role, on the stores of this process."""
     count = partial(count_waiting, stores.consuming, *topology.HOMES_OF_GRABS)
     reconciler = Reconciler(stores.redis, stores.db, stores.publisher, count, actor="reconcile")
@@ -145,7 +145,7 @@ def build(stores: Stores) -> Role:
         applies=stores.settings.reconcile_applies,
     )
     fence = Fence(stores.redis, stores.db)
-    return Together(
+    return RoleGroup(
         [
             PollRole("reconcile", fence.run_once, idle_s=FENCE_IDLE_S),
             role,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from consumers.resources import Stores
+from consumers.resources import Resources
 from consumers.roles.saga_steps import sagas
 from consumers.runtime.poll_role import Polled, PollRole
 from consumers.runtime.role import Role
 from seckill.payments import checkout
-from seckill.transactions.log import Log
+from seckill.transactions.log import TransactionLog
 from seckill.transactions.recovery import Engine, Recovery
 from seckill.transactions.tcc import Coordinator
 
@@ -27,13 +27,13 @@ class Recover:
         return Polled(recovered.taken + recovered.removed, recovered.full)
 
 
-def build(stores: Stores) -> Role:
+def build(stores: Resources) -> Role:
     """Return the role, on the stores of this process."""
-    log = Log(stores.db)
+    log = TransactionLog(stores.db)
     engines: list[Engine] = [*_coordinators(stores, log), *sagas(stores)]
     recovery = Recovery(log, engines, retention_s=stores.settings.transaction_retention_s)
     return PollRole("recover", Recover(recovery).run_once, idle_s=IDLE_S)
 
 
-def _coordinators(stores: Stores, log: Log) -> list[Coordinator]:
+def _coordinators(stores: Resources, log: TransactionLog) -> list[Coordinator]:
     return [Coordinator(checkout.definition(stores.db), log)]

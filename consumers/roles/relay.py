@@ -13,7 +13,7 @@ from itertools import groupby
 from redis.asyncio import Redis
 from redis.exceptions import LockError
 
-from consumers.resources import Stores
+from consumers.resources import Resources
 from consumers.runtime.poll_role import Polled, PollRole
 from consumers.runtime.role import Role
 from seckill import messages, metrics
@@ -98,7 +98,7 @@ def _messages(entries: Sequence[OutboxEntry]) -> list[list[OutboxEntry]]:
     return packed
 
 
-def build(stores: Stores) -> Role:
+def build(stores: Resources) -> Role:
     """Return the role, on the stores of this process."""
     role = Relay(
         stores.redis,

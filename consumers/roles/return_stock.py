@@ -7,7 +7,7 @@ import time
 
 import asyncpg
 
-from consumers.resources import Stores
+from consumers.resources import Resources
 from consumers.runtime.poll_role import Polled, PollRole
 from consumers.runtime.role import Role
 from seckill import metrics
@@ -48,7 +48,7 @@ class ReturnStock:
         return repaired
 
 
-def build(stores: Stores) -> Role:
+def build(stores: Resources) -> Role:
     """Return the role, on the stores of this process."""
     role = ReturnStock(stores.db, stores.stock)
     return PollRole("return_stock", role.run_once, idle_s=IDLE_S)

@@ -7,16 +7,16 @@ from collections.abc import Iterable, Sequence
 
 from aio_pika.abc import AbstractIncomingMessage
 
-from consumers.resources import Stores
+from consumers.resources import Resources
 from consumers.runtime.queue_role import queue_role
 from consumers.runtime.role import Role
 from seckill import messages
 from seckill.adapters import topology
 from seckill.errors import Transient
 from seckill.payments import fulfilment
-from seckill.transactions.log import Log
+from seckill.transactions.log import TransactionLog
 from seckill.transactions.saga import Saga
-from seckill.transactions.states import Position, State
+from seckill.transactions.states import SagaPosition, TransactionState
 
 
 class UnknownSaga(Transient):
@@ -31,12 +31,12 @@ class SagaSteps:
 
     async def handle(self, batch: Sequence[AbstractIncomingMessage]) -> None:
         """Do the steps of a batch; those at the same step of the same saga go together."""
-        of: dict[str, list[Position]] = defaultdict(list)
+        of: dict[str, list[SagaPosition]] = defaultdict(list)
         for message in batch:
             step = messages.decode_saga_step(message.body)
             if step.saga not in self._sagas:
                 raise UnknownSaga(f"no saga {step.saga} in this version")
-            of[step.saga].append(Position(step.tx_id, State(step.state), step.step))
+            of[step.saga].append(SagaPosition(step.tx_id, TransactionState(step.state), step.step))
         for name, positions in of.items():
             await self._sagas[name].handle(positions)
 
@@ -46,13 +46,13 @@ class SagaSteps:
 STEPS_BATCH_MAX = 300
 
 
-def build(stores: Stores) -> Role:
+def build(stores: Resources) -> Role:
     """Return the role, on the stores of this process."""
     handler = SagaSteps(sagas(stores))
     return queue_role(stores, "saga_steps", topology.SAGA_STEPS, handler.handle, STEPS_BATCH_MAX)
 
 
-def sagas(stores: Stores) -> list[Saga]:
+def sagas(stores: Resources) -> list[Saga]:
     """Return the Sagas of this shop."""
     fulfilling = fulfilment.definition(stores.db, stores.provider)
-    return [Saga(fulfilling, Log(stores.db), stores.publisher)]
+    return [Saga(fulfilling, TransactionLog(stores.db), stores.publisher)]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from functools import partial
 
-from consumers.resources import Stores
+from consumers.resources import Resources
 from consumers.runtime.poll_role import Polled, PollRole
 from consumers.runtime.role import Role
 from seckill import metrics
 from seckill.payments import fulfilment
-from seckill.payments.card_payment_store import CardBooks
+from seckill.payments.card_payment_store import CardPaymentStore
 from seckill.payments.card_payments import BATCH_MAX, CardPayments
-from seckill.transactions.log import Log
+from seckill.transactions.log import TransactionLog
 
 #: What a webhook announces waits so long for being asked about.
 IDLE_S = 0.2
@@ -20,7 +20,7 @@ IDLE_S = 0.2
 class SettlePayments:
     """Polls for payments that are due to be asked about."""
 
-    def __init__(self, payments: CardPayments, books: CardBooks) -> None:
+    def __init__(self, payments: CardPayments, books: CardPaymentStore) -> None:
         self._payments = payments
         self._books = books
 
@@ -33,13 +33,13 @@ class SettlePayments:
         return Polled(asked, more=asked == BATCH_MAX)
 
 
-def build(stores: Stores) -> Role:
+def build(stores: Resources) -> Role:
     """Return the role, on the stores of this process."""
     if stores.provider is None:
         raise AssertionError("bug: settle_payments is run without a provider")
     settings, books = (
         stores.settings,
-        CardBooks(stores.db, on_paid=partial(fulfilment.begin, Log(stores.db))),
+        CardPaymentStore(stores.db, on_paid=partial(fulfilment.begin, TransactionLog(stores.db))),
     )
     payments = CardPayments(
         books,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncpg
 
-from consumers.resources import Stores
+from consumers.resources import Resources
 from consumers.runtime.poll_role import Polled, PollRole
 from consumers.runtime.role import Role
 from seckill import metrics
@@ -29,6 +29,6 @@ class Sweep:
         return Polled(len(ended), more=len(ended) == BATCH_MAX)
 
 
-def build(stores: Stores) -> Role:
+def build(stores: Resources) -> Role:
     """Return the role, on the stores of this process."""
     return PollRole("sweep", Sweep(stores.db).run_once, idle_s=IDLE_S)

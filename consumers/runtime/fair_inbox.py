@@ -25,7 +25,7 @@ class Ack(NamedTuple):
     multiple: bool
 
 
-class Inbox:
+class FairInbox:
     """Delivered messages, a line for each sale.
 
     A batch takes one message of each sale in turn, so that a sale with a thousand waiting holds

@@ -12,9 +12,9 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 
-from consumers.resources import Stores
-from consumers.runtime.fair_inbox import Inbox
-from consumers.runtime.retries import Fate, Ladder, fate_of
+from consumers.resources import Resources
+from consumers.runtime.fair_inbox import FairInbox
+from consumers.runtime.retries import FailureAction, RetrySchedule, failure_action
 from consumers.runtime.role import HOLD_LAST_S, pause, until_available
 from seckill import metrics
 from seckill.adapters import topology
@@ -39,7 +39,7 @@ class QueueRole:
         broker: Broker,
         queue: str,
         handle: Handler,
-        ladder: Ladder,
+        ladder: RetrySchedule,
         *,
         prefetch: int,
         weigh: Callable[[Message], int],
@@ -80,7 +80,7 @@ class QueueRole:
         """
         # One at a time nothing follows: there is nothing to wait for.
         spacing_s = 0.0 if self._careful else self._spacing_s
-        inbox = Inbox(self._key, self._weigh, spacing_s)
+        inbox = FairInbox(self._key, self._weigh, spacing_s)
         metrics.ROLE_IN_HAND.labels(self._name).set_function(inbox.__len__)
         metrics.ROLE_OLDEST.labels(self._name).set_function(inbox.oldest_age_s)
         try:
@@ -90,7 +90,7 @@ class QueueRole:
             inbox.clear()  # after the last delivery
 
     async def _consume_from(
-        self, channel: AbstractChannel, inbox: Inbox, stop: asyncio.Event
+        self, channel: AbstractChannel, inbox: FairInbox, stop: asyncio.Event
     ) -> None:
         careful = self._careful
         deleted = asyncio.Event()
@@ -114,7 +114,7 @@ class QueueRole:
         if deleted.is_set():
             raise Unavailable(f"RabbitMQ: the queue {self._queue} was deleted")
 
-    async def _work(self, batch: list[Message], inbox: Inbox, stop: asyncio.Event) -> None:
+    async def _work(self, batch: list[Message], inbox: FairInbox, stop: asyncio.Event) -> None:
         """Handle a batch, send up the ladder what failed of it, acknowledge all."""
         failed: list[tuple[Message, Exception]] = []
 
@@ -150,7 +150,7 @@ class QueueRole:
         try:
             await self._handle(batch)
         except Exception as error:
-            if fate_of(error) is Fate.HOLD:
+            if failure_action(error) is FailureAction.HOLD:
                 raise
             if len(batch) == 1:
                 failed.append((batch[0], error))
@@ -177,7 +177,7 @@ async def _ended(channel: AbstractChannel, *events: asyncio.Event) -> None:
             each.cancel()
 
 
-async def _arrived(inbox: Inbox, ended: asyncio.Task[None]) -> bool:
+async def _arrived(inbox: FairInbox, ended: asyncio.Task[None]) -> bool:
     """Wait for a message; False when there will be no more."""
     arriving = asyncio.create_task(inbox.arrived(), name="next message")
     await asyncio.wait({arriving, ended}, return_when=asyncio.FIRST_COMPLETED)
@@ -190,14 +190,14 @@ GRAB_BYTES = 50
 
 
 def queue_role(
-    stores: Stores,
+    stores: Resources,
     name: str,
     queue: str,
     handle: Handler,
     batch_max: int,
     *,
     key: Callable[[Message], str] = lambda _: "",
-    ladder: Ladder | None = None,
+    ladder: RetrySchedule | None = None,
     spacing_s: float = 0.0,
 ) -> QueueRole:
     """Return a role that consumes a queue over the stores of this process."""
@@ -206,7 +206,7 @@ def queue_role(
         stores.consuming,
         queue,
         handle,
-        ladder or Ladder(stores.publisher, queue),
+        ladder or RetrySchedule(stores.publisher, queue),
         prefetch=stores.settings.prefetch,
         weigh=lambda message: 1 + len(message.body) // GRAB_BYTES,
         batch_max=batch_max,

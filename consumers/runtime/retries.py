@@ -23,7 +23,7 @@ from aio_pika.abc import AbstractIncomingMessage
 from seckill import metrics
 from seckill.adapters import topology
 from seckill.adapters.rabbitmq import Headers, Publisher
-from seckill.adapters.topology import RUNGS_S
+from seckill.adapters.topology import RETRY_DELAYS_S
 from seckill.clock import now_ms
 from seckill.errors import Permanent, Unavailable
 
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 JITTER = (0.9, 1.0)
 
 
-class Fate(Enum):
+class FailureAction(Enum):
     """What becomes of a message; without an exception it is acknowledged."""
 
     HOLD = auto()
@@ -43,19 +43,19 @@ class Fate(Enum):
 
 
 #: The first that fits counts.
-FATES: tuple[tuple[type[Exception], Fate], ...] = (
-    (Unavailable, Fate.HOLD),
-    (Permanent, Fate.DEAD),
-    (Exception, Fate.RETRY),
+FAILURE_ACTIONS: tuple[tuple[type[Exception], FailureAction], ...] = (
+    (Unavailable, FailureAction.HOLD),
+    (Permanent, FailureAction.DEAD),
+    (Exception, FailureAction.RETRY),
 )
 
 
-def fate_of(error: Exception) -> Fate:
+def failure_action(error: Exception) -> FailureAction:
     """Look an exception up in the table."""
-    return next(fate for kind, fate in FATES if isinstance(error, kind))
+    return next(fate for kind, fate in FAILURE_ACTIONS if isinstance(error, kind))
 
 
-class Ladder:
+class RetrySchedule:
     """The way up from one queue."""
 
     def __init__(self, publisher: Publisher, queue: str) -> None:
@@ -71,12 +71,12 @@ class Ladder:
         attempts = _number(message, "x-attempts") + 1
         first_failed_ms = _number(message, "x-first-failed-ms") or now_ms()
         reason = f"{type(error).__name__}: {error}"
-        if fate_of(error) is Fate.DEAD or attempts > len(RUNGS_S):
+        if failure_action(error) is FailureAction.DEAD or attempts > len(RETRY_DELAYS_S):
             stack = "".join(traceback.format_exception(error))
-            dead = Dead(message.body, reason, stack, attempts, first_failed_ms)
-            await bury(self._publisher, self._queue, [dead])
+            dead = FailedMessage(message.body, reason, stack, attempts, first_failed_ms)
+            await dead_letter(self._publisher, self._queue, [dead])
             return
-        rung_s = RUNGS_S[attempts - 1]
+        rung_s = RETRY_DELAYS_S[attempts - 1]
         log.warning(
             "%s: attempt %d failed, again in %d s: %s", self._queue, attempts, rung_s, reason
         )
@@ -98,7 +98,7 @@ STACK_MAX = 8000
 
 
 @dataclass(frozen=True, slots=True)
-class Dead:
+class FailedMessage:
     """The body of a message that can never succeed, and why."""
 
     body: bytes
@@ -122,7 +122,7 @@ class Dead:
         }
 
 
-async def bury(publisher: Publisher, queue: str, dead: Iterable[Dead]) -> None:
+async def dead_letter(publisher: Publisher, queue: str, dead: Iterable[FailedMessage]) -> None:
     """Move messages to the dead queue of `queue`, each confirmed.
 
     Called last, after the living are done: while a store is away a batch is run again and again,

@@ -58,7 +58,7 @@ async def pause(stop: asyncio.Event, seconds: float) -> None:
         return
 
 
-class Together:
+class RoleGroup:
     """Several roles run as one; the first to fail ends them all."""
 
     def __init__(self, roles: Sequence[Role]) -> None:

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 _decode = msgspec.json.Decoder(list[str]).decode
 
 
-class Crew:
+class RoleSupervisor:
     """Runs each wanted role as a task of the group, until it is wanted no more."""
 
     def __init__(

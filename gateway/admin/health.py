@@ -12,16 +12,16 @@ from gateway.grabs.publisher import BREAKER
 from gateway.http.responses import json_response
 from seckill.adapters.postgres import database_errors_as_unavailable
 from seckill.adapters.rabbitmq import Broker
-from seckill.consistency.preflight import Preflight, Report
+from seckill.consistency.preflight import Preflight, PreflightReport
 from seckill.errors import Unavailable
-from seckill.single_flight import SharedReading
+from seckill.single_flight import SingleFlight
 
 #: How stores are set up changes seldom, and looking at it takes a link of its own to the broker.
 PREFLIGHT_S = 10.0
 
 #: The gateway whose health an admin application tells.
 EDGE = web.AppKey("edge", web.Application)
-PREFLIGHT = web.AppKey("preflight", SharedReading[Report])
+PREFLIGHT = web.AppKey("preflight", SingleFlight[PreflightReport])
 
 
 async def livez(_: web.Request) -> web.Response:
@@ -36,13 +36,13 @@ def preflight_of(edge: web.Application, *, timeout_s: float) -> Preflight:
     return Preflight(edge[REDIS], edge[DB], broker, settings.timeouts)
 
 
-def watch_preflight(edge: web.Application) -> SharedReading[Report]:
+def watch_preflight(edge: web.Application) -> SingleFlight[PreflightReport]:
     """Return what `/readyz` knows of the stores: looked up when asked, at most each PREFLIGHT_S."""
 
-    async def read() -> Report:
+    async def read() -> PreflightReport:
         return await preflight_of(edge, timeout_s=edge[SETTINGS].confirm_timeout_s).check()
 
-    return SharedReading(read, interval_s=PREFLIGHT_S)
+    return SingleFlight(read, interval_s=PREFLIGHT_S)
 
 
 async def readyz(request: web.Request) -> web.Response:

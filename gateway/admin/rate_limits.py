@@ -15,7 +15,7 @@ from gateway.http.requests import read_json, sale_id_of
 from gateway.http.responses import json_response
 from seckill.sales import rate_limits
 from seckill.sales.rate_limits import SaleLimit, in_force
-from seckill.sales.token_buckets import Buckets
+from seckill.sales.token_buckets import TokenBuckets
 
 Rate = Annotated[int, msgspec.Meta(ge=1, le=RATE_MAX)]
 
@@ -54,7 +54,7 @@ async def set_limits(request: web.Request) -> web.Response:
         "confirm": new.confirm,
         "cancel": new.cancel,
     }
-    buckets = Buckets(edge[REDIS])
+    buckets = TokenBuckets(edge[REDIS])
     for op, wish in named.items():
         if wish is not None:
             limit = SaleLimit.of(wish.rate, wish.burst)

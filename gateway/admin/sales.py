@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 ACTOR = "admin API"
 
 
-class Change(msgspec.Struct, forbid_unknown_fields=True):
+class UnitsChange(msgspec.Struct, forbid_unknown_fields=True):
     """Units to be added (below 0: taken out) to the total that the caller has seen."""
 
     units: Annotated[int, msgspec.Meta(ge=-UNITS_MAX, le=UNITS_MAX)]
@@ -35,7 +35,7 @@ class Change(msgspec.Struct, forbid_unknown_fields=True):
     reason: Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
 
 
-_change = msgspec.json.Decoder(Change)
+_change = msgspec.json.Decoder(UnitsChange)
 
 
 async def open_sale(request: web.Request) -> web.Response:

@@ -29,7 +29,7 @@ LOOK_S = 60.0
 NICENESS = 10
 
 
-class Question(msgspec.Struct):
+class VerifyRequest(msgspec.Struct):
     """What the process is asked, on its standard input: no secret shows in a list of processes."""
 
     redis_url: str
@@ -43,7 +43,7 @@ async def count(settings: Settings, sale_id: str, *, wait_s: float) -> bytes:
 
     When the caller is cancelled, and when this gateway is killed, the process ends as well.
     """
-    question = Question(settings.redis_url, settings.postgres_dsn, sale_id, wait_s)
+    question = VerifyRequest(settings.redis_url, settings.postgres_dsn, sale_id, wait_s)
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -78,7 +78,7 @@ async def _ask(process: asyncio.subprocess.Process, question: bytes) -> bytes:
     return await process.stdout.read()
 
 
-async def _answer(question: Question) -> bytes:
+async def _answer(question: VerifyRequest) -> bytes:
     redis = redis_client.connect(question.redis_url, timeout_s=QUERY_S)
     try:
         async with postgres.connect(question.postgres_dsn, size=1, timeout_s=QUERY_S) as db:
@@ -96,7 +96,7 @@ def _end_with_gateway() -> None:
 def main() -> None:
     """Answer the question on standard input, on standard output."""
     os.nice(NICENESS)
-    question = msgspec.json.decode(sys.stdin.buffer.readline(), type=Question)
+    question = msgspec.json.decode(sys.stdin.buffer.readline(), type=VerifyRequest)
     threading.Thread(target=_end_with_gateway, daemon=True).start()
     try:
         sys.stdout.buffer.write(asyncio.run(_answer(question)))

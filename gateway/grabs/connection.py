@@ -23,20 +23,20 @@ import msgspec
 from aiohttp import web
 
 from gateway.app_keys import SALES, SETTINGS
-from gateway.grabs.parser import DECODER, PlainGrab, Unread, read_plain_grab
-from gateway.grabs.pending_grab import Waits
-from gateway.grabs.reservations import DESKS, GrabResult, SaleDesk, told_by
-from gateway.grabs.responses import COUNTERS, Answers, body_of, too_many
+from gateway.grabs.parser import DECODER, NotPlain, PlainGrab, read_plain_grab
+from gateway.grabs.pending_grab import PendingGrab
+from gateway.grabs.reservations import RESERVATIONS, GrabResult, SaleReservations, told_by
+from gateway.grabs.responses import COUNTERS, RawResponses, body_of, too_many
 from gateway.grabs.routes import take_token
 from gateway.http.auth import TICKET_KEYS
 from gateway.http.client_address import TRUSTED_PROXIES, address_of
 from gateway.http.cors import headers_for
 from gateway.http.problems import Problem, Refused
 from gateway.http.responses import HSTS
-from gateway.overload.aiohttp_protocol import Door, Entrance
-from gateway.overload.concurrency_limit import GRABS_IN_HAND
-from gateway.overload.poll_schedule import PACE
-from gateway.overload.rate_limiter import LIMITER, Refusal, rate_limited
+from gateway.overload.aiohttp_protocol import AiohttpProtocol, ConnectionLimits
+from gateway.overload.concurrency_limit import GRABS_IN_FLIGHT
+from gateway.overload.poll_schedule import POLL_SCHEDULE
+from gateway.overload.rate_limiter import LIMITER, RateLimited, rate_limited
 from seckill import metrics
 from seckill.auth import tickets
 from seckill.errors import Unavailable
@@ -55,22 +55,24 @@ SWEEP_S = 0.5
 AHEAD_MAX = 64 * 1024
 
 
-class FastLane:
+class ConnectionFactory:
     """What all connections of a process share. Makes their protocols: call it."""
 
-    def __init__(self, app: web.Application, entrance: Entrance, *, is_open: bool = True) -> None:
+    def __init__(
+        self, app: web.Application, entrance: ConnectionLimits, *, is_open: bool = True
+    ) -> None:
         settings = app[SETTINGS]
         self.entrance = entrance
         #: Whether plain grabs are taken here, and not by aiohttp like all else.
         self.is_open = is_open
-        self.sales, self.desks, self.limiter = app[SALES], app[DESKS], app[LIMITER]
+        self.sales, self.desks, self.limiter = app[SALES], app[RESERVATIONS], app[LIMITER]
         self.ticket_keys, self.trusted = app[TICKET_KEYS], app[TRUSTED_PROXIES]
-        self.in_hand, self.pace = app[GRABS_IN_HAND], app[PACE]
+        self.in_hand, self.pace = app[GRABS_IN_FLIGHT], app[POLL_SCHEDULE]
         self.loop = asyncio.get_running_loop()
         hsts = HSTS if settings.tls_cert else {}
         self._origins = settings.cors_origins
         self._answers = {
-            origin: Answers({**hsts, **headers_for(origin, self._origins)})
+            origin: RawResponses({**hsts, **headers_for(origin, self._origins)})
             for origin in {"", *self._origins}
         }
         self.connections: set[Connection] = set()
@@ -83,7 +85,7 @@ class FastLane:
         """Return the protocol for one connection: a factory for `loop.create_server`."""
         return Connection(self)
 
-    def answers_for(self, origin: str) -> Answers:
+    def answers_for(self, origin: str) -> RawResponses:
         """Return the answers for a page of this origin ("": no page, or any page)."""
         return self._answers.get(origin) or self._answers[""]
 
@@ -140,10 +142,10 @@ class Connection(asyncio.Protocol):
         "_waiting",
     )
 
-    def __init__(self, lane: FastLane) -> None:
+    def __init__(self, lane: ConnectionFactory) -> None:
         self._lane = lane
         self._transport: asyncio.Transport
-        self._door: Door | None = None
+        self._door: AiohttpProtocol | None = None
         #: What came and is not yet somebody's: the beginning of a grab, or what is sent ahead.
         self._data = b""
         #: When the first of it came, or the last request was answered.
@@ -229,9 +231,9 @@ class Connection(asyncio.Protocol):
                 self._hand_over(len(self._data))
                 return
             plain = read_plain_grab(self._data)
-            if plain is Unread.UNFINISHED:
+            if plain is NotPlain.UNFINISHED:
                 break
-            if isinstance(plain, Unread):
+            if isinstance(plain, NotPlain):
                 self._hand_over(len(self._data))
             elif (sale := lane.sales.known(plain.sale_id)) and self._press(plain, sale):
                 self._data = self._data[plain.length :]
@@ -293,9 +295,9 @@ class Connection(asyncio.Protocol):
         else:
             entrance.refuse(self._transport, self._data[: plain.length])
 
-    def _look_up(self, desk: SaleDesk, if_for_sale: Callable[[], None]) -> None:
+    def _look_up(self, desk: SaleReservations, if_for_sale: Callable[[], None]) -> None:
         """Answer what a look-up says, unless it says that there is something to grab."""
-        looks = Waits(self._buyer_id, self, partial(self._looked, if_for_sale))
+        looks = PendingGrab(self._buyer_id, self, partial(self._looked, if_for_sale))
         self._waiting = looks
         desk.take_look(looks)
 
@@ -308,7 +310,7 @@ class Connection(asyncio.Protocol):
         else:
             self.told(result)
 
-    def _admit(self, desk: SaleDesk, forwarded: str) -> None:
+    def _admit(self, desk: SaleReservations, forwarded: str) -> None:
         lane, buyer_id = self._lane, self._buyer_id
         address = address_of(self._peer, [forwarded], lane.trusted)
         if refusal := lane.limiter.refusal_here(buyer_id, address):
@@ -316,18 +318,18 @@ class Connection(asyncio.Protocol):
         elif take_token(lane.limiter, desk, self._sale.sale_id):
             self._grab(desk)
         else:
-            asks = Waits(buyer_id, self, partial(self._asked, desk))
+            asks = PendingGrab(buyer_id, self, partial(self._asked, desk))
             self._waiting = asks
             lane.limiter.put(self._sale.sale_id, "try", asks)
 
-    def _asked(self, desk: SaleDesk, refusal: Refusal | None) -> None:
+    def _asked(self, desk: SaleReservations, refusal: RateLimited | None) -> None:
         if refusal is None:
             self._grab(desk)
         else:  # as in `grabs.ask_and_grab`: others may have sold it all
             self._look_up(desk, partial(self.failed, rate_limited(refusal)))
 
-    def _grab(self, desk: SaleDesk) -> None:
-        grabs = Waits(desk.new_grab(self._buyer_id, self._quantity), self, self.told)
+    def _grab(self, desk: SaleReservations) -> None:
+        grabs = PendingGrab(desk.new_grab(self._buyer_id, self._quantity), self, self.told)
         self._waiting = grabs
         desk.take(grabs)
 

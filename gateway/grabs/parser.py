@@ -32,7 +32,7 @@ _NEEDED = {b"host", b"content-length", b"content-type"}
 _JSON = {b"application/json", b"application/json; charset=utf-8"}
 
 
-class Unread(Enum):
+class NotPlain(Enum):
     """Why there is no plain grab."""
 
     #: It may become one with the bytes that follow.
@@ -74,29 +74,29 @@ class _Shape(NamedTuple):
     forwarded: bytes | None
 
 
-def read_plain_grab(data: bytes) -> PlainGrab | Unread:
+def read_plain_grab(data: bytes) -> PlainGrab | NotPlain:
     """Read the plain grab with which `data` begins; what follows it is not looked at."""
     line = _REQUEST_LINE.match(data)
     end = data.find(b"\r\n\r\n", 0, HEAD_MAX) + 4
     if end < 4 or line is None:
         may_become_one = end < 4 and len(data) < HEAD_MAX and _may_begin(data)
-        return Unread.UNFINISHED if may_become_one else Unread.UNUSUAL
+        return NotPlain.UNFINISHED if may_become_one else NotPlain.UNUSUAL
     head = data[:end]
     sent: dict[bytes, bytes] = {}
     try:
         HttpRequestParser(_Listener(sent)).feed_data(head)
     except (HttpParserError, HttpParserUpgrade):
-        return Unread.UNUSUAL
+        return NotPlain.UNUSUAL
     # Lines between the first and the empty one: a name that came twice is in `sent` once.
     shape = _shape_of(tuple(sent)) if len(sent) == head.count(b"\r\n") - 2 else None
     if shape is None or sent[shape.type].strip(b" \t") not in _JSON:
-        return Unread.UNUSUAL
+        return NotPlain.UNUSUAL
     length = _LENGTHS.get(sent[shape.length].strip(b" \t"))
     if length is None or _text(sent, shape.connection).lower() not in ("", "keep-alive"):
-        return Unread.UNUSUAL
+        return NotPlain.UNUSUAL
     end += length
     if len(data) < end:
-        return Unread.UNFINISHED
+        return NotPlain.UNFINISHED
     return PlainGrab(
         line[1].decode(),
         _text(sent, shape.ticket),

@@ -9,14 +9,14 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-class Connection(Protocol):
+class GrabConnection(Protocol):
     """What waiters need of a connection."""
 
     def failed(self, error: BaseException) -> None:
         """Answer the grab in hand, for which there is no result."""
 
 
-class Waits(Generic[T, R]):
+class PendingGrab(Generic[T, R]):
     """A connection's grab on its way through one batch (a `seckill.micro_batcher.Waiter`).
 
     `then` takes the answer.
@@ -24,9 +24,9 @@ class Waits(Generic[T, R]):
 
     __slots__ = ("_connection", "_then", "item")
 
-    def __init__(self, item: T, connection: Connection, then: Callable[[R], None]) -> None:
+    def __init__(self, item: T, connection: GrabConnection, then: Callable[[R], None]) -> None:
         self.item = item
-        self._connection: Connection | None = connection
+        self._connection: GrabConnection | None = connection
         self._then = then
 
     @property

@@ -31,7 +31,7 @@ PUBLISHES_MAX = 2
 PROBE_S = 1.0
 
 
-class Publishes(Protocol):
+class ConfirmedPublish(Protocol):
     """What the hand-over needs of a mailbag."""
 
     async def publish(self, body: bytes) -> None:
@@ -80,13 +80,13 @@ class Breaker:
         self._retry_at = asyncio.get_running_loop().time() + PROBE_S
 
 
-class Handover:
+class GrabPublisher:
     """The hand-over of one sale; batches that wait for a publish go out in one message."""
 
     def __init__(
         self,
         sale_id: str,
-        mailbag: Publishes,
+        mailbag: ConfirmedPublish,
         breaker: Breaker,
         on_settled: Callable[[list[str]], None],
     ) -> None:
@@ -164,8 +164,8 @@ SMALL = 1024
 SMALL_PUBLISHES_MAX = 4
 
 
-class Mailbag:
-    """Publishes messages to orders.place; small ones together (see `messages.Parcel`)."""
+class BatchedPublisher:
+    """Publishes messages to orders.place; small ones together (see `messages.MultiSaleMessage`)."""
 
     def __init__(self, publisher: Publisher, *, timeout_s: float) -> None:
         self._publisher = publisher
@@ -196,5 +196,5 @@ class Mailbag:
             waiter.answer(None)
 
 
-MAILBAG = web.AppKey("mailbag", Mailbag)
+BATCHED_PUBLISHER = web.AppKey("mailbag", BatchedPublisher)
 BREAKER = web.AppKey("breaker", Breaker)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from aiohttp import web
 
-from gateway.grabs.publisher import Handover
+from gateway.grabs.publisher import GrabPublisher
 from seckill import metrics
 from seckill.clock import monotonic_ms
 from seckill.errors import Unavailable
@@ -59,7 +59,7 @@ class RedisClock:
         return monotonic_ms() + self._offset_ms
 
 
-class SaleDesk:
+class SaleReservations:
     """Takes the grabs of one sale."""
 
     def __init__(
@@ -67,7 +67,7 @@ class SaleDesk:
         sale: Sale,
         stock: Stock,
         clock: RedisClock,
-        make_handover: Callable[[str, Callable[[list[str]], None]], Handover],
+        make_handover: Callable[[str, Callable[[list[str]], None]], GrabPublisher],
         *,
         batch_max: int,
         calls_max: int,
@@ -208,14 +208,14 @@ class SaleDesk:
                 raise
 
 
-class Desks:
+class ReservationsBySale:
     """The desks of all sales in this process, made when a sale gets its first request."""
 
-    def __init__(self, make: Callable[[Sale], SaleDesk]) -> None:
+    def __init__(self, make: Callable[[Sale], SaleReservations]) -> None:
         self._make = make
-        self._by_sale: dict[str, SaleDesk] = {}
+        self._by_sale: dict[str, SaleReservations] = {}
 
-    def of(self, sale: Sale) -> SaleDesk:
+    def of(self, sale: Sale) -> SaleReservations:
         """Return the desk of a sale."""
         desk = self._by_sale.get(sale.sale_id)
         if desk is None:
@@ -228,4 +228,4 @@ class Desks:
             await desk.drain()
 
 
-DESKS = web.AppKey("desks", Desks)
+RESERVATIONS = web.AppKey("desks", ReservationsBySale)

@@ -17,13 +17,13 @@ from gateway.http.problems import (
     problem_headers,
 )
 from gateway.http.responses import COMMON, SERVER
-from gateway.overload.poll_schedule import Pace
+from gateway.overload.poll_schedule import PollSchedule
 from seckill import metrics
 from seckill.inventory.reservations import Verdict
 from seckill.sales.sales import Sale
 
 
-class Answers:
+class RawResponses:
     """The answers to grabs for pages of one origin; `extra` are the headers that this adds."""
 
     def __init__(self, extra: Mapping[str, str]) -> None:
@@ -113,7 +113,7 @@ REFUSAL_BODIES = {verdict: problem_body(problem) for verdict, problem in REFUSAL
 COUNTERS = {verdict: metrics.GRABS.labels(verdict.name.lower()) for verdict in Verdict}
 
 
-def body_of(result: GrabResult, pace: Pace) -> bytes:
+def body_of(result: GrabResult, pace: PollSchedule) -> bytes:
     """Return the body that tells a result."""
     if result.verdict is Verdict.ACCEPTED:
         body = b'{"order_id":"%b","status":"queued","next_poll_ms":%d}'

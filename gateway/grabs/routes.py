@@ -9,27 +9,27 @@ from aiohttp import web
 
 from gateway.app_keys import SALES
 from gateway.grabs.parser import DECODER, GrabRequest
-from gateway.grabs.reservations import DESKS, GrabResult, SaleDesk
+from gateway.grabs.reservations import RESERVATIONS, GrabResult, SaleReservations
 from gateway.grabs.responses import COUNTERS, HEADS, body_of, too_many
 from gateway.http.auth import TICKET, buyer_of_ticket
 from gateway.http.client_address import client_address
-from gateway.http.contract import Answer, operation
+from gateway.http.contract import ResponseSpec, operation
 from gateway.http.problems import (
     REFUSALS,
     Problem,
 )
 from gateway.http.requests import ORDER_ID, SALE_ID, find_sale, json_body, read_json
 from gateway.overload.aiohttp_protocol import came_at_of
-from gateway.overload.concurrency_limit import GRABS_IN_HAND
-from gateway.overload.poll_schedule import PACE
-from gateway.overload.rate_limiter import LIMITER, Limiter, rate_limited
+from gateway.overload.concurrency_limit import GRABS_IN_FLIGHT
+from gateway.overload.poll_schedule import POLL_SCHEDULE
+from gateway.overload.rate_limiter import LIMITER, RateLimiter, rate_limited
 from seckill import metrics
 from seckill.errors import Unavailable
 from seckill.inventory.reservations import Verdict
 from seckill.sales.sales import Sale
 
 
-class Grabbed(msgspec.Struct):
+class GrabAccepted(msgspec.Struct):
     """The units are reserved; the row of the order comes next."""
 
     order_id: str
@@ -37,7 +37,7 @@ class Grabbed(msgspec.Struct):
     next_poll_ms: int
 
 
-class GrabbedBefore(msgspec.Struct):
+class GrabRepeated(msgspec.Struct):
     """The buyer holds this order already."""
 
     order_id: str
@@ -52,16 +52,16 @@ _LINKS = {
 
 @operation(
     "Reserve units for the ticket's buyer",
-    Answer(
+    ResponseSpec(
         202,
         "Reserved, and it cannot be lost. The order is placed next.",
-        Grabbed(ORDER_ID.example, "queued", 500),
+        GrabAccepted(ORDER_ID.example, "queued", 500),
         links=_LINKS,
     ),
-    Answer(
+    ResponseSpec(
         200,
         "A repeat: the buyer's order, whatever the window or the stock say.",
-        GrabbedBefore(ORDER_ID.example, "yours"),
+        GrabRepeated(ORDER_ID.example, "yours"),
         links=_LINKS,
     ),
     parameters=[SALE_ID],
@@ -75,7 +75,7 @@ async def grab(request: web.Request) -> web.Response:
     sale = await find_sale(request, request.app[SALES])
     buyer_id = buyer_of_ticket(request, sale.sale_id)
     wish = await read_json(request, DECODER)
-    in_hand = request.app[GRABS_IN_HAND]
+    in_hand = request.app[GRABS_IN_FLIGHT]
     came_at = came_at_of(request)
     in_hand.begin()
     try:
@@ -88,11 +88,13 @@ async def grab(request: web.Request) -> web.Response:
     if result.verdict is Verdict.QUANTITY:
         raise too_many(sale)
     status, headers = HEADS[result.verdict]
-    return web.Response(status=status, body=body_of(result, request.app[PACE]), headers=headers)
+    return web.Response(
+        status=status, body=body_of(result, request.app[POLL_SCHEDULE]), headers=headers
+    )
 
 
 async def _reserve(request: web.Request, sale: Sale, buyer_id: str, quantity: int) -> GrabResult:
-    desk = request.app[DESKS].of(sale)
+    desk = request.app[RESERVATIONS].of(sale)
     if not desk.selling:
         told = await desk.look_up(buyer_id)
         if told.verdict is not Verdict.ACCEPTED:
@@ -105,14 +107,14 @@ async def _reserve(request: web.Request, sale: Sale, buyer_id: str, quantity: in
     return await ask_and_grab(limiter, desk, sale.sale_id, buyer_id, quantity)
 
 
-def take_token(limiter: Limiter, desk: SaleDesk, sale_id: str) -> bool:
+def take_token(limiter: RateLimiter, desk: SaleReservations, sale_id: str) -> bool:
     """Take a token of the sale's limit without asking Redis, if this process has one."""
     # A place in the line beyond the units that are left would be a wait for nothing (F36).
     return limiter.take(sale_id, "try", lambda: desk.left)
 
 
 async def ask_and_grab(
-    limiter: Limiter, desk: SaleDesk, sale_id: str, buyer_id: str, quantity: int
+    limiter: RateLimiter, desk: SaleReservations, sale_id: str, buyer_id: str, quantity: int
 ) -> GrabResult:
     """Grab for who was not given a token at once."""
     refusal = await limiter.ask(sale_id, "try", buyer_id)

@@ -62,7 +62,7 @@ class Body:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ResponseSpec:
     """A good answer; its schema is that of the example's type, and None means no body.
 
     `headers` are names in `openapi.HEADERS`, always sent. `links` leads on to other operations:
@@ -83,7 +83,7 @@ class Operation:
 
     handler: Handler
     summary: str
-    answers: Sequence[Answer]
+    answers: Sequence[ResponseSpec]
     parameters: Sequence[Parameter]
     identities: Sequence[Identity]
     body: Body | None
@@ -105,7 +105,7 @@ class Operation:
 
 def operation(
     summary: str,
-    *answers: Answer,
+    *answers: ResponseSpec,
     parameters: Sequence[Parameter] = (),
     identities: Sequence[Identity] = (),
     body: Body | None = None,

@@ -8,7 +8,7 @@ from importlib.resources import files
 
 from aiohttp import web
 
-from gateway.http.contract import Answer, Parameter, operation
+from gateway.http.contract import Parameter, ResponseSpec, operation
 from gateway.http.problems import Problem, Refused
 from gateway.http.responses import COMMON
 
@@ -57,7 +57,7 @@ def load() -> dict[str, bytes]:
 
 @operation(
     "Read this contract in a browser",
-    Answer(200, "A page.", "", content_type="text/html", headers=["Cache-Control"]),
+    ResponseSpec(200, "A page.", "", content_type="text/html", headers=["Cache-Control"]),
 )
 async def show_docs(request: web.Request) -> web.Response:
     """Answer with the page."""
@@ -71,7 +71,7 @@ async def show_docs(request: web.Request) -> web.Response:
 
 @operation(
     "Load a file of that page",
-    Answer(200, "The file.", "", content_type="text/*", headers=["Cache-Control"]),
+    ResponseSpec(200, "The file.", "", content_type="text/*", headers=["Cache-Control"]),
     parameters=[ASSET],
 )
 async def load_asset(request: web.Request) -> web.Response:

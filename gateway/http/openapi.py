@@ -13,7 +13,15 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from gateway.http.contract import Answer, Body, Operation, Parameter, Route, headers_of, operation
+from gateway.http.contract import (
+    Body,
+    Operation,
+    Parameter,
+    ResponseSpec,
+    Route,
+    headers_of,
+    operation,
+)
 from gateway.http.problems import CONTENT_TYPE, Problem, problem_body
 from gateway.http.responses import COMMON
 
@@ -74,7 +82,7 @@ PROBLEM: Json = {
 
 @operation(
     "Read this contract",
-    Answer(200, "OpenAPI 3.1.", {"openapi": "3.1.0"}, headers=["Cache-Control"]),
+    ResponseSpec(200, "OpenAPI 3.1.", {"openapi": "3.1.0"}, headers=["Cache-Control"]),
 )
 async def read_contract(request: web.Request) -> web.Response:
     """Answer with the document."""
@@ -172,7 +180,7 @@ def _body(body: Body, schemas: Schemas) -> Json:
     return {"required": body.required, "content": {JSON: media}}
 
 
-def _answer(answer: Answer, schemas: Schemas) -> Json:
+def _answer(answer: ResponseSpec, schemas: Schemas) -> Json:
     result: Json = {"description": answer.description}
     if answer.example is not None:
         media = {"schema": schemas[type(answer.example)], "example": answer.example}

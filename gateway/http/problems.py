@@ -23,7 +23,7 @@ CONTENT_TYPE = "application/problem+json"
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class ProblemKind:
     """A kind of problem: what is always the same about it."""
 
     status: int
@@ -37,41 +37,45 @@ class Kind:
 class Problem(Enum):
     """The problems by their stable `code`, which is the lower-case name."""
 
-    BAD_REQUEST = Kind(422, "The request has a value that cannot be used")
-    MALFORMED = Kind(400, "The request is not well-formed")
-    BAD_TICKET = Kind(401, "The ticket is missing, has expired or is not for this sale")
-    UNAUTHORIZED = Kind(401, "A login token (or, to read, a ticket) is needed", challenge="Bearer")
-    BAD_ADMIN_TOKEN = Kind(401, "The admin token is missing or wrong", challenge="Bearer")
-    ADMIN_OFF = Kind(403, "The admin API is turned off")
-    INSUFFICIENT_FUNDS = Kind(402, "There is too little money in the wallet")
-    DECLINED = Kind(402, "The card was declined")
-    BAD_SIGNATURE = Kind(401, "The signature is missing, wrong or too old")
-    COUPON_REFUSED = Kind(402, "The coupon is not good for this payment")
-    NOT_OPEN = Kind(403, "The sale is not open yet")
-    TOO_EARLY = Kind(403, "Tickets for this sale are not handed out yet")
-    PROOF_NEEDED = Kind(403, "Tickets for this sale need a proof of work")
-    BAD_PROOF = Kind(403, "The proof of work is not good for this ticket")
-    NOT_FOUND = Kind(404, "There is no such thing")
-    METHOD_NOT_ALLOWED = Kind(405, "This method is not allowed here")
-    TOO_SLOW = Kind(408, "The request took too long to arrive")
-    SOLD_OUT = Kind(409, "The sale is sold out")
-    PROOF_USED = Kind(409, "This proof of work has been used already")
-    CONFLICT = Kind(409, "The sale is in a state that does not allow this")
-    PAYMENT_IN_PROGRESS = Kind(409, "The order is being paid")
-    QUEUED = Kind(409, "The order is still being placed", 1)
-    NO_CARDS = Kind(409, "This shop takes no cards")
-    NOT_PAYABLE = Kind(409, "The order has ended and can no longer be paid")
-    NOT_CANCELLABLE = Kind(409, "The order is paid and can no longer be cancelled")
-    CLOSED = Kind(410, "The sale is closed")
-    EXPIRED = Kind(410, "The time to pay has passed")
-    TOO_LARGE = Kind(413, "The request body is too large")
-    UNSUPPORTED_MEDIA_TYPE = Kind(415, "The request body must be application/json")
-    RATE_LIMITED = Kind(429, "Too many requests; come back when told, and it is your turn", 1)
-    INTERNAL = Kind(500, "The gateway made a mistake")
-    OVERLOADED = Kind(503, "More requests are in hand than can be answered soon", 1)
-    NOT_READY = Kind(503, "The stores are set up so that something could be lost", 10)
-    PAUSED = Kind(503, "The sale is paused", 5)
-    UNAVAILABLE = Kind(503, "The outcome is not known; sending the request again is safe", 1)
+    BAD_REQUEST = ProblemKind(422, "The request has a value that cannot be used")
+    MALFORMED = ProblemKind(400, "The request is not well-formed")
+    BAD_TICKET = ProblemKind(401, "The ticket is missing, has expired or is not for this sale")
+    UNAUTHORIZED = ProblemKind(
+        401, "A login token (or, to read, a ticket) is needed", challenge="Bearer"
+    )
+    BAD_ADMIN_TOKEN = ProblemKind(401, "The admin token is missing or wrong", challenge="Bearer")
+    ADMIN_OFF = ProblemKind(403, "The admin API is turned off")
+    INSUFFICIENT_FUNDS = ProblemKind(402, "There is too little money in the wallet")
+    DECLINED = ProblemKind(402, "The card was declined")
+    BAD_SIGNATURE = ProblemKind(401, "The signature is missing, wrong or too old")
+    COUPON_REFUSED = ProblemKind(402, "The coupon is not good for this payment")
+    NOT_OPEN = ProblemKind(403, "The sale is not open yet")
+    TOO_EARLY = ProblemKind(403, "Tickets for this sale are not handed out yet")
+    PROOF_NEEDED = ProblemKind(403, "Tickets for this sale need a proof of work")
+    BAD_PROOF = ProblemKind(403, "The proof of work is not good for this ticket")
+    NOT_FOUND = ProblemKind(404, "There is no such thing")
+    METHOD_NOT_ALLOWED = ProblemKind(405, "This method is not allowed here")
+    TOO_SLOW = ProblemKind(408, "The request took too long to arrive")
+    SOLD_OUT = ProblemKind(409, "The sale is sold out")
+    PROOF_USED = ProblemKind(409, "This proof of work has been used already")
+    CONFLICT = ProblemKind(409, "The sale is in a state that does not allow this")
+    PAYMENT_IN_PROGRESS = ProblemKind(409, "The order is being paid")
+    QUEUED = ProblemKind(409, "The order is still being placed", 1)
+    NO_CARDS = ProblemKind(409, "This shop takes no cards")
+    NOT_PAYABLE = ProblemKind(409, "The order has ended and can no longer be paid")
+    NOT_CANCELLABLE = ProblemKind(409, "The order is paid and can no longer be cancelled")
+    CLOSED = ProblemKind(410, "The sale is closed")
+    EXPIRED = ProblemKind(410, "The time to pay has passed")
+    TOO_LARGE = ProblemKind(413, "The request body is too large")
+    UNSUPPORTED_MEDIA_TYPE = ProblemKind(415, "The request body must be application/json")
+    RATE_LIMITED = ProblemKind(
+        429, "Too many requests; come back when told, and it is your turn", 1
+    )
+    INTERNAL = ProblemKind(500, "The gateway made a mistake")
+    OVERLOADED = ProblemKind(503, "More requests are in hand than can be answered soon", 1)
+    NOT_READY = ProblemKind(503, "The stores are set up so that something could be lost", 10)
+    PAUSED = ProblemKind(503, "The sale is paused", 5)
+    UNAVAILABLE = ProblemKind(503, "The outcome is not known; sending the request again is safe", 1)
 
     @property
     def code(self) -> str:

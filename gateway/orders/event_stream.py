@@ -17,12 +17,12 @@ from aiohttp import web
 
 from gateway.app_keys import SETTINGS
 from gateway.http.auth import LOGIN, TICKET, buyer_of_any
-from gateway.http.contract import Answer, Parameter, operation
+from gateway.http.contract import Parameter, ResponseSpec, operation
 from gateway.http.requests import ORDER_ID
-from gateway.orders.lookup import ORDER_BOOK
+from gateway.orders.lookup import ORDER_LOOKUP
 from gateway.orders.routes import PENDING, OrderView, sale_of_path, view_of
-from gateway.orders.watcher import ORDER_WATCH, Place
-from gateway.overload.poll_schedule import PACE
+from gateway.orders.watcher import ORDER_WATCHER, StreamSlot
+from gateway.overload.poll_schedule import POLL_SCHEDULE
 from seckill import metrics
 from seckill.orders.orders import FINAL
 from seckill.sales.sales import Sale
@@ -75,13 +75,13 @@ LAST_EVENT_ID = Parameter(
 
 @operation(
     "Hear of an order's changes as they happen",
-    Answer(
+    ResponseSpec(
         200,
         "Events until the order is final; the first says how it is. The schema is of one event.",
         OrderEvent("order", PENDING.status, _encode(PENDING).decode()),
         content_type="text/event-stream",
     ),
-    Answer(204, "There is nothing to hear after `Last-Event-ID`: do not come back.", None),
+    ResponseSpec(204, "There is nothing to hear after `Last-Event-ID`: do not come back.", None),
     parameters=[ORDER_ID, LAST_EVENT_ID],
     identities=[TICKET, LOGIN],
 )
@@ -89,9 +89,9 @@ async def stream_order(request: web.Request) -> web.StreamResponse:
     """Send one order's changes until it is final, the client leaves or the gateway stops."""
     sale, order_id = await sale_of_path(request)
     buyer_id = buyer_of_any(request, sale.sale_id)
-    with request.app[ORDER_WATCH].place(order_id, buyer_id) as place:
-        order = await request.app[ORDER_BOOK].find(sale, order_id, buyer_id)
-        view = view_of(sale, order, request.app[PACE])
+    with request.app[ORDER_WATCHER].place(order_id, buyer_id) as place:
+        order = await request.app[ORDER_LOOKUP].find(sale, order_id, buyer_id)
+        view = view_of(sale, order, request.app[POLL_SCHEDULE])
         place.seen = view.status
         is_known = request.headers.get("Last-Event-ID") == view.status
         if is_known and view.status in FINAL:
@@ -115,13 +115,15 @@ def bound_connection(transport: asyncio.BaseTransport) -> None:
 
 
 async def _follow(
-    request: web.Request, response: web.StreamResponse, sale: Sale, place: Place
+    request: web.Request, response: web.StreamResponse, sale: Sale, place: StreamSlot
 ) -> None:
     heartbeat_s = request.app[SETTINGS].event_heartbeat_s
     while not place.ended:
         change = await place.next_change(heartbeat_s)
         if change is not None:
-            await _send(request, response, _event(view_of(sale, change, request.app[PACE])))
+            await _send(
+                request, response, _event(view_of(sale, change, request.app[POLL_SCHEDULE]))
+            )
             if change.state in FINAL:
                 return
         elif not place.ended:

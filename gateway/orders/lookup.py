@@ -13,7 +13,7 @@ from functools import partial
 import asyncpg
 from aiohttp import web
 
-from gateway.grabs.reservations import SaleDesk
+from gateway.grabs.reservations import SaleReservations
 from seckill.clock import now_ms
 from seckill.errors import Conflict, Unavailable
 from seckill.inventory.reservations import Holding, Verdict
@@ -30,15 +30,15 @@ YOUNG_MS = 10_000
 READ_BATCH_MAX = 500
 
 
-class Queued(Holding):
+class QueuedGrab(Holding):
     """A grab that no row exists for yet."""
 
 
-class OrderBook:
+class OrderLookup:
     """Reads and cancels orders; reads of many requests go out as one query."""
 
     def __init__(
-        self, db: asyncpg.Pool, sales: SaleDirectory, desk_of: Callable[[Sale], SaleDesk]
+        self, db: asyncpg.Pool, sales: SaleDirectory, desk_of: Callable[[Sale], SaleReservations]
     ) -> None:
         self._db = db
         self._sales = sales
@@ -54,7 +54,7 @@ class OrderBook:
         """Return the sale that an order id belongs to."""
         return await self._sales.get_by_number(sale_number_of(order_id))
 
-    async def find(self, sale: Sale, order_id: str, buyer_id: str) -> Order | Queued | None:
+    async def find(self, sale: Sale, order_id: str, buyer_id: str) -> Order | QueuedGrab | None:
         """Return a buyer's order; None when he has none of this id."""
         sql_away: Unavailable | None = None
         try:
@@ -70,7 +70,7 @@ class OrderBook:
             row = await self._rows.submit(order_id)
         return row if row is not None and row.buyer_id == buyer_id else None
 
-    async def find_mine(self, sale: Sale, buyer_id: str) -> Order | Queued | None:
+    async def find_mine(self, sale: Sale, buyer_id: str) -> Order | QueuedGrab | None:
         """Return a buyer's latest order in a sale; None when there has been none."""
         pair = SaleBuyer(sale.sale_id, buyer_id)
         sql_away: Unavailable | None = None
@@ -100,7 +100,7 @@ class OrderBook:
         """Cancel a buyer's order if it can be; return it as it then is, None when he has none."""
         for _ in range(3):
             order = await self.find(sale, order_id, buyer_id)
-            if isinstance(order, Queued):
+            if isinstance(order, QueuedGrab):
                 await orders.cancel_unplaced(
                     self._db, sale.sale_id, buyer_id, order, reason="buyer"
                 )
@@ -117,10 +117,10 @@ class OrderBook:
         return holding
 
 
-def _queued(holding: Holding, sql_away: Unavailable | None) -> Queued:
+def _queued(holding: Holding, sql_away: Unavailable | None) -> QueuedGrab:
     if sql_away and now_ms() - created_ms_of(holding.order_id) > YOUNG_MS:
         raise sql_away
-    return Queued(holding.order_id, holding.quantity)
+    return QueuedGrab(holding.order_id, holding.quantity)
 
 
-ORDER_BOOK = web.AppKey("order_book", OrderBook)
+ORDER_LOOKUP = web.AppKey("order_book", OrderLookup)

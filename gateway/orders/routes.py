@@ -10,13 +10,13 @@ from aiohttp import web
 
 from gateway.app_keys import SALES
 from gateway.http.auth import LOGIN, TICKET, buyer_of_any, buyer_of_login
-from gateway.http.contract import Answer, operation
+from gateway.http.contract import ResponseSpec, operation
 from gateway.http.problems import Problem, Refused
 from gateway.http.requests import ORDER_ID, SALE_ID, find_sale, order_id_of
 from gateway.http.responses import Moment, json_response
-from gateway.orders.lookup import ORDER_BOOK, Queued
+from gateway.orders.lookup import ORDER_LOOKUP, QueuedGrab
 from gateway.overload.aiohttp_protocol import in_hand
-from gateway.overload.poll_schedule import PACE, Pace
+from gateway.overload.poll_schedule import POLL_SCHEDULE, PollSchedule
 from gateway.overload.rate_limiter import LIMITER, rate_limited
 from seckill.orders.orders import FINAL, Order
 from seckill.sales.sales import Sale
@@ -71,7 +71,7 @@ _CANCELLED = msgspec.structs.replace(PENDING, status="cancelled", reason="buyer"
 
 @operation(
     "Show an order",
-    Answer(200, "The order, wherever it is on its way.", PENDING),
+    ResponseSpec(200, "The order, wherever it is on its way.", PENDING),
     parameters=[ORDER_ID],
     identities=[TICKET, LOGIN],
 )
@@ -80,13 +80,13 @@ async def show_order(request: web.Request) -> web.Response:
     sale, order_id = await sale_of_path(request)
     buyer_id = buyer_of_any(request, sale.sale_id)
     with in_hand(request):
-        order = await request.app[ORDER_BOOK].find(sale, order_id, buyer_id)
-    return json_response(view_of(sale, order, request.app[PACE]))
+        order = await request.app[ORDER_LOOKUP].find(sale, order_id, buyer_id)
+    return json_response(view_of(sale, order, request.app[POLL_SCHEDULE]))
 
 
 @operation(
     "Show the buyer's latest order in a sale",
-    Answer(
+    ResponseSpec(
         200,
         "The latest order.",
         PENDING,
@@ -102,13 +102,15 @@ async def show_mine(request: web.Request) -> web.Response:
     sale = await find_sale(request, request.app[SALES])
     buyer_id = buyer_of_any(request, sale.sale_id)
     with in_hand(request):
-        order = await request.app[ORDER_BOOK].find_mine(sale, buyer_id)
-    return json_response(view_of(sale, order, request.app[PACE]))
+        order = await request.app[ORDER_LOOKUP].find_mine(sale, buyer_id)
+    return json_response(view_of(sale, order, request.app[POLL_SCHEDULE]))
 
 
 @operation(
     "Cancel an order, placed or still queued",
-    Answer(200, "It is cancelled, or had ended before; a second time changes nothing.", _CANCELLED),
+    ResponseSpec(
+        200, "It is cancelled, or had ended before; a second time changes nothing.", _CANCELLED
+    ),
     parameters=[ORDER_ID],
     identities=[LOGIN],
     problems=[Problem.RATE_LIMITED, Problem.PAYMENT_IN_PROGRESS, Problem.NOT_CANCELLABLE],
@@ -121,28 +123,28 @@ async def cancel_order(request: web.Request) -> web.Response:
     refusal = await request.app[LIMITER].refusal(sale.sale_id, "cancel", buyer_id)
     if refusal is not None:
         raise rate_limited(refusal)
-    order = await request.app[ORDER_BOOK].cancel(sale, order_id, buyer_id)
+    order = await request.app[ORDER_LOOKUP].cancel(sale, order_id, buyer_id)
     if order is not None and order.state == "paying":
         raise Refused(Problem.PAYMENT_IN_PROGRESS)
     if order is not None and order.state not in FINAL:
         raise Refused(Problem.NOT_CANCELLABLE)
-    return json_response(view_of(sale, order, request.app[PACE]))
+    return json_response(view_of(sale, order, request.app[POLL_SCHEDULE]))
 
 
 async def sale_of_path(request: web.Request) -> tuple[Sale, str]:
     """Return the sale and the id of the order that the path names, or refuse."""
     order_id = order_id_of(request)
-    sale = await request.app[ORDER_BOOK].sale_of(order_id)
+    sale = await request.app[ORDER_LOOKUP].sale_of(order_id)
     if sale is None:
         raise Refused(Problem.NOT_FOUND, "you have no such order")
     return sale, order_id
 
 
-def view_of(sale: Sale, order: Order | Queued | None, pace: Pace) -> OrderView:
+def view_of(sale: Sale, order: Order | QueuedGrab | None, pace: PollSchedule) -> OrderView:
     """Show an order to its buyer, or refuse when he has none."""
     if order is None:
         raise Refused(Problem.NOT_FOUND, "you have no such order")
-    if isinstance(order, Queued):
+    if isinstance(order, QueuedGrab):
         status, amount, reason, pay_by = "queued", order.quantity * sale.price_cents, None, None
     else:
         status, amount, reason = order.state, order.amount_cents, order.reason

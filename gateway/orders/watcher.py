@@ -22,7 +22,7 @@ TICK_S = 0.25
 PER_BUYER_MAX = 4
 
 
-class Place:
+class StreamSlot:
     """One client's place.
 
     It holds the newest change only: who is late has no use for older ones, and costs no memory.
@@ -58,7 +58,7 @@ class Place:
         return change
 
 
-class OrderWatch:
+class OrderWatcher:
     """Hands out `places_max` places, and looks after the orders of all that are taken."""
 
     def __init__(
@@ -71,7 +71,7 @@ class OrderWatch:
         self._find_changed = find_changed
         self._places_max = places_max
         self._tick_s = tick_s
-        self._places: list[Place] = []
+        self._places: list[StreamSlot] = []
         self._ticking: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -81,14 +81,14 @@ class OrderWatch:
         return len(self._places)
 
     @contextmanager
-    def place(self, order_id: str, buyer_id: str) -> Iterator[Place]:
+    def place(self, order_id: str, buyer_id: str) -> Iterator[StreamSlot]:
         """Take a place for one client until the block is left, or refuse."""
         if len(self._places) >= self._places_max:
             raise Refused(Problem.OVERLOADED, "all event streams are taken; poll the order instead")
         his = [place for place in self._places if place.buyer_id == buyer_id]
         for place in his[: 1 - PER_BUYER_MAX]:
             place.end()
-        taken = Place(order_id, buyer_id)
+        taken = StreamSlot(order_id, buyer_id)
         self._places.append(taken)
         if self._closed:
             taken.end()
@@ -135,4 +135,4 @@ class OrderWatch:
             place.end()
 
 
-ORDER_WATCH = web.AppKey("order_watch", OrderWatch)
+ORDER_WATCHER = web.AppKey("order_watch", OrderWatcher)

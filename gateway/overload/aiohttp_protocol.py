@@ -22,7 +22,7 @@ from gateway.http.problems import (
     problem_headers,
     problem_response,
 )
-from gateway.overload.concurrency_limit import OTHERS_IN_HAND, ConcurrencyLimit
+from gateway.overload.concurrency_limit import OTHERS_IN_FLIGHT, ConcurrencyLimit
 from seckill import metrics
 
 _REQUEST_LINE = re.compile(rb"(?:GET|POST|DELETE) /v1/\S* HTTP/1\.1\r\n")
@@ -79,7 +79,7 @@ def is_end_of(data: bytes, payload: StreamReader) -> bool:
     return payload.is_eof() and head + 4 + payload.total_bytes == len(data) and data[0] > 32
 
 
-class Entrance:
+class ConnectionLimits:
     """What the connections of a process share: their number, their bounds and their doors."""
 
     def __init__(
@@ -116,9 +116,9 @@ class Entrance:
         """Note that a connection has ended: there is room for another."""
         self.connections -= 1
 
-    def open_door(self) -> Door:
+    def open_door(self) -> AiohttpProtocol:
         """Make the way to aiohttp for one connection."""
-        return Door(self._server, self, **self._kwargs)
+        return AiohttpProtocol(self._server, self, **self._kwargs)
 
     def refuse(self, transport: asyncio.Transport, data: bytes) -> None:
         """Answer the one request that `data` is: there is too much in hand."""
@@ -150,12 +150,12 @@ class Entrance:
             loop.call_later(max(WAKE_S, self._resting[0][0] - loop.time()), self._wake)
 
 
-class Door(web.RequestHandler):
+class AiohttpProtocol(web.RequestHandler):
     """aiohttp's protocol of one connection, which refuses before parsing when there is too much."""
 
     __slots__ = ("_answered", "_entrance", "_is_between", "came_at")
 
-    def __init__(self, server: web.Server, entrance: Entrance, **kwargs: Any) -> None:  # noqa: ANN401
+    def __init__(self, server: web.Server, entrance: ConnectionLimits, **kwargs: Any) -> None:  # noqa: ANN401
         super().__init__(server, loop=asyncio.get_running_loop(), **kwargs)
         self._entrance = entrance
         #: When the last bytes came: a request waits from then on.
@@ -218,7 +218,7 @@ class Door(web.RequestHandler):
 
 def came_at_of(request: web.Request) -> float:
     """Return when a request came, in the loop's time."""
-    return cast(Door, request.protocol).came_at
+    return cast(AiohttpProtocol, request.protocol).came_at
 
 
 @contextmanager
@@ -228,7 +228,7 @@ def in_hand(request: web.Request) -> Iterator[None]:
     To be entered after all that a client can draw out, or a few clients would hold every place
     and make the wait look long: a body in pieces, an id that has to wait for the next reading.
     """
-    others, came_at = request.app[OTHERS_IN_HAND], came_at_of(request)
+    others, came_at = request.app[OTHERS_IN_FLIGHT], came_at_of(request)
     others.begin()
     try:
         yield

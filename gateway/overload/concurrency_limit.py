@@ -90,7 +90,7 @@ class ConcurrencyLimit:
 
 
 #: Requests in hand: a crowd of grabs leaves room for other requests, and the other way round.
-GRABS_IN_HAND = web.AppKey("grabs_in_hand", ConcurrencyLimit)
+GRABS_IN_FLIGHT = web.AppKey("grabs_in_hand", ConcurrencyLimit)
 
 
-OTHERS_IN_HAND = web.AppKey("others_in_hand", ConcurrencyLimit)
+OTHERS_IN_FLIGHT = web.AppKey("others_in_hand", ConcurrencyLimit)

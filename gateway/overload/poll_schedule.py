@@ -20,7 +20,7 @@ LEAST_S = 0.5
 MOST_S = 15.0
 
 
-class Pace:
+class PollSchedule:
     """Gives appointments, `per_s` a second. One addition and two comparisons each: grabs ask too.
 
     Each process gives its own: a crowd that is spread over processes polls spread over them.
@@ -43,4 +43,4 @@ class Pace:
         return int(wait_s * 1000)
 
 
-PACE = web.AppKey("pace", Pace)
+POLL_SCHEDULE = web.AppKey("pace", PollSchedule)

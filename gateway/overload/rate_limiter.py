@@ -21,7 +21,13 @@ from seckill import metrics
 from seckill.errors import Unavailable
 from seckill.inventory.reservations import CALL_MAX
 from seckill.micro_batcher import MicroBatcher, Waiter, answering_each
-from seckill.sales.token_buckets import LEASE_US, LINE_MAX, Admissions, Buckets, LocalBuckets
+from seckill.sales.token_buckets import (
+    LEASE_US,
+    LINE_MAX,
+    LocalTokenBuckets,
+    TokenBuckets,
+    TokenLease,
+)
 
 LEASE_S = LEASE_US / 1_000_000
 #: Share of the expected demand to lease: tokens not spent in time are lost to everybody.
@@ -35,7 +41,7 @@ LOCAL_NAMES_MAX = 100_000
 DEFER_MAX_S = 2.0
 
 
-class Refusal(NamedTuple):
+class RateLimited(NamedTuple):
     """Too many requests: when to come back, and the limit that says so."""
 
     policy: str
@@ -44,7 +50,7 @@ class Refusal(NamedTuple):
     burst: int
 
 
-class SaleLimiter:
+class SaleRateLimiter:
     """One operation of one sale, as this process may admit it."""
 
     def __init__(
@@ -52,7 +58,7 @@ class SaleLimiter:
         sale_id: str,
         op: Op,
         tier: Tier,
-        buckets: Buckets,
+        buckets: TokenBuckets,
         line_max: Callable[[], int] = lambda: LINE_MAX,
     ) -> None:
         self._sale_id, self._op, self._tier = sale_id, op, tier
@@ -84,15 +90,15 @@ class SaleLimiter:
         self._outcomes["leased"].inc()
         return True
 
-    def put(self, waiter: Waiter[str, Refusal | None]) -> None:
+    def put(self, waiter: Waiter[str, RateLimited | None]) -> None:
         """Ask the shared bucket for who waits in a way of his own: None when admitted."""
         self._asks.put(waiter)
 
-    def ask(self, name: str) -> asyncio.Future[Refusal | None]:
+    def ask(self, name: str) -> asyncio.Future[RateLimited | None]:
         """Ask the shared bucket; None when admitted, else how long until `name`'s turn."""
         return self._asks.submit(name)
 
-    async def _ask(self, names: Sequence[str]) -> Sequence[Refusal | None]:
+    async def _ask(self, names: Sequence[str]) -> Sequence[RateLimited | None]:
         asked_at = self._now()
         if (elapsed := asked_at - self._seen_since) >= LEASE_S:
             self._demand = self._seen * LEASE_S / elapsed
@@ -122,14 +128,14 @@ class SaleLimiter:
             self._next, self._next_ends = reply.leased, asked_at + LEASE_S
         return [self._told(reply, abs(wait_s)) for wait_s in reply.waits_s]
 
-    def _told(self, reply: Admissions, wait_s: float) -> Refusal | None:
+    def _told(self, reply: TokenLease, wait_s: float) -> RateLimited | None:
         if not wait_s:
             self._outcomes["admitted"].inc()
         elif self._tier.mode == "shadow":
             self._outcomes["shadow"].inc()
         else:
             self._outcomes["refused"].inc()
-            return Refusal(self._op, wait_s, reply.rate, reply.burst)
+            return RateLimited(self._op, wait_s, reply.rate, reply.burst)
         return None
 
     def _runs_out(self, now: float) -> bool:
@@ -144,18 +150,18 @@ class SaleLimiter:
         return self._leased > 0 and now < self._lease_ends
 
 
-class Limiter:
+class RateLimiter:
     """All limits of this process."""
 
-    def __init__(self, limits: Limits, buckets: Buckets) -> None:
+    def __init__(self, limits: Limits, buckets: TokenBuckets) -> None:
         self._limits = limits
         self._buckets = buckets
-        self._by_sale: dict[tuple[str, Op], SaleLimiter] = {}
-        self._buyers = LocalBuckets(limits.buyer, names_max=LOCAL_NAMES_MAX)
-        self._addresses = LocalBuckets(limits.address, names_max=LOCAL_NAMES_MAX)
+        self._by_sale: dict[tuple[str, Op], SaleRateLimiter] = {}
+        self._buyers = LocalTokenBuckets(limits.buyer, names_max=LOCAL_NAMES_MAX)
+        self._addresses = LocalTokenBuckets(limits.address, names_max=LOCAL_NAMES_MAX)
         self._now = asyncio.get_running_loop().time
 
-    def refusal_here(self, buyer_id: str, address: str) -> Refusal | None:
+    def refusal_here(self, buyer_id: str, address: str) -> RateLimited | None:
         """Take a token of the buyer's and of the address's local bucket, or refuse."""
         now = self._now()
         if wait_s := self._buyers.take(buyer_id, now):
@@ -171,15 +177,15 @@ class Limiter:
             tier = self._limits.tier(op)
             if tier.mode == "off":
                 return True
-            limiter = SaleLimiter(sale_id, op, tier, self._buckets, line_max)
+            limiter = SaleRateLimiter(sale_id, op, tier, self._buckets, line_max)
             self._by_sale[sale_id, op] = limiter
         return limiter.take()
 
-    def put(self, sale_id: str, op: Op, waiter: Waiter[str, Refusal | None]) -> None:
+    def put(self, sale_id: str, op: Op, waiter: Waiter[str, RateLimited | None]) -> None:
         """Do as `ask` for one who waits in a way of his own, where the tier does not defer."""
         self._by_sale[sale_id, op].put(waiter)
 
-    async def ask(self, sale_id: str, op: Op, name: str) -> Refusal | None:
+    async def ask(self, sale_id: str, op: Op, name: str) -> RateLimited | None:
         """Ask the shared bucket for who could not `take`; wait for it where the tier defers."""
         limiter, tier = self._by_sale[sale_id, op], self._limits.tier(op)
         waits_until = self._now() + (DEFER_MAX_S if tier.excess == "defer" else 0.0)
@@ -189,20 +195,20 @@ class Limiter:
             await asyncio.sleep(refusal.wait_s)
         return None
 
-    async def refusal(self, sale_id: str, op: Op, name: str) -> Refusal | None:
+    async def refusal(self, sale_id: str, op: Op, name: str) -> RateLimited | None:
         """Take a token of the shared bucket, or refuse."""
         return None if self.take(sale_id, op) else await self.ask(sale_id, op, name)
 
 
-def _refusal_here(policy: str, wait_s: float, limit: LocalLimit) -> Refusal:
+def _refusal_here(policy: str, wait_s: float, limit: LocalLimit) -> RateLimited:
     metrics.ADMISSIONS.labels(policy, "refused").inc()
-    return Refusal(policy, wait_s, limit.rate, limit.burst)
+    return RateLimited(policy, wait_s, limit.rate, limit.burst)
 
 
-LIMITER = web.AppKey("limiter", Limiter)
+LIMITER = web.AppKey("limiter", RateLimiter)
 
 
-def rate_limited(refusal: Refusal) -> Refused:
+def rate_limited(refusal: RateLimited) -> Refused:
     """Build the 429 for a refusal, with the fields of draft-ietf-httpapi-ratelimit-headers."""
     retry_after_s = max(1, math.ceil(refusal.wait_s))
     window_s = max(1, math.ceil(refusal.burst / refusal.rate))

@@ -9,22 +9,22 @@ import msgspec
 from aiohttp import web
 
 from gateway.http.auth import LOGIN, buyer_of_login
-from gateway.http.contract import Answer, operation
+from gateway.http.contract import ResponseSpec, operation
 from gateway.http.problems import Problem, Refused
 from gateway.http.requests import ORDER_ID, json_body, read_json
 from gateway.http.responses import json_response
-from gateway.orders.lookup import ORDER_BOOK, Queued
+from gateway.orders.lookup import ORDER_LOOKUP, QueuedGrab
 from gateway.orders.routes import PENDING, sale_of_path, view_of
 from gateway.overload.aiohttp_protocol import in_hand
-from gateway.overload.poll_schedule import PACE
-from gateway.overload.rate_limiter import Refusal as Limited
+from gateway.overload.poll_schedule import POLL_SCHEDULE
+from gateway.overload.rate_limiter import RateLimited as Limited
 from gateway.overload.rate_limiter import rate_limited
-from gateway.payments.tasks import TILL, Till
+from gateway.payments.tasks import PAYMENT_TASKS, PaymentTasks
 from seckill.auth.tickets import ID
 from seckill.orders.orders import Order
-from seckill.payments.payment import Payment, Refusal
-from seckill.transactions.states import State
-from seckill.transactions.tcc import Busy
+from seckill.payments.payment import Payment, PaymentRefusal
+from seckill.transactions.states import TransactionState
+from seckill.transactions.tcc import CoordinatorFull
 
 
 class PaymentRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -41,20 +41,20 @@ _decoder = msgspec.json.Decoder(PaymentRequest)
 
 #: What each word of a refused payment is to a client. Any other word means that nothing was taken.
 _PROBLEMS: dict[str | None, Problem] = {
-    Refusal.NO_ORDER: Problem.NOT_FOUND,
-    Refusal.PAYMENT_IN_PROGRESS: Problem.PAYMENT_IN_PROGRESS,
-    Refusal.EXPIRED: Problem.EXPIRED,
-    Refusal.NOT_PAYABLE: Problem.NOT_PAYABLE,
-    Refusal.INSUFFICIENT_FUNDS: Problem.INSUFFICIENT_FUNDS,
-    Refusal.COUPON_UNKNOWN: Problem.COUPON_REFUSED,
-    Refusal.COUPON_USED: Problem.COUPON_REFUSED,
-    Refusal.DECLINED: Problem.DECLINED,
-    Refusal.NO_CARDS: Problem.NO_CARDS,
+    PaymentRefusal.NO_ORDER: Problem.NOT_FOUND,
+    PaymentRefusal.PAYMENT_IN_PROGRESS: Problem.PAYMENT_IN_PROGRESS,
+    PaymentRefusal.EXPIRED: Problem.EXPIRED,
+    PaymentRefusal.NOT_PAYABLE: Problem.NOT_PAYABLE,
+    PaymentRefusal.INSUFFICIENT_FUNDS: Problem.INSUFFICIENT_FUNDS,
+    PaymentRefusal.COUPON_UNKNOWN: Problem.COUPON_REFUSED,
+    PaymentRefusal.COUPON_USED: Problem.COUPON_REFUSED,
+    PaymentRefusal.DECLINED: Problem.DECLINED,
+    PaymentRefusal.NO_CARDS: Problem.NO_CARDS,
 }
 _DETAILS: dict[str | None, str] = {
-    Refusal.NO_ORDER: "you have no such order",
-    Refusal.COUPON_UNKNOWN: "you have no such coupon",
-    Refusal.COUPON_USED: "it is used, or another payment with it is under way",
+    PaymentRefusal.NO_ORDER: "you have no such order",
+    PaymentRefusal.COUPON_UNKNOWN: "you have no such coupon",
+    PaymentRefusal.COUPON_USED: "it is used, or another payment with it is under way",
 }
 _PAID = msgspec.structs.replace(PENDING, status="paid", pay_by=None)
 _PAYING = msgspec.structs.replace(PENDING, status="paying", next_poll_ms=500)
@@ -62,8 +62,8 @@ _PAYING = msgspec.structs.replace(PENDING, status="paying", next_poll_ms=500)
 
 @operation(
     "Pay an order",
-    Answer(200, "It is paid, by this call or before.", _PAID),
-    Answer(
+    ResponseSpec(200, "It is paid, by this call or before.", _PAID),
+    ResponseSpec(
         202,
         "It is being paid. The order tells how that ends: `paid`, or `pending` again; then a "
         "second call says why.",
@@ -84,37 +84,39 @@ async def pay_order(request: web.Request) -> web.Response:
     sale, order_id = await sale_of_path(request)
     wanted = await read_json(request, _decoder)
     with in_hand(request):
-        order = await request.app[ORDER_BOOK].find(sale, order_id, buyer_id)
+        order = await request.app[ORDER_LOOKUP].find(sale, order_id, buyer_id)
     if order is None:
-        raise _refused(Refusal.NO_ORDER)
-    if isinstance(order, Queued):
+        raise _refused(PaymentRefusal.NO_ORDER)
+    if isinstance(order, QueuedGrab):
         raise Refused(Problem.QUEUED)
     payment = Payment(sale.sale_id, order_id, buyer_id, wanted.method, wanted.coupon)
-    state = "paid" if _is_paid(order) else await _pay(request.app[TILL], payment)
-    view = view_of(sale, replace(order, state=state), request.app[PACE])
+    state = "paid" if _is_paid(order) else await _pay(request.app[PAYMENT_TASKS], payment)
+    view = view_of(sale, replace(order, state=state), request.app[POLL_SCHEDULE])
     return json_response(view, status=200 if state == "paid" else 202)
 
 
 def _is_paid(order: Order) -> bool:
     """Tell whether an order is paid already; refuse unless it is or may be."""
     if order.state == "paying":
-        raise _refused(Refusal.PAYMENT_IN_PROGRESS)
+        raise _refused(PaymentRefusal.PAYMENT_IN_PROGRESS)
     if order.state not in ("pending", "paid"):
-        raise _refused(Refusal.EXPIRED if order.reason == "expired" else Refusal.NOT_PAYABLE)
+        raise _refused(
+            PaymentRefusal.EXPIRED if order.reason == "expired" else PaymentRefusal.NOT_PAYABLE
+        )
     return order.state == "paid"
 
 
-async def _pay(till: Till, payment: Payment) -> str:
+async def _pay(till: PaymentTasks, payment: Payment) -> str:
     """Pay, or refuse; return the state that the order is then in."""
     try:
         outcome = await till.pay(payment)
-    except Busy as busy:
+    except CoordinatorFull as busy:
         raise Refused(Problem.OVERLOADED, "too many payments are under way") from busy
     if isinstance(outcome, Limited):
         raise rate_limited(outcome)
-    if outcome is None or outcome.state in (State.TRYING, State.CONFIRMING):
+    if outcome is None or outcome.state in (TransactionState.TRYING, TransactionState.CONFIRMING):
         return "paying"
-    if outcome.confirmed or outcome.reason == Refusal.PAID:
+    if outcome.confirmed or outcome.reason == PaymentRefusal.PAID:
         return "paid"
     raise _refused(outcome.reason)
 

@@ -10,39 +10,39 @@ import logging
 
 from aiohttp import web
 
-from gateway.overload.rate_limiter import Limiter
-from gateway.overload.rate_limiter import Refusal as Limited
+from gateway.overload.rate_limiter import RateLimited as Limited
+from gateway.overload.rate_limiter import RateLimiter
 from seckill import metrics
 from seckill.errors import Transient
 from seckill.payments.checkout import Checkout
 from seckill.payments.payment import Payment
-from seckill.transactions.states import Outcome
-from seckill.transactions.tcc import Busy
+from seckill.transactions.states import TransactionOutcome
+from seckill.transactions.tcc import CoordinatorFull
 
 log = logging.getLogger(__name__)
 
 #: Longest wait for an outcome: what a person still takes as at once.
 WAIT_S = 0.5
 
-Paying = asyncio.Task[Outcome | Limited]
+Paying = asyncio.Task[TransactionOutcome | Limited]
 
 
-class Till:
+class PaymentTasks:
     """Takes payments, at most `in_hand_max` at a time, each in its turn of the `confirm` tier."""
 
-    def __init__(self, limiter: Limiter, checkout: Checkout, *, in_hand_max: int) -> None:
+    def __init__(self, limiter: RateLimiter, checkout: Checkout, *, in_hand_max: int) -> None:
         self._limiter = limiter
         self._checkout = checkout
         self._in_hand_max = in_hand_max
         self._under_way: set[Paying] = set()
 
-    async def pay(self, payment: Payment) -> Outcome | Limited | None:
+    async def pay(self, payment: Payment) -> TransactionOutcome | Limited | None:
         """Pay, or say when to come back; None when it takes longer than WAIT_S, and goes on.
 
         Raises Busy when too much is in hand, Unavailable when the outcome is not known.
         """
         if len(self._under_way) >= self._in_hand_max:
-            raise Busy
+            raise CoordinatorFull
         paying = asyncio.create_task(self._pay(payment), name="payment")
         self._under_way.add(paying)
         paying.add_done_callback(self._finish)
@@ -54,7 +54,7 @@ class Till:
         if self._under_way:
             await asyncio.wait(self._under_way, timeout=within_s)
 
-    async def _pay(self, payment: Payment) -> Outcome | Limited:
+    async def _pay(self, payment: Payment) -> TransactionOutcome | Limited:
         limited = await self._limiter.refusal(payment.sale_id, "confirm", payment.buyer_id)
         if limited:
             return limited
@@ -69,4 +69,4 @@ class Till:
             log.error("a payment failed", exc_info=error)
 
 
-TILL = web.AppKey("till", Till)
+PAYMENT_TASKS = web.AppKey("till", PaymentTasks)

@@ -15,7 +15,7 @@ import msgspec
 from aiohttp import web
 
 from gateway.app_keys import CARD_BOOKS
-from gateway.http.contract import Answer, Identity, operation
+from gateway.http.contract import Identity, ResponseSpec, operation
 from gateway.http.problems import Problem, Refused
 from gateway.http.requests import json_body, parse_json, read_body
 from gateway.http.responses import COMMON
@@ -56,7 +56,7 @@ _decoder = msgspec.json.Decoder(PaymentEvent)
 
 @operation(
     "Tell what became of a charge",
-    Answer(204, "Taken, whether it was known before or not.", None),
+    ResponseSpec(204, "Taken, whether it was known before or not.", None),
     identities=[_SIGNED],
     body=json_body(PaymentEvent("pay-019aab2f4c00-5d3c1f0a2b7e9d41", "authorised")),
     problems=[Problem.UNAVAILABLE],

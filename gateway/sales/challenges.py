@@ -22,7 +22,7 @@ from redis.asyncio import Redis
 
 from gateway.app_keys import REDIS, SALES, SETTINGS
 from gateway.http.auth import LOGIN, TICKET_KEYS, buyer_of_login
-from gateway.http.contract import Answer, operation
+from gateway.http.contract import ResponseSpec, operation
 from gateway.http.problems import Problem, Refused
 from gateway.http.requests import SALE_ID, find_sale, json_body, opening_of, read_json
 from gateway.http.responses import COMMON, Moment, json_response
@@ -61,14 +61,14 @@ class ProofRequest(msgspec.Struct, forbid_unknown_fields=True):
     solution: Annotated[str, msgspec.Meta(pattern="^[0-9]{1,20}$")]
 
 
-class Burn(NamedTuple):
+class NonceUse(NamedTuple):
     """A key to set, once, and how long it stays."""
 
     key: str
     ttl_ms: int
 
 
-BURNS = web.AppKey("burns", MicroBatcher[Burn, bool])
+BURNS = web.AppKey("burns", MicroBatcher[NonceUse, bool])
 
 _decoder = msgspec.json.Decoder(ProofRequest)
 
@@ -89,7 +89,7 @@ PROOF_PROBLEMS = (
 
 @operation(
     "Get work to do before a ticket",
-    Answer(201, "A challenge; of 0 bits where the sale asks for no work.", _CHALLENGE),
+    ResponseSpec(201, "A challenge; of 0 bits where the sale asks for no work.", _CHALLENGE),
     parameters=[SALE_ID],
     identities=[LOGIN],
     problems=[Problem.TOO_EARLY],
@@ -146,13 +146,13 @@ async def redeem_proof(request: web.Request, sale: Sale, buyer_id: str, sent: Pr
     # number of processes exactly one is told that it was the first.
     ttl_ms = int((proof.expires_at_s - now_s) * 1000) + CLOCK_SKEW_MS
     key = redis_keys.burnt_proof(sale.sale_id, proof.nonce)
-    if not await request.app[BURNS].submit(Burn(key, ttl_ms)):
+    if not await request.app[BURNS].submit(NonceUse(key, ttl_ms)):
         raise Refused(Problem.PROOF_USED, "ask for a new challenge")
 
 
 @operation(
     "Load the script that does the work in a browser",
-    Answer(200, "The script.", "", content_type="text/javascript", headers=["Cache-Control"]),
+    ResponseSpec(200, "The script.", "", content_type="text/javascript", headers=["Cache-Control"]),
 )
 async def show_worker(_: web.Request) -> web.Response:
     """Answer with the script that solves challenges in a browser, beside the page."""
@@ -169,7 +169,7 @@ async def burns_ctx(app: web.Application) -> AsyncIterator[None]:
     yield
 
 
-async def burn_all(redis: Redis, burns: Sequence[Burn]) -> list[bool]:
+async def burn_all(redis: Redis, burns: Sequence[NonceUse]) -> list[bool]:
     """Set each key that is not set yet and tell which; Unavailable when that is not known."""
     with redis_errors_as_unavailable():
         async with redis.pipeline(transaction=False) as pipe:

@@ -9,19 +9,19 @@ from aiohttp import web
 from seckill.inventory.reservations import Stock
 from seckill.sales.directory import SaleDirectory
 from seckill.sales.sales import Sale
-from seckill.single_flight import SharedReading
+from seckill.single_flight import SingleFlight
 
 #: The contract lets `remaining` lag this much.
 LAG_S = 1.0
 
 
-class SaleBoard:
+class RemainingUnits:
     """A view of all sales that lags at most LAG_S."""
 
     def __init__(self, sales: SaleDirectory, stock: Stock) -> None:
         self._sales = sales
         self._stock = stock
-        self._reading = SharedReading(self._read, interval_s=LAG_S)
+        self._reading = SingleFlight(self._read, interval_s=LAG_S)
 
     async def read(self) -> Mapping[str, tuple[Sale, int | None]]:
         """Return sale and units left by sale_id; None where Redis does not know the sale."""
@@ -36,4 +36,4 @@ class SaleBoard:
         }
 
 
-SALE_BOARD = web.AppKey("sale_board", SaleBoard)
+REMAINING_UNITS = web.AppKey("sale_board", RemainingUnits)

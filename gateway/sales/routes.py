@@ -9,12 +9,12 @@ import msgspec
 from aiohttp import web
 
 from gateway.app_keys import SALES
-from gateway.http.contract import Answer, operation
+from gateway.http.contract import ResponseSpec, operation
 from gateway.http.problems import Problem
 from gateway.http.requests import SALE_ID, find_sale
 from gateway.http.responses import Moment, json_response
 from gateway.overload.aiohttp_protocol import in_hand
-from gateway.sales.remaining_units import SALE_BOARD
+from gateway.sales.remaining_units import REMAINING_UNITS
 from seckill.sales.sales import Sale
 
 STATES = msgspec.Meta(extra_json_schema={"enum": ["created", "open", "paused", "closed"]})
@@ -62,7 +62,7 @@ _EXAMPLE = SaleView(
 
 @operation(
     "List every sale",
-    Answer(
+    ResponseSpec(
         200,
         "Every sale, oldest first.",
         SaleList([_EXAMPLE]),
@@ -76,16 +76,16 @@ _EXAMPLE = SaleView(
 async def list_sales(request: web.Request) -> web.Response:
     """Answer with every sale."""
     with in_hand(request):
-        board = await request.app[SALE_BOARD].read()
+        board = await request.app[REMAINING_UNITS].read()
     return json_response(SaleList([_view(sale, left) for sale, left in board.values()]))
 
 
-@operation("Show one sale", Answer(200, "The sale.", _EXAMPLE), parameters=[SALE_ID])
+@operation("Show one sale", ResponseSpec(200, "The sale.", _EXAMPLE), parameters=[SALE_ID])
 async def show_sale(request: web.Request) -> web.Response:
     """Answer with one sale."""
     sale = await find_sale(request, request.app[SALES])
     with in_hand(request):
-        board = await request.app[SALE_BOARD].read()
+        board = await request.app[REMAINING_UNITS].read()
     # A sale made within the last second may not be on the board yet: nothing of it is sold.
     return json_response(_view(*board.get(sale.sale_id, (sale, sale.total))))
 

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from gateway.app_keys import SALES, SETTINGS
 from gateway.http.auth import LOGIN, TICKET_KEYS, buyer_of_login
-from gateway.http.contract import Answer, operation
+from gateway.http.contract import ResponseSpec, operation
 from gateway.http.problems import Problem
 from gateway.http.requests import SALE_ID, find_sale, opening_of
 from gateway.http.responses import Moment, json_response
@@ -37,7 +37,9 @@ _EXAMPLE = TicketView(
 
 @operation(
     "Get a ticket for a sale",
-    Answer(201, "A ticket for the header `Seckill-Ticket`, good before `expires_at`.", _EXAMPLE),
+    ResponseSpec(
+        201, "A ticket for the header `Seckill-Ticket`, good before `expires_at`.", _EXAMPLE
+    ),
     parameters=[SALE_ID],
     identities=[LOGIN],
     body=PROOF,

@@ -22,7 +22,7 @@ TICKETS_PER_SECOND = 50_000
 REFUSED_BUYERS = 20_000
 
 
-class Grabbed(NamedTuple):
+class WrkResult(NamedTuple):
     """What a run of wrk came to."""
 
     grabs: int
@@ -37,7 +37,7 @@ def require_wrk() -> None:
 
 async def grab_in(
     stack: BenchStack, url: str, sales: Sequence[Sale], seconds: int, cores: Cores = OTHER_CORE
-) -> Grabbed:
+) -> WrkResult:
     """Let wrk grab for so long, in turn in all of these sales, of which it knows no buyer yet.
 
     Each grab has to be answered 202, with ticket, script and confirmed publish; else the run does
@@ -49,7 +49,7 @@ async def grab_in(
     return await _run(url + path, seconds, cores, str(tickets), "202")
 
 
-async def press_in_vain(stack: BenchStack, url: str, sale: Sale, seconds: int) -> Grabbed:
+async def press_in_vain(stack: BenchStack, url: str, sale: Sale, seconds: int) -> WrkResult:
     """Let wrk grab for so long in a sale that is sold out to b0: each has to be answered 409.
 
     `url` is a gateway's, or for another server the very address that answers so.
@@ -61,7 +61,7 @@ async def press_in_vain(stack: BenchStack, url: str, sale: Sale, seconds: int) -
     return await _run(url, seconds, OTHER_CORE, str(tickets), "409")
 
 
-async def get(url: str, seconds: int) -> Grabbed:
+async def get(url: str, seconds: int) -> WrkResult:
     """Let wrk get one page for so long."""
     return await _run(url, seconds, OTHER_CORE)
 
@@ -80,7 +80,7 @@ async def _warm_up(url: str, sales: Sequence[Sale]) -> None:
         await answer.read()
 
 
-async def _run(url: str, seconds: int, cores: Cores, *script_arguments: str) -> Grabbed:
+async def _run(url: str, seconds: int, cores: Cores, *script_arguments: str) -> WrkResult:
     script = []
     if script_arguments:
         script = ["-s", str(Path(__file__).with_name("wrk_grab.lua")), url, "--", *script_arguments]
@@ -100,4 +100,4 @@ async def _run(url: str, seconds: int, cores: Cores, *script_arguments: str) -> 
     failed = process.returncode or refused or "Socket errors" in output
     if failed or rate is None or count is None:
         raise SeckillError(f"the run does not count; wrk said:\n{output}")
-    return Grabbed(int(count[1]), float(rate[1]))
+    return WrkResult(int(count[1]), float(rate[1]))

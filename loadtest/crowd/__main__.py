@@ -18,7 +18,7 @@ import typer
 
 from config.settings import PROJECT_ROOT
 from loadtest.crowd.arrivals import Arrivals
-from loadtest.crowd.generator import Shot, grab_bytes
+from loadtest.crowd.generator import PlannedRequest, grab_bytes
 from loadtest.crowd.report import CrowdReport
 from loadtest.crowd.schedule import CONNECTIONS, Schedule, offer, offer_grabs, read_tickets
 from loadtest.findings import (
@@ -95,7 +95,7 @@ async def run_at(
     """Offer the schedule to a gateway that runs already, with the tickets of a file."""
     dues = schedule.due_times()
     shots = [
-        Shot(due_s, grab_bytes(sale_id, ticket))
+        PlannedRequest(due_s, grab_bytes(sale_id, ticket))
         for due_s, ticket in zip(dues, read_tickets(tickets, len(dues)), strict=True)
     ]
     report = await offer(url, shots, schedule.seconds, sale_ids=[sale_id], connections=connections)

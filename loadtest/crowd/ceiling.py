@@ -18,7 +18,7 @@ import typer
 import uvloop
 
 from loadtest.crowd.arrivals import Arrivals, due_times
-from loadtest.crowd.generator import Shot, grab_bytes
+from loadtest.crowd.generator import PlannedRequest, grab_bytes
 from loadtest.crowd.report import CPU_SHARE_MAX, CrowdReport
 from loadtest.crowd.schedule import offer
 from loadtest.findings import Finding, measure, show
@@ -59,7 +59,9 @@ async def climb(url: str, seconds: float) -> list[CrowdReport]:
     rate = float(FIRST_RATE)
     while not reports or _kept_up(reports[-1]):
         dues = due_times(Arrivals.EVEN, rate, seconds)
-        shots = [Shot(due_s, grab_bytes("demo", TICKET % n)) for n, due_s in enumerate(dues)]
+        shots = [
+            PlannedRequest(due_s, grab_bytes("demo", TICKET % n)) for n, due_s in enumerate(dues)
+        ]
         reports.append(await offer(url, shots, seconds, connections=CONNECTIONS, cores=OTHER_CORE))
         rate *= STEP
     return reports

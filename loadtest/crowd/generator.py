@@ -36,7 +36,7 @@ _RETRY_AFTER = re.compile(rb"\r\nretry-after: *(\d+)", re.IGNORECASE)
 
 
 @dataclass(slots=True)
-class Shot:
+class PlannedRequest:
     """One request: when it is due (seconds after the start), its bytes, and what became of it."""
 
     due_s: float
@@ -53,10 +53,10 @@ class Shot:
 
 
 @dataclass(slots=True)
-class Report:
+class GeneratorReport:
     """What a crowd was told. Times are seconds after the start."""
 
-    shots: list[Shot] = field(default_factory=list)
+    shots: list[PlannedRequest] = field(default_factory=list)
     #: (time, CPU seconds that this process had taken by then), until the last shot was due.
     cpu_notes: list[tuple[float, float]] = field(default_factory=list)
 
@@ -120,13 +120,13 @@ class _Connection(asyncio.Protocol):
         self._crowd = crowd
         #: The beginning of an answer that did not come in one piece.
         self._begun = b""
-        self.shot: Shot | None = None
+        self.shot: PlannedRequest | None = None
         self.transport: asyncio.Transport  # set by connection_made
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
 
-    def send(self, shot: Shot, now_s: float) -> None:
+    def send(self, shot: PlannedRequest, now_s: float) -> None:
         self.shot = shot
         shot.sent_s = now_s
         self.transport.write(shot.payload)
@@ -162,7 +162,7 @@ class Crowd:
         *,
         connections_max: int,
         obey_within_s: float = float("inf"),
-        heard: Callable[[Shot, bytes], None] | None = None,
+        heard: Callable[[PlannedRequest, bytes], None] | None = None,
     ) -> None:
         self._host, self._port = host, port
         #: Told each answer and its body.
@@ -172,12 +172,12 @@ class Crowd:
         # Longest free first: each stands for another buyer, who is not back at once.
         self._free: deque[_Connection] = deque()
         self._open = self._opening = 0
-        self._due: deque[Shot] = deque()
-        self._returns: list[tuple[float, int, Shot]] = []
+        self._due: deque[PlannedRequest] = deque()
+        self._returns: list[tuple[float, int, PlannedRequest]] = []
         self._under_way = 0
         self._start = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
-        self.report = Report()
+        self.report = GeneratorReport()
 
     async def connect(self, count: int) -> None:
         """Open connections beforehand, as browsers do while people wait for the opening."""
@@ -197,7 +197,7 @@ class Crowd:
             await reader.read()
             writer.close()
 
-    async def run(self, shots: Iterable[Shot]) -> Report:
+    async def run(self, shots: Iterable[PlannedRequest]) -> GeneratorReport:
         """Send every shot at its time, wait for the answers, and report."""
         self._start = time.monotonic()
         coming = iter(shots)
@@ -225,7 +225,7 @@ class Crowd:
             connection.transport.close()
         return self.report
 
-    def answered(self, connection: _Connection, shot: Shot, body: bytes) -> None:
+    def answered(self, connection: _Connection, shot: PlannedRequest, body: bytes) -> None:
         """Note an answer; send the obedient back when they were told to come."""
         shot.answered_s = self._now_s()
         if self._heard is not None:
@@ -235,7 +235,7 @@ class Crowd:
         obeys = shot.obedient and shot.retry_after_s <= self._obey_within_s
         if shot.status == 429 and obeys and not shot.comes_back:
             back_s = shot.answered_s + shot.retry_after_s
-            again = Shot(back_s, shot.payload, obedient=True, comes_back=True)
+            again = PlannedRequest(back_s, shot.payload, obedient=True, comes_back=True)
             self.report.shots.append(again)
             heapq.heappush(self._returns, (back_s, len(self.report.shots), again))
 
@@ -250,14 +250,14 @@ class Crowd:
     def _now_s(self) -> float:
         return time.monotonic() - self._start
 
-    def _send_or_queue(self, shot: Shot, now_s: float) -> None:
+    def _send_or_queue(self, shot: PlannedRequest, now_s: float) -> None:
         if self._free and not self._due:
             self._send(shot)
         else:
             shot.queued_s = now_s
             self._due.append(shot)
 
-    def _send(self, shot: Shot) -> None:
+    def _send(self, shot: PlannedRequest) -> None:
         self._under_way += 1
         # Not the time of the round: the last of a thousand goes out some milliseconds later.
         self._free.popleft().send(shot, self._now_s())

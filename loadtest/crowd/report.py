@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from hdrh.histogram import HdrHistogram
 
-from loadtest.crowd.generator import Report, Shot, percentile
+from loadtest.crowd.generator import GeneratorReport, PlannedRequest, percentile
 from loadtest.findings import Finding, told_text
 
 #: A generator that takes more of its core than this makes waits of its own, and the figures are
@@ -31,7 +31,7 @@ _MIN_US, _MAX_US, _DIGITS = 1, 60_000_000, 3
 
 
 @dataclass(slots=True)
-class Bucket:
+class TimeSlice:
     """The grabs that were intended in one stretch of time."""
 
     begin_s: float
@@ -50,9 +50,11 @@ class Bucket:
         }
 
 
-def buckets(shots: Sequence[Shot], seconds: float, width_s: float = BUCKET_S) -> list[Bucket]:
+def buckets(
+    shots: Sequence[PlannedRequest], seconds: float, width_s: float = BUCKET_S
+) -> list[TimeSlice]:
     """Part the shots by the moments that they were intended for; also where there are none."""
-    parted = [Bucket(n * width_s) for n in range(max(1, round(seconds / width_s)))]
+    parted = [TimeSlice(n * width_s) for n in range(max(1, round(seconds / width_s)))]
     for shot in shots:
         # 0.3 / 0.1 is a little less than 3; what is due on an edge belongs behind it.
         bucket = parted[min(int(shot.due_s / width_s + 1e-6), len(parted) - 1)]
@@ -69,7 +71,7 @@ def buckets(shots: Sequence[Shot], seconds: float, width_s: float = BUCKET_S) ->
 class CrowdReport:
     """A run of `seconds`, with a histogram for each class of answers."""
 
-    def __init__(self, report: Report, seconds: float) -> None:
+    def __init__(self, report: GeneratorReport, seconds: float) -> None:
         self.report = report
         self.seconds = seconds
         self.told = report.told()
@@ -175,7 +177,7 @@ def _histogram() -> HdrHistogram:
     return HdrHistogram(_MIN_US, _MAX_US, _DIGITS)
 
 
-def _histograms(shots: Sequence[Shot]) -> dict[int, HdrHistogram]:
+def _histograms(shots: Sequence[PlannedRequest]) -> dict[int, HdrHistogram]:
     waits_us = Counter(
         (shot.status, min(max(_MIN_US, round(1e6 * (shot.answered_s - shot.due_s))), _MAX_US))
         for shot in shots
@@ -205,7 +207,7 @@ def _point(waits_ms: list[float]) -> dict[str, float]:
 LATE_MAX_MS = 50.0
 
 
-def generator(report: Report) -> Finding:
+def generator(report: GeneratorReport) -> Finding:
     """Tell whether the generator kept its own schedule."""
     late = report.late_ms(0.99)
     return Finding(

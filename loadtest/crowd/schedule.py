@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import uvloop
 
 from loadtest.crowd.arrivals import Arrivals, due_times
-from loadtest.crowd.generator import Crowd, Shot, grab_bytes, no_garbage_looked_for
+from loadtest.crowd.generator import Crowd, PlannedRequest, grab_bytes, no_garbage_looked_for
 from loadtest.crowd.report import CrowdReport
 from loadtest.stack import BenchStack, Cores, pinned
 from seckill.errors import SeckillError, UserMistake
@@ -49,7 +49,7 @@ class Schedule:
 
 async def offer(
     url: str,
-    shots: Sequence[Shot],
+    shots: Sequence[PlannedRequest],
     seconds: float,
     *,
     sale_ids: Iterable[str] = (),
@@ -101,7 +101,7 @@ async def offer_grabs(
     dues = schedule.due_times()
     tickets = stack.tickets_in_turn(sales, len(dues))
     shots = [
-        Shot(due_s, grab_bytes(sale.sale_id, ticket))
+        PlannedRequest(due_s, grab_bytes(sale.sale_id, ticket))
         for due_s, (sale, _, ticket) in zip(dues, tickets, strict=True)
     ]
     return await offer(

@@ -19,9 +19,9 @@ from config.settings import PROJECT_ROOT
 from loadtest.findings import Finding, Json, ledger_finding, measure, show, told_text
 from loadtest.stack import BenchStack, bench_stack
 from ops.buyers import flash_crowd
-from ops.sandbox_provider import Charge, Habits, Sandbox
+from ops.sandbox_provider import Sandbox, SandboxBehaviour, SandboxCharge
 from seckill.errors import SeckillError
-from seckill.payments.provider_client import Status
+from seckill.payments.provider_client import ChargeStatus
 from seckill.sales.sales import Sale
 
 #: An order waits so long for a bank, beyond its payment window; short, so that a run ends soon.
@@ -60,11 +60,13 @@ def payments(
 ) -> None:
     """Pay orders by card, and hold the provider's books against them."""
     late_after_s = window + GRACE_S + LATE_MARGIN_S
-    habits = Habits(decline=decline, lose_replies=lose, late=late, late_after_s=late_after_s)
+    habits = SandboxBehaviour(
+        decline=decline, lose_replies=lose, late=late, late_after_s=late_after_s
+    )
     show(measure(_payments(count, window, habits), as_json), as_json)
 
 
-async def _payments(count: int, window_s: int, habits: Habits) -> list[Finding]:
+async def _payments(count: int, window_s: int, habits: SandboxBehaviour) -> list[Finding]:
     async with bench_stack(PROJECT_ROOT / ".seckill" / "bench") as stack:
         sandbox = Sandbox(habits, keys=stack.webhook_keys())
         async with sandbox.serving() as url:
@@ -143,7 +145,9 @@ async def _payments_of(stack: BenchStack, sale: Sale) -> list[Paid]:
     return [Paid(*row) for row in rows]
 
 
-def _held_against(charges: list[Charge], rows: list[Paid], told: dict[str, int]) -> list[Finding]:
+def _held_against(
+    charges: list[SandboxCharge], rows: list[Paid], told: dict[str, int]
+) -> list[Finding]:
     """Compare what each key was charged with what it paid for, and what buyers were told."""
     owed = {row.tx_id: row.owed_cents for row in rows}
     wrong = [c.key for c in charges if c.held_cents + c.taken_cents != owed.get(c.key, 0)]
@@ -151,9 +155,11 @@ def _held_against(charges: list[Charge], rows: list[Paid], told: dict[str, int])
     wrong += [tx_id for tx_id, cents in owed.items() if cents and tx_id not in charged]
     buyers = Counter(row.buyer_id for row in rows if row.owed_cents)
     untrue = [buyer for buyer, status in told.items() if status == 200 and not buyers[buyer]]
-    late = [charge for charge in charges if charge.history[0] == Status.PENDING]
-    back = [c for c in late if Status.AUTHORISED in c.history and c.status is Status.VOIDED]
-    came = [c for c in late if Status.AUTHORISED in c.history]
+    late = [charge for charge in charges if charge.history[0] == ChargeStatus.PENDING]
+    back = [
+        c for c in late if ChargeStatus.AUTHORISED in c.history and c.status is ChargeStatus.VOIDED
+    ]
+    came = [c for c in late if ChargeStatus.AUTHORISED in c.history]
     return [
         Finding("payments", f"{len(rows):,}, {len(charges):,} keys at the provider"),
         Finding("charged", f"{len(charged):,} keys, {sum(owed.values()):,} cents"),

@@ -21,7 +21,13 @@ import typer
 import uvloop
 
 from config.settings import PROJECT_ROOT
-from loadtest.crowd.generator import Crowd, Report, Shot, grab_bytes, no_garbage_looked_for
+from loadtest.crowd.generator import (
+    Crowd,
+    GeneratorReport,
+    PlannedRequest,
+    grab_bytes,
+    no_garbage_looked_for,
+)
 from loadtest.crowd.report import generator
 from loadtest.findings import Finding, Json, measure, show, told_text
 from loadtest.stack import NO_SHEDDING, OTHER_CORE, TESTED_CORE, BenchStack, bench_stack
@@ -53,7 +59,7 @@ class Watch:
         self._open: dict[str, float] = {}
         self.waits_ms: list[float] = []
 
-    def heard(self, shot: Shot, body: bytes) -> None:
+    def heard(self, shot: PlannedRequest, body: bytes) -> None:
         """Take note of a 202 of a small sale; called in the crowd's thread."""
         if shot.status == 202:
             order_id = json.loads(body)["order_id"]
@@ -124,7 +130,7 @@ async def _fairness(rate: int, seconds: int, rounds: int) -> list[Finding]:
 
 async def _round(
     stack: BenchStack, port: int, rate: int, seconds: int, *, with_hot: bool
-) -> tuple[Report, Watch]:
+) -> tuple[GeneratorReport, Watch]:
     """Run one round until every small order is seen and every hot one is placed."""
     hot, *small = [await stack.open_sale() for _ in range(SALES)]
     few = int((1 - HOT_SHARE) * rate * seconds)
@@ -135,7 +141,7 @@ async def _round(
     watch = Watch(stack.db, small)
     crowd = Crowd("127.0.0.1", port, connections_max=CONNECTIONS, heard=watch.heard)
 
-    async def offer() -> Report:
+    async def offer() -> GeneratorReport:
         await crowd.connect(CONNECTIONS)
         await crowd.warm_up(hot.sale_id, 1)
         return await crowd.run(shots)
@@ -153,17 +159,19 @@ async def _round(
     return await running, watch
 
 
-def _shots(stack: BenchStack, sales: list[Sale], count: int, seconds: float) -> Iterator[Shot]:
+def _shots(
+    stack: BenchStack, sales: list[Sale], count: int, seconds: float
+) -> Iterator[PlannedRequest]:
     """Spread `count` grabs evenly over the time, and in turn over the sales."""
     tickets = [(sale, stack.tickets(sale, -(-count // len(sales)))) for sale in sales]
     made = [
         grab_bytes(sale.sale_id, next(of_sale))
         for _, (sale, of_sale) in zip(range(count), itertools.cycle(tickets), strict=False)
     ]
-    return (Shot(n * seconds / count, payload) for n, payload in enumerate(made))
+    return (PlannedRequest(n * seconds / count, payload) for n, payload in enumerate(made))
 
 
-def _due(shot: Shot) -> float:
+def _due(shot: PlannedRequest) -> float:
     return shot.due_s
 
 

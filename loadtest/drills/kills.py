@@ -44,7 +44,7 @@ AGAIN_S = 0.2
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-class Order(NamedTuple):
+class PaidOrder(NamedTuple):
     """An order to be paid."""
 
     order_id: str
@@ -129,9 +129,9 @@ class Checkouts:
             self.quiet_s = time.monotonic() - restarted_at
         return await self._findings(sale, payments)
 
-    async def _grab_all(self, sale: Sale, count: int) -> list[Order]:
+    async def _grab_all(self, sale: Sale, count: int) -> list[PaidOrder]:
         waiting = [(f"b{n}", ticket) for n, ticket in enumerate(self._stack.tickets(sale, count))]
-        orders: list[Order] = []
+        orders: list[PaidOrder] = []
         async with ClientSession(self._gateway.url) as session:
 
             async def buyers() -> None:
@@ -142,7 +142,9 @@ class Checkouts:
                         waiting.append((buyer_id, ticket))
                         await asyncio.sleep(AGAIN_S)
                     else:
-                        orders.append(Order(answer.order_id, buyer_id, self._stack.login(buyer_id)))
+                        orders.append(
+                            PaidOrder(answer.order_id, buyer_id, self._stack.login(buyer_id))
+                        )
 
             await asyncio.gather(*(buyers() for _ in range(BUYERS_AT_ONCE)))
         await self._until(
@@ -150,7 +152,7 @@ class Checkouts:
         )
         return orders
 
-    async def _prepare(self, sale: Sale, orders: list[Order]) -> None:
+    async def _prepare(self, sale: Sale, orders: list[PaidOrder]) -> None:
         """Fill wallets, but not all; and let the warehouse be short of some units."""
         poor = len(orders) // EVERY
         # Wallets outlive a run: the poor are those who have least.
@@ -168,7 +170,7 @@ class Checkouts:
     async def _cents(self, buyer_id: str) -> int:
         return (await wallets.find_wallet(self._stack.db, buyer_id)).available_cents
 
-    async def _pay(self, session: ClientSession, order: Order) -> str:
+    async def _pay(self, session: ClientSession, order: PaidOrder) -> str:
         """Pay until told for good; return that word."""
         deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline:

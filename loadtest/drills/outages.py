@@ -17,7 +17,7 @@ import typer
 import uvloop
 
 from config.settings import PROJECT_ROOT
-from loadtest.crowd.generator import Crowd, Report, Shot, grab_bytes
+from loadtest.crowd.generator import Crowd, GeneratorReport, PlannedRequest, grab_bytes
 from loadtest.crowd.report import generator
 from loadtest.findings import Finding, Json, ledger_finding, measure, show, told_text
 from loadtest.stack import NO_SHEDDING, OTHER_CORE, TESTED_CORE, BenchStack, Process, bench_stack
@@ -25,7 +25,7 @@ from seckill import audit
 from seckill.adapters import topology
 from seckill.consistency.rebuild import Rebuild
 from seckill.dead_letters import resolution, store
-from seckill.dead_letters.store import Letter, Selection
+from seckill.dead_letters.store import DeadLetter, LetterFilter
 from seckill.errors import SeckillError
 from seckill.sales.sales import Sale
 
@@ -69,7 +69,7 @@ async def _postgresql(rate: int, seconds: int) -> list[Finding]:
         books = await stack.verify(sale, wait_s=QUIET_S)
         quiet_s = time.monotonic() - back_at
         dead = sum([await stack.messages(topology.dead(q)) for q in topology.WORK_QUEUES])
-        rungs = sum([await stack.messages(topology.retry(s)) for s in topology.RUNGS_S])
+        rungs = sum([await stack.messages(topology.retry(s)) for s in topology.RETRY_DELAYS_S])
     told = report.told()
     return [
         Finding("told", told_text(told), "202 alone", set(told) == {202}),
@@ -112,9 +112,10 @@ async def _ladder() -> list[Finding]:
             stack.db, stack.publisher, letter.letter_id, actor=audit.person()
         )
         books = await stack.verify(sale, wait_s=QUIET_S)
-    promised = ", ".join(f"{0.9 * rung:g} .. {1.1 * rung:g}" for rung in topology.RUNGS_S)
-    in_time = len(waits) == len(topology.RUNGS_S) and all(
-        0.9 * rung <= wait <= 1.1 * rung for rung, wait in zip(topology.RUNGS_S, waits, strict=True)
+    promised = ", ".join(f"{0.9 * rung:g} .. {1.1 * rung:g}" for rung in topology.RETRY_DELAYS_S)
+    in_time = len(waits) == len(topology.RETRY_DELAYS_S) and all(
+        0.9 * rung <= wait <= 1.1 * rung
+        for rung, wait in zip(topology.RETRY_DELAYS_S, waits, strict=True)
     )
     told = report.told()
     return [
@@ -123,8 +124,8 @@ async def _ladder() -> list[Finding]:
         Finding(
             "dead letter",
             f"{letter.attempts} attempts, {len(letter.orders)} order: {letter.reason}",
-            f"{len(topology.RUNGS_S) + 1} attempts",
-            letter.attempts == len(topology.RUNGS_S) + 1,
+            f"{len(topology.RETRY_DELAYS_S) + 1} attempts",
+            letter.attempts == len(topology.RETRY_DELAYS_S) + 1,
         ),
         Finding("replay", ending, "replayed", ending == "replayed"),
         Finding(
@@ -137,10 +138,10 @@ async def _ladder() -> list[Finding]:
     ]
 
 
-async def _open_letter(stack: BenchStack, sale: Sale) -> Letter:
+async def _open_letter(stack: BenchStack, sale: Sale) -> DeadLetter:
     """Wait until a letter of the sale lies open."""
-    deadline = time.monotonic() + 2 * sum(topology.RUNGS_S)
-    while not (found := await store.page(stack.db, Selection(sale_id=sale.sale_id), limit=1)):
+    deadline = time.monotonic() + 2 * sum(topology.RETRY_DELAYS_S)
+    while not (found := await store.page(stack.db, LetterFilter(sale_id=sale.sale_id), limit=1)):
         if time.monotonic() > deadline:
             raise SeckillError("no dead letter came")
         await asyncio.sleep(0.2)
@@ -217,14 +218,16 @@ async def _shop(stack: BenchStack) -> tuple[Process, Sale]:
 
 async def offer(
     stack: BenchStack, gateway: Process, sale: Sale, rate: int, seconds: float
-) -> Report:
+) -> GeneratorReport:
     """Offer so many grabs a second for so long, open loop, and report what they were told."""
     crowd = Crowd("127.0.0.1", int(gateway.url.rpartition(":")[2]), connections_max=CONNECTIONS)
     count = int(rate * seconds)
     payloads = [grab_bytes(sale.sale_id, ticket) for ticket in stack.tickets(sale, count)]
-    shots: Iterator[Shot] = (Shot(n / rate, payload) for n, payload in enumerate(payloads))
+    shots: Iterator[PlannedRequest] = (
+        PlannedRequest(n / rate, payload) for n, payload in enumerate(payloads)
+    )
 
-    async def run() -> Report:
+    async def run() -> GeneratorReport:
         await crowd.connect(CONNECTIONS)
         await crowd.warm_up(sale.sale_id, 1)
         return await crowd.run(shots)

@@ -19,7 +19,13 @@ import uvloop
 
 from config.settings import PROJECT_ROOT
 from loadtest.bench.wrk import CONNECTIONS, grabs_per_second
-from loadtest.crowd.generator import Crowd, Report, Shot, grab_bytes, no_garbage_looked_for
+from loadtest.crowd.generator import (
+    Crowd,
+    GeneratorReport,
+    PlannedRequest,
+    grab_bytes,
+    no_garbage_looked_for,
+)
 from loadtest.crowd.report import generator
 from loadtest.findings import Finding, Json, ledger_finding, measure, show, told_text
 from loadtest.stack import NO_SHEDDING, OTHER_CORE, TESTED_CORE, BenchStack, bench_stack
@@ -134,7 +140,7 @@ async def _overload(seconds: int, factor: float, connections: int) -> list[Findi
         after_mb = _resident_mb(pid)
         await stack.drop_queue()
     ends_s = total / offered
-    heavy = Report([shot for shot in report.shots if shot.due_s < ends_s])
+    heavy = GeneratorReport([shot for shot in report.shots if shot.due_s < ends_s])
     troubled = [
         s.due_s - ends_s
         for s in report.shots
@@ -173,11 +179,11 @@ async def _overload(seconds: int, factor: float, connections: int) -> list[Findi
 
 
 async def _offer(
-    port: int, sale: Sale, shots: Iterator[Shot], connections: int = CONNECTIONS_MAX
-) -> Report:
+    port: int, sale: Sale, shots: Iterator[PlannedRequest], connections: int = CONNECTIONS_MAX
+) -> GeneratorReport:
     """Let a crowd loose, on a loop of its own: uvloop cannot start the stores as other users."""
 
-    async def offer() -> Report:
+    async def offer() -> GeneratorReport:
         crowd = Crowd("127.0.0.1", port, connections_max=connections, obey_within_s=OBEY_WITHIN_S)
         await crowd.connect(connections)
         await crowd.warm_up(sale.sale_id, GATEWAYS)
@@ -187,14 +193,17 @@ async def _offer(
         return await asyncio.to_thread(uvloop.run, offer())
 
 
-def _shots(stack: BenchStack, sale: Sale, rate: float, count: int) -> Iterator[Shot]:
+def _shots(stack: BenchStack, sale: Sale, rate: float, count: int) -> Iterator[PlannedRequest]:
     made = [grab_bytes(sale.sale_id, ticket) for ticket in stack.tickets(sale, count)]
     return (
-        Shot(n / rate, payload, obedient=n % OBEDIENT_EVERY == 0) for n, payload in enumerate(made)
+        PlannedRequest(n / rate, payload, obedient=n % OBEDIENT_EVERY == 0)
+        for n, payload in enumerate(made)
     )
 
 
-def _then_gentle(shots: Iterator[Shot], rate: float, heavy: int) -> Iterator[Shot]:
+def _then_gentle(
+    shots: Iterator[PlannedRequest], rate: float, heavy: int
+) -> Iterator[PlannedRequest]:
     for n, shot in enumerate(shots):
         shot.obedient = False
         if n >= heavy:
@@ -202,7 +211,7 @@ def _then_gentle(shots: Iterator[Shot], rate: float, heavy: int) -> Iterator[Sho
         yield shot
 
 
-def _excess(report: Report, rate: float, burst: float) -> float:
+def _excess(report: GeneratorReport, rate: float, burst: float) -> float:
     """Return the most that any interval had above rate * t + burst (below 0: it kept the bound).
 
     An interval holds the requests that were sent and answered within it; counted as those answered

@@ -30,8 +30,8 @@ from seckill.payments import checkout, wallets
 from seckill.payments.payment import Payment, new_tx_id
 from seckill.payments.wallets import TopUp
 from seckill.transactions.branches import Definition
-from seckill.transactions.log import Log
-from seckill.transactions.states import Op, Work
+from seckill.transactions.log import TransactionLog
+from seckill.transactions.states import BranchCall, BranchOp
 from seckill.transactions.tcc import Coordinator
 
 #: Workers -> transactions a second and mean latency in ms of the reference.
@@ -51,7 +51,7 @@ class Idle:
     def __init__(self, name: str) -> None:
         self.name = name
 
-    async def run(self, op: Op, works: Sequence[Work]) -> Mapping[str, str]:
+    async def run(self, op: BranchOp, works: Sequence[BranchCall]) -> Mapping[str, str]:
         """Agree."""
         return {}
 
@@ -126,7 +126,9 @@ async def _pay_all(dsn: str, runs: Sequence[list[Payment]]) -> list[Finding]:
     """Pay each list with its number of workers."""
     findings = []
     async with postgres.connect(dsn, size=4, timeout_s=30) as db:
-        coordinator = Coordinator(checkout.definition(db), Log(db), capacity=max(REFERENCE))
+        coordinator = Coordinator(
+            checkout.definition(db), TransactionLog(db), capacity=max(REFERENCE)
+        )
         for workers, payments in zip(REFERENCE, runs, strict=True):
             waited_s: list[float] = []
             coming = iter(payments)
@@ -160,7 +162,7 @@ async def _runs(dsn: str, seconds: float, rounds: int) -> list[Finding]:
         if durable != ("on", "on"):
             raise SeckillError(f"the log is not durable: fsync, synchronous_commit {durable}")
         definition = Definition("bench", tuple(Idle(f"b{n}") for n in range(BRANCHES)))
-        coordinator = Coordinator(definition, Log(db), capacity=max(REFERENCE))
+        coordinator = Coordinator(definition, TransactionLog(db), capacity=max(REFERENCE))
         await _run(coordinator, 100, 1)  # whatever is slow the first time
         for workers, (reference_tps, reference_ms) in REFERENCE.items():
             runs = sorted([await _run(coordinator, workers, seconds) for _ in range(rounds)])

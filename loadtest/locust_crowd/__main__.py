@@ -24,7 +24,7 @@ import typer
 
 from config.settings import PROJECT_ROOT
 from loadtest.findings import Finding, Json, ledger_finding, measure, show
-from loadtest.locust_crowd.expectations import Call, Outcome
+from loadtest.locust_crowd.expectations import AnswerClass, Call
 from loadtest.stack import BenchStack, bench_stack
 from ops.processes.child import Child, Spec, log_tail
 from ops.processes.ports import free_port
@@ -65,7 +65,7 @@ class Line(msgspec.Struct):
     max_ms: float = 0
 
 
-class Told(msgspec.Struct):
+class CrowdResult(msgspec.Struct):
     """What the crowd was told, as loadtest/locust_crowd/locustfile.py reports it."""
 
     answers: list[Line]
@@ -73,14 +73,14 @@ class Told(msgspec.Struct):
     exceptions: list[Line]
     too_busy: bool
 
-    def count(self, call: Call, outcome: Outcome) -> int:
+    def count(self, call: Call, outcome: AnswerClass) -> int:
         """Count the answers of one kind."""
         name = f"{call}: {outcome}"
         return sum(line.count for line in self.answers if line.name == name)
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class CrowdPlan:
     """What is asked for."""
 
     users: int
@@ -107,12 +107,12 @@ def main(
     as_json: Json = False,
 ) -> None:
     """Let a crowd loose on a sale that opens, and hold what it was told against the ledger."""
-    plan = Plan(users, units, seconds, processes, rate, pay_share, html.resolve())
+    plan = CrowdPlan(users, units, seconds, processes, rate, pay_share, html.resolve())
     say = _mute if as_json else _say
     show(measure(_measure(plan, say), as_json), as_json)
 
 
-async def _measure(plan: Plan, say: Callable[[str], None]) -> list[Finding]:
+async def _measure(plan: CrowdPlan, say: Callable[[str], None]) -> list[Finding]:
     if not LOCUST.exists():
         raise SeckillError("locust is missing; type: sh scripts/setup-load")
     say("starting private services, gateways and consumers")
@@ -139,7 +139,7 @@ async def _measure(plan: Plan, say: Callable[[str], None]) -> list[Finding]:
     return _findings(plan, told, books, ended)
 
 
-async def _fill_wallets(stack: BenchStack, plan: Plan, sale: Sale) -> None:
+async def _fill_wallets(stack: BenchStack, plan: CrowdPlan, sale: Sale) -> None:
     """Give every buyer who may come the price of a unit."""
     # Locust deals people out evenly; a bot or a buyer more or less is due to rounding.
     each = plan.users // plan.processes + 2
@@ -148,7 +148,7 @@ async def _fill_wallets(stack: BenchStack, plan: Plan, sale: Sale) -> None:
     await wallets.top_up(stack.db, top_ups)
 
 
-def _crowd(stack: BenchStack, plan: Plan, sale: Sale, url: str) -> tuple[Child, Path]:
+def _crowd(stack: BenchStack, plan: CrowdPlan, sale: Sale, url: str) -> tuple[Child, Path]:
     """Describe locust as a child, and where it will report."""
     report, port = HOME / "locust.json", str(free_port())
     report.unlink(missing_ok=True)
@@ -181,12 +181,12 @@ def _crowd(stack: BenchStack, plan: Plan, sale: Sale, url: str) -> tuple[Child, 
 
 async def _visit(
     stack: BenchStack,
-    plan: Plan,
+    plan: CrowdPlan,
     sale: Sale,
     crowd: Child,
     report: Path,
     say: Callable[[str], None],
-) -> Told:
+) -> CrowdResult:
     """Let the crowd come, tell how it goes, and return what it was told."""
     await crowd.spawn()
     ended = asyncio.create_task(crowd.wait())
@@ -203,9 +203,9 @@ async def _visit(
     return _read(report, crowd)
 
 
-def _read(report: Path, crowd: Child) -> Told:
+def _read(report: Path, crowd: Child) -> CrowdResult:
     try:
-        return msgspec.json.decode(report.read_bytes(), type=Told)
+        return msgspec.json.decode(report.read_bytes(), type=CrowdResult)
     except (OSError, msgspec.DecodeError):
         end = crowd.describe_end()
         raise SeckillError(f"locust {end} without a report{log_tail(crowd.spec.log)}") from None
@@ -236,11 +236,11 @@ async def _settle(stack: BenchStack, sale: Sale) -> Ledger:
     return await stack.verify(sale, wait_s=PATIENCE_S)
 
 
-def _findings(plan: Plan, told: Told, books: Ledger, ended: str) -> list[Finding]:
+def _findings(plan: CrowdPlan, told: CrowdResult, books: Ledger, ended: str) -> list[Finding]:
     lines = Counter(books.lines)
-    won = told.count(Call.GRAB, Outcome.WON)
-    paid = told.count(Call.PAY, Outcome.PAID)
-    poor = told.count(Call.PAY, Outcome.NO_MONEY)
+    won = told.count(Call.GRAB, AnswerClass.WON)
+    paid = told.count(Call.PAY, AnswerClass.PAID)
+    poor = told.count(Call.PAY, AnswerClass.NO_MONEY)
     orders = sum(count for name, count in lines.items() if name.startswith("orders "))
     in_books = sum(lines[f"orders {state}"] for state in ("paid", "refunding", "refunded"))
     # With so few units there is somebody for each of them; a crowd that never came proves nothing.

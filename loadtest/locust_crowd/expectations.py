@@ -30,7 +30,7 @@ class Call(StrEnum):
     PAY = "pay"
 
 
-class Outcome(StrEnum):
+class AnswerClass(StrEnum):
     """What an answer means. With the call it names a line of locust's table."""
 
     OK = "ok"
@@ -57,22 +57,22 @@ class Outcome(StrEnum):
 
 
 #: What makes a run fail: nobody should ever be told this while nothing is broken.
-FAILURES = frozenset({Outcome.NO_ANSWER, Outcome.UNEXPECTED})
+FAILURES = frozenset({AnswerClass.NO_ANSWER, AnswerClass.UNEXPECTED})
 #: Whoever is told this comes back.
 AGAIN = frozenset(
     {
-        Outcome.QUEUED,
-        Outcome.LIMITED,
-        Outcome.PAUSED,
-        Outcome.OVERLOADED,
-        Outcome.UNAVAILABLE,
-        Outcome.NO_ANSWER,
+        AnswerClass.QUEUED,
+        AnswerClass.LIMITED,
+        AnswerClass.PAUSED,
+        AnswerClass.OVERLOADED,
+        AnswerClass.UNAVAILABLE,
+        AnswerClass.NO_ANSWER,
     }
 )
 #: After this the grab may have won all the same.
-UNSURE = frozenset({Outcome.UNAVAILABLE, Outcome.NO_ANSWER})
+UNSURE = frozenset({AnswerClass.UNAVAILABLE, AnswerClass.NO_ANSWER})
 #: What nobody may be told who holds an order that stands.
-NOES = frozenset({Outcome.SOLD_OUT, Outcome.NOT_OPEN, Outcome.CLOSED})
+NOES = frozenset({AnswerClass.SOLD_OUT, AnswerClass.NOT_OPEN, AnswerClass.CLOSED})
 #: States of an order that holds its units. None of them comes after one that does not: who sees one
 #: of them knows that the order has held them since he was told of it.
 STANDING = frozenset({"queued", "pending", "paying", "paid"})
@@ -80,40 +80,40 @@ STANDING = frozenset({"queued", "pending", "paying", "paid"})
 PAID_STATES = frozenset({"paid", "refunding", "refunded"})
 
 #: Call -> (status, code) -> outcome. What is missing here is unexpected.
-_MEANING: dict[Call, dict[tuple[int, str], Outcome]] = {
-    Call.SALE: {(200, ""): Outcome.OK},
-    Call.TICKET: {(201, ""): Outcome.OK, (403, "too_early"): Outcome.TOO_EARLY},
+_MEANING: dict[Call, dict[tuple[int, str], AnswerClass]] = {
+    Call.SALE: {(200, ""): AnswerClass.OK},
+    Call.TICKET: {(201, ""): AnswerClass.OK, (403, "too_early"): AnswerClass.TOO_EARLY},
     Call.GRAB: {
-        (202, ""): Outcome.WON,
-        (200, ""): Outcome.REPEAT,
-        (409, "sold_out"): Outcome.SOLD_OUT,
-        (403, "not_open"): Outcome.NOT_OPEN,
-        (410, "closed"): Outcome.CLOSED,
-        (429, "rate_limited"): Outcome.LIMITED,
-        (503, "paused"): Outcome.PAUSED,
+        (202, ""): AnswerClass.WON,
+        (200, ""): AnswerClass.REPEAT,
+        (409, "sold_out"): AnswerClass.SOLD_OUT,
+        (403, "not_open"): AnswerClass.NOT_OPEN,
+        (410, "closed"): AnswerClass.CLOSED,
+        (429, "rate_limited"): AnswerClass.LIMITED,
+        (503, "paused"): AnswerClass.PAUSED,
     },
-    Call.FORGED: {(401, "bad_ticket"): Outcome.REFUSED},
-    Call.ORDER: {(200, ""): Outcome.OK},
-    Call.MINE: {(200, ""): Outcome.OK, (404, "not_found"): Outcome.NONE},
+    Call.FORGED: {(401, "bad_ticket"): AnswerClass.REFUSED},
+    Call.ORDER: {(200, ""): AnswerClass.OK},
+    Call.MINE: {(200, ""): AnswerClass.OK, (404, "not_found"): AnswerClass.NONE},
     Call.PAY: {
-        (200, ""): Outcome.PAID,
-        (202, ""): Outcome.PAYING,
-        (402, "insufficient_funds"): Outcome.NO_MONEY,
-        (409, "queued"): Outcome.QUEUED,
-        (409, "payment_in_progress"): Outcome.PAYING,
-        (409, "not_payable"): Outcome.ENDED,
-        (410, "expired"): Outcome.TOO_LATE,
-        (429, "rate_limited"): Outcome.LIMITED,
+        (200, ""): AnswerClass.PAID,
+        (202, ""): AnswerClass.PAYING,
+        (402, "insufficient_funds"): AnswerClass.NO_MONEY,
+        (409, "queued"): AnswerClass.QUEUED,
+        (409, "payment_in_progress"): AnswerClass.PAYING,
+        (409, "not_payable"): AnswerClass.ENDED,
+        (410, "expired"): AnswerClass.TOO_LATE,
+        (429, "rate_limited"): AnswerClass.LIMITED,
     },
 }
 _ANYWHERE = {
-    (503, "overloaded"): Outcome.OVERLOADED,
-    (503, "unavailable"): Outcome.UNAVAILABLE,
+    (503, "overloaded"): AnswerClass.OVERLOADED,
+    (503, "unavailable"): AnswerClass.UNAVAILABLE,
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Received:
     """An answer as it came. Status 0: none came, and what became of the request is unknown."""
 
     status: int
@@ -121,7 +121,7 @@ class Answer:
     retry_after_s: float | None = None
 
     @classmethod
-    def read(cls, status: int, text: str | None, retry_after: str | None = None) -> Answer:
+    def read(cls, status: int, text: str | None, retry_after: str | None = None) -> Received:
         """Read what a client has received; a body that is no JSON object is an empty one."""
         try:
             body = json.loads(text or "")
@@ -161,19 +161,19 @@ class Answer:
         return f"{self.status} {self.code}".rstrip() if self.status else "no answer"
 
 
-def outcome_of(call: Call, answer: Answer) -> Outcome:
+def outcome_of(call: Call, answer: Received) -> AnswerClass:
     """Tell what an answer means to the person who called."""
     if not answer.status:
-        return Outcome.NO_ANSWER
+        return AnswerClass.NO_ANSWER
     told = (answer.status, answer.code)
-    outcome = _MEANING[call].get(told) or _ANYWHERE.get(told) or Outcome.UNEXPECTED
+    outcome = _MEANING[call].get(told) or _ANYWHERE.get(told) or AnswerClass.UNEXPECTED
     # The contract has a Retry-After wherever somebody is sent away to come back.
     if outcome in AGAIN and answer.retry_after_s is None:
-        return Outcome.UNEXPECTED
+        return AnswerClass.UNEXPECTED
     return outcome
 
 
-class Promise:
+class PromisedOrder:
     """The order that a buyer was last told of: his until it is seen to have ended."""
 
     def __init__(self) -> None:
@@ -181,7 +181,7 @@ class Promise:
         #: A grab of his got no answer, or none that says what became of it.
         self.unsure = False
 
-    def doubt(self, outcome: Outcome, order_id: str) -> str:
+    def doubt(self, outcome: AnswerClass, order_id: str) -> str:
         """Name what is untrue in the answer to a grab if his order still stands; "" if nothing is.
 
         Whether it does is to be seen after that answer: an order that has ended never stands again.
@@ -192,9 +192,9 @@ class Promise:
             return "told of another order while holding one"
         return ""
 
-    def hear(self, outcome: Outcome, order_id: str) -> None:
+    def hear(self, outcome: AnswerClass, order_id: str) -> None:
         """Take note of the answer to a grab."""
-        if outcome in (Outcome.WON, Outcome.REPEAT):
+        if outcome in (AnswerClass.WON, AnswerClass.REPEAT):
             self.order_id, self.unsure = order_id, False
         elif outcome in UNSURE:
             self.unsure = True
@@ -204,9 +204,9 @@ class Promise:
         self.order_id, self.unsure = "", False
 
 
-def untrue_payment(outcome: Outcome, order: Answer, *, pay_by: str, now_s: float) -> str:
+def untrue_payment(outcome: AnswerClass, order: Received, *, pay_by: str, now_s: float) -> str:
     """Name what is untrue in the refusal of a payment, by the order as seen after it."""
-    if outcome not in (Outcome.TOO_LATE, Outcome.ENDED):
+    if outcome not in (AnswerClass.TOO_LATE, AnswerClass.ENDED):
         return ""
     in_time = bool(pay_by) and now_s < _unix_s(pay_by)
     if order.order_status == "paid" or (order.order_status in STANDING and in_time):
@@ -215,7 +215,7 @@ def untrue_payment(outcome: Outcome, order: Answer, *, pay_by: str, now_s: float
 
 
 @dataclass(frozen=True, slots=True)
-class SaleView:
+class SaleInfo:
     """What everybody may know of a sale. Times are Unix seconds."""
 
     state: str
@@ -225,7 +225,7 @@ class SaleView:
     proof_bits: int = 0
 
     @classmethod
-    def of(cls, answer: Answer) -> SaleView:
+    def of(cls, answer: Received) -> SaleInfo:
         """Read the answer of `GET /v1/sales/{sale_id}`."""
         body = answer.body
         return cls(
@@ -237,7 +237,7 @@ class SaleView:
         )
 
 
-def tickets_from_s(sale: SaleView, refusal: Answer) -> float:
+def tickets_from_s(sale: SaleInfo, refusal: Received) -> float:
     """Return when a sale's tickets are handed out, as the refusal `too_early` says it.
 
     Where it says nothing, that is halfway from now to the opening.

@@ -24,7 +24,7 @@ from locust.contrib.fasthttp import FastHttpSession
 from locust.env import Environment
 from locust.runners import STATE_INIT, WorkerRunner
 
-from loadtest.locust_crowd.expectations import Answer, Call, Outcome, SaleView, outcome_of
+from loadtest.locust_crowd.expectations import AnswerClass, Call, Received, SaleInfo, outcome_of
 from loadtest.locust_crowd.load_shape import CLOSING_S, FlashCurve
 from loadtest.locust_crowd.user import key_ring
 from loadtest.locust_crowd.users import Bot, Buyer
@@ -129,11 +129,11 @@ def _curve_of(environment: Environment) -> FlashCurve:
     except UserMistake as mistake:
         raise NoUse(str(mistake)) from mistake
     session = FastHttpSession(host, environment.events.request, user=None)
-    told = session.get(f"/v1/sales/{options.sale}", name=f"{Call.SALE}: {Outcome.OK}")
-    answer = Answer.read(told.status_code, told.text)
-    if outcome_of(Call.SALE, answer) is not Outcome.OK:
+    told = session.get(f"/v1/sales/{options.sale}", name=f"{Call.SALE}: {AnswerClass.OK}")
+    answer = Received.read(told.status_code, told.text)
+    if outcome_of(Call.SALE, answer) is not AnswerClass.OK:
         raise NoUse(f"{host} says of sale {options.sale}: {answer.describe()}; see --sale")
-    sale = SaleView.of(answer)
+    sale = SaleInfo.of(answer)
     if sale.proof_bits or sale.state == "closed":
         what = "wants a proof of work, which nobody here does" if sale.proof_bits else "is closed"
         raise NoUse(f"sale {options.sale} {what}; take another one")

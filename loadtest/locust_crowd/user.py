@@ -21,11 +21,11 @@ from locust.env import Environment
 from loadtest.locust_crowd.expectations import (
     FAILURES,
     STANDING,
-    Answer,
+    AnswerClass,
     Call,
-    Outcome,
-    Promise,
-    SaleView,
+    PromisedOrder,
+    Received,
+    SaleInfo,
     outcome_of,
 )
 from seckill.auth import login_tokens
@@ -42,7 +42,7 @@ GONE_S = 3600.0
 
 Steps = Generator[float, None, None]
 #: Names what is untrue in an answer, or "".
-Check = Callable[[Outcome, Answer], str]
+Check = Callable[[AnswerClass, Received], str]
 
 _numbers = itertools.count()
 
@@ -73,7 +73,7 @@ class Person(FastHttpUser):
         self.login = {"Authorization": f"Bearer {token}"}
         self.ticket: dict[str, str] = {}
         self.path = f"/v1/sales/{self.options.sale}"
-        self.promise = Promise()
+        self.promise = PromisedOrder()
         self._server_ahead_s = 0.0
         self._pay_by = ""
         self._story = self.story()
@@ -101,17 +101,17 @@ class Person(FastHttpUser):
         headers: dict[str, str] | None = None,
         body: dict[str, object] | None = None,
         untrue: Check = lambda _outcome, _answer: "",
-    ) -> tuple[Outcome, Answer]:
+    ) -> tuple[AnswerClass, Received]:
         """Ask once; what nobody should be told, and what is untrue, is a failure of the run."""
         with self.client.request(
             method, path, name=call, headers=headers, json=body, catch_response=True
         ) as response:
             told = response.headers or {}
-            answer = Answer.read(response.status_code, response.text, told.get("Retry-After"))
+            answer = Received.read(response.status_code, response.text, told.get("Retry-After"))
             outcome = outcome_of(call, answer)
             response.request_meta["name"] = f"{call}: {outcome}"
             wrong = answer.describe() if outcome in FAILURES else untrue(outcome, answer)
-            if outcome is Outcome.NO_ANSWER:
+            if outcome is AnswerClass.NO_ANSWER:
                 wrong += f" ({type(response.error).__name__})"
             if wrong:
                 log.error("%s, order %s, %s: %s", self.buyer_id, self.promise.order_id, call, wrong)
@@ -120,23 +120,23 @@ class Person(FastHttpUser):
                 response.success()
         return outcome, answer
 
-    def look(self) -> tuple[Outcome, Answer]:
+    def look(self) -> tuple[AnswerClass, Received]:
         """Look at the sale's page."""
         sent_s = time.time()
         outcome, answer = self.ask(Call.SALE, "GET", self.path)
-        if outcome is Outcome.OK:
+        if outcome is AnswerClass.OK:
             half_way_s = (sent_s + time.time()) / 2
-            self._server_ahead_s = SaleView.of(answer).server_time_s - half_way_s
+            self._server_ahead_s = SaleInfo.of(answer).server_time_s - half_way_s
         return outcome, answer
 
-    def ask_for_ticket(self) -> tuple[Outcome, Answer]:
+    def ask_for_ticket(self) -> tuple[AnswerClass, Received]:
         """Ask for a ticket."""
         outcome, answer = self.ask(Call.TICKET, "POST", f"{self.path}/tickets", headers=self.login)
-        if outcome is Outcome.OK:
+        if outcome is AnswerClass.OK:
             self.ticket = {"Seckill-Ticket": answer.body["ticket"]}
         return outcome, answer
 
-    def press(self) -> tuple[Outcome, Answer]:
+    def press(self) -> tuple[AnswerClass, Received]:
         """Press the button, and hold the answer against what was promised before."""
         outcome, answer = self.ask(
             Call.GRAB,
@@ -149,12 +149,14 @@ class Person(FastHttpUser):
         self.promise.hear(outcome, answer.order_id)
         return outcome, answer
 
-    def see_order(self, untrue: Check = lambda _outcome, _answer: "") -> tuple[Outcome, Answer]:
+    def see_order(
+        self, untrue: Check = lambda _outcome, _answer: ""
+    ) -> tuple[AnswerClass, Received]:
         """Look at the order; that it is not there is a failure, for it was promised."""
         path = f"/v1/orders/{self.promise.order_id}"
         return self.ask(Call.ORDER, "GET", path, headers=self.ticket, untrue=untrue)
 
-    def _untrue_grab(self, outcome: Outcome, answer: Answer) -> str:
+    def _untrue_grab(self, outcome: AnswerClass, answer: Received) -> str:
         doubt = self.promise.doubt(outcome, answer.order_id)
         if not doubt:
             return ""
@@ -166,6 +168,6 @@ class Person(FastHttpUser):
             )
         if order.order_status in STANDING:
             return f"{doubt} ({order.order_status})"
-        if seen in (Outcome.OK, Outcome.NONE):
+        if seen in (AnswerClass.OK, AnswerClass.NONE):
             self.promise.forget()
         return ""

@@ -9,10 +9,10 @@ from collections.abc import Callable, Generator
 from loadtest.locust_crowd.expectations import (
     AGAIN,
     PAID_STATES,
-    Answer,
+    AnswerClass,
     Call,
-    Outcome,
-    SaleView,
+    Received,
+    SaleInfo,
     tickets_from_s,
     untrue_payment,
 )
@@ -58,8 +58,8 @@ class Buyer(Person):
             self.press()
 
     def insist(
-        self, ask: Callable[[], tuple[Outcome, Answer]]
-    ) -> Generator[float, None, tuple[Outcome, Answer]]:
+        self, ask: Callable[[], tuple[AnswerClass, Received]]
+    ) -> Generator[float, None, tuple[AnswerClass, Received]]:
         """Ask, and come back when told, until there is another answer than that."""
         while True:
             outcome, answer = ask()
@@ -67,40 +67,40 @@ class Buyer(Person):
                 return outcome, answer
             yield answer.come_back_s
 
-    def see_sale(self) -> Generator[float, None, SaleView | None]:
+    def see_sale(self) -> Generator[float, None, SaleInfo | None]:
         """Return what the sale's page says; None when there is no such page."""
         outcome, answer = yield from self.insist(self.look)
-        return SaleView.of(answer) if outcome is Outcome.OK else None
+        return SaleInfo.of(answer) if outcome is AnswerClass.OK else None
 
-    def get_ticket(self, sale: SaleView) -> Generator[float, None, bool]:
+    def get_ticket(self, sale: SaleInfo) -> Generator[float, None, bool]:
         """Get a ticket, when they are handed out; tell whether there is one."""
         while True:
             outcome, answer = yield from self.insist(self.ask_for_ticket)
-            if outcome is not Outcome.TOO_EARLY:
-                return outcome is Outcome.OK
+            if outcome is not AnswerClass.TOO_EARLY:
+                return outcome is AnswerClass.OK
             from_s = tickets_from_s(sale, answer) - self.server_now_s()
             yield max(from_s, 0.0) + _dice.uniform(0.1, 1.0)
 
-    def win(self, sale: SaleView) -> Generator[float, None, bool]:
+    def win(self, sale: SaleInfo) -> Generator[float, None, bool]:
         """Press when the sale opens, and until it is clear; tell whether there is an order."""
         hopeful = _dice.random() < HOPEFUL_SHARE
         if not (yield from self.wait_for_opening(sale)):
             return False
         while True:
             outcome, answer = yield from self.insist(self.press)
-            if outcome in (Outcome.WON, Outcome.REPEAT):
+            if outcome in (AnswerClass.WON, AnswerClass.REPEAT):
                 yield answer.next_poll_s
                 return True
-            if outcome is Outcome.NOT_OPEN:
+            if outcome is AnswerClass.NOT_OPEN:
                 yield NOT_YET_S
                 here = yield from self.wait_for_opening((yield from self.see_sale()))
             else:
-                here = outcome is Outcome.SOLD_OUT and hopeful
+                here = outcome is AnswerClass.SOLD_OUT and hopeful
                 here = here and (yield from self.wait_for_units())
             if not here:
                 return False
 
-    def wait_for_opening(self, sale: SaleView | None) -> Generator[float, None, bool]:
+    def wait_for_opening(self, sale: SaleInfo | None) -> Generator[float, None, bool]:
         """Wait until the sale is open; tell whether it will ever be."""
         while sale and sale.state != "closed":
             opens_in_s = sale.opens_at_s - self.server_now_s()
@@ -128,22 +128,22 @@ class Buyer(Person):
             outcome, answer = yield from self.insist(self.see_order)
             if answer.order_status not in while_:
                 self._pay_by = str(answer.body.get("pay_by", ""))
-                return answer.order_status if outcome is Outcome.OK else ""
+                return answer.order_status if outcome is AnswerClass.OK else ""
             yield answer.next_poll_s
 
     def pay(self) -> Steps:
         """Pay from the wallet, until it is clear whether it is paid."""
         while True:
             outcome, answer = yield from self.insist(self._pay_once)
-            if outcome is Outcome.PAID:
+            if outcome is AnswerClass.PAID:
                 self.see_order(_untrue_after_payment)
-            if outcome is not Outcome.PAYING:
+            if outcome is not AnswerClass.PAYING:
                 return
             yield answer.next_poll_s
             if (yield from self.watch("queued", "paying")) != "pending":
                 return
 
-    def _pay_once(self) -> tuple[Outcome, Answer]:
+    def _pay_once(self) -> tuple[AnswerClass, Received]:
         return self.ask(
             Call.PAY,
             "POST",
@@ -153,8 +153,8 @@ class Buyer(Person):
             untrue=self._untrue_payment,
         )
 
-    def _untrue_payment(self, outcome: Outcome, _: Answer) -> str:
-        if outcome not in (Outcome.TOO_LATE, Outcome.ENDED):
+    def _untrue_payment(self, outcome: AnswerClass, _: Received) -> str:
+        if outcome not in (AnswerClass.TOO_LATE, AnswerClass.ENDED):
             return ""
         now_s = self.server_now_s()
         _, order = self.see_order()
@@ -192,7 +192,7 @@ class Bot(Person):
         return {"Seckill-Ticket": ticket} if _dice.random() >= NO_TICKET_SHARE else {}
 
 
-def _untrue_after_payment(outcome: Outcome, order: Answer) -> str:
-    if outcome is not Outcome.OK or order.order_status in PAID_STATES:
+def _untrue_after_payment(outcome: AnswerClass, order: Received) -> str:
+    if outcome is not AnswerClass.OK or order.order_status in PAID_STATES:
         return ""
     return f"paid, and then shown as {order.order_status}"

@@ -18,8 +18,8 @@ from config.settings import load_settings
 from ops.cli.dead_letter_tables import describe, print_letters, print_outcomes
 from ops.cli.stores import Stores, open_stores
 from seckill.dead_letters import store
-from seckill.dead_letters.resolution import Ending
-from seckill.dead_letters.store import Letter, Selection
+from seckill.dead_letters.resolution import Resolution
+from seckill.dead_letters.store import DeadLetter, LetterFilter
 from seckill.errors import Permanent, Transient, UserMistake
 
 #: Ends one letter and says what became of it.
@@ -29,7 +29,7 @@ Working = Callable[[Stores], AbstractAsyncContextManager[End]]
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class BatchRate:
     """How many letters a command ends, and how many a second."""
 
     limit: int
@@ -37,7 +37,7 @@ class Pace:
 
 
 @dataclass(frozen=True, slots=True)
-class Manners:
+class Interaction:
     """How a command deals with its user."""
 
     dry_run: bool
@@ -46,7 +46,7 @@ class Manners:
 
 
 @dataclass(slots=True)
-class Endings:
+class BatchResult:
     """What was done, letter by letter, and what was not come to."""
 
     outcomes: list[dict[str, Any]] = field(default_factory=list)
@@ -57,19 +57,21 @@ class Endings:
     @property
     def all_ended(self) -> bool:
         """Tell whether every letter that was tried is ended now."""
-        return all(o["outcome"] in (Ending.REPLAYED, Ending.DISCARDED) for o in self.outcomes)
+        return all(
+            o["outcome"] in (Resolution.REPLAYED, Resolution.DISCARDED) for o in self.outcomes
+        )
 
 
 def end_letters(
-    meant: Selection,
+    meant: LetterFilter,
     verb: str,
-    pace: Pace,
+    pace: BatchRate,
     working: Working,
-    manners: Manners,
+    manners: Interaction,
 ) -> None:
     """Show, ask, end one letter after another, and tell; exit 1 unless all of them are ended."""
 
-    async def choose(stores: Stores) -> tuple[list[int], int, list[Letter]]:
+    async def choose(stores: Stores) -> tuple[list[int], int, list[DeadLetter]]:
         if meant.ids is not None:
             ids = sorted(set(meant.ids))
             shown = await store.page(stores.db, meant, limit=pace.limit)
@@ -89,7 +91,7 @@ def end_letters(
         return
     if ids and meant.ids is None:  # whoever names letters has looked at them
         _ask(plan, manners)
-    endings: Endings = run(lambda stores: _end_all(stores, ids, pace, working, manners))
+    endings: BatchResult = run(lambda stores: _end_all(stores, ids, pace, working, manners))
     endings.left = total - len(endings.outcomes)
     print_outcomes(endings.outcomes, endings.left, as_json=manners.as_json)
     if endings.trouble:
@@ -101,11 +103,11 @@ def end_letters(
 async def _end_all(
     stores: Stores,
     ids: list[int],
-    pace: Pace,
+    pace: BatchRate,
     working: Working,
-    manners: Manners,
-) -> Endings:
-    endings = Endings()
+    manners: Interaction,
+) -> BatchResult:
+    endings = BatchResult()
     console = Console(stderr=True)
     clock = asyncio.get_running_loop().time
     with Progress(console=console, disable=manners.as_json or not console.is_terminal) as bar:
@@ -124,7 +126,7 @@ async def _end_all(
     return endings
 
 
-def _ask(plan: str, manners: Manners) -> None:
+def _ask(plan: str, manners: Interaction) -> None:
     if manners.yes:
         return
     if manners.as_json or not sys.stdin.isatty():

@@ -16,13 +16,13 @@ from rich.table import Table
 
 from seckill.dead_letters import parser
 from seckill.dead_letters.parser import first_line
-from seckill.dead_letters.store import Letter
+from seckill.dead_letters.store import DeadLetter
 
 #: How many letters of one fate are named before they are only counted.
 NAMED_MAX = 10
 
 
-def describe(letter: Letter, *, whole: bool = False) -> dict[str, Any]:
+def describe(letter: DeadLetter, *, whole: bool = False) -> dict[str, Any]:
     """Return a letter as JSON can say it; `whole` with its headers and its body."""
     fields = {
         key: value.isoformat() if isinstance(value, datetime) else value
@@ -36,7 +36,7 @@ def describe(letter: Letter, *, whole: bool = False) -> dict[str, Any]:
     return fields
 
 
-def print_letters(console: Console, letters: Sequence[Letter]) -> None:
+def print_letters(console: Console, letters: Sequence[DeadLetter]) -> None:
     """Print letters, two lines each: a table would leave no room for the reason."""
     for letter in letters:
         _say(
@@ -48,7 +48,7 @@ def print_letters(console: Console, letters: Sequence[Letter]) -> None:
         )
 
 
-def print_letter(console: Console, letter: Letter, standing: Sequence[dict[str, Any]]) -> None:
+def print_letter(console: Console, letter: DeadLetter, standing: Sequence[dict[str, Any]]) -> None:
     """Print all of a letter; `standing` has the orders that it names, as they are now."""
     for name, value in describe(letter, whole=True).items():
         if name not in ("orders", "body", "content") and value is not None:

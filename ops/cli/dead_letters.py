@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from config.settings import load_settings
-from ops.cli.dead_letter_batch import End, Manners, Pace, end_letters, run
+from ops.cli.dead_letter_batch import BatchRate, End, Interaction, end_letters, run
 from ops.cli.dead_letter_tables import describe, print_letter, print_letters
 from ops.cli.stores import Json, Stores, check_id
 from seckill import audit
@@ -21,7 +21,7 @@ from seckill.adapters import topology
 from seckill.adapters.rabbitmq import Broker, Publisher
 from seckill.consistency import snapshots
 from seckill.dead_letters import resolution, store
-from seckill.dead_letters.store import Letter, Selection
+from seckill.dead_letters.store import DeadLetter, LetterFilter
 from seckill.errors import Unavailable, UserMistake
 from seckill.inventory.holders import find_holdings
 
@@ -76,7 +76,7 @@ def list_letters(
     """List dead letters, newest first."""
     meant = _selection(None, queue, sale, match, state)
 
-    async def look(stores: Stores) -> tuple[list[Letter], int]:
+    async def look(stores: Stores) -> tuple[list[DeadLetter], int]:
         found = await store.page(stores.db, meant, limit=limit, newest_first=True)
         return found, await store.count(stores.db, meant)
 
@@ -92,7 +92,7 @@ def list_letters(
 def show(letter_id: LetterId, as_json: Json = False) -> None:
     """Show all of a letter, and how the orders that it names stand now."""
 
-    async def look(stores: Stores) -> tuple[Letter, list[dict[str, Any]], str]:
+    async def look(stores: Stores) -> tuple[DeadLetter, list[dict[str, Any]], str]:
         letter = await store.find(stores.db, letter_id)
         return letter, *await _standing(stores, letter)
 
@@ -167,7 +167,9 @@ def replay(
 
             yield one
 
-    end_letters(meant, "replay", Pace(limit, rate), working, Manners(dry_run, yes, as_json))
+    end_letters(
+        meant, "replay", BatchRate(limit, rate), working, Interaction(dry_run, yes, as_json)
+    )
 
 
 @dead_app.command("discard")
@@ -201,10 +203,12 @@ def discard(
 
         yield one
 
-    end_letters(meant, "discard", Pace(limit, None), working, Manners(dry_run, yes, as_json))
+    end_letters(
+        meant, "discard", BatchRate(limit, None), working, Interaction(dry_run, yes, as_json)
+    )
 
 
-async def _standing(stores: Stores, letter: Letter) -> tuple[list[dict[str, Any]], str]:
+async def _standing(stores: Stores, letter: DeadLetter) -> tuple[list[dict[str, Any]], str]:
     """Return each named order with its row's state and its holder now, and what kept us from it."""
     rows = await snapshots.states_of(stores.db, {order.order_id for order in letter.orders})
     held, trouble = {}, ""
@@ -228,7 +232,7 @@ def _meant(
     sale: str | None,
     match: str | None,
     everything: bool,
-) -> Selection:
+) -> LetterFilter:
     """Read which open letters a command is to end; to say nothing is a mistake."""
     filtered = any(given is not None for given in (queue, sale, match))
     if bool(ids) + filtered + everything != 1:
@@ -238,7 +242,7 @@ def _meant(
 
 def _selection(
     ids: list[int] | None, queue: str | None, sale: str | None, match: str | None, state: str
-) -> Selection:
+) -> LetterFilter:
     if queue is not None:
         queue = queue.removesuffix(topology.dead(""))
         if queue not in topology.WORK_QUEUES:
@@ -250,7 +254,7 @@ def _selection(
         _check_text("--match", match)
     if state not in ("open", "replayed", "discarded", "all"):
         raise UserMistake(f"--state {state!r}: give open, replayed, discarded or all")
-    return Selection(ids or None, queue, sale, match, None if state == "all" else state)
+    return LetterFilter(ids or None, queue, sale, match, None if state == "all" else state)
 
 
 def _check_text(option: str, text: str) -> None:

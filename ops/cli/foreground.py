@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 
 from config.settings import Settings
-from ops.cli.up_screen import Screen
+from ops.cli.up_screen import UpScreen
 from ops.processes.tasks import until_signal
 from ops.stack.addresses import addresses
-from ops.stack.supervisor import Listener, StackSettings, run_stack
+from ops.stack.supervisor import StackListener, StackSettings, run_stack
 
 
 async def run_foreground(
     settings: Settings, gateways: int, consumers: int, *, as_json: bool
 ) -> None:
     """Run the stack until SIGTERM or SIGINT, showing how it fares."""
-    screen = Screen(settings.home.absolute(), to_stderr=as_json)
+    screen = UpScreen(settings.home.absolute(), to_stderr=as_json)
 
     def ready(values: StackSettings) -> None:
         if as_json:
@@ -23,7 +23,7 @@ async def run_foreground(
         else:
             screen.ready(values)
 
-    listener = Listener(say=screen.say, ready=ready, changed=screen.changed)
+    listener = StackListener(say=screen.say, ready=ready, changed=screen.changed)
     try:
         await until_signal(run_stack(settings, gateways, consumers, listener))
     finally:

@@ -17,7 +17,7 @@ from seckill import audit
 from seckill.errors import UserMistake
 from seckill.order_ids import PATTERN
 from seckill.payments import refunds, wallets
-from seckill.payments.card_payment_store import CardBooks, Open
+from seckill.payments.card_payment_store import CardPaymentStore, OpenCardPayment
 from seckill.payments.payment import new_tx_id
 from seckill.payments.wallets import CENTS_MAX, Coupon, TopUp, Wallet
 
@@ -120,8 +120,8 @@ def unknown(
 ) -> None:
     """List the card payments that the provider is still to be asked about, oldest first."""
 
-    async def look(db: asyncpg.Pool) -> list[Open]:
-        books = CardBooks(db)
+    async def look(db: asyncpg.Pool) -> list[OpenCardPayment]:
+        books = CardPaymentStore(db)
         if ask_now:
             await books.ask_all_now()
         return await books.open_payments(LISTED_MAX)

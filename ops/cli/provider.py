@@ -28,10 +28,10 @@ def provider(
 ) -> None:
     """Play a card provider, in the foreground; GET /books shows what each key was charged."""
     from ops.processes.tasks import until_signal
-    from ops.sandbox_provider import Habits, Sandbox
+    from ops.sandbox_provider import Sandbox, SandboxBehaviour
 
     settings = load_settings()
-    habits = Habits(decline, lose_replies, lose_requests, delay, late, late_after)
+    habits = SandboxBehaviour(decline, lose_replies, lose_requests, delay, late, late_after)
     secret = settings.webhook_keys.get_secret_value()
     sandbox = Sandbox(
         habits,

@@ -16,7 +16,7 @@ from ops.cli.stores import Json, SaleId, check_id, open_stores
 from seckill.errors import UserMistake
 from seckill.sales import rate_limits
 from seckill.sales.rate_limits import SaleLimit
-from seckill.sales.token_buckets import Buckets
+from seckill.sales.token_buckets import TokenBuckets
 
 Rate = Annotated[int | None, typer.Option(help="Requests a second, all gateways together.", min=1)]
 Burst = Annotated[int | None, typer.Option(help="At once after a pause; else 2 x rate + 1.", min=1)]
@@ -71,7 +71,7 @@ async def _change(
     settings: Settings, sale_id: str, wanted: dict[Op, SaleLimit]
 ) -> dict[str, SaleLimit]:
     async with open_stores(settings) as stores:
-        buckets = Buckets(stores.redis)
+        buckets = TokenBuckets(stores.redis)
         for op, new in wanted.items():
             await rate_limits.set_limit(stores.db, buckets, sale_id, op, new)
         return dict(await rate_limits.limits_of(stores.db, sale_id))

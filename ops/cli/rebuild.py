@@ -16,7 +16,7 @@ from seckill import audit
 from seckill.adapters import topology
 from seckill.adapters.rabbitmq import Broker, count_waiting
 from seckill.consistency import fencing
-from seckill.consistency.drain import UnderWay, wait_until_placed
+from seckill.consistency.drain import InFlight, wait_until_placed
 from seckill.consistency.rebuild import Rebuild, Rebuilt
 from seckill.errors import SeckillError, UserMistake
 
@@ -62,7 +62,7 @@ def rebuild(
 
 async def _rebuild(
     settings: Settings, sale_ids: list[str], wait_s: float, force: bool
-) -> tuple[UnderWay | None, list[Rebuilt], dict[str, str]]:
+) -> tuple[InFlight | None, list[Rebuilt], dict[str, str]]:
     done: list[Rebuilt] = []
     failed: dict[str, str] = {}
     async with open_stores(settings) as stores:

@@ -19,8 +19,8 @@ from seckill import audit
 from seckill.adapters import topology
 from seckill.adapters.rabbitmq import Publisher, count_waiting
 from seckill.consistency import diff, fencing
-from seckill.consistency.diff import Action, Difference
-from seckill.consistency.fencing import Standing
+from seckill.consistency.diff import Difference, RepairAction
+from seckill.consistency.fencing import SaleState
 from seckill.consistency.repair import Reconciler
 from seckill.errors import Missing
 
@@ -73,14 +73,14 @@ async def _compare(settings: Settings, sale_ids: list[str] | None, *, apply: boo
 
 async def _look_at_all(
     stores: Stores, sale_ids: list[str] | None, age_ms: int
-) -> dict[str, tuple[Standing, diff.Look]]:
+) -> dict[str, tuple[SaleState, diff.Comparison]]:
     standings = await fencing.survey(stores.redis, stores.db, sale_ids)
     for sale_id in sale_ids or ():
         if sale_id not in standings:
             raise Missing(f"there is no sale {sale_id}; `seckill sale list` shows them")
     looks = {}
     for sale_id, standing in standings.items():
-        look = diff.Look({}, is_quiet=False)
+        look = diff.Comparison({}, is_quiet=False)
         if not standing.trouble:
             look = await diff.look(stores.redis, stores.db, sale_id, age_ms=age_ms)
         looks[sale_id] = standing, look
@@ -89,7 +89,7 @@ async def _look_at_all(
 
 async def _repair(
     settings: Settings, stores: Stores, found: dict[str, tuple[int, list[Difference]]]
-) -> dict[str, Counter[Action]]:
+) -> dict[str, Counter[RepairAction]]:
     broker = open_broker(settings)
     async with Publisher.open(broker, timeout_s=settings.confirm_timeout_s) as publisher:
         reconciler = Reconciler(

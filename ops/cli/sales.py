@@ -16,7 +16,7 @@ from ops.cli.tickets import ticket, token
 from ops.cli.verify import verify
 from seckill.auth import proof_of_work
 from seckill.consistency import fencing
-from seckill.consistency.fencing import Trouble
+from seckill.consistency.fencing import FenceReason
 from seckill.errors import Unavailable, UserMistake
 from seckill.sales import sales
 from seckill.sales.sales import PAYMENT_WINDOW_MAX_S, PRICE_CENTS_MAX, UNITS_MAX, NewSale, Sale
@@ -114,7 +114,7 @@ def list_sales(as_json: Json = False) -> None:
 
 async def _with_troubles(
     stores: Stores, reading: Awaitable[T], sale_ids: list[str] | None
-) -> tuple[T, dict[str, Trouble] | None]:
+) -> tuple[T, dict[str, FenceReason] | None]:
     """Read sales, and which of them need a rebuild; None when Redis does not tell."""
     found = await reading
     try:
@@ -124,11 +124,11 @@ async def _with_troubles(
         return found, None
 
 
-def _needs(sale_id: str, troubles: dict[str, Trouble] | None) -> dict[str, str | None]:
+def _needs(sale_id: str, troubles: dict[str, FenceReason] | None) -> dict[str, str | None]:
     return {"needs_rebuild": "unknown" if troubles is None else troubles.get(sale_id)}
 
 
-def _print_troubles(troubles: dict[str, Trouble] | None) -> None:
+def _print_troubles(troubles: dict[str, FenceReason] | None) -> None:
     for sale_id, trouble in (troubles or {}).items():
         typer.echo(fencing.advice(sale_id, trouble))
 

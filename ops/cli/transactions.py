@@ -20,8 +20,8 @@ from ops.cli.stores import Json
 from seckill.adapters import postgres
 from seckill.errors import UserMistake
 from seckill.transactions import manual
-from seckill.transactions.manual import Listed, Shown
-from seckill.transactions.states import State
+from seckill.transactions.manual import ListedTransaction, TransactionView
+from seckill.transactions.states import TransactionState
 
 T = TypeVar("T")
 
@@ -30,7 +30,7 @@ tx_app = typer.Typer(help="Show, retry and settle transactions.", no_args_is_hel
 TxId = Annotated[str, typer.Argument(metavar="ID", help="The transaction's id.")]
 
 
-class End(StrEnum):
+class SettleAs(StrEnum):
     """What a transaction can be settled as."""
 
     CONFIRMED = "confirmed"
@@ -40,7 +40,7 @@ class End(StrEnum):
 @tx_app.command("list")
 def list_(
     state: Annotated[
-        list[State] | None,
+        list[TransactionState] | None,
         typer.Option(help="Only these states; else all that have not ended.", case_sensitive=False),
     ] = None,
     limit: Annotated[int, typer.Option(help="At most so many, the newest.", min=1)] = 50,
@@ -84,7 +84,7 @@ def retry(tx_id: TxId, as_json: Json = False) -> None:
 @tx_app.command("settle")
 def settle(
     tx_id: TxId,
-    to: Annotated[End, typer.Option(help="How it ended.")],
+    to: Annotated[SettleAs, typer.Option(help="How it ended.")],
     reason: Annotated[str, typer.Option(help="Why; it is kept in the audit trail.")],
     as_json: Json = False,
 ) -> None:
@@ -106,7 +106,7 @@ def _run(work: Callable[[asyncpg.Pool], Awaitable[T]]) -> T:
     return asyncio.run(go())
 
 
-def _show(shown: Shown, as_json: bool) -> None:
+def _show(shown: TransactionView, as_json: bool) -> None:
     each = shown.transaction
     if as_json:
         branches = [_plain(branch) for branch in shown.branches]
@@ -140,16 +140,16 @@ def _table(first: str, *others: str) -> Table:
     return Table(Column(first, no_wrap=True), *(Column(name, overflow="fold") for name in others))
 
 
-def _say(each: Listed, what: str, as_json: bool) -> None:
+def _say(each: ListedTransaction, what: str, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(_plain(each)))
     else:
         typer.echo(f"{each.tx_id} {what}: {_state(each)}")
 
 
-def _state(each: Listed) -> str:
+def _state(each: ListedTransaction) -> str:
     step = f", step {each.step + 1}" if each.engine == "saga" and each.ended_at is None else ""
-    parked = f" while {each.parked_in}" if each.state == State.FAILED else ""
+    parked = f" while {each.parked_in}" if each.state == TransactionState.FAILED else ""
     return f"{each.state}{parked}{step}"
 
 

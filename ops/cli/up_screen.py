@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.status import Status
 
 from config.settings import PROJECT_ROOT
-from ops.processes.home import State
+from ops.processes.home import StackState
 from ops.stack.supervisor import StackSettings
 
 
-class Screen:
+class UpScreen:
     """Prints what happens; on a terminal a line at the bottom shows what runs."""
 
     def __init__(self, home: Path, *, to_stderr: bool = False) -> None:
@@ -30,7 +30,7 @@ class Screen:
         """Print the addresses and something to paste."""
         self._console.print(_welcome(self._home, values), markup=False)
 
-    def changed(self, state: State) -> None:
+    def changed(self, state: StackState) -> None:
         """Redraw the line at the bottom."""
         if self._console.is_terminal:
             text = " ".join(

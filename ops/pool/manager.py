@@ -26,7 +26,7 @@ from ops.pool.autoscaler import Reading, Trend
 from ops.pool.backlogs import Backlogs
 from ops.pool.control_socket import Reply, Request, control_server
 from ops.pool.metrics import Figures, RoleFigures, running_roles
-from ops.pool.plan import Plan, load_plan, start_afresh
+from ops.pool.plan import PoolPlan, load_plan, start_afresh
 from ops.pool.start import alone, wish
 from ops.pool.workers import Workers
 from ops.processes import pid_files
@@ -36,7 +36,7 @@ from seckill.adapters import redis as redis_client
 from seckill.adapters.rabbitmq import Broker
 from seckill.errors import SeckillError
 from seckill.process import notify_ready
-from seckill.single_flight import SharedReading
+from seckill.single_flight import SingleFlight
 
 #: The autoscaler looks this often. A look costs some milliseconds of this process and the stores.
 LOOK_S = 2.0
@@ -73,7 +73,7 @@ class Pool:
     """Has the plan followed, changes it, and shows what comes of it."""
 
     def __init__(
-        self, settings: Settings, plan: Plan, figures: Figures, backlogs: Backlogs, say: Say
+        self, settings: Settings, plan: PoolPlan, figures: Figures, backlogs: Backlogs, say: Say
     ) -> None:
         self._home = settings.home.absolute()
         self._plan = plan
@@ -83,7 +83,7 @@ class Pool:
         self._workers = Workers(settings, say)
         self._since = datetime.now(UTC)
         self._trends: dict[str, Trend] = {}
-        self._looking = SharedReading(self._look, interval_s=FRESH_S)
+        self._looking = SingleFlight(self._look, interval_s=FRESH_S)
         self._stop = asyncio.Event()
         self._ended = asyncio.Event()
 
@@ -128,7 +128,7 @@ class Pool:
             plan.pause(request.roles, paused=request.op != "resume")
         self._adopt(plan)
 
-    def _adopt(self, plan: Plan) -> None:
+    def _adopt(self, plan: PoolPlan) -> None:
         """Keep a plan, then follow it."""
         plan.save(self._home)
         for role, duty in plan.duties.items():

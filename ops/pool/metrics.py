@@ -12,7 +12,7 @@ from aiohttp import ClientError, ClientSession, ClientTimeout
 from prometheus_client.parser import text_string_to_metric_families
 
 from ops.pool.backlogs import Backlog
-from ops.pool.plan import Duty
+from ops.pool.plan import WorkerDuty
 
 #: A worker answers from a thread of its own; one that is not there after this long is starting,
 #: hangs, or is gone.
@@ -73,7 +73,7 @@ class Figures:
     def of_role(
         self,
         role: str,
-        duty: Duty,
+        duty: WorkerDuty,
         said: Iterable[Said | None],
         backlog: Backlog | None,
         restarts: int,

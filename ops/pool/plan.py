@@ -23,7 +23,7 @@ _FILE = "pool.json"
 
 
 @dataclass(slots=True)
-class Duty:
+class WorkerDuty:
     """What is wanted of one role."""
 
     wanted: int
@@ -43,10 +43,10 @@ class Duty:
 
 
 @dataclass(slots=True)
-class Plan:
+class PoolPlan:
     """The duties of all roles."""
 
-    duties: dict[str, Duty] = field(default_factory=dict)
+    duties: dict[str, WorkerDuty] = field(default_factory=dict)
     #: How many of every role there were to begin with.
     each: int = 1
 
@@ -82,28 +82,30 @@ class Plan:
         new.write_bytes(msgspec.json.encode(self))
         new.replace(home / _FILE)
 
-    def _duty(self, role: str) -> Duty:
+    def _duty(self, role: str) -> WorkerDuty:
         if role not in self.duties:
             raise UserMistake(f"no role {role}; there are: {', '.join(self.duties)}")
         return self.duties[role]
 
 
-_decode = msgspec.json.Decoder(Plan).decode
+_decode = msgspec.json.Decoder(PoolPlan).decode
 
 
-def load_plan(home: Path, roles: Sequence[str]) -> Plan:
+def load_plan(home: Path, roles: Sequence[str]) -> PoolPlan:
     """Return the plan that is kept; a role of which nothing is kept gets what all began with."""
     file = home / _FILE
     try:
-        kept = _decode(file.read_bytes()) if file.exists() else Plan()
+        kept = _decode(file.read_bytes()) if file.exists() else PoolPlan()
     except msgspec.MsgspecError as error:
         raise SeckillError(f"{file} is damaged: {error}; remove it to start afresh") from error
-    return Plan({role: kept.duties.get(role) or Duty(kept.each) for role in roles}, kept.each)
+    return PoolPlan(
+        {role: kept.duties.get(role) or WorkerDuty(kept.each) for role in roles}, kept.each
+    )
 
 
 def start_afresh(home: Path, each: int) -> None:
     """Forget what was asked of earlier managers: the next one begins with `each` of every role."""
-    Plan(each=each).save(home)
+    PoolPlan(each=each).save(home)
 
 
 def parse_scale(word: str) -> tuple[str, int, int]:

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from config.settings import Settings
-from ops.pool.plan import Plan
+from ops.pool.plan import PoolPlan
 from ops.processes.child import Child, StartFailed
 from ops.processes.ports import free_port
 from ops.processes.restarts import Say, keep
@@ -78,7 +78,7 @@ class Workers:
             self._hired.clear()  # who is being restarted is not started again
             await together(*(self._stop(each) for each in self._alive))
 
-    def follow(self, plan: Plan) -> None:
+    def follow(self, plan: PoolPlan) -> None:
         """Hire, let go, and tell each its roles; returns at once."""
         for number in [n for n in self._hired if n > plan.workers]:
             self._let_go(self._hired.pop(number))

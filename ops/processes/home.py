@@ -43,7 +43,7 @@ class Manager(TypedDict):
     pid: int | None
 
 
-class State(TypedDict):
+class StackState(TypedDict):
     """What `<home>/state.json` holds while a supervisor runs."""
 
     ready: bool
@@ -79,7 +79,7 @@ def supervisor(home: Path) -> int | None:
     return holder(home / "lock")
 
 
-def publish(home: Path, state: State) -> None:
+def publish(home: Path, state: StackState) -> None:
     """Write the state in one step, so that nobody reads half of it."""
     new = home / "state.json.new"
     new.write_text(json.dumps(state, indent=2))
@@ -92,12 +92,12 @@ def forget(home: Path) -> None:
         (home / name).unlink(missing_ok=True)
 
 
-def published(home: Path) -> State | None:
+def published(home: Path) -> StackState | None:
     """Return the state of the stack that runs in `home`, or None."""
     if supervisor(home) is None:
         return None
     try:
-        state: State = json.loads((home / "state.json").read_text())
+        state: StackState = json.loads((home / "state.json").read_text())
     except OSError:  # it has only just started, or is about to end
         return None
     return state

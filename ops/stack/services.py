@@ -26,11 +26,11 @@ from ops.processes.tasks import together
 from ops.stack.credentials import load_credentials
 from ops.stack.servers import external as given_store
 from ops.stack.servers import postgresql, rabbitmq, redis
-from ops.stack.servers.server import Place, Store
+from ops.stack.servers.server import Server, StackHome
 
 #: Store -> the setting that, found in the environment, means "use this one, start nothing".
 SETTINGS = {"redis": "redis_url", "rabbitmq": "amqp_url", "postgresql": "postgres_dsn"}
-_PREPARE: dict[str, Callable[[Place], Awaitable[Store]]] = {
+_PREPARE: dict[str, Callable[[StackHome], Awaitable[Server]]] = {
     "redis": redis.prepare,
     "rabbitmq": rabbitmq.prepare,
     "postgresql": postgresql.prepare,
@@ -41,7 +41,7 @@ _PREPARE: dict[str, Callable[[Place], Awaitable[Store]]] = {
 class Services:
     """The stores by name: `redis`, `rabbitmq`, `postgresql`."""
 
-    stores: dict[str, Store]
+    stores: dict[str, Server]
 
     @property
     def redis_url(self) -> str:
@@ -116,7 +116,7 @@ def temporary_home() -> Iterator[Path]:
 async def running_services(home: Path) -> AsyncIterator[Services]:
     """Start what the environment does not give, and stop it again."""
     end_leftovers(home / "run")
-    place = Place(home, load_credentials(home))
+    place = StackHome(home, load_credentials(home))
     given = given_settings()
     services = Services({})
     try:
@@ -128,7 +128,7 @@ async def running_services(home: Path) -> AsyncIterator[Services]:
         await together(*(services.stop(name) for name in services.stores))
 
 
-async def _bring_up(services: Services, name: str, given: str | None, place: Place) -> None:
+async def _bring_up(services: Services, name: str, given: str | None, place: StackHome) -> None:
     if given:
         services.stores[name] = await given_store.greet(name, given)
     else:

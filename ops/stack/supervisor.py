@@ -16,7 +16,7 @@ from config.settings import PROJECT_ROOT, Settings, save_stack_settings
 from ops.pool.plan import start_afresh
 from ops.pool.start import wish
 from ops.processes.child import Child, Spec
-from ops.processes.home import State, held, publish
+from ops.processes.home import StackState, held, publish
 from ops.processes.ports import free_port
 from ops.processes.restarts import Say, keep
 from ops.processes.tasks import together
@@ -30,7 +30,7 @@ StackSettings = dict[str, object]
 
 
 @dataclass(frozen=True, slots=True)
-class Listener:
+class StackListener:
     """Who is told how the stack fares."""
 
     #: Something happened that a person may want to read.
@@ -38,10 +38,12 @@ class Listener:
     #: Everything answers; called once.
     ready: Callable[[StackSettings], None]
     #: Something started, ended or became ready.
-    changed: Callable[[State], None]
+    changed: Callable[[StackState], None]
 
 
-async def run_stack(settings: Settings, gateways: int, consumers: int, listener: Listener) -> None:
+async def run_stack(
+    settings: Settings, gateways: int, consumers: int, listener: StackListener
+) -> None:
     """Run a stack in `settings.home` until cancelled."""
     home = settings.home.absolute()
     with held(home):
@@ -63,7 +65,7 @@ class _Stack:
     home: Path
     services: Services
     values: StackSettings
-    listener: Listener
+    listener: StackListener
     pool: Child
     gateways: list[Child] = field(default_factory=list)
     admin_ports: list[object] = field(default_factory=list)
@@ -101,7 +103,7 @@ class _Stack:
         self.listener.ready(self.values)
 
     def changed(self) -> None:
-        state = State(
+        state = StackState(
             ready=self.ready,
             services=[
                 {"name": name, "pid": self.services.pid(name), "address": store.address}

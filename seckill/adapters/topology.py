@@ -24,7 +24,7 @@ EVENTS = "seckill.orders.event_outbox"
 WORK_QUEUES = (ORDERS_PLACE, ORDERS_EXPIRE, SAGA_STEPS)
 
 #: Waits of a message that failed: a moment, a hiccup, a restart, an outage; after that a person.
-RUNGS_S = (1, 5, 25, 125)
+RETRY_DELAYS_S = (1, 5, 25, 125)
 
 #: A message that killed its consumer this often is not retried again. At least 20, because an
 #: ordinary restart of the pool also counts as a delivery.
@@ -61,7 +61,7 @@ def retry(rung_s: int) -> str:
 
 
 #: Where the message of a grab can be that no consumer holds.
-HOMES_OF_GRABS = (ORDERS_PLACE, dead(ORDERS_PLACE), *map(retry, RUNGS_S))
+HOMES_OF_GRABS = (ORDERS_PLACE, dead(ORDERS_PLACE), *map(retry, RETRY_DELAYS_S))
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ async def declare(channel: AbstractChannel) -> Topology:
             },
         )
     rungs = {}
-    for rung_s in RUNGS_S:
+    for rung_s in RETRY_DELAYS_S:
         rungs[rung_s], queues[retry(rung_s)] = await _declare_rung(channel, rung_s)
     return Topology(exchange, events, queues, rungs)
 

@@ -112,7 +112,7 @@ LOOKS_APART_S = 3.0
 DIFFERENCES_MAX = 5_000
 
 
-class Action(StrEnum):
+class RepairAction(StrEnum):
     """What is done about a difference."""
 
     REPUBLISH = "republish"
@@ -121,21 +121,21 @@ class Action(StrEnum):
 
 
 REASONS = {
-    Action.REPUBLISH: "held for long without a row: its message was lost",
-    Action.GIVE_BACK: "ended, but still held in Redis",
-    Action.ADOPT: "live, but not held in Redis",
+    RepairAction.REPUBLISH: "held for long without a row: its message was lost",
+    RepairAction.GIVE_BACK: "ended, but still held in Redis",
+    RepairAction.ADOPT: "live, but not held in Redis",
 }
 
 
 class Difference(NamedTuple):
     """One order on which the stores do not agree."""
 
-    action: Action
+    action: RepairAction
     buyer_id: str
     holding: Holding
 
 
-class Look(NamedTuple):
+class Comparison(NamedTuple):
     """One comparison of a sale."""
 
     #: By order_id.
@@ -146,7 +146,7 @@ class Look(NamedTuple):
 
 async def look(
     redis: Redis, db: asyncpg.Pool, sale_id: str, *, age_ms: int, share: float = 1.0
-) -> Look:
+) -> Comparison:
     """Compare a sale's holders with its rows, and its live rows with their holders.
 
     With a share below 1 it works so much of the time and rests in between, page by page.
@@ -162,14 +162,14 @@ async def look(
             if action and each.holding.order_id not in waiting_for_operator:
                 found[each.holding.order_id] = Difference(action, each.buyer_id, each.holding)
         if len(found) > DIFFERENCES_MAX:
-            return Look(found, is_quiet=False)
+            return Comparison(found, is_quiet=False)
     async for rows in _paced(unheld(redis, db, sale_id), share):
         for row in rows:
             is_quiet = False
-            found[row.holding.order_id] = Difference(Action.ADOPT, *row)
+            found[row.holding.order_id] = Difference(RepairAction.ADOPT, *row)
         if len(found) > DIFFERENCES_MAX:
             break
-    return Look(found, is_quiet)
+    return Comparison(found, is_quiet)
 
 
 async def _paced(pages: AsyncIterator[P], share: float) -> AsyncIterator[P]:
@@ -187,15 +187,15 @@ async def rest(began: float, share: float) -> None:
         await asyncio.sleep((time.monotonic() - began) * (1 / share - 1))
 
 
-def agreed(before: Look, now: Look) -> list[Difference]:
+def agreed(before: Comparison, now: Comparison) -> list[Difference]:
     """Return what both looks saw."""
     return [d for order_id, d in now.differences.items() if before.differences.get(order_id) == d]
 
 
-def _action_for(each: Held, lost_before_ms: int) -> Action | None:
+def _action_for(each: Held, lost_before_ms: int) -> RepairAction | None:
     if each.is_live or each.is_returning:
         return None
     if each.state is not None:
-        return Action.GIVE_BACK
+        return RepairAction.GIVE_BACK
     is_young = created_ms_of(each.holding.order_id) > lost_before_ms
-    return None if is_young else Action.REPUBLISH
+    return None if is_young else RepairAction.REPUBLISH

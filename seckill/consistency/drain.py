@@ -18,7 +18,7 @@ from seckill.inventory import outbox
 LOOK_PAUSE_S = 1.0
 
 
-class UnderWay(NamedTuple):
+class InFlight(NamedTuple):
     """What has not come to its end."""
 
     #: Waiting on the broker, of whatever sales.
@@ -34,7 +34,7 @@ async def wait_until_placed(
     count_waiting: Callable[[], Awaitable[int]],
     sale_ids: Collection[str],
     wait_s: float,
-) -> UnderWay:
+) -> InFlight:
     """Wait until all that is under way is placed; return what is left when the time is over.
 
     `count_waiting` counts the messages on `orders.place`. Those that a consumer holds cannot be
@@ -60,11 +60,11 @@ async def _look(
     db: asyncpg.Pool,
     count_waiting: Callable[[], Awaitable[int]],
     sale_ids: Collection[str],
-) -> UnderWay:
+) -> InFlight:
     messages = await count_waiting()
     entries = sum(await outbox.sizes(redis, list(sale_ids)))
     holders = 0
     for sale_id in sale_ids:
         async for page in diff.held(redis, db, sale_id):
             holders += sum(held.state is None for held in page)
-    return UnderWay(messages, entries, holders)
+    return InFlight(messages, entries, holders)

@@ -21,7 +21,7 @@ from seckill.adapters.redis import redis_errors_as_unavailable
 from seckill.inventory import outbox
 
 
-class Trouble(StrEnum):
+class FenceReason(StrEnum):
     """Why a sale sells nothing until it is rebuilt."""
 
     #: Redis has lost it, or part of it.
@@ -34,7 +34,7 @@ class Trouble(StrEnum):
     AHEAD = "ahead"
 
 
-class Stamp(NamedTuple):
+class ChangeStamp(NamedTuple):
     """What changes with everything that happens to a sale, in either store."""
 
     #: As Redis has it.
@@ -44,19 +44,23 @@ class Stamp(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class SaleState:
     """How a sale stands: a trouble, or the stamp of a sale that is whole."""
 
-    trouble: Trouble | None
-    stamp: Stamp | None = None
+    trouble: FenceReason | None
+    stamp: ChangeStamp | None = None
 
 
-_TROUBLES = {b"MISSING": Trouble.LOST, b"BEHIND": Trouble.BEHIND, b"FENCED": Trouble.FENCED}
+_TROUBLES = {
+    b"MISSING": FenceReason.LOST,
+    b"BEHIND": FenceReason.BEHIND,
+    b"FENCED": FenceReason.FENCED,
+}
 
 
 async def survey(
     redis: Redis, db: asyncpg.Pool, sale_ids: Collection[str] | None = None, *, fence: bool = False
-) -> dict[str, Standing]:
+) -> dict[str, SaleState]:
     """Judge all sales, or those of `sale_ids`, in one query and one round trip to Redis.
 
     With `fence`, one that went back in time is fenced in the same step. PostgreSQL is read first:
@@ -89,7 +93,7 @@ async def survey(
         if (stamp := standings[row["sale_id"]].stamp) and stamp.epoch > row["epoch"]
     }
     for sale_id in await _still_ahead(db, later) if later else ():
-        standings[sale_id] = Standing(Trouble.AHEAD)
+        standings[sale_id] = SaleState(FenceReason.AHEAD)
     return standings
 
 
@@ -110,7 +114,7 @@ async def _still_ahead(db: asyncpg.Pool, epochs: Mapping[str, int]) -> list[str]
 
 async def behind(
     redis: Redis, db: asyncpg.Pool, sale_ids: Collection[str] | None = None
-) -> dict[str, Trouble]:
+) -> dict[str, FenceReason]:
     """Return the sales that need a rebuild, and why; looks only."""
     standings = await survey(redis, db, sale_ids)
     return {sale_id: s.trouble for sale_id, s in standings.items() if s.trouble is not None}
@@ -122,19 +126,19 @@ async def epoch_in_redis(redis: Redis, sale_id: str) -> int:
         return int(await redis.hget(redis_keys.sale(sale_id), "epoch") or 0)
 
 
-def advice(sale_id: str, trouble: Trouble) -> str:
+def advice(sale_id: str, trouble: FenceReason) -> str:
     """Return one line for an operator."""
     what = {
-        Trouble.LOST: f"Redis has lost sale {sale_id}",
-        Trouble.BEHIND: f"Redis went back in time with sale {sale_id}",
-        Trouble.FENCED: f"sale {sale_id} is fenced",
-        Trouble.AHEAD: f"PostgreSQL was restored from before a rebuild of sale {sale_id}",
+        FenceReason.LOST: f"Redis has lost sale {sale_id}",
+        FenceReason.BEHIND: f"Redis went back in time with sale {sale_id}",
+        FenceReason.FENCED: f"sale {sale_id} is fenced",
+        FenceReason.AHEAD: f"PostgreSQL was restored from before a rebuild of sale {sale_id}",
     }[trouble]
     return f"{what}; it sells nothing until it is rebuilt: seckill sale rebuild {sale_id}"
 
 
-def _standing(reply: list[Any], row: asyncpg.Record) -> Standing:
+def _standing(reply: list[Any], row: asyncpg.Record) -> SaleState:
     if reply[0] != b"WHOLE":
-        return Standing(_TROUBLES[reply[0]])
+        return SaleState(_TROUBLES[reply[0]])
     _, epoch, *details = reply
-    return Standing(None, Stamp(epoch, row["version"], tuple(details)))
+    return SaleState(None, ChangeStamp(epoch, row["version"], tuple(details)))

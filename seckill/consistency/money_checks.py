@@ -77,7 +77,7 @@ SELECT p.tx_id
 
 
 @dataclass(frozen=True, slots=True)
-class MoneyBooks:
+class MoneyCheck:
     """What a sale's payments came to, and whether all of it is booked."""
 
     charged_cents: int
@@ -94,7 +94,7 @@ class MoneyBooks:
     misbooked_txs: list[str]
 
 
-async def read_money(db: asyncpg.Pool, sale_id: str) -> MoneyBooks:
+async def read_money(db: asyncpg.Pool, sale_id: str) -> MoneyCheck:
     """Read the money of a sale, and the wallets and postings of all."""
     with database_errors_as_unavailable():
         async with (
@@ -108,7 +108,7 @@ async def read_money(db: asyncpg.Pool, sale_id: str) -> MoneyBooks:
             charged, discounted, refunded = await connection.fetchrow(_BOOKED, sale_id)
             open_txs = await column(_OPEN, sale_id)
             unknown_txs = await column(_UNKNOWN, sale_id)
-            return MoneyBooks(
+            return MoneyCheck(
                 charged_cents=charged,
                 discounted_cents=discounted,
                 refunded_cents=refunded,

@@ -35,7 +35,7 @@ KEYSPACE_EVENTS = "notify-keyspace-events"
 
 
 @dataclass(slots=True)
-class Report:
+class PreflightReport:
     """What was found."""
 
     #: What must be mended first.
@@ -57,9 +57,9 @@ class Preflight:
     broker: Broker
     timeouts: Collection[str]
 
-    async def check(self) -> Report:
+    async def check(self) -> PreflightReport:
         """Look at all stores at once; one that is away is reported, never raised."""
-        report = Report()
+        report = PreflightReport()
         checks = (self._redis, self._postgresql, self._queues, self._sales)
         ended = await asyncio.gather(*(check(report) for check in checks), return_exceptions=True)
         for error in ended:
@@ -72,7 +72,7 @@ class Preflight:
                 raise error
         return report
 
-    async def _redis(self, report: Report) -> None:
+    async def _redis(self, report: PreflightReport) -> None:
         told = await redis_settings(self.redis, [*REDIS_MUST_BE, KEYSPACE_EVENTS])
         for name, right in REDIS_MUST_BE.items():
             if name not in told:
@@ -87,7 +87,7 @@ class Preflight:
         if KEY_EXPIRY in self.timeouts and (line := deaf_to_expiry(told)):
             report.warnings.append(line)
 
-    async def _postgresql(self, report: Report) -> None:
+    async def _postgresql(self, report: PreflightReport) -> None:
         with database_errors_as_unavailable():
             told = dict(
                 await self.db.fetch(
@@ -102,13 +102,13 @@ class Preflight:
             if setting == "off"
         ]
 
-    async def _queues(self, _: Report) -> None:
+    async def _queues(self, _: PreflightReport) -> None:
         async with self.broker.channel() as channel:
             with link_errors_as_unavailable("checking the queues"):
                 async with asyncio.timeout(self.broker.timeout_s):
                     await topology.declare(channel)
 
-    async def _sales(self, report: Report) -> None:
+    async def _sales(self, report: PreflightReport) -> None:
         """Find sales that PostgreSQL has open and Redis cannot sell."""
         with database_errors_as_unavailable():
             rows = await self.db.fetch(

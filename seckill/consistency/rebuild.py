@@ -31,7 +31,7 @@ from seckill.orders import orders
 from seckill.orders.orders import Placement
 from seckill.sales import rate_limits, sales
 from seckill.sales.sales import Sale
-from seckill.sales.token_buckets import Buckets
+from seckill.sales.token_buckets import TokenBuckets
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class Rebuilt:
 
 
 @dataclass(frozen=True, slots=True)
-class _Books:
+class _SaleAtEpoch:
     """A sale in the transaction that raised its epoch."""
 
     sale: Sale
@@ -129,7 +129,7 @@ class Rebuild:
             sale_id, books.epoch, books.sale.state, books.stock, len(books.holders), rejected
         )
 
-    async def _raise_epoch(self, sale_id: str, actor: str, reason: str) -> _Books:
+    async def _raise_epoch(self, sale_id: str, actor: str, reason: str) -> _SaleAtEpoch:
         """Raise the epoch and read the books, in one transaction.
 
         It has the inventory row: what was placed before is read, what is placed after meets the
@@ -167,7 +167,7 @@ class Rebuild:
                     details={"epoch": epoch, "available": available, "live": len(live)},
                 )
         holders = [(row[0], row[1]) for row in live]
-        return _Books(sale, epoch, total, available if has_stock else None, holders)
+        return _SaleAtEpoch(sale, epoch, total, available if has_stock else None, holders)
 
     async def _reject_in_flight(self, sale_id: str, epoch: int) -> int:
         """Give every holder without a row its row, rejected, before the holder is dropped.
@@ -191,12 +191,12 @@ class Rebuild:
 
     async def _restore_limits(self, sale_id: str) -> None:
         own = await rate_limits.limits_of(self._db, sale_id)
-        buckets = Buckets(self._redis)
+        buckets = TokenBuckets(self._redis)
         for op in OPS:
             if op in own:
                 await buckets.set_limit(sale_id, op, rate=own[op].rate, burst=own[op].burst)
 
-    async def _lift(self, books: _Books) -> None:
+    async def _lift(self, books: _SaleAtEpoch) -> None:
         terms = books.sale.terms()
         await self._run(
             self._finish,
@@ -217,7 +217,7 @@ class Rebuild:
     async def _run(
         self,
         script: Any,  # noqa: ANN401 - untyped in redis-py
-        books: _Books,
+        books: _SaleAtEpoch,
         names: Sequence[Callable[[str], str]],
         args: list[Any],
     ) -> None:

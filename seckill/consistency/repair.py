@@ -28,18 +28,18 @@ from seckill.adapters.postgres import database_errors_as_unavailable
 from seckill.adapters.redis import redis_errors_as_unavailable
 from seckill.clock import now_ms
 from seckill.consistency import fencing
-from seckill.consistency.diff import REASONS, Action, Difference, rest
+from seckill.consistency.diff import REASONS, Difference, RepairAction, rest
 from seckill.dead_letters.store import open_order_ids
 from seckill.inventory.reservations import CALL_MAX, Grab, Holding
 from seckill.order_ids import created_ms_of
 
 #: The whole retry ladder, and half a minute for what is between its rungs.
-LADDER_MS = (sum(topology.RUNGS_S) + 30) * 1000
+LADDER_MS = (sum(topology.RETRY_DELAYS_S) + 30) * 1000
 
 _pack = msgspec.msgpack.Encoder().encode
 
 
-class Publishes(Protocol):
+class QueuePublish(Protocol):
     """What a repair needs of a publisher."""
 
     async def publish(self, queue: str, body: bytes) -> None:
@@ -53,7 +53,7 @@ class Reconciler:
         self,
         redis: Redis,
         db: asyncpg.Pool,
-        publisher: Publishes,
+        publisher: QueuePublish,
         count_waiting: Callable[[], Awaitable[int]],
         *,
         actor: str,
@@ -69,28 +69,30 @@ class Reconciler:
 
     async def repair(
         self, sale_id: str, epoch: int, agreed: Sequence[Difference], *, share: float = 1.0
-    ) -> Counter[Action]:
+    ) -> Counter[RepairAction]:
         """Act on differences, in steps of at most CALL_MAX; return how many orders were changed.
 
         `epoch` is that of the sale in Redis when it was looked at. With a share below 1 it works so
         much of the time and rests in between, step by step, but for publishing.
         """
-        done: Counter[Action] = Counter()
-        for action in Action:
+        done: Counter[RepairAction] = Counter()
+        for action in RepairAction:
             chosen = [each for each in agreed if each.action is action]
-            if action is Action.REPUBLISH and chosen:
+            if action is RepairAction.REPUBLISH and chosen:
                 chosen = await self._lost_for_sure(sale_id, epoch, chosen)
             for start in range(0, len(chosen), CALL_MAX):
                 part = chosen[start : start + CALL_MAX]
                 began = time.monotonic()
                 match action:
-                    case Action.REPUBLISH:
+                    case RepairAction.REPUBLISH:
                         done[action] += await self._republish(sale_id, epoch, part)
-                    case Action.GIVE_BACK:
+                    case RepairAction.GIVE_BACK:
                         done[action] += await self._give_back(sale_id, part)
-                    case Action.ADOPT:
+                    case RepairAction.ADOPT:
                         done[action] += await self._adopt(sale_id, part)
-                if action is not Action.REPUBLISH:  # what is lost for sure now may not be so later
+                if (
+                    action is not RepairAction.REPUBLISH
+                ):  # what is lost for sure now may not be so later
                     await rest(began, share)
         for action, count in done.items():
             metrics.RECONCILED.labels(action).inc(count)
@@ -126,7 +128,7 @@ class Reconciler:
         grabs = [Grab(d.holding.order_id, d.buyer_id, d.holding.quantity) for d in part]
         with database_errors_as_unavailable():
             async with self._db.acquire() as connection, connection.transaction():
-                await self._record(connection, sale_id, Action.REPUBLISH, grabs)
+                await self._record(connection, sale_id, RepairAction.REPUBLISH, grabs)
                 body = messages.encode_place(sale_id, epoch, [], grabs)
                 await self._publisher.publish(topology.ORDERS_PLACE, body)
         return len(grabs)
@@ -147,7 +149,7 @@ class Reconciler:
                 )
                 if rows:
                     await self._record(
-                        connection, sale_id, Action.GIVE_BACK, [Grab(*row) for row in rows]
+                        connection, sale_id, RepairAction.GIVE_BACK, [Grab(*row) for row in rows]
                     )
         return len(rows)
 
@@ -167,7 +169,7 @@ class Reconciler:
                 live = [Grab(*row) for row in rows]
                 adopted = await self._call_adopt(sale_id, epoch, live) if live else []
                 if adopted:
-                    await self._record(connection, sale_id, Action.ADOPT, adopted)
+                    await self._record(connection, sale_id, RepairAction.ADOPT, adopted)
         return len(adopted)
 
     async def _call_adopt(self, sale_id: str, epoch: int, live: Sequence[Grab]) -> list[Grab]:
@@ -190,7 +192,7 @@ class Reconciler:
         self,
         connection: asyncpg.Connection,
         sale_id: str,
-        action: Action,
+        action: RepairAction,
         changed: Sequence[Grab],
     ) -> None:
         await audit.record(

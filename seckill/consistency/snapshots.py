@@ -22,7 +22,7 @@ STILL_LOOKS = 3
 
 
 @dataclass(frozen=True, slots=True)
-class RedisBooks:
+class RedisSnapshot:
     """A sale in Redis. Unless `still`, it moved while it was read: counts then need not add up."""
 
     state: str
@@ -38,7 +38,7 @@ class RedisBooks:
 
 
 @dataclass(frozen=True, slots=True)
-class SqlBooks:
+class SqlSnapshot:
     """A sale in PostgreSQL, read in one snapshot."""
 
     total: int
@@ -54,7 +54,7 @@ class SqlBooks:
     returns_pending: int
 
 
-async def read_redis(redis: Redis, sale_id: str) -> RedisBooks | None:
+async def read_redis(redis: Redis, sale_id: str) -> RedisSnapshot | None:
     """Read a sale's keys; None when the sale is not there.
 
     Holders are scanned in small steps, so that Redis goes on serving a running sale. A stamp taken
@@ -74,7 +74,7 @@ async def read_redis(redis: Redis, sale_id: str) -> RedisBooks | None:
             stamp, before = before, await glance(redis, sale_id)
             if before == stamp:
                 break
-    return RedisBooks(
+    return RedisSnapshot(
         state=stamp.state,
         stock=stamp.stock,
         corrections=stamp.corrections,
@@ -86,7 +86,7 @@ async def read_redis(redis: Redis, sale_id: str) -> RedisBooks | None:
     )
 
 
-async def read_sql(db: asyncpg.Pool, sale_id: str) -> SqlBooks | None:
+async def read_sql(db: asyncpg.Pool, sale_id: str) -> SqlSnapshot | None:
     """Read a sale's rows in one snapshot; None when there is no such sale."""
     with database_errors_as_unavailable():
         async with (
@@ -113,7 +113,7 @@ async def read_sql(db: asyncpg.Pool, sale_id: str) -> SqlBooks | None:
                 "SELECT count(*) FROM stock_returns WHERE sale_id = $1", sale_id
             )
     per_buyer = Counter(row[1] for row in live)
-    return SqlBooks(
+    return SqlSnapshot(
         **inventory,
         by_state={state: (count, units) for state, count, units in states},
         live={row[0]: row[1] for row in live},
@@ -132,7 +132,7 @@ async def states_of(db: asyncpg.Pool, order_ids: set[str]) -> dict[str, str]:
     return {row[0]: row[1] for row in rows}
 
 
-class Glance(NamedTuple):
+class ChangeMarks(NamedTuple):
     """Everything that a grab, a give-back or a restock changes."""
 
     state: str
@@ -145,7 +145,7 @@ class Glance(NamedTuple):
     last_outbox_id: bytes
 
 
-async def glance(redis: Redis, sale_id: str) -> Glance | None:
+async def glance(redis: Redis, sale_id: str) -> ChangeMarks | None:
     """Read what a sale's keys come to, in one step; None when the sale is not there."""
     with redis_errors_as_unavailable():
         async with redis.pipeline(transaction=True) as pipe:
@@ -162,7 +162,7 @@ async def glance(redis: Redis, sale_id: str) -> Glance | None:
     state, corrections, epoch, total = fields
     if state is None or (state != b"created" and stock is None):
         return None
-    return Glance(
+    return ChangeMarks(
         state=state.decode(),
         stock=int(stock or 0),
         corrections=int(corrections),

@@ -16,11 +16,17 @@ from redis.asyncio import Redis
 
 from seckill.clock import now_ms
 from seckill.consistency import fencing
-from seckill.consistency.fencing import Trouble
-from seckill.consistency.money_checks import MoneyBooks, read_money
-from seckill.consistency.snapshots import RedisBooks, SqlBooks, read_redis, read_sql, states_of
+from seckill.consistency.fencing import FenceReason
+from seckill.consistency.money_checks import MoneyCheck, read_money
+from seckill.consistency.snapshots import (
+    RedisSnapshot,
+    SqlSnapshot,
+    read_redis,
+    read_sql,
+    states_of,
+)
 from seckill.dead_letters import store
-from seckill.dead_letters.store import Selection
+from seckill.dead_letters.store import LetterFilter
 from seckill.order_ids import created_ms_of
 from seckill.orders.orders import LIVE
 
@@ -102,19 +108,19 @@ async def _look(redis: Redis, db: asyncpg.Pool, sale_id: str) -> Ledger:
     books = await read_redis(redis, sale_id)
     if books is None:
         if not trouble:  # it has been lost since then
-            ledger.violations.append(fencing.advice(sale_id, Trouble.LOST))
+            ledger.violations.append(fencing.advice(sale_id, FenceReason.LOST))
         return ledger
     _check_redis(ledger, sql, books)
     held_ids = {holding.order_id for holding in books.holders.values()}
     rows = await states_of(db, held_ids | sql.live.keys())
-    open_letters = await store.count(db, Selection(sale_id=sale_id))
+    open_letters = await store.count(db, LetterFilter(sale_id=sale_id))
     ledger.lines["dead letters"] = open_letters
     dead = await store.open_order_ids(db, sale_id) if open_letters else set()
     _check_names(ledger, sql, books, rows, dead)
     return ledger
 
 
-def _check_sql(ledger: Ledger, sql: SqlBooks) -> None:
+def _check_sql(ledger: Ledger, sql: SqlSnapshot) -> None:
     """I1, I2, I3 within PostgreSQL."""
     units = {state: n for state, (_, n) in sql.by_state.items()}
     ledger.lines |= {
@@ -144,7 +150,7 @@ def _check_sql(ledger: Ledger, sql: SqlBooks) -> None:
     ledger.violations += [text for holds, text in checks if not holds]
 
 
-def _check_money(ledger: Ledger, money: MoneyBooks) -> None:
+def _check_money(ledger: Ledger, money: MoneyCheck) -> None:
     """I7, I8: each order's payment is in its state, and all that ended is booked, once."""
     ledger.open_txs = money.open_txs
     ledger.unknown_txs = money.unknown_txs
@@ -167,7 +173,7 @@ def _check_money(ledger: Ledger, money: MoneyBooks) -> None:
     ledger.violations += [text for holds, text in checks if not holds]
 
 
-def _check_redis(ledger: Ledger, sql: SqlBooks, books: RedisBooks) -> None:
+def _check_redis(ledger: Ledger, sql: SqlSnapshot, books: RedisSnapshot) -> None:
     """I1 within Redis, by its own total: a restock changes one store after the other.
 
     Before the opening there is no stock to conserve.
@@ -197,7 +203,7 @@ def _check_redis(ledger: Ledger, sql: SqlBooks, books: RedisBooks) -> None:
 
 
 def _check_names(
-    ledger: Ledger, sql: SqlBooks, books: RedisBooks, rows: dict[str, str], dead: set[str]
+    ledger: Ledger, sql: SqlSnapshot, books: RedisSnapshot, rows: dict[str, str], dead: set[str]
 ) -> None:
     """I1 between the stores, I4, I5: holders against rows, live rows against holders."""
     units = {holding.order_id: holding.quantity for holding in books.holders.values()}

@@ -16,7 +16,7 @@ from seckill.adapters.postgres import database_errors_as_unavailable
 from seckill.adapters.rabbitmq import Publisher
 from seckill.dead_letters import store
 from seckill.dead_letters.parser import NamedOrder, first_line
-from seckill.dead_letters.store import Letter, Selection
+from seckill.dead_letters.store import DeadLetter, LetterFilter
 from seckill.errors import Permanent
 from seckill.inventory.holders import find_holdings
 from seckill.inventory.reservations import Holding
@@ -26,7 +26,7 @@ from seckill.orders import orders
 REPLAYS_MAX = 5
 
 
-class Ending(StrEnum):
+class Resolution(StrEnum):
     """What became of a letter that was to be ended."""
 
     REPLAYED = "replayed"
@@ -39,7 +39,7 @@ class Ending(StrEnum):
     NO_QUEUE = "no such queue"
 
 
-class Fate(StrEnum):
+class DiscardEffect(StrEnum):
     """What discarding a letter meant for an order that it names."""
 
     GIVEN_BACK = "given back"
@@ -57,15 +57,15 @@ class Fate(StrEnum):
 class Discarded:
     """What one call of `discard` did."""
 
-    ending: Ending
+    ending: Resolution
     units: int = 0
     #: order_id -> its fate
-    fates: Mapping[str, Fate] | None = None
+    fates: Mapping[str, DiscardEffect] | None = None
 
 
 async def replay(
     db: asyncpg.Pool, publisher: Publisher, letter_id: int, *, actor: str, force: bool = False
-) -> Ending:
+) -> Resolution:
     """Publish an open letter's message to its own queue again, as if it were new.
 
     The letter stays locked from before the publish until the commit. A crash in between leaves it
@@ -76,11 +76,11 @@ async def replay(
         async with db.acquire() as connection, connection.transaction():
             letter = await store.lock_open(connection, letter_id)
             if letter is None:
-                return Ending.NOT_OPEN
+                return Resolution.NOT_OPEN
             if letter.queue not in topology.WORK_QUEUES:
-                return Ending.NO_QUEUE
+                return Resolution.NO_QUEUE
             if letter.replays >= REPLAYS_MAX and not force:
-                return Ending.TOO_OFTEN
+                return Resolution.TOO_OFTEN
             await publisher.publish(letter.queue, letter.body)
             await store.close(connection, letter_id, state="replayed", actor=actor, reason=None)
             await audit.record(
@@ -91,7 +91,7 @@ async def replay(
                 sale_id=letter.sale_id,
                 details={"letter_id": letter_id, "queue": letter.queue, "forced": force},
             )
-    return Ending.REPLAYED
+    return Resolution.REPLAYED
 
 
 async def discard(
@@ -109,9 +109,9 @@ async def discard(
         async with db.acquire() as connection, connection.transaction():
             letter = await store.lock_open(connection, letter_id)
             if letter is None:
-                return Discarded(Ending.NOT_OPEN)
+                return Discarded(Resolution.NOT_OPEN)
             fates = await _cancel(connection, letter, held)
-            units = sum(held[i][1].quantity for i in fates if fates[i] is Fate.GIVEN_BACK)
+            units = sum(held[i][1].quantity for i in fates if fates[i] is DiscardEffect.GIVEN_BACK)
             await store.close(connection, letter_id, state="discarded", actor=actor, reason=reason)
             await audit.record(
                 connection,
@@ -127,7 +127,7 @@ async def discard(
                     "orders": fates,
                 },
             )
-    return Discarded(Ending.DISCARDED, units, fates)
+    return Discarded(Resolution.DISCARDED, units, fates)
 
 
 @contextmanager
@@ -141,7 +141,7 @@ def _refusals_as_permanent() -> Iterator[None]:
         ) from error
 
 
-def _sale_of_units(letter: Letter) -> str | None:
+def _sale_of_units(letter: DeadLetter) -> str | None:
     """Return the sale whose units may hang on a letter. The sweep returns those of timers."""
     return letter.sale_id if letter.queue == topology.ORDERS_PLACE else None
 
@@ -150,7 +150,7 @@ async def _holdings(
     db: asyncpg.Pool, redis: Redis, letter_id: int
 ) -> dict[str, tuple[str, Holding]]:
     """Return order_id -> (buyer, holding): what Redis reserved, whatever the letter says."""
-    for letter in await store.page(db, Selection(ids=[letter_id], state=None), limit=1):
+    for letter in await store.page(db, LetterFilter(ids=[letter_id], state=None), limit=1):
         if sale_id := _sale_of_units(letter):
             wanted = {order.order_id: order.buyer_id for order in letter.orders}
             return await find_holdings(redis, sale_id, wanted)
@@ -158,8 +158,8 @@ async def _holdings(
 
 
 async def _cancel(
-    connection: asyncpg.Connection, letter: Letter, held: Mapping[str, tuple[str, Holding]]
-) -> dict[str, Fate]:
+    connection: asyncpg.Connection, letter: DeadLetter, held: Mapping[str, tuple[str, Holding]]
+) -> dict[str, DiscardEffect]:
     """Write the rows without which no holder may be released, and their returns.
 
     The state is `cancelled`, as when a buyer cancels before there is a row: a person has decided
@@ -167,11 +167,11 @@ async def _cancel(
     """
     sale_id = _sale_of_units(letter)
     if sale_id is None:
-        return {order.order_id: Fate.NAMED_ONLY for order in letter.orders}
+        return {order.order_id: DiscardEffect.NAMED_ONLY for order in letter.orders}
     if not await connection.fetchval(
         "SELECT EXISTS (SELECT FROM sales WHERE sale_id = $1)", sale_id
     ):
-        return {order.order_id: Fate.UNKNOWN_SALE for order in letter.orders}
+        return {order.order_id: DiscardEffect.UNKNOWN_SALE for order in letter.orders}
     fates = {}
     for order in letter.orders:  # sorted by id, the order in which all lock them
         fates[order.order_id] = await _cancel_one(connection, sale_id, order, held)
@@ -183,7 +183,7 @@ async def _cancel_one(
     sale_id: str,
     order: NamedOrder,
     held: Mapping[str, tuple[str, Holding]],
-) -> Fate:
+) -> DiscardEffect:
     order_id, buyer_id, quantity = order
     if order_id in held:
         buyer_id, holding = held[order_id]
@@ -191,9 +191,9 @@ async def _cancel_one(
         # Its row makes a late copy of the message a duplicate; the return finds nothing.
         holding = Holding(order_id, quantity)
     else:
-        return Fate.NOTHING_HELD
+        return DiscardEffect.NOTHING_HELD
     if not await orders.cancel_unplaced(
         connection, sale_id, buyer_id, holding, reason="dead_letter"
     ):
-        return Fate.HAS_ROW
-    return Fate.GIVEN_BACK if order_id in held else Fate.NOTHING_HELD
+        return DiscardEffect.HAS_ROW
+    return DiscardEffect.GIVEN_BACK if order_id in held else DiscardEffect.NOTHING_HELD

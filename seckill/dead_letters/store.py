@@ -28,7 +28,7 @@ _COLUMNS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
+class DeadLetter:
     """One row of `dead_letters`, with the orders that it names."""
 
     letter_id: int
@@ -52,7 +52,7 @@ class Letter:
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
+class LetterFilter:
     """Which letters are meant; what is None does not matter."""
 
     ids: Sequence[int] | None = None
@@ -93,14 +93,14 @@ RETURNING letter_id
 
 
 @dataclass(frozen=True, slots=True)
-class Arrival:
+class NewLetter:
     """A message that was not known to be dead, and its letter."""
 
     letter_id: int
     message: DeadMessage
 
 
-async def arrive(db: asyncpg.Pool, messages: Iterable[DeadMessage]) -> list[Arrival]:
+async def arrive(db: asyncpg.Pool, messages: Iterable[DeadMessage]) -> list[NewLetter]:
     """Write dead messages down in one transaction; return those that were news."""
     arrivals = []
     with database_errors_as_unavailable():
@@ -109,7 +109,7 @@ async def arrive(db: asyncpg.Pool, messages: Iterable[DeadMessage]) -> list[Arri
             for message in sorted(messages, key=lambda m: m.digest):
                 letter_id = await _write(connection, message)
                 if letter_id is not None:
-                    arrivals.append(Arrival(letter_id, message))
+                    arrivals.append(NewLetter(letter_id, message))
     return arrivals
 
 
@@ -139,12 +139,12 @@ async def _write(connection: asyncpg.Connection, message: DeadMessage) -> int | 
 
 async def page(
     db: asyncpg.Pool | asyncpg.Connection,
-    meant: Selection,
+    meant: LetterFilter,
     *,
     limit: int,
     after: int = 0,
     newest_first: bool = False,
-) -> list[Letter]:
+) -> list[DeadLetter]:
     """Return up to `limit` letters by id: those with ids above `after`, or the newest first."""
     direction = "DESC" if newest_first else "ASC"
     with database_errors_as_unavailable():
@@ -166,7 +166,7 @@ async def page(
     return [_letter(row, orders[row["letter_id"]]) for row in rows]
 
 
-async def every(db: asyncpg.Pool, meant: Selection) -> AsyncIterator[Letter]:
+async def every(db: asyncpg.Pool, meant: LetterFilter) -> AsyncIterator[DeadLetter]:
     """Yield all letters that are meant, oldest first, a page in memory at a time."""
     after = 0
     while letters := await page(db, meant, limit=PAGE, after=after):
@@ -175,7 +175,7 @@ async def every(db: asyncpg.Pool, meant: Selection) -> AsyncIterator[Letter]:
         after = letters[-1].letter_id
 
 
-async def count(db: asyncpg.Pool, meant: Selection) -> int:
+async def count(db: asyncpg.Pool, meant: LetterFilter) -> int:
     """Count the letters that are meant."""
     with database_errors_as_unavailable():
         number: int = await db.fetchval(
@@ -185,9 +185,9 @@ async def count(db: asyncpg.Pool, meant: Selection) -> int:
     return number
 
 
-async def find(db: asyncpg.Pool, letter_id: int) -> Letter:
+async def find(db: asyncpg.Pool, letter_id: int) -> DeadLetter:
     """Return one letter, whatever its state; Missing when there is none."""
-    found = await page(db, Selection(ids=[letter_id], state=None), limit=1)
+    found = await page(db, LetterFilter(ids=[letter_id], state=None), limit=1)
     if not found:
         raise Missing(f"there is no dead letter {letter_id}; see: seckill dead list --state all")
     return found[0]
@@ -213,7 +213,7 @@ async def open_by_queue(db: asyncpg.Pool) -> dict[str, int]:
     return dict(rows)
 
 
-async def lock_open(connection: asyncpg.Connection, letter_id: int) -> Letter | None:
+async def lock_open(connection: asyncpg.Connection, letter_id: int) -> DeadLetter | None:
     """Lock a letter until the transaction ends; None when it is not open.
 
     A copy that dies meanwhile waits here, and opens the letter again after it was closed.
@@ -224,7 +224,7 @@ async def lock_open(connection: asyncpg.Connection, letter_id: int) -> Letter | 
     )
     if locked is None:
         return None
-    (letter,) = await page(connection, Selection(ids=[letter_id]), limit=1)
+    (letter,) = await page(connection, LetterFilter(ids=[letter_id]), limit=1)
     return letter
 
 
@@ -242,6 +242,6 @@ async def close(
     )
 
 
-def _letter(row: asyncpg.Record, orders: Sequence[NamedOrder]) -> Letter:
+def _letter(row: asyncpg.Record, orders: Sequence[NamedOrder]) -> DeadLetter:
     fields = dict(row) | {"headers": msgspec.json.decode(row["headers"])}
-    return Letter(**fields, orders=tuple(orders))
+    return DeadLetter(**fields, orders=tuple(orders))

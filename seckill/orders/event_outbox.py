@@ -34,7 +34,7 @@ SELECT e.id, s.* FROM events e, unnest(e.tx_ids, e.names, e.reasons) AS s (tx_id
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class StoredEvent:
     """A row of the outbox, and the message that tells it."""
 
     event_id: int
@@ -49,7 +49,7 @@ async def lock_outbox(connection: asyncpg.Connection) -> bool:
 
 async def oldest(
     connection: asyncpg.Connection, events_max: int, orders_max: int
-) -> tuple[list[Event], bool]:
+) -> tuple[list[StoredEvent], bool]:
     """Return the oldest events, oldest first, and whether there are more.
 
     They are up to `events_max`, and no more after those that tell of `orders_max` orders.
@@ -74,7 +74,7 @@ async def oldest(
     for id_, topic, at, _ in taken:
         of_orders, of_sagas = orders.get(id_, ()), sagas.get(id_, ())
         body = messages.encode_event(id_, topic, at, orders=of_orders, sagas=of_sagas)
-        found.append(Event(id_, topic, body))
+        found.append(StoredEvent(id_, topic, body))
     return found, len(taken) < len(rows) or len(rows) == events_max
 
 

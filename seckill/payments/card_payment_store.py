@@ -10,14 +10,14 @@ import asyncpg
 
 from seckill.adapters.postgres import database_errors_as_unavailable
 from seckill.payments.payment import CARD, Payment
-from seckill.payments.provider_client import Status
-from seckill.transactions.states import Work
+from seckill.payments.provider_client import ChargeStatus
+from seckill.transactions.states import BranchCall
 
 #: Called in the transaction in which payments become paid, with what they were asked for.
-OnPaid = Callable[[asyncpg.Connection, Sequence[Work]], Awaitable[object]]
+OnPaid = Callable[[asyncpg.Connection, Sequence[BranchCall]], Awaitable[object]]
 
 
-class Begun(NamedTuple):
+class StartedCardPayment(NamedTuple):
     """A payment that the provider may be asked for, or the word for why not."""
 
     why: str | None
@@ -26,7 +26,7 @@ class Begun(NamedTuple):
     asks_at: datetime | None
 
 
-class Due(NamedTuple):
+class DueCardPayment(NamedTuple):
     """A payment that the provider is to be asked about."""
 
     tx_id: str
@@ -39,16 +39,16 @@ class Due(NamedTuple):
     asks_at: datetime
 
 
-class PutOff(NamedTuple):
+class PostponedCardPayment(NamedTuple):
     """A payment without an outcome: what the provider said, if anything, and when to ask again."""
 
     tx_id: str
     asks_at: datetime
-    said: Status | None
+    said: ChargeStatus | None
     wait_s: float
 
 
-class Open(NamedTuple):
+class OpenCardPayment(NamedTuple):
     """A payment that the provider is still to be asked about, for an operator."""
 
     tx_id: str
@@ -60,14 +60,14 @@ class Open(NamedTuple):
     said: str | None
 
 
-class Unknown(NamedTuple):
+class UnknownCardPayments(NamedTuple):
     """How many payments have no outcome, and since when the oldest, in seconds."""
 
     payments: int
     oldest_s: float
 
 
-class CardBooks:
+class CardPaymentStore:
     """What card payments are, whoever asks about them."""
 
     def __init__(self, db: asyncpg.Pool, *, on_paid: OnPaid | None = None) -> None:
@@ -76,7 +76,7 @@ class CardBooks:
 
     async def begin(
         self, payments: Sequence[tuple[str, Payment]], *, lease_s: float
-    ) -> list[Begun]:
+    ) -> list[StartedCardPayment]:
         """Begin payments (tx_id, payment); return what became of each, in their order."""
         with database_errors_as_unavailable():
             rows = await self._db.fetch(
@@ -87,12 +87,18 @@ class CardBooks:
                 [payment.coupon_id for _, payment in payments],
                 lease_s,
             )
-        return [Begun(*row) for row in rows]
+        return [StartedCardPayment(*row) for row in rows]
 
-    async def settle(self, statuses: Mapping[str, Status]) -> dict[str, str]:
+    async def settle(self, statuses: Mapping[str, ChargeStatus]) -> dict[str, str]:
         """Book what the provider decided; return the state that each payment is in then."""
-        paid = [tx for tx, s in statuses.items() if s in (Status.AUTHORISED, Status.CAPTURED)]
-        gone = [tx for tx, s in statuses.items() if s in (Status.DECLINED, Status.VOIDED)]
+        paid = [
+            tx
+            for tx, s in statuses.items()
+            if s in (ChargeStatus.AUTHORISED, ChargeStatus.CAPTURED)
+        ]
+        gone = [
+            tx for tx, s in statuses.items() if s in (ChargeStatus.DECLINED, ChargeStatus.VOIDED)
+        ]
         with database_errors_as_unavailable():
             if paid:
                 await self._confirm(paid)
@@ -104,7 +110,7 @@ class CardBooks:
             )
         return dict(rows)
 
-    async def take_due(self, limit: int, *, lease_s: float, grace_s: float) -> list[Due]:
+    async def take_due(self, limit: int, *, lease_s: float, grace_s: float) -> list[DueCardPayment]:
         """Take payments that are to be asked about, for the length of a lease."""
         with database_errors_as_unavailable():
             rows = await self._db.fetch(
@@ -121,9 +127,9 @@ class CardBooks:
                 lease_s,
                 grace_s,
             )
-        return [Due(*row) for row in rows]
+        return [DueCardPayment(*row) for row in rows]
 
-    async def put_off(self, unsettled: Sequence[PutOff]) -> None:
+    async def put_off(self, unsettled: Sequence[PostponedCardPayment]) -> None:
         """Ask again after a wait, unless a webhook or another process has moved that meanwhile."""
         with database_errors_as_unavailable():
             await self._db.execute(
@@ -163,7 +169,7 @@ class CardBooks:
                 "UPDATE payments SET next_ask_at = now() WHERE next_ask_at > now()"
             )
 
-    async def open_payments(self, limit: int) -> list[Open]:
+    async def open_payments(self, limit: int) -> list[OpenCardPayment]:
         """Return the open payments, oldest first."""
         with database_errors_as_unavailable():
             rows = await self._db.fetch(
@@ -172,16 +178,16 @@ class CardBooks:
                 "  FROM payments WHERE next_ask_at IS NOT NULL ORDER BY created_at LIMIT $1",
                 limit,
             )
-        return [Open(*row) for row in rows]
+        return [OpenCardPayment(*row) for row in rows]
 
-    async def unknown(self) -> Unknown:
+    async def unknown(self) -> UnknownCardPayments:
         """Count the payments without an outcome."""
         with database_errors_as_unavailable():
             row = await self._db.fetchrow(
                 "SELECT count(*), coalesce(extract(epoch FROM now() - min(created_at)), 0)::float8"
                 "  FROM payments WHERE next_ask_at IS NOT NULL"
             )
-        return Unknown(*row)
+        return UnknownCardPayments(*row)
 
     async def _confirm(self, tx_ids: Sequence[str]) -> None:
         async with self._db.acquire() as connection, connection.transaction():
@@ -191,5 +197,5 @@ class CardBooks:
                 tx_ids,
             )
             if rows and self._on_paid:
-                works = [Work(tx_id, Payment(*rest).args()) for tx_id, *rest in rows]
+                works = [BranchCall(tx_id, Payment(*rest).args()) for tx_id, *rest in rows]
                 await self._on_paid(connection, works)

@@ -28,10 +28,15 @@ from seckill import metrics
 from seckill.backoff import backoff_s
 from seckill.errors import Unavailable
 from seckill.micro_batcher import MicroBatcher, answering_each
-from seckill.payments.card_payment_store import Begun, CardBooks, Due, PutOff
-from seckill.payments.payment import Payment, Refusal
-from seckill.payments.provider_client import Provider, Status
-from seckill.transactions.states import Outcome, State
+from seckill.payments.card_payment_store import (
+    CardPaymentStore,
+    DueCardPayment,
+    PostponedCardPayment,
+    StartedCardPayment,
+)
+from seckill.payments.payment import Payment, PaymentRefusal
+from seckill.payments.provider_client import ChargeStatus, Provider
+from seckill.transactions.states import TransactionOutcome, TransactionState
 
 log = logging.getLogger(__name__)
 
@@ -42,14 +47,16 @@ AGAIN_FIRST_S, AGAIN_LAST_S = 0.5, 30.0
 #: Payments asked about at once; each waits for the slowest of them.
 BATCH_MAX = 100
 
-_DECIDED = frozenset({Status.AUTHORISED, Status.CAPTURED, Status.DECLINED, Status.VOIDED})
+_DECIDED = frozenset(
+    {ChargeStatus.AUTHORISED, ChargeStatus.CAPTURED, ChargeStatus.DECLINED, ChargeStatus.VOIDED}
+)
 
 
 class CardPayments:
     """Begins card payments, and asks about those without an outcome."""
 
     def __init__(
-        self, books: CardBooks, provider: Provider, *, call_timeout_s: float, grace_s: float
+        self, books: CardPaymentStore, provider: Provider, *, call_timeout_s: float, grace_s: float
     ) -> None:
         """Give up `grace_s` after the end of the payment window."""
         self._books = books
@@ -58,22 +65,24 @@ class CardPayments:
         self._grace_s = grace_s
         #: Of the last call without an answer, for the log.
         self._trouble: Unavailable | None = None
-        self._begin: MicroBatcher[tuple[str, Payment], Begun] = MicroBatcher(
+        self._begin: MicroBatcher[tuple[str, Payment], StartedCardPayment] = MicroBatcher(
             answering_each(self._begin_all), max_batch=512, max_calls=2
         )
-        self._settle: MicroBatcher[tuple[str, Status], str] = MicroBatcher(
+        self._settle: MicroBatcher[tuple[str, ChargeStatus], str] = MicroBatcher(
             answering_each(self._settle_all), max_batch=512, max_calls=2
         )
 
-    async def pay(self, tx_id: str, payment: Payment) -> Outcome:
+    async def pay(self, tx_id: str, payment: Payment) -> TransactionOutcome:
         """Pay once; TRYING means that the outcome is unknown, and asked for again.
 
         Raises Unavailable when it is not even known whether the payment has begun.
         """
         begun = await self._begin.submit((tx_id, payment))
         if begun.why or begun.asks_at is None:
-            return Outcome(State.CANCELED, begun.why)
-        due = Due(tx_id, begun.cents, ending=False, left_s=inf, asks=1, asks_at=begun.asks_at)
+            return TransactionOutcome(TransactionState.CANCELED, begun.why)
+        due = DueCardPayment(
+            tx_id, begun.cents, ending=False, left_s=inf, asks=1, asks_at=begun.asks_at
+        )
         said = await self._authorise(due)
         try:
             if said in _DECIDED:
@@ -82,7 +91,7 @@ class CardPayments:
             await self._books.put_off([_put_off(due, said)])
         except Unavailable as error:  # the lease brings it back
             log.warning("card payment %s is left to the poller: %s", tx_id, error)
-        return Outcome(State.TRYING)
+        return TransactionOutcome(TransactionState.TRYING)
 
     async def ask_due(self) -> int:
         """Ask about one batch of payments, and book what is said; return how many."""
@@ -107,29 +116,31 @@ class CardPayments:
             log.warning("%d of %d not answered, such as: %s", silent, len(taken), self._trouble)
         return len(taken)
 
-    async def _ask(self, due: Due) -> Status | None:
+    async def _ask(self, due: DueCardPayment) -> ChargeStatus | None:
         """Ask what became of a payment, or have it voided; None without an answer."""
         if due.ending:
             return await self._void(due)
         if not due.cents:
-            return Status.CAPTURED
+            return ChargeStatus.CAPTURED
         said = await self._answer(self._provider.find(due.tx_id))
         # It never arrived. Sent again under its key it is charged once, should it still come.
-        return await self._authorise(due) if said is Status.UNKNOWN and due.left_s > 0 else said
+        return (
+            await self._authorise(due) if said is ChargeStatus.UNKNOWN and due.left_s > 0 else said
+        )
 
-    async def _authorise(self, due: Due) -> Status | None:
+    async def _authorise(self, due: DueCardPayment) -> ChargeStatus | None:
         if not due.cents:  # the coupon pays all of it: nothing to ask for
-            return Status.CAPTURED
+            return ChargeStatus.CAPTURED
         return await self._answer(self._provider.authorise(due.tx_id, due.cents))
 
-    async def _void(self, due: Due) -> Status | None:
+    async def _void(self, due: DueCardPayment) -> ChargeStatus | None:
         if not due.cents:
-            return Status.VOIDED
+            return ChargeStatus.VOIDED
         said = await self._answer(self._provider.void(due.tx_id))
         # Any other answer to this is none.
-        return said if said in (Status.VOIDED, Status.DECLINED) else None
+        return said if said in (ChargeStatus.VOIDED, ChargeStatus.DECLINED) else None
 
-    async def _answer(self, call: Awaitable[Status]) -> Status | None:
+    async def _answer(self, call: Awaitable[ChargeStatus]) -> ChargeStatus | None:
         """Return what the provider says; None, with the trouble noted, when it says nothing."""
         try:
             return await call
@@ -137,34 +148,37 @@ class CardPayments:
             self._trouble = error
             return None
 
-    async def _begin_all(self, payments: Sequence[tuple[str, Payment]]) -> list[Begun]:
+    async def _begin_all(self, payments: Sequence[tuple[str, Payment]]) -> list[StartedCardPayment]:
         return await self._books.begin(payments, lease_s=self._lease_s)
 
-    async def _settle_all(self, decided: Sequence[tuple[str, Status]]) -> list[str]:
+    async def _settle_all(self, decided: Sequence[tuple[str, ChargeStatus]]) -> list[str]:
         states = await self._books.settle(dict(decided))
         for tx_id, _ in decided:
             _count(states[tx_id], 1)
         return [states[tx_id] for tx_id, _ in decided]
 
 
-def _is_open(said: Status | None) -> bool:
-    return said in (Status.PENDING, Status.UNKNOWN)
+def _is_open(said: ChargeStatus | None) -> bool:
+    return said in (ChargeStatus.PENDING, ChargeStatus.UNKNOWN)
 
 
-def _put_off(due: Due, said: Status | None) -> PutOff:
+def _put_off(due: DueCardPayment, said: ChargeStatus | None) -> PostponedCardPayment:
     wait_s = backoff_s(due.asks, first_s=AGAIN_FIRST_S, last_s=AGAIN_LAST_S)
     if due.left_s > 0:  # its units are for sale again when its time is over, not some while later
         wait_s = min(wait_s, due.left_s)
-    return PutOff(due.tx_id, due.asks_at, said, wait_s)
+    return PostponedCardPayment(due.tx_id, due.asks_at, said, wait_s)
 
 
-def _outcome(said: Status, state: str) -> Outcome:
+def _outcome(said: ChargeStatus, state: str) -> TransactionOutcome:
     if state == "trying":  # given up: it ends as soon as the provider has voided it
-        return Outcome(State.TRYING)
+        return TransactionOutcome(TransactionState.TRYING)
     if state == "cancelled":
-        declined = said in (Status.DECLINED, Status.VOIDED)
-        return Outcome(State.CANCELED, Refusal.DECLINED if declined else Refusal.EXPIRED)
-    return Outcome(State.CONFIRMED)
+        declined = said in (ChargeStatus.DECLINED, ChargeStatus.VOIDED)
+        return TransactionOutcome(
+            TransactionState.CANCELED,
+            PaymentRefusal.DECLINED if declined else PaymentRefusal.EXPIRED,
+        )
+    return TransactionOutcome(TransactionState.CONFIRMED)
 
 
 def _count(outcome: str, number: int) -> None:

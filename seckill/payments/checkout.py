@@ -15,10 +15,10 @@ from redis.exceptions import RedisError
 
 from seckill.adapters import redis_keys
 from seckill.payments import fulfilment
-from seckill.payments.payment import CARD, Payment, Refusal, new_tx_id
+from seckill.payments.payment import CARD, Payment, PaymentRefusal, new_tx_id
 from seckill.transactions.branches import Definition, Operation, SqlBranch
-from seckill.transactions.log import Log
-from seckill.transactions.states import Outcome, State, Work
+from seckill.transactions.log import TransactionLog
+from seckill.transactions.states import BranchCall, TransactionOutcome, TransactionState
 from seckill.transactions.tcc import Coordinator
 
 #: The definition's name in the log.
@@ -40,7 +40,7 @@ def definition(db: asyncpg.Pool) -> Definition:
                 "order",
                 db,
                 try_=_try_order,
-                confirm=_confirm_order(Log(db)),
+                confirm=_confirm_order(TransactionLog(db)),
                 cancel=_cancel_order,
             ),
             SqlBranch(
@@ -62,7 +62,7 @@ def definition(db: asyncpg.Pool) -> Definition:
 
 
 #: Pays by card under a tx_id: see seckill/payments/card_payments.py.
-PayByCard = Callable[[str, Payment], Awaitable[Outcome]]
+PayByCard = Callable[[str, Payment], Awaitable[TransactionOutcome]]
 
 
 class Checkout:
@@ -81,7 +81,7 @@ class Checkout:
         self._redis = redis
         self._locking = locking
 
-    async def pay(self, payment: Payment) -> Outcome:
+    async def pay(self, payment: Payment) -> TransactionOutcome:
         """Pay an order once; why it was canceled is a word of Refusal, or of the engine.
 
         Raises Busy when too much is in hand, Unavailable when the outcome is not known.
@@ -94,7 +94,9 @@ class Checkout:
         lock = self._redis.lock(key, timeout=LOCK_S, blocking=False)
         try:
             if not await lock.acquire():
-                return Outcome(State.CANCELED, Refusal.PAYMENT_IN_PROGRESS)
+                return TransactionOutcome(
+                    TransactionState.CANCELED, PaymentRefusal.PAYMENT_IN_PROGRESS
+                )
         except (RedisError, OSError):
             return await self._submit(payment)
         try:
@@ -103,15 +105,17 @@ class Checkout:
             with suppress(RedisError, OSError):  # it may have expired, and Redis be away: it ends
                 await lock.release()
 
-    async def _submit(self, payment: Payment) -> Outcome:
+    async def _submit(self, payment: Payment) -> TransactionOutcome:
         if payment.method == CARD:
             if self._pay_by_card is None:
-                return Outcome(State.CANCELED, Refusal.NO_CARDS)
+                return TransactionOutcome(TransactionState.CANCELED, PaymentRefusal.NO_CARDS)
             return await self._pay_by_card(new_tx_id(), payment)
         return await self._coordinator.submit(new_tx_id(), payment.args())
 
 
-async def _try_order(connection: asyncpg.Connection, works: Sequence[Work]) -> Mapping[str, str]:
+async def _try_order(
+    connection: asyncpg.Connection, works: Sequence[BranchCall]
+) -> Mapping[str, str]:
     rows = await connection.fetch(
         "SELECT tx, why FROM try_payments($1, $2, $3, $4, $5)",
         *_txs_and_orders(works),
@@ -122,10 +126,10 @@ async def _try_order(connection: asyncpg.Connection, works: Sequence[Work]) -> M
     return dict(rows)
 
 
-def _confirm_order(log: Log) -> Operation:
+def _confirm_order(log: TransactionLog) -> Operation:
     """Make orders paid, and begin to fulfil them, in one transaction."""
 
-    async def run(connection: asyncpg.Connection, works: Sequence[Work]) -> Mapping[str, str]:
+    async def run(connection: asyncpg.Connection, works: Sequence[BranchCall]) -> Mapping[str, str]:
         query = "SELECT tx, why FROM confirm_payments($1, $2)"
         refused = dict(await connection.fetch(query, *_txs_and_orders(works)))
         await fulfilment.begin(log, connection, [w for w in works if w.tx_id not in refused])
@@ -134,19 +138,21 @@ def _confirm_order(log: Log) -> Operation:
     return run
 
 
-async def _cancel_order(connection: asyncpg.Connection, works: Sequence[Work]) -> Mapping[str, str]:
+async def _cancel_order(
+    connection: asyncpg.Connection, works: Sequence[BranchCall]
+) -> Mapping[str, str]:
     await connection.execute("SELECT cancel_payments($1, $2)", *_txs_and_orders(works))
     return {}
 
 
-def _txs_and_orders(works: Sequence[Work]) -> tuple[list[str], list[str]]:
+def _txs_and_orders(works: Sequence[BranchCall]) -> tuple[list[str], list[str]]:
     return [work.tx_id for work in works], [work.args["order_id"] for work in works]
 
 
 def _with_coupon(operation: Operation) -> Operation:
     """Do an operation only for payments that ask for a coupon."""
 
-    async def run(connection: asyncpg.Connection, works: Sequence[Work]) -> Mapping[str, str]:
+    async def run(connection: asyncpg.Connection, works: Sequence[BranchCall]) -> Mapping[str, str]:
         asking = [work for work in works if work.args["coupon_id"] is not None]
         return await operation(connection, asking) if asking else {}
 
@@ -156,7 +162,7 @@ def _with_coupon(operation: Operation) -> Operation:
 def _asking(function: str) -> Operation:
     """Call a function that takes transactions and returns those it refuses."""
 
-    async def run(connection: asyncpg.Connection, works: Sequence[Work]) -> Mapping[str, str]:
+    async def run(connection: asyncpg.Connection, works: Sequence[BranchCall]) -> Mapping[str, str]:
         query = f"SELECT tx, why FROM {function}($1)"  # noqa: S608 - a constant
         return dict(await connection.fetch(query, [work.tx_id for work in works]))
 
@@ -166,7 +172,7 @@ def _asking(function: str) -> Operation:
 def _telling(function: str) -> Operation:
     """Call a function that takes transactions and refuses none."""
 
-    async def run(connection: asyncpg.Connection, works: Sequence[Work]) -> Mapping[str, str]:
+    async def run(connection: asyncpg.Connection, works: Sequence[BranchCall]) -> Mapping[str, str]:
         await connection.execute(f"SELECT {function}($1)", [work.tx_id for work in works])
         return {}
 

@@ -16,10 +16,10 @@ import asyncpg
 from seckill.adapters.postgres import database_errors_as_unavailable
 from seckill.errors import Permanent, Transient
 from seckill.payments import refunds
-from seckill.payments.provider_client import Provider, Status
+from seckill.payments.provider_client import ChargeStatus, Provider
 from seckill.transactions.branches import Branch, Definition, PartlyDone, SqlBranch
-from seckill.transactions.log import Log
-from seckill.transactions.states import Op, State, Work
+from seckill.transactions.log import TransactionLog
+from seckill.transactions.states import BranchCall, BranchOp, TransactionState
 
 #: The definition's name in the log.
 FULFILMENT = "fulfilment"
@@ -47,10 +47,12 @@ def tx_id_of(order_id: str) -> str:
     return f"ful-{order_id}"
 
 
-async def begin(log: Log, connection: asyncpg.Connection, payments: Sequence[Work]) -> None:
+async def begin(
+    log: TransactionLog, connection: asyncpg.Connection, payments: Sequence[BranchCall]
+) -> None:
     """Write down the Sagas of orders that these payments have paid, in the same transaction."""
     works = [
-        Work(
+        BranchCall(
             tx_id_of(payment.args["order_id"]),
             {
                 "sale_id": payment.args["sale_id"],
@@ -62,7 +64,12 @@ async def begin(log: Log, connection: asyncpg.Connection, payments: Sequence[Wor
     ]
     if works:
         await log.begin(
-            "saga", FULFILMENT, State.RUNNING, works, lease_s=START_S, connection=connection
+            "saga",
+            FULFILMENT,
+            TransactionState.RUNNING,
+            works,
+            lease_s=START_S,
+            connection=connection,
         )
 
 
@@ -92,19 +99,19 @@ class Capture:
         self._db = db
         self._provider = provider
 
-    async def run(self, op: Op, works: Sequence[Work]) -> Mapping[str, str]:
+    async def run(self, op: BranchOp, works: Sequence[BranchCall]) -> Mapping[str, str]:
         """Capture or refund; PartlyDone when some of it has to be tried again."""
-        failed = await (self._capture(works) if op is Op.DO else self._refund(works))
+        failed = await (self._capture(works) if op is BranchOp.DO else self._refund(works))
         if failed:
             raise PartlyDone({}, failed)
         return {}
 
-    async def _capture(self, works: Sequence[Work]) -> dict[str, Exception]:
+    async def _capture(self, works: Sequence[BranchCall]) -> dict[str, Exception]:
         cents = await self._cards(works)
         holding = [work for work in works if cents.get(work.args["payment_tx"])]
-        return await self._ask("capture", holding, {Status.CAPTURED})
+        return await self._ask("capture", holding, {ChargeStatus.CAPTURED})
 
-    async def _refund(self, works: Sequence[Work]) -> dict[str, Exception]:
+    async def _refund(self, works: Sequence[BranchCall]) -> dict[str, Exception]:
         booked = await refunds.begin(self._db, _orders(works), UNFULFILLED)
         failed: dict[str, Exception] = {
             work.tx_id: StillBooked() for work in works if work.args["order_id"] in booked
@@ -112,7 +119,7 @@ class Capture:
         cents = await self._cards(works)
         holding = [w for w in works if w.tx_id not in failed and cents.get(w.args["payment_tx"])]
         # Declined: there is nothing to give back.
-        failed |= await self._ask("void", holding, {Status.VOIDED, Status.DECLINED})
+        failed |= await self._ask("void", holding, {ChargeStatus.VOIDED, ChargeStatus.DECLINED})
         done = [work for work in works if work.tx_id not in failed]
         await refunds.finish(
             self._db,
@@ -121,7 +128,7 @@ class Capture:
         )
         return failed
 
-    async def _cards(self, works: Sequence[Work]) -> dict[str, int]:
+    async def _cards(self, works: Sequence[BranchCall]) -> dict[str, int]:
         """Return the cents that each payment by card is about; of 0 the provider knows nothing."""
         with database_errors_as_unavailable():
             rows = await self._db.fetch(
@@ -132,7 +139,10 @@ class Capture:
         return dict(rows)
 
     async def _ask(
-        self, what: Literal["capture", "void"], works: Sequence[Work], wanted: Set[Status]
+        self,
+        what: Literal["capture", "void"],
+        works: Sequence[BranchCall],
+        wanted: Set[ChargeStatus],
     ) -> dict[str, Exception]:
         """Ask the provider for each payment at once; return tx_id -> why it is not as wanted."""
         provider = self._provider
@@ -144,7 +154,7 @@ class Capture:
 
 
 async def _failure(
-    call: Callable[[str], Awaitable[Status]], work: Work, wanted: Set[Status]
+    call: Callable[[str], Awaitable[ChargeStatus]], work: BranchCall, wanted: Set[ChargeStatus]
 ) -> Exception | None:
     try:
         status = await call(work.args["payment_tx"])
@@ -153,11 +163,13 @@ async def _failure(
     if status in wanted:
         return None
     # Declined, voided and unknown are the provider's last word; anything else may change.
-    changes = status in (Status.AUTHORISED, Status.PENDING, Status.CAPTURED)
+    changes = status in (ChargeStatus.AUTHORISED, ChargeStatus.PENDING, ChargeStatus.CAPTURED)
     return (NotYet if changes else NotCharged)(f"the provider says {status}")
 
 
-async def _allocate(connection: asyncpg.Connection, works: Sequence[Work]) -> Mapping[str, str]:
+async def _allocate(
+    connection: asyncpg.Connection, works: Sequence[BranchCall]
+) -> Mapping[str, str]:
     rows = await connection.fetch(
         "SELECT tx, why FROM allocate_shipments($1, $2)",
         [work.tx_id for work in works],
@@ -166,20 +178,26 @@ async def _allocate(connection: asyncpg.Connection, works: Sequence[Work]) -> Ma
     return dict(rows)
 
 
-async def _release(connection: asyncpg.Connection, works: Sequence[Work]) -> Mapping[str, str]:
+async def _release(
+    connection: asyncpg.Connection, works: Sequence[BranchCall]
+) -> Mapping[str, str]:
     await connection.execute("SELECT release_shipments($1)", _orders(works))
     return {}
 
 
-async def _announce(connection: asyncpg.Connection, works: Sequence[Work]) -> Mapping[str, str]:
+async def _announce(
+    connection: asyncpg.Connection, works: Sequence[BranchCall]
+) -> Mapping[str, str]:
     await connection.execute("SELECT notify_buyers($1, 'shipping')", _orders(works))
     return {}
 
 
-async def _withdraw(connection: asyncpg.Connection, works: Sequence[Work]) -> Mapping[str, str]:
+async def _withdraw(
+    connection: asyncpg.Connection, works: Sequence[BranchCall]
+) -> Mapping[str, str]:
     await connection.execute("SELECT notify_buyers($1, 'withdrawn')", _orders(works))
     return {}
 
 
-def _orders(works: Sequence[Work]) -> list[str]:
+def _orders(works: Sequence[BranchCall]) -> list[str]:
     return [work.args["order_id"] for work in works]

@@ -12,7 +12,7 @@ from seckill.clock import now_ms
 WALLET, CARD = "wallet", "card"
 
 
-class Refusal(StrEnum):
+class PaymentRefusal(StrEnum):
     """Why a payment was refused: the words of the SQL functions."""
 
     NO_ORDER = "no_order"

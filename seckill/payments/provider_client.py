@@ -16,7 +16,7 @@ from seckill.adapters.http import HttpClient, Reply
 from seckill.errors import Unavailable
 
 
-class Status(StrEnum):
+class ChargeStatus(StrEnum):
     """What the provider says of a charge."""
 
     #: The money is held for us.
@@ -33,7 +33,7 @@ class Status(StrEnum):
 
 
 class _Charge(msgspec.Struct):
-    status: Status
+    status: ChargeStatus
 
 
 _decode = msgspec.json.Decoder(_Charge).decode
@@ -53,27 +53,29 @@ class Provider:
         async with HttpClient.open(timeout_s=timeout_s, connections_max=calls_max) as client:
             yield cls(client, url)
 
-    async def authorise(self, key: str, cents: int) -> Status:
+    async def authorise(self, key: str, cents: int) -> ChargeStatus:
         """Have the money held; a key that was asked for before is not charged again."""
         body = msgspec.json.encode({"amount_cents": cents})
         return await self._call("POST", key, "/authorise", body)
 
-    async def find(self, key: str) -> Status:
+    async def find(self, key: str) -> ChargeStatus:
         """Ask what became of a key."""
         return await self._call("GET", key)
 
-    async def capture(self, key: str) -> Status:
+    async def capture(self, key: str) -> ChargeStatus:
         """Take the money that is held."""
         return await self._call("POST", key, "/capture")
 
-    async def void(self, key: str) -> Status:
+    async def void(self, key: str) -> ChargeStatus:
         """Release what is held, refund what was taken, and let nothing come of the key any more.
 
         Also for a key that the provider does not know: a call on its way may bring it.
         """
         return await self._call("POST", key, "/void")
 
-    async def _call(self, method: str, key: str, action: str = "", body: bytes = b"{}") -> Status:
+    async def _call(
+        self, method: str, key: str, action: str = "", body: bytes = b"{}"
+    ) -> ChargeStatus:
         url = f"{self._url}/charges/{quote(key, safe='')}{action}"
         if method == "GET":
             reply = await self._client.get(url)
@@ -82,9 +84,9 @@ class Provider:
         return _status(url, reply)
 
 
-def _status(url: str, reply: Reply) -> Status:
+def _status(url: str, reply: Reply) -> ChargeStatus:
     if reply.status == 404:
-        return Status.UNKNOWN
+        return ChargeStatus.UNKNOWN
     if reply.status != 200:
         raise Unavailable(f"{url} answered {reply.status}")
     try:

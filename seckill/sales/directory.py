@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncpg
 
 from seckill.sales.sales import Sale, all_sales
-from seckill.single_flight import SharedReading
+from seckill.single_flight import SingleFlight
 
 #: Least time between two readings of all sales by one process.
 REFRESH_S = 1.0
@@ -22,7 +22,7 @@ class SaleDirectory:
         self._db = db
         self._by_id: dict[str, Sale] = {}
         self._by_number: dict[int, Sale] = {}
-        self._reading = SharedReading(self._read, interval_s=REFRESH_S)
+        self._reading = SingleFlight(self._read, interval_s=REFRESH_S)
 
     def known(self, sale_id: str) -> Sale | None:
         """Return a sale from the cache alone."""

@@ -11,7 +11,7 @@ from config.limits import OPS, RATE_MAX, Limits, Op, burst_of
 from seckill.adapters.postgres import database_errors_as_unavailable
 from seckill.errors import UserMistake
 from seckill.sales import sales
-from seckill.sales.token_buckets import GRACE_US, LEASE_US, Buckets
+from seckill.sales.token_buckets import GRACE_US, LEASE_US, TokenBuckets
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class SaleLimit:
 
 
 async def set_limit(
-    db: asyncpg.Pool, buckets: Buckets, sale_id: str, op: Op, limit: SaleLimit
+    db: asyncpg.Pool, buckets: TokenBuckets, sale_id: str, op: Op, limit: SaleLimit
 ) -> None:
     """Give a sale a limit of its own for an operation; all gateways obey from their next call.
 

@@ -20,7 +20,7 @@ from seckill.sales import sales
 from seckill.sales.sales import UNITS_MAX, Sale
 
 
-class Count(NamedTuple):
+class UnitCount(NamedTuple):
     """A sale's units as PostgreSQL counts them, and the epoch in which it does."""
 
     total: int
@@ -136,17 +136,17 @@ async def _change(
     )
 
 
-async def _locked(connection: asyncpg.Connection, sale_id: str) -> Count:
+async def _locked(connection: asyncpg.Connection, sale_id: str) -> UnitCount:
     sale = await sales.lock(connection, sale_id)
     if not sale.was_opened:
         raise WrongState(f"sale {sale_id} was never opened; open it first")
     row = await connection.fetchrow(  # what another restock has just committed counts, too
         "SELECT total, epoch FROM inventory WHERE sale_id = $1", sale_id
     )
-    return Count(*row)
+    return UnitCount(*row)
 
 
-async def _align(stock: Stock, sale_id: str, count: Count) -> None:
+async def _align(stock: Stock, sale_id: str, count: UnitCount) -> None:
     """Take Redis to the total that PostgreSQL has.
 
     A sale opened by an earlier version has no total in Redis; it gets one before its first change.
@@ -158,13 +158,13 @@ async def _align(stock: Stock, sale_id: str, count: Count) -> None:
         raise _refusal(sale_id, count, told.outcome, told.units)
 
 
-async def _step(stock: Stock, sale_id: str, count: Count, after: int) -> None:
+async def _step(stock: Stock, sale_id: str, count: UnitCount, after: int) -> None:
     told = await stock.restock(sale_id, count.epoch, count.total, after)
     if told.outcome is not Restock.OK:
         raise _refusal(sale_id, count, told.outcome, told.units)
 
 
-def _refusal(sale_id: str, count: Count, outcome: Restock, units: int) -> WrongState | Conflict:
+def _refusal(sale_id: str, count: UnitCount, outcome: Restock, units: int) -> WrongState | Conflict:
     if outcome is Restock.SHORT:
         return WrongState(
             f"only {units} units of sale {sale_id} are unsold; take no more than that"

@@ -35,7 +35,7 @@ _pack = msgspec.msgpack.Encoder().encode
 
 
 @dataclass(frozen=True, slots=True)
-class Admissions:
+class TokenLease:
     """What the bucket said: tokens leased, the limit in force, and for each name its wait.
 
     A wait is in seconds: 0 admitted, else the time until its turn; negative when the line is full.
@@ -47,7 +47,7 @@ class Admissions:
     waits_s: Sequence[float]
 
 
-class Buckets:
+class TokenBuckets:
     """The shared buckets, bound to one Redis client."""
 
     def __init__(self, redis: Redis) -> None:
@@ -63,7 +63,7 @@ class Buckets:
         *,
         wanted: int = 0,
         line_max: int = LINE_MAX,
-    ) -> Admissions:
+    ) -> TokenLease:
         """Ask for a token for each of up to 512 names, and for a lease; Unavailable if unheard."""
         with redis_errors_as_unavailable():
             reply = await self._admit(
@@ -71,7 +71,7 @@ class Buckets:
                 args=[_pack(names), wanted, tier.rate, tier.burst, LEASE_US, GRACE_US, line_max],
             )
         _, leased, rate, burst, *waits_us = reply
-        return Admissions(leased, rate, burst, [wait / 1_000_000 for wait in waits_us])
+        return TokenLease(leased, rate, burst, [wait / 1_000_000 for wait in waits_us])
 
     async def set_limit(self, sale_id: str, op: Op, *, rate: int, burst: int) -> None:
         """Give a bucket its own limit; every process obeys from its next call on."""
@@ -79,7 +79,7 @@ class Buckets:
             await self._set_limit(keys=[redis_keys.bucket(sale_id, op)], args=[rate, burst])
 
 
-class LocalBuckets:
+class LocalTokenBuckets:
     """A token bucket for each name, in this process alone; the oldest are forgotten.
 
     Only names that have used tokens lately are kept: a name that is forgotten has a full bucket,

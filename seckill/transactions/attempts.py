@@ -10,7 +10,7 @@ from typing import NamedTuple
 from seckill.backoff import backoff_s
 from seckill.errors import Permanent, Transient, Unavailable
 from seckill.transactions.branches import Branch, PartlyDone
-from seckill.transactions.states import Note, Op, Work
+from seckill.transactions.states import AttemptNote, BranchCall, BranchOp
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ class RefusedToEnd(Permanent):
     """A branch refused an operation that may not be refused."""
 
 
-class Tried(NamedTuple):
+class StageResult(NamedTuple):
     """What became of a stage; those in neither are done."""
 
     refused: dict[str, str]
@@ -32,7 +32,9 @@ class Tried(NamedTuple):
     failed: dict[str, Exception]
 
 
-async def attempt(branch: Branch, op: Op, works: Sequence[Work], *, tries: int = TRIES) -> Tried:
+async def attempt(
+    branch: Branch, op: BranchOp, works: Sequence[BranchCall], *, tries: int = TRIES
+) -> StageResult:
     """Run an operation; what fails for now is tried again, `tries` times in all.
 
     A failure that is not about a store being away may be the fault of one work alone, so the batch
@@ -52,32 +54,32 @@ async def attempt(branch: Branch, op: Op, works: Sequence[Work], *, tries: int =
             break
         if number < tries:
             await asyncio.sleep(backoff_s(number, first_s=AGAIN_FIRST_S, last_s=AGAIN_LAST_S))
-    if refused and op not in (Op.TRY, Op.DO):
+    if refused and op not in (BranchOp.TRY, BranchOp.DO):
         failed |= {t: RefusedToEnd(f"{branch.name} refused {op}: {r}") for t, r in refused.items()}
         refused = {}
-    return Tried(refused, failed)
+    return StageResult(refused, failed)
 
 
 def notes_of(
-    branch: Branch, op: Op, refused: Mapping[str, str], failed: Mapping[str, Exception]
-) -> list[Note]:
+    branch: Branch, op: BranchOp, refused: Mapping[str, str], failed: Mapping[str, Exception]
+) -> list[AttemptNote]:
     """Return what an operator should know of what did not work."""
     errors = dict(refused) | {t: f"{type(e).__name__}: {e}" for t, e in failed.items()}
-    return [Note(tx_id, branch.name, op, error) for tx_id, error in errors.items()]
+    return [AttemptNote(tx_id, branch.name, op, error) for tx_id, error in errors.items()]
 
 
-async def _halving(branch: Branch, op: Op, works: Sequence[Work]) -> Tried:
+async def _halving(branch: Branch, op: BranchOp, works: Sequence[BranchCall]) -> StageResult:
     try:
-        return Tried(dict(await branch.run(op, works)), {})
+        return StageResult(dict(await branch.run(op, works)), {})
     except PartlyDone as partly:
-        return Tried(dict(partly.refused), dict(partly.failed))
+        return StageResult(dict(partly.refused), dict(partly.failed))
     except Unavailable as error:
-        return Tried({}, {work.tx_id: error for work in works})
+        return StageResult({}, {work.tx_id: error for work in works})
     except Exception as error:  # kept with the transaction, and shown to the operator
         if len(works) == 1:
             log.exception("%s of %s failed for %s", op, branch.name, works[0].tx_id)
-            return Tried({}, {works[0].tx_id: error})
+            return StageResult({}, {works[0].tx_id: error})
     middle = len(works) // 2
     first = await _halving(branch, op, works[:middle])
     rest = await _halving(branch, op, works[middle:])
-    return Tried(first.refused | rest.refused, first.failed | rest.failed)
+    return StageResult(first.refused | rest.refused, first.failed | rest.failed)

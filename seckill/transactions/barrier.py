@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import asyncpg
 
-from seckill.transactions.states import UNDOES, Op, Work
+from seckill.transactions.states import UNDOES, BranchCall, BranchOp
 
 #: The reason that a late try is refused for.
 LATE = "late"
@@ -48,16 +48,16 @@ SELECT coalesce(array_agg(tx_id), '{}')
 """
 
 
-class Passed(NamedTuple):
+class BarrierResult(NamedTuple):
     """What to do for real, and what to refuse; all else was done before or has nothing to undo."""
 
-    works: Sequence[Work]
+    works: Sequence[BranchCall]
     refused: dict[str, str]
 
 
 async def enter(
-    connection: asyncpg.Connection, branch: str, op: Op, works: Sequence[Work]
-) -> Passed:
+    connection: asyncpg.Connection, branch: str, op: BranchOp, works: Sequence[BranchCall]
+) -> BarrierResult:
     """Write the barrier rows of an operation, in the caller's transaction."""
     ids = [work.tx_id for work in works]
     if op in UNDOES:
@@ -65,17 +65,17 @@ async def enter(
     else:
         passed = await connection.fetchval(_ENTER, ids, branch, op)
     if len(passed) == len(works):
-        return Passed(works, {})
+        return BarrierResult(works, {})
     new = set(passed)
     late: list[str] = []
     if undone_by := _UNDONE_BY.get(op):
         again = [tx_id for tx_id in ids if tx_id not in new]
         late = await connection.fetchval("SELECT undone($1, $2, $3)", again, branch, undone_by)
-    return Passed([w for w in works if w.tx_id in new], dict.fromkeys(late, LATE))
+    return BarrierResult([w for w in works if w.tx_id in new], dict.fromkeys(late, LATE))
 
 
 async def withdraw(
-    connection: asyncpg.Connection, branch: str, op: Op, refused: Sequence[str]
+    connection: asyncpg.Connection, branch: str, op: BranchOp, refused: Sequence[str]
 ) -> None:
     """Forget an operation that was refused: nothing was done, so there is nothing to undo."""
     await connection.execute("SELECT withdraw($1, $2, $3)", refused, branch, op)

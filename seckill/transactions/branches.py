@@ -16,12 +16,12 @@ from seckill.adapters.http import HttpClient, Reply
 from seckill.adapters.postgres import database_errors_as_unavailable
 from seckill.errors import Unavailable
 from seckill.transactions import barrier
-from seckill.transactions.states import Op, Work
+from seckill.transactions.states import BranchCall, BranchOp
 
 #: Does an operation for all works in the caller's transaction, in few statements, and returns
 #: tx_id -> reason for those that it refuses and has not touched. Locks in the house's order:
 #: orders by id, inventory by sale, wallets by buyer. Raises for trouble only.
-Operation = Callable[[asyncpg.Connection, Sequence[Work]], Awaitable[Mapping[str, str]]]
+Operation = Callable[[asyncpg.Connection, Sequence[BranchCall]], Awaitable[Mapping[str, str]]]
 
 
 class Branch(Protocol):
@@ -31,7 +31,7 @@ class Branch(Protocol):
     def name(self) -> str:
         """Its name in the log and in the barrier; never changed while transactions are open."""
 
-    async def run(self, op: Op, works: Sequence[Work]) -> Mapping[str, str]:
+    async def run(self, op: BranchOp, works: Sequence[BranchCall]) -> Mapping[str, str]:
         """Do an operation for all works; return tx_id -> reason for those refused.
 
         Only try and do may refuse. Raises PartlyDone when some are known to be done, any other
@@ -77,14 +77,14 @@ class SqlBranch:
         self.name = name
         self._db = db
         self._operations = {
-            Op.TRY: try_,
-            Op.CONFIRM: confirm,
-            Op.CANCEL: cancel,
-            Op.DO: do,
-            Op.UNDO: undo,
+            BranchOp.TRY: try_,
+            BranchOp.CONFIRM: confirm,
+            BranchOp.CANCEL: cancel,
+            BranchOp.DO: do,
+            BranchOp.UNDO: undo,
         }
 
-    async def run(self, op: Op, works: Sequence[Work]) -> Mapping[str, str]:
+    async def run(self, op: BranchOp, works: Sequence[BranchCall]) -> Mapping[str, str]:
         """Do an operation, once for each transaction; Unavailable when PostgreSQL is away."""
         with database_errors_as_unavailable():
             async with self._db.acquire() as connection, connection.transaction():
@@ -110,7 +110,7 @@ class HttpBranch:
         self._client = client
         self._url = url.rstrip("/")
 
-    async def run(self, op: Op, works: Sequence[Work]) -> Mapping[str, str]:
+    async def run(self, op: BranchOp, works: Sequence[BranchCall]) -> Mapping[str, str]:
         """Call the service for all works at once; the client bounds how many."""
         replies = await asyncio.gather(*(self._call(op, work) for work in works))
         refused: dict[str, str] = {}
@@ -126,7 +126,7 @@ class HttpBranch:
             raise PartlyDone(refused, failed)
         return refused
 
-    async def _call(self, op: Op, work: Work) -> Reply | Unavailable:
+    async def _call(self, op: BranchOp, work: BranchCall) -> Reply | Unavailable:
         # One trace a transaction, whoever makes the call and however often.
         trace_id = hashlib.blake2b(work.tx_id.encode(), digest_size=16).hexdigest()
         headers = {
@@ -140,13 +140,13 @@ class HttpBranch:
             return error
 
 
-class _Refusal(msgspec.Struct):
+class _BranchRefusal(msgspec.Struct):
     #: As in problem+json.
     code: str = "refused"
 
 
 _encode = msgspec.json.Encoder().encode
-_decode_refusal = msgspec.json.Decoder(_Refusal).decode
+_decode_refusal = msgspec.json.Decoder(_BranchRefusal).decode
 
 
 def _reason(reply: Reply) -> str:

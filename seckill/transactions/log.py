@@ -15,7 +15,15 @@ import asyncpg
 import msgspec
 
 from seckill.adapters.postgres import database_errors_as_unavailable
-from seckill.transactions.states import Move, Note, Outcome, Position, State, Taken, Work
+from seckill.transactions.states import (
+    AttemptNote,
+    BranchCall,
+    LoggedTransaction,
+    SagaMove,
+    SagaPosition,
+    TransactionOutcome,
+    TransactionState,
+)
 
 #: For this long nobody else takes a transaction that a process works on. Longer than its stages
 #: take with a time limit or two run out; short, because the buyers of a killed process wait for it.
@@ -26,7 +34,7 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 
 
-class Log:
+class TransactionLog:
     """The tables `transactions` and `branches`, as one process writes them."""
 
     def __init__(self, db: asyncpg.Pool) -> None:
@@ -38,12 +46,12 @@ class Log:
         self,
         engine: str,
         name: str,
-        state: State,
-        works: Sequence[Work],
+        state: TransactionState,
+        works: Sequence[BranchCall],
         *,
         lease_s: float = LEASE_S,
         connection: asyncpg.Connection | None = None,
-    ) -> dict[str, Outcome]:
+    ) -> dict[str, TransactionOutcome]:
         """Write transactions down; return where those are that were in the log before.
 
         Recovery takes them when the lease is over. With a connection they become part of its
@@ -74,9 +82,12 @@ class Log:
                 "SELECT tx_id, state, reason FROM transactions WHERE tx_id = ANY ($1)",
                 list(set(ids).difference(new or ())),
             )
-        return {row["tx_id"]: Outcome(State(row["state"]), row["reason"]) for row in rows}
+        return {
+            row["tx_id"]: TransactionOutcome(TransactionState(row["state"]), row["reason"])
+            for row in rows
+        }
 
-    async def decide(self, decisions: Mapping[str, Outcome]) -> set[str]:
+    async def decide(self, decisions: Mapping[str, TransactionOutcome]) -> set[str]:
         """Decide transactions; return those that are now as decided. The same again is no harm.
 
         The compare-and-set that a coordinator and recovery race for: who comes second, with another
@@ -91,7 +102,9 @@ class Log:
             )
         return set(decided or ())
 
-    async def end(self, tx_ids: Sequence[str], state: State, to_state: State) -> None:
+    async def end(
+        self, tx_ids: Sequence[str], state: TransactionState, to_state: TransactionState
+    ) -> None:
         """Close transactions whose branches have all finished, whoever owns them."""
         with database_errors_as_unavailable():
             await self._db.execute("SELECT end_transactions($1, $2, $3)", tx_ids, state, to_state)
@@ -117,7 +130,7 @@ class Log:
                 self.owner,
             )
 
-    async def take_due(self, names: Iterable[str], limit: int) -> list[Taken]:
+    async def take_due(self, names: Iterable[str], limit: int) -> list[LoggedTransaction]:
         """Take transactions of these definitions whose lease or wait is over, oldest first."""
         with database_errors_as_unavailable():
             rows = await self._db.fetch(
@@ -129,7 +142,7 @@ class Log:
             )
         return [_taken(row) for row in rows]
 
-    async def claim(self, name: str, positions: Sequence[Position]) -> list[Taken]:
+    async def claim(self, name: str, positions: Sequence[SagaPosition]) -> list[LoggedTransaction]:
         """Take Sagas that still are where a message says, whoever owned them; return those."""
         with database_errors_as_unavailable():
             rows = await self._db.fetch(
@@ -143,7 +156,7 @@ class Log:
             )
         return [_taken(row) for row in rows]
 
-    async def advance(self, moves: Sequence[Move]) -> set[str]:
+    async def advance(self, moves: Sequence[SagaMove]) -> set[str]:
         """Move Sagas on from the positions given; return those that were still there."""
         with database_errors_as_unavailable():
             moved = await self._db.fetchval(
@@ -160,7 +173,7 @@ class Log:
             )
         return set(moved or ())
 
-    async def note(self, notes: Sequence[Note]) -> None:
+    async def note(self, notes: Sequence[AttemptNote]) -> None:
         """Count attempts at branch operations."""
         with database_errors_as_unavailable():
             await self._db.execute(
@@ -188,11 +201,11 @@ class Log:
             )
 
 
-def _taken(row: asyncpg.Record) -> Taken:
-    return Taken(
+def _taken(row: asyncpg.Record) -> LoggedTransaction:
+    return LoggedTransaction(
         row["tx_id"],
         row["name"],
-        State(row["state"]),
+        TransactionState(row["state"]),
         row["step"],
         _decode(row["args"]),
         row["reason"],

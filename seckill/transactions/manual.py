@@ -13,21 +13,21 @@ import msgspec
 from seckill import audit
 from seckill.adapters.postgres import database_errors_as_unavailable
 from seckill.errors import Missing, WrongState
-from seckill.transactions.states import ENDED, State
+from seckill.transactions.states import ENDED, TransactionState
 
 _decode = msgspec.json.Decoder().decode
 
 #: What `tx list` shows unless asked for more: everything that has not ended.
-OPEN = tuple(state for state in State if state not in ENDED)
+OPEN = tuple(state for state in TransactionState if state not in ENDED)
 #: Engine -> how a transaction can be settled, in the words of the command line.
 SETTLED = {
-    "tcc": {"confirmed": State.CONFIRMED, "canceled": State.CANCELED},
-    "saga": {"confirmed": State.COMPLETED, "canceled": State.COMPENSATED},
+    "tcc": {"confirmed": TransactionState.CONFIRMED, "canceled": TransactionState.CANCELED},
+    "saga": {"confirmed": TransactionState.COMPLETED, "canceled": TransactionState.COMPENSATED},
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class ListedTransaction:
     """One line of `tx list`."""
 
     tx_id: str
@@ -50,7 +50,7 @@ class Listed:
 
 
 @dataclass(frozen=True, slots=True)
-class ShownBranch:
+class BranchView:
     """One operation of a branch."""
 
     branch: str
@@ -63,12 +63,12 @@ class ShownBranch:
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class TransactionView:
     """All that is known of one transaction."""
 
-    transaction: Listed
+    transaction: ListedTransaction
     args: dict[str, Any]
-    branches: list[ShownBranch]
+    branches: list[BranchView]
 
 
 _COLUMNS = (
@@ -78,7 +78,9 @@ _COLUMNS = (
 )
 
 
-async def list_(db: asyncpg.Pool, states: Sequence[State], limit: int) -> list[Listed]:
+async def list_(
+    db: asyncpg.Pool, states: Sequence[TransactionState], limit: int
+) -> list[ListedTransaction]:
     """Return the newest transactions in these states."""
     with database_errors_as_unavailable():
         rows = await db.fetch(
@@ -87,10 +89,10 @@ async def list_(db: asyncpg.Pool, states: Sequence[State], limit: int) -> list[L
             states,
             limit,
         )
-    return [Listed(**row) for row in rows]
+    return [ListedTransaction(**row) for row in rows]
 
 
-async def show(db: asyncpg.Pool, tx_id: str) -> Shown:
+async def show(db: asyncpg.Pool, tx_id: str) -> TransactionView:
     """Return one transaction and the operations of its branches in order; Missing without one.
 
     An operation of which only the barrier knows was done at the first attempt; of one of which the
@@ -116,10 +118,12 @@ async def show(db: asyncpg.Pool, tx_id: str) -> Shown:
         )
     fields = dict(row)
     args = _decode(fields.pop("args"))
-    return Shown(Listed(**fields), args, [ShownBranch(**branch) for branch in branches])
+    return TransactionView(
+        ListedTransaction(**fields), args, [BranchView(**branch) for branch in branches]
+    )
 
 
-async def retry(db: asyncpg.Pool, tx_id: str) -> Listed:
+async def retry(db: asyncpg.Pool, tx_id: str) -> ListedTransaction:
     """Let recovery go on with a transaction at once: one that is parked, or waits."""
     with database_errors_as_unavailable():
         async with db.acquire() as connection, connection.transaction():
@@ -141,7 +145,7 @@ async def retry(db: asyncpg.Pool, tx_id: str) -> Listed:
             return await _lock(connection, tx_id)
 
 
-async def settle(db: asyncpg.Pool, tx_id: str, to: str, reason: str) -> Listed:
+async def settle(db: asyncpg.Pool, tx_id: str, to: str, reason: str) -> ListedTransaction:
     """Close a parked transaction as "confirmed" or "canceled"; its branches are not touched.
 
     A person has made sure of what they did; the audit row says who, and why.
@@ -149,7 +153,7 @@ async def settle(db: asyncpg.Pool, tx_id: str, to: str, reason: str) -> Listed:
     with database_errors_as_unavailable():
         async with db.acquire() as connection, connection.transaction():
             found = await _lock(connection, tx_id)
-            if found.state != State.FAILED:
+            if found.state != TransactionState.FAILED:
                 raise WrongState(
                     f"{tx_id} is {found.state}, not parked; only what is parked can be settled"
                 )
@@ -171,11 +175,11 @@ async def settle(db: asyncpg.Pool, tx_id: str, to: str, reason: str) -> Listed:
             return await _lock(connection, tx_id)
 
 
-async def _lock(connection: asyncpg.Connection, tx_id: str) -> Listed:
+async def _lock(connection: asyncpg.Connection, tx_id: str) -> ListedTransaction:
     row = await connection.fetchrow(
         f"SELECT {_COLUMNS} FROM transactions WHERE tx_id = $1 FOR UPDATE",  # noqa: S608 - our names
         tx_id,
     )
     if row is None:
         raise Missing(f"no transaction {tx_id}; list them: seckill tx list")
-    return Listed(**row)
+    return ListedTransaction(**row)

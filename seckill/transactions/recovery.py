@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from seckill import metrics
-from seckill.transactions.log import Log
-from seckill.transactions.states import Taken
+from seckill.transactions.log import TransactionLog
+from seckill.transactions.states import LoggedTransaction
 
 #: Taken in one pass: few enough to be through within a lease, or another process does it again.
 BATCH_MAX = 200
@@ -31,7 +31,7 @@ class Engine(Protocol):
     def engine(self) -> str:
         """Its kind."""
 
-    async def resume(self, taken: Sequence[Taken]) -> None:
+    async def resume(self, taken: Sequence[LoggedTransaction]) -> None:
         """Go on with transactions that were left."""
 
 
@@ -46,7 +46,9 @@ class Recovered(NamedTuple):
 class Recovery:
     """Resumes the transactions of these engines; those of unknown definitions are left alone."""
 
-    def __init__(self, log: Log, engines: Iterable[Engine], *, retention_s: float) -> None:
+    def __init__(
+        self, log: TransactionLog, engines: Iterable[Engine], *, retention_s: float
+    ) -> None:
         """Keep ended transactions for `retention_s` after their end."""
         self._log = log
         self._engines = {engine.name: engine for engine in engines}
@@ -55,7 +57,7 @@ class Recovery:
     async def run_once(self) -> Recovered:
         """Take and resume one batch, and remove some of what ended long ago."""
         taken = await self._log.take_due(self._engines, BATCH_MAX)
-        of: dict[str, list[Taken]] = defaultdict(list)
+        of: dict[str, list[LoggedTransaction]] = defaultdict(list)
         for transaction in taken:
             of[transaction.name].append(transaction)
         for name, transactions in of.items():

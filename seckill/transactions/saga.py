@@ -24,8 +24,16 @@ from seckill.backoff import backoff_s
 from seckill.errors import Transient, Unavailable
 from seckill.transactions.attempts import attempt, notes_of
 from seckill.transactions.branches import Definition
-from seckill.transactions.log import Log
-from seckill.transactions.states import Move, Note, Op, Position, State, Taken, Work
+from seckill.transactions.log import TransactionLog
+from seckill.transactions.states import (
+    AttemptNote,
+    BranchCall,
+    BranchOp,
+    LoggedTransaction,
+    SagaMove,
+    SagaPosition,
+    TransactionState,
+)
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +42,7 @@ log = logging.getLogger(__name__)
 AGAIN_FIRST_S, AGAIN_LAST_S = 1.0, 60.0
 DO_ATTEMPTS_MAX, UNDO_ATTEMPTS_MAX = 8, 20
 
-_OP = {State.RUNNING: Op.DO, State.COMPENSATING: Op.UNDO}
+_OP = {TransactionState.RUNNING: BranchOp.DO, TransactionState.COMPENSATING: BranchOp.UNDO}
 
 
 class Saga:
@@ -42,27 +50,31 @@ class Saga:
 
     engine = "saga"
 
-    def __init__(self, definition: Definition, log: Log, publisher: Publisher) -> None:
+    def __init__(self, definition: Definition, log: TransactionLog, publisher: Publisher) -> None:
         self.name = definition.name
         self._steps = definition.branches
         self._log = log
         self._publisher = publisher
 
-    async def start(self, works: Sequence[Work]) -> None:
+    async def start(self, works: Sequence[BranchCall]) -> None:
         """Begin sagas and send their first messages; begun before is no error."""
         await self.begin(works)
-        await self.announce([Position(work.tx_id, State.RUNNING, 0) for work in works])
+        await self.announce(
+            [SagaPosition(work.tx_id, TransactionState.RUNNING, 0) for work in works]
+        )
 
     async def begin(
-        self, works: Sequence[Work], connection: asyncpg.Connection | None = None
+        self, works: Sequence[BranchCall], connection: asyncpg.Connection | None = None
     ) -> None:
         """Write sagas down, with a connection as part of its transaction.
 
         Recovery starts them after a lease; `announce` after the commit starts them at once.
         """
-        await self._log.begin(self.engine, self.name, State.RUNNING, works, connection=connection)
+        await self._log.begin(
+            self.engine, self.name, TransactionState.RUNNING, works, connection=connection
+        )
 
-    async def announce(self, positions: Sequence[Position]) -> None:
+    async def announce(self, positions: Sequence[SagaPosition]) -> None:
         """Send the messages of positions; what cannot be sent now is left to recovery."""
         try:
             await asyncio.gather(
@@ -76,13 +88,13 @@ class Saga:
         except Unavailable as error:
             log.warning("%s: %d steps left to recover: %s", self.name, len(positions), error)
 
-    async def resume(self, taken: Sequence[Taken]) -> None:
+    async def resume(self, taken: Sequence[LoggedTransaction]) -> None:
         """Send the messages of sagas that were left, or whose next attempt is due."""
         await self.announce([t.position for t in taken])
 
-    async def handle(self, positions: Sequence[Position]) -> None:
+    async def handle(self, positions: Sequence[SagaPosition]) -> None:
         """Do what messages name, where the log is still there; Unavailable while it is away."""
-        at: dict[tuple[State, int], list[Taken]] = defaultdict(list)
+        at: dict[tuple[TransactionState, int], list[LoggedTransaction]] = defaultdict(list)
         for saga in await self._log.claim(self.name, sorted(set(positions))):
             at[saga.state, saga.step].append(saga)
         for (state, step), sagas in at.items():
@@ -92,21 +104,26 @@ class Saga:
                 log.warning("%s: no step %d in this version", self.name, step + 1)
                 await self._log.put_off(dict.fromkeys((s.tx_id for s in sagas), AGAIN_LAST_S))
 
-    async def _work(self, state: State, step: int, sagas: Sequence[Taken]) -> None:
+    async def _work(
+        self, state: TransactionState, step: int, sagas: Sequence[LoggedTransaction]
+    ) -> None:
         """Do or undo one step of sagas that are all at it, and move them on."""
         branch, op = self._steps[step], _OP[state]
         refused, failed = await attempt(branch, op, [s.work for s in sagas], tries=1)
         done = [s for s in sagas if s.tx_id not in refused and s.tx_id not in failed]
         notes = notes_of(branch, op, refused, failed)
-        await self._log.note([*notes, *(Note(s.tx_id, branch.name, op) for s in done)])
+        await self._log.note([*notes, *(AttemptNote(s.tx_id, branch.name, op) for s in done)])
         reasons = {note.tx_id: note.error for note in notes}
         spent = [s for s in sagas if s.tx_id in failed and _is_spent(s, failed[s.tx_id])]
-        moves = [self._after(s, state, step + (1 if op is Op.DO else -1)) for s in done]
-        if op is Op.DO:
+        moves = [self._after(s, state, step + (1 if op is BranchOp.DO else -1)) for s in done]
+        if op is BranchOp.DO:
             # From this step on, not from the one before: undoing what was refused or never came
             # does nothing, and makes sure that a second copy of the message does nothing either.
             given_up = [s for s in sagas if s.tx_id in refused] + spent
-            moves += [self._after(s, State.COMPENSATING, step, reasons[s.tx_id]) for s in given_up]
+            moves += [
+                self._after(s, TransactionState.COMPENSATING, step, reasons[s.tx_id])
+                for s in given_up
+            ]
         elif spent:
             await self._park(spent)
         await self._advance(moves)
@@ -114,16 +131,18 @@ class Saga:
         if waiting:
             await self._log.put_off({s.tx_id: _wait_s(s.attempts + 1) for s in waiting})
 
-    def _after(self, saga: Taken, state: State, step: int, reason: str | None = None) -> Move:
+    def _after(
+        self, saga: LoggedTransaction, state: TransactionState, step: int, reason: str | None = None
+    ) -> SagaMove:
         """Return the way from where a saga is to a step, or to its end when there is none."""
         if step == len(self._steps):
-            state = State.COMPLETED
+            state = TransactionState.COMPLETED
         elif step < 0:
-            state = State.COMPENSATED
+            state = TransactionState.COMPENSATED
         ended = state not in _OP
-        return Move(saga.position, state, saga.step if ended else step, ended, reason)
+        return SagaMove(saga.position, state, saga.step if ended else step, ended, reason)
 
-    async def _advance(self, moves: Sequence[Move]) -> None:
+    async def _advance(self, moves: Sequence[SagaMove]) -> None:
         """Move sagas on; send the messages of those that this worker moved and that go on."""
         if not moves:
             return
@@ -132,21 +151,23 @@ class Saga:
         for move in mine:
             if move.ended:
                 metrics.TRANSACTIONS.labels(self.engine, move.to_state.lower()).inc()
-        onward = [Position(m.position.tx_id, m.to_state, m.to_step) for m in mine if not m.ended]
+        onward = [
+            SagaPosition(m.position.tx_id, m.to_state, m.to_step) for m in mine if not m.ended
+        ]
         if onward:
             await self.announce(onward)
 
-    async def _park(self, sagas: Sequence[Taken]) -> None:
+    async def _park(self, sagas: Sequence[LoggedTransaction]) -> None:
         ids = [saga.tx_id for saga in sagas]
         log.error("%s: parked for an operator: %s", self.name, ", ".join(ids))
         await self._log.park(ids)
         metrics.TRANSACTIONS.labels(self.engine, "parked").inc(len(ids))
 
 
-def _is_spent(saga: Taken, error: Exception) -> bool:
+def _is_spent(saga: LoggedTransaction, error: Exception) -> bool:
     """Tell whether a step that has just failed gets no further attempt."""
     made = saga.attempts + 1
-    if saga.state is State.COMPENSATING:
+    if saga.state is TransactionState.COMPENSATING:
         return made >= UNDO_ATTEMPTS_MAX
     return made >= DO_ATTEMPTS_MAX or not isinstance(error, Transient)
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 Args = Mapping[str, Any]
 
 
-class Op(StrEnum):
+class BranchOp(StrEnum):
     """What a branch can be asked to do: TCC the first three, a Saga the other two."""
 
     TRY = "try"
@@ -21,10 +21,10 @@ class Op(StrEnum):
 
 
 #: An operation that undoes -> what it undoes.
-UNDOES = {Op.CANCEL: Op.TRY, Op.UNDO: Op.DO}
+UNDOES = {BranchOp.CANCEL: BranchOp.TRY, BranchOp.UNDO: BranchOp.DO}
 
 
-class State(StrEnum):
+class TransactionState(StrEnum):
     """Where a transaction is; FAILED means parked for an operator."""
 
     TRYING = "TRYING"
@@ -40,61 +40,68 @@ class State(StrEnum):
 
 
 #: States that nothing follows.
-ENDED = frozenset({State.CONFIRMED, State.CANCELED, State.COMPLETED, State.COMPENSATED})
+ENDED = frozenset(
+    {
+        TransactionState.CONFIRMED,
+        TransactionState.CANCELED,
+        TransactionState.COMPLETED,
+        TransactionState.COMPENSATED,
+    }
+)
 
 
-class Work(NamedTuple):
+class BranchCall(NamedTuple):
     """One transaction's share of a call."""
 
     tx_id: str
     args: Args
 
 
-class Outcome(NamedTuple):
+class TransactionOutcome(NamedTuple):
     """Where a transaction is when its submitter is answered.
 
     Neither confirmed nor canceled means pending: it is in the log, and `recover` finishes it.
     """
 
-    state: State
+    state: TransactionState
     #: Why it was, or will be, canceled; the refusing branch's word.
     reason: str | None = None
 
     @property
     def confirmed(self) -> bool:
         """Every branch has confirmed."""
-        return self.state is State.CONFIRMED
+        return self.state is TransactionState.CONFIRMED
 
     @property
     def canceled(self) -> bool:
         """Every branch has canceled."""
-        return self.state is State.CANCELED
+        return self.state is TransactionState.CANCELED
 
 
-class Position(NamedTuple):
+class SagaPosition(NamedTuple):
     """Where a Saga is: doing (RUNNING) or undoing (COMPENSATING) a step."""
 
     tx_id: str
-    state: State
+    state: TransactionState
     step: int
 
 
-class Move(NamedTuple):
+class SagaMove(NamedTuple):
     """A Saga's way from one position to the next; `ended` when it has come to its end."""
 
-    position: Position
-    to_state: State
+    position: SagaPosition
+    to_state: TransactionState
     to_step: int
     ended: bool = False
     reason: str | None = None
 
 
-class Taken(NamedTuple):
+class LoggedTransaction(NamedTuple):
     """A transaction as the log has it."""
 
     tx_id: str
     name: str
-    state: State
+    state: TransactionState
     #: A Saga's.
     step: int
     args: dict[str, Any]
@@ -103,21 +110,21 @@ class Taken(NamedTuple):
     attempts: int
 
     @property
-    def work(self) -> Work:
+    def work(self) -> BranchCall:
         """What its branches get."""
-        return Work(self.tx_id, self.args)
+        return BranchCall(self.tx_id, self.args)
 
     @property
-    def position(self) -> Position:
+    def position(self) -> SagaPosition:
         """Where a Saga is."""
-        return Position(self.tx_id, self.state, self.step)
+        return SagaPosition(self.tx_id, self.state, self.step)
 
 
-class Note(NamedTuple):
+class AttemptNote(NamedTuple):
     """One attempt at an operation of a branch, for the operator to see."""
 
     tx_id: str
     branch: str
-    op: Op
+    op: BranchOp
     #: Why it failed or was refused; None when it is done.
     error: str | None = None

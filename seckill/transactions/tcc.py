@@ -24,8 +24,16 @@ from seckill.errors import Transient, Unavailable
 from seckill.micro_batcher import MicroBatcher, Waiter
 from seckill.transactions.attempts import TRIES, attempt, notes_of
 from seckill.transactions.branches import Definition
-from seckill.transactions.log import Log
-from seckill.transactions.states import Args, Note, Op, Outcome, State, Taken, Work
+from seckill.transactions.log import TransactionLog
+from seckill.transactions.states import (
+    Args,
+    AttemptNote,
+    BranchCall,
+    BranchOp,
+    LoggedTransaction,
+    TransactionOutcome,
+    TransactionState,
+)
 
 log = logging.getLogger(__name__)
 
@@ -37,11 +45,14 @@ UNAVAILABLE, BROKEN, ABANDONED = "unavailable", "error", "abandoned"
 AGAIN_FIRST_S, AGAIN_LAST_S = 1.0, 60.0
 ATTEMPTS_MAX = 20
 
-_OP = {State.CONFIRMING: Op.CONFIRM, State.CANCELING: Op.CANCEL}
-_END = {State.CONFIRMING: State.CONFIRMED, State.CANCELING: State.CANCELED}
+_OP = {TransactionState.CONFIRMING: BranchOp.CONFIRM, TransactionState.CANCELING: BranchOp.CANCEL}
+_END = {
+    TransactionState.CONFIRMING: TransactionState.CONFIRMED,
+    TransactionState.CANCELING: TransactionState.CANCELED,
+}
 
 
-class Busy(Transient):
+class CoordinatorFull(Transient):
     """As many transactions are in hand as this process may hold; try again later."""
 
 
@@ -53,7 +64,7 @@ class Coordinator:
     def __init__(
         self,
         definition: Definition,
-        log: Log,
+        log: TransactionLog,
         *,
         capacity: int = 1_000,
         batch_max: int = 512,
@@ -67,7 +78,7 @@ class Coordinator:
         self._batcher = MicroBatcher(self._answer, max_batch=batch_max, max_calls=calls)
         metrics.TRANSACTIONS_IN_HAND.labels(self.name).set_function(lambda: self._batcher.in_hand)
 
-    async def submit(self, tx_id: str, args: Args) -> Outcome:
+    async def submit(self, tx_id: str, args: Args) -> TransactionOutcome:
         """Run one transaction to its end; Busy at once when `capacity` are in hand.
 
         A tx_id that the log knows is not run again: its outcome so far is returned. Unavailable
@@ -75,10 +86,10 @@ class Coordinator:
         """
         if self._batcher.in_hand >= self._capacity:
             self._count("busy", 1)
-            raise Busy
-        return await self._batcher.submit(Work(tx_id, args))
+            raise CoordinatorFull
+        return await self._batcher.submit(BranchCall(tx_id, args))
 
-    async def _answer(self, batch: Sequence[Waiter[Work, Outcome]]) -> None:
+    async def _answer(self, batch: Sequence[Waiter[BranchCall, TransactionOutcome]]) -> None:
         """Run a batch; what the log cannot write (an odd id, odd args) fails by itself."""
         works = {waiter.item.tx_id: waiter.item for waiter in batch}
         try:
@@ -95,20 +106,20 @@ class Coordinator:
             for waiter in batch:
                 waiter.answer(outcomes[waiter.item.tx_id])
 
-    async def run(self, works: Sequence[Work]) -> dict[str, Outcome]:
+    async def run(self, works: Sequence[BranchCall]) -> dict[str, TransactionOutcome]:
         """Run a batch of distinct transactions; return an outcome for each."""
-        known = await self._log.begin(self.engine, self.name, State.TRYING, works)
+        known = await self._log.begin(self.engine, self.name, TransactionState.TRYING, works)
         new = [work for work in works if work.tx_id not in known] if known else works
         if not new:
             return known
         reasons = await self._try(new)
         wanted = {
-            work.tx_id: Outcome(State.CANCELING, reasons[work.tx_id])
+            work.tx_id: TransactionOutcome(TransactionState.CANCELING, reasons[work.tx_id])
             if work.tx_id in reasons
-            else Outcome(State.CONFIRMING)
+            else TransactionOutcome(TransactionState.CONFIRMING)
             for work in new
         }
-        outcomes = known | dict.fromkeys(wanted, Outcome(State.TRYING))
+        outcomes = known | dict.fromkeys(wanted, TransactionOutcome(TransactionState.TRYING))
         try:
             decided = await self._decide(wanted)
         except Unavailable as error:  # what was decided, if anything, is in the log
@@ -120,40 +131,44 @@ class Coordinator:
             ended = await self._end(state, ending)
             for work in ending:
                 reached = _END[state] if work.tx_id in ended else state
-                outcomes[work.tx_id] = Outcome(reached, reasons.get(work.tx_id))
+                outcomes[work.tx_id] = TransactionOutcome(reached, reasons.get(work.tx_id))
         return outcomes
 
-    async def resume(self, taken: Sequence[Taken]) -> None:
+    async def resume(self, taken: Sequence[LoggedTransaction]) -> None:
         """Finish transactions that were left, one attempt each."""
         untold = {
-            t.tx_id: Outcome(State.CANCELING, ABANDONED) for t in taken if t.state is State.TRYING
+            t.tx_id: TransactionOutcome(TransactionState.CANCELING, ABANDONED)
+            for t in taken
+            if t.state is TransactionState.TRYING
         }
         decided = await self._log.decide(untold) if untold else set()
         attempts = {t.tx_id: t.attempts for t in taken}
-        confirming = [t.work for t in taken if t.state is State.CONFIRMING]
-        canceling = [t.work for t in taken if t.state is State.CANCELING or t.tx_id in decided]
-        await self._end(State.CONFIRMING, confirming, attempts)
-        await self._end(State.CANCELING, canceling, attempts)
+        confirming = [t.work for t in taken if t.state is TransactionState.CONFIRMING]
+        canceling = [
+            t.work for t in taken if t.state is TransactionState.CANCELING or t.tx_id in decided
+        ]
+        await self._end(TransactionState.CONFIRMING, confirming, attempts)
+        await self._end(TransactionState.CANCELING, canceling, attempts)
 
-    async def _try(self, works: Sequence[Work]) -> dict[str, str]:
+    async def _try(self, works: Sequence[BranchCall]) -> dict[str, str]:
         """Try every branch; return tx_id -> reason for those that must be cancelled."""
         reasons: dict[str, str] = {}
-        notes: list[Note] = []
+        notes: list[AttemptNote] = []
         for branch in self._branches:
-            refused, failed = await attempt(branch, Op.TRY, works)
+            refused, failed = await attempt(branch, BranchOp.TRY, works)
             if not refused and not failed:
                 continue
             reasons |= refused
             for tx_id, error in failed.items():
                 reasons[tx_id] = UNAVAILABLE if isinstance(error, Transient) else BROKEN
-            notes += notes_of(branch, Op.TRY, refused, failed)
+            notes += notes_of(branch, BranchOp.TRY, refused, failed)
             works = [work for work in works if work.tx_id not in reasons]
             if not works:
                 break
         await self._note(notes)
         return reasons
 
-    async def _decide(self, wanted: Mapping[str, Outcome]) -> set[str]:
+    async def _decide(self, wanted: Mapping[str, TransactionOutcome]) -> set[str]:
         """Write the decisions down; a lost reply is no reason to leave them."""
         try:
             return await self._log.decide(wanted)
@@ -161,7 +176,10 @@ class Coordinator:
             return await self._log.decide(wanted)
 
     async def _end(
-        self, state: State, works: Sequence[Work], attempts: Mapping[str, int] | None = None
+        self,
+        state: TransactionState,
+        works: Sequence[BranchCall],
+        attempts: Mapping[str, int] | None = None,
     ) -> set[str]:
         """Confirm or cancel at every branch; return those that are through with all of them.
 
@@ -171,15 +189,17 @@ class Coordinator:
         if not works:
             return set()
         op = _OP[state]
-        branches = self._branches if op is Op.CONFIRM else self._branches[::-1]
+        branches = self._branches if op is BranchOp.CONFIRM else self._branches[::-1]
         failures: dict[str, Exception] = {}
-        notes: list[Note] = []
+        notes: list[AttemptNote] = []
         for branch in branches:
             _, failed = await attempt(branch, op, works, tries=1 if attempts else TRIES)
             failures |= failed
             notes += notes_of(branch, op, {}, failed)
             if attempts:
-                notes += [Note(w.tx_id, branch.name, op) for w in works if w.tx_id not in failed]
+                notes += [
+                    AttemptNote(w.tx_id, branch.name, op) for w in works if w.tx_id not in failed
+                ]
         done = [work.tx_id for work in works if work.tx_id not in failures]
         try:
             if done:
@@ -209,7 +229,7 @@ class Coordinator:
             await self._log.put_off(again)
             self._count("left", len(again))
 
-    async def _note(self, notes: Sequence[Note]) -> None:
+    async def _note(self, notes: Sequence[AttemptNote]) -> None:
         """Tell the operator; what cannot be told changes nothing."""
         if not notes:
             return

@@ -17,7 +17,7 @@ from ops.processes.ports import free_port
 from seckill.sales import rate_limits
 from seckill.sales.rate_limits import SaleLimit
 from seckill.sales.sales import Sale
-from seckill.sales.token_buckets import Buckets
+from seckill.sales.token_buckets import TokenBuckets
 from tests.contract import Contract
 from tests.processes import Process, Processes
 
@@ -104,7 +104,7 @@ def set_limit(db: asyncpg.Pool, store: Redis) -> Callable[..., Awaitable[SaleLim
         sale: Sale, op: Op = "try", *, rate: int, burst: int | None = None
     ) -> SaleLimit:
         limit = SaleLimit.of(rate, burst)
-        await rate_limits.set_limit(db, Buckets(store), sale.sale_id, op, limit)
+        await rate_limits.set_limit(db, TokenBuckets(store), sale.sale_id, op, limit)
         return limit
 
     return set_limit

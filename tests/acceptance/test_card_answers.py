@@ -9,11 +9,11 @@ import pytest
 from aiohttp import ClientSession
 
 from ops.processes.ports import free_port
-from ops.sandbox_provider import Habits, Sandbox
+from ops.sandbox_provider import Sandbox, SandboxBehaviour
 from seckill.auth import webhook_signatures
 from seckill.auth.key_ring import KeyRing
 from seckill.orders.orders import Placement
-from seckill.payments.provider_client import Status
+from seckill.payments.provider_client import ChargeStatus
 from tests.processes import eventually
 from tests.till import payer
 
@@ -25,7 +25,7 @@ def ring(settings):
 
 @pytest.fixture(scope="module")
 async def sandbox(ring):
-    sandbox = Sandbox(Habits(), keys=ring)
+    sandbox = Sandbox(SandboxBehaviour(), keys=ring)
     async with sandbox.serving() as sandbox.url:
         yield sandbox
 
@@ -48,10 +48,10 @@ def behaving(sandbox):
     """Let the provider behave badly for one test: `behaving(decline=1)`."""
 
     def behave(**habits):
-        sandbox.habits = Habits(**habits)
+        sandbox.habits = SandboxBehaviour(**habits)
 
     yield behave
-    sandbox.habits = Habits()
+    sandbox.habits = SandboxBehaviour()
 
 
 @pytest.fixture
@@ -182,7 +182,7 @@ async def test_a_webhook_is_no_proof_of_a_payment(
 
     await eventually(asked, "the provider is asked")
     await becomes(order, "paying")
-    sandbox.charges[tx_id].become(Status.AUTHORISED)
+    sandbox.charges[tx_id].become(ChargeStatus.AUTHORISED)
     for _ in range(2):  # a repeat changes nothing
         assert await tell(tx_id) == (204, None)
     await becomes(order, "paid")

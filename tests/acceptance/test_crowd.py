@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pytest
 
 from config.settings import PROJECT_ROOT
-from loadtest.crowd.generator import Shot, grab_bytes
+from loadtest.crowd.generator import PlannedRequest, grab_bytes
 from loadtest.crowd.schedule import Schedule, offer
 
 
@@ -110,7 +110,7 @@ async def test_an_offer_can_be_made_from_a_program(gateway, consumers, open_sale
     sale = await open_sale(stock=30)
     dues = Schedule(rate=100, seconds=0.5).due_times()
     shots = [
-        Shot(due_s, grab_bytes(sale.sale_id, ticket_for(sale, f"b{n}")))
+        PlannedRequest(due_s, grab_bytes(sale.sale_id, ticket_for(sale, f"b{n}")))
         for n, due_s in enumerate(dues)
     ]
     report = await offer(

@@ -11,7 +11,7 @@ import pytest
 from aiohttp import ClientSession
 
 from loadtest.crowd import generator
-from loadtest.crowd.generator import Crowd, Shot, grab_bytes
+from loadtest.crowd.generator import Crowd, PlannedRequest, grab_bytes
 from tests.processes import eventually
 
 
@@ -30,7 +30,7 @@ def shots_at(ticket_for):
 
     def make(sale, *, rate, count, first=0, obedient_every=1):
         return [
-            Shot(
+            PlannedRequest(
                 n / rate,
                 grab_bytes(sale.sale_id, ticket_for(sale, f"b{first + n}")),
                 obedient=n % obedient_every == 0,

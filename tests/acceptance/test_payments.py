@@ -10,7 +10,7 @@ from aiohttp import ClientSession, ClientTimeout
 
 from seckill.orders.orders import Placement
 from seckill.payments import refunds, wallets
-from seckill.transactions.states import Op
+from seckill.transactions.states import BranchOp
 from tests.event_streams import event_stream
 from tests.processes import eventually
 from tests.till import payer
@@ -166,7 +166,7 @@ async def test_an_order_being_paid_is_neither_paid_nor_cancelled_by_others(
 ):
     sale = await open_sale(stock=2)
     order = await placed_for(http, sale, payer())
-    await till.run("order", Op.TRY, work := till.work(order))
+    await till.run("order", BranchOp.TRY, work := till.work(order))
     status, body, _ = await pay(http, order)
     assert (status, body["code"]) == (409, "payment_in_progress")
     status, body = await cancel(http, order)
@@ -174,7 +174,7 @@ async def test_an_order_being_paid_is_neither_paid_nor_cancelled_by_others(
     seen = await order_now(http, order)
     assert seen["status"] == "paying"
     assert seen["next_poll_ms"] > 0
-    await till.run("order", Op.CANCEL, work)
+    await till.run("order", BranchOp.CANCEL, work)
     assert (await cancel(http, order))[0] == 200
 
 

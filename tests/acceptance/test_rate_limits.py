@@ -13,7 +13,7 @@ from config.limits import Tier
 from ops.processes.ports import free_port
 from seckill.adapters import redis_keys
 from seckill.order_ids import new_order_id
-from seckill.sales.token_buckets import Buckets
+from seckill.sales.token_buckets import TokenBuckets
 from tests.processes import Process, eventually, limits_profile
 
 
@@ -134,7 +134,7 @@ async def test_units_that_came_back_can_be_waited_for(
             assert r.status == 200
         await assert_balanced(sale)
         await set_limit(sale, rate=1, burst=3)
-        limiter = Buckets(store)
+        limiter = TokenBuckets(store)
         await limiter.admit(sale.sale_id, "try", Tier(rate=1, burst=3), ["x", "y", "z"])
         response, body, _ = await press(http, sale, ticket_for(sale, "b"))
         assert response.status == 429

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from ops.stack.credentials import load_credentials
 from ops.stack.servers import redis as redis_store
-from ops.stack.servers.server import Place
+from ops.stack.servers.server import StackHome
 from ops.stack.services import Services, temporary_home
 from seckill.adapters import redis as redis_client
 from tests.processes import eventually
@@ -19,7 +19,7 @@ from tests.processes import eventually
 @pytest.fixture
 async def own_redis() -> AsyncIterator[tuple[Redis, str]]:
     with temporary_home() as home:
-        store = await redis_store.prepare(Place(home, load_credentials(home)))
+        store = await redis_store.prepare(StackHome(home, load_credentials(home)))
         services = Services({"redis": store})
         await services.start("redis")
         async with redis_client.connect(services.redis_url, timeout_s=5) as client:

@@ -9,7 +9,7 @@ from aiohttp import ClientError, ClientSession
 
 from ops.buyers import grab
 from ops.processes.ports import free_port
-from ops.sandbox_provider import Habits, Sandbox
+from ops.sandbox_provider import Sandbox, SandboxBehaviour
 from tests.processes import eventually
 from tests.till import payer
 
@@ -18,7 +18,7 @@ async def test_F09_killed_between_try_and_reply_the_payment_is_found_and_paid_on
     processes, open_sale, ticket_for, login_for, db, assert_balanced
 ):
     # Given a gateway that waits for a provider who has charged the card and does not answer
-    sandbox = Sandbox(Habits(delay_s=3600))
+    sandbox = Sandbox(SandboxBehaviour(delay_s=3600))
     async with sandbox.serving() as url:
         provider = {"SECKILL_PROVIDER_URL": url, "SECKILL_PROVIDER_TIMEOUT_S": "2"}
         doomed = await processes.run("gateway", **provider)
@@ -41,7 +41,7 @@ async def test_F09_killed_between_try_and_reply_the_payment_is_found_and_paid_on
 async def test_while_the_provider_is_away_the_order_is_paying_and_then_it_is_paid(
     processes, open_sale, ticket_for, login_for, db, assert_balanced
 ):
-    sandbox, port = Sandbox(Habits()), free_port()
+    sandbox, port = Sandbox(SandboxBehaviour()), free_port()
     provider = {"SECKILL_PROVIDER_URL": f"http://127.0.0.1:{port}"}
     gateway = await processes.run("gateway", **provider)
     consumers = await processes.run("consumers", **provider)

@@ -8,8 +8,8 @@ from functools import partial
 import pytest
 from aiohttp import ClientSession
 
-from gateway.grabs.publisher import Breaker, Handover, Mailbag
-from gateway.grabs.reservations import RedisClock, SaleDesk
+from gateway.grabs.publisher import BatchedPublisher, Breaker, GrabPublisher
+from gateway.grabs.reservations import RedisClock, SaleReservations
 from ops.buyers import grab
 from seckill.adapters import redis as redis_client
 from seckill.adapters import redis_keys
@@ -34,14 +34,14 @@ async def make_desk(redis_proxy, amqp_proxy):
             stack.push_async_callback(redis.aclose)
             broker = Broker(amqp_proxy[1], "test-desk", timeout_s=15)
             publisher = await stack.enter_async_context(Publisher.open(broker, timeout_s=TIMEOUT_S))
-            mailbag = Mailbag(publisher, timeout_s=TIMEOUT_S)
+            mailbag = BatchedPublisher(publisher, timeout_s=TIMEOUT_S)
             stock, clock, breaker = Stock(redis), RedisClock(), Breaker()
             clock.observe(await stock.now_ms(), asked_ms=monotonic_ms())
-            desk = SaleDesk(
+            desk = SaleReservations(
                 sale,
                 stock,
                 clock,
-                lambda sale_id, on_settled: Handover(sale_id, mailbag, breaker, on_settled),
+                lambda sale_id, on_settled: GrabPublisher(sale_id, mailbag, breaker, on_settled),
                 batch_max=512,
                 calls_max=2,
                 spacing_s=0,

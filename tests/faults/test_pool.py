@@ -9,7 +9,7 @@ from contextlib import suppress
 import pytest
 from aiohttp import ClientSession
 
-from ops.buyers import Answer, grab
+from ops.buyers import BuyerReply, grab
 from ops.stack.services import temporary_home
 from seckill.adapters import topology
 from tests.pools import PATIENCE_S, RunningPool
@@ -25,8 +25,8 @@ SOME = 50
 class Load:
     """Buyers who come for ever, a few at a time, and what they were told."""
 
-    def __init__(self, press: Callable[[str], Awaitable[Answer]]) -> None:
-        self.answers: list[Answer] = []
+    def __init__(self, press: Callable[[str], Awaitable[BuyerReply]]) -> None:
+        self.answers: list[BuyerReply] = []
         self._press = press
         self._under_way = 0
         self._open = asyncio.Event()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import aio_pika
 import pytest
 
-from consumers.runtime.retries import Ladder
+from consumers.runtime.retries import RetrySchedule
 from seckill.adapters import topology
 from seckill.adapters.rabbitmq import Broker, Publisher
 from seckill.errors import Unavailable
@@ -35,7 +35,7 @@ async def test_F22_what_waits_on_a_rung_outlives_the_broker_and_comes_back(
                 return await queue.get(fail=False)
 
             message = await eventually(taken, "the message")
-            await Ladder(publisher, QUEUE).take(message, ZeroDivisionError())
+            await RetrySchedule(publisher, QUEUE).take(message, ZeroDivisionError())
             await message.ack()
         await services.kill("rabbitmq")
         await services.start("rabbitmq")

@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from config.settings import Settings
-from seckill.transactions.states import ENDED, State, Work
+from seckill.transactions.states import ENDED, BranchCall, TransactionState
 from tests.transactions import Bench, Probe
 
 KILLS = 8
@@ -38,9 +38,9 @@ async def test_F12_killed_coordinators_leave_nothing_half_done_and_have_told_no_
     works = await _all(db, bench)
     await bench.probe.assert_whole(bench.names, works)
     ended = dict(zip((w.tx_id for w in works), await bench.probe.states(works), strict=True))
-    lies = {t: s for t, s in told.items() if State(s) in ENDED and ended[t][0] != s}
+    lies = {t: s for t, s in told.items() if TransactionState(s) in ENDED and ended[t][0] != s}
     assert lies == {}
-    assert {State.CONFIRMED, State.CANCELED} <= set(told.values())
+    assert {TransactionState.CONFIRMED, TransactionState.CANCELED} <= set(told.values())
     assert open_at_kills > 0, "it was never killed in the middle"
 
 
@@ -68,9 +68,9 @@ def _moment_s() -> float:
     return random.uniform(0.01, 0.3)  # noqa: S311 - no secret
 
 
-async def _all(db: asyncpg.Pool, bench: Bench) -> list[Work]:
+async def _all(db: asyncpg.Pool, bench: Bench) -> list[BranchCall]:
     rows = await db.fetch("SELECT tx_id FROM transactions WHERE name = $1", bench.name)
-    return [Work(row["tx_id"], {}) for row in rows]
+    return [BranchCall(row["tx_id"], {}) for row in rows]
 
 
 async def _open(db: asyncpg.Pool, bench: Bench) -> int:

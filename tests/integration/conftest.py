@@ -22,7 +22,7 @@ from config.settings import Settings
 from consumers.roles.place_orders import PlaceOrders
 from consumers.roles.timers import Timers, ways_of
 from consumers.runtime.queue_role import Handler, QueueRole
-from consumers.runtime.retries import Ladder
+from consumers.runtime.retries import RetrySchedule
 from consumers.runtime.role import Role
 from seckill import messages
 from seckill.adapters import redis_keys, topology
@@ -31,7 +31,7 @@ from seckill.consistency import verify as ledger
 from seckill.consistency.verify import Ledger
 from seckill.dead_letters import parser
 from seckill.dead_letters import store as dead_letters
-from seckill.dead_letters.store import Arrival, Letter, Selection
+from seckill.dead_letters.store import DeadLetter, LetterFilter, NewLetter
 from seckill.inventory import stock_returns
 from seckill.inventory.reservations import Grab, Holding, Stock, Verdict
 from seckill.order_ids import new_order_id
@@ -271,7 +271,7 @@ class Queues:
     async def empty(self) -> None:
         """Empty all queues."""
         work = topology.WORK_QUEUES
-        rungs = map(topology.retry, topology.RUNGS_S)
+        rungs = map(topology.retry, topology.RETRY_DELAYS_S)
         for name in (*rungs, *work, *map(topology.dead, work)):
             await (await self._channel.get_queue(name, ensure=False)).purge()
 
@@ -288,12 +288,12 @@ class Letters:
         headers: dict[str, Any] | None = None,
         *,
         queue: str = topology.ORDERS_PLACE,
-    ) -> list[Arrival]:
+    ) -> list[NewLetter]:
         """Write a message down that died on a queue."""
         message = parser.read(queue, body, headers or {})
         return await dead_letters.arrive(self.db, [message])
 
-    async def naming(self, *placements: Placement, **as_named: Any) -> Letter:
+    async def naming(self, *placements: Placement, **as_named: Any) -> DeadLetter:
         """Write a letter down that names grabs of a sale, with changes if any are given."""
         named = [placement._replace(**as_named) for placement in placements]
         entries = [[p.order_id, p.buyer_id, p.quantity] for p in named]
@@ -302,9 +302,9 @@ class Letters:
         (arrival,) = await self.arrive(body, {"x-reason": "test"})
         return await dead_letters.find(self.db, arrival.letter_id)
 
-    async def all(self, meant: Selection | None = None) -> list[Letter]:
+    async def all(self, meant: LetterFilter | None = None) -> list[DeadLetter]:
         """Return letters, oldest first."""
-        return await dead_letters.page(self.db, meant or Selection(state=None), limit=1000)
+        return await dead_letters.page(self.db, meant or LetterFilter(state=None), limit=1000)
 
     async def states(self) -> list[str]:
         """Return the states of all letters."""
@@ -364,14 +364,14 @@ def queue_role(settings: Settings, publisher: Publisher) -> Callable[..., QueueR
         batch_max: int = 1000,
         url: str = settings.amqp_url,
         key: Callable[[AbstractIncomingMessage], str] = lambda _: "",
-        ladder: Ladder | None = None,
+        ladder: RetrySchedule | None = None,
     ) -> QueueRole:
         return QueueRole(
             "test",
             Broker(url, "test-consuming", timeout_s=15),
             queue,
             handle,
-            ladder or Ladder(publisher, queue),
+            ladder or RetrySchedule(publisher, queue),
             prefetch=300,
             weigh=lambda message: 1 + len(message.body) // 50,
             batch_max=batch_max,

@@ -8,19 +8,19 @@ from collections.abc import AsyncIterator
 import pytest
 
 from ops.processes.ports import free_port
-from ops.sandbox_provider import Habits, Sandbox
+from ops.sandbox_provider import Sandbox, SandboxBehaviour
 from seckill.payments import refunds, wallets
-from seckill.payments.card_payment_store import CardBooks
+from seckill.payments.card_payment_store import CardPaymentStore
 from seckill.payments.checkout import CARD
-from seckill.payments.payment import Payment, Refusal, new_tx_id
-from seckill.payments.provider_client import Provider, Status
-from seckill.transactions.states import Outcome, State
+from seckill.payments.payment import Payment, PaymentRefusal, new_tx_id
+from seckill.payments.provider_client import ChargeStatus, Provider
+from seckill.transactions.states import TransactionOutcome, TransactionState
 from tests.cards import GRACE_S, CardDesk
 from tests.till import payer
 
-PAID = Outcome(State.CONFIRMED)
-UNKNOWN = Outcome(State.TRYING)
-DECLINED = Outcome(State.CANCELED, Refusal.DECLINED)
+PAID = TransactionOutcome(TransactionState.CONFIRMED)
+UNKNOWN = TransactionOutcome(TransactionState.TRYING)
+DECLINED = TransactionOutcome(TransactionState.CANCELED, PaymentRefusal.DECLINED)
 
 
 @pytest.fixture
@@ -149,9 +149,9 @@ async def test_money_for_a_cancelled_payment_goes_back(desk, place, shop, assert
     sale, [order] = await place()
     payment = Payment(sale.sale_id, order.order_id, order.buyer_id, CARD)
     await desk.books.begin([(tx_id := new_tx_id(), payment)], lease_s=60)
-    await desk.books.settle({tx_id: Status.DECLINED})
+    await desk.books.settle({tx_id: ChargeStatus.DECLINED})
     # When the provider has it charged all the same, and says so
-    assert await desk.provider.authorise(tx_id, 1999) is Status.AUTHORISED
+    assert await desk.provider.authorise(tx_id, 1999) is ChargeStatus.AUTHORISED
     assert await desk.books.ask_now(tx_id)
     await desk.settle(sale)
     # Then it is voided, and the order can be paid again
@@ -171,7 +171,7 @@ async def test_what_was_given_up_is_not_paid_although_the_provider_says_yes(
     desk.sandbox.habits.lose_replies = 0
     # One process gives it up, while another has just found it authorised
     await desk.books.give_up([tx_id])
-    assert await desk.books.settle({tx_id: Status.AUTHORISED}) == {tx_id: "trying"}
+    assert await desk.books.settle({tx_id: ChargeStatus.AUTHORISED}) == {tx_id: "trying"}
     await shop.let_expire(order)
     await desk.settle(sale)
     assert (desk.held(), await shop.states(sale, [order])) == (0, ["cancelled expired"])
@@ -224,7 +224,7 @@ async def test_two_processes_never_ask_about_the_same_payment(desk, place, db, a
 
 async def test_while_the_provider_is_away_nothing_is_decided(db, place, shop, assert_balanced):
     sale, [order] = await place()
-    sandbox, port = Sandbox(Habits()), free_port()
+    sandbox, port = Sandbox(SandboxBehaviour()), free_port()
     async with Provider.open(f"http://127.0.0.1:{port}", timeout_s=1, calls_max=9) as provider:
         desk = CardDesk(db, sandbox, provider)
         assert await desk.pay(order) == UNKNOWN
@@ -255,7 +255,7 @@ async def test_a_bad_coupon_is_refused_before_the_provider_hears_of_it(
 ):
     sale, [order, other] = await place(2)
     coupon = await till.coupon(other.buyer_id, 500)
-    refused = Outcome(State.CANCELED, Refusal.COUPON_UNKNOWN)
+    refused = TransactionOutcome(TransactionState.CANCELED, PaymentRefusal.COUPON_UNKNOWN)
     answers = await asyncio.gather(desk.pay(order, coupon=coupon), desk.pay(other, coupon=coupon))
     assert answers == [refused, PAID]
     assert len(desk.charges()) == 1
@@ -298,7 +298,11 @@ async def test_an_order_is_paid_once_whoever_pays_it(desk, place, till, assert_b
     await till.give(order.buyer_id, 1999)
     outcomes = await asyncio.gather(*(desk.pay(order) for _ in range(5)), till.pay(order))
     assert outcomes.count(PAID) == 1
-    assert {o.reason for o in outcomes} <= {None, Refusal.PAYMENT_IN_PROGRESS, Refusal.PAID}
+    assert {o.reason for o in outcomes} <= {
+        None,
+        PaymentRefusal.PAYMENT_IN_PROGRESS,
+        PaymentRefusal.PAID,
+    }
     wallet = await wallets.find_wallet(till.db, order.buyer_id)
     assert 1999 - wallet.available_cents + desk.held() == 1999
     await assert_balanced(sale)
@@ -317,6 +321,6 @@ async def test_what_follows_a_payment_is_begun_with_it_and_once(desk, place, ass
     assert await desk.pay(order, tx_id=tx_id) == PAID
     payment = Payment(sale.sale_id, order.order_id, order.buyer_id, CARD)
     assert begun == [(tx_id, payment.args())]
-    await CardBooks(desk.db, on_paid=begin).settle({tx_id: Status.AUTHORISED})
+    await CardPaymentStore(desk.db, on_paid=begin).settle({tx_id: ChargeStatus.AUTHORISED})
     assert len(begun) == 1
     await assert_balanced(sale)

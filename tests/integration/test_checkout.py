@@ -11,7 +11,7 @@ import pytest
 from seckill.orders import orders
 from seckill.payments import wallets
 from seckill.payments.wallets import Wallet
-from seckill.transactions.states import Op, Outcome, State
+from seckill.transactions.states import BranchOp, TransactionOutcome, TransactionState
 from tests.till import BRANCHES, payer
 from tests.transactions import Killed
 
@@ -30,7 +30,7 @@ async def order(shop, open_sale, till):
 
 async def test_a_payment_is_confirmed(till, shop, order, assert_balanced):
     sale, placement = order
-    assert await till.pay(placement) == Outcome(State.CONFIRMED)
+    assert await till.pay(placement) == TransactionOutcome(TransactionState.CONFIRMED)
     assert await shop.states(sale, [placement]) == ["paid"]
     await assert_balanced(sale)
 
@@ -42,7 +42,7 @@ async def test_a_refused_payment_leaves_everything_as_it_was(
     (placement,) = await shop.order(sale, payer())
     coupon = await till.coupon(placement.buyer_id, 500)
     outcome = await till.pay(placement, coupon=coupon)
-    assert outcome == Outcome(State.CANCELED, "insufficient_funds")
+    assert outcome == TransactionOutcome(TransactionState.CANCELED, "insufficient_funds")
     assert await shop.states(sale, [placement]) == ["pending"]
     assert [c.state for c in await wallets.coupons_of(till.db, placement.buyer_id)] == ["available"]
     await assert_balanced(sale)
@@ -57,7 +57,7 @@ async def test_F20_an_order_is_paid_once_however_many_gateways_try(
     sale, placement = order
     tills = [till.another(locking=locking) for _ in range(6)]
     outcomes = Counter(await asyncio.gather(*(t.pay(placement) for t in tills)))
-    assert outcomes[Outcome(State.CONFIRMED)] == 1
+    assert outcomes[TransactionOutcome(TransactionState.CONFIRMED)] == 1
     assert {outcome.reason for outcome in outcomes} <= {None, "payment_in_progress", "paid"}
     assert await wallets.find_wallet(till.db, placement.buyer_id) == Wallet(
         placement.buyer_id, 1999
@@ -79,8 +79,8 @@ async def test_a_coupon_is_used_once_however_many_orders_want_it(
         *(t.pay(order, coupon=coupon) for t, order in zip(tills, wanted, strict=True))
     )
     assert sorted(outcomes) == [
-        *[Outcome(State.CANCELED, "coupon_used")] * 3,
-        Outcome(State.CONFIRMED),
+        *[TransactionOutcome(TransactionState.CANCELED, "coupon_used")] * 3,
+        TransactionOutcome(TransactionState.CONFIRMED),
     ]
     assert (await wallets.find_wallet(till.db, name)).available_cents == 4 * 1999
     for sale in sales:
@@ -98,8 +98,8 @@ async def test_a_wallet_pays_for_as_much_as_it_holds_and_no_more(
         await asyncio.gather(*(till.another().pay(placement) for placement in wanted))
     )
     assert outcomes == {
-        Outcome(State.CONFIRMED): 2,
-        Outcome(State.CANCELED, "insufficient_funds"): 4,
+        TransactionOutcome(TransactionState.CONFIRMED): 2,
+        TransactionOutcome(TransactionState.CANCELED, "insufficient_funds"): 4,
     }
     assert await wallets.find_wallet(till.db, name) == Wallet(name, 500)
     for sale in sales:
@@ -155,9 +155,12 @@ async def test_F09_who_has_the_row_first_wins(
     results = await asyncio.gather(*tasks)
     paid, released = results if first == "payment" else results[::-1]
     if first == "payment":
-        assert (paid, released) == (Outcome(State.CONFIRMED), [])
+        assert (paid, released) == (TransactionOutcome(TransactionState.CONFIRMED), [])
     else:
-        assert (paid, released) == (Outcome(State.CANCELED, "expired"), [placement.order_id])
+        assert (paid, released) == (
+            TransactionOutcome(TransactionState.CANCELED, "expired"),
+            [placement.order_id],
+        )
         await shop.return_all(sale)
     await assert_balanced(sale)
 
@@ -187,7 +190,7 @@ async def test_F12_a_kill_between_any_two_statements_is_recovered(
         is_paid = ends[-1][0] == "paid"
         if begun:  # what the dead process had sent may still come
             for branch in BRANCHES:
-                refused = await till.run(branch, Op.TRY, *works)
+                refused = await till.run(branch, BranchOp.TRY, *works)
                 assert refused == {work.tx_id: "late" for work in works[is_paid:]}
         books = await assert_balanced(sale)
         assert books.lines["charged, cents"] == (1990 if is_paid else 0)

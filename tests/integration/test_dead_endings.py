@@ -9,7 +9,7 @@ import pytest
 from seckill import audit, messages
 from seckill.adapters.topology import ORDERS_EXPIRE, ORDERS_PLACE
 from seckill.dead_letters import resolution
-from seckill.dead_letters.resolution import REPLAYS_MAX, Ending, Fate
+from seckill.dead_letters.resolution import REPLAYS_MAX, DiscardEffect, Resolution
 from seckill.errors import Permanent, Unavailable
 from seckill.orders import orders
 from seckill.sales import sales
@@ -70,7 +70,7 @@ async def test_a_replayed_letter_becomes_its_order(
     (ann,) = await shop.grab(sale, "ann")
     letter = await letters.naming(ann)
 
-    assert await replay(letter) is Ending.REPLAYED
+    assert await replay(letter) is Resolution.REPLAYED
     (message,) = await queues.take(ORDERS_PLACE, 1, no_ack=False)
     assert message.body == letter.body
     assert message.headers.keys() <= {"x-delivery-count"}  # the broker's own
@@ -89,7 +89,7 @@ async def test_a_replayed_letter_becomes_its_order(
 async def test_a_timer_goes_back_to_its_own_queue(letters, replay, queues):
     await letters.arrive(messages.encode_expire([]), queue=ORDERS_EXPIRE)
 
-    assert await replay((await letters.all())[0]) is Ending.REPLAYED
+    assert await replay((await letters.all())[0]) is Resolution.REPLAYED
 
     assert len(await queues.take_all(ORDERS_EXPIRE)) == 1
 
@@ -100,8 +100,8 @@ async def test_F20_a_second_replay_sends_nothing(open_sale, shop, letters, repla
 
     endings = await asyncio.gather(replay(letter), replay(letter))
 
-    assert sorted(endings) == [Ending.NOT_OPEN, Ending.REPLAYED]
-    assert await replay(letter) is Ending.NOT_OPEN
+    assert sorted(endings) == [Resolution.NOT_OPEN, Resolution.REPLAYED]
+    assert await replay(letter) is Resolution.NOT_OPEN
     assert len(await queues.take_all(ORDERS_PLACE)) == 1
 
 
@@ -116,7 +116,7 @@ async def test_F20_a_crash_after_the_publish_leaves_it_open_and_it_is_ordered_on
         await replay(letter)
     assert await letters.states() == ["open"]
     assert await letters.audited("dead.replay") == []
-    assert await replay(letter) is Ending.REPLAYED
+    assert await replay(letter) is Resolution.REPLAYED
     await place(2)
 
     assert await shop.states(sale, [ann]) == ["pending"]
@@ -158,7 +158,7 @@ async def test_F13_a_message_that_dies_before_its_replay_is_committed_is_not_los
         dying.append(asyncio.create_task(arriving))
         await eventually(blocked, "the arrival waits for the replay")
 
-    assert await replay(letter, by=Failing(dies_at_once)) is Ending.REPLAYED
+    assert await replay(letter, by=Failing(dies_at_once)) is Resolution.REPLAYED
     await dying[0]
 
     (again,) = await letters.all()
@@ -169,20 +169,20 @@ async def test_F23_after_so_many_replays_it_takes_force(letters, replay, queues)
     for number in range(REPLAYS_MAX):
         await letters.arrive(b"x", {"x-last-failed-ms": number})
         (letter,) = await letters.all()
-        assert await replay(letter) is Ending.REPLAYED
+        assert await replay(letter) is Resolution.REPLAYED
     await letters.arrive(b"x")
 
-    assert await replay(letter) is Ending.TOO_OFTEN
+    assert await replay(letter) is Resolution.TOO_OFTEN
     assert len(await queues.take_all(ORDERS_PLACE)) == REPLAYS_MAX
     assert await letters.states() == ["open"]
-    assert await replay(letter, force=True) is Ending.REPLAYED
+    assert await replay(letter, force=True) is Resolution.REPLAYED
 
 
 async def test_a_letter_of_a_queue_that_is_no_more_stays_open(letters, replay, queues):
     await letters.arrive(b"x", queue="orders-of-old")
     (letter,) = await letters.all()
 
-    assert await replay(letter) is Ending.NO_QUEUE
+    assert await replay(letter) is Resolution.NO_QUEUE
     assert await letters.states() == ["open"]
 
 
@@ -198,8 +198,8 @@ async def test_a_discarded_letter_gives_its_unit_back(
 
     done = await discard(letter)
 
-    assert (done.ending, done.units) == (Ending.DISCARDED, 2)
-    assert done.fates == {ann.order_id: Fate.GIVEN_BACK}
+    assert (done.ending, done.units) == (Resolution.DISCARDED, 2)
+    assert done.fates == {ann.order_id: DiscardEffect.GIVEN_BACK}
     assert await shop.states(sale, [ann]) == ["cancelled dead_letter"]
     await shop.return_all(sale)
     assert (await shop.left(sale), await shop.holders(sale)) == (3, {})
@@ -224,7 +224,7 @@ async def test_F6_discarding_twice_gives_back_once(
     await shop.return_all(sale)
     endings.append((await discard(letter)).ending)
 
-    assert sorted(endings) == [Ending.DISCARDED, Ending.NOT_OPEN, Ending.NOT_OPEN]
+    assert sorted(endings) == [Resolution.DISCARDED, Resolution.NOT_OPEN, Resolution.NOT_OPEN]
     assert len(await letters.audited("dead.discard")) == 1
     assert await shop.returns(sale) == {}
     assert await shop.left(sale) == 2
@@ -240,7 +240,7 @@ async def test_F6_two_letters_that_name_one_order_give_back_once(
 
     assert (await discard(first)).units == 1
     await shop.return_all(sale)
-    assert (await discard(second)).fates == {ann.order_id: Fate.HAS_ROW}
+    assert (await discard(second)).fates == {ann.order_id: DiscardEffect.HAS_ROW}
 
     assert await shop.left(sale) == 2
     await assert_balanced(sale)
@@ -278,7 +278,7 @@ async def test_F6_an_order_that_has_a_row_keeps_its_unit(
 
     done = await discard(letter)
 
-    assert (done.units, done.fates) == (0, {ann.order_id: Fate.HAS_ROW})
+    assert (done.units, done.fates) == (0, {ann.order_id: DiscardEffect.HAS_ROW})
     assert await shop.returns(sale) == {}
     assert await shop.states(sale, [ann]) == ["cancelled buyer" if ended else "pending"]
     await assert_balanced(sale)
@@ -333,7 +333,7 @@ async def test_what_redis_reserved_goes_back_whatever_the_letter_says(
 
     done = await discard(letter)
 
-    assert (done.units, done.fates) == (1, {ann.order_id: Fate.GIVEN_BACK})
+    assert (done.units, done.fates) == (1, {ann.order_id: DiscardEffect.GIVEN_BACK})
     await shop.place(bob)
     await shop.return_all(sale)
     assert (await shop.left(sale), list(await shop.holders(sale))) == (4, ["bob"])
@@ -348,8 +348,8 @@ async def test_a_grab_that_redis_knows_nothing_of_gives_nothing_back(
     ann, bad = shop.wish(sale, "ann"), shop.wish(sale, "bob")
     first, second = await letters.naming(ann), await letters.naming(bad, quantity=0)
 
-    assert (await discard(first)).fates == {ann.order_id: Fate.NOTHING_HELD}
-    assert (await discard(second)).fates == {bad.order_id: Fate.NOTHING_HELD}
+    assert (await discard(first)).fates == {ann.order_id: DiscardEffect.NOTHING_HELD}
+    assert (await discard(second)).fates == {bad.order_id: DiscardEffect.NOTHING_HELD}
 
     assert await shop.states(sale, [ann, bad]) == ["cancelled dead_letter", None]
     await shop.return_all(sale)
@@ -364,7 +364,7 @@ async def test_grabs_of_a_sale_that_postgresql_does_not_know(open_sale, shop, le
 
     done = await discard(letter)
 
-    assert (done.units, done.fates) == (0, {ann.order_id: Fate.UNKNOWN_SALE})
+    assert (done.units, done.fates) == (0, {ann.order_id: DiscardEffect.UNKNOWN_SALE})
     (row,) = await letters.audited("dead.discard")
     assert row["details"]["orders"] == {ann.order_id: "unknown sale"}
     assert row["sale_id"] == "no-such-sale"
@@ -431,7 +431,7 @@ async def test_a_timer_holds_no_units(open_sale, shop, letters, discard, assert_
 
     done = await discard((await letters.all())[0])
 
-    assert (done.units, done.fates) == (0, {ann.order_id: Fate.NAMED_ONLY})
+    assert (done.units, done.fates) == (0, {ann.order_id: DiscardEffect.NAMED_ONLY})
     assert await shop.states(sale, [ann]) == ["pending"]
     await assert_balanced(sale)
 
@@ -457,5 +457,5 @@ async def test_a_letter_that_is_not_there_ends_nowise(letters, replay, discard):
     (letter,) = await letters.all()
     await letters.db.execute("TRUNCATE dead_letters CASCADE")
 
-    assert await replay(letter) is Ending.NOT_OPEN
-    assert (await discard(letter)).ending is Ending.NOT_OPEN
+    assert await replay(letter) is Resolution.NOT_OPEN
+    assert (await discard(letter)).ending is Resolution.NOT_OPEN

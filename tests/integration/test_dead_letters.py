@@ -12,15 +12,15 @@ import pytest
 from prometheus_client import REGISTRY
 
 from consumers.roles import dead_letters as dead_letters_role
-from consumers.roles.dead_letters import DeadLetters, LastRung, OpenLetters
+from consumers.roles.dead_letters import LongestRetry, OpenLetterCount, StoreDeadLetters
 from consumers.runtime.poll_role import PollRole
-from consumers.runtime.role import Together
+from consumers.runtime.role import RoleGroup
 from seckill import messages
 from seckill.adapters import topology
 from seckill.adapters.topology import ORDERS_EXPIRE, ORDERS_PLACE
 from seckill.dead_letters import store
 from seckill.dead_letters.parser import NamedOrder
-from seckill.dead_letters.store import Selection
+from seckill.dead_letters.store import LetterFilter
 from seckill.errors import Missing
 
 
@@ -48,8 +48,8 @@ def mover(db, publisher, queue_role):
     def make(queue=ORDERS_PLACE, *, handle=None):
         return queue_role(
             topology.dead(queue),
-            handle or DeadLetters(db, queue).handle,
-            ladder=LastRung(publisher, queue),
+            handle or StoreDeadLetters(db, queue).handle,
+            ladder=LongestRetry(publisher, queue),
         )
 
     return make
@@ -138,7 +138,7 @@ async def test_F13_letters_of_all_queues_are_moved(die, moved, letters, mover, r
     async def both():
         return {letter.queue for letter in await letters.all()} == set(topology.WORK_QUEUES)
 
-    async with running(Together([mover(queue) for queue in topology.WORK_QUEUES])):
+    async with running(RoleGroup([mover(queue) for queue in topology.WORK_QUEUES])):
         await eventually(both, "a letter of each queue")
 
 
@@ -164,7 +164,7 @@ async def test_F20_a_message_moved_before_its_ack_was_lost_is_one_letter(
 ):
     """The role commits and dies; the message comes again, and nothing is new."""
     await die(b"x", {"x-reason": "why", "x-last-failed-ms": 2_000})
-    handler = DeadLetters(db, ORDERS_PLACE)
+    handler = StoreDeadLetters(db, ORDERS_PLACE)
 
     async def dies_after_commit(batch):
         await handler.handle(batch)
@@ -275,7 +275,7 @@ async def test_F13_a_letter_that_postgresql_does_not_take_comes_back_with_its_st
     die, moved, monkeypatch, queues
 ):
     """And its neighbours are moved at once."""
-    monkeypatch.setattr(dead_letters_role, "AGAIN_S", topology.RUNGS_S[0])
+    monkeypatch.setattr(dead_letters_role, "AGAIN_S", topology.RETRY_DELAYS_S[0])
     real, refusals = store._write, [asyncpg.DataError("no")] * 2
 
     async def write(connection, message):
@@ -318,7 +318,7 @@ async def test_the_alarm_rings_until_no_letter_is_open(db, letters, running, eve
         return REGISTRY.get_sample_value("seckill_dead_letters_open", {"queue": ORDERS_EXPIRE})
 
     await letters.arrive(b"x", queue=ORDERS_EXPIRE)
-    async with running(PollRole("test", OpenLetters(db).run_once, idle_s=0.01)):
+    async with running(PollRole("test", OpenLetterCount(db).run_once, idle_s=0.01)):
         await eventually(lambda: gauge() == 1, "the alarm rings")
         await close_all(db, "discarded")
         await eventually(lambda: gauge() == 0, "it is silent")
@@ -339,7 +339,7 @@ async def test_when_one_of_several_fails_all_end(running, eventually):
                 ended.set()
 
     with pytest.raises(ExceptionGroup) as failure:
-        await Together([Waits(), Fails()]).run(asyncio.Event())
+        await RoleGroup([Waits(), Fails()]).run(asyncio.Event())
 
     assert failure.group_contains(ZeroDivisionError)
     assert ended.is_set()
@@ -358,7 +358,7 @@ async def test_selections(db, letters):
     first, second, third, timer = [letter.letter_id for letter in await letters.all()]
 
     async def ids(**terms):
-        return [letter.letter_id for letter in await letters.all(Selection(**terms))]
+        return [letter.letter_id for letter in await letters.all(LetterFilter(**terms))]
 
     assert await ids(queue=ORDERS_PLACE) == [first, second, third]
     assert await ids(sale_id="sale-of-letters-1") == [second]
@@ -367,7 +367,7 @@ async def test_selections(db, letters):
     assert await ids(reason="unknown", queue=ORDERS_EXPIRE) == [timer]
     assert await ids(ids=[third, first, 10**6]) == [first, third]
     assert await ids(ids=[]) == []
-    assert await store.count(db, Selection(reason="unknown")) == 2
+    assert await store.count(db, LetterFilter(reason="unknown")) == 2
     assert await store.open_by_queue(db) == {ORDERS_PLACE: 3, ORDERS_EXPIRE: 1}
 
 
@@ -376,7 +376,7 @@ async def test_pages_give_every_letter_once(db, letters, monkeypatch):
     for number in range(5):
         await letters.arrive(str(number).encode())
 
-    bodies = [letter.body async for letter in store.every(db, Selection(state=None))]
+    bodies = [letter.body async for letter in store.every(db, LetterFilter(state=None))]
 
     assert bodies == [b"0", b"1", b"2", b"3", b"4"]
 

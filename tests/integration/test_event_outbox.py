@@ -7,7 +7,7 @@ import pytest
 
 from seckill.orders import event_outbox, orders
 from seckill.payments import refunds
-from seckill.transactions.states import State
+from seckill.transactions.states import TransactionState
 from tests.till import payer
 from tests.transactions import new_id
 
@@ -141,12 +141,12 @@ async def test_an_update_that_leaves_the_state_is_no_event(open_sale, shop, db, 
 @pytest.mark.parametrize(
     ("engine", "state", "topic"),
     [
-        ("saga", State.COMPLETED, "saga.completed"),
-        ("saga", State.COMPENSATED, "saga.compensated"),
-        ("saga", State.FAILED, "saga.parked"),
-        ("saga", State.COMPENSATING, None),
-        ("tcc", State.CONFIRMED, None),
-        ("tcc", State.FAILED, None),
+        ("saga", TransactionState.COMPLETED, "saga.completed"),
+        ("saga", TransactionState.COMPENSATED, "saga.compensated"),
+        ("saga", TransactionState.FAILED, "saga.parked"),
+        ("saga", TransactionState.COMPENSATING, None),
+        ("tcc", TransactionState.CONFIRMED, None),
+        ("tcc", TransactionState.FAILED, None),
     ],
 )
 async def test_the_end_of_a_saga_is_told(db, outbox, engine, state, topic):

@@ -11,11 +11,11 @@ from seckill.inventory import stock_returns
 from seckill.payments import fulfilment, refunds, wallets
 from seckill.payments.checkout import CARD
 from seckill.payments.payment import Payment, new_tx_id
-from seckill.payments.provider_client import Status
+from seckill.payments.provider_client import ChargeStatus
 from seckill.payments.wallets import Wallet
 from seckill.transactions import manual, saga
-from seckill.transactions.log import Log
-from seckill.transactions.states import Op
+from seckill.transactions.log import TransactionLog
+from seckill.transactions.states import BranchOp
 from tests.cards import CardDesk
 from tests.fulfilment import Fulfilling, saga_of
 from tests.till import payer
@@ -196,7 +196,7 @@ async def test_who_was_told_of_a_shipment_is_told_that_it_does_not_come(
 
     async def lost(op, works):
         await run(op, works)
-        if op is Op.DO:
+        if op is BranchOp.DO:
             raise Unavailable("the reply was lost")
         return {}
 
@@ -243,9 +243,9 @@ async def test_an_order_refunded_by_hand_is_not_shipped(
 async def test_an_unpaid_order_has_no_saga(order, db, till):
     _, placement = order
     payment = till.work(placement)
-    assert not await till.run("order", Op.TRY, payment)
+    assert not await till.run("order", BranchOp.TRY, payment)
     assert await saga_of(db, placement.order_id) is None
-    await till.run("order", Op.CANCEL, payment)
+    await till.run("order", BranchOp.CANCEL, payment)
     assert await saga_of(db, placement.order_id) is None
 
 
@@ -277,8 +277,8 @@ async def test_a_refund_waits_for_a_payment_that_is_still_being_booked(
     payment = till.work(placement)
     await till.log.begin("tcc", "payment", "CONFIRMING", [payment])
     for branch in ("order", "coupon", "wallet"):
-        assert not await till.run(branch, Op.TRY, payment)
-    assert not await till.run("order", Op.CONFIRM, payment)
+        assert not await till.run(branch, BranchOp.TRY, payment)
+    assert not await till.run("order", BranchOp.CONFIRM, payment)
     worker = Fulfilling(db)
     await worker.run(sale.sale_id)
     assert (await saga_of(db, placement.order_id))[0] == "COMPENSATING"
@@ -324,7 +324,7 @@ def paid_by_card(shop, open_sale, till, db):
         (placement,) = await shop.order(sale, payer())
         coupon = await till.coupon(placement.buyer_id, coupon_cents) if coupon_cents else None
         payment = Payment(sale.sale_id, placement.order_id, placement.buyer_id, CARD, coupon)
-        taking = desk.another(on_paid=partial(fulfilment.begin, Log(db)))
+        taking = desk.another(on_paid=partial(fulfilment.begin, TransactionLog(db)))
         tx_id = new_tx_id()
         assert (await taking.pay(tx_id, payment)).confirmed
         return sale, placement, tx_id
@@ -335,10 +335,10 @@ def paid_by_card(shop, open_sale, till, db):
 async def test_what_a_card_payment_holds_is_captured(db, paid_by_card, assert_balanced):
     async with CardDesk.open(db) as desk:
         sale, placement, tx_id = await paid_by_card(desk)
-        assert desk.sandbox.charges[tx_id].status is Status.AUTHORISED
+        assert desk.sandbox.charges[tx_id].status is ChargeStatus.AUTHORISED
         await Fulfilling(db, desk.provider).run(sale.sale_id)
         assert await saga_of(db, placement.order_id) == ("COMPLETED", None)
-        assert desk.sandbox.charges[tx_id].status is Status.CAPTURED
+        assert desk.sandbox.charges[tx_id].status is ChargeStatus.CAPTURED
         await assert_balanced(sale)
 
 
@@ -350,7 +350,7 @@ async def test_a_card_payment_that_is_taken_back_is_voided(
         await ship_at_most(sale, 0)
         await Fulfilling(db, desk.provider).run(sale.sale_id)
         assert await shop.states(sale, [placement]) == ["refunded unfulfilled"]
-        assert desk.sandbox.charges[tx_id].status is Status.VOIDED
+        assert desk.sandbox.charges[tx_id].status is ChargeStatus.VOIDED
         await stock_returns.return_batch(db, stock)
         books = await assert_balanced(sale)
         assert books.lines["refunded, cents"] == PRICE
@@ -361,7 +361,7 @@ async def test_a_capture_that_the_provider_declines_takes_the_order_back(
 ):
     async with CardDesk.open(db) as desk:
         sale, placement, tx_id = await paid_by_card(desk)
-        desk.sandbox.charges[tx_id].become(Status.DECLINED)
+        desk.sandbox.charges[tx_id].become(ChargeStatus.DECLINED)
         await Fulfilling(db, desk.provider).run(sale.sale_id)
         state, reason = await saga_of(db, placement.order_id)
         assert (state, "declined" in reason) == ("COMPENSATED", True)
@@ -379,7 +379,7 @@ async def test_a_provider_that_is_away_delays_a_capture_and_decides_nothing(
         assert await saga_of(db, placement.order_id) == ("RUNNING", None)
         assert await shop.states(sale, [placement]) == ["paid"]
         await Fulfilling(db, desk.provider).run(sale.sale_id)
-        assert desk.sandbox.charges[tx_id].status is Status.CAPTURED
+        assert desk.sandbox.charges[tx_id].status is ChargeStatus.CAPTURED
         await assert_balanced(sale)
 
 

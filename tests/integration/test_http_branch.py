@@ -15,7 +15,7 @@ from seckill.adapters.http import HttpClient
 from seckill.errors import Unavailable
 from seckill.transactions import attempts
 from seckill.transactions.branches import HttpBranch, PartlyDone
-from seckill.transactions.states import Op, State, Work
+from seckill.transactions.states import BranchCall, BranchOp, TransactionState
 from tests.transactions import Bench, Probe, new_id, new_works
 
 
@@ -77,14 +77,14 @@ def no_waits(monkeypatch):
 
 
 async def test_a_call_says_what_and_for_whom(branch, service):
-    work = Work(new_id(), {"cents": 5})
-    assert await branch.run(Op.TRY, [work]) == {}
+    work = BranchCall(new_id(), {"cents": 5})
+    assert await branch.run(BranchOp.TRY, [work]) == {}
     assert service.done == {f"{work.tx_id}/wallet/try": {"tx_id": work.tx_id, "args": {"cents": 5}}}
 
 
 async def test_all_calls_of_a_transaction_belong_to_one_trace(branch, service):
     works = new_works(2)
-    for op in (Op.TRY, Op.TRY, Op.CONFIRM):
+    for op in (BranchOp.TRY, BranchOp.TRY, BranchOp.CONFIRM):
         await branch.run(op, works)
     assert [len(traces) for traces in service.traces.values()] == [1, 1]
     assert len(set.union(*service.traces.values())) == 2
@@ -96,15 +96,15 @@ async def test_all_calls_of_a_transaction_belong_to_one_trace(branch, service):
 )
 @pytest.mark.parametrize("status", [409, 422])
 async def test_a_conflict_is_a_refusal(branch, says, reason, status):
-    work = Work(new_id(), {"answers": status, "says": says})
-    assert await branch.run(Op.TRY, [work]) == {work.tx_id: reason}
+    work = BranchCall(new_id(), {"answers": status, "says": says})
+    assert await branch.run(BranchOp.TRY, [work]) == {work.tx_id: reason}
 
 
 @pytest.mark.parametrize("status", [302, 400, 401, 404, 429, 500, 503])
 async def test_any_other_answer_is_neither_yes_nor_no(branch, status):
-    bad, good = Work(new_id(), {"answers": status}), Work(new_id(), {})
+    bad, good = BranchCall(new_id(), {"answers": status}), BranchCall(new_id(), {})
     with pytest.raises(PartlyDone, match=f"answered {status}") as caught:
-        await branch.run(Op.TRY, [bad, good])
+        await branch.run(BranchOp.TRY, [bad, good])
     assert list(caught.value.failed) == [bad.tx_id]
     assert caught.value.refused == {}
 
@@ -113,7 +113,7 @@ async def test_no_answer_in_time_is_neither_yes_nor_no(service):
     async with HttpClient.open(timeout_s=0.2) as client:
         with pytest.raises(PartlyDone, match="does not answer"):
             await HttpBranch("wallet", client, service.url).run(
-                Op.TRY, [Work(new_id(), {"hangs": "try"})]
+                BranchOp.TRY, [BranchCall(new_id(), {"hangs": "try"})]
             )
 
 
@@ -122,7 +122,7 @@ async def test_nobody_there_is_neither_yes_nor_no(client):
         await client.post(f"http://127.0.0.1:{free_port()}/", b"{}", {})
 
 
-@pytest.mark.parametrize("op", [Op.TRY, Op.CONFIRM])
+@pytest.mark.parametrize("op", [BranchOp.TRY, BranchOp.CONFIRM])
 async def test_F7_a_lost_reply_is_asked_for_again_under_the_same_key(
     branch, service, db: asyncpg.Pool, op
 ):
@@ -131,7 +131,7 @@ async def test_F7_a_lost_reply_is_asked_for_again_under_the_same_key(
     bench = Bench(probe, ["stock"])
     works = [*new_works(5), *new_works(5, loses=op)]
     outcomes = await bench.coordinator(branches=[probe.branch("stock"), branch]).run(works)
-    assert {outcome.state for outcome in outcomes.values()} == {State.CONFIRMED}
+    assert {outcome.state for outcome in outcomes.values()} == {TransactionState.CONFIRMED}
     assert len(service.done) == 2 * len(works)
     expected = [1] * 5 + [2] * 5
     assert [service.calls[f"{work.tx_id}/wallet/{op}"] for work in works] == expected
@@ -144,7 +144,7 @@ async def test_a_service_that_never_answers_a_try_has_it_cancelled(
     probe = Probe(db)
     await probe.create()
     bench = Bench(probe, ["stock"])
-    work = Work(new_id(), {"loses": "try", "times": 99})
+    work = BranchCall(new_id(), {"loses": "try", "times": 99})
     outcomes = await bench.coordinator(branches=[probe.branch("stock"), branch]).run([work])
     assert outcomes[work.tx_id].canceled
     assert f"{work.tx_id}/wallet/cancel" in service.done

@@ -32,7 +32,7 @@ def failing():
 @pytest.fixture
 def rungs(monkeypatch):
     """The first two rungs, so that a climb takes seconds; the others are declared just so."""
-    monkeypatch.setattr(retries, "RUNGS_S", topology.RUNGS_S[:2])
+    monkeypatch.setattr(retries, "RUNGS_S", topology.RETRY_DELAYS_S[:2])
     return retries.RUNGS_S
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from seckill.errors import Missing, WrongState
 from seckill.payments import refunds, wallets
-from seckill.transactions.states import Op, State
+from seckill.transactions.states import BranchOp, TransactionState
 from tests.till import BRANCHES, payer
 
 
@@ -76,9 +76,9 @@ async def test_what_is_still_being_charged_is_not_refunded(till, shop, open_sale
     await till.give(order.buyer_id, 1999)
     work = till.work(order, coupon=await till.coupon(order.buyer_id, 5))
     for branch in BRANCHES:
-        await till.run(branch, Op.TRY, work)
+        await till.run(branch, BranchOp.TRY, work)
     for branch in BRANCHES:
-        await till.run(branch, Op.CONFIRM, work)
+        await till.run(branch, BranchOp.CONFIRM, work)
         if branch != BRANCHES[-1]:
             with pytest.raises(WrongState, match="still being booked"):
                 await refunds.refund(db, order.order_id, actor="ann", reason="r")
@@ -88,8 +88,8 @@ async def test_what_is_still_being_charged_is_not_refunded(till, shop, open_sale
 async def test_an_open_transaction_is_not_quiet(till, shop, open_sale, assert_balanced):
     sale = await open_sale(stock=3)
     (order,) = await shop.order(sale, payer())
-    await till.log.begin("tcc", "payment", State.TRYING, [work := till.work(order)])
-    await till.run("order", Op.TRY, work)
+    await till.log.begin("tcc", "payment", TransactionState.TRYING, [work := till.work(order)])
+    await till.run("order", BranchOp.TRY, work)
     books = await assert_balanced(sale, wait_s=0)
     assert (books.quiet, books.lines["transactions open"]) == (False, 1)
     with pytest.raises(AssertionError, match=r"1 .* transactions open"):

@@ -12,7 +12,7 @@ from seckill.orders.orders import Placement
 from seckill.payments import wallets
 from seckill.payments.payment import new_tx_id
 from seckill.payments.wallets import TopUp, Wallet
-from seckill.transactions.states import Op, Work
+from seckill.transactions.states import BranchCall, BranchOp
 from tests.till import BRANCHES, Till, payer
 
 
@@ -20,13 +20,13 @@ async def coupon_states(till: Till, buyer_id: str) -> list[str]:
     return [coupon.state for coupon in await wallets.coupons_of(till.db, buyer_id)]
 
 
-async def entries_of(till: Till, work: Work) -> dict[tuple[str, str], int]:
+async def entries_of(till: Till, work: BranchCall) -> dict[tuple[str, str], int]:
     """Return (kind, account) -> cents of a transaction."""
     rows = await till.db.fetch("SELECT kind, account, cents FROM entries WHERE tx = $1", work.tx_id)
     return {(row[0], row[1]): row[2] for row in rows}
 
 
-async def payment_of(till: Till, work: Work) -> tuple[str, int, int] | None:
+async def payment_of(till: Till, work: BranchCall) -> tuple[str, int, int] | None:
     """Return (state, amount, discount)."""
     row = await till.db.fetchrow(
         "SELECT state, amount_cents, discount_cents FROM payments WHERE tx_id = $1", work.tx_id
@@ -52,12 +52,12 @@ async def states(shop, sale, *placements: Placement) -> Sequence[str | None]:
 async def test_an_order_is_tried_then_confirmed_and_its_units_are_sold(till, shop, order):
     sale, placement = order
     work = till.work(placement)
-    assert await till.run("order", Op.TRY, work) == {}
+    assert await till.run("order", BranchOp.TRY, work) == {}
     assert await states(shop, sale, placement) == ["paying"]
     assert await shop.inventory(sale) == (3, 2, 0)
     assert await payment_of(till, work) == ("trying", 3998, 0)
     for _ in range(2):
-        assert await till.run("order", Op.CONFIRM, work) == {}
+        assert await till.run("order", BranchOp.CONFIRM, work) == {}
         assert await states(shop, sale, placement) == ["paid"]
         assert await shop.inventory(sale) == (3, 0, 2)
         assert await payment_of(till, work) == ("paid", 3998, 0)
@@ -66,14 +66,14 @@ async def test_an_order_is_tried_then_confirmed_and_its_units_are_sold(till, sho
 async def test_a_cancelled_try_lets_the_order_be_paid_by_another(till, shop, order):
     sale, placement = order
     first, second = till.work(placement), till.work(placement)
-    await till.run("order", Op.TRY, first)
+    await till.run("order", BranchOp.TRY, first)
     for _ in range(2):
-        await till.run("order", Op.CANCEL, first)
+        await till.run("order", BranchOp.CANCEL, first)
         assert await states(shop, sale, placement) == ["pending"]
     assert await payment_of(till, first) == ("cancelled", 3998, 0)
-    assert await till.run("order", Op.TRY, second) == {}
+    assert await till.run("order", BranchOp.TRY, second) == {}
     # A cancel that comes late again does not touch the second.
-    await till.run("order", Op.CANCEL, first)
+    await till.run("order", BranchOp.CANCEL, first)
     assert await states(shop, sale, placement) == ["paying"]
 
 
@@ -82,11 +82,11 @@ async def test_F09_a_cancel_after_the_window_releases_the_order_with_its_units(
 ):
     sale, placement = order
     work = till.work(placement)
-    await till.run("order", Op.TRY, work)
+    await till.run("order", BranchOp.TRY, work)
     await shop.let_expire(placement)
     # The timer came while the order was being paid, and will not come again.
     assert await shop.release(placement) == []
-    await till.run("order", Op.CANCEL, work)
+    await till.run("order", BranchOp.CANCEL, work)
     assert await states(shop, sale, placement) == ["cancelled expired"]
     assert await shop.inventory(sale) == (5, 0, 0)
     assert await shop.returns(sale) == {placement.order_id: 2}
@@ -100,8 +100,8 @@ async def test_a_try_says_why_it_is_refused(till, shop, open_sale):
     mine, late, gone, ended, paying, paid = await shop.order(sale, *names)
     await shop.let_expire(late, ended)
     await shop.release(gone)
-    await till.run("order", Op.TRY, till.work(paying), bought := till.work(paid))
-    await till.run("order", Op.CONFIRM, bought)
+    await till.run("order", BranchOp.TRY, till.work(paying), bought := till.work(paid))
+    await till.run("order", BranchOp.CONFIRM, bought)
     await till.db.execute("SELECT release($1, 'cancelled', 'expired', true)", [ended.order_id])
     unplaced = shop.wish(sale, payer())
     works = {
@@ -111,34 +111,36 @@ async def test_a_try_says_why_it_is_refused(till, shop, open_sale):
         "payment_in_progress": [till.work(paying)],
         "paid": [till.work(paid)],
     }
-    refused = await till.run("order", Op.TRY, *itertools.chain(*works.values()))
+    refused = await till.run("order", BranchOp.TRY, *itertools.chain(*works.values()))
     assert refused == {work.tx_id: why for why, group in works.items() for work in group}
     # Nothing was written for them, and nothing is there to cancel.
     for work in itertools.chain(*works.values()):
         assert await payment_of(till, work) is None
-    await till.run("order", Op.CANCEL, *itertools.chain(*works.values()))
+    await till.run("order", BranchOp.CANCEL, *itertools.chain(*works.values()))
     assert await states(shop, sale, mine, paying, paid) == ["pending", "paying", "paid"]
     assert await shop.inventory(sale) == (5, 3, 1)
 
 
 async def test_of_two_payments_in_one_call_the_first_has_the_order(till, order):
     first, second = till.work(order[1]), till.work(order[1])
-    assert await till.run("order", Op.TRY, first, second) == {second.tx_id: "payment_in_progress"}
+    assert await till.run("order", BranchOp.TRY, first, second) == {
+        second.tx_id: "payment_in_progress"
+    }
 
 
 async def test_an_empty_cancel_does_nothing_and_the_try_after_it_is_late(till, shop, order):
     sale, placement = order
     work = till.work(placement)
-    await till.run("order", Op.CANCEL, work)
-    assert await till.run("order", Op.TRY, work) == {work.tx_id: "late"}
+    await till.run("order", BranchOp.CANCEL, work)
+    assert await till.run("order", BranchOp.TRY, work) == {work.tx_id: "late"}
     assert await states(shop, sale, placement) == ["pending"]
 
 
 async def test_what_was_not_tried_cannot_be_confirmed(till, shop, order):
     sale, placement = order
     mine, other = till.work(placement), till.work(placement, coupon="c")
-    await till.run("order", Op.TRY, mine)
-    whys = [(await till.run(b, Op.CONFIRM, other))[other.tx_id] for b in BRANCHES]
+    await till.run("order", BranchOp.TRY, mine)
+    whys = [(await till.run(b, BranchOp.CONFIRM, other))[other.tx_id] for b in BRANCHES]
     assert whys == ["not_paying", "not_locked", "not_frozen"]
     assert await states(shop, sale, placement) == ["paying"]
 
@@ -150,7 +152,7 @@ async def test_a_payment_touches_only_what_is_its_own(till, shop, order):
     coupon = await till.coupon(placement.buyer_id, 500)
     mine, other = (till.work(placement, coupon=coupon) for _ in range(2))
     for branch in BRANCHES:
-        await till.run(branch, Op.TRY, mine)
+        await till.run(branch, BranchOp.TRY, mine)
     await till.db.execute("SELECT cancel_payments($1, $2)", [other.tx_id], [placement.order_id])
     for function in ("unfreeze_funds", "unlock_coupons"):
         await till.db.execute(f"SELECT {function}($1)", [other.tx_id])
@@ -163,9 +165,9 @@ async def test_orders_of_many_sales_are_paid_in_one_call(till, shop, open_sale):
     sales = [await open_sale(stock=3) for _ in range(3)]
     placements = [p for sale in sales for p in await shop.order(sale, payer(), payer())]
     works = [till.work(placement) for placement in placements]
-    assert await till.run("order", Op.TRY, *works) == {}
-    await till.run("order", Op.CONFIRM, *works[::2])
-    await till.run("order", Op.CANCEL, *works[1::2])
+    assert await till.run("order", BranchOp.TRY, *works) == {}
+    await till.run("order", BranchOp.CONFIRM, *works[::2])
+    await till.run("order", BranchOp.CANCEL, *works[1::2])
     assert [await shop.inventory(sale) for sale in sales] == [(1, 1, 1)] * 3
 
 
@@ -176,15 +178,15 @@ async def test_a_wallet_freezes_then_pays_into_revenue(till, order):
     _, placement = order
     await till.give(placement.buyer_id, 5000)
     work = till.work(placement)
-    await till.run("order", Op.TRY, work)
+    await till.run("order", BranchOp.TRY, work)
     for _ in range(2):
-        assert await till.run("wallet", Op.TRY, work) == {}
+        assert await till.run("wallet", BranchOp.TRY, work) == {}
         assert await wallets.find_wallet(till.db, placement.buyer_id) == Wallet(
             placement.buyer_id, 1002, 3998
         )
     assert await entries_of(till, work) == {}
     for _ in range(2):
-        assert await till.run("wallet", Op.CONFIRM, work) == {}
+        assert await till.run("wallet", BranchOp.CONFIRM, work) == {}
         assert await wallets.find_wallet(till.db, placement.buyer_id) == Wallet(
             placement.buyer_id, 1002, 0
         )
@@ -198,15 +200,15 @@ async def test_a_cancelled_wallet_has_everything_back(till, order):
     _, placement = order
     await till.give(placement.buyer_id, 5000)
     work = till.work(placement)
-    await till.run("order", Op.TRY, work)
-    await till.run("wallet", Op.TRY, work)
+    await till.run("order", BranchOp.TRY, work)
+    await till.run("wallet", BranchOp.TRY, work)
     for _ in range(2):
-        await till.run("wallet", Op.CANCEL, work)
+        await till.run("wallet", BranchOp.CANCEL, work)
         assert await wallets.find_wallet(till.db, placement.buyer_id) == Wallet(
             placement.buyer_id, 5000, 0
         )
     assert await entries_of(till, work) == {}
-    assert await till.run("wallet", Op.TRY, work) == {work.tx_id: "late"}
+    assert await till.run("wallet", BranchOp.TRY, work) == {work.tx_id: "late"}
 
 
 @pytest.mark.parametrize("cents", [0, 3997])
@@ -215,9 +217,9 @@ async def test_a_wallet_with_too_little_is_refused_and_untouched(till, order, ce
     if cents:
         await till.give(placement.buyer_id, cents)
     work = till.work(placement)
-    await till.run("order", Op.TRY, work)
-    assert await till.run("wallet", Op.TRY, work) == {work.tx_id: "insufficient_funds"}
-    await till.run("wallet", Op.CANCEL, work)
+    await till.run("order", BranchOp.TRY, work)
+    assert await till.run("wallet", BranchOp.TRY, work) == {work.tx_id: "insufficient_funds"}
+    await till.run("wallet", BranchOp.CANCEL, work)
     assert await wallets.find_wallet(till.db, placement.buyer_id) == Wallet(
         placement.buyer_id, cents
     )
@@ -231,8 +233,8 @@ async def test_a_wallet_pays_what_it_can_of_several_orders_at_once(till, shop, o
     works = [till.work((await shop.order(dear, name, quantity=5))[0])]
     works += [till.work((await shop.order(sale, name))[0]) for sale in cheap]
     await till.give(name, 2 * 1999 + 1)
-    await till.run("order", Op.TRY, *works)
-    assert await till.run("wallet", Op.TRY, *works) == {works[0].tx_id: "insufficient_funds"}
+    await till.run("order", BranchOp.TRY, *works)
+    assert await till.run("wallet", BranchOp.TRY, *works) == {works[0].tx_id: "insufficient_funds"}
     assert await wallets.find_wallet(till.db, name) == Wallet(name, 1, 3998)
 
 
@@ -240,9 +242,9 @@ async def test_a_wallet_freezes_only_for_a_payment_being_tried(till, order):
     _, placement = order
     await till.give(placement.buyer_id, 5000)
     untried, cancelled = till.work(placement), till.work(placement)
-    await till.run("order", Op.TRY, cancelled)
-    await till.run("order", Op.CANCEL, cancelled)
-    refused = await till.run("wallet", Op.TRY, untried, cancelled)
+    await till.run("order", BranchOp.TRY, cancelled)
+    await till.run("order", BranchOp.CANCEL, cancelled)
+    refused = await till.run("wallet", BranchOp.TRY, untried, cancelled)
     assert refused == {untried.tx_id: "no_payment", cancelled.tx_id: "no_payment"}
 
 
@@ -261,11 +263,11 @@ async def test_a_coupon_is_locked_then_used_and_lowers_the_price(till, order):
     await till.give(placement.buyer_id, 2998)
     work = till.work(placement, coupon=coupon)
     for branch in BRANCHES:
-        assert await till.run(branch, Op.TRY, work) == {}
+        assert await till.run(branch, BranchOp.TRY, work) == {}
     assert await coupon_states(till, placement.buyer_id) == ["locked"]
     assert await payment_of(till, work) == ("trying", 2998, 1000)
     for branch in ("order", "coupon", "wallet", "coupon"):
-        assert await till.run(branch, Op.CONFIRM, work) == {}
+        assert await till.run(branch, BranchOp.CONFIRM, work) == {}
     assert await coupon_states(till, placement.buyer_id) == ["used"]
     assert await entries_of(till, work) == {
         ("payment", f"wallet:{placement.buyer_id}"): -2998,
@@ -279,10 +281,10 @@ async def test_a_cancelled_coupon_is_good_again(till, order):
     _, placement = order
     coupon = await till.coupon(placement.buyer_id, 1000)
     work = till.work(placement, coupon=coupon)
-    await till.run("order", Op.TRY, work)
-    await till.run("coupon", Op.TRY, work)
+    await till.run("order", BranchOp.TRY, work)
+    await till.run("coupon", BranchOp.TRY, work)
     for _ in range(2):
-        await till.run("coupon", Op.CANCEL, work)
+        await till.run("coupon", BranchOp.CANCEL, work)
         assert await coupon_states(till, placement.buyer_id) == ["available"]
 
 
@@ -290,7 +292,7 @@ async def test_a_coupon_worth_more_than_the_order_leaves_nothing_to_charge(till,
     _, placement = order
     coupon = await till.coupon(placement.buyer_id, 10_000)
     work = till.work(placement, coupon=coupon)
-    for op in (Op.TRY, Op.CONFIRM):
+    for op in (BranchOp.TRY, BranchOp.CONFIRM):
         for branch in BRANCHES:
             assert await till.run(branch, op, work) == {}
     assert await payment_of(till, work) == ("paid", 0, 3998)
@@ -306,16 +308,16 @@ async def test_a_coupon_is_refused_when_unknown_or_not_his_or_used_or_locked(til
     his, other = await till.coupon(names[0], 5), await till.coupon(names[1], 5)
     unknown, not_his = till.work(orders[0], coupon="nowhere"), till.work(orders[2], coupon=other)
     for work in (unknown, not_his):
-        await till.run("order", Op.TRY, work)
-        assert await till.run("coupon", Op.TRY, work) == {work.tx_id: "coupon_unknown"}
-        await till.run("coupon", Op.CANCEL, work)
-        await till.run("order", Op.CANCEL, work)
+        await till.run("order", BranchOp.TRY, work)
+        assert await till.run("coupon", BranchOp.TRY, work) == {work.tx_id: "coupon_unknown"}
+        await till.run("coupon", BranchOp.CANCEL, work)
+        await till.run("order", BranchOp.CANCEL, work)
     first, second = till.work(orders[0], coupon=his), till.work(orders[2], coupon=his)
-    await till.run("order", Op.TRY, first, second)
-    assert await till.run("coupon", Op.TRY, first, second) == {second.tx_id: "coupon_used"}
-    await till.run("coupon", Op.CONFIRM, first)
-    assert await till.run("coupon", Op.TRY, second) == {second.tx_id: "coupon_used"}
-    await till.run("coupon", Op.CANCEL, second)
+    await till.run("order", BranchOp.TRY, first, second)
+    assert await till.run("coupon", BranchOp.TRY, first, second) == {second.tx_id: "coupon_used"}
+    await till.run("coupon", BranchOp.CONFIRM, first)
+    assert await till.run("coupon", BranchOp.TRY, second) == {second.tx_id: "coupon_used"}
+    await till.run("coupon", BranchOp.CANCEL, second)
     assert await coupon_states(till, names[0]) == ["used"]
 
 

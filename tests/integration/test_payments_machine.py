@@ -41,7 +41,7 @@ from seckill.payments.checkout import PAYMENT
 from seckill.sales import sales
 from seckill.sales.sales import NewSale
 from seckill.transactions import attempts
-from seckill.transactions.states import Op, State, Work
+from seckill.transactions.states import BranchCall, BranchOp, TransactionState
 from tests.fulfilment import Fulfilling
 from tests.till import BRANCHES, Till, payer
 from tests.transactions import Killed
@@ -63,11 +63,11 @@ UNITS = 2
 
 #: What a network can still deliver of a payment, by what the log says of it.
 ON_ITS_WAY = {
-    State.TRYING: (Op.TRY,),
-    State.CONFIRMING: (Op.TRY, Op.CONFIRM),
-    State.CONFIRMED: (Op.TRY, Op.CONFIRM),
-    State.CANCELING: (Op.TRY, Op.CANCEL),
-    State.CANCELED: (Op.TRY, Op.CANCEL),
+    TransactionState.TRYING: (BranchOp.TRY,),
+    TransactionState.CONFIRMING: (BranchOp.TRY, BranchOp.CONFIRM),
+    TransactionState.CONFIRMED: (BranchOp.TRY, BranchOp.CONFIRM),
+    TransactionState.CANCELING: (BranchOp.TRY, BranchOp.CANCEL),
+    TransactionState.CANCELED: (BranchOp.TRY, BranchOp.CANCEL),
 }
 #: Points at which a process dies; None lives. A payment passes about 60.
 deaths = strategies.one_of(strategies.none(), strategies.integers(0, 60))
@@ -86,7 +86,7 @@ class Payments(RuleBasedStateMachine):
     """One small sale, its buyers, and any number of processes."""
 
     placed: Bundle[Placement] = Bundle("placed")
-    works: Bundle[Work] = Bundle("works")
+    works: Bundle[BranchCall] = Bundle("works")
 
     def __init__(self, world: World) -> None:
         super().__init__()
@@ -148,7 +148,7 @@ class Payments(RuleBasedStateMachine):
         self._run(self._till.give(self._buyers[buyer], cents))
 
     @rule(target=works, order=placed, coupon=strategies.booleans(), dies_at=deaths)
-    def pay(self, order: Placement, coupon: bool, dies_at: int | None) -> Work:
+    def pay(self, order: Placement, coupon: bool, dies_at: int | None) -> BranchCall:
         work = self._work(order, coupon)
         self._run(self._pay(work, dies_at))
         return work
@@ -159,7 +159,7 @@ class Payments(RuleBasedStateMachine):
         coupon=strategies.booleans(),
         tried=strategies.integers(0, len(BRANCHES)),
     )
-    def stop_before_the_decision(self, order: Placement, coupon: bool, tried: int) -> Work:
+    def stop_before_the_decision(self, order: Placement, coupon: bool, tried: int) -> BranchCall:
         work = self._work(order, coupon)
         self._run(self._try(work, BRANCHES[:tried]))
         return work
@@ -189,7 +189,7 @@ class Payments(RuleBasedStateMachine):
         self._run(self._refund(order))
 
     @rule(work=works, branch=strategies.sampled_from(BRANCHES), number=strategies.integers(0, 1))
-    def a_message_comes_late(self, work: Work, branch: str, number: int) -> None:
+    def a_message_comes_late(self, work: BranchCall, branch: str, number: int) -> None:
         self._run(self._late(work, branch, number))
 
     @rule(dies_at=deaths)
@@ -202,7 +202,7 @@ class Payments(RuleBasedStateMachine):
         dies_at=strategies.tuples(deaths, deaths),
     )
     def recover_twice_at_once(
-        self, work: Work, branch: str, dies_at: tuple[int | None, int | None]
+        self, work: BranchCall, branch: str, dies_at: tuple[int | None, int | None]
     ) -> None:
         self._run(
             self._recover(dies_at[0]),
@@ -228,19 +228,19 @@ class Payments(RuleBasedStateMachine):
         assert books.balanced, books.violations
         assert books.quiet, books.lines
 
-    def _work(self, order: Placement, coupon: bool) -> Work:
+    def _work(self, order: Placement, coupon: bool) -> BranchCall:
         return self._till.work(order, coupon=self._coupons[order.buyer_id] if coupon else None)
 
     async def _verify(self) -> verify.Ledger:
         return await verify.verify(self._world.redis, self._db, self._sale.sale_id)
 
-    async def _try(self, work: Work, branches: Sequence[str]) -> None:
-        await self._till.log.begin("tcc", PAYMENT, State.TRYING, [work])
+    async def _try(self, work: BranchCall, branches: Sequence[str]) -> None:
+        await self._till.log.begin("tcc", PAYMENT, TransactionState.TRYING, [work])
         for branch in branches:
-            if await self._till.run(branch, Op.TRY, work):
+            if await self._till.run(branch, BranchOp.TRY, work):
                 return
 
-    async def _pay(self, work: Work, dies_at: int | None) -> None:
+    async def _pay(self, work: BranchCall, dies_at: int | None) -> None:
         await self._till.mortal(dies_at).coordinator.run([work])
 
     async def _recover(self, dies_at: int | None) -> None:
@@ -262,12 +262,12 @@ class Payments(RuleBasedStateMachine):
         wallet = await wallets.find_wallet(self._db, order.buyer_id)
         assert wallet.available_cents > 0
 
-    async def _late(self, work: Work, branch: str, number: int) -> None:
+    async def _late(self, work: BranchCall, branch: str, number: int) -> None:
         state = await self._db.fetchval(
             "SELECT state FROM transactions WHERE tx_id = $1", work.tx_id
         )
         if state:
-            ops = ON_ITS_WAY[State(state)]
+            ops = ON_ITS_WAY[TransactionState(state)]
             await self._till.run(branch, ops[number % len(ops)], work)
 
     async def _give_back(self) -> None:

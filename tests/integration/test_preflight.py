@@ -17,7 +17,7 @@ from config.settings import PROJECT_ROOT
 from ops.processes.ports import free_port
 from ops.stack.credentials import load_credentials
 from ops.stack.servers import redis as redis_store
-from ops.stack.servers.server import Place
+from ops.stack.servers.server import StackHome
 from ops.stack.services import Services, temporary_home
 from seckill.adapters import redis as redis_client
 from seckill.adapters import redis_keys, topology
@@ -34,7 +34,7 @@ from seckill.sales.sales import NewSale
 async def own_redis_url() -> AsyncIterator[str]:
     """A Redis of this module: the tests change how it is set up."""
     with temporary_home() as home:
-        store = await redis_store.prepare(Place(home, load_credentials(home)))
+        store = await redis_store.prepare(StackHome(home, load_credentials(home)))
         services = Services({"redis": store})
         await services.start("redis")
         yield services.redis_url

@@ -9,8 +9,8 @@ import pytest
 
 from seckill.adapters import redis_keys
 from seckill.consistency import drain, fencing
-from seckill.consistency.drain import UnderWay, wait_until_placed
-from seckill.consistency.fencing import Trouble
+from seckill.consistency.drain import InFlight, wait_until_placed
+from seckill.consistency.fencing import FenceReason
 from seckill.consistency.rebuild import Rebuild
 from seckill.errors import Conflict, Missing, Unavailable, WrongState
 from seckill.inventory import outbox, stock_returns
@@ -19,7 +19,7 @@ from seckill.order_ids import new_order_id
 from seckill.sales import rate_limits, sales
 from seckill.sales.rate_limits import SaleLimit
 from seckill.sales.restock import restock
-from seckill.sales.token_buckets import Buckets
+from seckill.sales.token_buckets import TokenBuckets
 
 
 @pytest.fixture
@@ -151,7 +151,7 @@ async def test_limits_and_restocked_units_come_back(
     open_sale, store, stock, db, lose, run, told, assert_balanced
 ):
     sale = await open_sale(stock=2)
-    await rate_limits.set_limit(db, Buckets(store), sale.sale_id, "try", SaleLimit.of(7))
+    await rate_limits.set_limit(db, TokenBuckets(store), sale.sale_id, "try", SaleLimit.of(7))
     await restock(db, stock, sale.sale_id, 1, actor="test", reason="more came")
     await lose(sale)
 
@@ -230,7 +230,7 @@ async def test_the_rebuild_waits_until_what_is_under_way_is_placed(
     assert not wait.done(), "a message waits, and a holder has no row"
     waiting = 0
     await shop.place(*grabs)
-    assert await wait == UnderWay(0, 0, 0)
+    assert await wait == InFlight(0, 0, 0)
 
 
 async def _answer(number):
@@ -241,7 +241,7 @@ async def test_the_wait_is_bounded_and_says_what_is_left(open_sale, shop, store,
     sale = await open_sale()
     await shop.grab(sale, "ann", "bob", settle=False)
     left = await wait_until_placed(store, db, lambda: _answer(3), [sale.sale_id], 0.01)
-    assert left == UnderWay(messages=3, outbox_entries=1, holders=2)
+    assert left == InFlight(messages=3, outbox_entries=1, holders=2)
 
 
 @pytest.mark.parametrize("first", ["place", "rebuild"])
@@ -450,13 +450,13 @@ async def test_F8_a_redis_that_went_back_in_time_is_fenced_and_rebuilt(
     assert await trouble_of(store, db, sale) is None
     await restore()
 
-    assert await trouble_of(store, db, sale) is Trouble.BEHIND
+    assert await trouble_of(store, db, sale) is FenceReason.BEHIND
     assert await told(sale, "x") == "A", "a look alone changes nothing"
     await restore()
     standing = (await fencing.survey(store, db, [sale.sale_id], fence=True))[sale.sale_id]
-    assert standing.trouble is Trouble.BEHIND
+    assert standing.trouble is FenceReason.BEHIND
     assert await told(sale, "x") == "U"
-    assert await trouble_of(store, db, sale) is Trouble.FENCED
+    assert await trouble_of(store, db, sale) is FenceReason.FENCED
 
     await run(sale)
     assert await trouble_of(store, db, sale) is None
@@ -472,7 +472,7 @@ async def test_F8_a_redis_from_before_the_rebuild_is_behind(
     await lose(sale)
     await run(sale)
     await restore()
-    assert await trouble_of(store, db, sale) is Trouble.BEHIND
+    assert await trouble_of(store, db, sale) is FenceReason.BEHIND
 
 
 async def test_F8_a_redis_from_before_the_opening_is_behind(
@@ -483,12 +483,12 @@ async def test_F8_a_redis_from_before_the_opening_is_behind(
     await sales.open_(db, stock, sale.sale_id)
     assert await trouble_of(store, db, sale) is None
     await restore()
-    assert await trouble_of(store, db, sale) is Trouble.BEHIND
+    assert await trouble_of(store, db, sale) is FenceReason.BEHIND
 
 
 @pytest.mark.parametrize(
     ("lost", "trouble"),
-    [("sale", Trouble.LOST), ("stock", Trouble.LOST), ("outbox", Trouble.BEHIND)],
+    [("sale", FenceReason.LOST), ("stock", FenceReason.LOST), ("outbox", FenceReason.BEHIND)],
 )
 async def test_a_sale_without_one_of_its_keys_is_in_trouble(
     open_sale, store, db, placed_with_mark, lost, trouble
@@ -535,7 +535,7 @@ async def test_F8_a_postgresql_from_before_a_rebuild_is_noticed_and_mended(
     await run(sale, force=True)
     await db.execute("UPDATE inventory SET epoch = 1 WHERE sale_id = $1", sale.sale_id)
 
-    assert await fencing.behind(store, db, [sale.sale_id]) == {sale.sale_id: Trouble.AHEAD}
+    assert await fencing.behind(store, db, [sale.sale_id]) == {sale.sale_id: FenceReason.AHEAD}
     await run(sale)
 
     assert await fencing.behind(store, db, [sale.sale_id]) == {}

@@ -12,8 +12,8 @@ from consumers.roles.reconcile import LOOKS_MAX, Reconcile
 from seckill import messages
 from seckill.adapters import redis_keys, topology
 from seckill.consistency import diff, fencing, repair
-from seckill.consistency.diff import Action
-from seckill.consistency.fencing import Trouble
+from seckill.consistency.diff import RepairAction
+from seckill.consistency.fencing import FenceReason
 from seckill.consistency.repair import Reconciler
 from seckill.dead_letters.store import open_order_ids
 from seckill.errors import Unavailable
@@ -292,7 +292,7 @@ async def test_an_order_that_ends_after_the_look_is_not_adopted(
     reconciler = Reconciler(store, db, publisher, None, actor="test")
     done = await reconciler.repair(sale.sale_id, 1, list(look.differences.values()))
 
-    assert done[Action.ADOPT] == 0
+    assert done[RepairAction.ADOPT] == 0
     assert await shop.holders(sale) == {}
     await assert_balanced(sale)
 
@@ -384,7 +384,7 @@ async def test_nothing_is_done_to_a_sale_that_is_fenced_between_look_and_repair(
 
     reconciler = Reconciler(store, db, publisher, none, actor="test")
     done = await reconciler.repair(sale.sale_id, 1, list(look.differences.values()))
-    assert done[Action.ADOPT] == 0
+    assert done[RepairAction.ADOPT] == 0
     assert await shop.holders(sale) == holders
 
 
@@ -401,7 +401,7 @@ async def test_nothing_is_published_into_another_life(
 
     reconciler = Reconciler(store, db, publisher, none, actor="test")
     done = await reconciler.repair(sale.sale_id, 1, list(look.differences.values()))
-    assert done[Action.REPUBLISH] == 0
+    assert done[RepairAction.REPUBLISH] == 0
     assert await queues.take_all(topology.ORDERS_PLACE) == []
 
 
@@ -418,7 +418,7 @@ async def test_a_grab_that_becomes_a_letter_while_its_sale_is_looked_at_is_not_p
 
     reconciler = Reconciler(store, db, publisher, none, actor="test")
     done = await reconciler.repair(sale.sale_id, 1, list(look.differences.values()))
-    assert done[Action.REPUBLISH] == 1
+    assert done[RepairAction.REPUBLISH] == 1
     (message,) = await queues.take(topology.ORDERS_PLACE, 1)
     assert messages.decode_place(message.body).grabs == [(bob.order_id, "bob", 1)]
 
@@ -498,12 +498,12 @@ async def test_F8_the_role_fences_a_sale_that_went_back_in_time(open_sale, shop,
     await shop.place(grab._replace(outbox_mark=2**62))
     fence = Fence(store, db)
 
-    assert (await fence.judge())[sale.sale_id] is Trouble.BEHIND
-    assert (await fence.judge())[sale.sale_id] is Trouble.FENCED
+    assert (await fence.judge())[sale.sale_id] is FenceReason.BEHIND
+    assert (await fence.judge())[sale.sale_id] is FenceReason.FENCED
 
     assert await store.hget(redis_keys.sale(sale.sale_id), "state") == b"fenced"
     told = [r.getMessage() for r in caplog.records if sale.sale_id in r.getMessage()]
-    assert told == [fencing.advice(sale.sale_id, Trouble.BEHIND)]
+    assert told == [fencing.advice(sale.sale_id, FenceReason.BEHIND)]
 
 
 async def test_a_late_give_back_finds_no_holder_twice(open_sale, shop, stock, store, found_by):
@@ -552,7 +552,7 @@ async def test_looks_share_the_time_among_those_that_have_something_to_look_at(
 
     async def look(redis, db, sale_id, *, age_ms, share):
         shares[sale_id] = share
-        return diff.Look({}, is_quiet=True)
+        return diff.Comparison({}, is_quiet=True)
 
     monkeypatch.setattr(diff, "look", look)
     await shop.grab(ann_s, "ann")

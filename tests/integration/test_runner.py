@@ -8,7 +8,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
-from consumers.resources import open_stores
+from consumers.resources import open_resources
 from consumers.runtime.poll_role import Polled, PollRole
 from seckill.adapters import topology
 from seckill.errors import Unavailable
@@ -375,7 +375,7 @@ async def test_F27_a_consumer_process_closes_all_its_connections(settings, store
 
     async with AsyncExitStack() as stack:
         before = await open_now()
-        stores = await open_stores(settings, stack)
+        stores = await open_resources(settings, stack)
         await asyncio.gather(*(stores.stock.now_ms() for _ in range(4)))
         during = await open_now()
         assert all(now - then for now, then in zip(during, before, strict=True))

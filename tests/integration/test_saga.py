@@ -14,10 +14,10 @@ from seckill.adapters.rabbitmq import Publisher
 from seckill.errors import Unavailable
 from seckill.transactions import manual, saga
 from seckill.transactions.branches import Definition
-from seckill.transactions.log import Log
+from seckill.transactions.log import TransactionLog
 from seckill.transactions.recovery import Recovery
 from seckill.transactions.saga import Saga
-from seckill.transactions.states import Op, Position, State, Work
+from seckill.transactions.states import BranchCall, BranchOp, SagaPosition, TransactionState
 from tests.transactions import (
     DAY_S,
     SAGA_OPS,
@@ -53,7 +53,7 @@ class Fulfilment:
 
     def saga(self, db=None, steps=()) -> Saga:
         steps = steps or [self.probe.branch(name, db, SAGA_OPS) for name in STEPS]
-        log = Log(db or self.probe.db)
+        log = TransactionLog(db or self.probe.db)
         return Saga(Definition(self.name, tuple(steps)), log, self.publisher)
 
     def recovery(self, **how) -> Recovery:
@@ -76,7 +76,7 @@ def work(queue_role, running):
 def reach(probe, eventually):
     """Wait until sagas are in a state."""
 
-    async def wait(works: list[Work], state: State) -> None:
+    async def wait(works: list[BranchCall], state: TransactionState) -> None:
         async def there() -> bool:
             return {found for found, _ in await probe.states(works)} == {state}
 
@@ -89,7 +89,7 @@ async def test_steps_are_done_one_after_the_other(fulfilment, probe, work, reach
     works = new_works(5)
     async with work(fulfilment.saga()):
         await fulfilment.saga().start(works)
-        await reach(works, State.COMPLETED)
+        await reach(works, TransactionState.COMPLETED)
     for each in works:
         assert await probe.effects(each.tx_id) == ALL_DONE
 
@@ -100,10 +100,10 @@ async def test_a_refused_third_step_undoes_the_first_two_in_reverse_once_each(
     works = new_works(1, refuses="notify do")
     async with work(fulfilment.saga()):
         await fulfilment.saga().start(works)
-        await reach(works, State.COMPENSATED)
+        await reach(works, TransactionState.COMPENSATED)
     tx_id = works[0].tx_id
     assert await probe.effects(tx_id) == ["capture do", "ship do", "ship undo", "capture undo"]
-    assert await probe.states(works) == [(State.COMPENSATED, "no")]
+    assert await probe.states(works) == [(TransactionState.COMPENSATED, "no")]
     shown = await manual.show(db, tx_id)
     assert [(b.branch, b.op, b.attempts, b.error) for b in shown.branches] == [
         ("capture", "do", 1, None),
@@ -120,11 +120,11 @@ async def test_F23_a_second_copy_of_a_refused_step_does_nothing_later(fulfilment
     """Two workers have the same message: refused to one, the other would do it."""
     (tx,) = works = new_works(1, refuses_once="capture do")
     await fulfilment.saga().begin(works)
-    await fulfilment.saga().handle([Position(tx.tx_id, State.RUNNING, 0)])
-    await fulfilment.saga().handle([Position(tx.tx_id, State.COMPENSATING, 0)])
-    assert await probe.states(works) == [(State.COMPENSATED, "no")]
+    await fulfilment.saga().handle([SagaPosition(tx.tx_id, TransactionState.RUNNING, 0)])
+    await fulfilment.saga().handle([SagaPosition(tx.tx_id, TransactionState.COMPENSATING, 0)])
+    assert await probe.states(works) == [(TransactionState.COMPENSATED, "no")]
     capture = probe.branch("capture", ops=SAGA_OPS)
-    assert await capture.run(Op.DO, works) == {tx.tx_id: "late"}
+    assert await capture.run(BranchOp.DO, works) == {tx.tx_id: "late"}
     assert await probe.effects(tx.tx_id) == []
 
 
@@ -132,14 +132,14 @@ async def test_a_first_step_that_is_refused_has_nothing_to_undo(fulfilment, prob
     works = new_works(1, refuses="capture do")
     async with work(fulfilment.saga()):
         await fulfilment.saga().start(works)
-        await reach(works, State.COMPENSATED)
+        await reach(works, TransactionState.COMPENSATED)
     assert await probe.effects(works[0].tx_id) == []
 
 
 async def test_a_step_in_trouble_waits_longer_each_time_and_is_then_done(
     fulfilment, probe, work, reach, eventually, db
 ):
-    probe.faults["ship", Op.DO] = [Unavailable("away")] * 3
+    probe.faults["ship", BranchOp.DO] = [Unavailable("away")] * 3
     works = new_works(1)
     failed = "SELECT attempts FROM transactions WHERE tx_id = $1"
     async with work(fulfilment.saga()):
@@ -152,7 +152,7 @@ async def test_a_step_in_trouble_waits_longer_each_time_and_is_then_done(
             await eventually(noted, f"failure {attempt}")
             await probe.make_due(works)
             assert (await fulfilment.recovery().run_once()).taken == 1
-        await reach(works, State.COMPLETED)
+        await reach(works, TransactionState.COMPLETED)
     assert await probe.effects(works[0].tx_id) == ALL_DONE
     shown = await manual.show(db, works[0].tx_id)
     ship = shown.branches[1]
@@ -162,12 +162,12 @@ async def test_a_step_in_trouble_waits_longer_each_time_and_is_then_done(
 
 async def test_a_step_that_stays_unknown_is_undone_too(fulfilment, probe, work, reach, monkeypatch):
     monkeypatch.setattr(saga, "DO_ATTEMPTS_MAX", 1)
-    lossy = LosesReplies(probe.branch("ship", ops=SAGA_OPS), Op.DO, times=1)
+    lossy = LosesReplies(probe.branch("ship", ops=SAGA_OPS), BranchOp.DO, times=1)
     steps = [probe.branch("capture", ops=SAGA_OPS), lossy, probe.branch("notify", ops=SAGA_OPS)]
     works = new_works(1)
     async with work(fulfilment.saga(steps=steps)):
         await fulfilment.saga(steps=steps).start(works)
-        await reach(works, State.COMPENSATED)
+        await reach(works, TransactionState.COMPENSATED)
     effects = await probe.effects(works[0].tx_id)
     assert effects == ["capture do", "ship do", "ship undo", "capture undo"]
 
@@ -179,7 +179,7 @@ async def test_a_lost_message_is_sent_again_by_recovery(fulfilment, probe, work,
     await probe.make_due(works)
     async with work(fulfilment.saga()):
         await fulfilment.recovery().run_once()
-        await reach(works, State.COMPLETED)
+        await reach(works, TransactionState.COMPLETED)
     assert await probe.effects(works[0].tx_id) == ALL_DONE
 
 
@@ -197,7 +197,7 @@ async def test_a_broker_that_is_away_delays_a_saga_and_loses_nothing(
     await probe.make_due(works)
     async with work(fulfilment.saga()):
         await fulfilment.recovery().run_once()
-        await reach(works, State.COMPLETED)
+        await reach(works, TransactionState.COMPLETED)
 
 
 async def test_F23_messages_that_come_again_do_nothing_again(
@@ -208,10 +208,10 @@ async def test_F23_messages_that_come_again_do_nothing_again(
     async with work(fulfilment.saga()), work(fulfilment.saga()):
         await fulfilment.saga().start(works)
         for _ in range(10):
-            body = messages.encode_saga_step(fulfilment.name, tx_id, State.RUNNING, 0)
+            body = messages.encode_saga_step(fulfilment.name, tx_id, TransactionState.RUNNING, 0)
             await publisher.publish(topology.SAGA_STEPS, body)
-        await reach(works, State.COMPLETED)
-        body = messages.encode_saga_step(fulfilment.name, tx_id, State.COMPENSATING, 2)
+        await reach(works, TransactionState.COMPLETED)
+        body = messages.encode_saga_step(fulfilment.name, tx_id, TransactionState.COMPENSATING, 2)
         await publisher.publish(topology.SAGA_STEPS, body)
     assert await probe.effects(tx_id) == ALL_DONE
     assert await queues.dead(topology.SAGA_STEPS) == []
@@ -220,7 +220,7 @@ async def test_F23_messages_that_come_again_do_nothing_again(
 async def test_two_workers_with_the_same_step_do_it_once(fulfilment, probe):
     works = new_works(20)
     await fulfilment.saga().begin(works)
-    positions = [Position(work.tx_id, State.RUNNING, 0) for work in works]
+    positions = [SagaPosition(work.tx_id, TransactionState.RUNNING, 0) for work in works]
     await asyncio.gather(*(fulfilment.saga().handle(positions) for _ in range(4)))
     for each in works:
         assert await probe.effects(each.tx_id) == ["capture do"]
@@ -233,7 +233,7 @@ async def test_a_compensation_that_cannot_finish_is_parked(
     works = new_works(1, refuses="notify do", breaks="ship undo")
     async with work(fulfilment.saga()):
         await fulfilment.saga().start(works)
-        await reach(works, State.FAILED)
+        await reach(works, TransactionState.FAILED)
     await probe.make_due(works)
     assert (await fulfilment.recovery().run_once()).taken == 0
     assert await probe.effects(works[0].tx_id) == ["capture do", "ship do"]
@@ -245,7 +245,7 @@ async def test_a_saga_that_this_version_does_not_know_climbs_the_ladder(
     await fulfilment.saga().start(new_works(1))
 
     async def climbs() -> bool:
-        return await queues.size(topology.retry(topology.RUNGS_S[0])) == 1
+        return await queues.size(topology.retry(topology.RETRY_DELAYS_S[0])) == 1
 
     async with work():
         await eventually(climbs, "it is on the first rung")
@@ -256,10 +256,10 @@ async def test_a_step_that_this_version_does_not_know_waits_for_a_newer_one(fulf
     await fulfilment.saga().begin(works)
     (tx_id, _) = works[0]
     for step in range(2):
-        await fulfilment.saga().handle([Position(tx_id, State.RUNNING, step)])
+        await fulfilment.saga().handle([SagaPosition(tx_id, TransactionState.RUNNING, step)])
     old = fulfilment.saga(steps=[probe.branch("capture", ops=SAGA_OPS)])
-    await old.handle([Position(tx_id, State.RUNNING, 2)])
-    assert await probe.states(works) == [(State.RUNNING, None)]
+    await old.handle([SagaPosition(tx_id, TransactionState.RUNNING, 2)])
+    assert await probe.states(works) == [(TransactionState.RUNNING, None)]
     assert await probe.effects(tx_id) == ["capture do", "ship do"]
     waits = "SELECT due_at > now() + interval '20 seconds' FROM transactions WHERE tx_id = $1"
     assert await db.fetchval(waits, tx_id), "as long as between attempts, not a lease"
@@ -287,7 +287,7 @@ async def test_F12_a_worker_killed_at_any_point_leaves_nothing_half_done(
             mortal = fulfilment.saga(MortalPool(probe.db, Fuse(points)))
             await mortal.begin(one)
             for state, step in _WAY[bool(refuses)]:
-                await mortal.handle([Position(one[0].tx_id, state, step)])
+                await mortal.handle([SagaPosition(one[0].tx_id, state, step)])
         except Killed:
             continue
         break
@@ -297,7 +297,7 @@ async def test_F12_a_worker_killed_at_any_point_leaves_nothing_half_done(
     await probe.make_due(begun)
     async with work(fulfilment.saga()):
         await fulfilment.recovery().run_once()
-        await reach(begun, State.COMPENSATED if refuses else State.COMPLETED)
+        await reach(begun, TransactionState.COMPENSATED if refuses else TransactionState.COMPLETED)
 
     assert len(begun) > 20
     expected = ["capture do", "ship do", "ship undo", "capture undo"] if refuses else ALL_DONE
@@ -306,13 +306,17 @@ async def test_F12_a_worker_killed_at_any_point_leaves_nothing_half_done(
 
 
 _WAY = {
-    False: [(State.RUNNING, 0), (State.RUNNING, 1), (State.RUNNING, 2)],
+    False: [
+        (TransactionState.RUNNING, 0),
+        (TransactionState.RUNNING, 1),
+        (TransactionState.RUNNING, 2),
+    ],
     True: [
-        (State.RUNNING, 0),
-        (State.RUNNING, 1),
-        (State.RUNNING, 2),
-        (State.COMPENSATING, 2),
-        (State.COMPENSATING, 1),
-        (State.COMPENSATING, 0),
+        (TransactionState.RUNNING, 0),
+        (TransactionState.RUNNING, 1),
+        (TransactionState.RUNNING, 2),
+        (TransactionState.COMPENSATING, 2),
+        (TransactionState.COMPENSATING, 1),
+        (TransactionState.COMPENSATING, 0),
     ],
 }

@@ -10,8 +10,8 @@ from prometheus_client import REGISTRY
 
 from seckill.errors import Unavailable
 from seckill.transactions import attempts, log, tcc
-from seckill.transactions.states import Op, Outcome, State, Work
-from seckill.transactions.tcc import Busy
+from seckill.transactions.states import BranchCall, BranchOp, TransactionOutcome, TransactionState
+from seckill.transactions.tcc import CoordinatorFull
 from tests.transactions import (
     Bench,
     Fuse,
@@ -46,14 +46,16 @@ def no_waits(monkeypatch):
 
 async def test_every_branch_is_tried_and_then_confirmed(bench, probe):
     tx_id = new_id()
-    assert await bench.coordinator().submit(tx_id, {"cents": 5}) == Outcome(State.CONFIRMED)
+    assert await bench.coordinator().submit(tx_id, {"cents": 5}) == TransactionOutcome(
+        TransactionState.CONFIRMED
+    )
     assert await probe.effects(tx_id) == ALL_TRIED + ALL_CONFIRMED
 
 
 async def test_a_refusal_cancels_what_was_tried_and_nothing_else(bench, probe):
     tx_id = new_id()
     outcome = await bench.coordinator().submit(tx_id, {"refuses": "wallet try"})
-    assert outcome == Outcome(State.CANCELED, "no")
+    assert outcome == TransactionOutcome(TransactionState.CANCELED, "no")
     assert await probe.effects(tx_id) == ["stock try", "stock cancel"]
 
 
@@ -69,7 +71,7 @@ async def test_a_batch_goes_through_in_one_call_a_stage(bench, probe):
 async def test_winners_and_losers_of_a_batch_do_not_touch_each_other(bench, probe):
     works = new_works(3) + new_works(3, refuses="coupon try")
     outcomes = await bench.coordinator().run(works)
-    expected = [State.CONFIRMED] * 3 + [State.CANCELED] * 3
+    expected = [TransactionState.CONFIRMED] * 3 + [TransactionState.CANCELED] * 3
     assert [outcomes[work.tx_id].state for work in works] == expected
     await probe.assert_whole(bench.names, works)
 
@@ -79,19 +81,23 @@ async def test_a_transaction_submitted_again_is_not_run_again(bench, probe):
     tx_id, refused = new_id(), new_id()
     both = await asyncio.gather(*(coordinator.submit(tx_id, {}) for _ in range(2)))
     later = await bench.coordinator().submit(tx_id, {})
-    assert [*both, later] == [Outcome(State.CONFIRMED)] * 3
+    assert [*both, later] == [TransactionOutcome(TransactionState.CONFIRMED)] * 3
     assert await probe.effects(tx_id) == ALL_TRIED + ALL_CONFIRMED
     for _ in range(2):
         outcome = await coordinator.submit(refused, {"refuses": "stock try"})
-        assert outcome == Outcome(State.CANCELED, "no")
+        assert outcome == TransactionOutcome(TransactionState.CANCELED, "no")
 
 
 async def test_one_that_another_process_works_on_is_pending(bench, probe):
-    work = Work(new_id(), {})
+    work = BranchCall(new_id(), {})
     other = bench.coordinator()
-    await other._log.begin("tcc", bench.name, State.TRYING, [work])
+    await other._log.begin("tcc", bench.name, TransactionState.TRYING, [work])
     outcome = await bench.coordinator().submit(*work)
-    assert (outcome.confirmed, outcome.canceled, outcome.state) == (False, False, State.TRYING)
+    assert (outcome.confirmed, outcome.canceled, outcome.state) == (
+        False,
+        False,
+        TransactionState.TRYING,
+    )
     assert await probe.effects(work.tx_id) == []
 
 
@@ -101,33 +107,33 @@ async def test_beyond_its_capacity_a_coordinator_refuses_at_once(bench, probe):
     answers = await asyncio.gather(
         *(coordinator.submit(*work) for work in works), return_exceptions=True
     )
-    assert [type(answer) for answer in answers] == [Outcome] * 3 + [Busy] * 2
+    assert [type(answer) for answer in answers] == [TransactionOutcome] * 3 + [CoordinatorFull] * 2
     assert (await coordinator.submit(new_id(), {})).confirmed  # there is room again
     assert await probe.states(works[3:]) == [("", None)] * 2
 
 
-@pytest.mark.parametrize("op", [Op.TRY, Op.CONFIRM])
+@pytest.mark.parametrize("op", [BranchOp.TRY, BranchOp.CONFIRM])
 async def test_a_branch_that_is_away_for_a_moment_is_asked_again(bench, probe, op):
     probe.faults["wallet", op] = [Unavailable(), Unavailable()]
-    work = Work(new_id(), {})
+    work = BranchCall(new_id(), {})
     assert (await bench.coordinator().submit(*work)).confirmed
     assert await probe.effects(work.tx_id) == ALL_TRIED + ALL_CONFIRMED
 
 
-@pytest.mark.parametrize("op", [Op.TRY, Op.CONFIRM, Op.CANCEL])
+@pytest.mark.parametrize("op", [BranchOp.TRY, BranchOp.CONFIRM, BranchOp.CANCEL])
 async def test_F7_lost_replies_do_nothing_twice(bench, probe, op):
     branches = [probe.branch("stock"), LosesReplies(probe.branch("wallet"), op, times=2)]
-    work = Work(new_id(), {"refuses": "coupon try"} if op is Op.CANCEL else {})
+    work = BranchCall(new_id(), {"refuses": "coupon try"} if op is BranchOp.CANCEL else {})
     outcomes = await bench.coordinator(branches=[*branches, probe.branch("coupon")]).run([work])
-    assert outcomes[work.tx_id].canceled is (op is Op.CANCEL)
+    assert outcomes[work.tx_id].canceled is (op is BranchOp.CANCEL)
     await probe.assert_whole(bench.names, [work])
 
 
 async def test_a_try_of_unknown_outcome_is_cancelled_and_its_effect_undone(bench, probe):
-    branches = [probe.branch("stock"), LosesReplies(probe.branch("wallet"), Op.TRY, times=99)]
-    work = Work(new_id(), {})
+    branches = [probe.branch("stock"), LosesReplies(probe.branch("wallet"), BranchOp.TRY, times=99)]
+    work = BranchCall(new_id(), {})
     outcomes = await bench.coordinator(branches=branches).run([work])
-    assert outcomes[work.tx_id] == Outcome(State.CANCELED, "unavailable")
+    assert outcomes[work.tx_id] == TransactionOutcome(TransactionState.CANCELED, "unavailable")
     assert await probe.effects(work.tx_id) == [
         "stock try",
         "wallet try",
@@ -140,7 +146,7 @@ async def test_a_bug_takes_only_the_transaction_that_hits_it(bench, probe):
     good, bad = new_works(7), new_works(1, breaks="wallet try")
     outcomes = await bench.coordinator().run(good[:4] + bad + good[4:])
     assert all(outcomes[work.tx_id].confirmed for work in good)
-    assert outcomes[bad[0].tx_id] == Outcome(State.CANCELED, "error")
+    assert outcomes[bad[0].tx_id] == TransactionOutcome(TransactionState.CANCELED, "error")
     await probe.assert_whole(bench.names, good + bad)
 
 
@@ -148,10 +154,10 @@ async def test_what_the_log_cannot_write_fails_by_itself(bench, probe):
     coordinator = bench.coordinator(calls=1)
     good = new_works(9)
     odd = [
-        Work("x" * 65, {}),
-        Work("nul\0", {}),
-        Work(new_id(), {"nul": "\0"}),
-        Work(new_id(), {"what": object()}),
+        BranchCall("x" * 65, {}),
+        BranchCall("nul\0", {}),
+        BranchCall(new_id(), {"nul": "\0"}),
+        BranchCall(new_id(), {"what": object()}),
     ]
     answers = await asyncio.gather(
         *(coordinator.submit(*work) for work in good[:4] + odd + good[4:]), return_exceptions=True
@@ -162,10 +168,10 @@ async def test_what_the_log_cannot_write_fails_by_itself(bench, probe):
 
 
 async def test_what_cannot_be_confirmed_now_stays_decided_until_it_can(bench, probe):
-    probe.faults["wallet", Op.CONFIRM] = [Unavailable()] * attempts.TRIES
-    work = Work(new_id(), {})
+    probe.faults["wallet", BranchOp.CONFIRM] = [Unavailable()] * attempts.TRIES
+    work = BranchCall(new_id(), {})
     outcome = await bench.coordinator().submit(*work)
-    assert outcome.state is State.CONFIRMING
+    assert outcome.state is TransactionState.CONFIRMING
     due = await probe.db.fetchval(
         "SELECT due_at - now() < make_interval(secs => $2) FROM transactions WHERE tx_id = $1",
         work.tx_id,
@@ -175,18 +181,18 @@ async def test_what_cannot_be_confirmed_now_stays_decided_until_it_can(bench, pr
 
     await bench.recover([work])
 
-    assert await probe.states([work]) == [(State.CONFIRMED, None)]
+    assert await probe.states([work]) == [(TransactionState.CONFIRMED, None)]
     await probe.assert_whole(bench.names, [work])
 
 
 async def test_what_cannot_be_confirmed_at_all_is_parked(bench, probe, monkeypatch):
     monkeypatch.setattr(tcc, "ATTEMPTS_MAX", 3)
-    work = Work(new_id(), {"breaks": "wallet confirm"})
+    work = BranchCall(new_id(), {"breaks": "wallet confirm"})
     await bench.coordinator().submit(*work)
     for _ in range(2):
-        assert await probe.states([work]) == [(State.CONFIRMING, None)]
+        assert await probe.states([work]) == [(TransactionState.CONFIRMING, None)]
         await bench.recover([work])
-    assert await probe.states([work]) == [(State.FAILED, None)]
+    assert await probe.states([work]) == [(TransactionState.FAILED, None)]
     await bench.recover([work])  # is left alone, and counted
     assert REGISTRY.get_sample_value("seckill_transactions_parked") >= 1
     row = await probe.db.fetchrow(
@@ -197,9 +203,9 @@ async def test_what_cannot_be_confirmed_at_all_is_parked(bench, probe, monkeypat
 
 
 async def test_a_branch_that_refuses_to_confirm_is_in_trouble_not_obeyed(bench, probe):
-    work = Work(new_id(), {"refuses": "coupon confirm"})
-    assert (await bench.coordinator().submit(*work)).state is State.CONFIRMING
-    assert await probe.states([work]) == [(State.CONFIRMING, None)]
+    work = BranchCall(new_id(), {"refuses": "coupon confirm"})
+    assert (await bench.coordinator().submit(*work)).state is TransactionState.CONFIRMING
+    assert await probe.states([work]) == [(TransactionState.CONFIRMING, None)]
 
 
 async def test_F12_a_coordinator_killed_at_any_point_leaves_nothing_half_done(bench, probe):
@@ -207,7 +213,9 @@ async def test_F12_a_coordinator_killed_at_any_point_leaves_nothing_half_done(be
     await bench.recover(works)
     await probe.assert_whole(bench.names, works)
     states = {state for state, _ in await probe.states(works)}
-    assert states == {"", State.CONFIRMED, State.CANCELED}, "before, in the middle, after"
+    assert states == {"", TransactionState.CONFIRMED, TransactionState.CANCELED}, (
+        "before, in the middle, after"
+    )
 
 
 async def test_F12_a_recoverer_killed_at_any_point_leaves_nothing_half_done(bench, probe):
@@ -226,9 +234,9 @@ async def test_F12_a_recoverer_killed_at_any_point_leaves_nothing_half_done(benc
     await probe.assert_whole(bench.names, works)
 
 
-async def _kill_everywhere(bench: Bench, probe: Probe) -> list[Work]:
+async def _kill_everywhere(bench: Bench, probe: Probe) -> list[BranchCall]:
     """Run batches of two, one to win and one to lose, each killed at the next point."""
-    works: list[Work] = []
+    works: list[BranchCall] = []
     for points in range(1000):
         pair = [*new_works(1), *new_works(1, refuses="coupon try")]
         works += pair
@@ -242,16 +250,16 @@ async def _kill_everywhere(bench: Bench, probe: Probe) -> list[Work]:
 
 async def test_two_recoverers_at_once_share_the_work(bench, probe):
     works = new_works(60)
-    await bench.coordinator()._log.begin("tcc", bench.name, State.TRYING, works)
+    await bench.coordinator()._log.begin("tcc", bench.name, TransactionState.TRYING, works)
     await probe.make_due(works)
     passes = await asyncio.gather(*(bench.recovery().run_once() for _ in range(4)))
     assert sum(p.taken for p in passes) == len(works)
-    assert set(await probe.states(works)) == {(State.CANCELED, "abandoned")}
+    assert set(await probe.states(works)) == {(TransactionState.CANCELED, "abandoned")}
 
 
 async def test_a_lease_keeps_recoverers_away_until_it_runs_out(bench, probe, monkeypatch):
-    work = Work(new_id(), {})
-    await bench.coordinator()._log.begin("tcc", bench.name, State.TRYING, [work])
+    work = BranchCall(new_id(), {})
+    await bench.coordinator()._log.begin("tcc", bench.name, TransactionState.TRYING, [work])
     assert (await bench.recovery().run_once()).taken == 0
     monkeypatch.setattr(log, "LEASE_S", 0.0)
     await probe.make_due([work])
@@ -261,14 +269,14 @@ async def test_a_lease_keeps_recoverers_away_until_it_runs_out(bench, probe, mon
 
 async def test_who_lost_the_lease_while_trying_does_not_confirm(bench, probe):
     """A coordinator that was frozen wakes up to find its transaction cancelled."""
-    work = Work(new_id(), {})
+    work = BranchCall(new_id(), {})
     stock = probe.branch("stock")
 
     class Slow:
         name = "wallet"
 
         async def run(self, op, works):
-            if op is Op.TRY:
+            if op is BranchOp.TRY:
                 await bench.recover(works, branches=[stock, probe.branch("wallet")])
             return await probe.branch("wallet").run(op, works)
 
@@ -276,12 +284,12 @@ async def test_who_lost_the_lease_while_trying_does_not_confirm(bench, probe):
 
     assert not outcomes[work.tx_id].confirmed
     assert await probe.effects(work.tx_id) == ["stock try", "stock cancel"]
-    assert await probe.states([work]) == [(State.CANCELED, "abandoned")]
+    assert await probe.states([work]) == [(TransactionState.CANCELED, "abandoned")]
 
 
 async def test_definitions_that_a_process_does_not_know_are_left_alone(bench, probe):
-    work = Work(new_id(), {})
-    await bench.coordinator()._log.begin("tcc", bench.name, State.TRYING, [work])
+    work = BranchCall(new_id(), {})
+    await bench.coordinator()._log.begin("tcc", bench.name, TransactionState.TRYING, [work])
     await probe.make_due([work])
     assert (await Bench(probe).recovery().run_once()).taken == 0
 
@@ -293,7 +301,7 @@ async def test_what_ended_long_ago_is_removed_with_its_barriers(bench, probe, db
         "UPDATE transactions SET ended_at = now() - interval '2 days' WHERE tx_id = $1", old.tx_id
     )
     assert (await bench.recovery().run_once()).removed >= 1
-    assert await probe.states([old, young]) == [("", None), (State.CONFIRMED, None)]
+    assert await probe.states([old, young]) == [("", None), (TransactionState.CONFIRMED, None)]
     count = "SELECT count(*) FROM barriers WHERE tx_id = $1"
     assert [await db.fetchval(count, w.tx_id) for w in (old, young)] == [0, 6]
 

@@ -24,17 +24,17 @@ from config.settings import Settings
 from seckill.adapters import postgres
 from seckill.errors import Unavailable
 from seckill.transactions import attempts
-from seckill.transactions.states import Op, State, Work
+from seckill.transactions.states import BranchCall, BranchOp, TransactionState
 from tests.transactions import Bench, Fuse, Killed, MortalPool, Probe, new_works
 
 BRANCHES = ("stock", "wallet", "coupon")
 #: What a network can still deliver of a transaction, by what the log says of it.
 ON_ITS_WAY = {
-    State.TRYING: (Op.TRY,),
-    State.CONFIRMING: (Op.TRY, Op.CONFIRM),
-    State.CONFIRMED: (Op.TRY, Op.CONFIRM),
-    State.CANCELING: (Op.TRY, Op.CANCEL),
-    State.CANCELED: (Op.TRY, Op.CANCEL),
+    TransactionState.TRYING: (BranchOp.TRY,),
+    TransactionState.CONFIRMING: (BranchOp.TRY, BranchOp.CONFIRM),
+    TransactionState.CONFIRMED: (BranchOp.TRY, BranchOp.CONFIRM),
+    TransactionState.CANCELING: (BranchOp.TRY, BranchOp.CANCEL),
+    TransactionState.CANCELED: (BranchOp.TRY, BranchOp.CANCEL),
 }
 #: Points at which a process dies; None lives. A batch passes about 60.
 deaths = strategies.one_of(strategies.none(), strategies.integers(0, 60))
@@ -44,7 +44,7 @@ branches = strategies.sampled_from(BRANCHES)
 class Transactions(RuleBasedStateMachine):
     """One definition, any number of coordinators and recoverers."""
 
-    works: Bundle[Work] = Bundle("works")
+    works: Bundle[BranchCall] = Bundle("works")
 
     def __init__(self, runner: asyncio.Runner, pool: asyncpg.Pool) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class Transactions(RuleBasedStateMachine):
         self._pool = pool
         self._probe = Probe(pool)
         self._bench = Bench(self._probe, BRANCHES)
-        self._all: list[Work] = []
+        self._all: list[BranchCall] = []
 
     def _mortal(self, dies_at: int | None) -> MortalPool:
         return MortalPool(self._pool, Fuse(dies_at))
@@ -86,15 +86,19 @@ class Transactions(RuleBasedStateMachine):
         return multiple(*batch)
 
     @rule(work=works, dies_at=deaths)
-    def submit_again(self, work: Work, dies_at: int | None) -> None:
+    def submit_again(self, work: BranchCall, dies_at: int | None) -> None:
         self._run(self._submit([work], dies_at))
 
-    @rule(name=branches, op=strategies.sampled_from([Op.TRY, Op.CONFIRM, Op.CANCEL]))
-    def a_branch_will_be_away(self, name: str, op: Op) -> None:
+    @rule(
+        name=branches, op=strategies.sampled_from([BranchOp.TRY, BranchOp.CONFIRM, BranchOp.CANCEL])
+    )
+    def a_branch_will_be_away(self, name: str, op: BranchOp) -> None:
         self._probe.faults[name, op] += [Unavailable("away")] * attempts.TRIES
 
     @rule(work=works, name=branches, number=strategies.integers(0, 1), dies_at=deaths)
-    def a_message_comes_late(self, work: Work, name: str, number: int, dies_at: int | None) -> None:
+    def a_message_comes_late(
+        self, work: BranchCall, name: str, number: int, dies_at: int | None
+    ) -> None:
         self._run(self._late(work, name, number, dies_at))
 
     @rule(dies_at=deaths)
@@ -102,7 +106,9 @@ class Transactions(RuleBasedStateMachine):
         self._run(self._recover(dies_at))
 
     @rule(work=works, name=branches, dies_at=strategies.tuples(deaths, deaths))
-    def all_at_once(self, work: Work, name: str, dies_at: tuple[int | None, int | None]) -> None:
+    def all_at_once(
+        self, work: BranchCall, name: str, dies_at: tuple[int | None, int | None]
+    ) -> None:
         self._run(
             self._recover(dies_at[0]),
             self._recover(dies_at[1]),
@@ -110,13 +116,13 @@ class Transactions(RuleBasedStateMachine):
             self._late(work, name, 1, None),
         )
 
-    async def _submit(self, batch: list[Work], dies_at: int | None) -> None:
+    async def _submit(self, batch: list[BranchCall], dies_at: int | None) -> None:
         await self._bench.coordinator(self._mortal(dies_at)).run(batch)
 
-    async def _late(self, work: Work, name: str, number: int, dies_at: int | None) -> None:
+    async def _late(self, work: BranchCall, name: str, number: int, dies_at: int | None) -> None:
         ((state, _),) = await self._probe.states([work])
         if state:
-            ops = ON_ITS_WAY[State(state)]
+            ops = ON_ITS_WAY[TransactionState(state)]
             branch = self._probe.branch(name, self._mortal(dies_at))
             await branch.run(ops[number % len(ops)], [work])
 

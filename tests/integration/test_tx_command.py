@@ -12,7 +12,7 @@ import pytest
 
 from config.settings import Settings
 from seckill.transactions import attempts, tcc
-from seckill.transactions.states import Op, State, Work
+from seckill.transactions.states import BranchCall, BranchOp, TransactionState
 from tests.transactions import Bench, Probe, new_id
 
 Tx = Callable[..., subprocess.CompletedProcess[str]]
@@ -51,13 +51,13 @@ def bench(probe: Probe) -> Bench:
 
 
 @pytest.fixture
-async def parked(bench, probe, monkeypatch) -> Work:
+async def parked(bench, probe, monkeypatch) -> BranchCall:
     """A transaction whose wallet could not confirm, and has stopped trying."""
     monkeypatch.setattr(tcc, "ATTEMPTS_MAX", 1)
     monkeypatch.setattr(attempts, "TRIES", 1)
-    probe.faults["wallet", Op.CONFIRM] = [ArithmeticError("a bug")]
-    work = Work(new_id(), {"cents": 5})
-    assert (await bench.coordinator().submit(*work)).state is State.CONFIRMING
+    probe.faults["wallet", BranchOp.CONFIRM] = [ArithmeticError("a bug")]
+    work = BranchCall(new_id(), {"cents": 5})
+    assert (await bench.coordinator().submit(*work)).state is TransactionState.CONFIRMING
     return work
 
 
@@ -82,7 +82,7 @@ async def test_retry_lets_recovery_go_on(tx, parked, bench, probe, db):
     done = tx("retry", parked.tx_id)
     assert (done.returncode, done.stdout) == (0, f"{parked.tx_id} goes on: CONFIRMING\n")
     await bench.recovery().run_once()
-    assert await probe.states([parked]) == [(State.CONFIRMED, None)]
+    assert await probe.states([parked]) == [(TransactionState.CONFIRMED, None)]
     await probe.assert_whole(bench.names, [parked])
     assert await _audited(db, parked) == ["tx.retry"]
     again = tx("retry", parked.tx_id)
@@ -95,7 +95,9 @@ async def test_retry_lets_recovery_go_on(tx, parked, bench, probe, db):
 async def test_settling_closes_it_and_leaves_a_trace(tx, parked, probe, db):
     done = tx("settle", parked.tx_id, "--to", "canceled", "--reason", "charged by phone", "--json")
     assert json.loads(done.stdout)["state"] == "CANCELED"
-    assert await probe.states([parked]) == [(State.CANCELED, "by hand: charged by phone")]
+    assert await probe.states([parked]) == [
+        (TransactionState.CANCELED, "by hand: charged by phone")
+    ]
     assert await _audited(db, parked) == ["tx.settle"]
     again = tx("settle", parked.tx_id, "--to", "confirmed", "--reason", "no, after all")
     assert again.returncode == 2
@@ -121,7 +123,7 @@ def test_what_was_typed_wrong_is_said_without_a_traceback(tx, arguments, says):
     assert "Traceback" not in done.stderr
 
 
-async def _audited(db: asyncpg.Pool, work: Work) -> list[str]:
+async def _audited(db: asyncpg.Pool, work: BranchCall) -> list[str]:
     rows = await db.fetch(
         "SELECT action FROM audit WHERE details->>'tx_id' = $1 ORDER BY audit_id", work.tx_id
     )

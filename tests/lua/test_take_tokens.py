@@ -21,7 +21,7 @@ from config.limits import Tier
 from seckill.adapters import redis_keys
 from seckill.inventory.reservations import CALL_MAX
 from seckill.sales.rate_limits import SaleLimit
-from seckill.sales.token_buckets import GRACE_US, LEASE_US, LINE_MAX, Admissions, Buckets
+from seckill.sales.token_buckets import GRACE_US, LEASE_US, LINE_MAX, TokenBuckets, TokenLease
 
 SALE = "spring"
 GRACE_S, LEASE_S = GRACE_US / 1e6, LEASE_US / 1e6
@@ -36,10 +36,10 @@ class Bucket:
     redis: Redis
     tier: Tier = TIER
     passed_s: float = 0.0
-    buckets: Buckets = field(init=False)
+    buckets: TokenBuckets = field(init=False)
 
     def __post_init__(self) -> None:
-        self.buckets = Buckets(self.redis)
+        self.buckets = TokenBuckets(self.redis)
 
     async def now_s(self) -> float:
         seconds, microseconds = await self.redis.time()
@@ -56,7 +56,7 @@ class Bucket:
         if turns:
             await self.redis.zadd(line, {name: turn - microseconds for name, turn in turns})
 
-    async def ask(self, *names: str, wanted: int = 0, line_max: int = LINE_MAX) -> Admissions:
+    async def ask(self, *names: str, wanted: int = 0, line_max: int = LINE_MAX) -> TokenLease:
         return await self.buckets.admit(
             SALE, "try", self.tier, names, wanted=wanted, line_max=line_max
         )

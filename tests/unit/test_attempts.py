@@ -9,11 +9,11 @@ import pytest
 from seckill.backoff import backoff_s
 from seckill.errors import Permanent, Unavailable
 from seckill.transactions import attempts
-from seckill.transactions.attempts import RefusedToEnd, Tried, attempt
+from seckill.transactions.attempts import RefusedToEnd, StageResult, attempt
 from seckill.transactions.branches import PartlyDone
-from seckill.transactions.states import Op, Work
+from seckill.transactions.states import BranchCall, BranchOp
 
-A, B, C, D = (Work(tx_id, {}) for tx_id in "abcd")
+A, B, C, D = (BranchCall(tx_id, {}) for tx_id in "abcd")
 
 
 class Scripted:
@@ -25,7 +25,7 @@ class Scripted:
         self.script = list(script)
         self.calls: list[str] = []
 
-    async def run(self, op: Op, works: Sequence[Work]) -> Mapping[str, str]:
+    async def run(self, op: BranchOp, works: Sequence[BranchCall]) -> Mapping[str, str]:
         self.calls.append("".join(work.tx_id for work in works))
         step = self.script.pop(0) if self.script else {}
         if isinstance(step, Exception):
@@ -37,7 +37,7 @@ class Scripted:
 class Poisoned(Scripted):
     """A branch that fails for good whenever `poison` is among the works."""
 
-    async def run(self, op: Op, works: Sequence[Work]) -> Mapping[str, str]:
+    async def run(self, op: BranchOp, works: Sequence[BranchCall]) -> Mapping[str, str]:
         await super().run(op, works)
         if C in works:
             raise ArithmeticError
@@ -51,37 +51,37 @@ def no_waits(monkeypatch):
 
 async def test_one_call_when_all_is_well():
     branch = Scripted({"b": "no"})
-    assert await attempt(branch, Op.TRY, [A, B, C]) == Tried({"b": "no"}, {})
+    assert await attempt(branch, BranchOp.TRY, [A, B, C]) == StageResult({"b": "no"}, {})
     assert branch.calls == ["abc"]
 
 
 async def test_a_store_that_is_away_is_asked_again_for_all_without_halving():
     branch = Scripted(Unavailable(), Unavailable())
-    assert await attempt(branch, Op.TRY, [A, B]) == Tried({}, {})
+    assert await attempt(branch, BranchOp.TRY, [A, B]) == StageResult({}, {})
     assert branch.calls == ["ab"] * 3
 
 
 async def test_what_stays_unknown_is_neither_done_nor_refused():
     away = Unavailable()
     branch = Scripted(away, away, away)
-    assert await attempt(branch, Op.TRY, [A, B]) == Tried({}, {"a": away, "b": away})
+    assert await attempt(branch, BranchOp.TRY, [A, B]) == StageResult({}, {"a": away, "b": away})
     assert branch.calls == ["ab"] * attempts.TRIES
 
 
 async def test_only_those_that_failed_are_asked_again():
     branch = Scripted(PartlyDone({"a": "no"}, {"c": Unavailable()}))
-    assert await attempt(branch, Op.TRY, [A, B, C]) == Tried({"a": "no"}, {})
+    assert await attempt(branch, BranchOp.TRY, [A, B, C]) == StageResult({"a": "no"}, {})
     assert branch.calls == ["abc", "c"]
 
 
 async def test_a_bug_is_halved_down_to_the_one_that_hits_it_and_not_tried_again():
     branch = Poisoned()
-    refused, failed = await attempt(branch, Op.TRY, [A, B, C, D])
+    refused, failed = await attempt(branch, BranchOp.TRY, [A, B, C, D])
     assert (refused, list(failed)) == ({}, ["c"])
     assert branch.calls == ["abcd", "ab", "cd", "c", "d"]
 
 
-@pytest.mark.parametrize("op", [Op.CONFIRM, Op.CANCEL, Op.UNDO])
+@pytest.mark.parametrize("op", [BranchOp.CONFIRM, BranchOp.CANCEL, BranchOp.UNDO])
 async def test_what_may_not_be_refused_is_in_trouble_when_it_is(op):
     refused, failed = await attempt(Scripted({"a": "no"}), op, [A, B])
     assert refused == {}

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from consumers.runtime.role_supervisor import Crew, assignments
+from consumers.runtime.role_supervisor import RoleSupervisor, assignments
 from seckill.errors import SeckillError
 
 
@@ -37,7 +37,9 @@ class Stage:
     def __init__(self, group: asyncio.TaskGroup) -> None:
         self.log: list[str] = []
         self.roles = {name: FakeRole(name, self.log) for name in ("place", "sweep")}
-        self.crew = Crew(lambda name: self.roles[name], group, died=lambda: self.log.append("died"))
+        self.crew = RoleSupervisor(
+            lambda name: self.roles[name], group, died=lambda: self.log.append("died")
+        )
 
     async def assign(self, *roles: str) -> None:
         self.crew.assign(roles)

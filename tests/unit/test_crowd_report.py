@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from loadtest.crowd.generator import Report, Shot
+from loadtest.crowd.generator import GeneratorReport, PlannedRequest
 from loadtest.crowd.report import CrowdReport, buckets
 
 
-def shot(due_s: float, wait_ms: float = 0, status: int = 202, late_ms: float = 0) -> Shot:
+def shot(due_s: float, wait_ms: float = 0, status: int = 202, late_ms: float = 0) -> PlannedRequest:
     """Make a shot that was answered, or with status 0 sent only."""
     answered_s = due_s + wait_ms / 1000 if status else 0.0
-    return Shot(due_s, b"", sent_s=due_s + late_ms / 1000, answered_s=answered_s, status=status)
+    return PlannedRequest(
+        due_s, b"", sent_s=due_s + late_ms / 1000, answered_s=answered_s, status=status
+    )
 
 
 def busy(*shares: float) -> list[tuple[float, float]]:
@@ -22,7 +24,7 @@ def busy(*shares: float) -> list[tuple[float, float]]:
 def test_each_class_has_percentiles_of_its_own() -> None:
     accepted = [shot(0, wait_ms) for wait_ms in range(1, 1001)]
     refused = [shot(0, 1, 409) for _ in range(9_000)]
-    report = CrowdReport(Report([*accepted, *refused, shot(0, status=0)]), seconds=10)
+    report = CrowdReport(GeneratorReport([*accepted, *refused, shot(0, status=0)]), seconds=10)
     assert report.latency_ms(0.5, 202) == pytest.approx(500, rel=0.002)
     assert report.latency_ms(0.99, 202) == pytest.approx(990, rel=0.002)
     assert report.latency_ms(1, 202) == pytest.approx(1000, rel=0.002)
@@ -33,7 +35,7 @@ def test_each_class_has_percentiles_of_its_own() -> None:
 
 
 def test_a_wait_beyond_the_histogram_is_counted_as_its_longest() -> None:
-    report = CrowdReport(Report([shot(0, 70_000), shot(0, 0)]), seconds=1)
+    report = CrowdReport(GeneratorReport([shot(0, 70_000), shot(0, 0)]), seconds=1)
     assert report.latency_ms(1, 202) == pytest.approx(60_000, rel=0.002)
     assert report.latency_ms(0, 202) == pytest.approx(0.001)
 
@@ -42,8 +44,8 @@ def test_offered_sent_and_answered_are_told_apart() -> None:
     shots = [shot((n + 1) / 100, 1) for n in range(800)]
     shots += [shot(8 + n / 100, 6_000, 503) for n in range(50)]  # answered until 14.49 s
     shots += [shot(8, status=0) for _ in range(50)]
-    shots += [Shot(9, b"") for _ in range(100)]  # never sent
-    report = CrowdReport(Report(shots), seconds=10)
+    shots += [PlannedRequest(9, b"") for _ in range(100)]  # never sent
+    report = CrowdReport(GeneratorReport(shots), seconds=10)
     assert report.offered_per_s == 100
     assert report.sent_per_s == 90
     assert report.answered_per_s == pytest.approx(850 / 14.49)
@@ -63,7 +65,7 @@ def test_offered_sent_and_answered_are_told_apart() -> None:
 )
 def test_a_run_whose_generator_did_not_keep_up_is_invalid(late_ms, shares, valid) -> None:
     shots = [shot(n / 10, 100, late_ms=late_ms) for n in range(10)]
-    report = CrowdReport(Report(shots, cpu_notes=busy(*shares)), seconds=1)
+    report = CrowdReport(GeneratorReport(shots, cpu_notes=busy(*shares)), seconds=1)
     assert report.valid is valid
     assert report.plain()["valid"] is valid
     verdicts = [finding.reached for finding in report.findings()]
@@ -74,7 +76,7 @@ def test_a_run_whose_generator_did_not_keep_up_is_invalid(late_ms, shares, valid
     ("status", "reached"), [(409, True), (0, False), (401, False), (500, False)]
 )
 def test_a_run_is_not_good_unless_everybody_got_an_answer_to_a_grab(status, reached) -> None:
-    report = CrowdReport(Report([shot(0, 1), shot(0, 1, status)]), seconds=1)
+    report = CrowdReport(GeneratorReport([shot(0, 1), shot(0, 1, status)]), seconds=1)
     assert [f.reached for f in report.findings() if f.name == "told"] == [reached]
 
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.overload import aiohttp_protocol
-from gateway.overload.aiohttp_protocol import OVERLOADED, Entrance, is_one_request
+from gateway.overload.aiohttp_protocol import OVERLOADED, ConnectionLimits, is_one_request
 from gateway.overload.concurrency_limit import ConcurrencyLimit
 
 GRAB = b"POST /v1/sales/s/grabs HTTP/1.1\r\nHost: x\r\nContent-Length: 15\r\n\r\n" + b"x" * 15
@@ -95,7 +95,7 @@ async def rested(monkeypatch: pytest.MonkeyPatch, *, wake_s: float, turns: int) 
     monkeypatch.setattr(aiohttp_protocol, "WAKE_S", wake_s)
     limit = ConcurrencyLimit(1, 1.0)
     server = cast(web.Server, Mock())
-    entrance = Entrance(
+    entrance = ConnectionLimits(
         server, grabs=limit, others=limit, connections_max=9, cors=False, keepalive_timeout=1.0
     )
     read: list[int] = []

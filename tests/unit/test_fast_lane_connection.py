@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any, cast
 
-from gateway.grabs.connection import AHEAD_MAX, Connection, FastLane
+from gateway.grabs.connection import AHEAD_MAX, Connection, ConnectionFactory
 
 
 class Gone:
@@ -33,7 +33,7 @@ def test_a_turn_that_was_due_when_the_client_went_away_tells_the_transport_nothi
         entrance=SimpleNamespace(enter=lambda _: True, leave=lambda: None),
         connections=set(),
     )
-    connection, transport = Connection(cast(FastLane, lane)), cast(Any, Gone())
+    connection, transport = Connection(cast(ConnectionFactory, lane)), cast(Any, Gone())
     connection.connection_made(transport)
     connection.pause_writing()  # so that what comes waits
     connection.data_received(b"x" * (AHEAD_MAX + 1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncpg
 import pytest
 
-from consumers.runtime.retries import Fate, fate_of
+from consumers.runtime.retries import FailureAction, failure_action
 from seckill.errors import Transient, Unavailable
 from seckill.messages import BadMessage, NewerMessage
 
@@ -13,14 +13,14 @@ from seckill.messages import BadMessage, NewerMessage
 @pytest.mark.parametrize(
     ("error", "fate"),
     [
-        (Unavailable(), Fate.HOLD),
-        (BadMessage(), Fate.DEAD),
-        (NewerMessage(), Fate.RETRY),
-        (Transient(), Fate.RETRY),
-        (asyncpg.RaiseError("a trigger objects"), Fate.RETRY),
-        (ZeroDivisionError(), Fate.RETRY),
+        (Unavailable(), FailureAction.HOLD),
+        (BadMessage(), FailureAction.DEAD),
+        (NewerMessage(), FailureAction.RETRY),
+        (Transient(), FailureAction.RETRY),
+        (asyncpg.RaiseError("a trigger objects"), FailureAction.RETRY),
+        (ZeroDivisionError(), FailureAction.RETRY),
     ],
-    ids=lambda value: value.name if isinstance(value, Fate) else type(value).__name__,
+    ids=lambda value: value.name if isinstance(value, FailureAction) else type(value).__name__,
 )
-def test_each_exception_has_one_fate(error: Exception, fate: Fate) -> None:
-    assert fate_of(error) is fate
+def test_each_exception_has_one_fate(error: Exception, fate: FailureAction) -> None:
+    assert failure_action(error) is fate

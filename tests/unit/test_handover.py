@@ -9,7 +9,13 @@ from dataclasses import dataclass, field
 import msgspec
 import pytest
 
-from gateway.grabs.publisher import MESSAGE_GRABS_MAX, PROBE_S, PUBLISHES_MAX, Breaker, Handover
+from gateway.grabs.publisher import (
+    MESSAGE_GRABS_MAX,
+    PROBE_S,
+    PUBLISHES_MAX,
+    Breaker,
+    GrabPublisher,
+)
 from seckill.errors import Unavailable
 from seckill.inventory.reservations import Grab
 from seckill.order_ids import new_order_id
@@ -67,7 +73,7 @@ class Desk:
     settled: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.handover = Handover("spring", self.publisher, self.breaker, self.settled.extend)
+        self.handover = GrabPublisher("spring", self.publisher, self.breaker, self.settled.extend)
 
     async def take(self, outbox_id: str, *buyer_ids: str, epoch: int = 1) -> asyncio.Future[None]:
         """Hand a batch over; the future is done once "taken" was called, which may happen once."""

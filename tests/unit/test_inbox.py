@@ -7,12 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from consumers.runtime.fair_inbox import LIGHT, WORTH_A_BATCH, Ack, Inbox
+from consumers.runtime.fair_inbox import LIGHT, WORTH_A_BATCH, Ack, FairInbox
 
 
-async def filled(sales: str) -> Inbox:
+async def filled(sales: str) -> FairInbox:
     """Return an inbox that got a message of each of these sales, with the tags 1, 2 and so on."""
-    inbox = Inbox(key=lambda message: message.body, weigh=lambda _: 1)
+    inbox = FairInbox(key=lambda message: message.body, weigh=lambda _: 1)
     for tag, sale in enumerate(sales, 1):
         await inbox.put(SimpleNamespace(delivery_tag=tag, body=sale, timestamp=None))
     return inbox
@@ -58,16 +58,16 @@ def message(tag: int, sale: str, weight: int) -> SimpleNamespace:
     return SimpleNamespace(delivery_tag=tag, body=sale, weight=weight, timestamp=None)
 
 
-async def resting() -> Inbox:
+async def resting() -> FairInbox:
     """Return an inbox that rests, for an hour, after a heavy batch."""
-    inbox = Inbox(key=lambda m: m.body, weigh=lambda m: m.weight, spacing_s=3600)
+    inbox = FairInbox(key=lambda m: m.body, weigh=lambda m: m.weight, spacing_s=3600)
     await inbox.put(message(1, "a", LIGHT + 1))
     assert await has_a_batch(inbox)
     inbox.done(inbox.take(1000))
     return inbox
 
 
-async def has_a_batch(inbox: Inbox) -> bool:
+async def has_a_batch(inbox: FairInbox) -> bool:
     """Tell whether a batch can be taken at once."""
     waiting = asyncio.create_task(inbox.arrived())
     for _ in range(3):
@@ -97,7 +97,7 @@ async def test_another_sale_ends_the_rest() -> None:
 
 
 async def test_the_rest_has_an_end() -> None:
-    inbox = Inbox(key=lambda m: m.body, weigh=lambda m: m.weight, spacing_s=0.001)
+    inbox = FairInbox(key=lambda m: m.body, weigh=lambda m: m.weight, spacing_s=0.001)
     for tag in (1, 2):
         await inbox.put(message(tag, "a", LIGHT + 1))
         await inbox.arrived()
@@ -105,7 +105,7 @@ async def test_the_rest_has_an_end() -> None:
 
 
 async def test_there_is_no_rest_after_a_light_batch() -> None:
-    inbox = Inbox(key=lambda m: m.body, weigh=lambda m: m.weight, spacing_s=3600)
+    inbox = FairInbox(key=lambda m: m.body, weigh=lambda m: m.weight, spacing_s=3600)
     for tag in (1, 2):
         await inbox.put(message(tag, "a", LIGHT))
         assert await has_a_batch(inbox)

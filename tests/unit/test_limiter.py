@@ -15,13 +15,13 @@ from gateway.overload.rate_limiter import (
     LEASE_S,
     LEASE_SHARE,
     LOW_S,
-    Limiter,
-    Refusal,
-    SaleLimiter,
+    RateLimited,
+    RateLimiter,
+    SaleRateLimiter,
 )
 from seckill import metrics
 from seckill.errors import Unavailable
-from seckill.sales.token_buckets import LINE_MAX, Admissions, Buckets
+from seckill.sales.token_buckets import LINE_MAX, TokenBuckets, TokenLease
 
 TIER = Tier(rate=100, burst=201)
 FREE = Tier(rate=1, mode="off")
@@ -42,14 +42,14 @@ class Shared:
 
     async def admit(
         self, sale_id: str, op: str, tier: Tier, names: Sequence[str], *, wanted: int, line_max: int
-    ) -> Admissions:
+    ) -> TokenLease:
         self.asked.append(list(names))
         self.wanted.append(wanted)
         self.line_max = line_max
         self.meanwhile()
         if self.away:
             raise Unavailable("Redis does not answer")
-        return Admissions(self.leases, tier.rate, tier.burst, [self.wait_s] * len(names))
+        return TokenLease(self.leases, tier.rate, tier.burst, [self.wait_s] * len(names))
 
 
 @pytest.fixture
@@ -70,13 +70,13 @@ async def advance(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     return advance
 
 
-def make_limiter(shared: Shared, tier: Tier = TIER, **local: LocalLimit) -> Limiter:
+def make_limiter(shared: Shared, tier: Tier = TIER, **local: LocalLimit) -> RateLimiter:
     limits = Limits(try_=tier, confirm=FREE, cancel=FREE, **local)
-    return Limiter(limits, cast(Buckets, shared))
+    return RateLimiter(limits, cast(TokenBuckets, shared))
 
 
-def make_sale_limiter(shared: Shared) -> SaleLimiter:
-    return SaleLimiter("spring", "try", TIER, cast(Buckets, shared))
+def make_sale_limiter(shared: Shared) -> SaleRateLimiter:
+    return SaleRateLimiter("spring", "try", TIER, cast(TokenBuckets, shared))
 
 
 async def settle() -> None:
@@ -215,7 +215,7 @@ async def test_a_refusal_names_its_limit_and_the_wait(shared, advance, wait_s):
     shared.wait_s = wait_s
     assert not limiter.take("spring", "try", lambda: 7)
     refusal = await limiter.ask("spring", "try", "ann")
-    assert refusal == Refusal("try", 0.3, TIER.rate, TIER.burst)
+    assert refusal == RateLimited("try", 0.3, TIER.rate, TIER.burst)
     assert counted("refused") == refused + 1
     assert shared.line_max == 7, "no longer a line than there are units"
 
@@ -256,8 +256,10 @@ async def test_a_limit_that_is_off_asks_nobody(shared, advance):
 DEFERRING = Tier(rate=100, burst=201, excess="defer")
 
 
-def make_deferring(shared: Shared) -> Limiter:
-    return Limiter(Limits(try_=TIER, confirm=FREE, cancel=DEFERRING), cast(Buckets, shared))
+def make_deferring(shared: Shared) -> RateLimiter:
+    return RateLimiter(
+        Limits(try_=TIER, confirm=FREE, cancel=DEFERRING), cast(TokenBuckets, shared)
+    )
 
 
 async def test_a_deferred_request_waits_for_its_turn_and_asks_again(shared, advance):
@@ -276,7 +278,7 @@ async def test_a_deferred_request_waits_for_its_turn_and_asks_again(shared, adva
 async def test_a_turn_beyond_the_longest_wait_is_refused_at_once(shared, advance):
     shared.wait_s = DEFER_MAX_S + 0.1
     refusal = await make_deferring(shared).refusal("spring", "cancel", "ann")
-    assert refusal == Refusal("cancel", DEFER_MAX_S + 0.1, DEFERRING.rate, DEFERRING.burst)
+    assert refusal == RateLimited("cancel", DEFER_MAX_S + 0.1, DEFERRING.rate, DEFERRING.burst)
 
 
 async def test_a_request_is_deferred_for_the_longest_wait_at_most_in_all(shared, advance):
@@ -298,9 +300,9 @@ async def test_a_local_refusal_names_the_bucket_that_is_empty(shared, advance):
         shared, buyer=LocalLimit(rate=10, burst=1), address=LocalLimit(rate=2, burst=2)
     )
     assert limiter.refusal_here("ann", "::1") is None
-    assert limiter.refusal_here("ann", "::1") == Refusal("buyer", pytest.approx(0.1), 10, 1)
+    assert limiter.refusal_here("ann", "::1") == RateLimited("buyer", pytest.approx(0.1), 10, 1)
     assert limiter.refusal_here("bob", "::1") is None
-    assert limiter.refusal_here("cat", "::1") == Refusal("address", pytest.approx(0.5), 2, 2)
+    assert limiter.refusal_here("cat", "::1") == RateLimited("address", pytest.approx(0.5), 2, 2)
     advance(0.5)
     assert limiter.refusal_here("cat", "::1") is None
     assert shared.asked == []
@@ -310,6 +312,8 @@ async def test_no_line_is_longer_than_redis_can_spare_however_much_is_for_sale(
     shared: Shared,
 ) -> None:
     for units, line_max in ((2**31, LINE_MAX), (3, 3)):
-        limiter = SaleLimiter("spring", "try", TIER, cast(Buckets, shared), lambda n=units: n)
+        limiter = SaleRateLimiter(
+            "spring", "try", TIER, cast(TokenBuckets, shared), lambda n=units: n
+        )
         await limiter.ask("ann")
         assert shared.line_max == line_max

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from config.limits import LocalLimit
-from seckill.sales.token_buckets import LocalBuckets
+from seckill.sales.token_buckets import LocalTokenBuckets
 
 
-def buckets(rate: int = 10, burst: int = 3, names_max: int = 1000) -> LocalBuckets:
-    return LocalBuckets(LocalLimit(rate=rate, burst=burst), names_max=names_max)
+def buckets(rate: int = 10, burst: int = 3, names_max: int = 1000) -> LocalTokenBuckets:
+    return LocalTokenBuckets(LocalLimit(rate=rate, burst=burst), names_max=names_max)
 
 
 def test_a_burst_then_the_rate() -> None:

@@ -8,7 +8,7 @@ from typing import cast
 
 import pytest
 
-from gateway.grabs.publisher import SMALL, SMALL_PUBLISHES_MAX, Mailbag
+from gateway.grabs.publisher import SMALL, SMALL_PUBLISHES_MAX, BatchedPublisher
 from seckill import messages
 from seckill.adapters.rabbitmq import Publisher
 from seckill.adapters.topology import ORDERS_PLACE
@@ -42,8 +42,8 @@ def post() -> Post:
 
 
 @pytest.fixture
-async def mailbag(post: Post) -> Mailbag:
-    return Mailbag(cast(Publisher, post), timeout_s=10)
+async def mailbag(post: Post) -> BatchedPublisher:
+    return BatchedPublisher(cast(Publisher, post), timeout_s=10)
 
 
 def message(sale_id: str, grabs: int = 1) -> bytes:
@@ -51,7 +51,7 @@ def message(sale_id: str, grabs: int = 1) -> bytes:
     return messages.encode_place(sale_id, 1, [], wishes)
 
 
-async def put(mailbag: Mailbag, bodies: Sequence[bytes]) -> list[asyncio.Task[None]]:
+async def put(mailbag: BatchedPublisher, bodies: Sequence[bytes]) -> list[asyncio.Task[None]]:
     """Put messages in, all in one turn of the loop."""
     tasks = [asyncio.create_task(mailbag.publish(body)) for body in bodies]
     await turns()
@@ -63,7 +63,7 @@ async def turns() -> None:
         await asyncio.sleep(0)
 
 
-async def test_a_lone_message_goes_as_it_is(mailbag: Mailbag, post: Post) -> None:
+async def test_a_lone_message_goes_as_it_is(mailbag: BatchedPublisher, post: Post) -> None:
     alone = message("spring")
     (task,) = await put(mailbag, [alone])
     assert post.sent == [alone]
@@ -72,7 +72,9 @@ async def test_a_lone_message_goes_as_it_is(mailbag: Mailbag, post: Post) -> Non
     await task
 
 
-async def test_small_messages_of_one_moment_share_a_parcel(mailbag: Mailbag, post: Post) -> None:
+async def test_small_messages_of_one_moment_share_a_parcel(
+    mailbag: BatchedPublisher, post: Post
+) -> None:
     small = [message(f"sale-{n}") for n in range(10)]
     tasks = await put(mailbag, small)
     (parcel,) = post.sent
@@ -82,7 +84,7 @@ async def test_small_messages_of_one_moment_share_a_parcel(mailbag: Mailbag, pos
     await asyncio.gather(*tasks)
 
 
-async def test_a_large_message_travels_alone(mailbag: Mailbag, post: Post) -> None:
+async def test_a_large_message_travels_alone(mailbag: BatchedPublisher, post: Post) -> None:
     large = message("hot", grabs=SMALL // 40)
     small = [message("spring"), message("summer")]
     tasks = await put(mailbag, [small[0], large, small[1]])
@@ -92,7 +94,7 @@ async def test_a_large_message_travels_alone(mailbag: Mailbag, post: Post) -> No
 
 
 async def test_beyond_the_publishes_under_way_messages_wait_and_go_together(
-    mailbag: Mailbag, post: Post
+    mailbag: BatchedPublisher, post: Post
 ) -> None:
     tasks = []
     for n in range(SMALL_PUBLISHES_MAX):
@@ -107,7 +109,7 @@ async def test_beyond_the_publishes_under_way_messages_wait_and_go_together(
     await asyncio.gather(*tasks)
 
 
-async def test_a_parcel_has_its_limit(mailbag: Mailbag, post: Post) -> None:
+async def test_a_parcel_has_its_limit(mailbag: BatchedPublisher, post: Post) -> None:
     tasks = await put(mailbag, [message("spring")] * (messages.PARTS_MAX + 1))
     assert [len(messages.parts_of(body)) for body in post.sent] == [messages.PARTS_MAX, 1]
     post.confirm_all()
@@ -115,7 +117,7 @@ async def test_a_parcel_has_its_limit(mailbag: Mailbag, post: Post) -> None:
 
 
 async def test_what_is_not_confirmed_is_so_for_all_of_a_parcel(
-    mailbag: Mailbag, post: Post
+    mailbag: BatchedPublisher, post: Post
 ) -> None:
     tasks = await put(mailbag, [message("spring"), message("summer")])
     post.confirms[0].set_exception(Unavailable("not confirmed in 1 s"))
@@ -125,7 +127,7 @@ async def test_what_is_not_confirmed_is_so_for_all_of_a_parcel(
 
 
 async def test_a_message_that_waits_behind_a_stuck_broker_has_a_time_limit(post: Post) -> None:
-    mailbag = Mailbag(cast(Publisher, post), timeout_s=0.05)
+    mailbag = BatchedPublisher(cast(Publisher, post), timeout_s=0.05)
     tasks = []
     for n in range(SMALL_PUBLISHES_MAX + 1):
         tasks += await put(mailbag, [message(f"sale-{n}")])

@@ -49,7 +49,7 @@ def body(**changes: Any) -> bytes:
 )
 def test_grabs_come_out_as_they_went_in(grabs: list[Grab], epoch: int) -> None:
     placing = messages.decode_place(messages.encode_place("spring", epoch, ["1-0", "2-0"], grabs))
-    assert placing == messages.Placing("spring", epoch, grabs, outbox_mark=mark_of(["2-0"]))
+    assert placing == messages.DecodedPlace("spring", epoch, grabs, outbox_mark=mark_of(["2-0"]))
 
 
 def test_the_wire_format_is_the_published_one() -> None:
@@ -144,7 +144,7 @@ def test_added_fields_are_tolerated() -> None:
 
 def test_a_message_without_optional_fields_is_read() -> None:
     bare = pack({"sale": "s", "epoch": 1, "batch": [], "grabs": []})
-    assert messages.decode_place(bare) == messages.Placing("s", 1, [])
+    assert messages.decode_place(bare) == messages.DecodedPlace("s", 1, [])
 
 
 def test_timers_come_out_as_they_went_in() -> None:
@@ -233,7 +233,7 @@ def test_F23_an_entry_of_any_depth_can_be_buried() -> None:
         for _ in range(depth):
             entry = [entry]
         bad = messages.BadGrab(entry, "deep")
-        assert messages.encode_bad_grab(messages.Placing("s", 1, []), bad)
+        assert messages.encode_bad_grab(messages.DecodedPlace("s", 1, []), bad)
 
 
 def test_the_sale_of_a_message_is_told_without_its_grabs() -> None:

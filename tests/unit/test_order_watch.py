@@ -12,7 +12,7 @@ import pytest
 
 from gateway.http.problems import Problem, Refused
 from gateway.orders.event_stream import SEND_BUFFER, UNHEARD_MS, bound_connection
-from gateway.orders.watcher import PER_BUYER_MAX, OrderWatch, Place
+from gateway.orders.watcher import PER_BUYER_MAX, OrderWatcher, StreamSlot
 from seckill.errors import Unavailable
 from seckill.orders.orders import Order, Seen
 
@@ -62,25 +62,27 @@ def rows() -> Rows:
 
 
 @pytest.fixture
-async def watch(rows: Rows) -> AsyncIterator[OrderWatch]:
-    watch = OrderWatch(rows.find_changed, places_max=10, tick_s=TICK_S)
+async def watch(rows: Rows) -> AsyncIterator[OrderWatcher]:
+    watch = OrderWatcher(rows.find_changed, places_max=10, tick_s=TICK_S)
     yield watch
     watch.close()
 
 
-def enter(stack: ExitStack, watch: OrderWatch, order_id: str, buyer_id: str, seen: str) -> Place:
+def enter(
+    stack: ExitStack, watch: OrderWatcher, order_id: str, buyer_id: str, seen: str
+) -> StreamSlot:
     place = stack.enter_context(watch.place(order_id, buyer_id))
     place.seen = seen
     return place
 
 
-async def next_state(place: Place) -> str | None:
+async def next_state(place: StreamSlot) -> str | None:
     change = await place.next_change(LONG_S)
     return change and change.state
 
 
 async def test_a_change_is_told_once_to_all_who_have_not_seen_it(
-    rows: Rows, watch: OrderWatch
+    rows: Rows, watch: OrderWatcher
 ) -> None:
     with ExitStack() as stack:
         old = enter(stack, watch, "o1", "a", "queued")
@@ -97,7 +99,7 @@ async def test_a_change_is_told_once_to_all_who_have_not_seen_it(
 
 
 async def test_all_orders_are_asked_about_in_one_query_each_once(
-    rows: Rows, watch: OrderWatch
+    rows: Rows, watch: OrderWatcher
 ) -> None:
     with ExitStack() as stack:
         for order_id in ("o1", "o1", "o2", "o3"):
@@ -106,7 +108,7 @@ async def test_all_orders_are_asked_about_in_one_query_each_once(
     assert rows.asked[0] == {Seen("o1", "queued"), Seen("o2", "queued"), Seen("o3", "queued")}
 
 
-async def test_nothing_is_asked_while_nobody_waits(rows: Rows, watch: OrderWatch) -> None:
+async def test_nothing_is_asked_while_nobody_waits(rows: Rows, watch: OrderWatcher) -> None:
     await asyncio.sleep(TICK_S * 5)
     assert rows.asked == []
     with watch.place("o1", "a") as place:
@@ -121,7 +123,7 @@ async def test_nothing_is_asked_while_nobody_waits(rows: Rows, watch: OrderWatch
 
 
 async def test_who_learned_a_newer_state_is_not_told_an_older_one(
-    rows: Rows, watch: OrderWatch
+    rows: Rows, watch: OrderWatcher
 ) -> None:
     with ExitStack() as stack:
         early = enter(stack, watch, "o1", "a", "queued")
@@ -135,7 +137,7 @@ async def test_who_learned_a_newer_state_is_not_told_an_older_one(
 
 
 async def test_who_has_not_been_told_the_first_state_is_not_told_a_change(
-    rows: Rows, watch: OrderWatch
+    rows: Rows, watch: OrderWatcher
 ) -> None:
     rows.states = {"o1": "pending", "o2": "pending"}
     with watch.place("o1", "a") as reading, watch.place("o2", "b") as ready:
@@ -145,7 +147,7 @@ async def test_who_has_not_been_told_the_first_state_is_not_told_a_change(
 
 
 async def test_a_store_that_is_away_ends_nothing_and_is_asked_again(
-    rows: Rows, watch: OrderWatch
+    rows: Rows, watch: OrderWatcher
 ) -> None:
     with watch.place("o1", "a") as place:
         place.seen = "queued"
@@ -158,7 +160,7 @@ async def test_a_store_that_is_away_ends_nothing_and_is_asked_again(
         assert await next_state(place) == "pending"
 
 
-async def test_a_late_client_gets_the_newest_change_only(rows: Rows, watch: OrderWatch) -> None:
+async def test_a_late_client_gets_the_newest_change_only(rows: Rows, watch: OrderWatcher) -> None:
     with watch.place("o1", "a") as place:
         place.tell(order("o1", "pending"))
         place.tell(order("o1", "cancelled"))
@@ -166,7 +168,7 @@ async def test_a_late_client_gets_the_newest_change_only(rows: Rows, watch: Orde
         assert await place.next_change(0) is None
 
 
-async def test_a_bug_ends_the_streams_and_is_heard(rows: Rows, watch: OrderWatch) -> None:
+async def test_a_bug_ends_the_streams_and_is_heard(rows: Rows, watch: OrderWatcher) -> None:
     heard: list[dict[str, object]] = []
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda _, context: heard.append(context))
@@ -182,7 +184,7 @@ async def test_a_bug_ends_the_streams_and_is_heard(rows: Rows, watch: OrderWatch
     assert [context["exception"] for context in heard] == [rows.error]
 
 
-async def test_beyond_the_last_place_is_overloaded_until_one_is_free(watch: OrderWatch) -> None:
+async def test_beyond_the_last_place_is_overloaded_until_one_is_free(watch: OrderWatcher) -> None:
     with ExitStack() as stack:
         for n in range(10):
             enter(stack, watch, f"o{n}", f"b{n}", "queued")
@@ -194,7 +196,7 @@ async def test_beyond_the_last_place_is_overloaded_until_one_is_free(watch: Orde
         assert watch.places_taken == 1
 
 
-async def test_a_buyer_keeps_his_newest_streams(watch: OrderWatch) -> None:
+async def test_a_buyer_keeps_his_newest_streams(watch: OrderWatcher) -> None:
     with ExitStack() as stack:
         other = enter(stack, watch, "o0", "b", "queued")
         his = [enter(stack, watch, f"o{n}", "a", "queued") for n in range(8)]
@@ -204,7 +206,7 @@ async def test_a_buyer_keeps_his_newest_streams(watch: OrderWatch) -> None:
         assert not other.ended
 
 
-async def test_closing_lets_all_go_and_whoever_still_comes(rows: Rows, watch: OrderWatch) -> None:
+async def test_closing_lets_all_go_and_whoever_still_comes(rows: Rows, watch: OrderWatcher) -> None:
     with watch.place("o1", "a") as place:
         place.tell(order("o1", "pending"))
         watch.close()

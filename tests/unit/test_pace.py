@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.overload.poll_schedule import LEAST_S, MOST_S, Pace
+from gateway.overload.poll_schedule import LEAST_S, MOST_S, PollSchedule
 
 LEAST_MS, MOST_MS = int(LEAST_S * 1000), int(MOST_S * 1000)
 
@@ -23,21 +23,21 @@ def clock() -> Clock:
 
 
 def test_a_lone_buyer_asks_again_after_half_a_second(clock: Clock) -> None:
-    pace = Pace(100, clock)
+    pace = PollSchedule(100, clock)
     assert pace.next_poll_ms() == LEAST_MS == 500
     clock.now += 1
     assert pace.next_poll_ms() == 500
 
 
 def test_arrivals_within_the_budget_are_told_the_least(clock: Clock) -> None:
-    pace = Pace(100, clock)
+    pace = PollSchedule(100, clock)
     for _ in range(1000):
         assert pace.next_poll_ms() == pytest.approx(LEAST_MS, abs=1)
         clock.now += 0.01
 
 
 def test_a_crowd_is_spread_over_the_time_that_the_budget_needs(clock: Clock) -> None:
-    pace = Pace(100, clock)
+    pace = PollSchedule(100, clock)
     told = [pace.next_poll_ms() for _ in range(500)]
     assert told == sorted(told)
     assert told[-1] == pytest.approx(LEAST_MS + 499 * 10, abs=1)
@@ -47,7 +47,7 @@ def test_a_crowd_is_spread_over_the_time_that_the_budget_needs(clock: Clock) -> 
 
 
 def test_a_crowd_that_polls_when_told_never_polls_faster_than_the_budget(clock: Clock) -> None:
-    pace = Pace(100, clock)
+    pace = PollSchedule(100, clock)
     polls: dict[int, int] = {}
     due = [pace.next_poll_ms() for _ in range(800)]
     while (at_ms := min(due)) < 30_000:
@@ -60,12 +60,12 @@ def test_a_crowd_that_polls_when_told_never_polls_faster_than_the_budget(clock: 
 
 
 def test_nobody_waits_longer_than_the_most(clock: Clock) -> None:
-    pace = Pace(1, clock)
+    pace = PollSchedule(1, clock)
     assert max(pace.next_poll_ms() for _ in range(10_000)) == MOST_MS
 
 
 def test_it_falls_back_once_the_crowd_has_gone_however_large_it_was(clock: Clock) -> None:
-    pace = Pace(100, clock)
+    pace = PollSchedule(100, clock)
     for _ in range(100_000):
         pace.next_poll_ms()
     clock.now += 5

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.grabs.parser import HEAD_MAX, PlainGrab, Unread, read_plain_grab
+from gateway.grabs.parser import HEAD_MAX, NotPlain, PlainGrab, read_plain_grab
 
 BODY = b'{"quantity": 1}'
 GRAB = (
@@ -53,7 +53,7 @@ def test_without_a_ticket_it_is_plain_all_the_same() -> None:
 
 @given(st.integers(0, len(GRAB) - 1))
 def test_every_part_of_one_may_become_one(end: int) -> None:
-    assert read_plain_grab(GRAB[:end]) is Unread.UNFINISHED
+    assert read_plain_grab(GRAB[:end]) is NotPlain.UNFINISHED
 
 
 UNUSUAL = {
@@ -101,10 +101,10 @@ UNUSUAL = {
 
 @pytest.mark.parametrize("name", UNUSUAL)
 def test_anything_unusual_is_left_alone(name: str) -> None:
-    assert read_plain_grab(UNUSUAL[name]) is Unread.UNUSUAL
+    assert read_plain_grab(UNUSUAL[name]) is NotPlain.UNUSUAL
 
 
 @given(st.binary(max_size=300))
 def test_nothing_makes_it_fail(data: bytes) -> None:
     assert read_plain_grab(GRAB[:40] + data + GRAB[40:]) is not None
-    assert read_plain_grab(data) in set(Unread)
+    assert read_plain_grab(data) in set(NotPlain)

@@ -9,7 +9,7 @@ import pytest
 import typer
 
 from loadtest.bench.grab_costs import Growth, Point, Round
-from loadtest.crowd.generator import Report, Shot
+from loadtest.crowd.generator import GeneratorReport, PlannedRequest
 from loadtest.crowd.plots import (
     crowd_title,
     draw,
@@ -32,14 +32,16 @@ def as_read(figures: dict) -> dict:
 def crowd() -> dict:
     """A second of a run: ten 202, then nine 409, and one that got no answer."""
     shots = [
-        Shot(n / 20, b"", sent_s=n / 20 + 0.001, answered_s=n / 20 + 0.01 * (n + 1), status=status)
+        PlannedRequest(
+            n / 20, b"", sent_s=n / 20 + 0.001, answered_s=n / 20 + 0.01 * (n + 1), status=status
+        )
         for n, status in enumerate([202] * 10 + [409] * 9 + [0])
     ]
     options = {"arrivals": "poisson", "gateways": 2, "consumers": 1, "sales": 1}
     return as_read(
         origin("crowd", {"Redis": "7.0.15"})
         | {"options": options}
-        | CrowdReport(Report(shots), 1).plain()
+        | CrowdReport(GeneratorReport(shots), 1).plain()
     )
 
 

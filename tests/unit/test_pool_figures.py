@@ -14,7 +14,7 @@ from ops.cli.pool import not_in_force
 from ops.cli.pool_tables import tables
 from ops.pool.backlogs import Backlog
 from ops.pool.metrics import Figures, parse, running_roles
-from ops.pool.plan import Duty
+from ops.pool.plan import WorkerDuty
 
 METRICS = """\
 # TYPE seckill_role_in_hand gauge
@@ -80,8 +80,10 @@ async def figures() -> AsyncIterator[Figures]:
         yield Figures(session)
 
 
-def row(figures: Figures, said: object, backlog: Backlog | None = None, duty: Duty | None = None):
-    return figures.of_role("place_orders", duty or Duty(2), said.values(), backlog, 0)
+def row(
+    figures: Figures, said: object, backlog: Backlog | None = None, duty: WorkerDuty | None = None
+):
+    return figures.of_role("place_orders", duty or WorkerDuty(2), said.values(), backlog, 0)
 
 
 async def test_figures_of_workers_are_added_up(figures: Figures, worker) -> None:

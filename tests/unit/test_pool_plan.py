@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from ops.pool.plan import COUNT_MAX, Duty, Plan, load_plan, parse_scale, start_afresh
+from ops.pool.plan import COUNT_MAX, PoolPlan, WorkerDuty, load_plan, parse_scale, start_afresh
 from seckill.errors import SeckillError, UserMistake
 
 ROLES = ("place", "expire", "sweep")
 
 
 @pytest.fixture
-def plan() -> Plan:
-    return Plan({role: Duty(1) for role in ROLES})
+def plan() -> PoolPlan:
+    return PoolPlan({role: WorkerDuty(1) for role in ROLES})
 
 
 @pytest.mark.parametrize(
@@ -27,13 +27,15 @@ def plan() -> Plan:
     ],
 )
 def test_worker_i_runs_the_roles_of_which_i_are_wanted(place, expire, sweep, workers) -> None:
-    plan = Plan({"place": Duty(place), "expire": Duty(expire), "sweep": Duty(sweep)})
+    plan = PoolPlan(
+        {"place": WorkerDuty(place), "expire": WorkerDuty(expire), "sweep": WorkerDuty(sweep)}
+    )
 
     assert plan.workers == len(workers)
     assert [set(plan.roles_of(number + 1)) for number in range(plan.workers)] == workers
 
 
-def test_a_paused_role_runs_nowhere_and_its_workers_stay(plan: Plan) -> None:
+def test_a_paused_role_runs_nowhere_and_its_workers_stay(plan: PoolPlan) -> None:
     plan.scale("place", 3, 3)
     plan.pause(["place"])
     assert plan.workers == 3
@@ -43,7 +45,7 @@ def test_a_paused_role_runs_nowhere_and_its_workers_stay(plan: Plan) -> None:
     assert plan.roles_of(3) == ["place"]
 
 
-def test_draining_pauses_all(plan: Plan) -> None:
+def test_draining_pauses_all(plan: PoolPlan) -> None:
     plan.pause([])
     assert plan.roles_of(1) == []
     assert plan.workers == 1
@@ -52,21 +54,21 @@ def test_draining_pauses_all(plan: Plan) -> None:
 @pytest.mark.parametrize(
     ("before", "low", "high", "wanted"), [(1, 2, 6, 2), (9, 2, 6, 6), (4, 2, 6, 4), (3, 0, 1, 1)]
 )
-def test_bounds_take_the_count_in(plan: Plan, before, low, high, wanted) -> None:
+def test_bounds_take_the_count_in(plan: PoolPlan, before, low, high, wanted) -> None:
     plan.scale("place", before, before)
     plan.scale("place", low, high)
-    assert plan.duties["place"] == Duty(wanted, min=low, max=high)
+    assert plan.duties["place"] == WorkerDuty(wanted, min=low, max=high)
     plan.scale("place", 5, 5)
-    assert plan.duties["place"] == Duty(5), "a fixed count ends autoscaling"
+    assert plan.duties["place"] == WorkerDuty(5), "a fixed count ends autoscaling"
 
 
 @pytest.mark.parametrize(("low", "high"), [(-1, 1), (3, 2), (0, COUNT_MAX + 1), (99, 99)])
-def test_counts_out_of_bounds_are_refused(plan: Plan, low: int, high: int) -> None:
+def test_counts_out_of_bounds_are_refused(plan: PoolPlan, low: int, high: int) -> None:
     with pytest.raises(UserMistake, match="out of bounds"):
         plan.scale("place", low, high)
 
 
-def test_an_unknown_role_is_named_with_those_that_exist(plan: Plan) -> None:
+def test_an_unknown_role_is_named_with_those_that_exist(plan: PoolPlan) -> None:
     for change in (lambda: plan.scale("cook", 1, 1), lambda: plan.pause(["cook"])):
         with pytest.raises(UserMistake, match=r"no role cook; there are: place, expire, sweep"):
             change()
@@ -87,7 +89,7 @@ def test_bad_scale_words_are_one_line(word: str) -> None:
         parse_scale(word)
 
 
-def test_the_next_manager_goes_on_with_what_was_kept(plan: Plan, tmp_path: Path) -> None:
+def test_the_next_manager_goes_on_with_what_was_kept(plan: PoolPlan, tmp_path: Path) -> None:
     plan.scale("place", 4, 4)
     plan.scale("sweep", 1, 3)
     plan.pause(["expire"])
@@ -97,13 +99,13 @@ def test_the_next_manager_goes_on_with_what_was_kept(plan: Plan, tmp_path: Path)
 
 
 def test_a_role_of_which_nothing_is_kept_gets_what_all_began_with(tmp_path: Path) -> None:
-    assert load_plan(tmp_path, ROLES).duties == {role: Duty(1) for role in ROLES}
+    assert load_plan(tmp_path, ROLES).duties == {role: WorkerDuty(1) for role in ROLES}
     start_afresh(tmp_path, 3)
     plan = load_plan(tmp_path, ROLES)
-    assert plan.duties == {role: Duty(3) for role in ROLES}
+    assert plan.duties == {role: WorkerDuty(3) for role in ROLES}
     plan.scale("place", 5, 5)
     plan.save(tmp_path)
-    assert load_plan(tmp_path, [*ROLES, "new"]).duties["new"] == Duty(3)
+    assert load_plan(tmp_path, [*ROLES, "new"]).duties["new"] == WorkerDuty(3)
     start_afresh(tmp_path, 0)
     assert load_plan(tmp_path, ROLES).workers == 0
 

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from seckill.errors import Unavailable
-from seckill.single_flight import SharedReading
+from seckill.single_flight import SingleFlight
 
 
 class Store:
@@ -24,7 +24,7 @@ class Store:
         return self.reads
 
 
-async def waiting(reading: SharedReading[int], count: int) -> list[asyncio.Task[int]]:
+async def waiting(reading: SingleFlight[int], count: int) -> list[asyncio.Task[int]]:
     tasks = [asyncio.create_task(reading.now()) for _ in range(count)]
     await asyncio.sleep(0)
     return tasks
@@ -32,7 +32,7 @@ async def waiting(reading: SharedReading[int], count: int) -> list[asyncio.Task[
 
 async def test_all_who_wait_share_one_reading() -> None:
     store = Store()
-    reading = SharedReading(store.read, interval_s=0.01)
+    reading = SingleFlight(store.read, interval_s=0.01)
     tasks = await waiting(reading, 100)
     store.gate.set()
     # The first began the reading when the others had asked already, or just before they did.
@@ -44,7 +44,7 @@ async def test_all_who_wait_share_one_failure() -> None:
     """A store that hangs costs each of them one time limit or two, not one after the other."""
     store = Store()
     store.away = True
-    reading = SharedReading(store.read, interval_s=0.01)
+    reading = SingleFlight(store.read, interval_s=0.01)
     tasks = await waiting(reading, 100)
     store.gate.set()
     failures = await asyncio.gather(*tasks, return_exceptions=True)
@@ -56,7 +56,7 @@ async def test_after_a_failure_it_reads_again() -> None:
     store = Store()
     store.gate.set()
     store.away = True
-    reading = SharedReading(store.read, interval_s=0.01)
+    reading = SingleFlight(store.read, interval_s=0.01)
     with pytest.raises(Unavailable):
         await reading.now()
     store.away = False
@@ -66,5 +66,5 @@ async def test_after_a_failure_it_reads_again() -> None:
 async def test_a_recent_reading_serves_again() -> None:
     store = Store()
     store.gate.set()
-    reading = SharedReading(store.read, interval_s=60)
+    reading = SingleFlight(store.read, interval_s=60)
     assert [await reading.recent() for _ in range(3)] == [1, 1, 1]

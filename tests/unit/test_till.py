@@ -6,17 +6,17 @@ import asyncio
 
 import pytest
 
-from gateway.overload.rate_limiter import Refusal
+from gateway.overload.rate_limiter import RateLimited
 from gateway.payments import tasks
-from gateway.payments.tasks import Till
+from gateway.payments.tasks import PaymentTasks
 from seckill.errors import Unavailable
 from seckill.payments.payment import Payment
-from seckill.transactions.states import Outcome, State
-from seckill.transactions.tcc import Busy
+from seckill.transactions.states import TransactionOutcome, TransactionState
+from seckill.transactions.tcc import CoordinatorFull
 
 PAYMENT = Payment("sale", "order", "ann")
-PAID = Outcome(State.CONFIRMED)
-LIMITED = Refusal("confirm", 3.0, 1, 1)
+PAID = TransactionOutcome(TransactionState.CONFIRMED)
+LIMITED = RateLimited("confirm", 3.0, 1, 1)
 
 
 class Gate:
@@ -49,7 +49,7 @@ def make(patience):
     def make(*, limiter, checkout, in_hand_max=9):
         if not (limiter.answer.done() and checkout.answer.done()):
             patience(0.01)
-        return Till(limiter, checkout, in_hand_max=in_hand_max)
+        return PaymentTasks(limiter, checkout, in_hand_max=in_hand_max)
 
     return make
 
@@ -105,7 +105,7 @@ async def test_a_full_till_is_busy_until_one_has_ended(make, patience):
     checkout = Gate()
     counter = make(limiter=Gate(False), checkout=checkout, in_hand_max=1)
     assert await counter.pay(PAYMENT) is None
-    with pytest.raises(Busy):
+    with pytest.raises(CoordinatorFull):
         await counter.pay(PAYMENT)
     checkout.answer.set_result(PAID)
     await counter.drain(within_s=30)

@@ -28,7 +28,7 @@ from loadtest.stack import Process, pinned
 from ops.processes.child import Child, run_to_end
 from ops.processes.ports import LOOPBACK, free_port
 from ops.stack.credentials import load_credentials
-from ops.stack.servers.server import Place, until_answers, write_private
+from ops.stack.servers.server import StackHome, until_answers, write_private
 from seckill.adapters import redis_keys
 from seckill.errors import SeckillError
 from seckill.inventory.reservations import Verdict
@@ -49,7 +49,7 @@ CONNECTIONS_KEPT = 1024
 class Site:
     """Where a peer is to run, and the Redis that it is to use."""
 
-    place: Place
+    place: StackHome
     directory: Path
     port: int
     redis_url: str
@@ -74,7 +74,7 @@ async def running(
 
     Raises StartFailed with the end of its log. One of each peer at a time in a home.
     """
-    place = Place(home, load_credentials(home))
+    place = StackHome(home, load_credentials(home))
     name = f"peer-{peer.name}"
     site = Site(place, place.directory(name), free_port(), redis_url)
     url = f"http://{LOOPBACK}:{site.port}"

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 import asyncpg
 from redis.asyncio import Redis
 
-from ops.stack.servers.server import Store
+from ops.stack.servers.server import Server
 from seckill.adapters import redis as redis_client
 from seckill.adapters.rabbitmq import Broker
 
@@ -15,11 +15,11 @@ from seckill.adapters.rabbitmq import Broker
 GREETING_S = 5.0
 
 
-async def greet(name: str, url: str) -> Store:
+async def greet(name: str, url: str) -> Server:
     """Return the store, or raise what its driver says when it does not answer."""
     await _GREETINGS[name](url)
     parts = urlsplit(url)
-    return Store(name, url, f"{parts.hostname}:{parts.port}", [])
+    return Server(name, url, f"{parts.hostname}:{parts.port}", [])
 
 
 async def _redis(url: str) -> None:

@@ -19,13 +19,13 @@ from ops.processes.child import Child, StartFailed, run_as, run_to_end
 from ops.processes.pid_files import POLL_S
 from ops.processes.ports import LOOPBACK, free_port
 from ops.stack.discovery import require
-from ops.stack.servers.server import Place, Store, configuration, until_answers
+from ops.stack.servers.server import Server, StackHome, configuration, until_answers
 
 USER = "seckill"
 DATABASE = "seckill"
 
 
-async def prepare(place: Place) -> Store:
+async def prepare(place: StackHome) -> Server:
     """Make the database cluster at the first start, write its configuration, describe it."""
     binaries = require("postgresql")
     user = _server_user()
@@ -45,7 +45,7 @@ async def prepare(place: Place) -> Store:
         user=user,
     )
     child = Child(spec, lambda: _answers(server_url), lambda: _orphans_gone(data))
-    return Store("postgresql", f"{server_url}/{DATABASE}", f"{LOOPBACK}:{port}", [child])
+    return Server("postgresql", f"{server_url}/{DATABASE}", f"{LOOPBACK}:{port}", [child])
 
 
 def _server_user() -> str | None:
@@ -56,7 +56,7 @@ def _server_user() -> str | None:
     return "postgres" if "postgres" in known else "nobody"
 
 
-def _directory(place: Place, user: str | None) -> Path:
+def _directory(place: StackHome, user: str | None) -> Path:
     """Return a directory that belongs to `user`.
 
     A home that `user` cannot reach (below /root, say) is no use; the data then goes to /var/tmp,
@@ -78,7 +78,7 @@ def _directory(place: Place, user: str | None) -> Path:
     return elsewhere
 
 
-async def _initialise(place: Place, binaries: Path, data: Path, user: str | None) -> None:
+async def _initialise(place: StackHome, binaries: Path, data: Path, user: str | None) -> None:
     """Run initdb in a directory beside `data` and rename it: a kill leaves nothing half made."""
     new, password = data.with_name("new"), data.with_name("password")
     shutil.rmtree(new, ignore_errors=True)

@@ -17,12 +17,12 @@ from aio_pika.exceptions import AMQPError
 from ops.processes.child import Child
 from ops.processes.ports import LOOPBACK, free_port
 from ops.stack.discovery import ServerMissing, epmd, require
-from ops.stack.servers.server import Place, Store, configuration, until_answers, write_private
+from ops.stack.servers.server import Server, StackHome, configuration, until_answers, write_private
 
 USER = "seckill"
 
 
-async def prepare(place: Place) -> Store:
+async def prepare(place: StackHome) -> Server:
     """Write the configuration and describe the two processes."""
     server = require("rabbitmq")
     mapper = epmd()
@@ -53,7 +53,7 @@ async def prepare(place: Place) -> Store:
         # on another processor is slow on virtual machines: 6 s on one, 10 to 20 s on two.
         start_on_one_cpu=True,
     )
-    return Store(
+    return Server(
         "rabbitmq",
         url,
         f"{LOOPBACK}:{port}",

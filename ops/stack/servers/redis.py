@@ -11,10 +11,10 @@ from redis.exceptions import TimeoutError as NoAnswer
 from ops.processes.child import Child
 from ops.processes.ports import LOOPBACK, free_port
 from ops.stack.discovery import require
-from ops.stack.servers.server import Place, Store, configuration, until_answers, write_private
+from ops.stack.servers.server import Server, StackHome, configuration, until_answers, write_private
 
 
-async def prepare(place: Place) -> Store:
+async def prepare(place: StackHome) -> Server:
     """Write the configuration and describe the process."""
     server = require("redis")
     directory = place.directory("redis")
@@ -27,7 +27,7 @@ async def prepare(place: Place) -> Store:
     # With the name of the user, without which redis-cli 7.0 does not log in.
     url = f"redis://default:{password}@{LOOPBACK}:{port}/0"
     child = Child(place.spec("redis", [server, config], cwd=directory), lambda: _answers(url))
-    return Store("redis", url, f"{LOOPBACK}:{port}", [child])
+    return Server("redis", url, f"{LOOPBACK}:{port}", [child])
 
 
 async def _answers(url: str) -> None:

@@ -16,7 +16,7 @@ from ops.stack.credentials import Credentials
 
 
 @dataclass(frozen=True, slots=True)
-class Store:
+class Server:
     """A store to run: its address, and its processes in the order in which to start them."""
 
     name: str
@@ -26,7 +26,7 @@ class Store:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class StackHome:
     """The home of one stack."""
 
     home: Path
