@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 from redis.asyncio import Redis
-from shop import Shop
+
+from tests.lua.shop import Shop
 
 
 @pytest.fixture

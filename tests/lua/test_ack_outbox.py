@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from shop import Shop, buyers
-
 from seckill.inventory.reservations import CALL_MAX
+from tests.lua.shop import Shop, buyers
 
 
 async def test_only_the_named_entries_go(shop: Shop) -> None:

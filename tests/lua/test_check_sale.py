@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from shop import EPOCH, Shop
 
 import lua
 from seckill.adapters import redis_keys
+from tests.lua.shop import EPOCH, Shop
 
 NONE = "0-0"
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import pytest
-from shop import HOUR_MS, Shop
 
 from seckill.adapters import redis_keys
 from seckill.inventory.reservations import CALL_MAX, LookUp, Verdict
+from tests.lua.shop import HOUR_MS, Shop
 
 
 async def test_each_buyer_gets_his_own_holding_in_order(shop: Shop) -> None:

@@ -11,7 +11,6 @@ from unittest.mock import ANY
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from shop import EPOCH, HOUR_MS, NUMBER, Shop, buyers
 
 from seckill.adapters import redis_keys
 from seckill.errors import Unavailable
@@ -25,6 +24,7 @@ from seckill.inventory.reservations import (
     Verdict,
 )
 from seckill.order_ids import new_order_id
+from tests.lua.shop import EPOCH, HOUR_MS, NUMBER, Shop, buyers
 
 # What is granted.
 

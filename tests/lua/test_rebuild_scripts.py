@@ -6,12 +6,12 @@ from typing import Any
 
 import msgspec
 import pytest
-from shop import EPOCH, NUMBER, Shop
 
 import lua
 from seckill.adapters import redis_keys
 from seckill.inventory.reservations import Holding
 from seckill.order_ids import new_order_id
+from tests.lua.shop import EPOCH, NUMBER, Shop
 
 OK, CONFLICT = [b"OK"], [b"CONFLICT"]
 NEXT = EPOCH + 1

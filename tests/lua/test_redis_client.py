@@ -9,10 +9,10 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
-from shop import Shop
 
 from seckill.adapters import redis as redis_client
 from seckill.adapters.redis import CONNECTIONS_MAX, PIPELINE_MAX, SCRIPTS_UNDER_WAY, PipeliningRedis
+from tests.lua.shop import Shop
 from tests.processes import eventually
 
 

@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from shop import EPOCH, Shop
 
 from seckill.adapters import redis_keys
 from seckill.inventory.reservations import Restock, Restocked
+from tests.lua.shop import EPOCH, Shop
 
 
 async def step(shop: Shop, before: int, after: int, *, epoch: int = EPOCH) -> Restocked:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from shop import EPOCH, NUMBER, Shop
 
 from seckill.adapters import redis_keys
 from seckill.errors import Unavailable
 from seckill.inventory.reservations import CALL_MAX, Holding, Return
 from seckill.order_ids import new_order_id
+from tests.lua.shop import EPOCH, NUMBER, Shop
 
 LATER = [b"LATER"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from shop import EPOCH, NUMBER, Shop
 
 from seckill.adapters import redis_keys
 from seckill.inventory.reservations import SaleTerms
+from tests.lua.shop import EPOCH, NUMBER, Shop
 
 TERMS = SaleTerms(NUMBER, stock=5, per_order_max=2, epoch=EPOCH, opens_at_ms=10, closes_at_ms=2**52)
 

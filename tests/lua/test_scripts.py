@@ -6,9 +6,9 @@ from importlib.resources import files
 
 import pytest
 from redis.asyncio import Redis
-from shop import EPOCH, Shop
 
 import lua
+from tests.lua.shop import EPOCH, Shop
 
 NAMES = sorted(
     file.name.removesuffix(".lua") for file in files("lua").iterdir() if file.name.endswith(".lua")

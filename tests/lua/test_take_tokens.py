@@ -15,13 +15,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
-from shop import Shop
 
 from config.limits import Tier
 from seckill.adapters import redis_keys
 from seckill.inventory.reservations import CALL_MAX
 from seckill.sales.rate_limits import SaleLimit
 from seckill.sales.token_buckets import GRACE_US, LEASE_US, LINE_MAX, TokenBuckets, TokenLease
+from tests.lua.shop import Shop
 
 SALE = "spring"
 GRACE_S, LEASE_S = GRACE_US / 1e6, LEASE_US / 1e6

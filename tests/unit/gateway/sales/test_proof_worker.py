@@ -6,15 +6,15 @@ import json
 import os
 import shutil
 import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from config.settings import PROJECT_ROOT
 from seckill.auth import proof_of_work
-from tests.unit.test_proofs import KNOWN
+from tests.unit.seckill.auth.test_proof_of_work import KNOWN
 
-WORKER = Path(__file__).resolve().parents[2] / "gateway" / "static" / "proof-worker.js"
+WORKER = PROJECT_ROOT / "gateway" / "static" / "proof-worker.js"
 LINES_MAX = 120
 #: Stands in for the browser: gives the worker its tasks, prints what it posts.
 HARNESS = """
