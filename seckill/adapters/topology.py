@@ -19,7 +19,7 @@ ORDERS_PLACE = "orders.place"
 ORDERS_EXPIRE = "orders.expire"
 SAGA_STEPS = "saga.steps"
 #: Topic exchange; the topics are in docs/events.md.
-EVENTS = "seckill.orders.event_outbox"
+EVENTS = "seckill.events"
 #: Queues that roles work on. Each has a dead queue.
 WORK_QUEUES = (ORDERS_PLACE, ORDERS_EXPIRE, SAGA_STEPS)
 
