@@ -61,7 +61,6 @@ ROWS = (
     Row("8", "a grab among 10 M holders / 10 k", "many", "few", 1.3, 1.05, less=True),
     Row("", "two gateways / one, counting who shares its core", "both", "one"),
     Row("", "micro-batched / one EVALSHA a grab", "win", "unbatched", 2.5),
-    Row("", "won, one core / Go net/http, script only", "win", "go"),
     Row("", "one consumer, full queue / one by one", "merged", "single", 10),
 )
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from aiohttp import ClientSession
 from prometheus_client.parser import text_string_to_metric_families
 
-from loadtest.bench.peers.servers import GO, HELLO, NGINX, Peer, running
+from loadtest.bench.peers.servers import HELLO, NGINX, Peer, running
 from loadtest.bench.wrk import get, grab_in, grabs_per_second, press_in_vain
 from loadtest.crowd.report import CrowdReport
 from loadtest.crowd.schedule import Schedule, offer_grabs
@@ -128,8 +128,6 @@ async def one_core_sides(
             )
         if hello := await start(HELLO):
             add("hello", "bare aiohttp hello", lambda: _hello(hello, seconds), hello)
-        if go := await start(GO):
-            add("go", "Go net/http, script", lambda: _peer(stack, go, seconds), go)
         yield sides
 
 

@@ -1,7 +1,7 @@
-"""The peers as processes: what each lacks on this machine, and how it is started and stopped.
+"""The peers as processes: what each lacks on this machine, and how each is started and stopped.
 
 if line := NGINX.missing():
-    print(line)  # left out with a word, never silently
+    print(line)  # a row that is left out is named
 else:
     async with running(NGINX, stack.home, stack.services.redis_url, core) as peer:
         ...  # peer.url
@@ -15,17 +15,17 @@ import shutil
 import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import aiohttp
 
-from config.settings import PROJECT_ROOT, Settings
+from config.settings import Settings
 from gateway.http.problems import REFUSALS, Problem, problem_body
 from loadtest.stack import Process, pinned
-from ops.processes.child import Child, run_to_end
+from ops.processes.child import Child
 from ops.processes.ports import LOOPBACK, free_port
 from ops.stack.credentials import load_credentials
 from ops.stack.servers.server import StackHome, until_answers, write_private
@@ -39,9 +39,9 @@ NGINX_PACKAGES = "nginx libnginx-mod-http-lua lua-nginx-redis lua-cjson"
 #: Where Debian and Ubuntu put the modules of their nginx, and the Lua of those.
 NGINX_MODULES = Path("/usr/lib/nginx/modules")
 NGINX_LUA = Path("/usr/share/lua/5.1/nginx")
-#: As patient as our side of a closed loop: a peer that is slow must answer all it is given, too.
+#: As patient as our side of a closed loop: a slow peer must answer all of its requests, too.
 CALL_MAX_MS = 60_000
-#: More than wrk has requests under way, so that no connection to Redis is made twice.
+#: More than wrk has requests in flight, so that no connection to Redis is made twice.
 CONNECTIONS_KEPT = 1024
 
 
@@ -49,7 +49,6 @@ CONNECTIONS_KEPT = 1024
 class Site:
     """Where a peer is to run, and the Redis that it is to use."""
 
-    place: StackHome
     directory: Path
     port: int
     redis_url: str
@@ -57,10 +56,10 @@ class Site:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A server to measure ours against."""
+    """A server to compare ours with."""
 
     name: str
-    #: Says in one line what this machine lacks for it, and what to type; "" when it can run.
+    #: Returns one line: what this machine lacks for the peer and what to type; "" if it can run.
     missing: Callable[[], str]
     #: Makes the files that it needs and returns its command line.
     prepare: Callable[[Site], Awaitable[Sequence[str | Path]]]
@@ -72,16 +71,17 @@ async def running(
 ) -> AsyncIterator[Process]:
     """Run a peer, pinned if a core is given, from when it answers to the end of the block.
 
-    Raises StartFailed with the end of its log. One of each peer at a time in a home.
+    Raise StartFailed with the end of its log if it does not start. One of each peer at a time in
+    a home.
     """
-    place = StackHome(home, load_credentials(home))
+    stack_home = StackHome(home, load_credentials(home))
     name = f"peer-{peer.name}"
-    site = Site(place, place.directory(name), free_port(), redis_url)
+    site = Site(stack_home.directory(name), free_port(), redis_url)
     url = f"http://{LOOPBACK}:{site.port}"
-    argv = await peer.prepare(site)
-    child = Child(place.spec(name, argv, cwd=site.directory), lambda: _answers(url))
+    spec = stack_home.spec(name, await peer.prepare(site), cwd=site.directory)
+    child = Child(spec, lambda: _answers(url))
     try:
-        with nullcontext() if core is None else pinned(core):
+        with pinned(core):
             await child.start()
         yield Process(child, url)
     finally:
@@ -98,9 +98,6 @@ async def _answers(url: str) -> None:
         await until_answers(ask, (aiohttp.ClientConnectionError,))
 
 
-# hello
-
-
 async def _prepare_hello(site: Site) -> list[str | Path]:
     return [sys.executable, SOURCES / "hello.py", str(site.port)]
 
@@ -109,21 +106,15 @@ async def _prepare_hello(site: Site) -> list[str | Path]:
 HELLO = Peer("hello", lambda: "", _prepare_hello)
 
 
-# nginx
-
-
 def _find_nginx() -> str | None:
     # Debian keeps it in sbin, which an ordinary user's path lacks.
     return shutil.which("nginx", path=os.pathsep.join([*os.get_exec_path(), "/usr/sbin"]))
 
 
 def _missing_nginx() -> str:
-    files = (
-        NGINX_MODULES / "ndk_http_module.so",
-        NGINX_MODULES / "ngx_http_lua_module.so",
-        NGINX_LUA / "redis.lua",
-    )
+    modules = [NGINX_MODULES / f"{name}.so" for name in ("ndk_http_module", "ngx_http_lua_module")]
     cjson = Path("/usr/lib").glob("*/lua/5.1/cjson.so")  # below the machine's triplet
+    files = [*modules, NGINX_LUA / "redis.lua"]
     if _find_nginx() and all(file.exists() for file in files) and any(cjson):
         return ""
     return f"nginx with Lua is missing; type: sudo apt-get install {NGINX_PACKAGES}"
@@ -136,7 +127,8 @@ async def _prepare_nginx(site: Site) -> list[str | Path]:
     for name, value in own.items():
         text = text.replace(f"@{name}@", str(value))
     config.write_text(text)
-    _write_settings(site)
+    # A file, because everybody on the machine can read a command line.
+    write_private(site.directory / "settings.json", json.dumps(_nginx_settings(site), indent=2))
     # The prefix is where it looks for settings.json and writes what it has to.
     return [_find_nginx() or "nginx", "-p", site.directory, "-c", config]
 
@@ -145,41 +137,16 @@ async def _prepare_nginx(site: Site) -> list[str | Path]:
 NGINX = Peer("nginx", _missing_nginx, _prepare_nginx)
 
 
-# Go
-
-
-def _missing_go() -> str:
-    return "" if shutil.which("go") else "Go is missing; type: sudo apt-get install golang-go"
-
-
-async def _prepare_go(site: Site) -> list[str | Path]:
-    program = site.directory / "grabs"
-    # Outside of any module, and of the standard library alone: nothing is downloaded.
-    build: list[str | Path] = ["go", "build", "-o", program, SOURCES / "grabs.go"]
-    # One cache for all homes: since 1.20 Go comes with a library that is yet to be compiled, which
-    # takes half a minute.
-    env = {"GOCACHE": str(PROJECT_ROOT / ".seckill" / "go-cache")}
-    await run_to_end(site.place.spec("peer-go-build", build, cwd=site.directory, env=env))
-    return [program, "-port", str(site.port), "-settings", _write_settings(site)]
-
-
-#: Go's net/http: grabs by one script call a request.
-GO = Peer("go", _missing_go, _prepare_go)
-
-
-# What peers that grab are told.
-
-
-def _write_settings(site: Site) -> Path:
-    """Write what a peer needs to know: in a file, as everybody can read command lines."""
+def _nginx_settings(site: Site) -> dict[str, object]:
     redis = urlsplit(site.redis_url)
     if redis.scheme != "redis":
         raise SeckillError(f"peers can only use a redis:// URL, not {redis.scheme}://")
     refusals = {verdict.value: problem for verdict, problem in REFUSALS.items()}
     refusals |= {Verdict.QUANTITY.value: Problem.BAD_REQUEST, "ticket": Problem.BAD_TICKET}
-    settings = {
+    keys = redis_keys.stock, redis_keys.sale, redis_keys.holders, redis_keys.outbox
+    return {
         "redis": {
-            # As an address: nginx knows of names only what a name server tells it.
+            # As an address: nginx resolves names by a name server alone.
             "host": socket.gethostbyname(redis.hostname or LOOPBACK),
             "port": redis.port or 6379,
             "user": unquote(redis.username or "default"),
@@ -188,11 +155,8 @@ def _write_settings(site: Site) -> Path:
             "connections_kept": CONNECTIONS_KEPT,
         },
         "script": (SOURCES / "one_grab.lua").read_text(),
-        # No sale has this name, so that it marks where that goes.
-        "keys": [
-            key("%s")
-            for key in (redis_keys.stock, redis_keys.sale, redis_keys.holders, redis_keys.outbox)
-        ],
+        # No sale has this name, so that it marks where a sale's name goes.
+        "keys": [key("%s") for key in keys],
         "call_max_ms": CALL_MAX_MS,
         "outbox_max": Settings.model_fields["outbox_max"].default,
         "refusals": {
@@ -200,6 +164,3 @@ def _write_settings(site: Site) -> Path:
             for name, problem in refusals.items()
         },
     }
-    file = site.directory / "settings.json"
-    write_private(file, json.dumps(settings, indent=2))
-    return file

@@ -1,4 +1,4 @@
-"""The servers of the benchmarks do the work that they are measured by."""
+"""The servers that benchmarks compare with do the work that they are measured by."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import lua
 from config.settings import Settings
 from gateway.http.problems import Problem, problem_body
 from loadtest.bench.peers import servers
-from loadtest.bench.peers.servers import GO, HELLO, NGINX, SOURCES, Peer, running
+from loadtest.bench.peers.servers import HELLO, NGINX, SOURCES, Peer, running
 from ops.processes.child import StartFailed
 from seckill import order_ids
 from seckill.adapters import redis_keys
@@ -66,7 +66,7 @@ class Twins:
         wait_ms: int = HOUR_MS,
         outbox_max: int = 100,
     ) -> str:
-        """Grab in both, and return what both are told: the letter, or the word for the call."""
+        """Grab in both, and return what both reply: the letter, or the word for the call."""
         order_id = new_order_id(NUMBER)
         deadline_ms = await self.stock.now_ms() + wait_ms
         settled = self.entries.pop(0) if settle and self.entries else ("", "")
@@ -146,11 +146,11 @@ async def test_an_accepted_grab_is_a_holder_an_outbox_entry_and_less_stock(twins
 
 async def test_a_repeat_gets_the_first_order_whatever_the_sale_says(twins: Twins) -> None:
     await twins.open(1)
-    told = [await twins.grab("ann") for _ in range(2)]
+    replies = [await twins.grab("ann") for _ in range(2)]
     for state in ("paused", "closed"):
         await twins.set(state=state)
-        told.append(await twins.grab("ann", 9))
-    assert told == ["A", "D", "D", "D"]
+        replies.append(await twins.grab("ann", 9))
+    assert replies == ["A", "D", "D", "D"]
 
 
 async def test_exactly_as_many_units_are_sold_as_there_are(twins: Twins) -> None:
@@ -159,7 +159,7 @@ async def test_exactly_as_many_units_are_sold_as_there_are(twins: Twins) -> None
     assert await twins.conserved("second") == 2
 
 
-CLOSED_GATES: dict[str, tuple[Mapping[str, str | int], str]] = {
+NOT_OPEN: dict[str, tuple[Mapping[str, str | int], str]] = {
     "created": ({"state": "created"}, "N"),
     "before its window": ({"opens_at_ms": 2**52}, "N"),
     "closed": ({"state": "closed"}, "C"),
@@ -170,14 +170,14 @@ CLOSED_GATES: dict[str, tuple[Mapping[str, str | int], str]] = {
 }
 
 
-@pytest.mark.parametrize(("change", "told"), CLOSED_GATES.values(), ids=CLOSED_GATES)
+@pytest.mark.parametrize(("change", "reply"), NOT_OPEN.values(), ids=NOT_OPEN)
 @pytest.mark.parametrize("units", [0, 5])
-async def test_a_closed_gate_is_told_before_quantity_and_stock(
-    twins: Twins, change: Mapping[str, str | int], told: str, units: int
+async def test_a_sale_that_is_not_open_refuses_before_quantity_and_stock(
+    twins: Twins, change: Mapping[str, str | int], reply: str, units: int
 ) -> None:
     await twins.open(units)
     await twins.set(**change)
-    assert await twins.grab("ann", 9) == told
+    assert await twins.grab("ann", 9) == reply
 
 
 async def test_quantity_then_stock_then_outbox(twins: Twins) -> None:
@@ -231,9 +231,11 @@ async def test_both_scripts_agree_in_any_history(redis: Redis, units: int, histo
 # The servers.
 
 
-def skip_where_missing(peer: Peer) -> None:
-    if line := peer.missing():
+@pytest.fixture
+def nginx() -> Peer:
+    if line := NGINX.missing():
         pytest.skip(line)
+    return NGINX
 
 
 @pytest.fixture
@@ -247,46 +249,43 @@ def problem(kind: Problem) -> Any:
 
 
 async def grab(client: ClientSession, buyer_id: str) -> tuple[int, dict[str, Any]]:
-    """Grab with a ticket whose MAC nobody checks."""
+    """Grab with a ticket whose MAC is not checked."""
     ticket = {"Seckill-Ticket": f"k1~4102444800~{buyer_id}~mac"}
     path = "/v1/sales/first/grabs"
     async with client.post(path, json={"quantity": 1}, headers=ticket) as answer:
         return answer.status, msgspec.json.decode(await answer.read())
 
 
-@pytest.mark.parametrize("peer", [NGINX, GO], ids=lambda peer: peer.name)
-async def test_a_peer_sells_as_the_gateway_does(
-    peer: Peer, home: Path, redis_url: str, twins: Twins
+async def test_nginx_sells_as_the_gateway_does(
+    nginx: Peer, home: Path, redis_url: str, twins: Twins
 ) -> None:
-    skip_where_missing(peer)
     await twins.open(20)
     names = [f"b{n}" for n in range(30)]
-    async with running(peer, home, redis_url) as process, ClientSession(process.url) as client:
+    async with running(nginx, home, redis_url) as process, ClientSession(process.url) as client:
         answers = await asyncio.gather(*(grab(client, name) for name in names))
         await twins.redis.script_flush()
         again = {name: await grab(client, name) for name in names}
         assert await grab(client, "") == (401, problem(Problem.BAD_TICKET))
 
-    told = dict(zip(names, answers, strict=True))
+    got = dict(zip(names, answers, strict=True))
     assert Counter(status for status, _ in answers) == {202: 20, 409: 10}
-    sold = {name: body["order_id"] for name, (status, body) in told.items() if status == 202}
+    sold = {name: body["order_id"] for name, (status, body) in got.items() if status == 202}
     assert all(map(order_ids.PATTERN.match, sold.values()))
     for name in names:
         if order_id := sold.get(name):
             queued = {"order_id": order_id, "status": "queued", "next_poll_ms": 500}
-            assert told[name] == (202, queued)
+            assert got[name] == (202, queued)
             assert again[name] == (200, {"order_id": order_id, "status": "yours"})
         else:
-            assert told[name] == again[name] == (409, problem(Problem.SOLD_OUT))
+            assert got[name] == again[name] == (409, problem(Problem.SOLD_OUT))
     held = await twins.redis.hgetall(redis_keys.holders("first"))
     assert held == {name.encode(): f"{id_}:1".encode() for name, id_ in sold.items()}
     assert await twins.conserved("first") == 20
     assert await twins.outbox("first") == []  # each later grab, also a repeat, dropped one
 
 
-async def test_nginx_refuses_with_our_constant(home: Path, redis_url: str) -> None:
-    skip_where_missing(NGINX)
-    async with running(NGINX, home, redis_url) as process, ClientSession(process.url) as client:
+async def test_nginx_refuses_with_our_constant(nginx: Peer, home: Path, redis_url: str) -> None:
+    async with running(nginx, home, redis_url) as process, ClientSession(process.url) as client:
         for method in ("GET", "POST"):
             async with client.request(method, "/constant") as answer:
                 assert (answer.status, answer.content_type) == (409, "application/problem+json")
@@ -321,7 +320,7 @@ async def test_a_peer_is_stopped_whatever_happens_beside_it(home: Path, redis_ur
     assert [process.child.describe_end() for process in processes] == ["exited with 0"]
 
 
-async def test_a_peer_that_does_not_start_says_why(home: Path, redis_url: str) -> None:
+async def test_a_peer_that_does_not_start_raises_with_its_log(home: Path, redis_url: str) -> None:
     async def prepare(_: servers.Site) -> list[str | Path]:
         return ["sh", "-c", "echo it is broken; exit 3"]
 
@@ -330,9 +329,8 @@ async def test_a_peer_that_does_not_start_says_why(home: Path, redis_url: str) -
             pass
 
 
-def test_what_is_missing_is_said_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_missing_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(servers, "NGINX_MODULES", tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
-    for peer, what in ((NGINX, "nginx with Lua"), (GO, "Go")):
-        assert peer.missing().startswith(f"{what} is missing; type: sudo apt-get install ")
-        assert "\n" not in peer.missing()
+    assert NGINX.missing().startswith("nginx with Lua is missing; type: sudo apt-get install ")
+    assert "\n" not in NGINX.missing()

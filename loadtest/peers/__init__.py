@@ -1,1 +1,0 @@
-"""Servers to measure ours against: what others would write for the same work, or for none."""
