@@ -24,7 +24,7 @@ from seckill.consistency import verify
 from seckill.inventory.reservations import Stock
 from seckill.sales import sales
 from seckill.sales.sales import NewSale, Sale
-from tests.till import Till
+from tests.checkout import CheckoutBench
 
 #: `pytest --hypothesis-profile=thorough`: many more examples where a test has few by itself.
 hypothesis.settings.register_profile("thorough", deadline=None)
@@ -104,8 +104,8 @@ def open_sale(db: asyncpg.Pool, stock: Stock) -> OpenSale:
 
 
 @pytest.fixture
-async def till(db: asyncpg.Pool, store: Redis) -> Till:
-    return Till(db, store)
+async def checkout(db: asyncpg.Pool, store: Redis) -> CheckoutBench:
+    return CheckoutBench(db, store)
 
 
 @pytest.fixture

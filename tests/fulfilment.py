@@ -1,4 +1,4 @@
-"""Fulfilment in the test's own process: each message is handed over as soon as it is sent."""
+"""Fulfilment in the test's own process: each message is handled as soon as it is sent."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from seckill.transactions.saga import Saga
 from seckill.transactions.states import SagaPosition, TransactionState
 
 
-class Courier:
+class StepRecorder:
     """A publisher that keeps what it is to publish."""
 
     def __init__(self) -> None:
@@ -29,13 +29,13 @@ class Courier:
         return steps
 
 
-class Fulfilling:
+class FulfilmentWorker:
     """One worker of the saga `fulfilment`."""
 
     def __init__(self, db: Any, provider: Any = None) -> None:
         self._db = db
-        self._courier = Courier()
-        publisher: Any = self._courier
+        self._recorder = StepRecorder()
+        publisher: Any = self._recorder
         self.saga = Saga(fulfilment.definition(db, provider), TransactionLog(db), publisher)
 
     async def open_steps(self, sale_id: str) -> list[SagaPosition]:
@@ -53,14 +53,14 @@ class Fulfilling:
     async def step(self, sale_id: str) -> None:
         """Do the next step of each open saga of a sale, and lose the messages that follow."""
         await self.saga.handle(await self.open_steps(sale_id))
-        self._courier.take()
+        self._recorder.take()
 
     async def run(self, sale_id: str) -> None:
         """Do all that can be done for a sale now."""
         steps = await self.open_steps(sale_id)
         while steps:
             await self.saga.handle(steps)
-            steps = self._courier.take()
+            steps = self._recorder.take()
 
 
 async def saga_of(db: asyncpg.Pool, order_id: str) -> tuple[str, str | None] | None:

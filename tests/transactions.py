@@ -203,7 +203,7 @@ class LosesReplies:
         return refused
 
 
-class Bench:
+class TransactionBench:
     """A definition of its own for a test, and engines for it as several processes have them."""
 
     def __init__(self, probe: Probe, names: Sequence[str] = ("stock", "wallet", "coupon")) -> None:

@@ -6,14 +6,14 @@ import asyncio
 import sys
 
 from seckill.adapters import postgres
-from tests.transactions import Bench, Probe, new_id
+from tests.transactions import Probe, TransactionBench, new_id
 
 WORKERS = 50
 
 
 async def main(dsn: str, name: str) -> None:
     async with postgres.connect(dsn, size=4, timeout_s=5) as db:
-        bench = Bench(Probe(db))
+        bench = TransactionBench(Probe(db))
         bench.name = name
         coordinator = bench.coordinator(capacity=WORKERS)
 

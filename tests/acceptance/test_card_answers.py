@@ -14,8 +14,8 @@ from seckill.auth import webhook_signatures
 from seckill.auth.key_ring import KeyRing
 from seckill.orders.orders import Placement
 from seckill.payments.provider_client import ChargeStatus
+from tests.checkout import payer
 from tests.processes import eventually
-from tests.till import payer
 
 
 @pytest.fixture(scope="module")

@@ -35,12 +35,12 @@ async def refund_all(db, sale):
 
 
 async def test_schemathesis_finds_nothing_and_reaches_every_good_answer(
-    gateway, consumers, db, stock, ticket_for, login_for, tmp_path, contract, till
+    gateway, consumers, db, stock, ticket_for, login_for, tmp_path, contract, checkout
 ):
     new = NewSale(SALE_ID.example, 2**31 - 1, price_cents=1, per_order_max=2**31 - 1)
     await sales.create(db, stock, new)
     sale = await sales.open_(db, stock, new.sale_id)
-    await till.give("alice", wallets.CENTS_MAX)
+    await checkout.give("alice", wallets.CENTS_MAX)
     run = await asyncio.create_subprocess_exec(
         Path(sys.executable).with_name("st"),
         *("--config-file", CONFIG),

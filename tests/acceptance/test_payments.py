@@ -11,9 +11,9 @@ from aiohttp import ClientSession, ClientTimeout
 from seckill.orders.orders import Placement
 from seckill.payments import refunds, wallets
 from seckill.transactions.states import BranchOp
+from tests.checkout import payer
 from tests.event_streams import event_stream
 from tests.processes import eventually
-from tests.till import payer
 
 pytestmark = pytest.mark.usefixtures("consumers")
 
@@ -100,11 +100,20 @@ class Held:
 
 
 async def test_a_paid_order_is_paid_for_everyone_and_for_good(
-    gateway, http, open_sale, placed_for, pay, till, order_now, cancel, login_for, assert_balanced
+    gateway,
+    http,
+    open_sale,
+    placed_for,
+    pay,
+    checkout,
+    order_now,
+    cancel,
+    login_for,
+    assert_balanced,
 ):
     sale = await open_sale(stock=2)
     order = await placed_for(http, sale, payer())
-    await till.give(order.buyer_id, 1999)
+    await checkout.give(order.buyer_id, 1999)
     async with (
         ClientSession(gateway.url) as other,
         event_stream(other, order.order_id, login_for(order.buyer_id)) as stream,
@@ -126,15 +135,15 @@ async def test_a_paid_order_is_paid_for_everyone_and_for_good(
 
 
 async def test_too_little_money_and_bad_coupons_are_402_until_there_is_more(
-    http, open_sale, placed_for, pay, till, order_now, assert_balanced
+    http, open_sale, placed_for, pay, checkout, order_now, assert_balanced
 ):
     sale = await open_sale(stock=2)
     order = await placed_for(http, sale, payer())
     status, body, _ = await pay(http, order)
     assert (status, body["code"]) == (402, "insufficient_funds")
     assert (await order_now(http, order))["status"] == "pending"
-    await till.give(order.buyer_id, 1499)
-    others = await till.coupon("somebody-else", 500)
+    await checkout.give(order.buyer_id, 1499)
+    others = await checkout.coupon("somebody-else", 500)
     for coupon in ("nowhere", others):
         status, body, _ = await pay(http, order, coupon=coupon)
         assert (status, body["code"], body["detail"]) == (
@@ -142,14 +151,16 @@ async def test_too_little_money_and_bad_coupons_are_402_until_there_is_more(
             "coupon_refused",
             "you have no such coupon",
         )
-    assert (await pay(http, order, coupon=await till.coupon(order.buyer_id, 500)))[0] == 200
-    assert (await wallets.find_wallet(till.db, order.buyer_id)).available_cents == 0
+    assert (await pay(http, order, coupon=await checkout.coupon(order.buyer_id, 500)))[0] == 200
+    assert (await wallets.find_wallet(checkout.db, order.buyer_id)).available_cents == 0
     await assert_balanced(sale)
 
 
-async def test_a_queued_order_can_be_paid_soon(http, open_sale, order_for, placing_held, pay, till):
+async def test_a_queued_order_can_be_paid_soon(
+    http, open_sale, order_for, placing_held, pay, checkout
+):
     sale = await open_sale(stock=2)
-    await till.give(name := payer(), 1999)
+    await checkout.give(name := payer(), 1999)
     async with placing_held(sale):
         order = Placement(await order_for(http, sale, name), sale.sale_id, name, 1, 1)
         status, body, headers = await pay(http, order)
@@ -162,11 +173,11 @@ async def test_a_queued_order_can_be_paid_soon(http, open_sale, order_for, placi
 
 
 async def test_an_order_being_paid_is_neither_paid_nor_cancelled_by_others(
-    http, open_sale, placed_for, pay, till, order_now, cancel
+    http, open_sale, placed_for, pay, checkout, order_now, cancel
 ):
     sale = await open_sale(stock=2)
     order = await placed_for(http, sale, payer())
-    await till.run("order", BranchOp.TRY, work := till.work(order))
+    await checkout.run("order", BranchOp.TRY, work := checkout.work(order))
     status, body, _ = await pay(http, order)
     assert (status, body["code"]) == (409, "payment_in_progress")
     status, body = await cancel(http, order)
@@ -174,19 +185,19 @@ async def test_an_order_being_paid_is_neither_paid_nor_cancelled_by_others(
     seen = await order_now(http, order)
     assert seen["status"] == "paying"
     assert seen["next_poll_ms"] > 0
-    await till.run("order", BranchOp.CANCEL, work)
+    await checkout.run("order", BranchOp.CANCEL, work)
     assert (await cancel(http, order))[0] == 200
 
 
 async def test_what_has_ended_cannot_be_paid(
-    http, open_sale, placed_for, pay, till, order_now, cancel, assert_balanced
+    http, open_sale, placed_for, pay, checkout, order_now, cancel, assert_balanced
 ):
     sale = await open_sale(stock=9)
     gone, refunded = [await placed_for(http, sale, payer()) for _ in range(2)]
     await cancel(http, gone)
-    await till.give(refunded.buyer_id, 1999)
+    await checkout.give(refunded.buyer_id, 1999)
     await pay(http, refunded)
-    await refunds.refund(till.db, refunded.order_id, actor="ann", reason="returned")
+    await refunds.refund(checkout.db, refunded.order_id, actor="ann", reason="returned")
     for order in (gone, refunded):
         status, body, _ = await pay(http, order)
         assert (status, body["code"]) == (409, "not_payable")
@@ -197,12 +208,12 @@ async def test_what_has_ended_cannot_be_paid(
 
 
 async def test_F09_an_order_whose_time_has_passed_is_410_before_and_after_it_is_cancelled(
-    http, open_sale, placed_for, pay, till, order_now, assert_balanced
+    http, open_sale, placed_for, pay, checkout, order_now, assert_balanced
 ):
     sale = await open_sale(stock=2)
     order = await placed_for(http, sale, payer())
-    await till.give(order.buyer_id, 1999)
-    await till.db.execute(
+    await checkout.give(order.buyer_id, 1999)
+    await checkout.db.execute(
         "UPDATE orders SET pay_by = now() - interval '1 second' WHERE order_id = $1",
         order.order_id,
     )
@@ -215,7 +226,7 @@ async def test_F09_an_order_whose_time_has_passed_is_410_before_and_after_it_is_
     await eventually(cancelled, "the sweep cancels it")
     status, body, _ = await pay(http, order)
     assert (status, body["code"]) == (410, "expired")
-    assert (await wallets.find_wallet(till.db, order.buyer_id)).available_cents == 1999
+    assert (await wallets.find_wallet(checkout.db, order.buyer_id)).available_cents == 1999
     await assert_balanced(sale)
 
 
@@ -240,12 +251,12 @@ async def test_others_orders_do_not_exist_and_bad_bodies_are_named(
 
 
 async def test_beyond_the_limit_payments_are_deferred_or_refused_with_a_turn(
-    each, open_sale, placed_for, pay, till, order_now, set_limit, assert_balanced
+    each, open_sale, placed_for, pay, checkout, order_now, set_limit, assert_balanced
 ):
     sale = await open_sale(stock=9)
     orders = [await placed_for(each[0], sale, payer()) for _ in range(6)]
     for order in orders:
-        await till.give(order.buyer_id, 1999)
+        await checkout.give(order.buyer_id, 1999)
     await set_limit(sale, "confirm", rate=1, burst=1)
     answers = await asyncio.gather(*(pay(each[0], order) for order in orders))
     for status, body, headers in answers:
@@ -267,14 +278,14 @@ async def test_beyond_the_limit_payments_are_deferred_or_refused_with_a_turn(
 
 
 async def test_more_payments_than_fit_are_503_and_those_in_hand_go_on(
-    processes, open_sale, placed_for, pay, till, row_held, order_now, assert_balanced
+    processes, open_sale, placed_for, pay, checkout, row_held, order_now, assert_balanced
 ):
     small = await processes.run("gateway", SECKILL_PAYMENTS_IN_HAND_MAX="1")
     sale = await open_sale(stock=9)
     async with ClientSession(small.url) as http:
         first, second = [await placed_for(http, sale, payer()) for _ in range(2)]
         for order in (first, second):
-            await till.give(order.buyer_id, 1999)
+            await checkout.give(order.buyer_id, 1999)
         async with row_held(first):
             status, body, _ = await pay(http, first)
             assert (status, body["status"]) == (202, "paying")
@@ -290,11 +301,11 @@ async def test_more_payments_than_fit_are_503_and_those_in_hand_go_on(
 
 
 async def test_a_payment_goes_on_when_its_client_has_left(
-    gateway, http, open_sale, placed_for, login_for, till, row_held, order_now, assert_balanced
+    gateway, http, open_sale, placed_for, login_for, checkout, row_held, order_now, assert_balanced
 ):
     sale = await open_sale(stock=9)
     order = await placed_for(http, sale, payer())
-    await till.give(order.buyer_id, 1999)
+    await checkout.give(order.buyer_id, 1999)
     async with row_held(order), ClientSession(gateway.url) as leaving:
         with pytest.raises(TimeoutError):
             await leaving.post(
@@ -313,13 +324,13 @@ async def test_a_payment_goes_on_when_its_client_has_left(
 
 @pytest.mark.parametrize("lock", ["true", "false"])
 async def test_F20_impatient_clicks_at_two_gateways_charge_once(
-    processes, http, open_sale, placed_for, pay, till, lock, assert_balanced
+    processes, http, open_sale, placed_for, pay, checkout, lock, assert_balanced
 ):
     gateways = [await processes.run("gateway", SECKILL_PAYMENT_LOCK=lock) for _ in range(2)]
     sale = await open_sale(stock=9)
     orders = [await placed_for(http, sale, payer()) for _ in range(4)]
     for order in orders:
-        await till.give(order.buyer_id, 5 * 1999)
+        await checkout.give(order.buyer_id, 5 * 1999)
     async with ClientSession(gateways[0].url) as one, ClientSession(gateways[1].url) as two:
         answers = await asyncio.gather(
             *(pay(session, order) for _ in range(5) for order in orders for session in (one, two))
@@ -333,17 +344,17 @@ async def test_F20_impatient_clicks_at_two_gateways_charge_once(
 
             await eventually(paid, "each is paid")
     for order in orders:
-        wallet = await wallets.find_wallet(till.db, order.buyer_id)
+        wallet = await wallets.find_wallet(checkout.db, order.buyer_id)
         assert (wallet.available_cents, wallet.frozen_cents) == (4 * 1999, 0)
     await assert_balanced(sale)
 
 
 async def test_an_order_that_cannot_be_shipped_is_seen_to_be_refunded(
-    http, gateway, open_sale, placed_for, pay, till, login_for, order_now, db, assert_balanced
+    http, gateway, open_sale, placed_for, pay, checkout, login_for, order_now, db, assert_balanced
 ):
     sale = await open_sale(stock=2)
     order = await placed_for(http, sale, payer())
-    await till.give(order.buyer_id, 1999)
+    await checkout.give(order.buyer_id, 1999)
     await db.execute("INSERT INTO shipping_capacity VALUES ($1, 0)", sale.sale_id)
     assert (await pay(http, order))[0] == 200
     async with (

@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 from seckill.payments import refunds
+from tests.checkout import payer
 from tests.processes import eventually
-from tests.till import payer
 
 pytestmark = pytest.mark.usefixtures("consumers")
 #: Longest wait for an event on a busy machine.
@@ -69,10 +69,10 @@ def row_of(db):
 
 
 async def test_placed_paid_refunded(
-    http, listening, open_sale, order_for, login_for, till, db, row_of
+    http, listening, open_sale, order_for, login_for, checkout, db, row_of
 ):
     buyer = payer()
-    await till.give(buyer, 1999)
+    await checkout.give(buyer, 1999)
     sale = await open_sale()
     async with listening("order.*") as listener:
         order_id = await order_for(http, sale, buyer)

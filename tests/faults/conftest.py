@@ -11,9 +11,9 @@ import pytest
 from config.settings import Settings
 from ops.buyers import grab
 from seckill.orders.orders import Placement
+from tests.checkout import payer
 from tests.faults.proxy import Proxy
 from tests.processes import Processes, eventually
-from tests.till import payer
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ async def postgres_proxy(settings: Settings) -> AsyncIterator[tuple[Proxy, str]]
 
 
 @pytest.fixture
-def placed_order(db, ticket_for, till):
+def placed_order(db, ticket_for, checkout):
     """Grab at a gateway, wait for the row, and fill the wallet."""
 
     async def make(http, sale):
@@ -53,7 +53,7 @@ def placed_order(db, ticket_for, till):
             return await db.fetchval("SELECT 1 FROM orders WHERE order_id = $1", order.order_id)
 
         await eventually(row, "the order is placed")
-        await till.give(name, 1999)
+        await checkout.give(name, 1999)
         return order
 
     return make

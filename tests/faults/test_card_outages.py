@@ -10,8 +10,8 @@ from aiohttp import ClientError, ClientSession
 from ops.buyers import grab
 from ops.processes.ports import free_port
 from ops.sandbox_provider import Sandbox, SandboxBehaviour
+from tests.checkout import payer
 from tests.processes import eventually
-from tests.till import payer
 
 
 async def test_F09_killed_between_try_and_reply_the_payment_is_found_and_paid_once(

@@ -11,16 +11,16 @@ import pytest
 
 from config.settings import Settings
 from seckill.transactions.states import ENDED, BranchCall, TransactionState
-from tests.transactions import Bench, Probe
+from tests.transactions import Probe, TransactionBench
 
 KILLS = 8
 
 
 @pytest.fixture
-async def bench(db: asyncpg.Pool) -> Bench:
+async def bench(db: asyncpg.Pool) -> TransactionBench:
     probe = Probe(db)
     await probe.create()
-    return Bench(probe)
+    return TransactionBench(probe)
 
 
 async def test_F12_killed_coordinators_leave_nothing_half_done_and_have_told_no_lies(
@@ -68,12 +68,12 @@ def _moment_s() -> float:
     return random.uniform(0.01, 0.3)  # noqa: S311 - no secret
 
 
-async def _all(db: asyncpg.Pool, bench: Bench) -> list[BranchCall]:
+async def _all(db: asyncpg.Pool, bench: TransactionBench) -> list[BranchCall]:
     rows = await db.fetch("SELECT tx_id FROM transactions WHERE name = $1", bench.name)
     return [BranchCall(row["tx_id"], {}) for row in rows]
 
 
-async def _open(db: asyncpg.Pool, bench: Bench) -> int:
+async def _open(db: asyncpg.Pool, bench: TransactionBench) -> int:
     return await db.fetchval(
         "SELECT count(*) FROM transactions WHERE name = $1 AND ended_at IS NULL", bench.name
     )

@@ -39,7 +39,7 @@ from seckill.orders import orders
 from seckill.orders.orders import NotPlaced, Placement
 from seckill.sales.directory import SaleDirectory
 from seckill.sales.sales import Sale
-from tests.fulfilment import Fulfilling
+from tests.fulfilment import FulfilmentWorker
 
 HOUR_MS = 3_600_000
 #: Longest wait for something that takes a blink on an idle machine.
@@ -191,7 +191,7 @@ def assert_balanced(
     """Fulfil what is paid, as no worker runs here, and assert that every invariant holds."""
 
     async def check(sale: Sale, **how: float) -> Ledger:
-        await Fulfilling(db).run(sale.sale_id)
+        await FulfilmentWorker(db).run(sale.sale_id)
         return await assert_balanced(sale, **how)
 
     return check

@@ -10,8 +10,8 @@ from collections.abc import Callable
 import pytest
 
 from config.settings import Settings
-from tests.cards import CardDesk
-from tests.till import payer
+from tests.card_payments import CardPaymentBench
+from tests.checkout import payer
 
 Seckill = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -57,13 +57,13 @@ def test_a_coupon_is_handed_out_once(seckill):
     assert (again.returncode, "give another id" in again.stderr) == (2, True)
 
 
-async def test_a_paid_order_is_refunded_on_record(seckill, till, shop, open_sale, db):
+async def test_a_paid_order_is_refunded_on_record(seckill, checkout, shop, open_sale, db):
     sale = await open_sale(stock=1)
     (order,) = await shop.order(sale, payer())
     early = seckill("refund", order.order_id, "--reason", "r")
     assert (early.returncode, "is pending, not paid" in early.stderr) == (2, True)
-    await till.give(order.buyer_id, 1999)
-    await till.pay(order)
+    await checkout.give(order.buyer_id, 1999)
+    await checkout.pay(order)
     done = seckill("refund", order.order_id, "--reason", "wrong size", "--json")
     assert json.loads(done.stdout) == {"order_id": order.order_id, "status": "refunded"}
     assert await shop.states(sale, [order]) == ["refunded wrong size"]
@@ -95,11 +95,11 @@ async def test_payments_without_an_outcome_are_listed_and_asked_about(
 ):
     sale = await open_sale(stock=1)
     [order] = await shop.order(sale, payer())
-    async with CardDesk.open(db) as desk:
-        desk.sandbox.habits.lose_replies = 1
-        await desk.pay(order)
-        await desk.hasten(sale)
-        await desk.payments.ask_due()
+    async with CardPaymentBench.open(db) as cards:
+        cards.sandbox.habits.lose_replies = 1
+        await cards.pay(order)
+        await cards.hasten(sale)
+        await cards.payments.ask_due()
         listed = json.loads(seckill("unknown-payments", "--json").stdout)
         [shown] = [each for each in listed if each["order_id"] == order.order_id]
         assert (shown["state"], shown["cents"], shown["asks"], shown["said"]) == (
@@ -108,8 +108,8 @@ async def test_payments_without_an_outcome_are_listed_and_asked_about(
             1,
             None,
         )
-        desk.sandbox.habits.lose_replies = 0
+        cards.sandbox.habits.lose_replies = 0
         assert "said: nothing" in seckill("unknown-payments", "--ask-now").stdout
-        assert await desk.payments.ask_due() >= 1
+        assert await cards.payments.ask_due() >= 1
     await assert_balanced(sale)
     assert order.order_id not in seckill("unknown-payments", "--json").stdout

@@ -13,7 +13,7 @@ import pytest
 from config.settings import Settings
 from seckill.transactions import attempts, tcc
 from seckill.transactions.states import BranchCall, BranchOp, TransactionState
-from tests.transactions import Bench, Probe, new_id
+from tests.transactions import Probe, TransactionBench, new_id
 
 Tx = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -46,8 +46,8 @@ async def probe(db: asyncpg.Pool) -> Probe:
 
 
 @pytest.fixture
-def bench(probe: Probe) -> Bench:
-    return Bench(probe)
+def bench(probe: Probe) -> TransactionBench:
+    return TransactionBench(probe)
 
 
 @pytest.fixture

@@ -7,17 +7,17 @@ import pytest
 from seckill.errors import Missing, WrongState
 from seckill.payments import refunds, wallets
 from seckill.transactions.states import BranchOp, TransactionState
-from tests.till import BRANCHES, payer
+from tests.checkout import BRANCHES, payer
 
 
 @pytest.fixture
-async def bought(till, shop, open_sale):
+async def bought(checkout, shop, open_sale):
     """A paid order of 1999 cents, 500 of them by coupon, in a sale of three."""
     sale = await open_sale(stock=3)
     (order,) = await shop.order(sale, payer())
-    await till.give(order.buyer_id, 1500)
-    coupon = await till.coupon(order.buyer_id, 500)
-    assert (await till.pay(order, coupon=coupon)).confirmed
+    await checkout.give(order.buyer_id, 1500)
+    coupon = await checkout.coupon(order.buyer_id, 500)
+    assert (await checkout.pay(order, coupon=coupon)).confirmed
     return sale, order
 
 
@@ -28,7 +28,7 @@ async def test_a_paid_order_is_booked(bought, assert_balanced):
 
 
 async def test_a_refund_gives_unit_money_and_coupon_back_once(
-    bought, till, shop, db, assert_balanced
+    bought, checkout, shop, db, assert_balanced
 ):
     sale, order = bought
     await refunds.refund(db, order.order_id, actor="ann", reason="broken zip")
@@ -48,18 +48,18 @@ async def test_a_refund_gives_unit_money_and_coupon_back_once(
 
 
 async def test_a_refunded_buyer_may_buy_again_with_the_same_coupon(
-    bought, till, shop, db, assert_balanced
+    bought, checkout, shop, db, assert_balanced
 ):
     sale, order = bought
     await refunds.refund(db, order.order_id, actor="ann", reason="r")
     await shop.return_all(sale)
     (again,) = await shop.order(sale, order.buyer_id)
     (coupon,) = await wallets.coupons_of(db, order.buyer_id)
-    assert (await till.pay(again, coupon=coupon.coupon_id)).confirmed
+    assert (await checkout.pay(again, coupon=coupon.coupon_id)).confirmed
     await assert_balanced(sale)
 
 
-async def test_what_is_not_paid_is_not_refunded(till, shop, open_sale, db):
+async def test_what_is_not_paid_is_not_refunded(checkout, shop, open_sale, db):
     sale = await open_sale(stock=3)
     (order,) = await shop.order(sale, payer())
     with pytest.raises(WrongState, match="is pending, not paid"):
@@ -69,32 +69,34 @@ async def test_what_is_not_paid_is_not_refunded(till, shop, open_sale, db):
         await refunds.refund(db, unplaced.order_id, actor="ann", reason="r")
 
 
-async def test_what_is_still_being_charged_is_not_refunded(till, shop, open_sale, db):
+async def test_what_is_still_being_charged_is_not_refunded(checkout, shop, open_sale, db):
     """Else the money would be given back first and taken afterwards; the coupon would be lost."""
     sale = await open_sale(stock=3)
     (order,) = await shop.order(sale, payer())
-    await till.give(order.buyer_id, 1999)
-    work = till.work(order, coupon=await till.coupon(order.buyer_id, 5))
+    await checkout.give(order.buyer_id, 1999)
+    work = checkout.work(order, coupon=await checkout.coupon(order.buyer_id, 5))
     for branch in BRANCHES:
-        await till.run(branch, BranchOp.TRY, work)
+        await checkout.run(branch, BranchOp.TRY, work)
     for branch in BRANCHES:
-        await till.run(branch, BranchOp.CONFIRM, work)
+        await checkout.run(branch, BranchOp.CONFIRM, work)
         if branch != BRANCHES[-1]:
             with pytest.raises(WrongState, match="still being booked"):
                 await refunds.refund(db, order.order_id, actor="ann", reason="r")
     await refunds.refund(db, order.order_id, actor="ann", reason="r")
 
 
-async def test_an_open_transaction_is_not_quiet(till, shop, open_sale, assert_balanced):
+async def test_an_open_transaction_is_not_quiet(checkout, shop, open_sale, assert_balanced):
     sale = await open_sale(stock=3)
     (order,) = await shop.order(sale, payer())
-    await till.log.begin("tcc", "payment", TransactionState.TRYING, [work := till.work(order)])
-    await till.run("order", BranchOp.TRY, work)
+    await checkout.log.begin(
+        "tcc", "payment", TransactionState.TRYING, [work := checkout.work(order)]
+    )
+    await checkout.run("order", BranchOp.TRY, work)
     books = await assert_balanced(sale, wait_s=0)
     assert (books.quiet, books.lines["transactions open"]) == (False, 1)
     with pytest.raises(AssertionError, match=r"1 .* transactions open"):
         await assert_balanced(sale, wait_s=0.01)
-    await till.another().recover(sale.sale_id)
+    await checkout.another().recover(sale.sale_id)
     assert (await assert_balanced(sale)).quiet
 
 

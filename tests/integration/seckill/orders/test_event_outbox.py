@@ -8,7 +8,7 @@ import pytest
 from seckill.orders import event_outbox, orders
 from seckill.payments import refunds
 from seckill.transactions.states import TransactionState
-from tests.till import payer
+from tests.checkout import payer
 from tests.transactions import new_id
 
 
@@ -94,10 +94,12 @@ async def test_a_grab_cancelled_while_queued_is_told_as_cancelled(open_sale, sho
     assert await outbox() == [("order.cancelled", [item(grab, 0, reason="buyer")])]
 
 
-async def test_paid_and_refunded_are_told_with_growing_versions(open_sale, shop, till, db, outbox):
+async def test_paid_and_refunded_are_reported_with_growing_versions(
+    open_sale, shop, checkout, db, outbox
+):
     (order,) = await shop.order(await open_sale(), payer())
-    await till.give(order.buyer_id, 1999)
-    assert (await till.pay(order)).confirmed
+    await checkout.give(order.buyer_id, 1999)
+    assert (await checkout.pay(order)).confirmed
     await refunds.refund(db, order.order_id, actor="test", reason="damaged")
     assert await outbox() == [
         ("order.placed", [item(order, 0)]),
@@ -106,10 +108,10 @@ async def test_paid_and_refunded_are_told_with_growing_versions(open_sale, shop,
     ]
 
 
-async def test_a_payment_that_fails_is_told_to_nobody(open_sale, shop, till, outbox):
+async def test_a_payment_that_fails_is_told_to_nobody(open_sale, shop, checkout, outbox):
     (order,) = await shop.order(await open_sale(), payer())
     await outbox()
-    assert not (await till.pay(order)).confirmed  # nothing in the wallet
+    assert not (await checkout.pay(order)).confirmed  # nothing in the wallet
     assert await outbox() == []
 
 

@@ -13,22 +13,24 @@ from seckill.payments import wallets
 from seckill.payments.payment import new_tx_id
 from seckill.payments.wallets import TopUp, Wallet
 from seckill.transactions.states import BranchCall, BranchOp
-from tests.till import BRANCHES, Till, payer
+from tests.checkout import BRANCHES, CheckoutBench, payer
 
 
-async def coupon_states(till: Till, buyer_id: str) -> list[str]:
-    return [coupon.state for coupon in await wallets.coupons_of(till.db, buyer_id)]
+async def coupon_states(checkout: CheckoutBench, buyer_id: str) -> list[str]:
+    return [coupon.state for coupon in await wallets.coupons_of(checkout.db, buyer_id)]
 
 
-async def entries_of(till: Till, work: BranchCall) -> dict[tuple[str, str], int]:
+async def entries_of(checkout: CheckoutBench, work: BranchCall) -> dict[tuple[str, str], int]:
     """Return (kind, account) -> cents of a transaction."""
-    rows = await till.db.fetch("SELECT kind, account, cents FROM entries WHERE tx = $1", work.tx_id)
+    rows = await checkout.db.fetch(
+        "SELECT kind, account, cents FROM entries WHERE tx = $1", work.tx_id
+    )
     return {(row[0], row[1]): row[2] for row in rows}
 
 
-async def payment_of(till: Till, work: BranchCall) -> tuple[str, int, int] | None:
+async def payment_of(checkout: CheckoutBench, work: BranchCall) -> tuple[str, int, int] | None:
     """Return (state, amount, discount)."""
-    row = await till.db.fetchrow(
+    row = await checkout.db.fetchrow(
         "SELECT state, amount_cents, discount_cents FROM payments WHERE tx_id = $1", work.tx_id
     )
     return row and tuple(row)
@@ -49,44 +51,44 @@ async def states(shop, sale, *placements: Placement) -> Sequence[str | None]:
 # The order with its units.
 
 
-async def test_an_order_is_tried_then_confirmed_and_its_units_are_sold(till, shop, order):
+async def test_an_order_is_tried_then_confirmed_and_its_units_are_sold(checkout, shop, order):
     sale, placement = order
-    work = till.work(placement)
-    assert await till.run("order", BranchOp.TRY, work) == {}
+    work = checkout.work(placement)
+    assert await checkout.run("order", BranchOp.TRY, work) == {}
     assert await states(shop, sale, placement) == ["paying"]
     assert await shop.inventory(sale) == (3, 2, 0)
-    assert await payment_of(till, work) == ("trying", 3998, 0)
+    assert await payment_of(checkout, work) == ("trying", 3998, 0)
     for _ in range(2):
-        assert await till.run("order", BranchOp.CONFIRM, work) == {}
+        assert await checkout.run("order", BranchOp.CONFIRM, work) == {}
         assert await states(shop, sale, placement) == ["paid"]
         assert await shop.inventory(sale) == (3, 0, 2)
-        assert await payment_of(till, work) == ("paid", 3998, 0)
+        assert await payment_of(checkout, work) == ("paid", 3998, 0)
 
 
-async def test_a_cancelled_try_lets_the_order_be_paid_by_another(till, shop, order):
+async def test_a_cancelled_try_lets_the_order_be_paid_by_another(checkout, shop, order):
     sale, placement = order
-    first, second = till.work(placement), till.work(placement)
-    await till.run("order", BranchOp.TRY, first)
+    first, second = checkout.work(placement), checkout.work(placement)
+    await checkout.run("order", BranchOp.TRY, first)
     for _ in range(2):
-        await till.run("order", BranchOp.CANCEL, first)
+        await checkout.run("order", BranchOp.CANCEL, first)
         assert await states(shop, sale, placement) == ["pending"]
-    assert await payment_of(till, first) == ("cancelled", 3998, 0)
-    assert await till.run("order", BranchOp.TRY, second) == {}
+    assert await payment_of(checkout, first) == ("cancelled", 3998, 0)
+    assert await checkout.run("order", BranchOp.TRY, second) == {}
     # A cancel that comes late again does not touch the second.
-    await till.run("order", BranchOp.CANCEL, first)
+    await checkout.run("order", BranchOp.CANCEL, first)
     assert await states(shop, sale, placement) == ["paying"]
 
 
 async def test_F09_a_cancel_after_the_window_releases_the_order_with_its_units(
-    till, shop, order, assert_balanced
+    checkout, shop, order, assert_balanced
 ):
     sale, placement = order
-    work = till.work(placement)
-    await till.run("order", BranchOp.TRY, work)
+    work = checkout.work(placement)
+    await checkout.run("order", BranchOp.TRY, work)
     await shop.let_expire(placement)
     # The timer came while the order was being paid, and will not come again.
     assert await shop.release(placement) == []
-    await till.run("order", BranchOp.CANCEL, work)
+    await checkout.run("order", BranchOp.CANCEL, work)
     assert await states(shop, sale, placement) == ["cancelled expired"]
     assert await shop.inventory(sale) == (5, 0, 0)
     assert await shop.returns(sale) == {placement.order_id: 2}
@@ -94,157 +96,159 @@ async def test_F09_a_cancel_after_the_window_releases_the_order_with_its_units(
     await assert_balanced(sale)
 
 
-async def test_a_try_says_why_it_is_refused(till, shop, open_sale):
+async def test_a_try_says_why_it_is_refused(checkout, shop, open_sale):
     sale = await open_sale(stock=9)
     names = [payer() for _ in range(6)]
     mine, late, gone, ended, paying, paid = await shop.order(sale, *names)
     await shop.let_expire(late, ended)
     await shop.release(gone)
-    await till.run("order", BranchOp.TRY, till.work(paying), bought := till.work(paid))
-    await till.run("order", BranchOp.CONFIRM, bought)
-    await till.db.execute("SELECT release($1, 'cancelled', 'expired', true)", [ended.order_id])
+    await checkout.run("order", BranchOp.TRY, checkout.work(paying), bought := checkout.work(paid))
+    await checkout.run("order", BranchOp.CONFIRM, bought)
+    await checkout.db.execute("SELECT release($1, 'cancelled', 'expired', true)", [ended.order_id])
     unplaced = shop.wish(sale, payer())
     works = {
-        "no_order": [till.work(mine, buyer_id="somebody"), till.work(unplaced)],
-        "expired": [till.work(late), till.work(ended)],
-        "not_payable": [till.work(gone)],
-        "payment_in_progress": [till.work(paying)],
-        "paid": [till.work(paid)],
+        "no_order": [checkout.work(mine, buyer_id="somebody"), checkout.work(unplaced)],
+        "expired": [checkout.work(late), checkout.work(ended)],
+        "not_payable": [checkout.work(gone)],
+        "payment_in_progress": [checkout.work(paying)],
+        "paid": [checkout.work(paid)],
     }
-    refused = await till.run("order", BranchOp.TRY, *itertools.chain(*works.values()))
+    refused = await checkout.run("order", BranchOp.TRY, *itertools.chain(*works.values()))
     assert refused == {work.tx_id: why for why, group in works.items() for work in group}
     # Nothing was written for them, and nothing is there to cancel.
     for work in itertools.chain(*works.values()):
-        assert await payment_of(till, work) is None
-    await till.run("order", BranchOp.CANCEL, *itertools.chain(*works.values()))
+        assert await payment_of(checkout, work) is None
+    await checkout.run("order", BranchOp.CANCEL, *itertools.chain(*works.values()))
     assert await states(shop, sale, mine, paying, paid) == ["pending", "paying", "paid"]
     assert await shop.inventory(sale) == (5, 3, 1)
 
 
-async def test_of_two_payments_in_one_call_the_first_has_the_order(till, order):
-    first, second = till.work(order[1]), till.work(order[1])
-    assert await till.run("order", BranchOp.TRY, first, second) == {
+async def test_of_two_payments_in_one_call_the_first_has_the_order(checkout, order):
+    first, second = checkout.work(order[1]), checkout.work(order[1])
+    assert await checkout.run("order", BranchOp.TRY, first, second) == {
         second.tx_id: "payment_in_progress"
     }
 
 
-async def test_an_empty_cancel_does_nothing_and_the_try_after_it_is_late(till, shop, order):
+async def test_an_empty_cancel_does_nothing_and_the_try_after_it_is_late(checkout, shop, order):
     sale, placement = order
-    work = till.work(placement)
-    await till.run("order", BranchOp.CANCEL, work)
-    assert await till.run("order", BranchOp.TRY, work) == {work.tx_id: "late"}
+    work = checkout.work(placement)
+    await checkout.run("order", BranchOp.CANCEL, work)
+    assert await checkout.run("order", BranchOp.TRY, work) == {work.tx_id: "late"}
     assert await states(shop, sale, placement) == ["pending"]
 
 
-async def test_what_was_not_tried_cannot_be_confirmed(till, shop, order):
+async def test_what_was_not_tried_cannot_be_confirmed(checkout, shop, order):
     sale, placement = order
-    mine, other = till.work(placement), till.work(placement, coupon="c")
-    await till.run("order", BranchOp.TRY, mine)
-    whys = [(await till.run(b, BranchOp.CONFIRM, other))[other.tx_id] for b in BRANCHES]
+    mine, other = checkout.work(placement), checkout.work(placement, coupon="c")
+    await checkout.run("order", BranchOp.TRY, mine)
+    whys = [(await checkout.run(b, BranchOp.CONFIRM, other))[other.tx_id] for b in BRANCHES]
     assert whys == ["not_paying", "not_locked", "not_frozen"]
     assert await states(shop, sale, placement) == ["paying"]
 
 
-async def test_a_payment_touches_only_what_is_its_own(till, shop, order):
+async def test_a_payment_touches_only_what_is_its_own(checkout, shop, order):
     """Also without the barrier before it: the functions themselves compare the transaction."""
     sale, placement = order
-    await till.give(placement.buyer_id, 5000)
-    coupon = await till.coupon(placement.buyer_id, 500)
-    mine, other = (till.work(placement, coupon=coupon) for _ in range(2))
+    await checkout.give(placement.buyer_id, 5000)
+    coupon = await checkout.coupon(placement.buyer_id, 500)
+    mine, other = (checkout.work(placement, coupon=coupon) for _ in range(2))
     for branch in BRANCHES:
-        await till.run(branch, BranchOp.TRY, mine)
-    await till.db.execute("SELECT cancel_payments($1, $2)", [other.tx_id], [placement.order_id])
+        await checkout.run(branch, BranchOp.TRY, mine)
+    await checkout.db.execute("SELECT cancel_payments($1, $2)", [other.tx_id], [placement.order_id])
     for function in ("unfreeze_funds", "unlock_coupons"):
-        await till.db.execute(f"SELECT {function}($1)", [other.tx_id])
+        await checkout.db.execute(f"SELECT {function}($1)", [other.tx_id])
     assert await states(shop, sale, placement) == ["paying"]
-    assert await coupon_states(till, placement.buyer_id) == ["locked"]
-    assert (await wallets.find_wallet(till.db, placement.buyer_id)).frozen_cents == 3498
+    assert await coupon_states(checkout, placement.buyer_id) == ["locked"]
+    assert (await wallets.find_wallet(checkout.db, placement.buyer_id)).frozen_cents == 3498
 
 
-async def test_orders_of_many_sales_are_paid_in_one_call(till, shop, open_sale):
+async def test_orders_of_many_sales_are_paid_in_one_call(checkout, shop, open_sale):
     sales = [await open_sale(stock=3) for _ in range(3)]
     placements = [p for sale in sales for p in await shop.order(sale, payer(), payer())]
-    works = [till.work(placement) for placement in placements]
-    assert await till.run("order", BranchOp.TRY, *works) == {}
-    await till.run("order", BranchOp.CONFIRM, *works[::2])
-    await till.run("order", BranchOp.CANCEL, *works[1::2])
+    works = [checkout.work(placement) for placement in placements]
+    assert await checkout.run("order", BranchOp.TRY, *works) == {}
+    await checkout.run("order", BranchOp.CONFIRM, *works[::2])
+    await checkout.run("order", BranchOp.CANCEL, *works[1::2])
     assert [await shop.inventory(sale) for sale in sales] == [(1, 1, 1)] * 3
 
 
 # The wallet.
 
 
-async def test_a_wallet_freezes_then_pays_into_revenue(till, order):
+async def test_a_wallet_freezes_then_pays_into_revenue(checkout, order):
     _, placement = order
-    await till.give(placement.buyer_id, 5000)
-    work = till.work(placement)
-    await till.run("order", BranchOp.TRY, work)
+    await checkout.give(placement.buyer_id, 5000)
+    work = checkout.work(placement)
+    await checkout.run("order", BranchOp.TRY, work)
     for _ in range(2):
-        assert await till.run("wallet", BranchOp.TRY, work) == {}
-        assert await wallets.find_wallet(till.db, placement.buyer_id) == Wallet(
+        assert await checkout.run("wallet", BranchOp.TRY, work) == {}
+        assert await wallets.find_wallet(checkout.db, placement.buyer_id) == Wallet(
             placement.buyer_id, 1002, 3998
         )
-    assert await entries_of(till, work) == {}
+    assert await entries_of(checkout, work) == {}
     for _ in range(2):
-        assert await till.run("wallet", BranchOp.CONFIRM, work) == {}
-        assert await wallets.find_wallet(till.db, placement.buyer_id) == Wallet(
+        assert await checkout.run("wallet", BranchOp.CONFIRM, work) == {}
+        assert await wallets.find_wallet(checkout.db, placement.buyer_id) == Wallet(
             placement.buyer_id, 1002, 0
         )
-        assert await entries_of(till, work) == {
+        assert await entries_of(checkout, work) == {
             ("payment", f"wallet:{placement.buyer_id}"): -3998,
             ("payment", "revenue"): 3998,
         }
 
 
-async def test_a_cancelled_wallet_has_everything_back(till, order):
+async def test_a_cancelled_wallet_has_everything_back(checkout, order):
     _, placement = order
-    await till.give(placement.buyer_id, 5000)
-    work = till.work(placement)
-    await till.run("order", BranchOp.TRY, work)
-    await till.run("wallet", BranchOp.TRY, work)
+    await checkout.give(placement.buyer_id, 5000)
+    work = checkout.work(placement)
+    await checkout.run("order", BranchOp.TRY, work)
+    await checkout.run("wallet", BranchOp.TRY, work)
     for _ in range(2):
-        await till.run("wallet", BranchOp.CANCEL, work)
-        assert await wallets.find_wallet(till.db, placement.buyer_id) == Wallet(
+        await checkout.run("wallet", BranchOp.CANCEL, work)
+        assert await wallets.find_wallet(checkout.db, placement.buyer_id) == Wallet(
             placement.buyer_id, 5000, 0
         )
-    assert await entries_of(till, work) == {}
-    assert await till.run("wallet", BranchOp.TRY, work) == {work.tx_id: "late"}
+    assert await entries_of(checkout, work) == {}
+    assert await checkout.run("wallet", BranchOp.TRY, work) == {work.tx_id: "late"}
 
 
 @pytest.mark.parametrize("cents", [0, 3997])
-async def test_a_wallet_with_too_little_is_refused_and_untouched(till, order, cents):
+async def test_a_wallet_with_too_little_is_refused_and_untouched(checkout, order, cents):
     _, placement = order
     if cents:
-        await till.give(placement.buyer_id, cents)
-    work = till.work(placement)
-    await till.run("order", BranchOp.TRY, work)
-    assert await till.run("wallet", BranchOp.TRY, work) == {work.tx_id: "insufficient_funds"}
-    await till.run("wallet", BranchOp.CANCEL, work)
-    assert await wallets.find_wallet(till.db, placement.buyer_id) == Wallet(
+        await checkout.give(placement.buyer_id, cents)
+    work = checkout.work(placement)
+    await checkout.run("order", BranchOp.TRY, work)
+    assert await checkout.run("wallet", BranchOp.TRY, work) == {work.tx_id: "insufficient_funds"}
+    await checkout.run("wallet", BranchOp.CANCEL, work)
+    assert await wallets.find_wallet(checkout.db, placement.buyer_id) == Wallet(
         placement.buyer_id, cents
     )
 
 
-async def test_a_wallet_pays_what_it_can_of_several_orders_at_once(till, shop, open_sale):
+async def test_a_wallet_pays_what_it_can_of_several_orders_at_once(checkout, shop, open_sale):
     """The dear order is refused, whatever its place, and does not take the others along."""
     name = payer()
     cheap = [await open_sale(stock=1) for _ in range(2)]
     dear = await open_sale(stock=5, per_order_max=5)
-    works = [till.work((await shop.order(dear, name, quantity=5))[0])]
-    works += [till.work((await shop.order(sale, name))[0]) for sale in cheap]
-    await till.give(name, 2 * 1999 + 1)
-    await till.run("order", BranchOp.TRY, *works)
-    assert await till.run("wallet", BranchOp.TRY, *works) == {works[0].tx_id: "insufficient_funds"}
-    assert await wallets.find_wallet(till.db, name) == Wallet(name, 1, 3998)
+    works = [checkout.work((await shop.order(dear, name, quantity=5))[0])]
+    works += [checkout.work((await shop.order(sale, name))[0]) for sale in cheap]
+    await checkout.give(name, 2 * 1999 + 1)
+    await checkout.run("order", BranchOp.TRY, *works)
+    assert await checkout.run("wallet", BranchOp.TRY, *works) == {
+        works[0].tx_id: "insufficient_funds"
+    }
+    assert await wallets.find_wallet(checkout.db, name) == Wallet(name, 1, 3998)
 
 
-async def test_a_wallet_freezes_only_for_a_payment_being_tried(till, order):
+async def test_a_wallet_freezes_only_for_a_payment_being_tried(checkout, order):
     _, placement = order
-    await till.give(placement.buyer_id, 5000)
-    untried, cancelled = till.work(placement), till.work(placement)
-    await till.run("order", BranchOp.TRY, cancelled)
-    await till.run("order", BranchOp.CANCEL, cancelled)
-    refused = await till.run("wallet", BranchOp.TRY, untried, cancelled)
+    await checkout.give(placement.buyer_id, 5000)
+    untried, cancelled = checkout.work(placement), checkout.work(placement)
+    await checkout.run("order", BranchOp.TRY, cancelled)
+    await checkout.run("order", BranchOp.CANCEL, cancelled)
+    refused = await checkout.run("wallet", BranchOp.TRY, untried, cancelled)
     assert refused == {untried.tx_id: "no_payment", cancelled.tx_id: "no_payment"}
 
 
@@ -257,19 +261,19 @@ async def test_no_wallet_goes_below_zero_whoever_tries(db):
 # The coupon.
 
 
-async def test_a_coupon_is_locked_then_used_and_lowers_the_price(till, order):
+async def test_a_coupon_is_locked_then_used_and_lowers_the_price(checkout, order):
     _, placement = order
-    coupon = await till.coupon(placement.buyer_id, 1000)
-    await till.give(placement.buyer_id, 2998)
-    work = till.work(placement, coupon=coupon)
+    coupon = await checkout.coupon(placement.buyer_id, 1000)
+    await checkout.give(placement.buyer_id, 2998)
+    work = checkout.work(placement, coupon=coupon)
     for branch in BRANCHES:
-        assert await till.run(branch, BranchOp.TRY, work) == {}
-    assert await coupon_states(till, placement.buyer_id) == ["locked"]
-    assert await payment_of(till, work) == ("trying", 2998, 1000)
+        assert await checkout.run(branch, BranchOp.TRY, work) == {}
+    assert await coupon_states(checkout, placement.buyer_id) == ["locked"]
+    assert await payment_of(checkout, work) == ("trying", 2998, 1000)
     for branch in ("order", "coupon", "wallet", "coupon"):
-        assert await till.run(branch, BranchOp.CONFIRM, work) == {}
-    assert await coupon_states(till, placement.buyer_id) == ["used"]
-    assert await entries_of(till, work) == {
+        assert await checkout.run(branch, BranchOp.CONFIRM, work) == {}
+    assert await coupon_states(checkout, placement.buyer_id) == ["used"]
+    assert await entries_of(checkout, work) == {
         ("payment", f"wallet:{placement.buyer_id}"): -2998,
         ("payment", "revenue"): 2998,
         ("discount", "discount"): -1000,
@@ -277,59 +281,66 @@ async def test_a_coupon_is_locked_then_used_and_lowers_the_price(till, order):
     }
 
 
-async def test_a_cancelled_coupon_is_good_again(till, order):
+async def test_a_cancelled_coupon_is_good_again(checkout, order):
     _, placement = order
-    coupon = await till.coupon(placement.buyer_id, 1000)
-    work = till.work(placement, coupon=coupon)
-    await till.run("order", BranchOp.TRY, work)
-    await till.run("coupon", BranchOp.TRY, work)
+    coupon = await checkout.coupon(placement.buyer_id, 1000)
+    work = checkout.work(placement, coupon=coupon)
+    await checkout.run("order", BranchOp.TRY, work)
+    await checkout.run("coupon", BranchOp.TRY, work)
     for _ in range(2):
-        await till.run("coupon", BranchOp.CANCEL, work)
-        assert await coupon_states(till, placement.buyer_id) == ["available"]
+        await checkout.run("coupon", BranchOp.CANCEL, work)
+        assert await coupon_states(checkout, placement.buyer_id) == ["available"]
 
 
-async def test_a_coupon_worth_more_than_the_order_leaves_nothing_to_charge(till, order):
+async def test_a_coupon_worth_more_than_the_order_leaves_nothing_to_charge(checkout, order):
     _, placement = order
-    coupon = await till.coupon(placement.buyer_id, 10_000)
-    work = till.work(placement, coupon=coupon)
+    coupon = await checkout.coupon(placement.buyer_id, 10_000)
+    work = checkout.work(placement, coupon=coupon)
     for op in (BranchOp.TRY, BranchOp.CONFIRM):
         for branch in BRANCHES:
-            assert await till.run(branch, op, work) == {}
-    assert await payment_of(till, work) == ("paid", 0, 3998)
-    assert await entries_of(till, work) == {
+            assert await checkout.run(branch, op, work) == {}
+    assert await payment_of(checkout, work) == ("paid", 0, 3998)
+    assert await entries_of(checkout, work) == {
         ("discount", "discount"): -3998,
         ("discount", "revenue"): 3998,
     }
 
 
-async def test_a_coupon_is_refused_when_unknown_or_not_his_or_used_or_locked(till, shop, open_sale):
+async def test_a_coupon_is_refused_when_unknown_or_foreign_or_used_or_locked(
+    checkout, shop, open_sale
+):
     names = [payer() for _ in range(2)]
     orders = [p for _ in range(2) for p in await shop.order(await open_sale(stock=2), *names)]
-    his, other = await till.coupon(names[0], 5), await till.coupon(names[1], 5)
-    unknown, not_his = till.work(orders[0], coupon="nowhere"), till.work(orders[2], coupon=other)
-    for work in (unknown, not_his):
-        await till.run("order", BranchOp.TRY, work)
-        assert await till.run("coupon", BranchOp.TRY, work) == {work.tx_id: "coupon_unknown"}
-        await till.run("coupon", BranchOp.CANCEL, work)
-        await till.run("order", BranchOp.CANCEL, work)
-    first, second = till.work(orders[0], coupon=his), till.work(orders[2], coupon=his)
-    await till.run("order", BranchOp.TRY, first, second)
-    assert await till.run("coupon", BranchOp.TRY, first, second) == {second.tx_id: "coupon_used"}
-    await till.run("coupon", BranchOp.CONFIRM, first)
-    assert await till.run("coupon", BranchOp.TRY, second) == {second.tx_id: "coupon_used"}
-    await till.run("coupon", BranchOp.CANCEL, second)
-    assert await coupon_states(till, names[0]) == ["used"]
+    own, other = [await checkout.coupon(name, 5) for name in names]
+    unknown, foreign = (
+        checkout.work(orders[0], coupon="nowhere"),
+        checkout.work(orders[2], coupon=other),
+    )
+    for work in (unknown, foreign):
+        await checkout.run("order", BranchOp.TRY, work)
+        assert await checkout.run("coupon", BranchOp.TRY, work) == {work.tx_id: "coupon_unknown"}
+        await checkout.run("coupon", BranchOp.CANCEL, work)
+        await checkout.run("order", BranchOp.CANCEL, work)
+    first, second = checkout.work(orders[0], coupon=own), checkout.work(orders[2], coupon=own)
+    await checkout.run("order", BranchOp.TRY, first, second)
+    assert await checkout.run("coupon", BranchOp.TRY, first, second) == {
+        second.tx_id: "coupon_used"
+    }
+    await checkout.run("coupon", BranchOp.CONFIRM, first)
+    assert await checkout.run("coupon", BranchOp.TRY, second) == {second.tx_id: "coupon_used"}
+    await checkout.run("coupon", BranchOp.CANCEL, second)
+    assert await coupon_states(checkout, names[0]) == ["used"]
 
 
 # The books.
 
 
-async def test_money_from_outside_is_booked_once(till):
+async def test_money_from_outside_is_booked_once(checkout):
     name = payer()
     top_ups = [TopUp(new_tx_id(), name, cents) for cents in (70, 30)]
-    assert await wallets.top_up(till.db, top_ups) == [top_up.tx_id for top_up in top_ups]
-    assert await wallets.top_up(till.db, top_ups) == []
-    assert await wallets.find_wallet(till.db, name) == Wallet(name, 100)
+    assert await wallets.top_up(checkout.db, top_ups) == [top_up.tx_id for top_up in top_ups]
+    assert await wallets.top_up(checkout.db, top_ups) == []
+    assert await wallets.find_wallet(checkout.db, name) == Wallet(name, 100)
 
 
 async def test_a_posting_that_does_not_sum_to_zero_is_refused(db):

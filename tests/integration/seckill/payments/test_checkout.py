@@ -12,7 +12,7 @@ from seckill.orders import orders
 from seckill.payments import wallets
 from seckill.payments.wallets import Wallet
 from seckill.transactions.states import BranchOp, TransactionOutcome, TransactionState
-from tests.till import BRANCHES, payer
+from tests.checkout import BRANCHES, payer
 from tests.transactions import Killed
 
 #: Correctness never hangs on the lock.
@@ -20,46 +20,47 @@ with_and_without_lock = pytest.mark.parametrize("locking", [True, False], ids=["
 
 
 @pytest.fixture
-async def order(shop, open_sale, till):
+async def order(shop, open_sale, checkout):
     """An order of 1999 cents by a buyer who has twice that."""
     sale = await open_sale(stock=3)
     (placement,) = await shop.order(sale, payer())
-    await till.give(placement.buyer_id, 2 * 1999)
+    await checkout.give(placement.buyer_id, 2 * 1999)
     return sale, placement
 
 
-async def test_a_payment_is_confirmed(till, shop, order, assert_balanced):
+async def test_a_payment_is_confirmed(checkout, shop, order, assert_balanced):
     sale, placement = order
-    assert await till.pay(placement) == TransactionOutcome(TransactionState.CONFIRMED)
+    assert await checkout.pay(placement) == TransactionOutcome(TransactionState.CONFIRMED)
     assert await shop.states(sale, [placement]) == ["paid"]
     await assert_balanced(sale)
 
 
 async def test_a_refused_payment_leaves_everything_as_it_was(
-    till, shop, open_sale, assert_balanced
+    checkout, shop, open_sale, assert_balanced
 ):
     sale = await open_sale(stock=3)
     (placement,) = await shop.order(sale, payer())
-    coupon = await till.coupon(placement.buyer_id, 500)
-    outcome = await till.pay(placement, coupon=coupon)
+    coupon = await checkout.coupon(placement.buyer_id, 500)
+    outcome = await checkout.pay(placement, coupon=coupon)
     assert outcome == TransactionOutcome(TransactionState.CANCELED, "insufficient_funds")
     assert await shop.states(sale, [placement]) == ["pending"]
-    assert [c.state for c in await wallets.coupons_of(till.db, placement.buyer_id)] == ["available"]
+    (held,) = await wallets.coupons_of(checkout.db, placement.buyer_id)
+    assert held.state == "available"
     await assert_balanced(sale)
-    await till.give(placement.buyer_id, 1499)
-    assert (await till.pay(placement, coupon=coupon)).confirmed
+    await checkout.give(placement.buyer_id, 1499)
+    assert (await checkout.pay(placement, coupon=coupon)).confirmed
 
 
 @with_and_without_lock
 async def test_F20_an_order_is_paid_once_however_many_gateways_try(
-    till, shop, order, assert_balanced, locking
+    checkout, shop, order, assert_balanced, locking
 ):
     sale, placement = order
-    tills = [till.another(locking=locking) for _ in range(6)]
+    tills = [checkout.another(locking=locking) for _ in range(6)]
     outcomes = Counter(await asyncio.gather(*(t.pay(placement) for t in tills)))
     assert outcomes[TransactionOutcome(TransactionState.CONFIRMED)] == 1
     assert {outcome.reason for outcome in outcomes} <= {None, "payment_in_progress", "paid"}
-    assert await wallets.find_wallet(till.db, placement.buyer_id) == Wallet(
+    assert await wallets.find_wallet(checkout.db, placement.buyer_id) == Wallet(
         placement.buyer_id, 1999
     )
     await assert_balanced(sale)
@@ -67,14 +68,14 @@ async def test_F20_an_order_is_paid_once_however_many_gateways_try(
 
 @with_and_without_lock
 async def test_a_coupon_is_used_once_however_many_orders_want_it(
-    till, shop, open_sale, assert_balanced, locking
+    checkout, shop, open_sale, assert_balanced, locking
 ):
     name = payer()
     sales = [await open_sale(stock=1) for _ in range(4)]
     wanted = [(await shop.order(sale, name))[0] for sale in sales]
-    await till.give(name, 4 * 1999)
-    coupon = await till.coupon(name, 1999)
-    tills = [till.another(locking=locking) for _ in wanted]
+    await checkout.give(name, 4 * 1999)
+    coupon = await checkout.coupon(name, 1999)
+    tills = [checkout.another(locking=locking) for _ in wanted]
     outcomes = await asyncio.gather(
         *(t.pay(order, coupon=coupon) for t, order in zip(tills, wanted, strict=True))
     )
@@ -82,41 +83,41 @@ async def test_a_coupon_is_used_once_however_many_orders_want_it(
         *[TransactionOutcome(TransactionState.CANCELED, "coupon_used")] * 3,
         TransactionOutcome(TransactionState.CONFIRMED),
     ]
-    assert (await wallets.find_wallet(till.db, name)).available_cents == 4 * 1999
+    assert (await wallets.find_wallet(checkout.db, name)).available_cents == 4 * 1999
     for sale in sales:
         await assert_balanced(sale)
 
 
 async def test_a_wallet_pays_for_as_much_as_it_holds_and_no_more(
-    till, shop, open_sale, assert_balanced
+    checkout, shop, open_sale, assert_balanced
 ):
     name = payer()
     sales = [await open_sale(stock=1) for _ in range(6)]
     wanted = [(await shop.order(sale, name))[0] for sale in sales]
-    await till.give(name, 2 * 1999 + 500)
+    await checkout.give(name, 2 * 1999 + 500)
     outcomes = Counter(
-        await asyncio.gather(*(till.another().pay(placement) for placement in wanted))
+        await asyncio.gather(*(checkout.another().pay(placement) for placement in wanted))
     )
     assert outcomes == {
         TransactionOutcome(TransactionState.CONFIRMED): 2,
         TransactionOutcome(TransactionState.CANCELED, "insufficient_funds"): 4,
     }
-    assert await wallets.find_wallet(till.db, name) == Wallet(name, 500)
+    assert await wallets.find_wallet(checkout.db, name) == Wallet(name, 500)
     for sale in sales:
         await assert_balanced(sale)
 
 
 async def test_F09_payment_and_cancellation_at_once_have_one_winner(
-    till, shop, open_sale, assert_balanced
+    checkout, shop, open_sale, assert_balanced
 ):
-    """I7: an order is paid, or its unit is back, and the buyer keeps his money: never both."""
+    """I7: an order is paid, or its unit is back, and the buyer keeps the money: never both."""
     sale = await open_sale(stock=30)
     placements = await shop.order(sale, *(payer() for _ in range(30)))
     for placement in placements:
-        await till.give(placement.buyer_id, 1999)
+        await checkout.give(placement.buyer_id, 1999)
 
     outcomes, released = await asyncio.gather(
-        asyncio.gather(*(till.pay(placement) for placement in placements)),
+        asyncio.gather(*(checkout.pay(placement) for placement in placements)),
         asyncio.gather(*(shop.release(placement) for placement in placements)),
     )
 
@@ -131,7 +132,7 @@ async def test_F09_payment_and_cancellation_at_once_have_one_winner(
 
 @pytest.mark.parametrize("first", ["payment", "timeout"])
 async def test_F09_who_has_the_row_first_wins(
-    till, shop, order, blocked, eventually, assert_balanced, first
+    checkout, shop, order, blocked, eventually, assert_balanced, first
 ):
     """Both wait for the row of an order; the compare-and-set decides."""
     sale, placement = order
@@ -140,14 +141,18 @@ async def test_F09_who_has_the_row_first_wins(
 
     def release():
         return orders.release(
-            till.db, [placement.order_id], to_state="cancelled", reason="expired", overdue_only=True
+            checkout.db,
+            [placement.order_id],
+            to_state="cancelled",
+            reason="expired",
+            overdue_only=True,
         )
 
-    async with till.db.acquire() as connection, connection.transaction():
+    async with checkout.db.acquire() as connection, connection.transaction():
         await connection.execute(
             "SELECT FROM orders WHERE order_id = $1 FOR UPDATE", placement.order_id
         )
-        started = [till.pay(placement), release()]
+        started = [checkout.pay(placement), release()]
         started = started if first == "payment" else started[::-1]
         tasks = [asyncio.create_task(started[0])]
         await eventually(blocked, "the first waits")
@@ -166,31 +171,33 @@ async def test_F09_who_has_the_row_first_wins(
 
 
 async def test_F12_a_kill_between_any_two_statements_is_recovered(
-    till, shop, open_sale, assert_balanced
+    checkout, shop, open_sale, assert_balanced
 ):
     """Of two payments in one batch one can be afforded; recovery ends both, at whatever point."""
     ends = []
     for point in itertools.count():
         sale = await open_sale(stock=3)
         rich, poor = await shop.order(sale, payer(), payer())
-        await till.give(rich.buyer_id, 1999)
-        works = [till.work(o, coupon=await till.coupon(o.buyer_id, 9)) for o in (rich, poor)]
+        await checkout.give(rich.buyer_id, 1999)
+        works = [
+            checkout.work(o, coupon=await checkout.coupon(o.buyer_id, 9)) for o in (rich, poor)
+        ]
         try:
-            await till.mortal(point).coordinator.run(works)
+            await checkout.mortal(point).coordinator.run(works)
         except Killed:
-            begun = await till.db.fetchval(
+            begun = await checkout.db.fetchval(
                 "SELECT count(*) FROM transactions WHERE tx_id = $1", works[0].tx_id
             )
         else:
             break
 
-        await till.another().recover(sale.sale_id)
+        await checkout.another().recover(sale.sale_id)
 
         ends.append(await shop.states(sale, [rich, poor]))
         is_paid = ends[-1][0] == "paid"
         if begun:  # what the dead process had sent may still come
             for branch in BRANCHES:
-                refused = await till.run(branch, BranchOp.TRY, *works)
+                refused = await checkout.run(branch, BranchOp.TRY, *works)
                 assert refused == {work.tx_id: "late" for work in works[is_paid:]}
         books = await assert_balanced(sale)
         assert books.lines["charged, cents"] == (1990 if is_paid else 0)

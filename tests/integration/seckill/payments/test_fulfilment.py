@@ -16,31 +16,31 @@ from seckill.payments.wallets import Wallet
 from seckill.transactions import manual, saga
 from seckill.transactions.log import TransactionLog
 from seckill.transactions.states import BranchOp
-from tests.cards import CardDesk
-from tests.fulfilment import Fulfilling, saga_of
-from tests.till import payer
+from tests.card_payments import CardPaymentBench
+from tests.checkout import payer
+from tests.fulfilment import FulfilmentWorker, saga_of
 from tests.transactions import Killed
 
 PRICE = 1999
 
 
 @pytest.fixture
-async def order(shop, open_sale, till):
+async def order(shop, open_sale, checkout):
     """An order that its buyer can pay."""
     sale = await open_sale(stock=3)
     (placement,) = await shop.order(sale, payer())
-    await till.give(placement.buyer_id, PRICE)
+    await checkout.give(placement.buyer_id, PRICE)
     return sale, placement
 
 
 @pytest.fixture
-def paid(order, till):
+def paid(order, checkout):
     """Pay the order, with a coupon if one is asked for."""
 
     async def make(coupon_cents=0):
         sale, placement = order
-        coupon = await till.coupon(placement.buyer_id, coupon_cents) if coupon_cents else None
-        assert (await till.pay(placement, coupon=coupon)).confirmed
+        coupon = await checkout.coupon(placement.buyer_id, coupon_cents) if coupon_cents else None
+        assert (await checkout.pay(placement, coupon=coupon)).confirmed
         return sale, placement
 
     return make
@@ -118,7 +118,7 @@ async def test_a_paid_order_is_shipped_and_its_buyer_told(
     paid, db, steps, shipment_of, told, assert_balanced
 ):
     sale, placement = await paid()
-    await Fulfilling(db).run(sale.sale_id)
+    await FulfilmentWorker(db).run(sale.sale_id)
     assert await saga_of(db, placement.order_id) == ("COMPLETED", None)
     assert await steps(placement) == [
         ("capture", "do", 1, True),
@@ -130,11 +130,11 @@ async def test_a_paid_order_is_shipped_and_its_buyer_told(
 
 
 async def test_a_shipment_that_is_refused_refunds_the_order(
-    paid, db, shop, stock, ship_at_most, steps, shipment_of, told, till, assert_balanced
+    paid, db, shop, stock, ship_at_most, steps, shipment_of, told, checkout, assert_balanced
 ):
     sale, placement = await paid(coupon_cents=500)
     await ship_at_most(sale, 0)
-    await Fulfilling(db).run(sale.sale_id)
+    await FulfilmentWorker(db).run(sale.sale_id)
     assert await saga_of(db, placement.order_id) == ("COMPENSATED", "no_capacity")
     assert await steps(placement) == [
         ("capture", "do", 1, True),
@@ -157,7 +157,7 @@ async def test_a_third_step_that_fails_undoes_all_in_reverse_once_each(
     paid, db, shop, stock, refusing, steps, shipment_of, told, assert_balanced
 ):
     sale, placement = await paid()
-    worker, another = Fulfilling(db), Fulfilling(db)
+    worker, another = FulfilmentWorker(db), FulfilmentWorker(db)
     await worker.step(sale.sale_id)
     await worker.step(sale.sale_id)
     async with refusing("notifications", placement.buyer_id):
@@ -188,7 +188,7 @@ async def test_who_was_told_of_a_shipment_is_told_that_it_does_not_come(
     """The third step was done, but nobody knows: its reply was lost for good."""
     monkeypatch.setattr(saga, "DO_ATTEMPTS_MAX", 1)
     sale, placement = await paid()
-    worker = Fulfilling(db)
+    worker = FulfilmentWorker(db)
     await worker.step(sale.sale_id)
     await worker.step(sale.sale_id)
     notify = worker.saga._steps[2]
@@ -209,15 +209,15 @@ async def test_who_was_told_of_a_shipment_is_told_that_it_does_not_come(
 
 
 async def test_capacity_is_allocated_in_one_row_of_buyers_and_comes_back(
-    open_sale, shop, till, db, ship_at_most, stock, assert_balanced
+    open_sale, shop, checkout, db, ship_at_most, stock, assert_balanced
 ):
     sale = await open_sale(stock=5)
     placements = await shop.order(sale, *(payer() for _ in range(5)))
     for placement in placements:
-        await till.give(placement.buyer_id, PRICE)
-        assert (await till.pay(placement)).confirmed
+        await checkout.give(placement.buyer_id, PRICE)
+        assert (await checkout.pay(placement)).confirmed
     await ship_at_most(sale, 3)
-    await Fulfilling(db).run(sale.sale_id)
+    await FulfilmentWorker(db).run(sale.sale_id)
     states = [(await saga_of(db, p.order_id))[0] for p in placements]
     assert sorted(states) == ["COMPENSATED"] * 2 + ["COMPLETED"] * 3
     shipped = placements[states.index("COMPLETED")]
@@ -232,58 +232,58 @@ async def test_an_order_refunded_by_hand_is_not_shipped(
     paid, db, stock, shipment_of, told, assert_balanced
 ):
     sale, placement = await paid()
-    await refunds.refund(db, placement.order_id, actor="ann", reason="changed his mind")
-    await Fulfilling(db).run(sale.sale_id)
+    await refunds.refund(db, placement.order_id, actor="ann", reason="changed their mind")
+    await FulfilmentWorker(db).run(sale.sale_id)
     assert await saga_of(db, placement.order_id) == ("COMPENSATED", "not_paid")
     assert (await shipment_of(placement), await told(placement)) == (None, [])
     await stock_returns.return_batch(db, stock)
     await assert_balanced(sale)
 
 
-async def test_an_unpaid_order_has_no_saga(order, db, till):
+async def test_an_unpaid_order_has_no_saga(order, db, checkout):
     _, placement = order
-    payment = till.work(placement)
-    assert not await till.run("order", BranchOp.TRY, payment)
+    payment = checkout.work(placement)
+    assert not await checkout.run("order", BranchOp.TRY, payment)
     assert await saga_of(db, placement.order_id) is None
-    await till.run("order", BranchOp.CANCEL, payment)
+    await checkout.run("order", BranchOp.CANCEL, payment)
     assert await saga_of(db, placement.order_id) is None
 
 
 async def test_F12_no_paid_order_without_a_saga_wherever_the_payment_is_killed(
-    open_sale, shop, till, db, assert_balanced
+    open_sale, shop, checkout, db, assert_balanced
 ):
     sale = await open_sale(stock=100)
     for point in range(100):
         (placement,) = await shop.order(sale, payer())
-        await till.give(placement.buyer_id, PRICE)
+        await checkout.give(placement.buyer_id, PRICE)
         try:
-            await till.mortal(point).coordinator.run([till.work(placement)])
+            await checkout.mortal(point).coordinator.run([checkout.work(placement)])
         except Killed:
             paid = await shop.states(sale, [placement]) == ["paid"]
             assert (await saga_of(db, placement.order_id) is not None) == paid
             continue
         break
     assert point > 10
-    await till.recover(sale.sale_id)
+    await checkout.recover(sale.sale_id)
     await assert_balanced(sale)
 
 
 async def test_a_refund_waits_for_a_payment_that_is_still_being_booked(
-    order, db, till, ship_at_most, steps, stock, assert_balanced
+    order, db, checkout, ship_at_most, steps, stock, assert_balanced
 ):
     """Its units are sold, its wallet not charged yet: only what was charged can be given back."""
     sale, placement = order
     await ship_at_most(sale, 0)
-    payment = till.work(placement)
-    await till.log.begin("tcc", "payment", "CONFIRMING", [payment])
+    payment = checkout.work(placement)
+    await checkout.log.begin("tcc", "payment", "CONFIRMING", [payment])
     for branch in ("order", "coupon", "wallet"):
-        assert not await till.run(branch, BranchOp.TRY, payment)
-    assert not await till.run("order", BranchOp.CONFIRM, payment)
-    worker = Fulfilling(db)
+        assert not await checkout.run(branch, BranchOp.TRY, payment)
+    assert not await checkout.run("order", BranchOp.CONFIRM, payment)
+    worker = FulfilmentWorker(db)
     await worker.run(sale.sale_id)
     assert (await saga_of(db, placement.order_id))[0] == "COMPENSATING"
     assert (await steps(placement))[-1] == ("capture", "undo", 1, False)
-    await till.recover(sale.sale_id)
+    await checkout.recover(sale.sale_id)
     await worker.run(sale.sale_id)
     assert (await saga_of(db, placement.order_id))[0] == "COMPENSATED"
     assert (await wallets.find_wallet(db, placement.buyer_id)).available_cents == PRICE
@@ -297,7 +297,7 @@ async def test_a_refund_that_cannot_finish_is_parked_and_goes_on_when_it_is_mend
     monkeypatch.setattr(saga, "UNDO_ATTEMPTS_MAX", 1)
     sale, placement = await paid()
     await ship_at_most(sale, 0)
-    worker = Fulfilling(db)
+    worker = FulfilmentWorker(db)
     tx_id = fulfilment.tx_id_of(placement.order_id)
     async with refusing("wallets", placement.buyer_id):
         await worker.run(sale.sale_id)
@@ -316,15 +316,15 @@ async def test_a_refund_that_cannot_finish_is_parked_and_goes_on_when_it_is_mend
 
 
 @pytest.fixture
-def paid_by_card(shop, open_sale, till, db):
+def paid_by_card(shop, open_sale, checkout, db):
     """Pay an order by card, as a gateway does; return its sale, the order and the payment."""
 
-    async def make(desk, coupon_cents=0):
+    async def make(cards, coupon_cents=0):
         sale = await open_sale(stock=3)
         (placement,) = await shop.order(sale, payer())
-        coupon = await till.coupon(placement.buyer_id, coupon_cents) if coupon_cents else None
+        coupon = await checkout.coupon(placement.buyer_id, coupon_cents) if coupon_cents else None
         payment = Payment(sale.sale_id, placement.order_id, placement.buyer_id, CARD, coupon)
-        taking = desk.another(on_paid=partial(fulfilment.begin, TransactionLog(db)))
+        taking = cards.another(on_paid=partial(fulfilment.begin, TransactionLog(db)))
         tx_id = new_tx_id()
         assert (await taking.pay(tx_id, payment)).confirmed
         return sale, placement, tx_id
@@ -333,24 +333,24 @@ def paid_by_card(shop, open_sale, till, db):
 
 
 async def test_what_a_card_payment_holds_is_captured(db, paid_by_card, assert_balanced):
-    async with CardDesk.open(db) as desk:
-        sale, placement, tx_id = await paid_by_card(desk)
-        assert desk.sandbox.charges[tx_id].status is ChargeStatus.AUTHORISED
-        await Fulfilling(db, desk.provider).run(sale.sale_id)
+    async with CardPaymentBench.open(db) as cards:
+        sale, placement, tx_id = await paid_by_card(cards)
+        assert cards.sandbox.charges[tx_id].status is ChargeStatus.AUTHORISED
+        await FulfilmentWorker(db, cards.provider).run(sale.sale_id)
         assert await saga_of(db, placement.order_id) == ("COMPLETED", None)
-        assert desk.sandbox.charges[tx_id].status is ChargeStatus.CAPTURED
+        assert cards.sandbox.charges[tx_id].status is ChargeStatus.CAPTURED
         await assert_balanced(sale)
 
 
 async def test_a_card_payment_that_is_taken_back_is_voided(
     db, shop, stock, paid_by_card, ship_at_most, assert_balanced
 ):
-    async with CardDesk.open(db) as desk:
-        sale, placement, tx_id = await paid_by_card(desk)
+    async with CardPaymentBench.open(db) as cards:
+        sale, placement, tx_id = await paid_by_card(cards)
         await ship_at_most(sale, 0)
-        await Fulfilling(db, desk.provider).run(sale.sale_id)
+        await FulfilmentWorker(db, cards.provider).run(sale.sale_id)
         assert await shop.states(sale, [placement]) == ["refunded unfulfilled"]
-        assert desk.sandbox.charges[tx_id].status is ChargeStatus.VOIDED
+        assert cards.sandbox.charges[tx_id].status is ChargeStatus.VOIDED
         await stock_returns.return_batch(db, stock)
         books = await assert_balanced(sale)
         assert books.lines["refunded, cents"] == PRICE
@@ -359,10 +359,10 @@ async def test_a_card_payment_that_is_taken_back_is_voided(
 async def test_a_capture_that_the_provider_declines_takes_the_order_back(
     db, shop, stock, paid_by_card, assert_balanced
 ):
-    async with CardDesk.open(db) as desk:
-        sale, placement, tx_id = await paid_by_card(desk)
-        desk.sandbox.charges[tx_id].become(ChargeStatus.DECLINED)
-        await Fulfilling(db, desk.provider).run(sale.sale_id)
+    async with CardPaymentBench.open(db) as cards:
+        sale, placement, tx_id = await paid_by_card(cards)
+        cards.sandbox.charges[tx_id].become(ChargeStatus.DECLINED)
+        await FulfilmentWorker(db, cards.provider).run(sale.sale_id)
         state, reason = await saga_of(db, placement.order_id)
         assert (state, "declined" in reason) == ("COMPENSATED", True)
         assert await shop.states(sale, [placement]) == ["refunded unfulfilled"]
@@ -373,22 +373,22 @@ async def test_a_capture_that_the_provider_declines_takes_the_order_back(
 async def test_a_provider_that_is_away_delays_a_capture_and_decides_nothing(
     db, shop, paid_by_card, assert_balanced
 ):
-    async with CardDesk.open(db) as desk:
-        sale, placement, tx_id = await paid_by_card(desk)
-        await Fulfilling(db, None).run(sale.sale_id)
+    async with CardPaymentBench.open(db) as cards:
+        sale, placement, tx_id = await paid_by_card(cards)
+        await FulfilmentWorker(db, None).run(sale.sale_id)
         assert await saga_of(db, placement.order_id) == ("RUNNING", None)
         assert await shop.states(sale, [placement]) == ["paid"]
-        await Fulfilling(db, desk.provider).run(sale.sale_id)
-        assert desk.sandbox.charges[tx_id].status is ChargeStatus.CAPTURED
+        await FulfilmentWorker(db, cards.provider).run(sale.sale_id)
+        assert cards.sandbox.charges[tx_id].status is ChargeStatus.CAPTURED
         await assert_balanced(sale)
 
 
 async def test_a_coupon_that_pays_all_of_it_leaves_nothing_to_capture(
     db, paid_by_card, assert_balanced
 ):
-    async with CardDesk.open(db) as desk:
-        sale, placement, _ = await paid_by_card(desk, coupon_cents=2 * PRICE)
-        await Fulfilling(db, desk.provider).run(sale.sale_id)
+    async with CardPaymentBench.open(db) as cards:
+        sale, placement, _ = await paid_by_card(cards, coupon_cents=2 * PRICE)
+        await FulfilmentWorker(db, cards.provider).run(sale.sale_id)
         assert await saga_of(db, placement.order_id) == ("COMPLETED", None)
-        assert desk.charges() == []
+        assert cards.charges() == []
         await assert_balanced(sale)

@@ -42,8 +42,8 @@ from seckill.sales import sales
 from seckill.sales.sales import NewSale
 from seckill.transactions import attempts
 from seckill.transactions.states import BranchCall, BranchOp, TransactionState
-from tests.fulfilment import Fulfilling
-from tests.till import BRANCHES, Till, payer
+from tests.checkout import BRANCHES, CheckoutBench, payer
+from tests.fulfilment import FulfilmentWorker
 from tests.transactions import Killed
 
 T = TypeVar("T")
@@ -115,7 +115,7 @@ class Payments(RuleBasedStateMachine):
         return multiple(*self._must(self._open()))
 
     async def _open(self) -> list[Placement]:
-        self._till = Till(self._db, self._world.redis)
+        self._till = CheckoutBench(self._db, self._world.redis)
         new = NewSale(f"machine-{self._buyers[0]}", UNITS, PRICE_CENTS)
         await sales.create(self._db, self._stock, new)
         self._sale = await sales.open_(self._db, self._stock, new.sale_id)
@@ -222,7 +222,7 @@ class Payments(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self._must(self._recover(None))
-        self._must(Fulfilling(self._db).run(self._sale.sale_id))
+        self._must(FulfilmentWorker(self._db).run(self._sale.sale_id))
         self._must(self._give_back())
         books = self._must(self._verify())
         assert books.balanced, books.violations

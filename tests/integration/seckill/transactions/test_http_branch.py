@@ -16,7 +16,7 @@ from seckill.errors import Unavailable
 from seckill.transactions import attempts
 from seckill.transactions.branches import HttpBranch, PartlyDone
 from seckill.transactions.states import BranchCall, BranchOp, TransactionState
-from tests.transactions import Bench, Probe, new_id, new_works
+from tests.transactions import Probe, TransactionBench, new_id, new_works
 
 
 class Service:
@@ -128,7 +128,7 @@ async def test_F7_a_lost_reply_is_asked_for_again_under_the_same_key(
 ):
     probe = Probe(db)
     await probe.create()
-    bench = Bench(probe, ["stock"])
+    bench = TransactionBench(probe, ["stock"])
     works = [*new_works(5), *new_works(5, loses=op)]
     outcomes = await bench.coordinator(branches=[probe.branch("stock"), branch]).run(works)
     assert {outcome.state for outcome in outcomes.values()} == {TransactionState.CONFIRMED}
@@ -143,7 +143,7 @@ async def test_a_service_that_never_answers_a_try_has_it_cancelled(
 ):
     probe = Probe(db)
     await probe.create()
-    bench = Bench(probe, ["stock"])
+    bench = TransactionBench(probe, ["stock"])
     work = BranchCall(new_id(), {"loses": "try", "times": 99})
     outcomes = await bench.coordinator(branches=[probe.branch("stock"), branch]).run([work])
     assert outcomes[work.tx_id].canceled

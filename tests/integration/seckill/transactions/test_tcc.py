@@ -13,12 +13,12 @@ from seckill.transactions import attempts, log, tcc
 from seckill.transactions.states import BranchCall, BranchOp, TransactionOutcome, TransactionState
 from seckill.transactions.tcc import CoordinatorFull
 from tests.transactions import (
-    Bench,
     Fuse,
     Killed,
     LosesReplies,
     MortalPool,
     Probe,
+    TransactionBench,
     new_id,
     new_works,
 )
@@ -35,8 +35,8 @@ async def probe(db: asyncpg.Pool) -> Probe:
 
 
 @pytest.fixture
-def bench(probe: Probe) -> Bench:
-    return Bench(probe)
+def bench(probe: Probe) -> TransactionBench:
+    return TransactionBench(probe)
 
 
 @pytest.fixture(autouse=True)
@@ -234,7 +234,7 @@ async def test_F12_a_recoverer_killed_at_any_point_leaves_nothing_half_done(benc
     await probe.assert_whole(bench.names, works)
 
 
-async def _kill_everywhere(bench: Bench, probe: Probe) -> list[BranchCall]:
+async def _kill_everywhere(bench: TransactionBench, probe: Probe) -> list[BranchCall]:
     """Run batches of two, one to win and one to lose, each killed at the next point."""
     works: list[BranchCall] = []
     for points in range(1000):
@@ -291,7 +291,7 @@ async def test_definitions_that_a_process_does_not_know_are_left_alone(bench, pr
     work = BranchCall(new_id(), {})
     await bench.coordinator()._log.begin("tcc", bench.name, TransactionState.TRYING, [work])
     await probe.make_due([work])
-    assert (await Bench(probe).recovery().run_once()).taken == 0
+    assert (await TransactionBench(probe).recovery().run_once()).taken == 0
 
 
 async def test_what_ended_long_ago_is_removed_with_its_barriers(bench, probe, db):

@@ -25,7 +25,7 @@ from seckill.adapters import postgres
 from seckill.errors import Unavailable
 from seckill.transactions import attempts
 from seckill.transactions.states import BranchCall, BranchOp, TransactionState
-from tests.transactions import Bench, Fuse, Killed, MortalPool, Probe, new_works
+from tests.transactions import Fuse, Killed, MortalPool, Probe, TransactionBench, new_works
 
 BRANCHES = ("stock", "wallet", "coupon")
 #: What a network can still deliver of a transaction, by what the log says of it.
@@ -51,7 +51,7 @@ class Transactions(RuleBasedStateMachine):
         self._runner = runner
         self._pool = pool
         self._probe = Probe(pool)
-        self._bench = Bench(self._probe, BRANCHES)
+        self._bench = TransactionBench(self._probe, BRANCHES)
         self._all: list[BranchCall] = []
 
     def _mortal(self, dies_at: int | None) -> MortalPool:

@@ -1,4 +1,4 @@
-"""A till for tests: the payment's branches one by one, or whole payments, on the real stores."""
+"""Payments for tests: the branches one by one, or whole payments, on the real stores."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def payer() -> str:
     return f"payer-{next(_numbers)}"
 
 
-class Till:
+class CheckoutBench:
     """One process that takes payments."""
 
     def __init__(self, db: Any, store: Redis, *, locking: bool = True) -> None:
@@ -42,13 +42,13 @@ class Till:
         self.coordinator = Coordinator(definition, self.log)
         self._checkout = Checkout(self.coordinator, store, locking=locking)
 
-    def another(self, *, locking: bool = True) -> Till:
-        """Open the till of another process."""
-        return Till(self.db, self._store, locking=locking)
+    def another(self, *, locking: bool = True) -> CheckoutBench:
+        """Open the checkout of another process."""
+        return CheckoutBench(self.db, self._store, locking=locking)
 
-    def mortal(self, dies_at: int | None) -> Till:
-        """Open the till of a process that dies at the n-th point between two statements."""
-        return Till(MortalPool(self.db, Fuse(dies_at)), self._store)
+    def mortal(self, dies_at: int | None) -> CheckoutBench:
+        """Open the checkout of a process that dies at the n-th point between two statements."""
+        return CheckoutBench(MortalPool(self.db, Fuse(dies_at)), self._store)
 
     async def give(self, buyer_id: str, cents: int) -> None:
         """Top up a wallet."""

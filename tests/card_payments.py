@@ -21,20 +21,20 @@ TIMEOUT_S = 1.0
 GRACE_S = 60.0
 
 
-class CardDesk:
+class CardPaymentBench:
     """One process that takes cards."""
 
     def __init__(self, db: asyncpg.Pool, sandbox: Sandbox, provider: Provider) -> None:
         self.db = db
         self.sandbox = sandbox
         self.provider = provider
-        self.books = CardPaymentStore(db)
+        self.store = CardPaymentStore(db)
         self.payments = self.another()
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, db: asyncpg.Pool) -> AsyncIterator[CardDesk]:
-        """Open the desk, and the provider behind it."""
+    async def open(cls, db: asyncpg.Pool) -> AsyncIterator[CardPaymentBench]:
+        """Open the process, and the provider that it asks."""
         sandbox = Sandbox(SandboxBehaviour())
         async with (
             sandbox.serving() as url,
@@ -73,7 +73,7 @@ class CardDesk:
             await self.payments.ask_due()
 
     def charges(self) -> list[SandboxCharge]:
-        """Return what the provider has in its books."""
+        """Return what the provider has on record."""
         return list(self.sandbox.charges.values())
 
     def held(self) -> int:
