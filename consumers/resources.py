@@ -28,7 +28,7 @@ class Resources:
     sales: SaleDirectory
     publisher: Publisher
     #: For events alone: what other people's queues refuse must not hold up our own.
-    telling: Publisher
+    event_publisher: Publisher
     consuming: Broker
     #: The card provider, where there is one.
     provider: Provider | None
@@ -48,7 +48,7 @@ async def open_resources(settings: Settings, stack: AsyncExitStack) -> Resources
         )
     )
     url, timeout_s = settings.amqp_url, settings.connect_timeout_s
-    publisher, telling = [
+    publisher, event_publisher = [
         await stack.enter_async_context(
             Publisher.open(Broker(url, name, timeout_s), timeout_s=settings.confirm_timeout_s)
         )
@@ -65,5 +65,13 @@ async def open_resources(settings: Settings, stack: AsyncExitStack) -> Resources
             )
         )
     return Resources(
-        settings, redis, stock, db, SaleDirectory(db), publisher, telling, consuming, provider
+        settings,
+        redis,
+        stock,
+        db,
+        SaleDirectory(db),
+        publisher,
+        event_publisher,
+        consuming,
+        provider,
     )

@@ -1,6 +1,9 @@
 """The messages on the broker: MessagePack, version 1. Within a version, fields are only added.
 
-Events are JSON: their readers are other people's programs.
+Events have a format of their own (seckill/events.py).
+
+Every decoder raises BadMessage if the bytes cannot be read, and NewerMessage if their version is
+newer than this process.
 """
 
 from __future__ import annotations
@@ -8,7 +11,6 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -22,18 +24,19 @@ from seckill.inventory.reservations import Grab
 M = TypeVar("M")
 
 VERSION = 1
-#: Of a parcel: what carries orders.place messages is none, and older consumers leave it waiting.
-PARCEL_VERSION = 2
-#: Messages in a parcel. Small ones come to less than the grabs of one large message.
+#: The version of a multi-sale message. It differs, so that a consumer that does not know multi-sale
+#: messages retries one as a newer message.
+MULTI_SALE_VERSION = 2
+#: Parts of a multi-sale message: so many small messages hold fewer grabs than one large message.
 PARTS_MAX = 48
-#: Grabs in one message: a consumer's SQL batch is about that large.
+#: Grabs in one message: about as many as a consumer places in one SQL batch.
 MESSAGE_GRABS_MAX = 1024
 
 Id = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}\Z")]
 
 
 class PlaceMessage(msgspec.Struct, frozen=True):
-    """Grabs of one sale and epoch that Redis has accepted: make them orders."""
+    """Grabs of one sale and epoch that Redis has accepted, to become orders."""
 
     sale: Id
     epoch: Annotated[int, msgspec.Meta(ge=1)]
@@ -45,69 +48,27 @@ class PlaceMessage(msgspec.Struct, frozen=True):
 
 
 class MultiSaleMessage(msgspec.Struct, frozen=True):
-    """Several orders.place messages that were sent as one: of sales that have little each."""
+    """Several orders.place messages sent as one, because each of their sales has few grabs."""
 
     parts: list[bytes]
     v: int
 
 
 class ExpireMessage(msgspec.Struct, frozen=True):
-    """Orders whose payment window ends now: cancel those still unpaid."""
+    """Orders whose payment window ends now; those still unpaid are to be cancelled."""
 
     orders: list[str]
     v: int = VERSION
 
 
 class SagaStep(msgspec.Struct, frozen=True):
-    """A Saga has come to a step: do it, or undo it, if it is still there."""
+    """A step that a Saga has reached, to be done or undone if the Saga is still at that step."""
 
-    #: The definition that knows its steps.
+    #: The name of the definition that lists the steps.
     saga: str
     tx_id: str
     state: Annotated[str, msgspec.Meta(pattern="^(RUNNING|COMPENSATING)\\Z")]
     step: Annotated[int, msgspec.Meta(ge=0, le=2**15 - 1)]
-    v: int = VERSION
-
-
-class OrderChange(msgspec.Struct, frozen=True, omit_defaults=True):
-    """An order in an order.* event."""
-
-    order_id: str
-    sale_id: str
-    buyer_id: str
-    quantity: int
-    amount_cents: int
-    #: Grows with each change of the order.
-    version: int
-    #: Why it ended.
-    reason: str | None = None
-
-
-class EndedSaga(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A Saga in a saga.* event."""
-
-    tx_id: str
-    name: str
-    #: Why it was compensated.
-    reason: str | None = None
-
-
-class EventMessage(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What one statement changed."""
-
-    v: int
-    id: int
-    topic: str
-    at: datetime
-    orders: Sequence[OrderChange] = ()
-    sagas: Sequence[EndedSaga] = ()
-
-
-class _OfSale(msgspec.Struct):
-    sale: str
-
-
-class _OfVersion(msgspec.Struct):
     v: int = VERSION
 
 
@@ -121,13 +82,13 @@ class BadGrab:
 
 @dataclass(frozen=True, slots=True)
 class DecodedPlace:
-    """A decoded PlaceOrders: its good grabs, and its bad ones."""
+    """A decoded PlaceMessage: its good grabs, and its bad ones."""
 
     sale_id: str
     epoch: int
     grabs: list[Grab]
     bad: list[BadGrab] = field(default_factory=list)
-    #: How far into the outbox it reaches (`seckill.inventory.outbox.mark_of`).
+    #: The newest outbox entry of the message, as a number (`seckill.inventory.outbox.mark_of`).
     outbox_mark: int = 0
 
 
@@ -136,27 +97,7 @@ class BadMessage(Permanent):
 
 
 class NewerMessage(Transient):
-    """The message is of a version that this process does not know; a newer one will."""
-
-
-#: All that decoding hostile bytes raises: beside msgspec's own, text that is not UTF-8 and nesting
-#: that never ends. Anything that got past this list would stop the consumer again and again.
-_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-
-_encode = msgspec.msgpack.Encoder().encode
-_decode_place = msgspec.msgpack.Decoder(PlaceMessage).decode
-_decode_parcel = msgspec.msgpack.Decoder(MultiSaleMessage).decode
-_decode_version = msgspec.msgpack.Decoder(_OfVersion).decode
-_decode_sale = msgspec.msgpack.Decoder(_OfSale).decode
-_decode_expire = msgspec.msgpack.Decoder(ExpireMessage).decode
-_decode_saga_step = msgspec.msgpack.Decoder(SagaStep).decode
-
-
-class _StrictGrab(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
-    order_id: Annotated[str, msgspec.Meta(pattern=rf"^{order_ids.PATTERN.pattern}")]
-    buyer_id: Id
-    #: Anything larger cannot be a quantity, and would not fit PostgreSQL's integer.
-    quantity: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
+    """The message is of a version that only a newer process knows."""
 
 
 def encode_place(sale_id: str, epoch: int, batch: Sequence[str], grabs: Iterable[Grab]) -> bytes:
@@ -166,7 +107,7 @@ def encode_place(sale_id: str, epoch: int, batch: Sequence[str], grabs: Iterable
 
 
 def decode_place(body: bytes) -> DecodedPlace:
-    """Decode an orders.place message and sort good entries from bad; else Bad- or NewerMessage."""
+    """Decode an orders.place message, and separate its good entries from its bad ones."""
     message = _decode(_decode_place, body, topology.ORDERS_PLACE)
     placing = DecodedPlace(message.sale, message.epoch, [], outbox_mark=mark_of(message.batch))
     for entry in message.grabs:
@@ -179,23 +120,23 @@ def decode_place(body: bytes) -> DecodedPlace:
     return placing
 
 
-def encode_parcel(parts: Iterable[bytes]) -> bytes:
-    """Encode orders.place messages into one."""
-    return _encode(MultiSaleMessage(list(parts), PARCEL_VERSION))
+def encode_multi_sale(parts: Iterable[bytes]) -> bytes:
+    """Encode several orders.place messages as one multi-sale message."""
+    return _encode(MultiSaleMessage(list(parts), MULTI_SALE_VERSION))
 
 
 def parts_of(body: bytes) -> list[bytes]:
-    """Return the messages in a parcel; anything else is its own one part."""
+    """Return the parts of a multi-sale message; any other message is its own only part."""
     try:
-        parcel = _decode_parcel(body)
+        message = _decode_multi_sale(body)
     except _UNREADABLE:
         return [body]
-    is_ours = parcel.v == PARCEL_VERSION and len(parcel.parts) <= PARTS_MAX
-    return parcel.parts if is_ours else [body]
+    is_ours = message.v == MULTI_SALE_VERSION and len(message.parts) <= PARTS_MAX
+    return message.parts if is_ours else [body]
 
 
 def sale_of(body: bytes) -> str:
-    """Return the sale of an orders.place message; "" of a parcel, or when it cannot be told."""
+    """Return the sale of an orders.place message; "" if it is a multi-sale one or unreadable."""
     try:
         return _decode_sale(body).sale
     except _UNREADABLE:
@@ -203,20 +144,20 @@ def sale_of(body: bytes) -> str:
 
 
 def encode_bad_grab(placing: DecodedPlace, bad: BadGrab) -> bytes:
-    """Encode a message that holds only a bad entry of another, to lie in the dead queue."""
+    """Encode a message for the dead queue that holds only the bad entry of another message."""
     try:
         return _encode(PlaceMessage(placing.sale_id, placing.epoch, [], [bad.entry]))
-    except RecursionError:  # nested just deeply enough to be read, but not to be written again
+    except RecursionError:  # nested so deeply that it can be read but not written
         return _encode(PlaceMessage(placing.sale_id, placing.epoch, [], ["nested too deeply"]))
 
 
-def encode_expire(order_ids_: Sequence[str]) -> bytes:
+def encode_expire(ids: Sequence[str]) -> bytes:
     """Encode an orders.expire message."""
-    return _encode(ExpireMessage(list(order_ids_)))
+    return _encode(ExpireMessage(list(ids)))
 
 
 def decode_expire(body: bytes) -> list[str]:
-    """Decode an orders.expire message to order ids; else Bad- or NewerMessage."""
+    """Decode an orders.expire message, and return its order ids."""
     message = _decode(_decode_expire, body, topology.ORDERS_EXPIRE)
     bad = [order_id for order_id in message.orders if not order_ids.PATTERN.match(order_id)]
     if bad:
@@ -230,24 +171,40 @@ def encode_saga_step(saga: str, tx_id: str, state: str, step: int) -> bytes:
 
 
 def decode_saga_step(body: bytes) -> SagaStep:
-    """Decode a saga.steps message; else Bad- or NewerMessage."""
+    """Decode a saga.steps message."""
     return _decode(_decode_saga_step, body, topology.SAGA_STEPS)
 
 
-def encode_event(
-    event_id: int,
-    topic: str,
-    at: datetime,
-    *,
-    orders: Sequence[OrderChange] = (),
-    sagas: Sequence[EndedSaga] = (),
-) -> bytes:
-    """Encode an event, as JSON."""
-    return msgspec.json.encode(EventMessage(VERSION, event_id, topic, at, orders, sagas))
+class _OfSale(msgspec.Struct):
+    sale: str
+
+
+class _OfVersion(msgspec.Struct):
+    v: int = VERSION
+
+
+class _StrictGrab(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    order_id: Annotated[str, msgspec.Meta(pattern=rf"^{order_ids.PATTERN.pattern}")]
+    buyer_id: Id
+    #: Anything larger cannot be a quantity, and would not fit PostgreSQL's integer.
+    quantity: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
+
+
+#: Every error that decoding hostile bytes raises: those of msgspec, text that is not UTF-8, and
+#: nesting without end. An error missing from this list would stop the consumer again and again.
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_place = msgspec.msgpack.Decoder(PlaceMessage).decode
+_decode_multi_sale = msgspec.msgpack.Decoder(MultiSaleMessage).decode
+_decode_version = msgspec.msgpack.Decoder(_OfVersion).decode
+_decode_sale = msgspec.msgpack.Decoder(_OfSale).decode
+_decode_expire = msgspec.msgpack.Decoder(ExpireMessage).decode
+_decode_saga_step = msgspec.msgpack.Decoder(SagaStep).decode
 
 
 def _decode(decode: Callable[[bytes], M], body: bytes, queue: str) -> M:
-    """Decode, once the version is known to be one of ours: a newer one may look otherwise."""
+    """Decode a body after its version: a newer version may have any other form."""
     try:
         version = _decode_version(body).v
         if version > VERSION:

@@ -39,14 +39,14 @@ class PlaceOrders:
         that none of them shares another's fate.
         """
         parts = [part for message in batch for part in messages.parts_of(message.body)]
-        is_parcel = len(parts) > len(batch) == 1
-        if is_parcel and is_suspect(batch[0]):
+        is_multi_sale = len(parts) > len(batch) == 1
+        if is_multi_sale and is_suspect(batch[0]):
             await self._send_apart(parts, "it was delivered too often")
             return
         try:
             await self._place_messages(parts)
         except Exception as error:
-            if not is_parcel or failure_action(error) is FailureAction.HOLD:
+            if not is_multi_sale or failure_action(error) is FailureAction.HOLD:
                 raise
             await self._send_apart(parts, repr(error))
 

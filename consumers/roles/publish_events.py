@@ -90,7 +90,7 @@ class PublishEvents:
 
 def build(stores: Resources) -> Role:
     """Return the role, on the stores of this process."""
-    role = PublishEvents(stores.db, stores.telling)
+    role = PublishEvents(stores.db, stores.event_publisher)
     return PollRole(
         "publish_events",
         role.run_once,

@@ -135,7 +135,7 @@ class Reconcile:
 
 def build(stores: Resources) -> Role:
     """Return the role, on the stores of this process."""
-    count = partial(count_waiting, stores.consuming, *topology.HOMES_OF_GRABS)
+    count = partial(count_waiting, stores.consuming, *topology.GRAB_QUEUES)
     reconciler = Reconciler(stores.redis, stores.db, stores.publisher, count, actor="reconcile")
     role = Reconcile(
         stores.redis,

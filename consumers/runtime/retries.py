@@ -76,14 +76,14 @@ class RetrySchedule:
             dead = FailedMessage(message.body, reason, stack, attempts, first_failed_ms)
             await dead_letter(self._publisher, self._queue, [dead])
             return
-        rung_s = RETRY_DELAYS_S[attempts - 1]
+        retry_delay_s = RETRY_DELAYS_S[attempts - 1]
         log.warning(
-            "%s: attempt %d failed, again in %d s: %s", self._queue, attempts, rung_s, reason
+            "%s: attempt %d failed, again in %d s: %s", self._queue, attempts, retry_delay_s, reason
         )
         # Nothing else of the old headers: x-death would grow with every rung.
         headers = {"x-attempts": attempts, "x-first-failed-ms": first_failed_ms}
-        wait_s = rung_s * random.uniform(*JITTER)  # noqa: S311 - no secret
-        await self._publisher.publish_later(rung_s, wait_s, self._queue, message, headers)
+        wait_s = retry_delay_s * random.uniform(*JITTER)  # noqa: S311 - no secret
+        await self._publisher.publish_later(retry_delay_s, wait_s, self._queue, message, headers)
 
 
 def _number(message: AbstractIncomingMessage, header: str) -> int:

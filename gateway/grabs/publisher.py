@@ -190,7 +190,7 @@ class BatchedPublisher:
 
     async def _send(self, waiting: Sequence[Waiter[bytes, None]]) -> None:
         bodies = [waiter.item for waiter in waiting]
-        body = messages.encode_parcel(bodies) if len(bodies) > 1 else bodies[0]
+        body = messages.encode_multi_sale(bodies) if len(bodies) > 1 else bodies[0]
         await self._publisher.publish(topology.ORDERS_PLACE, body)
         for waiter in waiting:
             waiter.answer(None)

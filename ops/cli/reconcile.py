@@ -96,7 +96,7 @@ async def _repair(
             stores.redis,
             stores.db,
             publisher,
-            partial(count_waiting, broker, *topology.HOMES_OF_GRABS),
+            partial(count_waiting, broker, *topology.GRAB_QUEUES),
             actor=audit.person(),
         )
         return {

@@ -142,21 +142,20 @@ class Publisher:
 
     async def publish_later(
         self,
-        rung_s: int,
+        retry_delay_s: int,
         wait_s: float,
         queue: str,
         message: AbstractIncomingMessage,
         headers: Headers,
     ) -> None:
-        """Put a copy of a message on a rung of the retry ladder; `publish` says what done means.
+        """Publish a copy of a message to a retry queue; `publish` says what done means.
 
-        It comes back to `queue` after `wait_s`, at most `rung_s`, with these headers alone.
+        It returns to `queue` after `wait_s`, at most `retry_delay_s`, with only these headers.
         """
-        async with self._working(
-            f"publishing to {topology.retry(rung_s)}", self._timeout_s
-        ) as link:
+        doing = f"publishing to {topology.retry(retry_delay_s)}"
+        async with self._working(doing, self._timeout_s) as link:
             copy = _message(message.body, headers, sent_at=message.timestamp, expiration=wait_s)
-            await link.topology.rungs[rung_s].publish(copy, queue)
+            await link.topology.retry_exchanges[retry_delay_s].publish(copy, queue)
 
     async def publish_timer(self, window_s: int, body: bytes) -> None:
         """Publish to the timer queue of a window, declaring it once per link."""

@@ -1,7 +1,7 @@
-"""Every exchange and queue, declared here and nowhere else.
+"""Every exchange and queue of RabbitMQ, declared here and nowhere else.
 
-All queues are quorum queues: a message is fsynced before it is confirmed, and deliveries are
-counted. https://www.rabbitmq.com/docs/quorum-queues
+All queues are quorum queues: RabbitMQ writes a message to disk before it confirms it, and counts
+deliveries. https://www.rabbitmq.com/docs/quorum-queues
 """
 
 from __future__ import annotations
@@ -20,68 +20,68 @@ ORDERS_EXPIRE = "orders.expire"
 SAGA_STEPS = "saga.steps"
 #: Topic exchange; the topics are in docs/events.md.
 EVENTS = "seckill.events"
-#: Queues that roles work on. Each has a dead queue.
+#: Queues that roles consume. Each has a dead queue.
 WORK_QUEUES = (ORDERS_PLACE, ORDERS_EXPIRE, SAGA_STEPS)
 
-#: Waits of a message that failed: a moment, a hiccup, a restart, an outage; after that a person.
+#: The retry schedule: how long a message that failed waits before each new attempt. The delays fit
+#: a moment, a hiccup, a restart and an outage; after that an operator has to look.
 RETRY_DELAYS_S = (1, 5, 25, 125)
 
-#: A message that killed its consumer this often is not retried again. At least 20, because an
+#: A message that killed its consumer this often is not delivered again. At least 20, because an
 #: ordinary restart of the pool also counts as a delivery.
 DELIVERY_LIMIT = 20
 #: Distinct payment windows, so distinct timer queues, that sales may use together.
 TIMER_QUEUES_MAX = 16
 
-# A dead-lettering queue would lose messages on a broker crash in mid-transfer; with these two it
-# keeps a message until the target has confirmed it.
+# A dead-lettering queue would lose messages if the broker crashed during the transfer. With these
+# two arguments it keeps a message until the target queue has confirmed it.
 _AT_LEAST_ONCE = {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
 
 
 def dead(queue: str) -> str:
-    """Name the dead queue of a queue; idempotent."""
+    """Return the name of the dead queue of a queue; a dead queue is its own."""
     return queue if queue.endswith(".dead") else f"{queue}.dead"
 
 
 def timer(window_s: int) -> str:
-    """Name the timer queue of a payment window in seconds.
+    """Return the name of the timer queue of a payment window in seconds.
 
-    One queue for each window: RabbitMQ drops expired messages at the head only, so a short
-    per-message TTL would wait behind a longer one.
+    Each window has a queue of its own: RabbitMQ drops expired messages at the head only, so a
+    short per-message TTL would wait behind a longer one.
     """
     return f"orders.timer.{window_s}s"
 
 
-def retry(rung_s: int) -> str:
-    """Name the queue of a rung of the retry ladder; its exchange is called the same.
+def retry(retry_delay_s: int) -> str:
+    """Return the name of the retry queue of a delay; its exchange has the same name.
 
-    An exchange of its own, so that a message keeps its routing key, which is the name of the queue
-    that it goes back to.
+    Each retry queue has an exchange of its own, so that a message keeps its routing key. The
+    routing key is the name of the queue to which the message returns.
     """
-    return f"retry.{rung_s}s"
+    return f"retry.{retry_delay_s}s"
 
 
-#: Where the message of a grab can be that no consumer holds.
-HOMES_OF_GRABS = (ORDERS_PLACE, dead(ORDERS_PLACE), *map(retry, RETRY_DELAYS_S))
+#: The queues in which the message of a grab can wait.
+GRAB_QUEUES = (ORDERS_PLACE, dead(ORDERS_PLACE), *map(retry, RETRY_DELAYS_S))
 
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """What `declare` has made sure of, through one channel."""
+    """What `declare` has declared through one channel."""
 
     exchange: AbstractExchange
     events: AbstractExchange
-    #: The work queues and their dead queues, by name.
+    #: The work queues, their dead queues and the retry queues, by name.
     queues: dict[str, AbstractQueue]
-    #: The exchanges of the retry ladder by their wait in seconds.
-    rungs: dict[int, AbstractExchange]
+    #: The exchanges of the retry queues, by delay in seconds.
+    retry_exchanges: dict[int, AbstractExchange]
 
 
 async def declare(channel: AbstractChannel) -> Topology:
-    """Declare the exchanges, the work queues with their dead queues, and the retry ladder.
+    """Declare the exchanges, the work queues with their dead queues, and the retry queues.
 
-    WrongQueue names one that is there with other arguments.
-
-    Every process does, over each new link: the broker may have lost everything.
+    Raise WrongQueue if one of them exists with other arguments. Every process declares everything
+    over each new link, because the broker may have lost everything.
     """
     queues = {}
     exchange = await channel.declare_exchange(EXCHANGE, "direct", durable=True)
@@ -99,10 +99,11 @@ async def declare(channel: AbstractChannel) -> Topology:
                 **_AT_LEAST_ONCE,
             },
         )
-    rungs = {}
-    for rung_s in RETRY_DELAYS_S:
-        rungs[rung_s], queues[retry(rung_s)] = await _declare_rung(channel, rung_s)
-    return Topology(exchange, events, queues, rungs)
+    retry_exchanges = {}
+    for delay_s in RETRY_DELAYS_S:
+        name = retry(delay_s)
+        retry_exchanges[delay_s], queues[name] = await _declare_retry_queue(channel, delay_s)
+    return Topology(exchange, events, queues, retry_exchanges)
 
 
 async def declare_events(channel: AbstractChannel) -> AbstractExchange:
@@ -111,26 +112,13 @@ async def declare_events(channel: AbstractChannel) -> AbstractExchange:
 
 
 async def declare_view(channel: AbstractChannel, topic: str, length_max: int) -> AbstractQueue:
-    """Declare a queue for one who looks at events of a topic; it goes with the link.
+    """Declare a queue of the caller's own for the events of a topic; it ends with the link.
 
-    What is not taken in time makes room for what is newer.
+    A full queue drops its oldest event, so that a slow reader sees the newest ones.
     """
     queue = await channel.declare_queue(exclusive=True, arguments={"x-max-length": length_max})
     await queue.bind(await declare_events(channel), topic)
     return queue
-
-
-async def _declare_rung(
-    channel: AbstractChannel, rung_s: int
-) -> tuple[AbstractExchange, AbstractQueue]:
-    """Declare a rung; after at most `rung_s` a message goes back to the queue that it is from."""
-    exchange = await channel.declare_exchange(retry(rung_s), "fanout", durable=True)
-    arguments = {
-        "x-message-ttl": rung_s * 1000,
-        "x-dead-letter-exchange": EXCHANGE,  # without a routing key: the message keeps its own
-        **_AT_LEAST_ONCE,
-    }
-    return exchange, await _declare_queue(channel, exchange, retry(rung_s), arguments)
 
 
 async def declare_timer(
@@ -146,6 +134,19 @@ async def declare_timer(
     return await _declare_queue(channel, exchange, timer(window_s), arguments)
 
 
+async def _declare_retry_queue(
+    channel: AbstractChannel, delay_s: int
+) -> tuple[AbstractExchange, AbstractQueue]:
+    """Declare a retry queue; after at most `delay_s` a message returns to its queue."""
+    exchange = await channel.declare_exchange(retry(delay_s), "fanout", durable=True)
+    arguments = {
+        "x-message-ttl": delay_s * 1000,
+        "x-dead-letter-exchange": EXCHANGE,  # without a routing key: the message keeps its own
+        **_AT_LEAST_ONCE,
+    }
+    return exchange, await _declare_queue(channel, exchange, retry(delay_s), arguments)
+
+
 async def _declare_queue(
     channel: AbstractChannel, exchange: AbstractExchange, name: str, arguments: dict[str, Any]
 ) -> AbstractQueue:
@@ -154,7 +155,7 @@ async def _declare_queue(
             name, durable=True, arguments={"x-queue-type": "quorum", **arguments}
         )
     except ChannelPreconditionFailed as error:
-        # Its text names the argument, what we gave and what the queue has.
+        # The text of the error names the argument, our value and the value of the queue.
         raise WrongQueue(
             f"RabbitMQ: queue {name} was made by something else or another version ({error}); "
             f"delete it, and it is made anew: rabbitmqctl delete_queue {name}"

@@ -33,8 +33,8 @@ from seckill.dead_letters.store import open_order_ids
 from seckill.inventory.reservations import CALL_MAX, Grab, Holding
 from seckill.order_ids import created_ms_of
 
-#: The whole retry ladder, and half a minute for what is between its rungs.
-LADDER_MS = (sum(topology.RETRY_DELAYS_S) + 30) * 1000
+#: The whole retry schedule, and half a minute for what is between two retry queues.
+RETRIES_MS = (sum(topology.RETRY_DELAYS_S) + 30) * 1000
 
 _pack = msgspec.msgpack.Encoder().encode
 
@@ -103,22 +103,22 @@ class Reconciler:
     ) -> list[Difference]:
         """Return those that need a second message: all, or none after a rebuild.
 
-        While messages wait anywhere theirs may be among them, and one that cannot be placed must
-        not be sent up the retry ladder again and again: then those alone that have been on their
-        way for longer than the ladder takes, and not more often than that.
+        While messages wait in any queue, the wanted message may be among them, and a grab that
+        cannot be placed must not go through the retry schedule again and again. Then return only
+        grabs that are older than the whole schedule, and no more often than once in that time.
         """
         if await fencing.epoch_in_redis(self._redis, sale_id) != epoch:
             return []
         waiting = await self._count_waiting()
-        # Read once more: what left the last rung while we looked and counted is a letter by now.
+        # Read once more: a message may have become a dead letter since the look.
         letters = await open_order_ids(self._db, sale_id)
         chosen = [d for d in chosen if d.holding.order_id not in letters]
         if not waiting:
             return chosen
         now = now_ms()
-        if now < self._pressed_ms.get(sale_id, 0) + LADDER_MS:
+        if now < self._pressed_ms.get(sale_id, 0) + RETRIES_MS:
             return []
-        old = [d for d in chosen if created_ms_of(d.holding.order_id) < now - LADDER_MS]
+        old = [d for d in chosen if created_ms_of(d.holding.order_id) < now - RETRIES_MS]
         if old:
             self._pressed_ms[sale_id] = now
         return old

@@ -12,8 +12,7 @@ from itertools import accumulate
 
 import asyncpg
 
-from seckill import messages
-from seckill.messages import EndedSaga, OrderChange
+from seckill.events import EndedSaga, OrderChange, encode_event
 
 #: One publisher at a time: two could send an order's events the wrong way round.
 PUBLISHER_LOCK = 0x5EC_4112
@@ -73,7 +72,7 @@ async def oldest(
     found = []
     for id_, topic, at, _ in taken:
         of_orders, of_sagas = orders.get(id_, ()), sagas.get(id_, ())
-        body = messages.encode_event(id_, topic, at, orders=of_orders, sagas=of_sagas)
+        body = encode_event(id_, topic, at, orders=of_orders, sagas=of_sagas)
         found.append(StoredEvent(id_, topic, body))
     return found, len(taken) < len(rows) or len(rows) == events_max
 

@@ -283,7 +283,7 @@ async def test_each_change_is_one_line_in_the_log(processes, open_sale, token):
     lines = [
         line.partition("gateway.operators: ")[2]
         for line in gateway.child.spec.log.read_text().splitlines()
-        if "gateway.admin.app.auth" in line
+        if "gateway.admin.auth" in line
     ]
     assert lines == [
         f"admin: close sale '{sale.sale_id}': WrongState",

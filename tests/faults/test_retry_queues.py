@@ -18,7 +18,7 @@ QUEUE = topology.ORDERS_EXPIRE
 
 @pytest.fixture
 def rung(monkeypatch):
-    monkeypatch.setattr("consumers.runtime.retries.RUNGS_S", (RUNG_S,))
+    monkeypatch.setattr("consumers.runtime.retries.RETRY_DELAYS_S", (RUNG_S,))
     monkeypatch.setattr("consumers.runtime.retries.JITTER", (0.2, 0.2))
 
 

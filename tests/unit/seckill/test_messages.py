@@ -243,7 +243,7 @@ def test_the_sale_of_a_message_is_told_without_its_grabs() -> None:
 
 def test_a_parcel_gives_out_what_was_put_in() -> None:
     parts = [body(), body(sale="summer"), b"\xff"]
-    parcel = messages.encode_parcel(parts)
+    parcel = messages.encode_multi_sale(parts)
     assert messages.parts_of(parcel) == parts
     assert messages.sale_of(parcel) == ""
 
@@ -257,7 +257,7 @@ def test_a_parcel_gives_out_what_was_put_in() -> None:
         pack({"v": 2}),
         b"\xff",
         b"",
-        messages.encode_parcel([b""] * (messages.PARTS_MAX + 1)),
+        messages.encode_multi_sale([b""] * (messages.PARTS_MAX + 1)),
     ],
     ids=repr,
 )
@@ -267,4 +267,4 @@ def test_what_is_no_parcel_is_its_own_one_part(other: bytes) -> None:
 
 def test_a_consumer_that_knows_no_parcels_takes_one_for_a_newer_message() -> None:
     with pytest.raises(NewerMessage, match="version 2"):
-        messages.decode_place(messages.encode_parcel([body()]))
+        messages.decode_place(messages.encode_multi_sale([body()]))

@@ -99,7 +99,7 @@ async def test_a_dead_parcel_is_a_letter_for_each_of_its_parts(open_sale, shop, 
     sales = [await open_sale(), await open_sale()]
     wishes = [shop.wish(sale, "ann") for sale in sales]
     bodies = [messages.encode_place(w.sale_id, 1, [], [[w.order_id, "ann", 1]]) for w in wishes]
-    await die(messages.encode_parcel(bodies), {"x-reason": "test"})
+    await die(messages.encode_multi_sale(bodies), {"x-reason": "test"})
 
     found = await moved(2)
 
@@ -302,10 +302,10 @@ async def test_each_arrival_is_a_line_and_counts(die, moved, db, caplog):
     before = value("seckill_dead_letters_arrived_total")
     body = messages.encode_place("demo", 1, [], ["bad"])
     await die(body, {"x-reason": "Expected `array`, got `str`"})
-    with caplog.at_level(logging.ERROR, logger="consumers.main.dead_letters"):
+    with caplog.at_level(logging.ERROR, logger="consumers.roles.dead_letters"):
         (letter,) = await moved()
 
-    (line,) = [r.getMessage() for r in caplog.records if r.name == "consumers.main.dead_letters"]
+    (line,) = [r.getMessage() for r in caplog.records if r.name == "consumers.roles.dead_letters"]
     assert line == (
         f"dead letter {letter.letter_id} on orders.place, sale demo, 0 orders: "
         f"Expected `array`, got `str`; see: seckill dead show {letter.letter_id}"

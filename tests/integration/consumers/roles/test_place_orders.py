@@ -175,7 +175,7 @@ def parcel(send):
             messages.encode_place(p.sale_id, p.epoch, [], [[p.order_id, p.buyer_id, p.quantity]])
             for p in placements
         ]
-        await send(body=messages.encode_parcel([*parts, *others]))
+        await send(body=messages.encode_multi_sale([*parts, *others]))
 
     return publish
 

@@ -45,7 +45,7 @@ def all_are_old(age):
 @pytest.fixture
 def make_role(store, db, publisher, queues, age):
     async def waiting():
-        return sum([await queues.size(name) for name in topology.HOMES_OF_GRABS])
+        return sum([await queues.size(name) for name in topology.GRAB_QUEUES])
 
     def make(*, applies=True, publisher=publisher):
         reconciler = Reconciler(store, db, publisher, waiting, actor="reconcile")

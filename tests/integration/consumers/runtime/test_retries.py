@@ -32,8 +32,8 @@ def failing():
 @pytest.fixture
 def rungs(monkeypatch):
     """The first two rungs, so that a climb takes seconds; the others are declared just so."""
-    monkeypatch.setattr(retries, "RUNGS_S", topology.RETRY_DELAYS_S[:2])
-    return retries.RUNGS_S
+    monkeypatch.setattr(retries, "RETRY_DELAYS_S", topology.RETRY_DELAYS_S[:2])
+    return retries.RETRY_DELAYS_S
 
 
 async def test_F23_a_message_that_fails_for_ever_climbs_and_lies_dead(

@@ -219,7 +219,7 @@ async def test_F14_a_sale_that_must_wait_does_not_starve_others(
 
 
 async def test_role_goes_on_at_once_after_a_full_batch(open_sale, shop, db, stock, monkeypatch):
-    for module in ("seckill.inventory.stock_returns", "consumers.main.return_stock"):
+    for module in ("seckill.inventory.stock_returns", "consumers.roles.return_stock"):
         monkeypatch.setattr(f"{module}.CALL_MAX", 2)
     sale = await open_sale()
     await shop.release(*await shop.order(sale, "ann", "bob", "cat"))

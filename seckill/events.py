@@ -1,0 +1,57 @@
+"""The events as other programs read them: JSON, described field by field in docs/events.md."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+import msgspec
+
+#: Within a version, fields are only added.
+VERSION = 1
+
+
+class OrderChange(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An order in an order.* event."""
+
+    order_id: str
+    sale_id: str
+    buyer_id: str
+    quantity: int
+    amount_cents: int
+    #: Grows with each change of the order.
+    version: int
+    #: Why the order ended.
+    reason: str | None = None
+
+
+class EndedSaga(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A Saga in a saga.* event."""
+
+    tx_id: str
+    name: str
+    #: Why the Saga was compensated.
+    reason: str | None = None
+
+
+class EventMessage(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An event: what one SQL statement changed."""
+
+    v: int
+    id: int
+    topic: str
+    at: datetime
+    orders: Sequence[OrderChange] = ()
+    sagas: Sequence[EndedSaga] = ()
+
+
+def encode_event(
+    event_id: int,
+    topic: str,
+    at: datetime,
+    *,
+    orders: Sequence[OrderChange] = (),
+    sagas: Sequence[EndedSaga] = (),
+) -> bytes:
+    """Encode an event, as JSON."""
+    return msgspec.json.encode(EventMessage(VERSION, event_id, topic, at, orders, sagas))
