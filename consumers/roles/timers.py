@@ -26,7 +26,7 @@ from seckill.sales.directory import SaleDirectory
 log = logging.getLogger(__name__)
 
 #: After a timer could not be started. RabbitMQ 3.10 leaves a queue that confirms nothing when it is
-#: killed while making one (docs/internals.md says how to mend it); orders must not wait for that.
+#: killed while making one (docs/runbook.md says how to mend it); orders must not wait for that.
 PAUSE_S = 10.0
 #: Between two starts: orders that follow each other closely share their timers' message.
 APART_S = 0.1
