@@ -63,14 +63,14 @@ def create_app(settings: Settings) -> web.Application:
         cors.let_in(app, settings.cors_origins)
     app.cleanup_ctx.extend(
         (
-            resources.in_hand_ctx,
+            resources.in_flight_ctx,
             resources.redis_ctx,
             challenges.burns_ctx,
             resources.postgres_ctx,
             resources.broker_ctx,
-            resources.desks_ctx,
-            resources.till_ctx,
-            resources.order_watch_ctx,
+            resources.grabs_ctx,
+            resources.payments_ctx,
+            resources.order_watcher_ctx,
         )
     )
     app.on_shutdown.append(resources.end_event_streams)

@@ -9,6 +9,7 @@ from functools import partial
 from aiohttp import web
 
 from gateway.app_keys import CARD_BOOKS, DB, LIMITS, REDIS, SALES, SETTINGS, STOCK
+from gateway.grabs.pipeline import PIPELINE, GrabPipeline
 from gateway.grabs.publisher import (
     BATCHED_PUBLISHER,
     BREAKER,
@@ -52,17 +53,17 @@ from seckill.transactions.log import TransactionLog
 from seckill.transactions.tcc import Coordinator
 
 
-async def in_hand_ctx(app: web.Application) -> AsyncIterator[None]:
-    """Bounds on the requests in hand."""
+async def in_flight_ctx(app: web.Application) -> AsyncIterator[None]:
+    """Bounds on the requests in flight."""
     settings = app[SETTINGS]
     most = settings.requests_in_hand_max
-    # aiohttp takes about four times as long for a request as the fast lane for a grab.
+    # aiohttp takes about four times as long for a request as a connection takes for a plain grab.
     for key, kind, bound in (
         (GRABS_IN_FLIGHT, "grabs", most),
         (OTHERS_IN_FLIGHT, "others", max(LEAST, most // 4)),
     ):
         limit = app[key] = ConcurrencyLimit(bound, settings.wait_max_s)
-        metrics.IN_HAND.labels(kind).set_function(partial(getattr, limit, "in_hand"))
+        metrics.IN_HAND.labels(kind).set_function(partial(getattr, limit, "in_flight"))
         metrics.IN_HAND_LIMIT.labels(kind).set_function(partial(getattr, limit, "limit"))
     yield
 
@@ -108,21 +109,21 @@ async def broker_ctx(app: web.Application) -> AsyncIterator[None]:
         yield
 
 
-async def desks_ctx(app: web.Application) -> AsyncIterator[None]:
-    """Desks: drained before the stores that they use are closed."""
+async def grabs_ctx(app: web.Application) -> AsyncIterator[None]:
+    """Reservations and their pipeline: drained before the stores that they use are closed."""
     settings = app[SETTINGS]
     clock, asked_ms = RedisClock(), monotonic_ms()
     clock.observe(await app[STOCK].now_ms(), asked_ms=asked_ms)
 
-    def make_handover(sale_id: str, on_settled: Callable[[list[str]], None]) -> GrabPublisher:
-        return GrabPublisher(sale_id, app[BATCHED_PUBLISHER], app[BREAKER], on_settled)
+    def make_publisher(sale_id: str, on_confirmed: Callable[[list[str]], None]) -> GrabPublisher:
+        return GrabPublisher(sale_id, app[BATCHED_PUBLISHER], app[BREAKER], on_confirmed)
 
-    def make_desk(sale: Sale) -> SaleReservations:
+    def make_reservations(sale: Sale) -> SaleReservations:
         return SaleReservations(
             sale,
             app[STOCK],
             clock,
-            make_handover,
+            make_publisher,
             batch_max=settings.grab_batch_max,
             calls_max=settings.grab_calls_in_flight,
             spacing_s=settings.grab_spacing_s,
@@ -130,15 +131,16 @@ async def desks_ctx(app: web.Application) -> AsyncIterator[None]:
             outbox_max=settings.outbox_max,
         )
 
-    app[RESERVATIONS] = ReservationsBySale(make_desk)
+    app[RESERVATIONS] = ReservationsBySale(make_reservations)
+    app[PIPELINE] = GrabPipeline(app)
     app[ORDER_LOOKUP] = OrderLookup(app[DB], app[SALES], app[RESERVATIONS].of)
     yield
-    with suppress(Unavailable):  # what is not settled stays in the outbox, for the relay
+    with suppress(Unavailable):  # what is not acknowledged stays in the outbox, for the relay
         await app[RESERVATIONS].drain()
 
 
-async def till_ctx(app: web.Application) -> AsyncIterator[None]:
-    """Payments: those under way end before the stores are closed."""
+async def payments_ctx(app: web.Application) -> AsyncIterator[None]:
+    """Payments: those in flight end before the stores are closed."""
     settings = app[SETTINGS]
     payments_max = settings.payments_in_hand_max
     coordinator = Coordinator(
@@ -166,16 +168,18 @@ async def till_ctx(app: web.Application) -> AsyncIterator[None]:
             locking=settings.payment_lock,
             pay_by_card=cards.pay if cards else None,
         )
-        app[PAYMENT_TASKS] = PaymentTasks(app[LIMITER], paying, in_hand_max=payments_max)
+        app[PAYMENT_TASKS] = PaymentTasks(app[LIMITER], paying, in_flight_max=payments_max)
         yield
         await app[PAYMENT_TASKS].drain(settings.drain_s)
 
 
-async def order_watch_ctx(app: web.Application) -> AsyncIterator[None]:
-    """Event streams: places for them, and what looks after their orders."""
-    watch = OrderWatcher(app[ORDER_LOOKUP].find_changed, places_max=app[SETTINGS].event_streams_max)
-    metrics.EVENT_STREAMS.set_function(lambda: watch.places_taken)
-    app[ORDER_WATCHER] = watch
+async def order_watcher_ctx(app: web.Application) -> AsyncIterator[None]:
+    """Event streams: a bound on their number, and the watcher of their orders."""
+    watcher = OrderWatcher(
+        app[ORDER_LOOKUP].find_changed, places_max=app[SETTINGS].event_streams_max
+    )
+    metrics.EVENT_STREAMS.set_function(lambda: watcher.places_taken)
+    app[ORDER_WATCHER] = watcher
     yield
 
 

@@ -7,6 +7,7 @@ import gc
 import logging
 import resource
 import socket
+from functools import partial
 from typing import cast
 
 import uvloop
@@ -17,8 +18,9 @@ from gateway.admin.app import create_admin_app
 from gateway.app import create_app
 from gateway.app_keys import SETTINGS
 from gateway.grabs.connection import ConnectionFactory
-from gateway.overload.aiohttp_protocol import ConnectionLimits
+from gateway.overload.aiohttp_protocol import AiohttpProtocol
 from gateway.overload.concurrency_limit import GRABS_IN_FLIGHT, OTHERS_IN_FLIGHT
+from gateway.overload.connection_limits import ConnectionLimits
 from gateway.tls import public_context
 from seckill.process import listening, notify_ready, stop_on_signals
 
@@ -34,7 +36,7 @@ LINGER_S = 1.0
 #: Open files that are not buyers' connections: stores, log, listener, the admin port.
 FILES_RESERVED = 100
 #: An operator's change takes some milliseconds. Buyers drain only after this, within what is left
-#: of a supervisor's patience, so a ledger that somebody waits for is cut off.
+#: of a supervisor's patience, so a ledger that a client waits for is cut off.
 ADMIN_DRAIN_S = 0.5
 
 
@@ -48,7 +50,7 @@ async def serve(settings: Settings) -> None:
     stop = stop_on_signals()
     tls = public_context(settings)
     app = create_app(settings)
-    # A handler is cancelled when its client goes away, so that nobody's grab leaves its batch.
+    # A handler is cancelled when its client goes away, so that its grab leaves its batch.
     edge = web.AppRunner(
         app,
         access_log=None,
@@ -58,25 +60,24 @@ async def serve(settings: Settings) -> None:
     admin = web.AppRunner(
         create_admin_app(app),
         access_log=None,
-        handler_cancellation=True,  # nobody's ledger is counted for nobody
+        handler_cancellation=True,  # no ledger is counted for a client that is gone
         shutdown_timeout=ADMIN_DRAIN_S,
     )
     try:
         await edge.setup()
         await admin.setup()
-        entrance = _entrance(app, cast(web.Server, edge.server))
-        lane = ConnectionFactory(app, entrance, is_open=settings.fast_lane)
+        connections = _connections(app, cast(web.Server, edge.server))
         host, port = settings.gateway_host, settings.gateway_port
         with listening(host, port, "SECKILL_GATEWAY_PORT"):
             listener = await asyncio.get_running_loop().create_server(
-                lane,
+                connections,
                 host,
                 port,
                 ssl=tls,
                 reuse_port=True,
                 backlog=BACKLOG,
             )
-        _drop_deaf_clients(listener, settings.keepalive_s)
+        _drop_clients_that_read_nothing(listener, settings.keepalive_s)
         with listening(settings.admin_host, settings.admin_port, "SECKILL_ADMIN_PORT"):
             await web.TCPSite(admin, settings.admin_host, settings.admin_port).start()
         # What is alive now lives as long as the process: the collector need not look at it again.
@@ -86,30 +87,39 @@ async def serve(settings: Settings) -> None:
         log.info("gateway on %s://%s:%d", "https" if tls else "http", host, port)
         await stop.wait()
         listener.close()
-        await lane.drain(settings.drain_s)
+        await connections.drain(settings.drain_s)
     finally:
         # Health answers end first, so that balancers look elsewhere. Then: stop listening, finish
-        # the requests in hand (up to drain_s), drain the desks, close the stores.
+        # the requests in flight (up to drain_s), drain the reservations, close the stores.
         await admin.cleanup()
         await edge.cleanup()
 
 
-def _entrance(app: web.Application, server: web.Server) -> ConnectionLimits:
+def _connections(app: web.Application, server: web.Server) -> ConnectionFactory:
     settings = app[SETTINGS]
-    return ConnectionLimits(
+    limits = ConnectionLimits(min(settings.connections_max, _open_files_max() - FILES_RESERVED))
+    make_aiohttp = partial(
+        AiohttpProtocol,
         server,
+        limits,
         grabs=app[GRABS_IN_FLIGHT],
         others=app[OTHERS_IN_FLIGHT],
-        connections_max=min(settings.connections_max, _open_files_max() - FILES_RESERVED),
         cors=bool(settings.cors_origins),
         access_log=None,
         lingering_time=LINGER_S,
-        auto_decompress=False,  # nothing compressed is taken, and the door counts what came
+        auto_decompress=False,  # nothing compressed is taken, and AiohttpProtocol counts what came
         keepalive_timeout=settings.keepalive_s,
+    )
+    return ConnectionFactory(
+        app,
+        limits,
+        make_aiohttp,
+        keepalive_s=settings.keepalive_s,
+        takes_grabs=settings.fast_lane,
     )
 
 
-def _drop_deaf_clients(listener: asyncio.Server, patience_s: float) -> None:
+def _drop_clients_that_read_nothing(listener: asyncio.Server, patience_s: float) -> None:
     """Bound how long a client may leave an answer unread; else it could keep a place for ever.
 
     The kernel does it, as it finds out whose machine is gone, and each connection inherits both

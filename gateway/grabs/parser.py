@@ -1,7 +1,7 @@
 """Which bytes are a plain grab: the hot route as every ordinary client sends it.
 
-Parsed by llhttp, the parser that aiohttp has, and strictly. What is in any way unusual is none of
-the fast lane's business, however right it may be: aiohttp knows what to do with it.
+Parsed by llhttp, the parser that aiohttp has, and strictly. Whatever is in any way unusual, however
+right it may be, is left to aiohttp, which knows what to do with it.
 """
 
 from __future__ import annotations
@@ -32,6 +32,16 @@ _NEEDED = {b"host", b"content-length", b"content-type"}
 _JSON = {b"application/json", b"application/json; charset=utf-8"}
 
 
+class GrabRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """What a buyer wants. A sale may allow fewer units (`per_order_max`)."""
+
+    quantity: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)] = 1
+
+
+#: Reads the body of a grab.
+DECODER = msgspec.json.Decoder(GrabRequest)
+
+
 class NotPlain(Enum):
     """Why there is no plain grab."""
 
@@ -46,7 +56,7 @@ class PlainGrab(NamedTuple):
 
     sale_id: str
     ticket: str
-    body: bytes
+    quantity: int
     #: How many bytes it takes.
     length: int
     origin: str
@@ -94,14 +104,18 @@ def read_plain_grab(data: bytes) -> PlainGrab | NotPlain:
     length = _LENGTHS.get(sent[shape.length].strip(b" \t"))
     if length is None or _text(sent, shape.connection).lower() not in ("", "keep-alive"):
         return NotPlain.UNUSUAL
-    end += length
-    if len(data) < end:
+    body = data[end : end + length]
+    if len(body) < length:
         return NotPlain.UNFINISHED
+    try:
+        quantity = DECODER.decode(body).quantity
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return NotPlain.UNUSUAL  # aiohttp will find out what is wrong with it, and say so
     return PlainGrab(
         line[1].decode(),
         _text(sent, shape.ticket),
-        data[end - length : end],
-        end,
+        quantity,
+        end + length,
         _text(sent, shape.origin),
         _text(sent, shape.forwarded),
     )
@@ -133,12 +147,3 @@ def _shape_of(names: tuple[bytes, ...]) -> _Shape | None:
         lower.get(b"origin"),
         lower.get(b"x-forwarded-for"),
     )
-
-
-class GrabRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """What a buyer wants. A sale may allow fewer units (`per_order_max`)."""
-
-    quantity: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)] = 1
-
-
-DECODER = msgspec.json.Decoder(GrabRequest)

@@ -1,4 +1,4 @@
-"""The hot path: one sale's grabs in this process, from a verified buyer to a verdict."""
+"""One sale's grabs in this process, from a verified buyer to the verdict of the script."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from seckill.order_ids import new_order_id
 from seckill.sales.sales import Sale
 
 #: Confirmed outbox entries wait this long for a grab call to carry them along.
-SETTLE_IDLE_S = 0.05
-#: Refusals that everybody without an order gets, whatever he asks for.
+ACK_IDLE_S = 0.05
+#: Refusals that every buyer without an order gets, whatever quantity they ask for.
 SALE_WIDE = {Verdict.NOT_OPEN, Verdict.CLOSED, Verdict.PAUSED}
 
 
@@ -30,8 +30,8 @@ class GrabResult(NamedTuple):
     order_id: str = ""
 
 
-def told_by(verdict: Verdict, holding: Holding | None) -> GrabResult:
-    """Return what a look-up means for a grab; ACCEPTED if it is worth trying."""
+def result_of_look_up(verdict: Verdict, holding: Holding | None) -> GrabResult:
+    """Return what a look-up means for a grab; ACCEPTED if the grab is worth trying."""
     if holding is not None:
         return GrabResult(Verdict.DUPLICATE, holding.order_id)
     return GrabResult(verdict)
@@ -40,34 +40,34 @@ def told_by(verdict: Verdict, holding: Holding | None) -> GrabResult:
 class RedisClock:
     """Redis's time as this process knows it: each reply tells how far the clocks are apart.
 
-    Redis read its clock between the question and the answer. What was known before is kept where it
-    agrees with that: an answer that lay here for a second, because the process stood still, would
-    else put us a second behind, and the next call would come too late for its deadline.
+    Redis read its clock between the call and the reply. What was known before is kept where it
+    agrees with that. Otherwise a reply that lay unread for a second, because the process stood
+    still, would put this clock a second behind, and the next call would miss its deadline.
     """
 
     def __init__(self) -> None:
         self._offset_ms = 0
 
     def observe(self, redis_now_ms: int, *, asked_ms: int) -> None:
-        """Note a time that Redis has just told, to a question sent at `asked_ms` (monotonic)."""
+        """Note a time that Redis has replied, to a call sent at `asked_ms` (monotonic)."""
         least_ms, most_ms = redis_now_ms - monotonic_ms(), redis_now_ms - asked_ms
         if not least_ms <= self._offset_ms <= most_ms:
             self._offset_ms = least_ms
 
     def now_ms(self) -> int:
-        """Return Redis's time, at most one reply's way behind it."""
+        """Return Redis's time, behind it by at most the way of one reply."""
         return monotonic_ms() + self._offset_ms
 
 
 class SaleReservations:
-    """Takes the grabs of one sale."""
+    """Reserves units of one sale, batch by batch."""
 
     def __init__(
         self,
         sale: Sale,
         stock: Stock,
         clock: RedisClock,
-        make_handover: Callable[[str, Callable[[list[str]], None]], GrabPublisher],
+        make_publisher: Callable[[str, Callable[[list[str]], None]], GrabPublisher],
         *,
         batch_max: int,
         calls_max: int,
@@ -75,10 +75,10 @@ class SaleReservations:
         call_timeout_s: float,
         outbox_max: int,
     ) -> None:
-        self._sale = sale
+        self.sale = sale
         self._stock = stock
         self._clock = clock
-        self._handover = make_handover(sale.sale_id, self._note_settled)
+        self._publisher = make_publisher(sale.sale_id, self._note_confirmed)
         self._batch_max = batch_max
         self._call_timeout_ms = int(call_timeout_s * 1000)
         self._outbox_max = outbox_max
@@ -88,81 +88,77 @@ class SaleReservations:
         self._look_ups = MicroBatcher(
             answering_each(self._call_look_up), max_batch=CALL_MAX, max_calls=1
         )
-        self._settled: list[str] = []
-        self._settling: asyncio.Task[None] | None = None
+        #: Outbox entries that the broker has confirmed, and that Redis still holds.
+        self._confirmed: list[str] = []
+        self._acking: asyncio.Task[None] | None = None
         #: The latch. False until Redis has said that there are units for sale, and again once it
-        #: has said that nobody can grab now: nothing is left, or the sale is not open. Buyers are
-        #: then looked up first (reads only); the first look-up that sees units for sale lifts it.
+        #: has said that there are none: nothing is left, or the sale is not open. Buyers are then
+        #: looked up first (reads only); the first look-up that sees units for sale lifts it.
         self.selling = False
         #: Units left, as the last reply said.
         self.left = sale.total
 
-    def grab(self, buyer_id: str, quantity: int) -> asyncio.Future[GrabResult]:
-        """Reserve for one buyer; Unavailable when the outcome is not known (a retry is safe)."""
-        return self._grabs.submit(self.new_grab(buyer_id, quantity))
-
     def new_grab(self, buyer_id: str, quantity: int) -> Grab:
-        """Give a buyer's wish the order_id that it will have if it is granted."""
-        return Grab(new_order_id(self._sale.number), buyer_id, quantity)
+        """Return a grab, with the order_id that it will have if it is granted."""
+        return Grab(new_order_id(self.sale.number), buyer_id, quantity)
 
-    def take(self, waiter: Waiter[Grab, GrabResult]) -> None:
-        """Do as `grab` for one who waits in a way of his own."""
+    def put(self, waiter: Waiter[Grab, GrabResult]) -> None:
+        """Reserve for one buyer; fails as Unavailable when the outcome is not known."""
         self._grabs.put(waiter)
 
-    def take_look(self, waiter: Waiter[str, tuple[Verdict, Holding | None]]) -> None:
-        """Do as `find_holding` for one who waits in a way of his own."""
+    def put_look_up(self, waiter: Waiter[str, tuple[Verdict, Holding | None]]) -> None:
+        """Do as `find_holding`, for a waiter that is no future."""
         self._look_ups.put(waiter)
 
-    async def look_up(self, buyer_id: str) -> GrabResult:
-        """Return what a grab would be told, without touching anything."""
-        return told_by(*await self.find_holding(buyer_id))
-
     def find_holding(self, buyer_id: str) -> asyncio.Future[tuple[Verdict, Holding | None]]:
-        """Look up what a buyer holds; the verdict is UNAVAILABLE when Redis has lost the sale."""
+        """Look up what a buyer holds, and what a grab of theirs would be answered; touch nothing.
+
+        The verdict is UNAVAILABLE when Redis has lost the sale.
+        """
         return self._look_ups.submit(buyer_id)
 
     async def drain(self) -> None:
-        """Finish what is under way and drop what the broker has confirmed."""
-        await self._handover.drain()
-        if self._settling is not None:
-            self._settling.cancel()
-        await self._settle()
+        """Finish what is in flight and drop what the broker has confirmed."""
+        await self._publisher.drain()
+        if self._acking is not None:
+            self._acking.cancel()
+        await self._ack()
 
     async def _call_look_up(
         self, buyer_ids: Sequence[str]
     ) -> Sequence[tuple[Verdict, Holding | None]]:
-        found = await self._stock.look_up(self._sale.sale_id, buyer_ids)
+        found = await self._stock.look_up(self.sale.sale_id, buyer_ids)
         if found.verdict is not Verdict.UNAVAILABLE:
             self.selling, self.left = found.verdict is Verdict.ACCEPTED, found.left
         return [(found.verdict, holding) for holding in found.holdings]
 
     async def _call_script(self, batch: Sequence[Waiter[Grab, GrabResult]]) -> None:
         metrics.GRAB_BATCH.observe(len(batch))
-        settled, self._settled = self._settled[:CALL_MAX], self._settled[CALL_MAX:]
+        confirmed, self._confirmed = self._confirmed[:CALL_MAX], self._confirmed[CALL_MAX:]
         asked_ms = monotonic_ms()
         try:
             reply = await self._stock.grab(
-                self._sale.sale_id,
+                self.sale.sale_id,
                 [waiter.item for waiter in batch],
                 deadline_ms=self._clock.now_ms() + self._call_timeout_ms,
-                settled=settled,
+                settled=confirmed,
                 outbox_max=self._outbox_max,
             )
         except Unavailable:
-            self._settled += settled  # naming an entry twice is harmless
+            self._confirmed += confirmed  # naming an entry twice is harmless
             raise
         self._clock.observe(reply.now_ms, asked_ms=asked_ms)
         if Verdict.UNAVAILABLE in reply.verdicts:
-            self._settled += settled
+            self._confirmed += confirmed
         else:
             self.left = reply.left
-            told = set(reply.verdicts)
-            if told & SALE_WIDE or (reply.left == 0 and Verdict.SOLD_OUT in told):
+            verdicts = set(reply.verdicts)
+            if verdicts & SALE_WIDE or (reply.left == 0 and Verdict.SOLD_OUT in verdicts):
                 self.selling = False
         self._answer(batch, reply)
 
     def _answer(self, batch: Sequence[Waiter[Grab, GrabResult]], reply: GrabReply) -> None:
-        """Answer the refused at once, and the accepted when their batch has been handed over."""
+        """Answer the refused at once, and the accepted when their batch has been published."""
         accepted = []
         known = iter(reply.known_ids)
         for waiter, verdict in zip(batch, reply.verdicts, strict=True):
@@ -175,57 +171,57 @@ class SaleReservations:
         if not accepted:
             return
 
-        def on_taken() -> None:
+        def on_published() -> None:
             for waiter in accepted:
                 waiter.answer(GrabResult(Verdict.ACCEPTED, waiter.item.order_id))
 
         grabs = [waiter.item for waiter in accepted]
-        self._handover.hand_over(reply.outbox_id, reply.epoch, grabs, on_taken)
+        self._publisher.enqueue(reply.outbox_id, reply.epoch, grabs, on_published)
 
-    def _note_settled(self, outbox_ids: list[str]) -> None:
-        self._settled += outbox_ids
-        if self._settling is None:
-            self._settling = asyncio.create_task(self._settle_when_idle(), name="settle")
+    def _note_confirmed(self, outbox_ids: list[str]) -> None:
+        self._confirmed += outbox_ids
+        if self._acking is None:
+            self._acking = asyncio.create_task(self._ack_when_idle(), name="ack outbox")
 
-    async def _settle_when_idle(self) -> None:
+    async def _ack_when_idle(self) -> None:
         try:
-            while self._settled:
-                await asyncio.sleep(SETTLE_IDLE_S)
+            while self._confirmed:
+                await asyncio.sleep(ACK_IDLE_S)
                 if not self._grabs.calls:  # else the next grab call takes them along
-                    await self._settle()
+                    await self._ack()
         except Unavailable:
             pass  # they stay noted for the next call; should this process die, the relay drops them
         finally:
-            self._settling = None
+            self._acking = None
 
-    async def _settle(self) -> None:
-        while self._settled:
-            settled, self._settled = self._settled[:CALL_MAX], self._settled[CALL_MAX:]
+    async def _ack(self) -> None:
+        while self._confirmed:
+            confirmed, self._confirmed = self._confirmed[:CALL_MAX], self._confirmed[CALL_MAX:]
             try:
-                await self._stock.settle(self._sale.sale_id, settled)
+                await self._stock.settle(self.sale.sale_id, confirmed)
             except Unavailable:
-                self._settled += settled
+                self._confirmed += confirmed
                 raise
 
 
 class ReservationsBySale:
-    """The desks of all sales in this process, made when a sale gets its first request."""
+    """The reservations of all sales in this process, made when a sale gets its first request."""
 
     def __init__(self, make: Callable[[Sale], SaleReservations]) -> None:
         self._make = make
         self._by_sale: dict[str, SaleReservations] = {}
 
     def of(self, sale: Sale) -> SaleReservations:
-        """Return the desk of a sale."""
-        desk = self._by_sale.get(sale.sale_id)
-        if desk is None:
-            desk = self._by_sale[sale.sale_id] = self._make(sale)
-        return desk
+        """Return the reservations of a sale."""
+        reservations = self._by_sale.get(sale.sale_id)
+        if reservations is None:
+            reservations = self._by_sale[sale.sale_id] = self._make(sale)
+        return reservations
 
     async def drain(self) -> None:
-        """Finish what is under way at every desk."""
-        for desk in self._by_sale.values():
-            await desk.drain()
+        """Finish what is in flight for every sale."""
+        for reservations in self._by_sale.values():
+            await reservations.drain()
 
 
-RESERVATIONS = web.AppKey("desks", ReservationsBySale)
+RESERVATIONS = web.AppKey("reservations", ReservationsBySale)

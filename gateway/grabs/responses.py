@@ -1,4 +1,4 @@
-"""Answers as bytes, with the very headers that aiohttp would have sent."""
+"""The answers to grabs, as aiohttp's responses and as bytes with the very same headers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import time
 from collections.abc import Mapping
 from email.utils import formatdate
 from http import HTTPStatus
+
+from aiohttp import web
 
 from gateway.grabs.reservations import GrabResult
 from gateway.http.problems import (
@@ -22,43 +24,75 @@ from seckill import metrics
 from seckill.inventory.reservations import Verdict
 from seckill.sales.sales import Sale
 
+COUNTERS = {verdict: metrics.GRABS.labels(verdict.name.lower()) for verdict in Verdict}
+
+_JSON = {**COMMON, "Content-Type": "application/json"}
+#: Status and headers of each verdict's answer, but for a wrong quantity: that one names its limit.
+#: Built once, like the bodies.
+_HEADS: Mapping[Verdict, tuple[int, Mapping[str, str]]] = {
+    Verdict.ACCEPTED: (202, _JSON),
+    Verdict.DUPLICATE: (200, _JSON),
+} | {
+    verdict: (problem.value.status, {"Content-Type": CONTENT_TYPE, **problem_headers(problem)})
+    for verdict, problem in REFUSALS.items()
+}
+_REFUSAL_BODIES = {verdict: problem_body(problem) for verdict, problem in REFUSALS.items()}
+
+
+def body_of(result: GrabResult, schedule: PollSchedule) -> bytes:
+    """Return the body of the answer to a grab."""
+    if result.verdict is Verdict.ACCEPTED:
+        body = b'{"order_id":"%b","status":"queued","next_poll_ms":%d}'
+        return body % (result.order_id.encode(), schedule.next_poll_ms())
+    if result.verdict is Verdict.DUPLICATE:
+        return b'{"order_id":"%b","status":"yours"}' % result.order_id.encode()
+    return _REFUSAL_BODIES[result.verdict]
+
+
+def too_many(sale: Sale) -> Refused:
+    """Return the refusal of a quantity beyond the sale's limit."""
+    return Refused(Problem.BAD_REQUEST, f"at most {sale.per_order_max} an order", field="quantity")
+
+
+def web_response(verdict: Verdict, body: bytes) -> web.Response:
+    """Return the answer of a verdict as aiohttp sends it."""
+    status, headers = _HEADS[verdict]
+    return web.Response(status=status, body=body, headers=headers)
+
 
 class RawResponses:
-    """The answers to grabs for pages of one origin; `extra` are the headers that this adds."""
+    """The answers as bytes, for pages of one origin; `extra` are the headers that this adds."""
 
     def __init__(self, extra: Mapping[str, str]) -> None:
         self._extra = extra
-        self._heads = {verdict: self._head(*head) for verdict, head in HEADS.items()}
-        self._bad_ticket = self._parts(Refused(Problem.BAD_TICKET))
-        #: Answers that say the same to everybody, as they are in this second.
+        self._heads = {verdict: self._head(*head) for verdict, head in _HEADS.items()}
+        self._problems: dict[Problem, tuple[bytes, bytes]] = {}
+        #: Answers that are the same for every buyer, as they are in this second.
         self._alike: dict[Verdict, bytes] = {}
         self._second = b""
 
-    def given(self, verdict: Verdict, body: bytes) -> bytes:
-        """Return the answer to one buyer, which names his order."""
-        return _join(self._heads[verdict], _date(), body)
-
-    def not_given(self, verdict: Verdict) -> bytes:
-        """Return the answer that everybody gets who is told so; a wrong quantity is `refused`."""
+    def of(self, verdict: Verdict, body: bytes) -> bytes:
+        """Return the answer of a verdict; a wrong quantity is `refused`."""
         second = _date()
+        if verdict is Verdict.ACCEPTED or verdict is Verdict.DUPLICATE:
+            return _join(self._heads[verdict], second, body)
         if second is not self._second:
             self._alike.clear()
             self._second = second
         answer = self._alike.get(verdict)
         if answer is None:
-            answer = _join(self._heads[verdict], second, REFUSAL_BODIES[verdict])
-            self._alike[verdict] = answer
+            answer = self._alike[verdict] = _join(self._heads[verdict], second, body)
         return answer
 
-    def bad_ticket(self) -> bytes:
-        """Return the answer to whose ticket is not good."""
-        head, body = self._bad_ticket
-        return _join(head, _date(), body)
-
     def refused(self, refused: Refused) -> bytes:
-        """Return the answer that a refusal is."""
-        head, body = self._parts(refused)
-        return _join(head, _date(), body)
+        """Return the answer of a refusal."""
+        problem = refused.problem
+        if refused.detail or refused.field or refused.headers:
+            parts = self._parts(refused)
+        else:
+            parts = self._problems.get(problem) or self._parts(refused)
+            self._problems[problem] = parts
+        return _join(parts[0], _date(), parts[1])
 
     def _parts(self, refused: Refused) -> tuple[bytes, bytes]:
         problem = refused.problem
@@ -91,38 +125,3 @@ _date = _Date()
 
 def _join(head: bytes, date: bytes, body: bytes) -> bytes:
     return b"%b%b\r\nContent-Length: %d\r\n\r\n%b" % (head, date, len(body), body)
-
-
-_JSON = {**COMMON, "Content-Type": "application/json"}
-
-
-#: Status and headers of each verdict's answer, but for a wrong quantity: that one names its limit.
-#: Built once, like the bodies.
-HEADS: Mapping[Verdict, tuple[int, Mapping[str, str]]] = {
-    Verdict.ACCEPTED: (202, _JSON),
-    Verdict.DUPLICATE: (200, _JSON),
-} | {
-    verdict: (problem.value.status, {"Content-Type": CONTENT_TYPE, **problem_headers(problem)})
-    for verdict, problem in REFUSALS.items()
-}
-
-
-REFUSAL_BODIES = {verdict: problem_body(problem) for verdict, problem in REFUSALS.items()}
-
-
-COUNTERS = {verdict: metrics.GRABS.labels(verdict.name.lower()) for verdict in Verdict}
-
-
-def body_of(result: GrabResult, pace: PollSchedule) -> bytes:
-    """Return the body that tells a result."""
-    if result.verdict is Verdict.ACCEPTED:
-        body = b'{"order_id":"%b","status":"queued","next_poll_ms":%d}'
-        return body % (result.order_id.encode(), pace.next_poll_ms())
-    if result.verdict is Verdict.DUPLICATE:
-        return b'{"order_id":"%b","status":"yours"}' % result.order_id.encode()
-    return REFUSAL_BODIES[result.verdict]
-
-
-def too_many(sale: Sale) -> Refused:
-    """Refuse a quantity beyond the sale's limit."""
-    return Refused(Problem.BAD_REQUEST, f"at most {sale.per_order_max} an order", field="quantity")

@@ -24,7 +24,8 @@ from seckill.orders.orders import Order, SaleBuyer, Seen
 from seckill.sales.directory import SaleDirectory
 from seckill.sales.sales import Sale
 
-#: With PostgreSQL away, a holder this young counts as queued: it has hardly had time to be more.
+#: While PostgreSQL is unavailable, a holder this young counts as queued: it has hardly had time to
+#: be more.
 YOUNG_MS = 10_000
 #: Ids in one query: each is an index look-up, 500 of them take a few milliseconds.
 READ_BATCH_MAX = 500
@@ -38,11 +39,14 @@ class OrderLookup:
     """Reads and cancels orders; reads of many requests go out as one query."""
 
     def __init__(
-        self, db: asyncpg.Pool, sales: SaleDirectory, desk_of: Callable[[Sale], SaleReservations]
+        self,
+        db: asyncpg.Pool,
+        sales: SaleDirectory,
+        reservations_of: Callable[[Sale], SaleReservations],
     ) -> None:
         self._db = db
         self._sales = sales
-        self._desk_of = desk_of
+        self._reservations_of = reservations_of
         self._rows: MicroBatcher[str, Order | None] = MicroBatcher(
             answering_each(partial(orders.find_many, db)), max_batch=READ_BATCH_MAX, max_calls=2
         )
@@ -55,37 +59,37 @@ class OrderLookup:
         return await self._sales.get_by_number(sale_number_of(order_id))
 
     async def find(self, sale: Sale, order_id: str, buyer_id: str) -> Order | QueuedGrab | None:
-        """Return a buyer's order; None when he has none of this id."""
-        sql_away: Unavailable | None = None
+        """Return a buyer's order; None when they have none of this id."""
+        sql_error: Unavailable | None = None
         try:
             row = await self._rows.submit(order_id)
         except Unavailable as error:
-            row, sql_away = None, error
+            row, sql_error = None, error
         if row is None:
             holding = await self._holding(sale, buyer_id)
             if holding is not None and holding.order_id == order_id:
-                return _queued(holding, sql_away)
-            if sql_away:
-                raise sql_away
+                return _queued(holding, sql_error)
+            if sql_error:
+                raise sql_error
             row = await self._rows.submit(order_id)
         return row if row is not None and row.buyer_id == buyer_id else None
 
     async def find_mine(self, sale: Sale, buyer_id: str) -> Order | QueuedGrab | None:
         """Return a buyer's latest order in a sale; None when there has been none."""
         pair = SaleBuyer(sale.sale_id, buyer_id)
-        sql_away: Unavailable | None = None
+        sql_error: Unavailable | None = None
         try:
             latest = await self._latest.submit(pair)
         except Unavailable as error:
-            latest, sql_away = None, error
+            latest, sql_error = None, error
         if latest is not None and latest.state in orders.LIVE:
             return latest
         holding = await self._holding(sale, buyer_id)
         if holding is None:
-            if sql_away:
-                raise sql_away
+            if sql_error:
+                raise sql_error
             return latest or await self._latest.submit(pair)
-        if sql_away or latest is None or latest.order_id != holding.order_id:
+        if sql_error or latest is None or latest.order_id != holding.order_id:
             return await self.find(sale, holding.order_id, buyer_id)
         return latest
 
@@ -97,7 +101,7 @@ class OrderLookup:
         return await orders.find_changed(self._db, seen)
 
     async def cancel(self, sale: Sale, order_id: str, buyer_id: str) -> Order | None:
-        """Cancel a buyer's order if it can be; return it as it then is, None when he has none."""
+        """Cancel a buyer's order if it can be; return it as it then is, None without one."""
         for _ in range(3):
             order = await self.find(sale, order_id, buyer_id)
             if isinstance(order, QueuedGrab):
@@ -111,16 +115,16 @@ class OrderLookup:
         raise Conflict(f"order {order_id} changed under three cancellations")
 
     async def _holding(self, sale: Sale, buyer_id: str) -> Holding | None:
-        verdict, holding = await self._desk_of(sale).find_holding(buyer_id)
+        verdict, holding = await self._reservations_of(sale).find_holding(buyer_id)
         if verdict is Verdict.UNAVAILABLE:
             raise Unavailable(f"Redis has lost sale {sale.sale_id}")
         return holding
 
 
-def _queued(holding: Holding, sql_away: Unavailable | None) -> QueuedGrab:
-    if sql_away and now_ms() - created_ms_of(holding.order_id) > YOUNG_MS:
-        raise sql_away
+def _queued(holding: Holding, sql_error: Unavailable | None) -> QueuedGrab:
+    if sql_error and now_ms() - created_ms_of(holding.order_id) > YOUNG_MS:
+        raise sql_error
     return QueuedGrab(holding.order_id, holding.quantity)
 
 
-ORDER_LOOKUP = web.AppKey("order_book", OrderLookup)
+ORDER_LOOKUP = web.AppKey("order_lookup", OrderLookup)

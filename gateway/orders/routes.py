@@ -15,7 +15,7 @@ from gateway.http.problems import Problem, Refused
 from gateway.http.requests import ORDER_ID, SALE_ID, find_sale, order_id_of
 from gateway.http.responses import Moment, json_response
 from gateway.orders.lookup import ORDER_LOOKUP, QueuedGrab
-from gateway.overload.aiohttp_protocol import in_hand
+from gateway.overload.aiohttp_protocol import in_flight
 from gateway.overload.poll_schedule import POLL_SCHEDULE, PollSchedule
 from gateway.overload.rate_limiter import LIMITER, rate_limited
 from seckill.orders.orders import FINAL, Order
@@ -79,7 +79,7 @@ async def show_order(request: web.Request) -> web.Response:
     """Answer with one order."""
     sale, order_id = await sale_of_path(request)
     buyer_id = buyer_of_any(request, sale.sale_id)
-    with in_hand(request):
+    with in_flight(request):
         order = await request.app[ORDER_LOOKUP].find(sale, order_id, buyer_id)
     return json_response(view_of(sale, order, request.app[POLL_SCHEDULE]))
 
@@ -101,7 +101,7 @@ async def show_mine(request: web.Request) -> web.Response:
     """Answer with the buyer's latest order in a sale."""
     sale = await find_sale(request, request.app[SALES])
     buyer_id = buyer_of_any(request, sale.sale_id)
-    with in_hand(request):
+    with in_flight(request):
         order = await request.app[ORDER_LOOKUP].find_mine(sale, buyer_id)
     return json_response(view_of(sale, order, request.app[POLL_SCHEDULE]))
 

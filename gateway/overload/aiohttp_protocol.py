@@ -1,28 +1,21 @@
-"""The door to aiohttp: what happens to bytes before aiohttp parses them.
+"""aiohttp's protocol of a connection, with one thing added: it refuses before it parses.
 
-A process that is given more than it can answer spends its time on refusals, too: one through
-aiohttp costs half of a whole grab. Here a refusal is a search in a buffer and one write.
+A refusal through aiohttp costs half of a whole grab. Here it is a search in a buffer and one write.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
 from aiohttp import StreamReader, web
 
-from gateway.http.problems import (
-    CONTENT_TYPE,
-    Problem,
-    problem_body,
-    problem_headers,
-    problem_response,
-)
+from gateway.http.problems import Problem, problem_response
 from gateway.overload.concurrency_limit import OTHERS_IN_FLIGHT, ConcurrencyLimit
+from gateway.overload.connection_limits import OVERLOADED, ConnectionLimits
 from seckill import metrics
 
 _REQUEST_LINE = re.compile(rb"(?:GET|POST|DELETE) /v1/\S* HTTP/1\.1\r\n")
@@ -30,29 +23,8 @@ _FRAMING = re.compile(rb"\r\n(?:content-length|transfer-encoding)", re.IGNORECAS
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,6})[ \t]*(?=\r\n|\Z)", re.IGNORECASE)
 _CLOSE = re.compile(rb"\r\nconnection:[^\r]*close", re.IGNORECASE)
 _ORIGIN = re.compile(rb"\r\norigin:", re.IGNORECASE)
-#: A refused client that obeys Retry-After notices nothing. One that does not would otherwise keep
-#: the process busy with refusals. A proxy's next request on this connection waits so long at most.
-REST_S = 0.25
-#: So many of those are read again at a time, and so long after each other: refusing 10,000 a second
-#: takes a fifth of a core. All at once they would take it whole, and no grab would get done.
-WAKES_MAX = 100
-WAKE_S = 0.01
 #: How far into a request its path may reach for it to count as a grab.
 _GRAB_WITHIN = 120
-
-
-def _overloaded() -> bytes:
-    body = problem_body(Problem.OVERLOADED)
-    headers = {
-        "Content-Type": CONTENT_TYPE,
-        "Content-Length": str(len(body)),
-        **problem_headers(Problem.OVERLOADED),
-    }
-    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    return f"HTTP/1.1 503 Service Unavailable\r\n{head}\r\n".encode() + body
-
-
-OVERLOADED = _overloaded()
 
 
 def is_one_request(data: bytes) -> bool:
@@ -79,85 +51,33 @@ def is_end_of(data: bytes, payload: StreamReader) -> bool:
     return payload.is_eof() and head + 4 + payload.total_bytes == len(data) and data[0] > 32
 
 
-class ConnectionLimits:
-    """What the connections of a process share: their number, their bounds and their doors."""
+class AiohttpProtocol(web.RequestHandler):
+    """aiohttp's protocol of one connection, which refuses before parsing when there is too much."""
+
+    __slots__ = (
+        "_answered",
+        "_cors",
+        "_grabs",
+        "_is_between",
+        "_limits",
+        "_others",
+        "came_at",
+    )
 
     def __init__(
         self,
         server: web.Server,
+        limits: ConnectionLimits,
         *,
         grabs: ConcurrencyLimit,
         others: ConcurrencyLimit,
-        connections_max: int,
         cors: bool,
         **kwargs: Any,  # noqa: ANN401 - handed on to aiohttp
     ) -> None:
-        self.grabs, self.others = grabs, others
-        self.connections_max = connections_max
-        self.cors = cors
-        self.connections = 0
-        #: How long a connection may stay without a whole request.
-        self.keepalive_s: float = kwargs["keepalive_timeout"]
-        self._resting: deque[tuple[float, asyncio.Transport]] = deque()
-        self._server = server
-        self._kwargs = kwargs
-
-    def enter(self, transport: asyncio.Transport) -> bool:
-        """Take a connection, or turn it away when there are too many."""
-        self.connections += 1
-        if self.connections <= self.connections_max:
-            return True
-        metrics.SHED.inc()
-        transport.write(OVERLOADED)
-        transport.close()
-        return False
-
-    def leave(self) -> None:
-        """Note that a connection has ended: there is room for another."""
-        self.connections -= 1
-
-    def open_door(self) -> AiohttpProtocol:
-        """Make the way to aiohttp for one connection."""
-        return AiohttpProtocol(self._server, self, **self._kwargs)
-
-    def refuse(self, transport: asyncio.Transport, data: bytes) -> None:
-        """Answer the one request that `data` is: there is too much in hand."""
-        metrics.SHED.inc()
-        transport.write(OVERLOADED)
-        if _CLOSE.search(data):
-            transport.close()
-        else:
-            self.rest(transport)
-
-    def rest(self, transport: asyncio.Transport) -> None:
-        """Read nothing more from a connection that was just refused, until its turn has come."""
-        transport.pause_reading()
-        loop = asyncio.get_running_loop()
-        if not self._resting:
-            loop.call_later(REST_S, self._wake)
-        self._resting.append((loop.time() + REST_S, transport))
-
-    def _wake(self) -> None:
-        """Read again from those who have rested, but from a few at a time."""
-        loop = asyncio.get_running_loop()
-        for _ in range(min(WAKES_MAX, len(self._resting))):
-            if self._resting[0][0] > loop.time():
-                break
-            _, transport = self._resting.popleft()
-            if not transport.is_closing():
-                transport.resume_reading()
-        if self._resting:
-            loop.call_later(max(WAKE_S, self._resting[0][0] - loop.time()), self._wake)
-
-
-class AiohttpProtocol(web.RequestHandler):
-    """aiohttp's protocol of one connection, which refuses before parsing when there is too much."""
-
-    __slots__ = ("_answered", "_entrance", "_is_between", "came_at")
-
-    def __init__(self, server: web.Server, entrance: ConnectionLimits, **kwargs: Any) -> None:  # noqa: ANN401
         super().__init__(server, loop=asyncio.get_running_loop(), **kwargs)
-        self._entrance = entrance
+        self._limits, self._grabs, self._others = limits, grabs, others
+        #: A page of another origin can read only what aiohttp sends, with the headers of cors.py.
+        self._cors = cors
         #: When the last bytes came: a request waits from then on.
         self.came_at = 0.0
         self._answered = 0
@@ -168,20 +88,20 @@ class AiohttpProtocol(web.RequestHandler):
         """Tell whether all was answered and the next bytes begin a request, both for certain."""
         return self._is_between and self._answered == self._request_count
 
-    def stay(self) -> None:
-        """Count the time without a request from now on: there was one beside aiohttp."""
+    def extend_keepalive(self) -> None:
+        """Count the time without a request from now on: there was one that aiohttp has not seen."""
         self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
 
     def data_received(self, data: bytes) -> None:
-        """Hand bytes to aiohttp or, with too much in hand, refuse the request that they are."""
+        """Pass bytes to aiohttp or, with too much in flight, refuse the request that they are."""
         if not data:  # aiohttp's way to go on with what it has kept back
             super().data_received(data)
             return
         is_grab = data.find(b"/grabs HTTP/", 0, _GRAB_WITHIN) >= 0
-        limit = self._entrance.grabs if is_grab else self._entrance.others
+        limit = self._grabs if is_grab else self._others
         asked = self._request_count
         if limit.full and self.idle and self._is_refusable(data):
-            self._entrance.refuse(cast(asyncio.Transport, self.transport), data)
+            self._refuse(data)
             return
         self.came_at = asyncio.get_running_loop().time()
         super().data_received(data)
@@ -191,8 +111,17 @@ class AiohttpProtocol(web.RequestHandler):
             limit.expect()
 
     def _is_refusable(self, data: bytes) -> bool:
-        # A page of another origin can read only what aiohttp sends, with the headers of cors.py.
-        return is_one_request(data) and not (self._entrance.cors and _ORIGIN.search(data))
+        return is_one_request(data) and not (self._cors and _ORIGIN.search(data))
+
+    def _refuse(self, data: bytes) -> None:
+        """Answer the one request that `data` is: there is too much in flight."""
+        metrics.SHED.inc()
+        transport = cast(asyncio.Transport, self.transport)
+        transport.write(OVERLOADED)
+        if _CLOSE.search(data):
+            transport.close()
+        else:
+            self._limits.rest(transport)
 
     def log_access(
         self, request: web.BaseRequest, response: web.StreamResponse, time: float | None
@@ -222,8 +151,8 @@ def came_at_of(request: web.Request) -> float:
 
 
 @contextmanager
-def in_hand(request: web.Request) -> Iterator[None]:
-    """Count a request (other than a grab) as in hand, or refuse it when too many are.
+def in_flight(request: web.Request) -> Iterator[None]:
+    """Count a request (other than a grab) as in flight; raise Refused when too many are.
 
     To be entered after all that a client can draw out, or a few clients would hold every place
     and make the wait look long: a body in pieces, an id that has to wait for the next reading.

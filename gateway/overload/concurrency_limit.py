@@ -1,7 +1,7 @@
-"""Load shedding: how many requests may be in hand at once, so that nobody waits long for an answer.
+"""Load shedding: how many requests may be in flight at once, so that no answer takes long.
 
-By Little's law the requests in hand are the rate times the wait. The rate is what the machine can
-do; so the limit on requests in hand is what decides the wait. It is found by measuring: when the
+By Little's law the requests in flight are the rate times the wait. The rate is what the machine can
+do; so the limit on requests in flight is what decides the wait. It is found by measuring: when the
 limit was near and the mean wait too long for two ticks in a row (one is a hiccup), it shrinks in
 proportion; when all was well, it grows by a quarter.
 """
@@ -26,7 +26,7 @@ EXPECTED_S = 0.02
 
 
 class ConcurrencyLimit:
-    """A bound on requests in hand, at most `most`, for a mean wait of at most `wait_s`."""
+    """A bound on requests in flight, at most `most`, for a mean wait of at most `wait_s`."""
 
     def __init__(self, most: int, wait_s: float) -> None:
         self._most, self._wait_s = most, wait_s
@@ -36,12 +36,12 @@ class ConcurrencyLimit:
         self._was_slow = False
         self._expected = 0
         self.limit = most
-        self.in_hand = 0
+        self.in_flight = 0
 
     @property
     def full(self) -> bool:
         """Tell whether one more would be too many, with those that were let in and not begun."""
-        return self.in_hand + self._expected >= self.limit
+        return self.in_flight + self._expected >= self.limit
 
     def expect(self) -> None:
         """Note a request that was let in and is about to begin."""
@@ -49,24 +49,28 @@ class ConcurrencyLimit:
             self._loop.call_later(EXPECTED_S, self._forget)
         self._expected += 1
 
-    def begin(self) -> None:
-        """Take a request in hand, or refuse it."""
+    def arrived(self) -> None:
+        """Note that an expected request is there."""
         if self._expected:
             self._expected -= 1
-        if self.in_hand >= self.limit:
+
+    def begin(self) -> None:
+        """Count an expected request as in flight; raise Refused when too many are."""
+        self.arrived()
+        if self.in_flight >= self.limit:
             metrics.SHED.inc()
             raise Refused(Problem.OVERLOADED)
         self.enter()
 
     def enter(self) -> None:
-        """Take in hand one that was not expected, and for which there is room."""
-        self.in_hand += 1
-        if self.in_hand > self._peak:
-            self._peak = self.in_hand
+        """Count a request as in flight, for which there is room."""
+        self.in_flight += 1
+        if self.in_flight > self._peak:
+            self._peak = self.in_flight
 
     def end(self, came_at: float) -> None:
-        """Let go of a request that has its answer, and that came at that time of the loop."""
-        self.in_hand -= 1
+        """Count off a request that has its answer, and that came at that time of the loop."""
+        self.in_flight -= 1
         now = self._loop.time()
         self._waits_s += now - came_at
         self._answers += 1
@@ -83,14 +87,12 @@ class ConcurrencyLimit:
         elif not is_slow:
             self.limit = min(self._most, int(self.limit * GROWTH))
         self._was_slow = is_slow
-        self._waits_s, self._answers, self._peak = 0.0, 0, self.in_hand
+        self._waits_s, self._answers, self._peak = 0.0, 0, self.in_flight
 
     def _forget(self) -> None:
         self._expected = 0
 
 
-#: Requests in hand: a crowd of grabs leaves room for other requests, and the other way round.
-GRABS_IN_FLIGHT = web.AppKey("grabs_in_hand", ConcurrencyLimit)
-
-
-OTHERS_IN_FLIGHT = web.AppKey("others_in_hand", ConcurrencyLimit)
+#: Requests in flight: a crowd of grabs leaves room for other requests, and the other way round.
+GRABS_IN_FLIGHT = web.AppKey("grabs_in_flight", ConcurrencyLimit)
+OTHERS_IN_FLIGHT = web.AppKey("others_in_flight", ConcurrencyLimit)

@@ -15,7 +15,7 @@ from gateway.http.requests import ORDER_ID, json_body, read_json
 from gateway.http.responses import json_response
 from gateway.orders.lookup import ORDER_LOOKUP, QueuedGrab
 from gateway.orders.routes import PENDING, sale_of_path, view_of
-from gateway.overload.aiohttp_protocol import in_hand
+from gateway.overload.aiohttp_protocol import in_flight
 from gateway.overload.poll_schedule import POLL_SCHEDULE
 from gateway.overload.rate_limiter import RateLimited as Limited
 from gateway.overload.rate_limiter import rate_limited
@@ -83,7 +83,7 @@ async def pay_order(request: web.Request) -> web.Response:
     buyer_id = buyer_of_login(request)
     sale, order_id = await sale_of_path(request)
     wanted = await read_json(request, _decoder)
-    with in_hand(request):
+    with in_flight(request):
         order = await request.app[ORDER_LOOKUP].find(sale, order_id, buyer_id)
     if order is None:
         raise _refused(PaymentRefusal.NO_ORDER)

@@ -28,12 +28,12 @@ Paying = asyncio.Task[TransactionOutcome | Limited]
 
 
 class PaymentTasks:
-    """Takes payments, at most `in_hand_max` at a time, each in its turn of the `confirm` tier."""
+    """Takes payments, at most `in_flight_max` at a time, each in its turn of the `confirm` tier."""
 
-    def __init__(self, limiter: RateLimiter, checkout: Checkout, *, in_hand_max: int) -> None:
+    def __init__(self, limiter: RateLimiter, checkout: Checkout, *, in_flight_max: int) -> None:
         self._limiter = limiter
         self._checkout = checkout
-        self._in_hand_max = in_hand_max
+        self._in_flight_max = in_flight_max
         self._under_way: set[Paying] = set()
 
     async def pay(self, payment: Payment) -> TransactionOutcome | Limited | None:
@@ -41,7 +41,7 @@ class PaymentTasks:
 
         Raises Busy when too much is in hand, Unavailable when the outcome is not known.
         """
-        if len(self._under_way) >= self._in_hand_max:
+        if len(self._under_way) >= self._in_flight_max:
             raise CoordinatorFull
         paying = asyncio.create_task(self._pay(payment), name="payment")
         self._under_way.add(paying)

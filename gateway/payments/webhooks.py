@@ -19,7 +19,7 @@ from gateway.http.contract import Identity, ResponseSpec, operation
 from gateway.http.problems import Problem, Refused
 from gateway.http.requests import json_body, parse_json, read_body
 from gateway.http.responses import COMMON
-from gateway.overload.aiohttp_protocol import in_hand
+from gateway.overload.aiohttp_protocol import in_flight
 from seckill import metrics
 from seckill.auth.key_ring import KeyRing
 from seckill.auth.tickets import ID
@@ -70,7 +70,7 @@ async def take_payment_event(request: web.Request) -> web.Response:
         metrics.WEBHOOKS.labels("refused").inc()
         raise Refused(Problem.BAD_SIGNATURE)
     event = parse_json(body, _decoder)
-    with in_hand(request):
+    with in_flight(request):
         known = await request.app[CARD_BOOKS].ask_now(event.key)
     metrics.WEBHOOKS.labels("taken" if known else "unknown_key").inc()
     if not known:  # it is signed, so somebody should look where it comes from

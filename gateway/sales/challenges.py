@@ -26,7 +26,7 @@ from gateway.http.contract import ResponseSpec, operation
 from gateway.http.problems import Problem, Refused
 from gateway.http.requests import SALE_ID, find_sale, json_body, opening_of, read_json
 from gateway.http.responses import COMMON, Moment, json_response
-from gateway.overload.aiohttp_protocol import in_hand
+from gateway.overload.aiohttp_protocol import in_flight
 from seckill.adapters import redis_keys
 from seckill.adapters.redis import redis_errors_as_unavailable
 from seckill.auth import proof_of_work
@@ -105,7 +105,7 @@ async def issue_challenge(request: web.Request) -> web.Response:
     now_s = time.time()
     opening_of(sale, lead_s=settings.ticket_lead_s, now_s=now_s)
     expires_at_s = int(now_s + settings.challenge_ttl_s)
-    with in_hand(request):
+    with in_flight(request):
         challenge = proof_of_work.issue(
             request.app[TICKET_KEYS],
             sale_id=sale.sale_id,

@@ -13,7 +13,7 @@ from gateway.http.contract import ResponseSpec, operation
 from gateway.http.problems import Problem
 from gateway.http.requests import SALE_ID, find_sale
 from gateway.http.responses import Moment, json_response
-from gateway.overload.aiohttp_protocol import in_hand
+from gateway.overload.aiohttp_protocol import in_flight
 from gateway.sales.remaining_units import REMAINING_UNITS
 from seckill.sales.sales import Sale
 
@@ -75,7 +75,7 @@ _EXAMPLE = SaleView(
 )
 async def list_sales(request: web.Request) -> web.Response:
     """Answer with every sale."""
-    with in_hand(request):
+    with in_flight(request):
         board = await request.app[REMAINING_UNITS].read()
     return json_response(SaleList([_view(sale, left) for sale, left in board.values()]))
 
@@ -84,7 +84,7 @@ async def list_sales(request: web.Request) -> web.Response:
 async def show_sale(request: web.Request) -> web.Response:
     """Answer with one sale."""
     sale = await find_sale(request, request.app[SALES])
-    with in_hand(request):
+    with in_flight(request):
         board = await request.app[REMAINING_UNITS].read()
     # A sale made within the last second may not be on the board yet: nothing of it is sold.
     return json_response(_view(*board.get(sale.sale_id, (sale, sale.total))))

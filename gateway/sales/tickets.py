@@ -18,7 +18,7 @@ from gateway.http.contract import ResponseSpec, operation
 from gateway.http.problems import Problem
 from gateway.http.requests import SALE_ID, find_sale, opening_of
 from gateway.http.responses import Moment, json_response
-from gateway.overload.aiohttp_protocol import in_hand
+from gateway.overload.aiohttp_protocol import in_flight
 from gateway.sales.challenges import PROOF, PROOF_PROBLEMS, read_proof, redeem_proof
 from seckill.auth import tickets
 
@@ -57,7 +57,7 @@ async def issue_ticket(request: web.Request) -> web.Response:
     now_s = time.time()
     opens_at_s = opening_of(sale, lead_s=settings.ticket_lead_s, now_s=now_s)
     sent = await read_proof(request, sale) if sale.proof_bits else None
-    with in_hand(request):
+    with in_flight(request):
         if sent is not None:
             await redeem_proof(request, sale, buyer_id, sent)
         expires_at_s = int(max(now_s, opens_at_s) + settings.ticket_ttl_s)

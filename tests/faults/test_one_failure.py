@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 
@@ -17,14 +18,22 @@ from seckill.adapters.rabbitmq import Broker, Publisher
 from seckill.clock import monotonic_ms
 from seckill.errors import Unavailable
 from seckill.inventory.reservations import Stock, Verdict
+from seckill.micro_batcher import FutureWaiter
 from tests.processes import eventually, limits_profile
 
 TIMEOUT_S = 0.3
 
 
+async def grab_of(reservations, buyer_id, quantity):
+    """Reserve for one buyer, and return the result."""
+    result = asyncio.get_running_loop().create_future()
+    reservations.put(FutureWaiter(reservations.new_grab(buyer_id, quantity), result))
+    return await result
+
+
 @pytest.fixture
-async def make_desk(redis_proxy, amqp_proxy):
-    """Make a sale's desk, on links that a test may break, which knows that there are units."""
+async def make_reservations(redis_proxy, amqp_proxy):
+    """Make a sale's reservations on links that a test may break; they know of units for sale."""
     async with AsyncExitStack() as stack:
 
         async def make(sale, *, outbox_max):
@@ -32,26 +41,28 @@ async def make_desk(redis_proxy, amqp_proxy):
                 redis_proxy[1], timeout_s=TIMEOUT_S, kind=redis_client.PipeliningRedis
             )
             stack.push_async_callback(redis.aclose)
-            broker = Broker(amqp_proxy[1], "test-desk", timeout_s=15)
+            broker = Broker(amqp_proxy[1], "test-grabs", timeout_s=15)
             publisher = await stack.enter_async_context(Publisher.open(broker, timeout_s=TIMEOUT_S))
-            mailbag = BatchedPublisher(publisher, timeout_s=TIMEOUT_S)
+            batched = BatchedPublisher(publisher, timeout_s=TIMEOUT_S)
             stock, clock, breaker = Stock(redis), RedisClock(), Breaker()
             clock.observe(await stock.now_ms(), asked_ms=monotonic_ms())
-            desk = SaleReservations(
+            reservations = SaleReservations(
                 sale,
                 stock,
                 clock,
-                lambda sale_id, on_settled: GrabPublisher(sale_id, mailbag, breaker, on_settled),
+                lambda sale_id, on_confirmed: GrabPublisher(
+                    sale_id, batched, breaker, on_confirmed
+                ),
                 batch_max=512,
                 calls_max=2,
                 spacing_s=0,
                 call_timeout_s=TIMEOUT_S,
                 outbox_max=outbox_max,
             )
-            stack.push_async_callback(desk.drain)
-            assert (await desk.grab("warm", 1)).verdict is Verdict.ACCEPTED
-            await desk.look_up("anyone")
-            return desk
+            stack.push_async_callback(reservations.drain)
+            assert (await grab_of(reservations, "warm", 1)).verdict is Verdict.ACCEPTED
+            await reservations.find_holding("anyone")
+            return reservations
 
         yield make
 
@@ -61,33 +72,33 @@ def trouble(redis_proxy, amqp_proxy, services, store):
     """Ways to have a buyer refused, each for a reason that is not the end of the sale."""
     (redis, _), (amqp, _) = redis_proxy, amqp_proxy
 
-    async def too_many_for_one(desk, sale):
-        return await desk.grab("unlucky", 4)
+    async def too_many_for_one(reservations, sale):
+        return await grab_of(reservations, "unlucky", 4)
 
-    async def more_than_are_left(desk, sale):
-        return await desk.grab("unlucky", 3)
+    async def more_than_are_left(reservations, sale):
+        return await grab_of(reservations, "unlucky", 3)
 
-    async def reply_lost(desk, sale):
+    async def reply_lost(reservations, sale):
         redis.lose_replies = True
         try:
-            return await desk.grab("unlucky", 1)
+            return await grab_of(reservations, "unlucky", 1)
         finally:
             redis.lose_replies = False
 
-    async def redis_frozen(desk, sale):
+    async def redis_frozen(reservations, sale):
         services.pause("redis")
         try:
-            return await desk.grab("unlucky", 1)
+            return await grab_of(reservations, "unlucky", 1)
         finally:
             services.resume("redis")
 
-    async def outbox_full(desk, sale):
-        await desk.drain()
+    async def outbox_full(reservations, sale):
+        await reservations.drain()
         amqp.freeze()
         try:
-            unconfirmed = await desk.grab("patient", 1)
+            unconfirmed = await grab_of(reservations, "patient", 1)
             assert unconfirmed.verdict is Verdict.ACCEPTED
-            return await desk.grab("unlucky", 1)
+            return await grab_of(reservations, "unlucky", 1)
         finally:
             amqp.thaw()
             await store.xtrim(redis_keys.outbox(sale.sale_id), maxlen=0)  # the relay has sent it
@@ -106,24 +117,29 @@ def trouble(redis_proxy, amqp_proxy, services, store):
         ("outbox_full", Verdict.OUTBOX_FULL),
     ],
 )
-async def test_F14_the_latch_of_a_desk_stays_open(make_desk, open_sale, trouble, name, told):
+async def test_F14_the_latch_of_a_desk_stays_open(
+    make_reservations, open_sale, trouble, name, told
+):
     sale = await open_sale(stock=3, per_order_max=3)
-    desk = await make_desk(sale, outbox_max=1)
+    reservations = await make_reservations(sale, outbox_max=1)
     verdict = None  # not known: Unavailable
     with suppress(Unavailable):
-        verdict = (await trouble[name](desk, sale)).verdict
+        verdict = (await trouble[name](reservations, sale)).verdict
     assert verdict is told
-    assert desk.selling
+    assert reservations.selling
 
     async def another_is_served():
         with suppress(Unavailable):
-            return (await desk.grab("another", 1)).verdict in (Verdict.ACCEPTED, Verdict.DUPLICATE)
+            return (await grab_of(reservations, "another", 1)).verdict in (
+                Verdict.ACCEPTED,
+                Verdict.DUPLICATE,
+            )
 
     await eventually(another_is_served, "another buyer is served")
-    assert desk.selling
-    while (await desk.grab(f"b{desk.left}", 1)).verdict is not Verdict.SOLD_OUT:
-        assert desk.selling
-    assert not desk.selling, "and the end closes it"
+    assert reservations.selling
+    while (await grab_of(reservations, f"b{reservations.left}", 1)).verdict is not Verdict.SOLD_OUT:
+        assert reservations.selling
+    assert not reservations.selling, "and the end closes it"
 
 
 async def test_F14_buyers_in_trouble_at_a_gateway_end_nothing_for_the_others(

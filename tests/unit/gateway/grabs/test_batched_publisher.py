@@ -1,4 +1,4 @@
-"""The mailbag: what is small travels together, what is large alone; all hear what became of it."""
+"""Small messages go together, large ones alone; each is answered with what became of it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def post() -> Post:
 
 
 @pytest.fixture
-async def mailbag(post: Post) -> BatchedPublisher:
+async def publisher(post: Post) -> BatchedPublisher:
     return BatchedPublisher(cast(Publisher, post), timeout_s=10)
 
 
@@ -51,9 +51,9 @@ def message(sale_id: str, grabs: int = 1) -> bytes:
     return messages.encode_place(sale_id, 1, [], wishes)
 
 
-async def put(mailbag: BatchedPublisher, bodies: Sequence[bytes]) -> list[asyncio.Task[None]]:
+async def put(publisher: BatchedPublisher, bodies: Sequence[bytes]) -> list[asyncio.Task[None]]:
     """Put messages in, all in one turn of the loop."""
-    tasks = [asyncio.create_task(mailbag.publish(body)) for body in bodies]
+    tasks = [asyncio.create_task(publisher.publish(body)) for body in bodies]
     await turns()
     return tasks
 
@@ -63,44 +63,44 @@ async def turns() -> None:
         await asyncio.sleep(0)
 
 
-async def test_a_lone_message_goes_as_it_is(mailbag: BatchedPublisher, post: Post) -> None:
+async def test_a_lone_message_goes_as_it_is(publisher: BatchedPublisher, post: Post) -> None:
     alone = message("spring")
-    (task,) = await put(mailbag, [alone])
+    (task,) = await put(publisher, [alone])
     assert post.sent == [alone]
     assert not task.done()
     post.confirm_all()
     await task
 
 
-async def test_small_messages_of_one_moment_share_a_parcel(
-    mailbag: BatchedPublisher, post: Post
+async def test_small_messages_of_one_moment_share_a_multi_sale_message(
+    publisher: BatchedPublisher, post: Post
 ) -> None:
     small = [message(f"sale-{n}") for n in range(10)]
-    tasks = await put(mailbag, small)
-    (parcel,) = post.sent
-    assert messages.parts_of(parcel) == small
+    tasks = await put(publisher, small)
+    (multi_sale_message,) = post.sent
+    assert messages.parts_of(multi_sale_message) == small
     assert not any(task.done() for task in tasks)
     post.confirm_all()
     await asyncio.gather(*tasks)
 
 
-async def test_a_large_message_travels_alone(mailbag: BatchedPublisher, post: Post) -> None:
+async def test_a_large_message_travels_alone(publisher: BatchedPublisher, post: Post) -> None:
     large = message("hot", grabs=SMALL // 40)
     small = [message("spring"), message("summer")]
-    tasks = await put(mailbag, [small[0], large, small[1]])
+    tasks = await put(publisher, [small[0], large, small[1]])
     assert sorted(map(messages.parts_of, post.sent), key=len) == [[large], small]
     post.confirm_all()
     await asyncio.gather(*tasks)
 
 
 async def test_beyond_the_publishes_under_way_messages_wait_and_go_together(
-    mailbag: BatchedPublisher, post: Post
+    publisher: BatchedPublisher, post: Post
 ) -> None:
     tasks = []
     for n in range(SMALL_PUBLISHES_MAX):
-        tasks += await put(mailbag, [message(f"first-{n}")])
+        tasks += await put(publisher, [message(f"first-{n}")])
     for n in range(5):
-        tasks += await put(mailbag, [message(f"second-{n}")])
+        tasks += await put(publisher, [message(f"second-{n}")])
     assert len(post.sent) == SMALL_PUBLISHES_MAX
     post.confirms[0].set_result(None)
     await turns()
@@ -109,17 +109,17 @@ async def test_beyond_the_publishes_under_way_messages_wait_and_go_together(
     await asyncio.gather(*tasks)
 
 
-async def test_a_parcel_has_its_limit(mailbag: BatchedPublisher, post: Post) -> None:
-    tasks = await put(mailbag, [message("spring")] * (messages.PARTS_MAX + 1))
+async def test_a_multi_sale_message_has_its_limit(publisher: BatchedPublisher, post: Post) -> None:
+    tasks = await put(publisher, [message("spring")] * (messages.PARTS_MAX + 1))
     assert [len(messages.parts_of(body)) for body in post.sent] == [messages.PARTS_MAX, 1]
     post.confirm_all()
     await asyncio.gather(*tasks)
 
 
-async def test_what_is_not_confirmed_is_so_for_all_of_a_parcel(
-    mailbag: BatchedPublisher, post: Post
+async def test_what_is_not_confirmed_is_so_for_all_of_a_multi_sale_message(
+    publisher: BatchedPublisher, post: Post
 ) -> None:
-    tasks = await put(mailbag, [message("spring"), message("summer")])
+    tasks = await put(publisher, [message("spring"), message("summer")])
     post.confirms[0].set_exception(Unavailable("not confirmed in 1 s"))
     for task in tasks:
         with pytest.raises(Unavailable, match="not confirmed"):
@@ -127,13 +127,13 @@ async def test_what_is_not_confirmed_is_so_for_all_of_a_parcel(
 
 
 async def test_a_message_that_waits_behind_a_stuck_broker_has_a_time_limit(post: Post) -> None:
-    mailbag = BatchedPublisher(cast(Publisher, post), timeout_s=0.05)
+    publisher = BatchedPublisher(cast(Publisher, post), timeout_s=0.05)
     tasks = []
     for n in range(SMALL_PUBLISHES_MAX + 1):
-        tasks += await put(mailbag, [message(f"sale-{n}")])
+        tasks += await put(publisher, [message(f"sale-{n}")])
     for task in tasks:
         with pytest.raises(Unavailable, match="not confirmed"):
             await task
     post.confirm_all()
     await turns()
-    assert len(post.sent) == SMALL_PUBLISHES_MAX  # the last has left the bag
+    assert len(post.sent) == SMALL_PUBLISHES_MAX  # the last no longer waits

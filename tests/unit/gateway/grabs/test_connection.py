@@ -1,4 +1,4 @@
-"""A connection of the fast lane, without a loop: what it does to a transport that is gone."""
+"""A connection without a loop: what it does to a transport that is gone."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class Gone:
 
 
 def test_a_turn_that_was_due_when_the_client_went_away_tells_the_transport_nothing() -> None:
-    lane = SimpleNamespace(
+    shared = SimpleNamespace(
         loop=SimpleNamespace(time=float),
-        entrance=SimpleNamespace(enter=lambda _: True, leave=lambda: None),
+        limits=SimpleNamespace(enter=lambda _: True, leave=lambda: None),
         connections=set(),
     )
-    connection, transport = Connection(cast(ConnectionFactory, lane)), cast(Any, Gone())
+    connection, transport = Connection(cast(ConnectionFactory, shared)), cast(Any, Gone())
     connection.connection_made(transport)
     connection.pause_writing()  # so that what comes waits
     connection.data_received(b"x" * (AHEAD_MAX + 1))

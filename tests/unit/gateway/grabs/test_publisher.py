@@ -1,4 +1,4 @@
-"""The hand-over: one message for what waited, and no waiting at all while the broker is away."""
+"""One message for what waited, and no waiting at all while the broker is unavailable."""
 
 from __future__ import annotations
 
@@ -65,33 +65,35 @@ def grabs(*buyer_ids: str) -> Sequence[Grab]:
 
 
 @dataclass
-class Desk:
-    """A hand-over with all that surrounds it."""
+class Bench:
+    """The publisher of a sale with all that surrounds it."""
 
     publisher: FakePublisher = field(default_factory=FakePublisher)
     breaker: Breaker = field(default_factory=Breaker)
-    settled: list[str] = field(default_factory=list)
+    confirmed: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.handover = GrabPublisher("spring", self.publisher, self.breaker, self.settled.extend)
+        self.grabs = GrabPublisher("spring", self.publisher, self.breaker, self.confirmed.extend)
 
-    async def take(self, outbox_id: str, *buyer_ids: str, epoch: int = 1) -> asyncio.Future[None]:
-        """Hand a batch over; the future is done once "taken" was called, which may happen once."""
-        taken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    async def enqueue(
+        self, outbox_id: str, *buyer_ids: str, epoch: int = 1
+    ) -> asyncio.Future[None]:
+        """Enqueue a batch; the future is done when it counts as published: once, and no more."""
+        published: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         batch = grabs(*buyer_ids or ("ann",))
-        self.handover.hand_over(outbox_id, epoch, batch, lambda: taken.set_result(None))
+        self.grabs.enqueue(outbox_id, epoch, batch, lambda: published.set_result(None))
         await turns()
-        return taken
+        return published
 
     async def fill(self) -> None:
         """Put as many publishes under way as there may be, so that what follows waits."""
         for number in range(PUBLISHES_MAX):
-            await self.take(f"fill-{number}")
+            await self.enqueue(f"fill-{number}")
 
 
 @pytest.fixture
-def desk() -> Desk:
-    return Desk()
+def bench() -> Bench:
+    return Bench()
 
 
 @pytest.fixture
@@ -107,128 +109,130 @@ async def advance(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     return advance_by
 
 
-async def test_a_batch_is_taken_when_the_broker_has_confirmed_it(desk: Desk) -> None:
-    taken = await desk.take("1-0", "ann", "bob")
-    assert desk.publisher.sent == [Sent(1, ["1-0"], ["ann", "bob"])]
-    assert not taken.done()
-    assert desk.settled == []
-    await desk.publisher.confirm(0)
-    assert taken.done()
-    assert desk.settled == ["1-0"]
+async def test_a_batch_is_published_when_the_broker_has_confirmed_it(bench: Bench) -> None:
+    published = await bench.enqueue("1-0", "ann", "bob")
+    assert bench.publisher.sent == [Sent(1, ["1-0"], ["ann", "bob"])]
+    assert not published.done()
+    assert bench.confirmed == []
+    await bench.publisher.confirm(0)
+    assert published.done()
+    assert bench.confirmed == ["1-0"]
 
 
-async def test_batches_that_wait_go_out_in_one_message(desk: Desk) -> None:
-    await desk.fill()
-    waiting = [await desk.take("3-0", "ann", "bob"), await desk.take("4-0", "cid")]
-    assert len(desk.publisher.sent) == PUBLISHES_MAX
-    await desk.publisher.confirm(0)
-    merged = desk.publisher.sent[PUBLISHES_MAX]
+async def test_batches_that_wait_go_out_in_one_message(bench: Bench) -> None:
+    await bench.fill()
+    waiting = [await bench.enqueue("3-0", "ann", "bob"), await bench.enqueue("4-0", "cid")]
+    assert len(bench.publisher.sent) == PUBLISHES_MAX
+    await bench.publisher.confirm(0)
+    merged = bench.publisher.sent[PUBLISHES_MAX]
     assert (merged.batch, merged.buyers) == (["3-0", "4-0"], ["ann", "bob", "cid"])
-    await desk.publisher.confirm(PUBLISHES_MAX)
-    assert all(taken.done() for taken in waiting)
-    assert desk.settled == ["fill-0", "3-0", "4-0"]
+    await bench.publisher.confirm(PUBLISHES_MAX)
+    assert all(published.done() for published in waiting)
+    assert bench.confirmed == ["fill-0", "3-0", "4-0"]
 
 
-async def test_epochs_never_share_a_message(desk: Desk) -> None:
-    await desk.fill()
+async def test_epochs_never_share_a_message(bench: Bench) -> None:
+    await bench.fill()
     for outbox_id, epoch in (("3-0", 1), ("4-0", 2), ("5-0", 2), ("6-0", 1)):
-        await desk.take(outbox_id, epoch=epoch)
+        await bench.enqueue(outbox_id, epoch=epoch)
     for number in range(PUBLISHES_MAX + 3):
-        await desk.publisher.confirm(number)
-    sent = [(m.epoch, m.batch) for m in desk.publisher.sent[PUBLISHES_MAX:]]
+        await bench.publisher.confirm(number)
+    sent = [(m.epoch, m.batch) for m in bench.publisher.sent[PUBLISHES_MAX:]]
     assert sent == [(1, ["3-0"]), (2, ["4-0", "5-0"]), (1, ["6-0"])]
 
 
-async def test_a_message_holds_what_a_consumer_can_place_at_once(desk: Desk) -> None:
-    await desk.fill()
+async def test_a_message_holds_what_a_consumer_can_place_at_once(bench: Bench) -> None:
+    await bench.fill()
     half = [f"b{n}" for n in range(MESSAGE_GRABS_MAX // 2)]
     for outbox_id in ("3-0", "4-0", "5-0"):
-        await desk.take(outbox_id, *half)
-    await desk.publisher.confirm(0)
-    await desk.publisher.confirm(1)
-    assert [m.batch for m in desk.publisher.sent[PUBLISHES_MAX:]] == [["3-0", "4-0"], ["5-0"]]
+        await bench.enqueue(outbox_id, *half)
+    await bench.publisher.confirm(0)
+    await bench.publisher.confirm(1)
+    assert [m.batch for m in bench.publisher.sent[PUBLISHES_MAX:]] == [["3-0", "4-0"], ["5-0"]]
 
 
-async def test_a_batch_too_large_for_one_message_still_goes_out(desk: Desk) -> None:
-    await desk.take("1-0", *[f"b{n}" for n in range(MESSAGE_GRABS_MAX + 1)])
-    assert len(desk.publisher.sent[0].buyers) == MESSAGE_GRABS_MAX + 1
+async def test_a_batch_too_large_for_one_message_still_goes_out(bench: Bench) -> None:
+    await bench.enqueue("1-0", *[f"b{n}" for n in range(MESSAGE_GRABS_MAX + 1)])
+    assert len(bench.publisher.sent[0].buyers) == MESSAGE_GRABS_MAX + 1
 
 
-async def test_an_unconfirmed_batch_is_taken_from_the_outbox_and_stays_there(desk: Desk) -> None:
-    taken = await desk.take("1-0")
-    await desk.publisher.fail(0)
-    assert taken.done()
-    assert desk.settled == [], "only the relay may drop it, once it is confirmed"
-    assert desk.breaker.open
+async def test_an_unconfirmed_batch_is_published_from_the_outbox_and_stays_there(
+    bench: Bench,
+) -> None:
+    published = await bench.enqueue("1-0")
+    await bench.publisher.fail(0)
+    assert published.done()
+    assert bench.confirmed == [], "only the relay may drop it, once it is confirmed"
+    assert bench.breaker.open
 
 
 @pytest.mark.usefixtures("advance")
-async def test_one_failure_sends_all_that_follows_to_the_outbox(desk: Desk) -> None:
-    await desk.fill()
-    waiting = await desk.take("3-0")
-    await desk.publisher.fail(0)
+async def test_one_failure_sends_all_that_follows_to_the_outbox(bench: Bench) -> None:
+    await bench.fill()
+    waiting = await bench.enqueue("3-0")
+    await bench.publisher.fail(0)
     assert waiting.done(), "what waited is not held until the broker is back"
-    assert (await desk.take("4-0")).done()
-    assert [m.batch for m in desk.publisher.sent] == [["fill-0"], ["fill-1"]]
-    assert desk.settled == []
+    assert (await bench.enqueue("4-0")).done()
+    assert [m.batch for m in bench.publisher.sent] == [["fill-0"], ["fill-1"]]
+    assert bench.confirmed == []
 
 
 @pytest.mark.usefixtures("advance")
 async def test_the_breaker_is_shared_by_the_sales_of_a_process() -> None:
-    one = Desk()
-    other = Desk(breaker=one.breaker)
-    await one.take("1-0")
+    one = Bench()
+    other = Bench(breaker=one.breaker)
+    await one.enqueue("1-0")
     await one.publisher.fail(0)
-    assert (await other.take("1-0")).done()
+    assert (await other.enqueue("1-0")).done()
     assert other.publisher.sent == []
 
 
 async def test_one_batch_a_second_probes_while_the_broker_is_away(
-    desk: Desk, advance: Callable[[float], None]
+    bench: Bench, advance: Callable[[float], None]
 ) -> None:
-    await desk.take("1-0")
-    await desk.publisher.fail(0)
+    await bench.enqueue("1-0")
+    await bench.publisher.fail(0)
 
     advance(PROBE_S - 0.01)
-    assert (await desk.take("2-0")).done()
-    assert len(desk.publisher.sent) == 1
+    assert (await bench.enqueue("2-0")).done()
+    assert len(bench.publisher.sent) == 1
 
     advance(0.01)
-    probe = await desk.take("3-0")
-    assert (await desk.take("4-0")).done(), "one probe is enough"
-    assert [m.batch for m in desk.publisher.sent[1:]] == [["3-0"]]
+    probe = await bench.enqueue("3-0")
+    assert (await bench.enqueue("4-0")).done(), "one probe is enough"
+    assert [m.batch for m in bench.publisher.sent[1:]] == [["3-0"]]
     assert not probe.done()
 
-    await desk.publisher.fail(1)
+    await bench.publisher.fail(1)
     assert probe.done()
-    assert (await desk.take("5-0")).done(), "a failed probe is followed by another second"
-    assert len(desk.publisher.sent) == 2
+    assert (await bench.enqueue("5-0")).done(), "a failed probe is followed by another second"
+    assert len(bench.publisher.sent) == 2
 
 
 async def test_a_confirmed_probe_ends_the_outage(
-    desk: Desk, advance: Callable[[float], None]
+    bench: Bench, advance: Callable[[float], None]
 ) -> None:
-    await desk.take("1-0")
-    await desk.publisher.fail(0)
+    await bench.enqueue("1-0")
+    await bench.publisher.fail(0)
     advance(PROBE_S)
-    await desk.take("2-0")
-    await desk.publisher.confirm(1)
-    assert not desk.breaker.open
-    taken = await desk.take("3-0")
-    assert not taken.done()
-    await desk.publisher.confirm(2)
-    assert taken.done()
-    assert desk.settled == ["2-0", "3-0"]
+    await bench.enqueue("2-0")
+    await bench.publisher.confirm(1)
+    assert not bench.breaker.open
+    published = await bench.enqueue("3-0")
+    assert not published.done()
+    await bench.publisher.confirm(2)
+    assert published.done()
+    assert bench.confirmed == ["2-0", "3-0"]
 
 
-async def test_drain_waits_for_every_confirm(desk: Desk) -> None:
-    await desk.fill()
-    await desk.take("3-0")
-    drained = asyncio.create_task(desk.handover.drain())
+async def test_drain_waits_for_every_confirm(bench: Bench) -> None:
+    await bench.fill()
+    await bench.enqueue("3-0")
+    drained = asyncio.create_task(bench.grabs.drain())
     for number in range(PUBLISHES_MAX + 1):
         await turns()
         assert not drained.done()
-        await desk.publisher.confirm(number)
+        await bench.publisher.confirm(number)
     await turns()
     assert drained.done()
-    assert desk.settled == ["fill-0", "fill-1", "3-0"]
+    assert bench.confirmed == ["fill-0", "fill-1", "3-0"]

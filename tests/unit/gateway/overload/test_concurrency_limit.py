@@ -42,7 +42,7 @@ def answer_for(limit: ConcurrencyLimit, clock: Clock, seconds: float, wait_s: fl
     """Keep the limit full for so long, every answer taking `wait_s`."""
     end = clock.now + seconds
     while clock.now < end:
-        came_at, count = clock.now, limit.limit - limit.in_hand
+        came_at, count = clock.now, limit.limit - limit.in_flight
         begin(limit, count)
         clock.now += wait_s
         for _ in range(count):

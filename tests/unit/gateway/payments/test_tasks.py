@@ -46,10 +46,10 @@ def patience(monkeypatch):
 def make(patience):
     """Make a till; one that is slow is not waited for."""
 
-    def make(*, limiter, checkout, in_hand_max=9):
+    def make(*, limiter, checkout, in_flight_max=9):
         if not (limiter.answer.done() and checkout.answer.done()):
             patience(0.01)
-        return PaymentTasks(limiter, checkout, in_hand_max=in_hand_max)
+        return PaymentTasks(limiter, checkout, in_flight_max=in_flight_max)
 
     return make
 
@@ -103,7 +103,7 @@ async def test_a_client_that_leaves_stops_nothing(make):
 
 async def test_a_full_till_is_busy_until_one_has_ended(make, patience):
     checkout = Gate()
-    counter = make(limiter=Gate(False), checkout=checkout, in_hand_max=1)
+    counter = make(limiter=Gate(False), checkout=checkout, in_flight_max=1)
     assert await counter.pay(PAYMENT) is None
     with pytest.raises(CoordinatorFull):
         await counter.pay(PAYMENT)

@@ -1,0 +1,264 @@
+"""What becomes of a grab: one order of checks, whichever way its request came in.
+
+1. The ticket is verified, without any store.
+2. With too much in flight the grab is shed, before anything that costs.
+3. While the process knows that there is nothing to grab, the buyer is looked up: reads only.
+4. Local limits of the buyer and the address, then the sale's limit.
+5. The units are reserved, by the next call of the sale's script.
+
+A grab costs no task: where a step has to ask a store, the grab takes a place in a batch and goes on
+when the batch is answered. Nothing is touched before step 5. An outcome that is not known is
+answered as such, never as "no"; sending the request again is safe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Generic, Protocol, TypeVar
+
+from aiohttp import web
+
+from gateway.grabs.reservations import (
+    RESERVATIONS,
+    GrabResult,
+    SaleReservations,
+    result_of_look_up,
+)
+from gateway.grabs.responses import COUNTERS, body_of, too_many
+from gateway.http.auth import TICKET_KEYS
+from gateway.http.client_address import TRUSTED_PROXIES, address_of
+from gateway.http.problems import Problem, Refused
+from gateway.overload.concurrency_limit import GRABS_IN_FLIGHT
+from gateway.overload.poll_schedule import POLL_SCHEDULE
+from gateway.overload.rate_limiter import LIMITER, RateLimited, rate_limited
+from seckill import metrics
+from seckill.auth import tickets
+from seckill.errors import Unavailable
+from seckill.inventory.reservations import Holding, Verdict
+from seckill.sales.sales import Sale
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class GrabClient(Protocol):
+    """Who waits for the answer to a grab; exactly one of the three is called, once."""
+
+    def respond(self, verdict: Verdict, body: bytes) -> None:
+        """Answer with a verdict of the script, and its body."""
+
+    def refuse(self, refused: Refused) -> None:
+        """Answer with a problem."""
+
+    def shed(self) -> None:
+        """Answer that there is too much in flight, for as little as that can cost."""
+
+
+class GrabPipeline:
+    """The grabs of one process."""
+
+    def __init__(self, app: web.Application) -> None:
+        self._ticket_keys, self._trusted = app[TICKET_KEYS], app[TRUSTED_PROXIES]
+        self._reservations = app[RESERVATIONS]
+        self.in_flight, self.limiter = app[GRABS_IN_FLIGHT], app[LIMITER]
+        self.poll_schedule = app[POLL_SCHEDULE]
+        self._now = asyncio.get_running_loop().time
+
+    def submit(
+        self,
+        client: GrabClient,
+        sale: Sale,
+        ticket: str,
+        quantity: int,
+        *,
+        peer: str,
+        forwarded: Sequence[str],
+        came_at: float | None = None,
+    ) -> PendingGrab | None:
+        """Begin a grab; return it if its answer is still to come, None if that was given.
+
+        `peer` is the address of the connection and `forwarded` its lines of X-Forwarded-For.
+        `came_at` is when the request came, in the loop's time; without it, just now.
+        """
+        buyer_id = tickets.verify(
+            self._ticket_keys, ticket, sale_id=sale.sale_id, now_s=time.time()
+        )
+        if buyer_id is None:
+            client.refuse(Refused(Problem.BAD_TICKET))
+            return None
+        if self.in_flight.full:
+            metrics.SHED.inc()
+            client.shed()
+            return None
+        address = address_of(peer, forwarded, self._trusted)
+        grab = PendingGrab(
+            self,
+            client,
+            self._reservations.of(sale),
+            buyer_id,
+            quantity,
+            address,
+            self._now() if came_at is None else came_at,
+        )
+        self.in_flight.enter()
+        grab.start()
+        return grab if grab.is_pending else None
+
+
+class PendingGrab:
+    """A verified grab on its way to its answer."""
+
+    __slots__ = (
+        "_address",
+        "_buyer_id",
+        "_came_at",
+        "_client",
+        "_pipeline",
+        "_quantity",
+        "_reservations",
+        "_step",
+    )
+
+    def __init__(
+        self,
+        pipeline: GrabPipeline,
+        client: GrabClient,
+        reservations: SaleReservations,
+        buyer_id: str,
+        quantity: int,
+        address: str,
+        came_at: float,
+    ) -> None:
+        self._pipeline = pipeline
+        #: None once it was answered, or is no longer wanted.
+        self._client: GrabClient | None = client
+        self._reservations = reservations
+        self._buyer_id, self._quantity, self._address = buyer_id, quantity, address
+        self._came_at = came_at
+        #: Its place in the batch of its present step.
+        self._step: _Step[Any, Any] | None = None
+
+    @property
+    def is_pending(self) -> bool:
+        """Tell whether the answer is still to come."""
+        return self._client is not None
+
+    def start(self) -> None:
+        """Take the first step."""
+        if self._reservations.selling:
+            self._limit()
+        else:
+            self._look_up(self._limit)
+
+    def cancel(self) -> None:
+        """Leave the batch, unless it was answered: the client is gone."""
+        if self._end() is not None and self._step is not None:
+            self._step.cancel()
+
+    def fail(self, error: BaseException) -> None:
+        """Answer that there is no result."""
+        if isinstance(error, Unavailable):
+            self._answer(GrabResult(Verdict.UNAVAILABLE))
+        else:  # a bug: a traceback for us, an answer for the client
+            log.error("a grab failed", exc_info=error)
+            self._refuse(Refused(Problem.INTERNAL))
+
+    def _look_up(self, if_for_sale: Callable[[], None]) -> None:
+        """Answer what a look-up says, unless it says that there is something to grab."""
+        step = _Step(self, self._buyer_id, partial(self._on_looked_up, if_for_sale))
+        self._step = step
+        self._reservations.put_look_up(step)
+
+    def _on_looked_up(
+        self, if_for_sale: Callable[[], None], found: tuple[Verdict, Holding | None]
+    ) -> None:
+        result = result_of_look_up(*found)
+        if result.verdict is Verdict.ACCEPTED:
+            if_for_sale()
+        else:
+            self._answer(result)
+
+    def _limit(self) -> None:
+        reservations, limiter = self._reservations, self._pipeline.limiter
+        if refusal := limiter.refusal_here(self._buyer_id, self._address):
+            self._refuse(rate_limited(refusal))
+        # A place in the line beyond the units that are left would be a wait for nothing (F36).
+        elif limiter.take(reservations.sale.sale_id, "try", lambda: reservations.left):
+            self._reserve()
+        else:
+            step = _Step(self, self._buyer_id, self._on_limited)
+            self._step = step
+            limiter.put(reservations.sale.sale_id, "try", step)
+
+    def _on_limited(self, refusal: RateLimited | None) -> None:
+        if refusal is None:
+            self._reserve()
+        else:
+            # Any place in the line is for nothing, too, once others have sold it all, of which
+            # this process may not know yet.
+            self._look_up(partial(self._refuse, rate_limited(refusal)))
+
+    def _reserve(self) -> None:
+        grab = self._reservations.new_grab(self._buyer_id, self._quantity)
+        step = _Step(self, grab, self._answer)
+        self._step = step
+        self._reservations.put(step)
+
+    def _answer(self, result: GrabResult) -> None:
+        COUNTERS[result.verdict].inc()
+        if result.verdict is Verdict.QUANTITY:
+            self._refuse(too_many(self._reservations.sale))
+        elif client := self._end():
+            client.respond(result.verdict, body_of(result, self._pipeline.poll_schedule))
+
+    def _refuse(self, refused: Refused) -> None:
+        if client := self._end():
+            client.refuse(refused)
+
+    def _end(self) -> GrabClient | None:
+        """Take it out of what is in flight, once; return the client if it was there."""
+        client, self._client = self._client, None
+        if client is not None:
+            self._pipeline.in_flight.end(self._came_at)
+        return client
+
+
+class _Step(Generic[T, R]):
+    """A grab's place in one batch (a `seckill.micro_batcher.Waiter`); `then` takes the answer."""
+
+    __slots__ = ("_grab", "_then", "item")
+
+    def __init__(self, grab: PendingGrab, item: T, then: Callable[[R], None]) -> None:
+        self.item = item
+        self._grab: PendingGrab | None = grab
+        self._then = then
+
+    @property
+    def gone(self) -> bool:
+        """Tell whether it was answered, or the client is gone."""
+        return self._grab is None
+
+    def answer(self, result: R) -> None:
+        """Take the answer, unless there was one."""
+        if self._grab is not None:
+            self._grab = None
+            self._then(result)
+
+    def fail(self, error: Exception) -> None:
+        """Take it that there is no answer, unless there was one."""
+        grab, self._grab = self._grab, None
+        if grab is not None:
+            grab.fail(error)
+
+    def cancel(self) -> None:
+        """Leave the batch."""
+        self._grab = None
+
+
+PIPELINE = web.AppKey("grab_pipeline", GrabPipeline)

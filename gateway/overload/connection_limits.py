@@ -1,0 +1,80 @@
+"""What bounds the connections of a process: their number, and how soon a refused one is read again.
+
+A process that is given more than it can answer spends its time on refusals, too. So a refusal here
+is one write of bytes that are built once, and the refused connection then rests: a client that
+obeys Retry-After notices nothing of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+from gateway.http.problems import CONTENT_TYPE, Problem, problem_body, problem_headers
+from seckill import metrics
+
+#: How long a refused connection is not read. Without it, a client that does not obey Retry-After
+#: would keep the process busy with refusals. A proxy's next request waits so long at most.
+REST_S = 0.25
+#: So many of those are read again at a time, and so long after each other: refusing 10,000 a second
+#: takes a fifth of a core. All at once they would take it whole, and no grab would get done.
+WAKES_MAX = 100
+WAKE_S = 0.01
+
+
+def _overloaded() -> bytes:
+    body = problem_body(Problem.OVERLOADED)
+    headers = {
+        "Content-Type": CONTENT_TYPE,
+        "Content-Length": str(len(body)),
+        **problem_headers(Problem.OVERLOADED),
+    }
+    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return f"HTTP/1.1 503 Service Unavailable\r\n{head}\r\n".encode() + body
+
+
+#: The whole answer to who is shed.
+OVERLOADED = _overloaded()
+
+
+class ConnectionLimits:
+    """Counts the connections of a process, and lets those that were refused rest."""
+
+    def __init__(self, connections_max: int) -> None:
+        self.connections_max = connections_max
+        self.connections = 0
+        self._resting: deque[tuple[float, asyncio.Transport]] = deque()
+
+    def enter(self, transport: asyncio.Transport) -> bool:
+        """Take a connection, or turn it away when there are too many."""
+        self.connections += 1
+        if self.connections <= self.connections_max:
+            return True
+        metrics.SHED.inc()
+        transport.write(OVERLOADED)
+        transport.close()
+        return False
+
+    def leave(self) -> None:
+        """Note that a connection has ended: there is room for another."""
+        self.connections -= 1
+
+    def rest(self, transport: asyncio.Transport) -> None:
+        """Read nothing more from a connection that was just refused, until its turn has come."""
+        transport.pause_reading()
+        loop = asyncio.get_running_loop()
+        if not self._resting:
+            loop.call_later(REST_S, self._wake)
+        self._resting.append((loop.time() + REST_S, transport))
+
+    def _wake(self) -> None:
+        """Read again from those who have rested, but from a few at a time."""
+        loop = asyncio.get_running_loop()
+        for _ in range(min(WAKES_MAX, len(self._resting))):
+            if self._resting[0][0] > loop.time():
+                break
+            _, transport = self._resting.popleft()
+            if not transport.is_closing():
+                transport.resume_reading()
+        if self._resting:
+            loop.call_later(max(WAKE_S, self._resting[0][0] - loop.time()), self._wake)
