@@ -281,7 +281,7 @@ async def test_each_change_is_one_line_in_the_log(processes, open_sale, token):
         await call(http, "POST", "/admin/sales", json=NEW | {"sale_id": "a\nb", "stock": 1})
         await call(http, "GET", f"/admin/sales/{sale.sale_id}")
     lines = [
-        line.partition("gateway.operators: ")[2]
+        line.partition("gateway.admin.auth: ")[2]
         for line in gateway.child.spec.log.read_text().splitlines()
         if "gateway.admin.auth" in line
     ]
