@@ -13,21 +13,9 @@ from seckill.payments.card_payment_store import CardPaymentStore
 from seckill.sales.directory import SaleDirectory
 
 SETTINGS = web.AppKey("settings", Settings)
-
-
 LIMITS = web.AppKey("limits", Limits)
-
-
 REDIS = web.AppKey("redis", Redis)
-
-
 STOCK = web.AppKey("stock", Stock)
-
-
 DB = web.AppKey("db", asyncpg.Pool)
-
-
 SALES = web.AppKey("sales", SaleDirectory)
-
-
-CARD_BOOKS = web.AppKey("card_books", CardPaymentStore)
+CARD_PAYMENTS = web.AppKey("card_payments", CardPaymentStore)

@@ -8,7 +8,7 @@ from functools import partial
 
 from aiohttp import web
 
-from gateway.app_keys import CARD_BOOKS, DB, LIMITS, REDIS, SALES, SETTINGS, STOCK
+from gateway.app_keys import CARD_PAYMENTS, DB, LIMITS, REDIS, SALES, SETTINGS, STOCK
 from gateway.grabs.pipeline import PIPELINE, GrabPipeline
 from gateway.grabs.publisher import (
     BATCHED_PUBLISHER,
@@ -63,8 +63,8 @@ async def in_flight_ctx(app: web.Application) -> AsyncIterator[None]:
         (OTHERS_IN_FLIGHT, "others", max(LEAST, most // 4)),
     ):
         limit = app[key] = ConcurrencyLimit(bound, settings.wait_max_s)
-        metrics.IN_HAND.labels(kind).set_function(partial(getattr, limit, "in_flight"))
-        metrics.IN_HAND_LIMIT.labels(kind).set_function(partial(getattr, limit, "limit"))
+        metrics.IN_FLIGHT.labels(kind).set_function(partial(getattr, limit, "in_flight"))
+        metrics.IN_FLIGHT_LIMIT.labels(kind).set_function(partial(getattr, limit, "limit"))
     yield
 
 
@@ -91,7 +91,7 @@ async def postgres_ctx(app: web.Application) -> AsyncIterator[None]:
         timeout_s=settings.postgres_timeout_s,
     ) as pool:
         app[DB] = pool
-        app[CARD_BOOKS] = CardPaymentStore(
+        app[CARD_PAYMENTS] = CardPaymentStore(
             pool, on_paid=partial(fulfilment.begin, TransactionLog(pool))
         )
         app[SALES] = SaleDirectory(pool)
@@ -157,7 +157,7 @@ async def payments_ctx(app: web.Application) -> AsyncIterator[None]:
                 )
             )
             cards = CardPayments(
-                app[CARD_BOOKS],
+                app[CARD_PAYMENTS],
                 provider,
                 call_timeout_s=settings.provider_timeout_s,
                 grace_s=settings.payment_grace_s,

@@ -11,7 +11,7 @@ import msgspec
 _encode = msgspec.json.Encoder().encode
 
 
-def person() -> str:
+def operator_name() -> str:
     """Return the login name of whoever runs this command."""
     try:
         return getpass.getuser()

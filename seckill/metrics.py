@@ -52,9 +52,9 @@ GRABS_BY_AIOHTTP = Counter(
     "seckill_grabs_by_aiohttp", "Grabs that were not plain enough for the fast lane"
 )
 GRAB_BATCH = Histogram("seckill_grab_batch_size", "Grabs in one script call", buckets=_SIZES)
-IN_HAND = Gauge("seckill_in_hand", "Requests that have no answer yet", ["kind"])
-IN_HAND_LIMIT = Gauge("seckill_in_hand_limit", "Requests that may be in hand at once", ["kind"])
-ADMISSIONS = HotCounter(
+IN_FLIGHT = Gauge("seckill_in_hand", "Requests that have no answer yet", ["kind"])
+IN_FLIGHT_LIMIT = Gauge("seckill_in_hand_limit", "Requests that may be in hand at once", ["kind"])
+RATE_LIMIT_DECISIONS = HotCounter(
     "seckill_admissions",
     "What rate limits said: leased (admitted without asking Redis), admitted, refused,"
     " shadow (let pass, would be refused), unheard (let pass, Redis is away)",
@@ -81,7 +81,7 @@ PUBLISH_FAILURES = Counter("seckill_publish_failures", "Publishes that were not 
 EVENT_STREAMS = Gauge("seckill_event_streams", "Places of event streams taken")
 EVENT_STREAMS_DROPPED = Counter("seckill_event_streams_dropped", "Clients that did not read")
 
-ROLE_IN_HAND = Gauge(
+ROLE_IN_FLIGHT = Gauge(
     "seckill_role_in_hand", "Messages taken and not acknowledged; 1 while a poller works", ["role"]
 )
 ROLE_OLDEST = Gauge(
@@ -114,7 +114,9 @@ TRANSACTIONS = Counter(
     "What became of transactions: their end; left (to recover), parked, busy (not begun)",
     ["engine", "outcome"],
 )
-TRANSACTIONS_IN_HAND = Gauge("seckill_transactions_in_hand", "Submitted and not answered", ["name"])
+TRANSACTIONS_IN_FLIGHT = Gauge(
+    "seckill_transactions_in_hand", "Submitted and not answered", ["name"]
+)
 TRANSACTIONS_PARKED = Gauge(
     "seckill_transactions_parked",
     "Wait for an operator (`seckill tx list`); more than 0 is an alarm",

@@ -107,7 +107,7 @@ class MicroBatcher(Generic[T, R]):
         return len(self._calls)
 
     @property
-    def in_hand(self) -> int:
+    def in_flight(self) -> int:
         """Items that wait for a call or are in one."""
         return len(self._waiting) + self._under_way
 

@@ -19,7 +19,7 @@ from consumers.runtime.role import Role
 from seckill import metrics
 from seckill.adapters import redis_keys
 from seckill.adapters.redis import redis_errors_as_unavailable
-from seckill.consistency.preflight import KEYSPACE_EVENTS, deaf_to_expiry, redis_settings
+from seckill.consistency.preflight import KEYSPACE_EVENTS, missing_expiry_events, redis_settings
 from seckill.errors import Unavailable
 from seckill.orders import orders
 
@@ -70,7 +70,7 @@ class KeyExpiry:
         return ended
 
     async def _subscribe(self) -> PubSub:
-        if line := deaf_to_expiry(await redis_settings(self._redis, [KEYSPACE_EVENTS])):
+        if line := missing_expiry_events(await redis_settings(self._redis, [KEYSPACE_EVENTS])):
             log.warning("key_expiry: %s", line)
         database = self._redis.connection_pool.connection_kwargs.get("db", 0)
         pubsub = self._redis.pubsub(ignore_subscribe_messages=True)

@@ -18,7 +18,7 @@ from seckill.adapters import redis_keys, topology
 from seckill.adapters.rabbitmq import count_waiting
 from seckill.adapters.redis import redis_errors_as_unavailable
 from seckill.consistency import diff, fencing
-from seckill.consistency.diff import LOOKS_APART_S, REASONS, Comparison, Difference
+from seckill.consistency.diff import COMPARISONS_APART_S, REASONS, Comparison, Difference
 from seckill.consistency.fencing import ChangeStamp
 from seckill.consistency.repair import Reconciler
 
@@ -57,7 +57,7 @@ class Reconcile:
     async def run(self, stop: asyncio.Event) -> None:
         """Look until told to stop; what is being looked at then is left in the middle."""
         try:
-            await PollRole("reconcile", self.run_once, idle_s=LOOKS_APART_S).run(stop)
+            await PollRole("reconcile", self.run_once, idle_s=COMPARISONS_APART_S).run(stop)
         finally:
             await self._leave()
 
@@ -88,7 +88,7 @@ class Reconcile:
         for sale_id, looking in list(self._under_way.items()):
             if looking.done():
                 del self._under_way[sale_id]
-                self._due[sale_id] = time.monotonic() + LOOKS_APART_S
+                self._due[sale_id] = time.monotonic() + COMPARISONS_APART_S
                 if differences := looking.result():
                     acted[sale_id] = differences
         return acted
@@ -104,11 +104,13 @@ class Reconcile:
         before = self._looks.pop(sale_id, None)
         async with self._places:
             share = SHARE / min(LOOKS_MAX, len(self._under_way))
-            now = await diff.look(self._redis, self._db, sale_id, age_ms=self._age_ms, share=share)
+            now = await diff.compare_sale(
+                self._redis, self._db, sale_id, age_ms=self._age_ms, share=share
+            )
         if now.is_quiet:
             self._quiet[sale_id] = stamp
             return []
-        found = diff.agreed(before, now) if before else []
+        found = diff.in_both(before, now) if before else []
         if found and self._applies:
             done = await self._reconciler.repair(sale_id, stamp.epoch, found, share=share)
             for action, count in (+done).items():

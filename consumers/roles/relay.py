@@ -82,7 +82,7 @@ class Relay:
                 grabs = [grab for entry in message for grab in entry.grabs]
                 body = messages.encode_place(sale_id, epoch, outbox_ids, grabs)
                 await self._publisher.publish(topology.ORDERS_PLACE, body)
-                await self._stock.settle(sale_id, outbox_ids)
+                await self._stock.ack_outbox(sale_id, outbox_ids)
 
 
 def _messages(entries: Sequence[OutboxEntry]) -> list[list[OutboxEntry]]:

@@ -36,7 +36,7 @@ class PollRole:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Poll until told to stop."""
-        in_hand = metrics.ROLE_IN_HAND.labels(self._name)
+        in_hand = metrics.ROLE_IN_FLIGHT.labels(self._name)
         polled = Polled(0, more=False)
 
         async def once() -> None:

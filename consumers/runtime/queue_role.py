@@ -81,7 +81,7 @@ class QueueRole:
         # One at a time nothing follows: there is nothing to wait for.
         spacing_s = 0.0 if self._careful else self._spacing_s
         inbox = FairInbox(self._key, self._weigh, spacing_s)
-        metrics.ROLE_IN_HAND.labels(self._name).set_function(inbox.__len__)
+        metrics.ROLE_IN_FLIGHT.labels(self._name).set_function(inbox.__len__)
         metrics.ROLE_OLDEST.labels(self._name).set_function(inbox.oldest_age_s)
         try:
             async with self._broker.channel() as channel:

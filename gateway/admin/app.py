@@ -70,7 +70,7 @@ async def show_sale(request: web.Request) -> web.Response:
     """Answer with a sale's row and what Redis says of it; null when Redis has lost it."""
     edge = request.app[EDGE]
     sale = await sales.find(edge[DB], sale_id_of(request))
-    seen = await snapshots.glance(edge[REDIS], sale.sale_id)
+    seen = await snapshots.read_change_marks(edge[REDIS], sale.sale_id)
     redis = seen and {
         "state": seen.state,
         "stock": seen.stock,

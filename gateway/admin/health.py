@@ -65,7 +65,7 @@ async def readyz(request: web.Request) -> web.Response:
         "status": "ready" if whole else "degraded" if ready else "unready",
         "checks": checks,
         "problems": report.problems,
-        "warnings": report.warnings + report.away,
+        "warnings": report.warnings + report.unavailable,
         "sales": report.sales,
     }
     return json_response(found, status=200 if ready else 503)

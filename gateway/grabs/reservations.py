@@ -127,7 +127,7 @@ class SaleReservations:
     async def _call_look_up(
         self, buyer_ids: Sequence[str]
     ) -> Sequence[tuple[Verdict, Holding | None]]:
-        found = await self._stock.look_up(self.sale.sale_id, buyer_ids)
+        found = await self._stock.find_holders(self.sale.sale_id, buyer_ids)
         if found.verdict is not Verdict.UNAVAILABLE:
             self.selling, self.left = found.verdict is Verdict.ACCEPTED, found.left
         return [(found.verdict, holding) for holding in found.holdings]
@@ -198,7 +198,7 @@ class SaleReservations:
         while self._confirmed:
             confirmed, self._confirmed = self._confirmed[:CALL_MAX], self._confirmed[CALL_MAX:]
             try:
-                await self._stock.settle(self.sale.sale_id, confirmed)
+                await self._stock.ack_outbox(self.sale.sale_id, confirmed)
             except Unavailable:
                 self._confirmed += confirmed
                 raise

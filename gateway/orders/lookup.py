@@ -20,7 +20,7 @@ from seckill.inventory.reservations import Holding, Verdict
 from seckill.micro_batcher import MicroBatcher, answering_each
 from seckill.order_ids import created_ms_of, sale_number_of
 from seckill.orders import orders
-from seckill.orders.orders import Order, SaleBuyer, Seen
+from seckill.orders.orders import KnownState, Order, SaleBuyer
 from seckill.sales.directory import SaleDirectory
 from seckill.sales.sales import Sale
 
@@ -93,7 +93,7 @@ class OrderLookup:
             return await self.find(sale, holding.order_id, buyer_id)
         return latest
 
-    async def find_changed(self, seen: Collection[Seen]) -> Sequence[Order]:
+    async def find_changed(self, seen: Collection[KnownState]) -> Sequence[Order]:
         """Return those of many orders, each found before, that are in another state by now.
 
         One query of SQL alone: an order leaves the queue by getting a row, and keeps that.

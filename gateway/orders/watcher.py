@@ -13,7 +13,7 @@ from aiohttp import web
 
 from gateway.http.problems import Problem, Refused
 from seckill.errors import Unavailable
-from seckill.orders.orders import Order, Seen
+from seckill.orders.orders import KnownState, Order
 
 #: Between two looks: half of what a poller is told at least, so that who streams hears first.
 TICK_S = 0.25
@@ -63,7 +63,7 @@ class OrderWatcher:
 
     def __init__(
         self,
-        find_changed: Callable[[Collection[Seen]], Awaitable[Iterable[Order]]],
+        find_changed: Callable[[Collection[KnownState]], Awaitable[Iterable[Order]]],
         *,
         places_max: int,
         tick_s: float = TICK_S,
@@ -118,7 +118,7 @@ class OrderWatcher:
         places = [place for place in self._places if place.seen]
         if not places:
             return
-        seen = {Seen(place.order_id, place.seen) for place in places}
+        seen = {KnownState(place.order_id, place.seen) for place in places}
         changed = {order.order_id: order for order in await self._find_changed(seen)}
         for place in places:
             order = changed.get(place.order_id)

@@ -73,7 +73,7 @@ class SaleRateLimiter:
         self._fetching = False
         self._seen, self._seen_since, self._demand = 0, self._now(), 0.0
         self._outcomes = {
-            outcome: metrics.ADMISSIONS.labels(op, outcome)
+            outcome: metrics.RATE_LIMIT_DECISIONS.labels(op, outcome)
             for outcome in ("leased", "admitted", "refused", "shadow", "unheard")
         }
 
@@ -107,7 +107,7 @@ class SaleRateLimiter:
         # another in its place would throw its tokens away.
         enough = self._has_lease(asked_at) and (self._next or not self._runs_out(asked_at))
         try:
-            reply = await self._buckets.admit(
+            reply = await self._buckets.take(
                 self._sale_id,
                 self._op,
                 self._tier,
@@ -201,7 +201,7 @@ class RateLimiter:
 
 
 def _refusal_here(policy: str, wait_s: float, limit: LocalLimit) -> RateLimited:
-    metrics.ADMISSIONS.labels(policy, "refused").inc()
+    metrics.RATE_LIMIT_DECISIONS.labels(policy, "refused").inc()
     return RateLimited(policy, wait_s, limit.rate, limit.burst)
 
 

@@ -14,7 +14,7 @@ from typing import Annotated
 import msgspec
 from aiohttp import web
 
-from gateway.app_keys import CARD_BOOKS
+from gateway.app_keys import CARD_PAYMENTS
 from gateway.http.contract import Identity, ResponseSpec, operation
 from gateway.http.problems import Problem, Refused
 from gateway.http.requests import json_body, parse_json, read_body
@@ -71,7 +71,7 @@ async def take_payment_event(request: web.Request) -> web.Response:
         raise Refused(Problem.BAD_SIGNATURE)
     event = parse_json(body, _decoder)
     with in_flight(request):
-        known = await request.app[CARD_BOOKS].ask_now(event.key)
+        known = await request.app[CARD_PAYMENTS].ask_now(event.key)
     metrics.WEBHOOKS.labels("taken" if known else "unknown_key").inc()
     if not known:  # it is signed, so somebody should look where it comes from
         log.warning("webhook for a charge that is not ours: %s", event.key)

@@ -109,7 +109,7 @@ async def _ladder() -> list[Finding]:
             await stack.db.execute("DROP TRIGGER object ON orders; DROP FUNCTION object()")
         waits = _waits(stack, letter.reason)
         ending = await resolution.replay(
-            stack.db, stack.publisher, letter.letter_id, actor=audit.person()
+            stack.db, stack.publisher, letter.letter_id, actor=audit.operator_name()
         )
         books = await stack.verify(sale, wait_s=QUIET_S)
     promised = ", ".join(f"{0.9 * rung:g} .. {1.1 * rung:g}" for rung in topology.RETRY_DELAYS_S)
@@ -181,7 +181,7 @@ async def _flush(rate: int, units: int) -> list[Finding]:
         rebuild = Rebuild(stack.redis, stack.db)
         reasons = await rebuild.fence([sale.sale_id])
         rebuilt = await rebuild.run(
-            sale.sale_id, actor=audit.person(), reason=reasons[sale.sale_id]
+            sale.sale_id, actor=audit.operator_name(), reason=reasons[sale.sale_id]
         )
         away_s = time.monotonic() - emptied_at
         report = await offered

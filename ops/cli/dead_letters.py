@@ -152,7 +152,7 @@ def replay(
 ) -> None:
     """Send letters to their queues again, once the cause is mended. An order never exists twice."""
     meant = _meant(ids, queue, sale, match, everything)
-    settings, actor = load_settings(), audit.person()
+    settings, actor = load_settings(), audit.operator_name()
 
     @asynccontextmanager
     async def working(stores: Stores) -> AsyncIterator[End]:
@@ -190,7 +190,7 @@ def discard(
     if not reason.strip():
         raise UserMistake("--reason: say why; it goes into the audit trail")
     meant = _meant(ids, queue, sale, match, everything)
-    actor = audit.person()
+    actor = audit.operator_name()
 
     @asynccontextmanager
     async def working(stores: Stores) -> AsyncIterator[End]:

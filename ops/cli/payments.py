@@ -101,7 +101,7 @@ def refund(
         raise UserMistake("--reason: say why")
 
     async def take_back(db: asyncpg.Pool) -> str:
-        return await refunds.refund(db, order_id, actor=audit.person(), reason=reason)
+        return await refunds.refund(db, order_id, actor=audit.operator_name(), reason=reason)
 
     state = _run(take_back)
     if as_json:

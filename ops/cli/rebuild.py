@@ -17,7 +17,7 @@ from seckill.adapters import topology
 from seckill.adapters.rabbitmq import Broker, count_waiting
 from seckill.consistency import fencing
 from seckill.consistency.drain import InFlight, wait_until_placed
-from seckill.consistency.rebuild import Rebuild, Rebuilt
+from seckill.consistency.rebuild import Rebuild, RebuildReport
 from seckill.errors import SeckillError, UserMistake
 
 
@@ -62,12 +62,12 @@ def rebuild(
 
 async def _rebuild(
     settings: Settings, sale_ids: list[str], wait_s: float, force: bool
-) -> tuple[InFlight | None, list[Rebuilt], dict[str, str]]:
-    done: list[Rebuilt] = []
+) -> tuple[InFlight | None, list[RebuildReport], dict[str, str]]:
+    done: list[RebuildReport] = []
     failed: dict[str, str] = {}
     async with open_stores(settings) as stores:
         work = Rebuild(stores.redis, stores.db)
-        sale_ids = sale_ids or list(await fencing.behind(stores.redis, stores.db))
+        sale_ids = sale_ids or list(await fencing.needing_rebuild(stores.redis, stores.db))
         if not sale_ids:
             return None, done, failed
         reasons = await work.fence(sale_ids, force=force)
@@ -77,7 +77,7 @@ async def _rebuild(
             left = await wait_until_placed(stores.redis, stores.db, count, sale_ids, wait_s)
         for sale_id, reason in reasons.items():
             try:
-                done.append(await work.run(sale_id, actor=audit.person(), reason=reason))
+                done.append(await work.run(sale_id, actor=audit.operator_name(), reason=reason))
             except SeckillError as error:  # one sale must not keep the others from selling
                 failed[sale_id] = str(error)
     return left, done, failed

@@ -50,12 +50,12 @@ async def _compare(settings: Settings, sale_ids: list[str] | None, *, apply: boo
     age_ms = int(settings.reconcile_age_s * 1000)
     async with open_stores(settings) as stores:
         before = await _look_at_all(stores, sale_ids, age_ms)
-        await asyncio.sleep(diff.LOOKS_APART_S)
+        await asyncio.sleep(diff.COMPARISONS_APART_S)
         now = await _look_at_all(stores, sale_ids, age_ms)
         report: Report = {}
         found: dict[str, tuple[int, list[Difference]]] = {}
         for sale_id, (standing, look) in now.items():
-            agreed = diff.agreed(before[sale_id][1], look) if sale_id in before else []
+            agreed = diff.in_both(before[sale_id][1], look) if sale_id in before else []
             report[sale_id] = {
                 "needs_rebuild": standing.trouble,
                 "differences": [_plain(difference) for difference in agreed],
@@ -82,7 +82,7 @@ async def _look_at_all(
     for sale_id, standing in standings.items():
         look = diff.Comparison({}, is_quiet=False)
         if not standing.trouble:
-            look = await diff.look(stores.redis, stores.db, sale_id, age_ms=age_ms)
+            look = await diff.compare_sale(stores.redis, stores.db, sale_id, age_ms=age_ms)
         looks[sale_id] = standing, look
     return looks
 
@@ -97,7 +97,7 @@ async def _repair(
             stores.db,
             publisher,
             partial(count_waiting, broker, *topology.GRAB_QUEUES),
-            actor=audit.person(),
+            actor=audit.operator_name(),
         )
         return {
             sale_id: await reconciler.repair(sale_id, epoch, agreed)

@@ -82,7 +82,7 @@ def restock_sale(
             stores.stock,
             sale_id,
             units,
-            actor=audit.person(),
+            actor=audit.operator_name(),
             reason=reason,
             from_total=from_total,
         )

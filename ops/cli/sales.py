@@ -118,7 +118,7 @@ async def _with_troubles(
     """Read sales, and which of them need a rebuild; None when Redis does not tell."""
     found = await reading
     try:
-        return found, await fencing.behind(stores.redis, stores.db, sale_ids)
+        return found, await fencing.needing_rebuild(stores.redis, stores.db, sale_ids)
     except Unavailable as error:
         typer.echo(f"seckill: {error}; so whether a rebuild is needed is not known", err=True)
         return found, None

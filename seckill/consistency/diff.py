@@ -22,7 +22,7 @@ from seckill.order_ids import created_ms_of
 from seckill.orders.orders import LIVE
 
 
-class Held(NamedTuple):
+class HolderWithRow(NamedTuple):
     """A holder, and what PostgreSQL says of its order."""
 
     buyer_id: str
@@ -38,14 +38,16 @@ class Held(NamedTuple):
         return self.state in LIVE
 
 
-class Unheld(NamedTuple):
+class OrderWithoutHolder(NamedTuple):
     """A live order whose buyer does not hold it in Redis."""
 
     buyer_id: str
     holding: Holding
 
 
-async def held(redis: Redis, db: asyncpg.Pool, sale_id: str) -> AsyncIterator[list[Held]]:
+async def holders_with_rows(
+    redis: Redis, db: asyncpg.Pool, sale_id: str
+) -> AsyncIterator[list[HolderWithRow]]:
     """Yield all holders with their rows. The row is read after the holder.
 
     So a holder without a row was in flight when it was read, or has lost its message.
@@ -60,12 +62,14 @@ async def held(redis: Redis, db: asyncpg.Pool, sale_id: str) -> AsyncIterator[li
             )
         found = {order_id: (state, returning) for order_id, state, returning in rows}
         yield [
-            Held(buyer_id, holding, *found.get(holding.order_id, (None, False)))
+            HolderWithRow(buyer_id, holding, *found.get(holding.order_id, (None, False)))
             for buyer_id, holding in page
         ]
 
 
-async def unheld(redis: Redis, db: asyncpg.Pool, sale_id: str) -> AsyncIterator[list[Unheld]]:
+async def orders_without_holder(
+    redis: Redis, db: asyncpg.Pool, sale_id: str
+) -> AsyncIterator[list[OrderWithoutHolder]]:
     """Yield live orders that have no holder. The holder is read after the row.
 
     So the order may have ended, and been given back, in between: whoever acts looks again.
@@ -85,11 +89,15 @@ async def unheld(redis: Redis, db: asyncpg.Pool, sale_id: str) -> AsyncIterator[
         if not rows:
             return
         after = rows[-1]["buyer_id"]
-        page = [Unheld(buyer, Holding(order_id, units)) for buyer, order_id, units in rows]
+        page = [
+            OrderWithoutHolder(buyer, Holding(order_id, units)) for buyer, order_id, units in rows
+        ]
         yield await _without_holder(redis, sale_id, page)
 
 
-async def _without_holder(redis: Redis, sale_id: str, page: Sequence[Unheld]) -> list[Unheld]:
+async def _without_holder(
+    redis: Redis, sale_id: str, page: Sequence[OrderWithoutHolder]
+) -> list[OrderWithoutHolder]:
     with redis_errors_as_unavailable():
         texts: Any = await redis.hmget(
             redis_keys.holders(sale_id), [live.buyer_id for live in page]
@@ -105,7 +113,7 @@ P = TypeVar("P")
 
 
 #: Least time between two looks that must agree: longer than any call between the stores may take.
-LOOKS_APART_S = 3.0
+COMPARISONS_APART_S = 3.0
 
 
 #: Differences of one sale that a look keeps; the rest is found by the next ones.
@@ -144,7 +152,7 @@ class Comparison(NamedTuple):
     is_quiet: bool
 
 
-async def look(
+async def compare_sale(
     redis: Redis, db: asyncpg.Pool, sale_id: str, *, age_ms: int, share: float = 1.0
 ) -> Comparison:
     """Compare a sale's holders with its rows, and its live rows with their holders.
@@ -155,7 +163,7 @@ async def look(
     is_quiet = True
     waiting_for_operator = await open_order_ids(db, sale_id)
     lost_before_ms = now_ms() - age_ms
-    async for page in _paced(held(redis, db, sale_id), share):
+    async for page in _paced(holders_with_rows(redis, db, sale_id), share):
         for each in page:
             is_quiet = is_quiet and each.is_live
             action = _action_for(each, lost_before_ms)
@@ -163,7 +171,7 @@ async def look(
                 found[each.holding.order_id] = Difference(action, each.buyer_id, each.holding)
         if len(found) > DIFFERENCES_MAX:
             return Comparison(found, is_quiet=False)
-    async for rows in _paced(unheld(redis, db, sale_id), share):
+    async for rows in _paced(orders_without_holder(redis, db, sale_id), share):
         for row in rows:
             is_quiet = False
             found[row.holding.order_id] = Difference(RepairAction.ADOPT, *row)
@@ -187,12 +195,12 @@ async def rest(began: float, share: float) -> None:
         await asyncio.sleep((time.monotonic() - began) * (1 / share - 1))
 
 
-def agreed(before: Comparison, now: Comparison) -> list[Difference]:
+def in_both(before: Comparison, now: Comparison) -> list[Difference]:
     """Return what both looks saw."""
     return [d for order_id, d in now.differences.items() if before.differences.get(order_id) == d]
 
 
-def _action_for(each: Held, lost_before_ms: int) -> RepairAction | None:
+def _action_for(each: HolderWithRow, lost_before_ms: int) -> RepairAction | None:
     if each.is_live or each.is_returning:
         return None
     if each.state is not None:

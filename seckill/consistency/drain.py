@@ -65,6 +65,6 @@ async def _look(
     entries = sum(await outbox.sizes(redis, list(sale_ids)))
     holders = 0
     for sale_id in sale_ids:
-        async for page in diff.held(redis, db, sale_id):
+        async for page in diff.holders_with_rows(redis, db, sale_id):
             holders += sum(held.state is None for held in page)
     return InFlight(messages, entries, holders)

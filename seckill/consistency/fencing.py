@@ -112,7 +112,7 @@ async def _still_ahead(db: asyncpg.Pool, epochs: Mapping[str, int]) -> list[str]
     return [row[0] for row in rows]
 
 
-async def behind(
+async def needing_rebuild(
     redis: Redis, db: asyncpg.Pool, sale_ids: Collection[str] | None = None
 ) -> dict[str, FenceReason]:
     """Return the sales that need a rebuild, and why; looks only."""

@@ -43,7 +43,7 @@ class PreflightReport:
     #: What could not be looked at.
     warnings: list[str] = field(default_factory=list)
     #: Stores that did not answer. A sale does not open meanwhile; a gateway goes on with the rest.
-    away: list[str] = field(default_factory=list)
+    unavailable: list[str] = field(default_factory=list)
     #: Problems of single sales, by their ids: they keep that sale from opening, nothing else.
     sales: dict[str, str] = field(default_factory=dict)
 
@@ -66,8 +66,8 @@ class Preflight:
             if isinstance(error, WrongQueue):
                 report.problems.append(str(error))
             elif isinstance(error, Unavailable):
-                if str(error) not in report.away:  # two checks ask the same store
-                    report.away.append(str(error))
+                if str(error) not in report.unavailable:  # two checks ask the same store
+                    report.unavailable.append(str(error))
             elif error is not None:
                 raise error
         return report
@@ -84,7 +84,7 @@ class Preflight:
                     f"Redis has {name} {told[name] or 'empty'}; set it to {right or 'nothing'}, "
                     f'now (CONFIG SET {name} "{right}") and in its configuration file'
                 )
-        if KEY_EXPIRY in self.timeouts and (line := deaf_to_expiry(told)):
+        if KEY_EXPIRY in self.timeouts and (line := missing_expiry_events(told)):
             report.warnings.append(line)
 
     async def _postgresql(self, report: PreflightReport) -> None:
@@ -114,7 +114,7 @@ class Preflight:
             rows = await self.db.fetch(
                 "SELECT sale_id FROM sales WHERE state IN ('open', 'paused')"
             )
-        troubles = await fencing.behind(self.redis, self.db, [row[0] for row in rows])
+        troubles = await fencing.needing_rebuild(self.redis, self.db, [row[0] for row in rows])
         report.sales = {
             sale_id: fencing.advice(sale_id, trouble) for sale_id, trouble in troubles.items()
         }
@@ -127,14 +127,14 @@ async def require(preflight: Preflight, sale: Sale, *, only_warn: bool) -> list[
     sell this sale until it is rebuilt.
     """
     report = await preflight.check()
-    faults = report.problems + report.away
+    faults = report.problems + report.unavailable
     if faults and not only_warn:
         raise NotReady(
             f"sale {sale.sale_id} does not open: {'; '.join(faults)} "
             "(SECKILL_PREFLIGHT=warn opens it all the same)"
         )
     if sale.was_opened:  # a closed one, too, which `check` leaves out
-        troubles = await fencing.behind(preflight.redis, preflight.db, [sale.sale_id])
+        troubles = await fencing.needing_rebuild(preflight.redis, preflight.db, [sale.sale_id])
         for sale_id, trouble in troubles.items():
             raise Conflict(fencing.advice(sale_id, trouble))
     return faults + report.warnings
@@ -156,7 +156,7 @@ async def redis_settings(redis: Redis, names: Collection[str]) -> dict[str, str]
     return told
 
 
-def deaf_to_expiry(told: dict[str, str]) -> str | None:
+def missing_expiry_events(told: dict[str, str]) -> str | None:
     """Say what to do when Redis does not announce the keys that expire; None when it does."""
     flags = told.get(KEYSPACE_EVENTS)
     if flags is None:

@@ -43,7 +43,7 @@ _pack = msgspec.msgpack.Encoder().encode
 
 
 @dataclass(frozen=True, slots=True)
-class Rebuilt:
+class RebuildReport:
     """A sale after its rebuild."""
 
     sale_id: str
@@ -103,7 +103,7 @@ class Rebuild:
             await self._stock.set_sale_state(sale_id, "fenced")
         return reasons
 
-    async def run(self, sale_id: str, *, actor: str, reason: str) -> Rebuilt:
+    async def run(self, sale_id: str, *, actor: str, reason: str) -> RebuildReport:
         """Rebuild one fenced sale; Conflict when another rebuild of it overtakes this one."""
         books = await self._raise_epoch(sale_id, actor, reason)
         rejected = await self._reject_in_flight(sale_id, books.epoch)
@@ -125,7 +125,7 @@ class Rebuild:
             len(books.holders),
             rejected,
         )
-        return Rebuilt(
+        return RebuildReport(
             sale_id, books.epoch, books.sale.state, books.stock, len(books.holders), rejected
         )
 
@@ -175,7 +175,7 @@ class Rebuild:
         The epoch is read after the holders: those of a later life must not be rejected.
         """
         rejected = 0
-        async for page in diff.held(self._redis, self._db, sale_id):
+        async for page in diff.holders_with_rows(self._redis, self._db, sale_id):
             in_flight = [
                 Placement(h.holding.order_id, sale_id, h.buyer_id, h.holding.quantity, epoch - 1)
                 for h in page

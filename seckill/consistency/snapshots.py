@@ -18,7 +18,7 @@ from seckill.inventory.reservations import Holding
 from seckill.orders.orders import LIVE
 
 #: Tries to read Redis without anything moving, before the sale is taken as moving.
-STILL_LOOKS = 3
+STABLE_READS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +62,8 @@ async def read_redis(redis: Redis, sale_id: str) -> RedisSnapshot | None:
     give-back changes stock or corrections, a restock the total.
     """
     with redis_errors_as_unavailable():
-        before = await glance(redis, sale_id)
-        for _ in range(STILL_LOOKS):
+        before = await read_change_marks(redis, sale_id)
+        for _ in range(STABLE_READS):
             if before is None:
                 return None
             holders = {
@@ -71,7 +71,7 @@ async def read_redis(redis: Redis, sale_id: str) -> RedisSnapshot | None:
                 async for page in holder_pages(redis, sale_id)
                 for buyer_id, holding in page
             }
-            stamp, before = before, await glance(redis, sale_id)
+            stamp, before = before, await read_change_marks(redis, sale_id)
             if before == stamp:
                 break
     return RedisSnapshot(
@@ -145,7 +145,7 @@ class ChangeMarks(NamedTuple):
     last_outbox_id: bytes
 
 
-async def glance(redis: Redis, sale_id: str) -> ChangeMarks | None:
+async def read_change_marks(redis: Redis, sale_id: str) -> ChangeMarks | None:
     """Read what a sale's keys come to, in one step; None when the sale is not there."""
     with redis_errors_as_unavailable():
         async with redis.pipeline(transaction=True) as pipe:

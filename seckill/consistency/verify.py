@@ -103,7 +103,7 @@ async def _look(redis: Redis, db: asyncpg.Pool, sale_id: str) -> Ledger:
         return ledger
     _check_sql(ledger, sql)
     _check_money(ledger, await read_money(db, sale_id))
-    if trouble := (await fencing.behind(redis, db, [sale_id])).get(sale_id):
+    if trouble := (await fencing.needing_rebuild(redis, db, [sale_id])).get(sale_id):
         ledger.violations.append(fencing.advice(sale_id, trouble))
     books = await read_redis(redis, sale_id)
     if books is None:

@@ -54,7 +54,7 @@ class DiscardEffect(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Discarded:
+class DiscardReport:
     """What one call of `discard` did."""
 
     ending: Resolution
@@ -96,7 +96,7 @@ async def replay(
 
 async def discard(
     db: asyncpg.Pool, redis: Redis, letter_id: int, *, actor: str, reason: str
-) -> Discarded:
+) -> DiscardReport:
     """Give up an open letter: cancel the orders it names that have no row, and return their units.
 
     Letter, rows, returns and the audit row are one transaction, so that all of it happens once.
@@ -109,7 +109,7 @@ async def discard(
         async with db.acquire() as connection, connection.transaction():
             letter = await store.lock_open(connection, letter_id)
             if letter is None:
-                return Discarded(Resolution.NOT_OPEN)
+                return DiscardReport(Resolution.NOT_OPEN)
             fates = await _cancel(connection, letter, held)
             units = sum(held[i][1].quantity for i in fates if fates[i] is DiscardEffect.GIVEN_BACK)
             await store.close(connection, letter_id, state="discarded", actor=actor, reason=reason)
@@ -127,7 +127,7 @@ async def discard(
                     "orders": fates,
                 },
             )
-    return Discarded(Resolution.DISCARDED, units, fates)
+    return DiscardReport(Resolution.DISCARDED, units, fates)
 
 
 @contextmanager

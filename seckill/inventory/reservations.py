@@ -83,7 +83,7 @@ class Holding:
 
 
 @dataclass(frozen=True, slots=True)
-class LookUp:
+class HoldersReply:
     """What buyers hold (one item a buyer, in order) and what a new grab would be told now."""
 
     verdict: Verdict
@@ -91,7 +91,7 @@ class LookUp:
     holdings: Sequence[Holding | None] = ()
 
 
-class Return(NamedTuple):
+class UnitReturn(NamedTuple):
     """A holder to delete, and the units that go back to stock with it."""
 
     buyer_id: str
@@ -99,7 +99,7 @@ class Return(NamedTuple):
     units: int
 
 
-class Restock(StrEnum):
+class RestockOutcome(StrEnum):
     """What restock.lua says of a step from one total to another."""
 
     OK = "OK"
@@ -111,10 +111,10 @@ class Restock(StrEnum):
     LATER = "LATER"
 
 
-class Restocked(NamedTuple):
+class RestockReply(NamedTuple):
     """Answer to a restock; `units` is what is left for sale, unless the outcome says otherwise."""
 
-    outcome: Restock
+    outcome: RestockOutcome
     units: int = 0
 
 
@@ -136,9 +136,9 @@ class Stock:
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._grab = lua.register(redis, "grab")
-        self._settle = lua.register(redis, "ack_outbox")
-        self._look_up = lua.register(redis, "find_holders")
-        self._give_back = lua.register(redis, "return_units")
+        self._ack_outbox = lua.register(redis, "ack_outbox")
+        self._find_holders = lua.register(redis, "find_holders")
+        self._return_units = lua.register(redis, "return_units")
         self._open_sale = lua.register(redis, "open_sale")
         self._set_sale_state = lua.register(redis, "set_sale_state")
         self._restock = lua.register(redis, "restock")
@@ -180,31 +180,31 @@ class Stock:
             known_ids=[order_id.decode() for order_id in known],
         )
 
-    async def settle(self, sale_id: str, settled: Sequence[str]) -> None:
+    async def ack_outbox(self, sale_id: str, settled: Sequence[str]) -> None:
         """Drop outbox entries that the broker has confirmed."""
-        await self._run(self._settle, [redis_keys.outbox(sale_id)], [_pack(settled)])
+        await self._run(self._ack_outbox, [redis_keys.outbox(sale_id)], [_pack(settled)])
 
-    async def look_up(self, sale_id: str, buyer_ids: Sequence[str]) -> LookUp:
+    async def find_holders(self, sale_id: str, buyer_ids: Sequence[str]) -> HoldersReply:
         """Read what up to CALL_MAX buyers hold, and what a grab would be told."""
         reply = await self._run(
-            self._look_up,
+            self._find_holders,
             [redis_keys.stock(sale_id), redis_keys.sale(sale_id), redis_keys.holders(sale_id)],
             [_pack(buyer_ids)],
         )
         if reply[0] != b"OK":
             _expect(reply, b"MISSING", b"FENCED")
-            return LookUp(Verdict.UNAVAILABLE, holdings=[None] * len(buyer_ids))
+            return HoldersReply(Verdict.UNAVAILABLE, holdings=[None] * len(buyer_ids))
         _, letter, left, holders = reply
         holdings = [Holding.parse(h.decode()) if h else None for h in holders]
-        return LookUp(VERDICTS[letter.decode()], left, holdings)
+        return HoldersReply(VERDICTS[letter.decode()], left, holdings)
 
-    async def give_back(self, sale_id: str, epoch: int, returns: Sequence[Return]) -> bool:
+    async def return_units(self, sale_id: str, epoch: int, returns: Sequence[UnitReturn]) -> bool:
         """Delete up to CALL_MAX holders with their units; False means "later", never "done".
 
         True means that every holder is gone, by this call or an earlier one.
         """
         reply = await self._run(
-            self._give_back,
+            self._return_units,
             [redis_keys.stock(sale_id), redis_keys.sale(sale_id), redis_keys.holders(sale_id)],
             [epoch, _pack(returns)],
         )
@@ -256,14 +256,14 @@ class Stock:
         _expect(reply, b"OK", b"MISSING", b"FENCED")
         return bool(reply[0] == b"OK")
 
-    async def restock(self, sale_id: str, epoch: int, before: int, after: int) -> Restocked:
+    async def restock(self, sale_id: str, epoch: int, before: int, after: int) -> RestockReply:
         """Move a sale's total, and its stock by the difference; the same step twice is one."""
         reply = await self._run(
             self._restock,
             [redis_keys.stock(sale_id), redis_keys.sale(sale_id)],
             [epoch, before, after],
         )
-        return Restocked(Restock(reply[0].decode()), *reply[1:])
+        return RestockReply(RestockOutcome(reply[0].decode()), *reply[1:])
 
     async def left_of(self, sale_ids: Sequence[str]) -> list[int | None]:
         """Return the units left of each sale; None where Redis has no stock of it."""

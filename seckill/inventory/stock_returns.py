@@ -8,21 +8,21 @@ from dataclasses import dataclass
 import asyncpg
 
 from seckill.adapters.postgres import database_errors_as_unavailable
-from seckill.inventory.reservations import CALL_MAX, Holding, Return, Stock
+from seckill.inventory.reservations import CALL_MAX, Holding, Stock, UnitReturn
 
 #: A sale that is away, fenced or being rebuilt is asked again after this long.
 LATER_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Returned:
+class ReturnReport:
     """What one pass did."""
 
     done: int
     put_off: int
 
 
-async def return_batch(db: asyncpg.Pool, stock: Stock) -> Returned:
+async def return_batch(db: asyncpg.Pool, stock: Stock) -> ReturnReport:
     """Give back up to CALL_MAX holders.
 
     Rows are deleted after Redis has said that their holders are gone. A crash in between runs
@@ -43,10 +43,12 @@ async def return_batch(db: asyncpg.Pool, stock: Stock) -> Returned:
             later: list[str] = []
             for (sale_id, epoch), group in by_sale.items():
                 returns = [
-                    Return(r["buyer_id"], str(Holding(r["order_id"], r["quantity"])), r["units"])
+                    UnitReturn(
+                        r["buyer_id"], str(Holding(r["order_id"], r["quantity"])), r["units"]
+                    )
                     for r in group
                 ]
-                finished = await stock.give_back(sale_id, epoch, returns)
+                finished = await stock.return_units(sale_id, epoch, returns)
                 (done if finished else later).extend(r["order_id"] for r in group)
             if done:
                 await connection.execute(
@@ -59,4 +61,4 @@ async def return_batch(db: asyncpg.Pool, stock: Stock) -> Returned:
                     later,
                     LATER_S,
                 )
-    return Returned(len(done), len(later))
+    return ReturnReport(len(done), len(later))

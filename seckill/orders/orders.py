@@ -152,14 +152,14 @@ async def find_many(db: asyncpg.Pool, order_ids: Sequence[str]) -> list[Order | 
     return [found.get(order_id) for order_id in order_ids]
 
 
-class Seen(NamedTuple):
+class KnownState(NamedTuple):
     """An order, and the state in which somebody last saw it: `queued` before there was a row."""
 
     order_id: str
     state: str
 
 
-async def find_changed(db: asyncpg.Pool, seen: Collection[Seen]) -> list[Order]:
+async def find_changed(db: asyncpg.Pool, seen: Collection[KnownState]) -> list[Order]:
     """Return the rows of those orders that are in another state by now."""
     with database_errors_as_unavailable():
         rows = await db.fetch(

@@ -84,7 +84,7 @@ class Checkout:
     async def pay(self, payment: Payment) -> TransactionOutcome:
         """Pay an order once; why it was canceled is a word of Refusal, or of the engine.
 
-        Raises Busy when too much is in hand, Unavailable when the outcome is not known.
+        Raise CoordinatorFull when too much is in flight, Unavailable when the outcome is not known.
         """
         if not self._locking:
             return await self._submit(payment)

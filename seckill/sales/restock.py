@@ -15,7 +15,7 @@ import asyncpg
 from seckill import audit
 from seckill.adapters.postgres import database_errors_as_unavailable
 from seckill.errors import Conflict, Unavailable, UserMistake, WrongState
-from seckill.inventory.reservations import Restock, Stock
+from seckill.inventory.reservations import RestockOutcome, Stock
 from seckill.sales import sales
 from seckill.sales.sales import UNITS_MAX, Sale
 
@@ -152,24 +152,26 @@ async def _align(stock: Stock, sale_id: str, count: UnitCount) -> None:
     A sale opened by an earlier version has no total in Redis; it gets one before its first change.
     """
     told = await stock.restock(sale_id, count.epoch, count.total, count.total)
-    if told.outcome is Restock.MOVED and told.units < count.total:
+    if told.outcome is RestockOutcome.MOVED and told.units < count.total:
         told = await stock.restock(sale_id, count.epoch, told.units, count.total)
-    if told.outcome is not Restock.OK:
+    if told.outcome is not RestockOutcome.OK:
         raise _refusal(sale_id, count, told.outcome, told.units)
 
 
 async def _step(stock: Stock, sale_id: str, count: UnitCount, after: int) -> None:
     told = await stock.restock(sale_id, count.epoch, count.total, after)
-    if told.outcome is not Restock.OK:
+    if told.outcome is not RestockOutcome.OK:
         raise _refusal(sale_id, count, told.outcome, told.units)
 
 
-def _refusal(sale_id: str, count: UnitCount, outcome: Restock, units: int) -> WrongState | Conflict:
-    if outcome is Restock.SHORT:
+def _refusal(
+    sale_id: str, count: UnitCount, outcome: RestockOutcome, units: int
+) -> WrongState | Conflict:
+    if outcome is RestockOutcome.SHORT:
         return WrongState(
             f"only {units} units of sale {sale_id} are unsold; take no more than that"
         )
-    if outcome is Restock.LATER:
+    if outcome is RestockOutcome.LATER:
         return Conflict(
             f"Redis has lost sale {sale_id}, or it is being rebuilt; restock it after that"
         )

@@ -51,10 +51,10 @@ class TokenBuckets:
     """The shared buckets, bound to one Redis client."""
 
     def __init__(self, redis: Redis) -> None:
-        self._admit = lua.register(redis, "take_tokens")
+        self._take_tokens = lua.register(redis, "take_tokens")
         self._set_limit = lua.register(redis, "set_limit")
 
-    async def admit(
+    async def take(
         self,
         sale_id: str,
         op: Op,
@@ -66,7 +66,7 @@ class TokenBuckets:
     ) -> TokenLease:
         """Ask for a token for each of up to 512 names, and for a lease; Unavailable if unheard."""
         with redis_errors_as_unavailable():
-            reply = await self._admit(
+            reply = await self._take_tokens(
                 keys=[redis_keys.bucket(sale_id, op), redis_keys.line(sale_id, op)],
                 args=[_pack(names), wanted, tier.rate, tier.burst, LEASE_US, GRACE_US, line_max],
             )

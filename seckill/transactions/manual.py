@@ -138,7 +138,7 @@ async def retry(db: asyncpg.Pool, tx_id: str) -> ListedTransaction:
             await audit.record(
                 connection,
                 "tx.retry",
-                actor=audit.person(),
+                actor=audit.operator_name(),
                 reason="by hand",
                 details={"tx_id": tx_id, "state": found.state, "attempts": found.attempts},
             )
@@ -168,7 +168,7 @@ async def settle(db: asyncpg.Pool, tx_id: str, to: str, reason: str) -> ListedTr
             await audit.record(
                 connection,
                 "tx.settle",
-                actor=audit.person(),
+                actor=audit.operator_name(),
                 reason=reason,
                 details={"tx_id": tx_id, "parked_in": found.parked_in, "settled": state},
             )

@@ -35,7 +35,7 @@ class Engine(Protocol):
         """Go on with transactions that were left."""
 
 
-class Recovered(NamedTuple):
+class RecoveryReport(NamedTuple):
     """What one pass did; `full` when there may be more to do at once."""
 
     taken: int
@@ -54,7 +54,7 @@ class Recovery:
         self._engines = {engine.name: engine for engine in engines}
         self._retention_s = retention_s
 
-    async def run_once(self) -> Recovered:
+    async def run_once(self) -> RecoveryReport:
         """Take and resume one batch, and remove some of what ended long ago."""
         taken = await self._log.take_due(self._engines, BATCH_MAX)
         of: dict[str, list[LoggedTransaction]] = defaultdict(list)
@@ -67,4 +67,4 @@ class Recovery:
         removed = await self._log.remove_ended(self._retention_s, REMOVE_MAX)
         metrics.TRANSACTIONS_PARKED.set(await self._log.parked())
         full = len(taken) == BATCH_MAX or removed == REMOVE_MAX
-        return Recovered(len(taken), removed, full)
+        return RecoveryReport(len(taken), removed, full)

@@ -76,15 +76,17 @@ class Coordinator:
         self._log = log
         self._capacity = capacity
         self._batcher = MicroBatcher(self._answer, max_batch=batch_max, max_calls=calls)
-        metrics.TRANSACTIONS_IN_HAND.labels(self.name).set_function(lambda: self._batcher.in_hand)
+        metrics.TRANSACTIONS_IN_FLIGHT.labels(self.name).set_function(
+            lambda: self._batcher.in_flight
+        )
 
     async def submit(self, tx_id: str, args: Args) -> TransactionOutcome:
-        """Run one transaction to its end; Busy at once when `capacity` are in hand.
+        """Run one transaction to its end; CoordinatorFull at once when `capacity` are in flight.
 
         A tx_id that the log knows is not run again: its outcome so far is returned. Unavailable
         means unknown; submitting the same tx_id again tells.
         """
-        if self._batcher.in_hand >= self._capacity:
+        if self._batcher.in_flight >= self._capacity:
             self._count("busy", 1)
             raise CoordinatorFull
         return await self._batcher.submit(BranchCall(tx_id, args))

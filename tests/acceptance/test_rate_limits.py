@@ -135,7 +135,7 @@ async def test_units_that_came_back_can_be_waited_for(
         await assert_balanced(sale)
         await set_limit(sale, rate=1, burst=3)
         limiter = TokenBuckets(store)
-        await limiter.admit(sale.sale_id, "try", Tier(rate=1, burst=3), ["x", "y", "z"])
+        await limiter.take(sale.sale_id, "try", Tier(rate=1, burst=3), ["x", "y", "z"])
         response, body, _ = await press(http, sale, ticket_for(sale, "b"))
         assert response.status == 429
         assert await store.zscore(redis_keys.line(sale.sale_id, "try"), "b"), (

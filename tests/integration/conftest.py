@@ -94,7 +94,7 @@ class Shop:
         )
         assert set(reply.verdicts) == {Verdict.ACCEPTED}
         if settle:
-            await self.stock.settle(sale.sale_id, [reply.outbox_id])
+            await self.stock.ack_outbox(sale.sale_id, [reply.outbox_id])
         return [Placement(g[0], sale.sale_id, g[1], g[2], reply.epoch) for g in grabs]
 
     async def order(self, sale: Sale, *buyers: str, quantity: int = 1) -> list[Placement]:

@@ -14,7 +14,7 @@ import lua
 from seckill.adapters import redis_keys
 from seckill.inventory import outbox
 from seckill.inventory.outbox import OutboxEntry
-from seckill.inventory.reservations import Grab, GrabReply, Holding, Return, SaleTerms, Stock
+from seckill.inventory.reservations import Grab, GrabReply, Holding, SaleTerms, Stock, UnitReturn
 from seckill.order_ids import new_order_id
 
 NUMBER, EPOCH = 7, 3
@@ -68,7 +68,7 @@ class Shop:
         """Grab, and return the outcomes as grab.lua writes them: a letter each."""
         return "".join((await self.grab(*wishes, **terms)).verdicts)
 
-    async def give_back(self, *returns: Return, epoch: int = EPOCH) -> list[Any]:
+    async def give_back(self, *returns: UnitReturn, epoch: int = EPOCH) -> list[Any]:
         """Give back, and return the script's own reply: it says more than done or later."""
         script = lua.register(self.redis, "return_units")
         names = [
@@ -91,10 +91,10 @@ class Shop:
         raw = await self.redis.hgetall(redis_keys.holders(self.sale_id))
         return {buyer.decode(): Holding.parse(text.decode()) for buyer, text in raw.items()}
 
-    async def return_of(self, buyer_id: str, *, units: int | None = None) -> Return:
+    async def return_of(self, buyer_id: str, *, units: int | None = None) -> UnitReturn:
         """Return what would give this buyer's holder back."""
         holding = (await self.holders())[buyer_id]
-        return Return(buyer_id, str(holding), holding.quantity if units is None else units)
+        return UnitReturn(buyer_id, str(holding), holding.quantity if units is None else units)
 
     async def outbox(self) -> list[OutboxEntry]:
         far = await self.scripts.now_ms() + HOUR_MS

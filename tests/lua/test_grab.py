@@ -19,8 +19,8 @@ from seckill.inventory.reservations import (
     Grab,
     GrabReply,
     Holding,
-    Return,
     SaleTerms,
+    UnitReturn,
     Verdict,
 )
 from seckill.order_ids import new_order_id
@@ -354,7 +354,7 @@ async def test_units_are_conserved_in_any_history(
     """Every call is run twice, and one round of returns comes once more at the very end."""
     shop = await make_shop()
     await shop.open(total, per_order_max=3)
-    old_returns: list[Return] = []
+    old_returns: list[UnitReturn] = []
     for number, (step, argument) in enumerate(history):
         if step == "grab":
             grabs = [Grab(new_order_id(NUMBER), name, n) for name, n in argument]

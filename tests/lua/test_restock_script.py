@@ -9,15 +9,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from seckill.adapters import redis_keys
-from seckill.inventory.reservations import Restock, Restocked
+from seckill.inventory.reservations import RestockOutcome, RestockReply
 from tests.lua.shop import EPOCH, Shop
 
 
-async def step(shop: Shop, before: int, after: int, *, epoch: int = EPOCH) -> Restocked:
+async def step(shop: Shop, before: int, after: int, *, epoch: int = EPOCH) -> RestockReply:
     return await shop.scripts.restock(shop.sale_id, epoch, before, after)
 
 
-async def unchanged(shop: Shop, before: int, after: int, **options: int) -> Restocked:
+async def unchanged(shop: Shop, before: int, after: int, **options: int) -> RestockReply:
     """Take a step that leaves everything as it is, and return the answer."""
     dump = await shop.dump()
     told = await step(shop, before, after, **options)
@@ -29,23 +29,23 @@ async def unchanged(shop: Shop, before: int, after: int, **options: int) -> Rest
 async def test_stock_changes_with_the_total_once(shop: Shop, after: int, left: int) -> None:
     await shop.open(5)
     await shop.grab("ann", "bob")
-    assert await step(shop, 5, after) == (Restock.OK, left)
+    assert await step(shop, 5, after) == (RestockOutcome.OK, left)
     assert (await shop.stock(), await shop.field("total")) == (left, str(after))
     await shop.assert_conserved(after)
-    assert await unchanged(shop, 5, after) == (Restock.OK, left)
+    assert await unchanged(shop, 5, after) == (RestockOutcome.OK, left)
 
 
 async def test_held_units_are_not_taken(shop: Shop) -> None:
     await shop.open(5)
     await shop.grab("ann", "bob")
-    assert await unchanged(shop, 5, 1) == (Restock.SHORT, 3)
+    assert await unchanged(shop, 5, 1) == (RestockOutcome.SHORT, 3)
 
 
 async def test_a_step_that_comes_late_finds_another_total(shop: Shop) -> None:
     await shop.open(5)
     await step(shop, 5, 8)
     await step(shop, 8, 6)
-    assert await unchanged(shop, 5, 8) == (Restock.MOVED, 6)
+    assert await unchanged(shop, 5, 8) == (RestockOutcome.MOVED, 6)
 
 
 @pytest.mark.parametrize("after", [5, 7, 4])
@@ -53,16 +53,16 @@ async def test_a_sale_without_a_total_has_the_one_before(shop: Shop, after: int)
     """A version that wrote none opened it, and is older than restocks."""
     await shop.open(5)
     await shop.redis.hdel(redis_keys.sale(shop.sale_id), "total")
-    assert await step(shop, 5, after) == (Restock.OK, after)
+    assert await step(shop, 5, after) == (RestockOutcome.OK, after)
     assert (await shop.stock(), await shop.field("total")) == (after, str(after))
 
 
 async def test_a_sale_that_is_fenced_or_of_another_epoch_is_for_later(shop: Shop) -> None:
     await shop.open(5)
-    assert await unchanged(shop, 5, 8, epoch=EPOCH + 1) == (Restock.LATER, 0)
-    assert await unchanged(shop, 5, 8, epoch=EPOCH - 1) == (Restock.LATER, 0)
+    assert await unchanged(shop, 5, 8, epoch=EPOCH + 1) == (RestockOutcome.LATER, 0)
+    assert await unchanged(shop, 5, 8, epoch=EPOCH - 1) == (RestockOutcome.LATER, 0)
     await shop.set(state="fenced")
-    assert await unchanged(shop, 5, 8) == (Restock.LATER, 0)
+    assert await unchanged(shop, 5, 8) == (RestockOutcome.LATER, 0)
 
 
 @pytest.mark.parametrize("lost", [redis_keys.stock, redis_keys.sale])
@@ -71,14 +71,14 @@ async def test_F8_nothing_is_made_of_a_sale_that_is_lost(
 ) -> None:
     await shop.open(5)
     await shop.redis.delete(lost(shop.sale_id))
-    assert await unchanged(shop, 5, 8) == (Restock.LATER, 0)
+    assert await unchanged(shop, 5, 8) == (RestockOutcome.LATER, 0)
 
 
 @pytest.mark.parametrize("state", ["paused", "closed"])
 async def test_a_sale_that_rests_can_be_restocked(shop: Shop, state: str) -> None:
     await shop.open(5)
     await shop.set(state=state)
-    assert await step(shop, 5, 6) == (Restock.OK, 6)
+    assert await step(shop, 5, 6) == (RestockOutcome.OK, 6)
     assert await shop.field("state") == state
 
 
@@ -116,8 +116,8 @@ async def test_the_books_add_up_whatever_happens_in_between(
             if f"b{units}" in await shop.holders():
                 await shop.give_back(await shop.return_of(f"b{units}"))
         elif move == "restock":
-            if (await step(shop, total, units)).outcome is Restock.OK:
+            if (await step(shop, total, units)).outcome is RestockOutcome.OK:
                 total = units
         elif total not in (units, units + 1):
-            assert (await unchanged(shop, units, units + 1)).outcome is Restock.MOVED
+            assert (await unchanged(shop, units, units + 1)).outcome is RestockOutcome.MOVED
         await shop.assert_conserved(total)

@@ -8,7 +8,7 @@ import pytest
 
 from seckill.adapters import redis_keys
 from seckill.errors import Unavailable
-from seckill.inventory.reservations import CALL_MAX, Holding, Return
+from seckill.inventory.reservations import CALL_MAX, Holding, UnitReturn
 from seckill.order_ids import new_order_id
 from tests.lua.shop import EPOCH, NUMBER, Shop
 
@@ -57,7 +57,7 @@ async def test_a_holder_of_another_quantity_is_not_the_same_holder(shop: Shop) -
     await shop.open(5, per_order_max=2)
     await shop.grab(("ann", 1))
     order_id = (await shop.holders())["ann"].order_id
-    assert await shop.give_back(Return("ann", f"{order_id}:2", 2)) == [b"OK", 4, b"G"]
+    assert await shop.give_back(UnitReturn("ann", f"{order_id}:2", 2)) == [b"OK", 4, b"G"]
     await shop.assert_conserved(5)
 
 
@@ -77,7 +77,7 @@ async def test_a_full_call_comes_back_at_once(shop: Shop) -> None:
     names = [f"b{n}" for n in range(CALL_MAX)]
     await shop.grab(*names)
     holders = await shop.holders()
-    returns = [Return(name, str(holders[name]), 1) for name in names]
+    returns = [UnitReturn(name, str(holders[name]), 1) for name in names]
     assert await shop.give_back(*returns) == [b"OK", 1000, b"R" * CALL_MAX]
 
 
@@ -134,7 +134,7 @@ async def test_a_sale_that_redis_has_lost_says_later_and_no_key_is_made(
 async def test_holders_lost_alone_are_gone_and_no_key_is_made(shop: Shop) -> None:
     await shop.open(5)
     before = await shop.dump()
-    stranger = Return("ann", str(Holding(new_order_id(NUMBER), 1)), 1)
+    stranger = UnitReturn("ann", str(Holding(new_order_id(NUMBER), 1)), 1)
     assert await shop.give_back(stranger) == [b"OK", 5, b"G"]
     assert await shop.dump() == before
 
@@ -143,9 +143,9 @@ async def test_done_and_later_reach_the_caller(shop: Shop) -> None:
     await shop.open(5)
     await shop.grab("ann")
     ann = await shop.return_of("ann")
-    assert not await shop.scripts.give_back(shop.sale_id, EPOCH + 1, [ann])
-    assert await shop.scripts.give_back(shop.sale_id, EPOCH, [ann])
-    assert await shop.scripts.give_back(shop.sale_id, EPOCH, [ann])
+    assert not await shop.scripts.return_units(shop.sale_id, EPOCH + 1, [ann])
+    assert await shop.scripts.return_units(shop.sale_id, EPOCH, [ann])
+    assert await shop.scripts.return_units(shop.sale_id, EPOCH, [ann])
     await shop.assert_conserved(5)
 
 
@@ -159,5 +159,5 @@ async def test_a_script_that_fails_has_written_nothing(shop: Shop, broken: str) 
     await shop.redis.rpush(key, "a key of a wrong type")
     before = await shop.dump()
     with pytest.raises(Unavailable):
-        await shop.scripts.give_back(shop.sale_id, EPOCH, [ann])
+        await shop.scripts.return_units(shop.sale_id, EPOCH, [ann])
     assert await shop.dump() == before

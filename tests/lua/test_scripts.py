@@ -25,9 +25,9 @@ async def test_F17_every_script_does_its_work(redis: Redis, shop: Shop) -> None:
     """Not one is broken in a way that only a call shows."""
     await shop.open(2)
     outbox_id = (await shop.grab("ann")).outbox_id
-    assert (await shop.scripts.look_up(shop.sale_id, ["ann"])).left == 1
-    await shop.scripts.settle(shop.sale_id, [outbox_id])
-    assert await shop.scripts.give_back(shop.sale_id, EPOCH, [await shop.return_of("ann")])
+    assert (await shop.scripts.find_holders(shop.sale_id, ["ann"])).left == 1
+    await shop.scripts.ack_outbox(shop.sale_id, [outbox_id])
+    assert await shop.scripts.return_units(shop.sale_id, EPOCH, [await shop.return_of("ann")])
     assert await shop.scripts.set_sale_state(shop.sale_id, "closed")
     assert (await shop.stock(), await shop.holders(), await shop.outbox()) == (2, {}, [])
     loaded = await redis.script_exists(*[lua.register(redis, name).sha for name in NAMES])

@@ -57,7 +57,7 @@ class Bucket:
             await self.redis.zadd(line, {name: turn - microseconds for name, turn in turns})
 
     async def ask(self, *names: str, wanted: int = 0, line_max: int = LINE_MAX) -> TokenLease:
-        return await self.buckets.admit(
+        return await self.buckets.take(
             SALE, "try", self.tier, names, wanted=wanted, line_max=line_max
         )
 

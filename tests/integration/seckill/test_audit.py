@@ -15,7 +15,7 @@ async def test_a_change_and_its_audit_row_go_together(db):
             await audit.record(
                 connection,
                 "test.change",
-                actor=audit.person(),
+                actor=audit.operator_name(),
                 reason=reason,
                 sale_id="audited",
                 details={"orders": ["a", "b"]},

@@ -75,13 +75,13 @@ async def test_items_are_in_hand_until_their_call_returns() -> None:
     calls = Calls()
     b = batcher(calls, max_batch=2)
     futures = [b.submit(n) for n in (1, 2, 3)]
-    assert b.in_hand == 3
+    assert b.in_flight == 3
     await settle()
-    assert b.in_hand == 3
+    assert b.in_flight == 3
     await calls.finish(0)
-    assert b.in_hand == 1
+    assert b.in_flight == 1
     await calls.finish(1, ValueError("broken"))
-    assert b.in_hand == 0
+    assert b.in_flight == 0
     await asyncio.gather(*futures, return_exceptions=True)
 
 

@@ -18,7 +18,7 @@ from seckill.consistency.repair import Reconciler
 from seckill.dead_letters.store import open_order_ids
 from seckill.errors import Unavailable
 from seckill.inventory import stock_returns
-from seckill.inventory.reservations import Holding, Return
+from seckill.inventory.reservations import Holding, UnitReturn
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +26,7 @@ async def other_sales_are_left_alone(store, monkeypatch):
     """Take what other tests left out of sight; let looks follow each other at once, and end."""
     left = [name async for name in store.scan_iter("sk:*:sale")]
     await store.delete(redis_keys.reconcile_lock(), *left)
-    monkeypatch.setattr("consumers.roles.reconcile.LOOKS_APART_S", 0.0)
+    monkeypatch.setattr("consumers.roles.reconcile.COMPARISONS_APART_S", 0.0)
     monkeypatch.setattr("consumers.roles.reconcile.SHARE", 1.0)
     monkeypatch.setattr("consumers.roles.reconcile.PASS_S", 60.0)
 
@@ -285,7 +285,7 @@ async def test_an_order_that_ends_after_the_look_is_not_adopted(
     sale = await open_sale()
     (ann,) = await shop.order(sale, "ann")
     await forget(store, sale, ann)
-    look = await diff.look(store, db, sale.sale_id, age_ms=-60_000)
+    look = await diff.compare_sale(store, db, sale.sale_id, age_ms=-60_000)
     await shop.release(ann)
     await shop.return_all(sale)
 
@@ -303,7 +303,7 @@ async def test_a_repair_in_the_background_rests_after_each_step(
     sale = await open_sale()
     for order in await shop.order(sale, "ann", "bob"):
         await forget(store, sale, order)
-    look = await diff.look(store, db, sale.sale_id, age_ms=-60_000)
+    look = await diff.compare_sale(store, db, sale.sale_id, age_ms=-60_000)
     monkeypatch.setattr(repair, "CALL_MAX", 1)
     shares = []
 
@@ -375,7 +375,7 @@ async def test_nothing_is_done_to_a_sale_that_is_fenced_between_look_and_repair(
     all_three, shop, store, db, publisher, queues
 ):
     sale = all_three
-    look = await diff.look(store, db, sale.sale_id, age_ms=-60_000)
+    look = await diff.compare_sale(store, db, sale.sale_id, age_ms=-60_000)
     await store.hset(redis_keys.sale(sale.sale_id), "state", "fenced")
     holders = await shop.holders(sale)
 
@@ -393,7 +393,7 @@ async def test_nothing_is_published_into_another_life(
 ):
     sale = await open_sale()
     await shop.grab(sale, "ann")
-    look = await diff.look(store, db, sale.sale_id, age_ms=-60_000)
+    look = await diff.compare_sale(store, db, sale.sale_id, age_ms=-60_000)
     await store.hset(redis_keys.sale(sale.sale_id), "epoch", 2)
 
     async def none():
@@ -410,7 +410,7 @@ async def test_a_grab_that_becomes_a_letter_while_its_sale_is_looked_at_is_not_p
 ):
     sale = await open_sale()
     ann, bob = await shop.grab(sale, "ann", "bob")
-    look = await diff.look(store, db, sale.sale_id, age_ms=-60_000)
+    look = await diff.compare_sale(store, db, sale.sale_id, age_ms=-60_000)
 
     async def none():
         await letters.naming(ann)
@@ -435,13 +435,13 @@ async def test_a_sale_that_does_not_change_is_not_looked_at_again(
 ):
     sale = await open_sale()
     await shop.order(sale, "ann")
-    looked, real = [], diff.look
+    looked, real = [], diff.compare_sale
 
     async def look(redis, db, sale_id, **age):
         looked.append(sale_id)
         return await real(redis, db, sale_id, **age)
 
-    monkeypatch.setattr(diff, "look", look)
+    monkeypatch.setattr(diff, "compare_sale", look)
     role = make_role()
     for _ in range(3):
         await role.look()
@@ -514,8 +514,8 @@ async def test_a_late_give_back_finds_no_holder_twice(open_sale, shop, stock, st
     await shop.return_all(sale)
     await bring_back(store, sale, ann)
     await found_by(sale)
-    back = Return("ann", str(Holding(ann.order_id, 1)), 1)
-    await stock.give_back(sale.sale_id, 1, [back])
+    back = UnitReturn("ann", str(Holding(ann.order_id, 1)), 1)
+    await stock.return_units(sale.sale_id, 1, [back])
     await shop.return_all(sale)
     assert await shop.left(sale) == 2
 
@@ -554,7 +554,7 @@ async def test_looks_share_the_time_among_those_that_have_something_to_look_at(
         shares[sale_id] = share
         return diff.Comparison({}, is_quiet=True)
 
-    monkeypatch.setattr(diff, "look", look)
+    monkeypatch.setattr(diff, "compare_sale", look)
     await shop.grab(ann_s, "ann")
     await shop.grab(bob_s, "bob")
     await role.look()
@@ -567,7 +567,7 @@ class Looks:
 
     def __init__(self, large):
         self._large = large
-        self._real = diff.look
+        self._real = diff.compare_sale
         self.begun, self.left = [], []
 
     async def look(self, redis, db, sale_id, **how):
@@ -589,7 +589,7 @@ async def large(open_sale):
 def looks(large, monkeypatch):
     monkeypatch.setattr("consumers.roles.reconcile.PASS_S", 0.05)
     looks = Looks(large)
-    monkeypatch.setattr(diff, "look", looks.look)
+    monkeypatch.setattr(diff, "compare_sale", looks.look)
     return looks
 
 

@@ -236,7 +236,7 @@ async def test_F7_an_entry_sent_twice_becomes_one_order(
     async def dies(*_):
         raise Unavailable
 
-    monkeypatch.setattr(stock, "settle", dies)
+    monkeypatch.setattr(stock, "ack_outbox", dies)
     with pytest.raises(Unavailable):
         await make_relay().run_once()
     monkeypatch.undo()

@@ -70,7 +70,7 @@ async def new(open_sale):
 
 async def test_our_own_stores_are_as_they_must_be(checks, store, db, broker):
     for report in (await checks.check(), await Preflight(store, db, broker, ()).check()):
-        assert (report.problems, report.warnings, report.away) == ([], [], [])
+        assert (report.problems, report.warnings, report.unavailable) == ([], [], [])
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ async def test_a_managed_redis_that_tells_nothing_is_warned_of(
         report = await managed.check()
         assert await preflight.require(managed, new, only_warn=False) == report.warnings
 
-    assert (report.problems, report.away) == ([], [])
+    assert (report.problems, report.unavailable) == ([], [])
     assert "Redis does not tell its appendfsync; see that it is always" in report.warnings
     assert "Redis does not tell its notify-keyspace-events; key_expiry needs Ex there" in (
         report.warnings
@@ -181,7 +181,7 @@ async def test_stores_that_are_away_are_told_apart(db, broker, own_redis):
     async with away:
         report = await Preflight(away, db, nowhere, ()).check()
     assert report.problems == []
-    assert sorted(line.split()[0] for line in report.away) == ["RabbitMQ", "Redis"]
+    assert sorted(line.split()[0] for line in report.unavailable) == ["RabbitMQ", "Redis"]
 
 
 async def test_a_sale_that_redis_cannot_sell_is_listed(open_sale, store, db, broker):

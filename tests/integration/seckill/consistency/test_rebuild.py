@@ -403,7 +403,7 @@ async def test_a_postgresql_of_an_older_epoch_goes_beyond_what_redis_has(open_sa
 
 
 async def trouble_of(store, db, sale):
-    return (await fencing.behind(store, db, [sale.sale_id])).get(sale.sale_id)
+    return (await fencing.needing_rebuild(store, db, [sale.sale_id])).get(sale.sale_id)
 
 
 @pytest.fixture
@@ -413,7 +413,7 @@ def placed_with_mark(shop, store):
     async def place(sale, buyer):
         (grab,) = await shop.grab(sale, buyer, settle=False)
         ((outbox_id, _),) = await store.xrevrange(redis_keys.outbox(sale.sale_id), count=1)
-        await shop.stock.settle(sale.sale_id, [outbox_id.decode()])
+        await shop.stock.ack_outbox(sale.sale_id, [outbox_id.decode()])
         mark = outbox.mark_of([outbox_id.decode()])
         assert await shop.place(grab._replace(outbox_mark=mark)) == []
         return grab
@@ -535,10 +535,12 @@ async def test_F8_a_postgresql_from_before_a_rebuild_is_noticed_and_mended(
     await run(sale, force=True)
     await db.execute("UPDATE inventory SET epoch = 1 WHERE sale_id = $1", sale.sale_id)
 
-    assert await fencing.behind(store, db, [sale.sale_id]) == {sale.sale_id: FenceReason.AHEAD}
+    assert await fencing.needing_rebuild(store, db, [sale.sale_id]) == {
+        sale.sale_id: FenceReason.AHEAD
+    }
     await run(sale)
 
-    assert await fencing.behind(store, db, [sale.sale_id]) == {}
+    assert await fencing.needing_rebuild(store, db, [sale.sale_id]) == {}
     assert await told(sale, "ann") == "D"
     await assert_balanced(sale)
 

@@ -54,7 +54,7 @@ class Life:
             await self.publish(
                 "", messages.encode_place(self.sale.sale_id, reply.epoch, outbox_ids, [grab])
             )
-            await self._shop.stock.settle(self.sale.sale_id, outbox_ids)
+            await self._shop.stock.ack_outbox(self.sale.sale_id, outbox_ids)
 
     async def publish(self, _, body):
         """Take what is handed over, and what reconcile publishes again."""
@@ -110,7 +110,7 @@ class Life:
     async def reconcile(self, _):
         standing = await self._standing()
         if standing.stamp is not None:
-            look = await diff.look(
+            look = await diff.compare_sale(
                 self._shop.store, self._shop.db, self.sale.sale_id, age_ms=ANY_AGE_MS
             )
             await self._reconciler.repair(

@@ -12,7 +12,7 @@ from seckill.adapters import redis as redis_client
 from seckill.adapters import redis_keys
 from seckill.consistency import verify as ledger
 from seckill.inventory import stock_returns
-from seckill.inventory.reservations import Return
+from seckill.inventory.reservations import UnitReturn
 
 
 @pytest.fixture
@@ -406,8 +406,8 @@ async def test_a_grab_and_its_return_between_any_two_reads_of_redis_accuse_nobod
         if trip == moves[0]:
             await shop.grab(sale, "bob")
         if trip == moves[1]:
-            back = Return("bob", str((await shop.holders(sale))["bob"]), 1)
-            assert await stock.give_back(sale.sale_id, sale.epoch, [back])
+            back = UnitReturn("bob", str((await shop.holders(sale))["bob"]), 1)
+            assert await stock.return_units(sale.sale_id, sale.epoch, [back])
 
     client = redis_client.connect(settings.redis_url, timeout_s=5)
     try:

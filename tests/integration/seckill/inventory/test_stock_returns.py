@@ -10,8 +10,8 @@ from consumers.roles.return_stock import ReturnStock
 from seckill.adapters import redis_keys
 from seckill.errors import Unavailable
 from seckill.inventory import stock_returns
-from seckill.inventory.reservations import Holding, Return
-from seckill.inventory.stock_returns import Returned
+from seckill.inventory.reservations import Holding, UnitReturn
+from seckill.inventory.stock_returns import ReturnReport
 
 
 @pytest.fixture(autouse=True)
@@ -43,12 +43,12 @@ async def cancelled(open_sale, shop):
 async def test_units_return_with_their_holder(cancelled, shop, return_batch, assert_balanced):
     sale, _ = cancelled
 
-    assert await return_batch() == Returned(done=1, put_off=0)
+    assert await return_batch() == ReturnReport(done=1, put_off=0)
 
     assert await shop.left(sale) == 10
     assert await shop.holders(sale) == {}
     assert await shop.returns(sale) == {}
-    assert await return_batch() == Returned(0, 0)
+    assert await return_batch() == ReturnReport(0, 0)
     await assert_balanced(sale)
 
 
@@ -56,10 +56,10 @@ async def test_F6_crash_between_redis_and_postgresql_returns_once(
     cancelled, shop, stock, return_batch, assert_balanced
 ):
     sale, order = cancelled
-    back = Return("ann", str(Holding(order.order_id, 2)), 2)
-    assert await stock.give_back(sale.sale_id, sale.epoch, [back])  # and then the process dies
+    back = UnitReturn("ann", str(Holding(order.order_id, 2)), 2)
+    assert await stock.return_units(sale.sale_id, sale.epoch, [back])  # and then the process dies
 
-    assert await return_batch() == Returned(done=1, put_off=0)
+    assert await return_batch() == ReturnReport(done=1, put_off=0)
 
     assert await shop.left(sale) == 10
     assert await shop.returns(sale) == {}
@@ -70,11 +70,11 @@ async def test_F16_a_buyer_who_grabbed_anew_meanwhile_keeps_the_new_order(
     cancelled, shop, stock, return_batch, assert_balanced
 ):
     sale, order = cancelled
-    back = Return("ann", str(Holding(order.order_id, 2)), 2)
-    await stock.give_back(sale.sale_id, sale.epoch, [back])
+    back = UnitReturn("ann", str(Holding(order.order_id, 2)), 2)
+    await stock.return_units(sale.sale_id, sale.epoch, [back])
     (anew,) = await shop.order(sale, "ann")
 
-    assert await return_batch() == Returned(done=1, put_off=0)
+    assert await return_batch() == ReturnReport(done=1, put_off=0)
 
     assert await shop.holders(sale) == {"ann": Holding(anew.order_id, 1)}
     assert await shop.left(sale) == 9
@@ -85,19 +85,19 @@ async def test_F7_a_lost_reply_of_redis_returns_once(
     cancelled, shop, stock, db, monkeypatch, assert_balanced
 ):
     sale, _ = cancelled
-    give_back = stock.give_back
+    return_units = stock.return_units
 
     async def done_but_unheard(*args):
-        await give_back(*args)
+        await return_units(*args)
         raise Unavailable("the reply was lost")
 
-    monkeypatch.setattr(stock, "give_back", done_but_unheard)
+    monkeypatch.setattr(stock, "return_units", done_but_unheard)
     with pytest.raises(Unavailable):
         await stock_returns.return_batch(db, stock)
     assert len(await shop.returns(sale)) == 1
     monkeypatch.undo()
 
-    assert await stock_returns.return_batch(db, stock) == Returned(done=1, put_off=0)
+    assert await stock_returns.return_batch(db, stock) == ReturnReport(done=1, put_off=0)
 
     assert await shop.left(sale) == 10
     await assert_balanced(sale)
@@ -128,7 +128,7 @@ async def test_zero_units_become_a_correction(open_sale, shop, stock, store, db,
     await shop.place(*grabs)
     assert await shop.returns(sale) == {grabs[1].order_id: 0, grabs[2].order_id: 0}
 
-    assert await return_batch() == Returned(done=2, put_off=0)
+    assert await return_batch() == ReturnReport(done=2, put_off=0)
 
     assert await shop.holders(sale) == {"ann": Holding(grabs[0].order_id, 1)}
     assert await shop.left(sale) == 0
@@ -175,7 +175,7 @@ async def test_F8_a_sale_that_is_not_itself_is_asked_later(
     await break_(store, sale.sale_id)
     shape = {key: await store.dump(key) async for key in store.scan_iter(f"*{sale.sale_id}}}*")}
 
-    assert await return_batch() == Returned(done=0, put_off=1)
+    assert await return_batch() == ReturnReport(done=0, put_off=1)
 
     assert await shop.returns(sale) == {order.order_id: 2}
     assert await db.fetchval(
@@ -185,7 +185,7 @@ async def test_F8_a_sale_that_is_not_itself_is_asked_later(
     assert now == shape
     await mend(store, sale.sale_id)
     await fall_due()
-    assert await return_batch() == Returned(done=1, put_off=0)
+    assert await return_batch() == ReturnReport(done=1, put_off=0)
     await assert_balanced(sale)
 
 
@@ -195,7 +195,7 @@ async def test_F16_a_closed_sale_still_takes_units_back(
     sale, _ = cancelled
     await stock.set_sale_state(sale.sale_id, "closed")
 
-    assert await return_batch() == Returned(done=1, put_off=0)
+    assert await return_batch() == ReturnReport(done=1, put_off=0)
 
     assert await shop.left(sale) == 10
 
@@ -213,7 +213,7 @@ async def test_F14_a_sale_that_must_wait_does_not_starve_others(
 
     passes = [await return_batch() for _ in range(3)]
 
-    assert passes == [Returned(0, 2), Returned(1, 1), Returned(0, 0)]
+    assert passes == [ReturnReport(0, 2), ReturnReport(1, 1), ReturnReport(0, 0)]
     assert await shop.left(good) == 10
     assert len(await shop.returns(stuck)) == 3
 

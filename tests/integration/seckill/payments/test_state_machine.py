@@ -138,7 +138,7 @@ class Payments(RuleBasedStateMachine):
         )
         if reply.verdicts[0] is not Verdict.ACCEPTED:
             return []
-        await self._stock.settle(self._sale.sale_id, [reply.outbox_id])
+        await self._stock.ack_outbox(self._sale.sale_id, [reply.outbox_id])
         placement = Placement(grab.order_id, self._sale.sale_id, buyer_id, 1, reply.epoch)
         assert await orders.place(self._db, [placement]) == []
         return [placement]

@@ -11,7 +11,7 @@ from consumers.roles.return_stock import ReturnStock
 from seckill.adapters import redis_keys
 from seckill.consistency import verify
 from seckill.errors import Conflict, Missing, Unavailable, UserMistake, WrongState
-from seckill.inventory.reservations import Restock, Restocked, Stock, Verdict
+from seckill.inventory.reservations import RestockOutcome, RestockReply, Stock, Verdict
 from seckill.sales import restock
 
 
@@ -67,7 +67,7 @@ async def test_both_stores_and_the_audit_trail_have_it(
 async def test_a_sold_out_sale_sells_again(open_sale, shop, change, stock, assert_balanced):
     sale = await open_sale(stock=1)
     await shop.order(sale, "ann")
-    assert (await stock.look_up(sale.sale_id, ["bob"])).verdict is Verdict.SOLD_OUT
+    assert (await stock.find_holders(sale.sale_id, ["bob"])).verdict is Verdict.SOLD_OUT
 
     await change(sale, 1)
     await shop.order(sale, "bob")
@@ -164,10 +164,10 @@ class MortalStock(Stock):
         super().__init__(redis)
         self._after_it = after_it
 
-    async def restock(self, sale_id, epoch, before, after) -> Restocked:
+    async def restock(self, sale_id, epoch, before, after) -> RestockReply:
         if before == after:  # only asks
             told = await super().restock(sale_id, epoch, before, after)
-            if told.outcome is not Restock.MOVED:
+            if told.outcome is not RestockOutcome.MOVED:
                 return told
             raise Dies
         if self._after_it:

@@ -27,7 +27,7 @@ async def exists(store, sale):
 
 async def verdict(stock, sale):
     """What a new buyer would be told."""
-    return (await stock.look_up(sale.sale_id, ["somebody"])).verdict
+    return (await stock.find_holders(sale.sale_id, ["somebody"])).verdict
 
 
 async def test_created_sale_sells_nothing_yet(open_sale, shop, stock, assert_balanced):
@@ -323,7 +323,7 @@ async def test_a_paused_sale_lets_nobody_new_in_until_it_is_resumed(
     for _ in range(2):
         assert (await sales.pause(db, stock, sale.sale_id)).state == "paused"
         assert await verdict(stock, sale) == Verdict.PAUSED
-        assert (await stock.look_up(sale.sale_id, ["ann"])).holdings[0] is not None
+        assert (await stock.find_holders(sale.sale_id, ["ann"])).holdings[0] is not None
     for _ in range(2):
         assert (await sales.resume(db, stock, sale.sale_id)).state == "open"
         assert await verdict(stock, sale) == Verdict.ACCEPTED

@@ -14,7 +14,7 @@ from gateway.http.problems import Problem, Refused
 from gateway.orders.event_stream import SEND_BUFFER, UNHEARD_MS, bound_connection
 from gateway.orders.watcher import PER_BUYER_MAX, OrderWatcher, StreamSlot
 from seckill.errors import Unavailable
-from seckill.orders.orders import Order, Seen
+from seckill.orders.orders import KnownState, Order
 
 TICK_S = 0.001
 #: Longer than any wait here; a failing test ends by it.
@@ -30,13 +30,13 @@ class Rows:
 
     def __init__(self) -> None:
         self.states: dict[str, str] = {}
-        self.asked: list[set[Seen]] = []
+        self.asked: list[set[KnownState]] = []
         self.error: Exception | None = None
         self.gate = asyncio.Event()
         self.gate.set()
         self._began = asyncio.Event()
 
-    async def find_changed(self, seen: Collection[Seen]) -> list[Order]:
+    async def find_changed(self, seen: Collection[KnownState]) -> list[Order]:
         self.asked.append(set(seen))
         self._began.set()
         now = dict(self.states)
@@ -105,7 +105,11 @@ async def test_all_orders_are_asked_about_in_one_query_each_once(
         for order_id in ("o1", "o1", "o2", "o3"):
             enter(stack, watch, order_id, "a", "queued")
         await rows.asked_again()
-    assert rows.asked[0] == {Seen("o1", "queued"), Seen("o2", "queued"), Seen("o3", "queued")}
+    assert rows.asked[0] == {
+        KnownState("o1", "queued"),
+        KnownState("o2", "queued"),
+        KnownState("o3", "queued"),
+    }
 
 
 async def test_nothing_is_asked_while_nobody_waits(rows: Rows, watch: OrderWatcher) -> None:

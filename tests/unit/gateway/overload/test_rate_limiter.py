@@ -40,7 +40,7 @@ class Shared:
     wanted: list[int] = field(default_factory=list)
     line_max: int = 0
 
-    async def admit(
+    async def take(
         self, sale_id: str, op: str, tier: Tier, names: Sequence[str], *, wanted: int, line_max: int
     ) -> TokenLease:
         self.asked.append(list(names))
@@ -86,7 +86,7 @@ async def settle() -> None:
 
 
 def counted(outcome: str) -> float:
-    return metrics.ADMISSIONS.labels("try", outcome).value
+    return metrics.RATE_LIMIT_DECISIONS.labels("try", outcome).value
 
 
 # Leases.
