@@ -241,18 +241,18 @@ class Connection(asyncio.Protocol):
                 self._pass_to_aiohttp(len(self._data))
             elif sale := shared.sales.known(plain.sale_id):
                 self._data = self._data[plain.length :]
-                self._submit(plain, sale)
+                self._begin_grab(plain, sale)
             else:
                 self._pass_to_aiohttp(plain.length)
         if self._stopped_reading and len(self._data) <= AHEAD_MAX:
             self._resume_reading()
 
-    def _submit(self, plain: PlainGrab, sale: Sale) -> None:
+    def _begin_grab(self, plain: PlainGrab, sale: Sale) -> None:
         if self._aiohttp is not None:
             self._aiohttp.extend_keepalive()
         self._is_page = self._shared.cors and plain.origin != ""
         self._responses = self._shared.responses_for(plain.origin)
-        self._pending = self._shared.pipeline.submit(
+        self._pending = self._shared.pipeline.begin_grab(
             self,
             sale,
             plain.ticket,

@@ -70,7 +70,7 @@ class GrabPipeline:
         self.poll_schedule = app[POLL_SCHEDULE]
         self._now = asyncio.get_running_loop().time
 
-    def submit(
+    def begin_grab(
         self,
         client: GrabClient,
         sale: Sale,

@@ -71,7 +71,7 @@ async def grab(request: web.Request) -> web.Response:
     wanted = await read_json(request, DECODER)
     app[GRABS_IN_FLIGHT].arrived()
     client = _Request()
-    pending = app[PIPELINE].submit(
+    pending = app[PIPELINE].begin_grab(
         client,
         sale,
         request.headers[TICKET_HEADER],

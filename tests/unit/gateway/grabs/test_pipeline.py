@@ -97,7 +97,7 @@ class Bench:
             ticket = tickets.issue(
                 KEYS, sale_id=SALE.sale_id, buyer_id="ann", expires_at_s=expires_at_s
             )
-        return self.pipeline.submit(
+        return self.pipeline.begin_grab(
             self.client, cast(Any, SALE), ticket, quantity, peer="10.0.0.1", forwarded=()
         )
 
