@@ -22,7 +22,7 @@ from seckill import metrics
 from seckill.inventory.reservations import Verdict
 
 
-class GrabAccepted(msgspec.Struct):
+class Grabbed(msgspec.Struct):
     """The units are reserved; the row of the order comes next."""
 
     order_id: str
@@ -30,7 +30,7 @@ class GrabAccepted(msgspec.Struct):
     next_poll_ms: int
 
 
-class GrabRepeated(msgspec.Struct):
+class GrabbedBefore(msgspec.Struct):
     """The buyer holds this order already."""
 
     order_id: str
@@ -48,15 +48,16 @@ _LINKS = {
     ResponseSpec(
         202,
         "Reserved, and it cannot be lost. The order is placed next.",
-        GrabAccepted(ORDER_ID.example, "queued", 500),
+        Grabbed(ORDER_ID.example, "queued", 500),
         links=_LINKS,
     ),
     ResponseSpec(
         200,
         "A repeat: the buyer's order, whatever the window or the stock say.",
-        GrabRepeated(ORDER_ID.example, "yours"),
+        GrabbedBefore(ORDER_ID.example, "yours"),
         links=_LINKS,
     ),
+    tag="grabs",
     parameters=[SALE_ID],
     identities=[TICKET],
     body=json_body(GrabRequest(quantity=1)),

@@ -83,6 +83,7 @@ class Operation:
 
     handler: Handler
     summary: str
+    tag: str
     answers: Sequence[ResponseSpec]
     parameters: Sequence[Parameter]
     identities: Sequence[Identity]
@@ -106,15 +107,19 @@ class Operation:
 def operation(
     summary: str,
     *answers: ResponseSpec,
+    tag: str,
     parameters: Sequence[Parameter] = (),
     identities: Sequence[Identity] = (),
     body: Body | None = None,
     problems: Sequence[Problem] = (),
 ) -> Callable[[Handler], Operation]:
-    """Declare a handler. `problems` are those that its parts do not bring with them already."""
+    """Declare a handler, under a tag that groups it with others in the document.
+
+    `problems` are those that its parts do not bring with them already.
+    """
 
     def declare(handler: Handler) -> Operation:
-        return Operation(handler, summary, answers, parameters, identities, body, problems)
+        return Operation(handler, summary, tag, answers, parameters, identities, body, problems)
 
     return declare
 

@@ -58,6 +58,7 @@ def load() -> dict[str, bytes]:
 @operation(
     "Read this contract in a browser",
     ResponseSpec(200, "A page.", "", content_type="text/html", headers=["Cache-Control"]),
+    tag="docs",
 )
 async def show_docs(request: web.Request) -> web.Response:
     """Answer with the page."""
@@ -72,6 +73,7 @@ async def show_docs(request: web.Request) -> web.Response:
 @operation(
     "Load a file of that page",
     ResponseSpec(200, "The file.", "", content_type="text/*", headers=["Cache-Control"]),
+    tag="docs",
     parameters=[ASSET],
 )
 async def load_asset(request: web.Request) -> web.Response:

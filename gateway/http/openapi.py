@@ -2,6 +2,7 @@
 
 Schemas come from the msgspec types that are sent and read, problems and their headers from
 `gateway/http/problems.py`: the contract cannot say anything else than the code does.
+The name of a type and its docstring are published, too.
 """
 
 from __future__ import annotations
@@ -83,6 +84,7 @@ PROBLEM: Json = {
 @operation(
     "Read this contract",
     ResponseSpec(200, "OpenAPI 3.1.", {"openapi": "3.1.0"}, headers=["Cache-Control"]),
+    tag="openapi",
 )
 async def read_contract(request: web.Request) -> web.Response:
     """Answer with the document."""
@@ -149,7 +151,7 @@ def _operation(declared: Operation, schemas: Schemas) -> Json:
     result: Json = {
         "operationId": declared.name,
         "summary": declared.summary,
-        "tags": [declared.handler.__module__.rpartition(".")[2]],
+        "tags": [declared.tag],
         "responses": responses,
     }
     if declared.parameters:

@@ -82,6 +82,7 @@ LAST_EVENT_ID = Parameter(
         content_type="text/event-stream",
     ),
     ResponseSpec(204, "There is nothing to hear after `Last-Event-ID`: do not come back.", None),
+    tag="events",
     parameters=[ORDER_ID, LAST_EVENT_ID],
     identities=[TICKET, LOGIN],
 )

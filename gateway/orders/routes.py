@@ -72,6 +72,7 @@ _CANCELLED = msgspec.structs.replace(PENDING, status="cancelled", reason="buyer"
 @operation(
     "Show an order",
     ResponseSpec(200, "The order, wherever it is on its way.", PENDING),
+    tag="orders",
     parameters=[ORDER_ID],
     identities=[TICKET, LOGIN],
 )
@@ -94,6 +95,7 @@ async def show_order(request: web.Request) -> web.Response:
             name: {"order_id": "$response.body#/order_id"} for name in ("pay_order", "cancel_order")
         },
     ),
+    tag="orders",
     parameters=[SALE_ID],
     identities=[TICKET, LOGIN],
 )
@@ -111,6 +113,7 @@ async def show_mine(request: web.Request) -> web.Response:
     ResponseSpec(
         200, "It is cancelled, or had ended before; a second time changes nothing.", _CANCELLED
     ),
+    tag="orders",
     parameters=[ORDER_ID],
     identities=[LOGIN],
     problems=[Problem.RATE_LIMITED, Problem.PAYMENT_IN_PROGRESS, Problem.NOT_CANCELLABLE],

@@ -69,6 +69,7 @@ _PAYING = msgspec.structs.replace(PENDING, status="paying", next_poll_ms=500)
         "second call says why.",
         _PAYING,
     ),
+    tag="payments",
     parameters=[ORDER_ID],
     identities=[LOGIN],
     body=json_body(PaymentRequest("wallet")),

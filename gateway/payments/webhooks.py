@@ -57,6 +57,7 @@ _decoder = msgspec.json.Decoder(PaymentEvent)
 @operation(
     "Tell what became of a charge",
     ResponseSpec(204, "Taken, whether it was known before or not.", None),
+    tag="webhooks",
     identities=[_SIGNED],
     body=json_body(PaymentEvent("pay-019aab2f4c00-5d3c1f0a2b7e9d41", "authorised")),
     problems=[Problem.UNAVAILABLE],

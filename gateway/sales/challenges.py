@@ -90,6 +90,7 @@ PROOF_PROBLEMS = (
 @operation(
     "Get work to do before a ticket",
     ResponseSpec(201, "A challenge; of 0 bits where the sale asks for no work.", _CHALLENGE),
+    tag="challenges",
     parameters=[SALE_ID],
     identities=[LOGIN],
     problems=[Problem.TOO_EARLY],
@@ -153,6 +154,7 @@ async def redeem_proof(request: web.Request, sale: Sale, buyer_id: str, sent: Pr
 @operation(
     "Load the script that does the work in a browser",
     ResponseSpec(200, "The script.", "", content_type="text/javascript", headers=["Cache-Control"]),
+    tag="challenges",
 )
 async def show_worker(_: web.Request) -> web.Response:
     """Answer with the script that solves challenges in a browser, beside the page."""

@@ -71,6 +71,7 @@ _EXAMPLE = SaleView(
             for name in ("show_sale", "issue_challenge", "issue_ticket", "grab", "show_mine")
         },
     ),
+    tag="sales",
     problems=[Problem.UNAVAILABLE],
 )
 async def list_sales(request: web.Request) -> web.Response:
@@ -80,7 +81,12 @@ async def list_sales(request: web.Request) -> web.Response:
     return json_response(SaleList([_view(sale, left) for sale, left in board.values()]))
 
 
-@operation("Show one sale", ResponseSpec(200, "The sale.", _EXAMPLE), parameters=[SALE_ID])
+@operation(
+    "Show one sale",
+    ResponseSpec(200, "The sale.", _EXAMPLE),
+    tag="sales",
+    parameters=[SALE_ID],
+)
 async def show_sale(request: web.Request) -> web.Response:
     """Answer with one sale."""
     sale = await find_sale(request, request.app[SALES])

@@ -40,6 +40,7 @@ _EXAMPLE = TicketView(
     ResponseSpec(
         201, "A ticket for the header `Seckill-Ticket`, good before `expires_at`.", _EXAMPLE
     ),
+    tag="tickets",
     parameters=[SALE_ID],
     identities=[LOGIN],
     body=PROOF,
