@@ -1,14 +1,28 @@
-"""How long to wait before the next attempt."""
+"""Every wait before another attempt: it doubles up to a limit, and no two are alike."""
 
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
+
+#: Doublings of any wait: enough to reach every limit, few enough for a float.
+_DOUBLINGS_MAX = 60
 
 
-def backoff_s(attempt: int, *, first_s: float, last_s: float) -> float:
-    """Return the wait after the given attempt (1 is the first), doubling from first_s to last_s.
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Waits that double from `first_s` to `last_s`, each a random share of that."""
 
-    Those that failed together must not come back together: each waits a random half to whole.
-    """
-    whole = min(last_s, first_s * 2.0 ** min(attempt - 1, 60))
-    return whole * random.uniform(0.5, 1)  # noqa: S311 - no secret
+    first_s: float
+    last_s: float
+    shares: tuple[float, float] = (0.5, 1.0)
+
+    def wait_s(self, attempt: int) -> float:
+        """Return the wait after the given attempt; 1 is the first."""
+        whole_s = min(self.last_s, self.first_s * 2.0 ** min(attempt - 1, _DOUBLINGS_MAX))
+        return jittered(whole_s, self.shares)
+
+
+def jittered(wait_s: float, shares: tuple[float, float]) -> float:
+    """Return a random share of a wait: what failed together must not come back together."""
+    return wait_s * random.uniform(*shares)  # noqa: S311 - no secret

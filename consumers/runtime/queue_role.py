@@ -15,7 +15,7 @@ from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 from consumers.resources import Resources
 from consumers.runtime.fair_inbox import FairInbox
 from consumers.runtime.retries import FailureAction, RetrySchedule, failure_action
-from consumers.runtime.role import HOLD_LAST_S, pause, until_available
+from consumers.runtime.role import HOLD, pause, until_available
 from seckill import metrics
 from seckill.adapters import topology
 from seckill.adapters.rabbitmq import Broker, link_errors_as_unavailable
@@ -70,8 +70,8 @@ class QueueRole:
             try:
                 await self._consume(stop)
             except Unavailable as error:
-                log.warning("%s: %s; trying again in %g s", self._queue, error, HOLD_LAST_S)
-                await pause(stop, HOLD_LAST_S)
+                log.warning("%s: %s; trying again in %g s", self._queue, error, HOLD.last_s)
+                await pause(stop, HOLD.last_s)
 
     async def _consume(self, stop: asyncio.Event) -> None:
         """Consume over one link until it breaks, its pace must change, or we are told to stop.

@@ -12,7 +12,6 @@ A message waits on a rung in a queue of the broker, so no worker sleeps and noth
 from __future__ import annotations
 
 import logging
-import random
 import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from seckill import metrics
 from seckill.adapters import topology
 from seckill.adapters.rabbitmq import Headers, Publisher
 from seckill.adapters.topology import RETRY_DELAYS_S
+from seckill.backoff import jittered
 from seckill.clock import now_ms
 from seckill.errors import Permanent, Unavailable
 
@@ -82,7 +82,7 @@ class RetrySchedule:
         )
         # Nothing else of the old headers: x-death would grow with every rung.
         headers = {"x-attempts": attempts, "x-first-failed-ms": first_failed_ms}
-        wait_s = retry_delay_s * random.uniform(*JITTER)  # noqa: S311 - no secret
+        wait_s = jittered(retry_delay_s, JITTER)
         await self._publisher.publish_later(retry_delay_s, wait_s, self._queue, message, headers)
 
 

@@ -8,12 +8,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from seckill import metrics
+from seckill.backoff import Backoff
 from seckill.errors import Unavailable
 
 log = logging.getLogger(__name__)
 
 #: Waits while a store is unavailable: quick for a restart, not a hammer for an outage.
-HOLD_FIRST_S, HOLD_LAST_S = 0.2, 2.0
+HOLD = Backoff(0.2, 2.0, shares=(1.0, 1.0))
 
 
 class Role(Protocol):
@@ -28,22 +29,22 @@ async def until_available(
 ) -> bool:
     """Run `work` again while a store is away; False when told to stop before it succeeded."""
     held = metrics.ROLE_HELD.labels(name)
-    wait_s = HOLD_FIRST_S
+    failures = 0
     try:
         while True:
             try:
                 await work()
             except Unavailable as error:
-                if wait_s == HOLD_FIRST_S:
+                failures += 1
+                if failures == 1:
                     log.warning("%s pauses: %s", name, error)
                     metrics.ROLE_ERRORS.labels(name).inc()
                     held.set(1)
-                await pause(stop, wait_s)
-                wait_s = min(wait_s * 2, HOLD_LAST_S)
+                await pause(stop, HOLD.wait_s(failures))
                 if stop.is_set():
                     return False
             else:
-                if wait_s > HOLD_FIRST_S:
+                if failures:
                     log.warning("%s resumes", name)
                 return True
     finally:

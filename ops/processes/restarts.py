@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Callable
 from pathlib import Path
 
 from ops.processes.child import Child, StartFailed
+from seckill.backoff import Backoff
 
-#: A crash of a moment is over at once; what keeps failing must not eat a processor.
-BACKOFF_MIN_S = 0.2
-BACKOFF_MAX_S = 10.0
-#: Each wait is longer or shorter by up to this part of it: processes that died together, of a store
-#: that went away, do not all come back at one moment.
-JITTER = 0.25
+#: A crash of a moment is over at once; what keeps failing must not eat a processor. Processes that
+#: died together, of a store that became unavailable, do not all come back at one moment.
+BACKOFF = Backoff(0.2, 10.0, shares=(0.75, 1.25))
 #: Who lived this long was healthy: its next death is a new story.
 HEALTHY_S = 30.0
 #: Failures in a row before a start that has never worked is given up: some seconds, enough for a
@@ -28,23 +25,16 @@ Say = Callable[[str], None]
 
 async def start_first(child: Child, say: Say) -> None:
     """Start a child for the first time; after some failures in a row raise the last one."""
-    delay_s = BACKOFF_MIN_S
     for attempt in range(1, FIRST_STARTS + 1):
         try:
             return await child.start()
         except StartFailed as failure:
             if attempt == FIRST_STARTS:
                 raise
-            wait_s = jittered(delay_s)
+            wait_s = BACKOFF.wait_s(attempt)
             say(f"{str(failure).partition(';')[0]}; again in {wait_s:.1f} s")
         await asyncio.sleep(wait_s)
-        delay_s *= 2
     return None
-
-
-def jittered(delay_s: float) -> float:
-    """Return about `delay_s`, each time a little different."""
-    return delay_s * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - spread, not secrecy
 
 
 async def keep(child: Child, say: Say, changed: Callable[[], None]) -> None:
@@ -52,7 +42,7 @@ async def keep(child: Child, say: Say, changed: Callable[[], None]) -> None:
 
     One that was asked to end is started again when it is wished for.
     """
-    delay_s = BACKOFF_MIN_S
+    failures = 0
     while True:
         await child.wait()
         if child.spec.wish and child.describe_end() == "exited with 0":
@@ -60,16 +50,16 @@ async def keep(child: Child, say: Say, changed: Callable[[], None]) -> None:
             changed()
             await _made(child.spec.wish)
             say(f"starting {child.name} again, as asked")
-            delay_s = BACKOFF_MIN_S
+            failures = 0
         else:
             if child.age_s > HEALTHY_S:
-                delay_s = BACKOFF_MIN_S
+                failures = 0
+            failures += 1
             child.restarts += 1
-            wait_s = jittered(delay_s)
+            wait_s = BACKOFF.wait_s(failures)
             say(f"{child.name} {child.describe_end()}; starting it again in {wait_s:.1f} s")
             changed()
             await asyncio.sleep(wait_s)
-            delay_s = min(2 * delay_s, BACKOFF_MAX_S)
         try:
             await child.start()
         except StartFailed as failure:

@@ -25,7 +25,7 @@ from collections.abc import Awaitable, Sequence
 from math import inf
 
 from seckill import metrics
-from seckill.backoff import backoff_s
+from seckill.backoff import Backoff
 from seckill.errors import Unavailable
 from seckill.micro_batcher import MicroBatcher, answering_each
 from seckill.payments.card_payment_store import (
@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 #: Beyond two calls to the provider, for the books: then another process may ask.
 LEASE_MARGIN_S = 5.0
 #: Between asking again: a lost reply is known soon, a bank that is away is not hammered.
-AGAIN_FIRST_S, AGAIN_LAST_S = 0.5, 30.0
+BACKOFF = Backoff(0.5, 30.0)
 #: Payments asked about at once; each waits for the slowest of them.
 BATCH_MAX = 100
 
@@ -163,7 +163,7 @@ def _is_open(said: ChargeStatus | None) -> bool:
 
 
 def _put_off(due: DueCardPayment, said: ChargeStatus | None) -> PostponedCardPayment:
-    wait_s = backoff_s(due.asks, first_s=AGAIN_FIRST_S, last_s=AGAIN_LAST_S)
+    wait_s = BACKOFF.wait_s(due.asks)
     if due.left_s > 0:  # its units are for sale again when its time is over, not some while later
         wait_s = min(wait_s, due.left_s)
     return PostponedCardPayment(due.tx_id, due.asks_at, said, wait_s)

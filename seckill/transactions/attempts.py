@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from seckill.backoff import backoff_s
+from seckill.backoff import Backoff
 from seckill.errors import Permanent, Transient, Unavailable
 from seckill.transactions.branches import Branch, PartlyDone
 from seckill.transactions.states import AttemptNote, BranchCall, BranchOp
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 #: A lost reply or a lock is over by then; what takes longer is left to `recover`, for a caller
 #: waits meanwhile.
 TRIES = 3
-AGAIN_FIRST_S, AGAIN_LAST_S = 0.05, 0.2
+BACKOFF = Backoff(0.05, 0.2)
 
 
 class RefusedToEnd(Permanent):
@@ -53,7 +53,7 @@ async def attempt(
         if not works:
             break
         if number < tries:
-            await asyncio.sleep(backoff_s(number, first_s=AGAIN_FIRST_S, last_s=AGAIN_LAST_S))
+            await asyncio.sleep(BACKOFF.wait_s(number))
     if refused and op not in (BranchOp.TRY, BranchOp.DO):
         failed |= {t: RefusedToEnd(f"{branch.name} refused {op}: {r}") for t, r in refused.items()}
         refused = {}

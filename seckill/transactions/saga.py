@@ -20,7 +20,7 @@ import asyncpg
 from seckill import messages, metrics
 from seckill.adapters import topology
 from seckill.adapters.rabbitmq import Publisher
-from seckill.backoff import backoff_s
+from seckill.backoff import Backoff
 from seckill.errors import Transient, Unavailable
 from seckill.transactions.attempts import attempt, notes_of
 from seckill.transactions.branches import Definition
@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 #: Waits between attempts at a step, and how many: about two minutes, for a buyer waits for the
 #: outcome. What must be undone is tried for a quarter of an hour; after that a person should know.
-AGAIN_FIRST_S, AGAIN_LAST_S = 1.0, 60.0
+BACKOFF = Backoff(1.0, 60.0)
 DO_ATTEMPTS_MAX, UNDO_ATTEMPTS_MAX = 8, 20
 
 _OP = {TransactionState.RUNNING: BranchOp.DO, TransactionState.COMPENSATING: BranchOp.UNDO}
@@ -102,7 +102,7 @@ class Saga:
                 await self._work(state, step, sagas)
             else:  # begun by a newer version, which will take it
                 log.warning("%s: no step %d in this version", self.name, step + 1)
-                await self._log.put_off(dict.fromkeys((s.tx_id for s in sagas), AGAIN_LAST_S))
+                await self._log.put_off(dict.fromkeys((s.tx_id for s in sagas), BACKOFF.last_s))
 
     async def _work(
         self, state: TransactionState, step: int, sagas: Sequence[LoggedTransaction]
@@ -129,7 +129,7 @@ class Saga:
         await self._advance(moves)
         waiting = [s for s in sagas if s.tx_id in failed and s not in spent]
         if waiting:
-            await self._log.put_off({s.tx_id: _wait_s(s.attempts + 1) for s in waiting})
+            await self._log.put_off({s.tx_id: BACKOFF.wait_s(s.attempts + 1) for s in waiting})
 
     def _after(
         self, saga: LoggedTransaction, state: TransactionState, step: int, reason: str | None = None
@@ -170,7 +170,3 @@ def _is_spent(saga: LoggedTransaction, error: Exception) -> bool:
     if saga.state is TransactionState.COMPENSATING:
         return made >= UNDO_ATTEMPTS_MAX
     return made >= DO_ATTEMPTS_MAX or not isinstance(error, Transient)
-
-
-def _wait_s(made: int) -> float:
-    return backoff_s(made, first_s=AGAIN_FIRST_S, last_s=AGAIN_LAST_S)

@@ -19,7 +19,7 @@ import logging
 from collections.abc import Mapping, Sequence
 
 from seckill import metrics
-from seckill.backoff import backoff_s
+from seckill.backoff import Backoff
 from seckill.errors import Transient, Unavailable
 from seckill.micro_batcher import MicroBatcher, Waiter
 from seckill.transactions.attempts import TRIES, attempt, notes_of
@@ -42,7 +42,7 @@ UNAVAILABLE, BROKEN, ABANDONED = "unavailable", "error", "abandoned"
 
 #: Waits between attempts to confirm or cancel, and how many make a quarter of an hour: longer than
 #: a restart or a failover; after that a person should know.
-AGAIN_FIRST_S, AGAIN_LAST_S = 1.0, 60.0
+BACKOFF = Backoff(1.0, 60.0)
 ATTEMPTS_MAX = 20
 
 _OP = {TransactionState.CONFIRMING: BranchOp.CONFIRM, TransactionState.CANCELING: BranchOp.CANCEL}
@@ -223,9 +223,7 @@ class Coordinator:
             await self._log.park(spent)
             self._count("parked", len(spent))
         again = {
-            tx_id: backoff_s(number, first_s=AGAIN_FIRST_S, last_s=AGAIN_LAST_S)
-            for tx_id, number in made.items()
-            if number < ATTEMPTS_MAX
+            tx_id: BACKOFF.wait_s(number) for tx_id, number in made.items() if number < ATTEMPTS_MAX
         }
         if again:
             await self._log.put_off(again)

@@ -29,6 +29,7 @@ from redis.asyncio import Redis
 from config.settings import Settings
 from seckill.adapters import postgres
 from seckill.adapters import redis as redis_client
+from seckill.backoff import Backoff
 from seckill.consistency import verify
 from seckill.errors import Unavailable, WrongState
 from seckill.inventory import stock_returns
@@ -292,7 +293,7 @@ def world(settings: Settings) -> Iterator[World]:
 
 @pytest.mark.timeout(3600)
 def test_I1_to_I8_whatever_happens_in_any_order(world, monkeypatch):
-    monkeypatch.setattr(attempts, "AGAIN_FIRST_S", 0.0)
+    monkeypatch.setattr(attempts, "BACKOFF", Backoff(0.0, 0.2))
     profile = settings.get_current_profile_name()
     run_state_machine_as_test(
         lambda: Payments(world),

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from ops.processes.ports import free_port
 from seckill.adapters.http import HttpClient
+from seckill.backoff import Backoff
 from seckill.errors import Unavailable
 from seckill.transactions import attempts
 from seckill.transactions.branches import HttpBranch, PartlyDone
@@ -73,7 +74,7 @@ def branch(client: HttpClient, service: Service) -> HttpBranch:
 
 @pytest.fixture(autouse=True)
 def no_waits(monkeypatch):
-    monkeypatch.setattr(attempts, "AGAIN_FIRST_S", 0.001)
+    monkeypatch.setattr(attempts, "BACKOFF", Backoff(0.001, 0.2))
 
 
 async def test_a_call_says_what_and_for_whom(branch, service):

@@ -8,6 +8,7 @@ import asyncpg
 import pytest
 from prometheus_client import REGISTRY
 
+from seckill.backoff import Backoff
 from seckill.errors import Unavailable
 from seckill.transactions import attempts, log, tcc
 from seckill.transactions.states import BranchCall, BranchOp, TransactionOutcome, TransactionState
@@ -41,7 +42,7 @@ def bench(probe: Probe) -> TransactionBench:
 
 @pytest.fixture(autouse=True)
 def no_waits(monkeypatch):
-    monkeypatch.setattr(attempts, "AGAIN_FIRST_S", 0.001)
+    monkeypatch.setattr(attempts, "BACKOFF", Backoff(0.001, 0.2))
 
 
 async def test_every_branch_is_tried_and_then_confirmed(bench, probe):
@@ -175,7 +176,7 @@ async def test_what_cannot_be_confirmed_now_stays_decided_until_it_can(bench, pr
     due = await probe.db.fetchval(
         "SELECT due_at - now() < make_interval(secs => $2) FROM transactions WHERE tx_id = $1",
         work.tx_id,
-        tcc.AGAIN_FIRST_S,
+        tcc.BACKOFF.first_s,
     )
     assert due, "its next attempt should not wait for the lease"
 

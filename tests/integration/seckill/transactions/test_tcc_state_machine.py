@@ -22,6 +22,7 @@ from hypothesis.stateful import (
 
 from config.settings import Settings
 from seckill.adapters import postgres
+from seckill.backoff import Backoff
 from seckill.errors import Unavailable
 from seckill.transactions import attempts
 from seckill.transactions.states import BranchCall, BranchOp, TransactionState
@@ -156,7 +157,7 @@ def pool(runner: asyncio.Runner, settings: Settings) -> Iterator[asyncpg.Pool]:
 
 @pytest.mark.timeout(600)
 def test_I8_whatever_happens_in_any_order(runner, pool, monkeypatch):
-    monkeypatch.setattr(attempts, "AGAIN_FIRST_S", 0.0)
+    monkeypatch.setattr(attempts, "BACKOFF", Backoff(0.0, 0.2))
     run_state_machine_as_test(
         lambda: Transactions(runner, pool),
         settings=settings(

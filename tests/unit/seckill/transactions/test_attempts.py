@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from seckill.backoff import backoff_s
+from seckill.backoff import Backoff
 from seckill.errors import Permanent, Unavailable
 from seckill.transactions import attempts
 from seckill.transactions.attempts import RefusedToEnd, StageResult, attempt
@@ -46,7 +46,7 @@ class Poisoned(Scripted):
 
 @pytest.fixture(autouse=True)
 def no_waits(monkeypatch):
-    monkeypatch.setattr(attempts, "AGAIN_FIRST_S", 0.0)
+    monkeypatch.setattr(attempts, "BACKOFF", Backoff(0.0, 0.2))
 
 
 async def test_one_call_when_all_is_well():
@@ -88,11 +88,3 @@ async def test_what_may_not_be_refused_is_in_trouble_when_it_is(op):
     assert list(failed) == ["a"]
     assert isinstance(failed["a"], RefusedToEnd)
     assert isinstance(failed["a"], Permanent)
-
-
-@pytest.mark.parametrize("made", [1, 2, 5, 10, 10_000])
-def test_waits_double_up_to_a_limit_and_are_spread(made):
-    whole = min(60.0, 2.0 ** min(made - 1, 10))
-    waits = {backoff_s(made, first_s=1, last_s=60) for _ in range(100)}
-    assert len(waits) > 1
-    assert whole / 2 <= min(waits) <= max(waits) <= whole
