@@ -23,7 +23,7 @@ from ops.processes.workers import worker
 from ops.stack.credentials import Credentials, load_credentials
 from ops.stack.services import Services, running_services, temporary_home
 from seckill import messages
-from seckill.adapters import postgres, redis_keys, topology
+from seckill.adapters import migrations, postgres, redis_keys, topology
 from seckill.adapters import redis as redis_client
 from seckill.adapters.rabbitmq import Broker, Publisher
 from seckill.auth import login_tokens, tickets
@@ -264,7 +264,7 @@ async def bench_stack(home: Path, stores_core: Cores = None) -> AsyncIterator[Be
         pinning.enter_context(pinned(stores_core))
         async with running_services(home) as services:
             pinning.close()
-            await postgres.migrate(services.postgres_dsn)
+            await migrations.migrate(services.postgres_dsn)
             broker = Broker(services.amqp_url, "bench", 10)
             async with (
                 postgres.connect(services.postgres_dsn, size=2, timeout_s=10) as db,

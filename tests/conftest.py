@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from config.settings import Settings
 from ops.stack.credentials import load_credentials
 from ops.stack.services import Services, running_services, temporary_home
-from seckill.adapters import postgres
+from seckill.adapters import migrations, postgres
 from seckill.adapters import redis as redis_client
 from seckill.auth import login_tokens, tickets
 from seckill.auth.key_ring import KeyRing
@@ -43,7 +43,7 @@ def home() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 async def services(home: Path) -> AsyncIterator[Services]:
     async with running_services(home) as running:
-        await postgres.migrate(running.postgres_dsn)
+        await migrations.migrate(running.postgres_dsn)
         yield running
 
 

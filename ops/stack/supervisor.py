@@ -23,7 +23,7 @@ from ops.processes.tasks import together
 from ops.processes.workers import DRAIN_MARGIN_S, announced, keep_all, stop_all, worker
 from ops.stack.credentials import load_credentials
 from ops.stack.services import Services, given_settings, running_services
-from seckill.adapters import postgres
+from seckill.adapters import migrations
 
 #: What `<home>/settings.json` holds: the settings of every process of the stack.
 StackSettings = dict[str, object]
@@ -49,7 +49,7 @@ async def run_stack(
     with held(home):
         listener.say("starting Redis, RabbitMQ and PostgreSQL")
         async with running_services(home) as services:
-            await postgres.migrate(services.postgres_dsn)
+            await migrations.migrate(services.postgres_dsn)
             values = _stack_settings(settings, services, home)
             save_stack_settings(home, values)
             start_afresh(home, consumers)  # what is typed now holds, not what was some day

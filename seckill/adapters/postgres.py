@@ -1,20 +1,15 @@
-"""Connections to PostgreSQL, its numbered migrations, and what its errors mean."""
+"""Connections to PostgreSQL, and what its errors mean."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from importlib.resources import files
 from urllib.parse import urlsplit
 
 import asyncpg
 
-from seckill.errors import SeckillError, Unavailable
-
-#: One number for all migration runs of this project.
-MIGRATION_LOCK = 0x5EC_4111
+from seckill.errors import Unavailable
 
 SERVER_SETTINGS = {
     "application_name": "seckill",
@@ -22,18 +17,18 @@ SERVER_SETTINGS = {
     "lock_timeout": "3s",
     # A process frozen in mid-transaction must not hold the hot inventory row.
     "idle_in_transaction_session_timeout": "5s",
-    # Compiling a plan takes longer than anything that this project asks for.
+    # Compiling a plan takes longer than any query of this project.
     "jit": "off",
-    # What is asked for by key is in memory or on flash. As for a disk that has to seek, a batch of
-    # some hundred keys would be looked for by reading a whole table of a hundred thousand rows.
+    # Rows that are read by key are in memory or on flash. With the default, which is for a disk
+    # that has to seek, a batch of some hundred keys reads a whole table of a hundred thousand rows.
     "random_page_cost": "1.1",
-    # A plan made while a table was empty reads all of it when it is large: on a new database
-    # `release` then holds its locks six times as long, until autovacuum has come round.
+    # A plan that was made for an empty table reads the whole table when it is large. On a new
+    # database `release` then holds its locks six times as long, until the first autovacuum.
     "plan_cache_mode": "force_custom_plan",
 }
 
-#: The server is away or going away, or the link broke: hold the work and try again.
-AWAY = (
+#: The server is unavailable or stops, or the connection broke: hold the work and try again.
+UNAVAILABLE = (
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,
     asyncpg.InsufficientResourcesError,
@@ -42,16 +37,16 @@ AWAY = (
     OSError,
     TimeoutError,
 )
-#: Another transaction was in the way (40xxx, lock_timeout): the same transaction may work at once.
+#: Another transaction was in the way (40xxx, lock_timeout): the same one may succeed at once.
 CONTENTION = (asyncpg.TransactionRollbackError, asyncpg.LockNotAvailableError)
 
 
 @contextmanager
 def database_errors_as_unavailable() -> Iterator[None]:
-    """Turn "PostgreSQL is away" and contention into Unavailable; let real errors through."""
+    """Raise Unavailable if the server is unavailable or a lock is; let real errors through."""
     try:
         yield
-    except (*AWAY, *CONTENTION) as error:
+    except (*UNAVAILABLE, *CONTENTION) as error:
         raise Unavailable(f"PostgreSQL does not answer: {error or type(error).__name__}") from error
 
 
@@ -59,9 +54,9 @@ def database_errors_as_unavailable() -> Iterator[None]:
 async def connect(
     dsn: str, *, size: int, timeout_s: float, at_once: bool = True
 ) -> AsyncIterator[asyncpg.Pool]:
-    """Open a pool of up to `size` connections; Unavailable when the server is not there.
+    """Open a pool of up to `size` connections. Raise Unavailable if the server does not answer.
 
-    Not `at_once`: the first query connects, and the server may be away until then.
+    Without `at_once` the first query connects, and the server may be unavailable until then.
     """
     where = urlsplit(dsn)
     try:
@@ -75,9 +70,9 @@ async def connect(
             reset=_nothing_to_reset,
         )
         if at_once:
-            async with pool.acquire():  # is it there?
+            async with pool.acquire():  # fails if the server does not answer
                 pass
-    except (*AWAY, asyncpg.PostgresError) as error:
+    except (*UNAVAILABLE, asyncpg.PostgresError) as error:
         raise Unavailable(
             f"PostgreSQL at {where.hostname}:{where.port} does not answer: {error}"
         ) from error
@@ -91,48 +86,8 @@ async def connect(
 
 
 async def _nothing_to_reset(connection: asyncpg.Connection) -> None:
-    """Save a round trip after every use: nobody leaves anything behind in a session.
+    """Save a round trip after every use: no query leaves anything behind in its session.
 
-    asyncpg itself rolls back what was left open. Locks and settings are a transaction's here
+    asyncpg itself rolls back an open transaction. Locks and settings end with their transaction
     (`pg_try_advisory_xact_lock`, `set_config(..., true)`).
     """
-
-
-async def migrate(dsn: str) -> list[str]:
-    """Apply the numbered SQL files that are not applied yet; return their names.
-
-    One runner at a time (advisory lock). A file that was applied and has changed since is an
-    error: a change to the schema is a new file.
-    """
-    connection = await asyncpg.connect(dsn)
-    try:
-        return await _migrate(connection)
-    finally:
-        await connection.close()
-
-
-async def _migrate(connection: asyncpg.Connection) -> list[str]:
-    await connection.execute("SELECT pg_advisory_lock($1)", MIGRATION_LOCK)
-    await connection.execute(
-        "CREATE TABLE IF NOT EXISTS migrations (name text PRIMARY KEY, checksum text NOT NULL)"
-    )
-    applied = dict(await connection.fetch("SELECT name, checksum FROM migrations"))
-    new = []
-    for file in sorted(files("seckill.sql").iterdir(), key=lambda f: f.name):
-        if not file.name.endswith(".sql"):
-            continue
-        text = file.read_text()
-        checksum = hashlib.sha256(text.encode()).hexdigest()
-        if file.name not in applied:
-            async with connection.transaction():
-                await connection.execute(text)
-                await connection.execute(
-                    "INSERT INTO migrations VALUES ($1, $2)", file.name, checksum
-                )
-            new.append(file.name)
-        elif applied[file.name] != checksum:
-            raise SeckillError(
-                f"{file.name} has changed since it was applied to this database; "
-                "put the change into a new numbered file, or start with an empty database"
-            )
-    return new

@@ -3,95 +3,164 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
+import re
+import time
 
 import asyncpg
 import pytest
 
-from seckill.adapters import postgres
+from seckill.adapters import migrations
+from seckill.adapters.migrations import FUNCTION
 from seckill.errors import SeckillError
 
-ALL = ["0001_schema.sql", "0002_orders.sql"]
-_names = (f"migrate_{n}" for n in itertools.count())
-
-
-@pytest.fixture
-async def dsn(settings, db):
-    """An empty database."""
-    name = next(_names)
-    await db.execute(f"CREATE DATABASE {name}")
-    yield settings.postgres_dsn.rpartition("/")[0] + f"/{name}"
-    await db.execute(f"DROP DATABASE {name} WITH (FORCE)")
-
-
-@pytest.fixture
-async def connection(dsn):
-    connection = await asyncpg.connect(dsn)
-    yield connection
-    await connection.close()
+ALL = ["0001_schema.sql", "0002_place_and_release.sql"]
 
 
 @pytest.fixture
 def files(tmp_path, monkeypatch):
     """Files of the test's own in place of the project's."""
-    monkeypatch.setattr(postgres, "files", lambda _: tmp_path)
+    monkeypatch.setattr(migrations, "files", lambda _: tmp_path)
     return tmp_path
 
 
+@pytest.fixture
+async def blocker(dsn):
+    """A session of some other program."""
+    connection = await asyncpg.connect(dsn, server_settings={"application_name": "nightly report"})
+    yield connection
+    await connection.close()
+
+
 async def test_first_run_applies_all_in_order_and_second_nothing(dsn):
-    first = await postgres.migrate(dsn)
+    first = await migrations.migrate(dsn)
 
     assert first[: len(ALL)] == ALL
     assert first == sorted(first)
-    assert await postgres.migrate(dsn) == []
+    assert await migrations.migrate(dsn) == []
 
 
-async def test_two_runners_at_once_apply_each_file_once(dsn):
-    results = await asyncio.gather(*(postgres.migrate(dsn) for _ in range(4)))
+def test_each_function_stands_once():
+    text = "".join(
+        file.text
+        for file in migrations.numbered_files()
+        if file.name <= migrations.LAST_OF_0_1_0  # later files replace functions of earlier ones
+    )
+    functions = [re.match(r".*?FUNCTION (\w+)", found)[1] for found in FUNCTION.findall(text)]
 
-    assert [len(r) for r in results].count(0) == 3
-    assert await postgres.migrate(dsn) == []
+    assert len(functions) == len(re.findall("^CREATE .*FUNCTION", text, re.MULTILINE))
+    assert len(functions) == len(set(functions))
+
+
+async def test_runners_at_once_apply_each_file_once(dsn):
+    results = await asyncio.gather(*(migrations.migrate(dsn) for _ in range(4)))
+
+    names = [file.name for file in migrations.numbered_files()]
+    assert sorted(name for result in results for name in result) == names
+    assert await migrations.migrate(dsn) == []
 
 
 @pytest.mark.parametrize("name", ALL)
 async def test_changed_file_is_an_error_that_names_it(dsn, connection, name):
-    await postgres.migrate(dsn)
+    await migrations.migrate(dsn)
     await connection.execute("UPDATE migrations SET checksum = 'other' WHERE name = $1", name)
 
     with pytest.raises(SeckillError, match=name):
-        await postgres.migrate(dsn)
+        await migrations.migrate(dsn)
 
 
 async def test_new_file_is_applied_to_a_database_in_use(dsn, connection, files):
     (files / "0001_one.sql").write_text("CREATE TABLE one ()")
-    await postgres.migrate(dsn)
+    await migrations.migrate(dsn)
     (files / "0002_two.sql").write_text("CREATE TABLE two ()")
     (files / "notes.txt").write_text("not SQL")
+    (files / "unnumbered.sql").write_text("not SQL")
 
-    assert await postgres.migrate(dsn) == ["0002_two.sql"]
+    assert await migrations.migrate(dsn) == ["0002_two.sql"]
 
     assert await connection.fetch("SELECT FROM one, two") == []
 
 
 async def test_nothing_is_applied_behind_a_changed_file(dsn, connection, files):
     (files / "0001_one.sql").write_text("CREATE TABLE one ()")
-    await postgres.migrate(dsn)
+    await migrations.migrate(dsn)
     (files / "0001_one.sql").write_text("CREATE TABLE one (more integer)")
     (files / "0002_two.sql").write_text("CREATE TABLE two ()")
 
     with pytest.raises(SeckillError, match=r"0001_one\.sql"):
-        await postgres.migrate(dsn)
+        await migrations.migrate(dsn)
 
     assert await connection.fetchval("SELECT to_regclass('two')") is None
 
 
-async def test_file_that_fails_leaves_nothing_and_can_be_mended(dsn, connection, files):
+async def test_file_that_fails_leaves_nothing_and_can_be_corrected(dsn, connection, files):
     (files / "0001_one.sql").write_text("CREATE TABLE one ()")
     (files / "0002_two.sql").write_text("CREATE TABLE two (); SELECT 1 / 0")
     with pytest.raises(asyncpg.DivisionByZeroError):
-        await postgres.migrate(dsn)
+        await migrations.migrate(dsn)
     assert await connection.fetchval("SELECT to_regclass('two')") is None
 
     (files / "0002_two.sql").write_text("CREATE TABLE two ()")
 
-    assert await postgres.migrate(dsn) == ["0002_two.sql"]
+    assert await migrations.migrate(dsn) == ["0002_two.sql"]
+
+
+async def given_up(dsn) -> str:
+    """Return the line of a migration that gives up, which it does within seconds."""
+    started = time.monotonic()
+    with pytest.raises(SeckillError, match="gives up") as raised:
+        await migrations.migrate(dsn)
+    assert time.monotonic() - started < migrations.LOCK_TIMEOUT_S + 7  # for a busy machine
+    line = str(raised.value)
+    assert "\n" not in line
+    return line
+
+
+async def test_an_idle_transaction_in_the_way_is_named_and_not_waited_for(
+    dsn, connection, files, blocker
+):
+    (files / "0001_one.sql").write_text("CREATE TABLE one ()")
+    await migrations.migrate(dsn)
+    (files / "0002_two.sql").write_text("CREATE TABLE two (); ALTER TABLE one ADD COLUMN n integer")
+    transaction = blocker.transaction()
+    await transaction.start()
+    await blocker.execute("SELECT\n count(*)\n FROM one")
+
+    line = await given_up(dsn)
+
+    assert f"pid {blocker.get_server_pid()} (nightly report, idle in transaction, " in line
+    assert '"SELECT count(*) FROM one"' in line
+    assert await connection.fetchval("SELECT to_regclass('two')") is None
+
+    await transaction.rollback()
+    assert await migrations.migrate(dsn) == ["0002_two.sql"]
+
+
+async def test_a_runner_that_takes_too_long_is_named_and_not_waited_for(dsn, files, blocker):
+    (files / "0001_slow.sql").write_text("SELECT pg_sleep(60)")
+    slow = asyncio.create_task(migrations.migrate(dsn))
+    while not await blocker.fetchval("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"):
+        assert not slow.done()
+        await asyncio.sleep(0.05)
+
+    line = await given_up(dsn)
+
+    assert re.search(r'pid \d+ \(seckill migrate, active, "SELECT pg_sleep\(60\)"\)', line)
+    slow.cancel()
+    await asyncio.wait({slow})
+
+
+async def test_a_lock_that_comes_free_in_time_is_waited_for(dsn, files, blocker):
+    (files / "0001_one.sql").write_text("CREATE TABLE one ()")
+    await migrations.migrate(dsn)
+    (files / "0002_two.sql").write_text("ALTER TABLE one ADD COLUMN n integer")
+    transaction = blocker.transaction()
+    await transaction.start()
+    await blocker.execute("LOCK TABLE one")
+    waiting = asyncio.create_task(migrations.migrate(dsn))
+    while not await blocker.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+        assert not waiting.done()
+        await asyncio.sleep(0.05)
+
+    await transaction.rollback()
+
+    assert await waiting == ["0002_two.sql"]

@@ -1,7 +1,7 @@
 -- How far into its outbox a sale has been placed: a Redis that is not there yet went back in time.
 
 -- The newest outbox id of this epoch that orders were placed from, milliseconds << 17 | sequence
--- (seckill/inventory/outbox.py); 0 for none. Every rebuild starts it anew.
+-- (seckill/outbox.py); 0 for none. Every rebuild starts it anew.
 ALTER TABLE inventory ADD COLUMN IF NOT EXISTS outbox_mark bigint NOT NULL DEFAULT 0;
 
 -- A parameter more makes another function: the old one goes. Callers that give five still work.
