@@ -1,6 +1,6 @@
 """The outbox of events: changes of orders and Sagas, told to programs outside (docs/events.md).
 
-Rows are written by triggers (sql/0014_events.sql), in the transaction of the change.
+Rows are written by triggers (sql/0008_events.sql), in the transaction of the change.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ class Placement(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class NotPlaced:
-    """A placement that did not become a pending order (see `place` in sql/0008_outbox_mark.sql)."""
+    """A placement that did not become a pending order; `place` in SQL lists the outcomes."""
 
     order_id: str
     outcome: str

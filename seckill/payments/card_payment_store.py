@@ -1,4 +1,4 @@
-"""Card payments in PostgreSQL: the functions of sql/0012_card_payments.sql, batch by batch."""
+"""Card payments in PostgreSQL: the functions of sql/0006_card_payments.sql, batch by batch."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Paying an order: a TCC over the order with its units, the buyer's coupon and his wallet.
 
 The branch `order` comes first: its Try wins or loses the race against timeout, cancellation and
-other payments, and writes down what is to be paid. The functions are in sql/0011_money.sql.
+other payments, and writes down what is to be paid. The functions are in sql/0005_payments.sql.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 It is begun in the transaction that makes the order paid, so neither is without the other, and
 needs no message to start: its row in the log falls due, and `recover` sends the first one.
-The functions are in sql/0013_fulfilment.sql.
+The functions are in sql/0007_fulfilment.sql.
 """
 
 from __future__ import annotations

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import subprocess
+import sys
 import time
 
 import asyncpg
 import pytest
 
+from config.settings import PROJECT_ROOT
 from seckill.adapters import migrations
 from seckill.adapters.migrations import FUNCTION
 from seckill.errors import SeckillError
@@ -164,3 +168,28 @@ async def test_a_lock_that_comes_free_in_time_is_waited_for(dsn, files, blocker)
     await transaction.rollback()
 
     assert await waiting == ["0002_two.sql"]
+
+
+async def test_up_that_has_to_give_up_is_one_line_and_exit_code_1(dsn, settings, blocker, tmp_path):
+    transaction = blocker.transaction()
+    await transaction.start()
+    await blocker.execute("SELECT pg_advisory_xact_lock($1)", migrations.MIGRATION_LOCK)
+    up = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "ops.cli", "up"),
+        cwd=PROJECT_ROOT,
+        env={
+            **os.environ,
+            "SECKILL_HOME": str(tmp_path),
+            "SECKILL_REDIS_URL": settings.redis_url,
+            "SECKILL_AMQP_URL": settings.amqp_url,
+            "SECKILL_POSTGRES_DSN": dsn,
+        },
+        stderr=subprocess.PIPE,
+    )
+    _, errors = await up.communicate()
+    await transaction.rollback()
+
+    assert up.returncode == 1
+    (line,) = errors.decode().splitlines()
+    assert line.startswith("seckill: the migration gives up")
+    assert f"pid {blocker.get_server_pid()} (nightly report" in line
