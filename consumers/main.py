@@ -1,4 +1,4 @@
-"""One consumer process: the chosen roles, and their end."""
+"""One consumer process: it runs the chosen roles until it is told to stop."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ from prometheus_client import start_http_server
 
 from config.field_types import KEY_EXPIRY
 from config.settings import Settings
-from consumers.registry import BUILDERS, SETTLE_PAYMENTS
+from consumers.registry import BUILDERS
 from consumers.resources import open_resources
 from consumers.runtime.role_supervisor import RoleSupervisor, assignments
 from seckill.errors import UserMistake
 from seckill.process import listening, notify_ready, stop_on_signals
 
-log = logging.getLogger(__name__)
-
 #: The names that `seckill consumers` takes.
 ROLES = tuple(BUILDERS)
+#: The role that only a shop with a card provider needs.
+SETTLE_PAYMENTS = "settle_payments"
+
+log = logging.getLogger(__name__)
 
 
 def default_roles(settings: Settings) -> tuple[str, ...]:
@@ -42,9 +44,9 @@ def known(roles: Sequence[str]) -> Sequence[str]:
 
 
 def run(settings: Settings, roles: Sequence[str], *, managed: bool = False) -> None:
-    """Run roles until SIGTERM or SIGINT; raise SeckillError when a store is not there at start.
+    """Run roles until SIGTERM or SIGINT; raise SeckillError if a store is unavailable at start.
 
-    A managed process begins with the given roles and then runs what comes on its stdin.
+    A managed process begins with the given roles, and then runs those that its stdin assigns.
     """
     if SETTLE_PAYMENTS in roles and not settings.provider_url:
         raise UserMistake(f"{SETTLE_PAYMENTS} asks a card provider; set SECKILL_PROVIDER_URL")
@@ -58,24 +60,24 @@ async def _serve(settings: Settings, roles: Sequence[str], *, managed: bool) -> 
         with listening(settings.admin_host, settings.admin_port, "SECKILL_ADMIN_PORT"):
             start_http_server(settings.admin_port, settings.admin_host)
         gc.freeze()
-        async with asyncio.TaskGroup() as group:  # one role's death stops the process, loudly
-            crew = RoleSupervisor(lambda name: BUILDERS[name](stores), group, died=stop.set)
-            crew.assign(roles)
-            following = group.create_task(_follow(crew, stop)) if managed else None
+        async with asyncio.TaskGroup() as group:  # if one role fails, the process stops loudly
+            supervisor = RoleSupervisor(lambda name: BUILDERS[name](stores), group, died=stop.set)
+            supervisor.assign(roles)
+            following = group.create_task(_follow(supervisor, stop)) if managed else None
             notify_ready(settings.notify_socket)
             await stop.wait()
             if following:
                 following.cancel()
-            crew.assign(())
+            supervisor.assign(())
 
 
-async def _follow(crew: RoleSupervisor, stop: asyncio.Event) -> None:
-    """Run what the pool manager assigns on our stdin; when it is gone, stop."""
+async def _follow(supervisor: RoleSupervisor, stop: asyncio.Event) -> None:
+    """Run the roles that the pool manager assigns on stdin; stop when the manager is gone."""
     stdin = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(stdin), sys.stdin
     )
     async for roles in assignments(stdin):
-        crew.assign(known(roles))
+        supervisor.assign(known(roles))
     log.info("the pool manager is gone")
     stop.set()

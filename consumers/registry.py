@@ -1,4 +1,4 @@
-"""The roles of a consumer process by name: a new role is a file in `roles/` and a line here."""
+"""The table of roles: a new role is a file in `roles/` and a line here."""
 
 from __future__ import annotations
 
@@ -21,9 +21,7 @@ from consumers.roles import (
 )
 from consumers.runtime.role import Role
 
-#: The role that only a shop with a card provider needs.
-SETTLE_PAYMENTS = "settle_payments"
-
+#: The name of a role -> how to build it.
 BUILDERS: dict[str, Callable[[Resources], Role]] = {
     "place_orders": place_orders.build,
     "expire_orders": expire_orders.build,
@@ -32,7 +30,7 @@ BUILDERS: dict[str, Callable[[Resources], Role]] = {
     "relay": relay.build,
     "sweep": sweep.build,
     "publish_events": publish_events.build,
-    SETTLE_PAYMENTS: settle_payments.build,
+    "settle_payments": settle_payments.build,
     "dead_letters": dead_letters.build,
     "reconcile": reconcile.build,
     "saga_steps": saga_steps.build,

@@ -1,4 +1,4 @@
-"""What the roles of a consumer process work with: its stores, opened once."""
+"""The stores and links that the roles of a consumer process share, opened once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from seckill.sales.directory import SaleDirectory
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What the roles work with."""
+    """What a role is built from."""
 
     settings: Settings
     redis: Redis
@@ -27,19 +27,22 @@ class Resources:
     db: asyncpg.Pool
     sales: SaleDirectory
     publisher: Publisher
-    #: For events alone: what other people's queues refuse must not hold up our own.
+    #: For events alone: a queue of another program that refuses them must not hold up our messages.
     event_publisher: Publisher
     consuming: Broker
-    #: The card provider, where there is one.
+    #: The card provider, if the shop has one.
     provider: Provider | None
 
 
 async def open_resources(settings: Settings, stack: AsyncExitStack) -> Resources:
-    """Open all stores onto the stack, which closes them in reverse."""
+    """Open everything onto the stack, which closes it in reverse order.
+
+    Raise Unavailable if a store does not answer.
+    """
     redis = redis_client.connect(settings.redis_url, timeout_s=settings.redis_timeout_s)
     stack.push_async_callback(redis.aclose)
     stock = Stock(redis)
-    await stock.now_ms()  # is it there?
+    await stock.now_ms()  # the client connects with its first call
     db = await stack.enter_async_context(
         postgres.connect(
             settings.postgres_dsn,
@@ -47,14 +50,16 @@ async def open_resources(settings: Settings, stack: AsyncExitStack) -> Resources
             timeout_s=settings.postgres_timeout_s,
         )
     )
-    url, timeout_s = settings.amqp_url, settings.connect_timeout_s
+
+    def broker(name: str) -> Broker:
+        return Broker(settings.amqp_url, f"seckill-{name}", settings.connect_timeout_s)
+
     publisher, event_publisher = [
         await stack.enter_async_context(
-            Publisher.open(Broker(url, name, timeout_s), timeout_s=settings.confirm_timeout_s)
+            Publisher.open(broker(name), timeout_s=settings.confirm_timeout_s)
         )
-        for name in ("seckill-publishing", "seckill-telling")
+        for name in ("publishing", "events")
     ]
-    consuming = Broker(url, "seckill-consuming", timeout_s)
     provider = None
     if settings.provider_url:
         provider = await stack.enter_async_context(
@@ -65,13 +70,13 @@ async def open_resources(settings: Settings, stack: AsyncExitStack) -> Resources
             )
         )
     return Resources(
-        settings,
-        redis,
-        stock,
-        db,
-        SaleDirectory(db),
-        publisher,
-        event_publisher,
-        consuming,
-        provider,
+        settings=settings,
+        redis=redis,
+        stock=stock,
+        db=db,
+        sales=SaleDirectory(db),
+        publisher=publisher,
+        event_publisher=event_publisher,
+        consuming=broker("consuming"),
+        provider=provider,
     )

@@ -1,9 +1,8 @@
-"""dead_letters: what lies in the dead queues is written into SQL, where an operator looks.
+"""dead_letters: moves the messages of the dead queues into SQL, where an operator looks.
 
-Ack follows commit. A message delivered again finds its row; one that cannot be read is kept as
-bytes; one that cannot be written down comes back until it can be. See
-seckill/dead_letters/store.py for
-what makes two messages the same letter.
+Ack follows commit. A message that is delivered again finds its row. A message that cannot be read
+is stored as bytes. A message that PostgreSQL does not take is retried until PostgreSQL takes it.
+`seckill/dead_letters/store.py` says when two messages are the same letter.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from aio_pika.abc import AbstractIncomingMessage
 
 from consumers.resources import Resources
 from consumers.runtime.poll_role import Polled, PollRole
-from consumers.runtime.queue_role import GRAB_BYTES, queue_role
+from consumers.runtime.queue_role import queue_role
 from consumers.runtime.retries import RetrySchedule
 from consumers.runtime.role import Role, RoleGroup
 from seckill import messages, metrics
@@ -24,14 +23,14 @@ from seckill.adapters import topology
 from seckill.adapters.rabbitmq import Publisher
 from seckill.dead_letters import parser, store
 
-log = logging.getLogger(__name__)
-
-#: Letters written in one transaction.
-BATCH_MAX = 100
-#: The rung on which a letter waits that PostgreSQL did not take: long enough to mend something.
+#: Weight of the letters written in one transaction: a hundred letters of fifty grabs each.
+BATCH_MAX = 5_000
+#: A letter that PostgreSQL did not take waits so long: time enough to mend something.
 AGAIN_S = topology.RETRY_DELAYS_S[-1]
-#: Operators end letters in processes of their own: an alarm should fall silent soon after.
+#: Between two counts. An operator closes letters in another process, and the alarm should soon end.
 COUNT_S = 5.0
+
+log = logging.getLogger(__name__)
 
 
 class StoreDeadLetters:
@@ -42,7 +41,7 @@ class StoreDeadLetters:
         self._queue = queue
 
     async def handle(self, batch: Sequence[AbstractIncomingMessage]) -> None:
-        """Write all messages into SQL, and say which are news."""
+        """Write all messages into SQL, and log those that are new."""
         found = [
             parser.read(self._queue, part, message.headers)
             for message in batch
@@ -64,13 +63,17 @@ class StoreDeadLetters:
 
 
 class LongestRetry(RetrySchedule):
-    """Where a letter waits that could not be written down: with its story, however often."""
+    """Retries a dead message with the longest delay, without end, and keeps its headers.
+
+    The headers say why and when the message died. The normal schedule would replace them with the
+    failure of this role, and would dead-letter the message again after its last delay.
+    """
 
     def __init__(self, publisher: Publisher, queue: str) -> None:
         super().__init__(publisher, topology.dead(queue))
 
-    async def take(self, message: AbstractIncomingMessage, error: Exception) -> None:
-        """Let it come back later. The ladder of the living would put its own story in the place."""
+    async def handle_failure(self, message: AbstractIncomingMessage, error: Exception) -> None:
+        """Publish the message to the retry queue of the longest delay."""
         log.error(
             "a letter in %s cannot be written, again in %d s", self._queue, AGAIN_S, exc_info=error
         )
@@ -79,7 +82,7 @@ class LongestRetry(RetrySchedule):
 
 
 class OpenLetterCount:
-    """Keeps the alarm gauge: letters that wait for an operator."""
+    """Keeps the alarm gauge: how many letters wait for an operator."""
 
     def __init__(self, db: asyncpg.Pool) -> None:
         self._db = db
@@ -93,15 +96,15 @@ class OpenLetterCount:
 
 
 def build(stores: Resources) -> Role:
-    """Move the dead letters of every work queue."""
+    """Return the role: a consumer of each dead queue, and the count of open letters."""
     movers = [
         queue_role(
             stores,
             f"dead_letters {queue}",
             topology.dead(queue),
             StoreDeadLetters(stores.db, queue).handle,
-            BATCH_MAX * GRAB_BYTES,
-            ladder=LongestRetry(stores.publisher, queue),
+            batch_max=BATCH_MAX,
+            retries=LongestRetry(stores.publisher, queue),
         )
         for queue in topology.WORK_QUEUES
     ]

@@ -1,4 +1,8 @@
-"""expire_orders: cancels what the timer queues give back, unless it was paid or ended before."""
+"""expire_orders: cancels the orders that a timer queue returns, unless they were paid or ended.
+
+A timer that comes twice, or early, is harmless: `orders.release` ends an order once, and only when
+its payment window is over.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +18,12 @@ from seckill import messages, metrics
 from seckill.adapters import topology
 from seckill.orders import orders
 
+#: Orders cancelled in one transaction.
+BATCH_MAX = 1_000
+
 
 class ExpireOrders:
-    """The handler of orders.expire. A message that comes twice, or early, is harmless."""
+    """The handler of orders.expire."""
 
     def __init__(self, db: asyncpg.Pool) -> None:
         self._db = db
@@ -26,20 +33,14 @@ class ExpireOrders:
         order_ids: set[str] = set()
         for message in batch:
             order_ids.update(messages.decode_expire(message.body))
-        # Sorted, so that two processes lock rows in one order.
+        # Sorted, so that two processes lock rows in the same order.
         ended = await orders.release(
             self._db, sorted(order_ids), to_state="cancelled", reason="expired", overdue_only=True
         )
         metrics.EXPIRED.labels("timer").inc(len(ended))
 
 
-#: Orders cancelled in one transaction.
-EXPIRE_BATCH_MAX = 1_000
-
-
 def build(stores: Resources) -> Role:
-    """Return the role, on the stores of this process."""
-    handler = ExpireOrders(stores.db)
-    return queue_role(
-        stores, "expire_orders", topology.ORDERS_EXPIRE, handler.handle, EXPIRE_BATCH_MAX
-    )
+    """Return the role over the stores of this process."""
+    handle = ExpireOrders(stores.db).handle
+    return queue_role(stores, "expire_orders", topology.ORDERS_EXPIRE, handle, batch_max=BATCH_MAX)

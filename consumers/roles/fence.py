@@ -1,4 +1,8 @@
-"""fence: a sale whose Redis went back in time sells nothing until it is rebuilt."""
+"""fence: stops a sale whose Redis went back in time, until an operator rebuilds the sale.
+
+It runs as a part of the role `reconcile`. Before the fence such a Redis sells units twice;
+PostgreSQL rejects those orders.
+"""
 
 from __future__ import annotations
 
@@ -8,31 +12,33 @@ from collections.abc import Mapping
 import asyncpg
 from redis.asyncio import Redis
 
-from consumers.runtime.poll_role import Polled
+from consumers.resources import Resources
+from consumers.runtime.poll_role import Polled, PollRole
+from consumers.runtime.role import Role
 from seckill import metrics
 from seckill.consistency import fencing
 from seckill.consistency.fencing import FenceReason
 
-log = logging.getLogger(__name__)
+#: For so long a Redis that went back in time may sell units twice.
+IDLE_S = 1.0
 
-#: A Redis that went back in time sells units twice until it is fenced; PostgreSQL rejects those.
-FENCE_IDLE_S = 1.0
+log = logging.getLogger(__name__)
 
 
 class Fence:
-    """Fences sales that went back in time, and tells of all that need a rebuild."""
+    """Fences sales that went back in time, and reports all sales that need a rebuild."""
 
     def __init__(self, redis: Redis, db: asyncpg.Pool) -> None:
         self._redis = redis
         self._db = db
-        self._known: dict[str, FenceReason] = {}
+        self._known: Mapping[str, FenceReason] = {}
 
     async def run_once(self) -> Polled:
-        """Judge every sale once."""
-        return Polled(len(await self.judge()), more=False)
+        """Check every sale once."""
+        return Polled(len(await self.check()), more=False)
 
-    async def judge(self) -> Mapping[str, FenceReason]:
-        """Judge every sale; return those in trouble."""
+    async def check(self) -> Mapping[str, FenceReason]:
+        """Check every sale; return those that need a rebuild, with the reason."""
         standings = await fencing.survey(self._redis, self._db, fence=True)
         troubles = {s: standing.trouble for s, standing in standings.items() if standing.trouble}
         for trouble in FenceReason:
@@ -42,3 +48,8 @@ class Fence:
             log.error("%s", fencing.advice(sale_id, troubles[sale_id]))
         self._known = troubles
         return troubles
+
+
+def build(stores: Resources) -> Role:
+    """Return the poller over the stores of this process; it counts as `reconcile`."""
+    return PollRole("reconcile", Fence(stores.redis, stores.db).run_once, idle_s=IDLE_S)

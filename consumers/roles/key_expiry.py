@@ -1,6 +1,7 @@
-"""key_expiry: cancels orders whose key in Redis has expired, unless they were paid or ended before.
+"""key_expiry: cancels orders whose key in Redis has expired, unless they were paid or ended.
 
-Redis tells once, and only who listens: what expires while nobody does is found by the sweep.
+Redis announces each expired key once, to the processes that listen at that moment. The sweep finds
+the orders of all other keys.
 https://redis.io/docs/latest/develop/use/keyspace-notifications/
 """
 
@@ -23,15 +24,15 @@ from seckill.consistency.preflight import KEYSPACE_EVENTS, missing_expiry_events
 from seckill.errors import Unavailable
 from seckill.orders import orders
 
-log = logging.getLogger(__name__)
-
-#: Longest wait for an event: how soon the role hears that it should stop.
+#: Longest wait for an event: so soon the role notices that it should stop.
 IDLE_S = 0.5
-#: Orders placed together expire together; they are collected this long into one transaction.
+#: Orders placed together expire together: so long they are collected into one transaction.
 COLLECT_S = 0.1
 BATCH_MAX = 1_000
-#: Silence after which Redis is asked for a sign of life: a link may break without a word.
+#: After so much silence Redis is pinged: a link may break without an error.
 PING_S = 10.0
+
+log = logging.getLogger(__name__)
 
 
 class KeyExpiry:
@@ -41,7 +42,7 @@ class KeyExpiry:
         self._redis = redis
         self._db = db
         self._pubsub: PubSub | None = None
-        #: Heard and not yet cancelled: PostgreSQL may be away.
+        #: Orders to cancel; they stay here while PostgreSQL is unavailable.
         self._due: set[str] = set()
         self._heard_at = 0.0
         self._pinged = False
@@ -53,13 +54,13 @@ class KeyExpiry:
                 with redis_errors_as_unavailable():
                     await self._collect(self._pubsub or await self._subscribe())
             except Unavailable:
-                await self._hang_up()
+                await self.close()
                 raise
         ended = await self.cancel()
         return Polled(len(ended), more=True)
 
     async def cancel(self) -> list[str]:
-        """Cancel what was heard of, and return the ids that this call ended."""
+        """Cancel the collected orders, and return the ids that this call ended."""
         if not self._due:
             return []
         ended = await orders.release(
@@ -68,6 +69,12 @@ class KeyExpiry:
         self._due.clear()
         metrics.EXPIRED.labels("key").inc(len(ended))
         return ended
+
+    async def close(self) -> None:
+        """Close the subscription, if there is one."""
+        if self._pubsub is not None:
+            await self._pubsub.aclose()  # type: ignore[no-untyped-call]  # untyped in redis-py
+            self._pubsub = None
 
     async def _subscribe(self) -> PubSub:
         if line := missing_expiry_events(await redis_settings(self._redis, [KEYSPACE_EVENTS])):
@@ -78,11 +85,6 @@ class KeyExpiry:
         self._pubsub = pubsub
         self._heard_at, self._pinged = time.monotonic(), False
         return pubsub
-
-    async def _hang_up(self) -> None:
-        if self._pubsub is not None:
-            await self._pubsub.aclose()  # type: ignore[no-untyped-call]  # redis-py's own omission
-            self._pubsub = None
 
     async def _collect(self, pubsub: PubSub) -> None:
         """Wait up to IDLE_S for an event, then up to COLLECT_S for those that come with it."""
@@ -98,9 +100,10 @@ class KeyExpiry:
                 if not self._due:
                     until = time.monotonic() + COLLECT_S
                 self._due.add(order_id)
-        await self._see_that_it_lives(pubsub)
+        await self._check_link(pubsub)
 
-    async def _see_that_it_lives(self, pubsub: PubSub) -> None:
+    async def _check_link(self, pubsub: PubSub) -> None:
+        """Ping a silent Redis; raise Unavailable if it does not answer."""
         silent_s = time.monotonic() - self._heard_at
         if silent_s > 2 * PING_S:
             raise Unavailable(f"Redis gave no sign of life for {silent_s:.0f} s")
@@ -110,5 +113,5 @@ class KeyExpiry:
 
 
 def build(stores: Resources) -> Role:
-    """Return the role, on the stores of this process."""
+    """Return the role over the stores of this process."""
     return PollRole("key_expiry", KeyExpiry(stores.redis, stores.db).run_once, idle_s=0)

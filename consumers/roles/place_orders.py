@@ -1,4 +1,8 @@
-"""place_orders: accepted grabs become rows. Safe to repeat; ack follows commit."""
+"""place_orders: accepted grabs become rows in PostgreSQL.
+
+Safe to repeat: an order_id becomes a row once. Ack follows commit. A grab that can never become a
+row is dead-lettered by name, and does not stop the grabs beside it.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +13,17 @@ import asyncpg
 from aio_pika.abc import AbstractIncomingMessage
 
 from consumers.resources import Resources
-from consumers.roles.timers import Timers, ways_of
 from consumers.runtime.queue_role import is_suspect, queue_role
 from consumers.runtime.retries import FailedMessage, FailureAction, dead_letter, failure_action
 from consumers.runtime.role import Role
+from consumers.timers import Timers, timer_kinds
 from seckill import messages, metrics
 from seckill.adapters import topology
 from seckill.adapters.postgres import database_errors_as_unavailable
 from seckill.adapters.rabbitmq import Publisher
 from seckill.messages import BadGrab, DecodedPlace
 from seckill.orders import orders
-from seckill.orders.orders import Placement
+from seckill.orders.orders import NotPlaced, Placement
 
 log = logging.getLogger(__name__)
 
@@ -35,23 +39,23 @@ class PlaceOrders:
     async def handle(self, batch: Sequence[AbstractIncomingMessage]) -> None:
         """Place all grabs of the messages in one transaction.
 
-        A parcel that fails, or that may have taken a consumer down, is sent again part by part, so
-        that none of them shares another's fate.
+        A multi-sale message that fails, or that may have killed a consumer, is published again part
+        by part, so that the failure of one part does not touch the others.
         """
         parts = [part for message in batch for part in messages.parts_of(message.body)]
         is_multi_sale = len(parts) > len(batch) == 1
         if is_multi_sale and is_suspect(batch[0]):
-            await self._send_apart(parts, "it was delivered too often")
+            await self._publish_parts(parts, "it was delivered too often")
             return
         try:
             await self._place_messages(parts)
         except Exception as error:
             if not is_multi_sale or failure_action(error) is FailureAction.HOLD:
                 raise
-            await self._send_apart(parts, repr(error))
+            await self._publish_parts(parts, repr(error))
 
-    async def _send_apart(self, parts: Sequence[bytes], why: str) -> None:
-        log.warning("a parcel of %d messages is sent again part by part: %s", len(parts), why)
+    async def _publish_parts(self, parts: Sequence[bytes], why: str) -> None:
+        log.warning("a message of %d parts is published again part by part: %s", len(parts), why)
         for part in parts:
             await self._publisher.publish(topology.ORDERS_PLACE, part)
 
@@ -62,8 +66,8 @@ class PlaceOrders:
         await dead_letter(self._publisher, topology.ORDERS_PLACE, dead)
 
     async def _place(self, placings: Sequence[DecodedPlace]) -> list[FailedMessage]:
-        """Place, start the timers, and return what PostgreSQL will never take."""
-        # By id, so that a copy within the batch counts once. Grab order is kept.
+        """Place, start the timers, and return the grabs that PostgreSQL will never take."""
+        # By id, so that a copy within the batch counts once. The order of the grabs is kept.
         origin = {grab.order_id: placing for placing in placings for grab in placing.grabs}
         wanted = {
             grab.order_id: Placement(
@@ -80,25 +84,25 @@ class PlaceOrders:
         if not wanted:
             return []
         metrics.PLACE_BATCH.observe(len(wanted))
-        refused, poison = await self._place_bisecting(list(wanted.values()))
+        refused, reasons = await self._place_halving(list(wanted.values()))
         for not_placed in refused:
             metrics.PLACEMENTS.labels(not_placed.why or not_placed.outcome).inc()
             if not_placed.outcome == "unknown_sale":
-                poison[not_placed.order_id] = "unknown sale"
-        placed = wanted.keys() - {r.order_id for r in refused} - poison.keys()
+                reasons[not_placed.order_id] = "unknown sale"
+        placed = wanted.keys() - {r.order_id for r in refused} - reasons.keys()
         metrics.PLACEMENTS.labels("placed").inc(len(placed))
         self._timers.start([p for p in wanted.values() if p.order_id in placed])
         return [
-            _dead_grab(origin[order_id], _bad(wanted[order_id], reason))
-            for order_id, reason in poison.items()
+            _dead_grab(origin[order_id], _bad_grab(wanted[order_id], reason))
+            for order_id, reason in reasons.items()
         ]
 
-    async def _place_bisecting(
+    async def _place_halving(
         self, placements: list[Placement]
-    ) -> tuple[list[orders.NotPlaced], dict[str, str]]:
-        """Place; when PostgreSQL objects to a value, halve until only the bad entry is left out.
+    ) -> tuple[list[NotPlaced], dict[str, str]]:
+        """Place; if PostgreSQL refuses a value, halve until the bad entry stands alone.
 
-        Returns what was not placed, and the reasons of bad entries by order_id.
+        Return what was not placed, and order_id -> reason of each bad entry.
         """
         try:
             with database_errors_as_unavailable():
@@ -107,29 +111,29 @@ class PlaceOrders:
             if len(placements) == 1:
                 return [], {placements[0].order_id: f"PostgreSQL refuses it: {error}"}
             middle = len(placements) // 2
-            refused, poison = await self._place_bisecting(placements[:middle])
-            more_refused, more_poison = await self._place_bisecting(placements[middle:])
-            return refused + more_refused, poison | more_poison
-
-
-def _bad(placement: Placement, reason: str) -> BadGrab:
-    return BadGrab([placement.order_id, placement.buyer_id, placement.quantity], reason)
-
-
-def _dead_grab(placing: DecodedPlace, bad: BadGrab) -> FailedMessage:
-    return FailedMessage(messages.encode_bad_grab(placing, bad), bad.reason)
+            refused, reasons = await self._place_halving(placements[:middle])
+            more_refused, more_reasons = await self._place_halving(placements[middle:])
+            return refused + more_refused, reasons | more_reasons
 
 
 def build(stores: Resources) -> Role:
-    """Return the role, on the stores of this process."""
-    ways = ways_of(stores.settings.timeouts, stores.publisher, stores.redis)
-    handler = PlaceOrders(stores.db, Timers(stores.sales, ways), stores.publisher)
+    """Return the role over the stores of this process."""
+    kinds = timer_kinds(stores.settings.timeouts, stores.publisher, stores.redis)
+    handler = PlaceOrders(stores.db, Timers(stores.sales, kinds), stores.publisher)
     return queue_role(
         stores,
         "place_orders",
         topology.ORDERS_PLACE,
         handler.handle,
-        stores.settings.place_batch_max,
+        batch_max=stores.settings.place_batch_max,
         key=lambda message: messages.sale_of(message.body),
         spacing_s=stores.settings.place_spacing_s,
     )
+
+
+def _bad_grab(placement: Placement, reason: str) -> BadGrab:
+    return BadGrab([placement.order_id, placement.buyer_id, placement.quantity], reason)
+
+
+def _dead_grab(placing: DecodedPlace, bad: BadGrab) -> FailedMessage:
+    return FailedMessage(messages.encode_bad_grab(placing, bad), bad.reason)

@@ -1,8 +1,8 @@
-"""publish_events: what the outbox of events holds goes to the topic exchange, oldest first.
+"""publish_events: moves the events of the SQL outbox to the topic exchange, oldest first.
 
-At least once: a row goes when the broker has confirmed it, so a crash in between sends it again,
-with the same id. While the broker is away the rows stay; they are as many as changes of orders, and
-much smaller than the orders themselves.
+At least once: a row is deleted after the broker has confirmed it, so a crash in between sends the
+event again, with the same id. While the broker is unavailable the rows stay; each is much smaller
+than the orders that it names.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from seckill.errors import Unavailable
 from seckill.orders import event_outbox
 from seckill.orders.event_outbox import StoredEvent
 
-#: Nobody waits for an event with a clock in hand.
+#: No reader of events needs them sooner.
 IDLE_S = 0.2
-#: While a sale goes on, a little at a time: much in one go holds up whoever shares the core.
+#: During a sale the role sends a little at a time: a large pass holds up other work on the core.
 BUSY_S = 0.1
-#: Sent in one transaction: how much comes twice after a crash.
+#: Sent in one transaction: so much is sent twice after a crash.
 EVENTS_MAX, ORDERS_MAX = 50, 1_000
-#: A slow broker must not keep the transaction longer than PostgreSQL lets it idle.
+#: A slow broker must not keep the transaction longer than PostgreSQL lets it be idle.
 SEND_S = 2.0
 
 
@@ -43,15 +43,15 @@ class PublishEvents:
         self._publisher = publisher
 
     async def run_once(self) -> Polled:
-        """Send the oldest events; Unavailable when the broker does not confirm them all.
+        """Send the oldest events; raise Unavailable if the broker does not confirm all of them.
 
-        The lock goes with the transaction: a process that is frozen in it loses both after
-        `idle_in_transaction_session_timeout`, which SEND_S and a last publish do not last.
+        The lock ends with the transaction: a process that is frozen in it loses both after
+        `idle_in_transaction_session_timeout`, which is longer than SEND_S and a last publish.
         """
         with database_errors_as_unavailable():
             async with self._db.acquire() as connection, connection.transaction():
                 if not await event_outbox.lock_outbox(connection):
-                    return Polled(0, more=False)  # another process is at it
+                    return Polled(0, more=False)  # another process publishes
                 found, more = await event_outbox.oldest(connection, EVENTS_MAX, ORDERS_MAX)
                 if not found:
                     return Polled(0, more=False)
@@ -62,10 +62,10 @@ class PublishEvents:
         return Polled(len(sent), more=more or len(sent) < len(found))
 
     async def _send(self, found: Sequence[StoredEvent]) -> tuple[list[int], Unavailable | None]:
-        """Send events until some fail, or for SEND_S; return the ids that arrived, and the trouble.
+        """Send events until one fails, or for SEND_S; return the ids that arrived, and the error.
 
-        An order's event must not arrive when the one before it did not. It is told of once under a
-        topic, so those of one topic that follow each other go together.
+        No event of an order may arrive if an earlier one did not. An order has one event under each
+        topic, so events of the same topic that follow each other are sent together.
         """
         sent: list[int] = []
         until = time.monotonic() + SEND_S
@@ -89,11 +89,6 @@ class PublishEvents:
 
 
 def build(stores: Resources) -> Role:
-    """Return the role, on the stores of this process."""
+    """Return the role over the stores of this process."""
     role = PublishEvents(stores.db, stores.event_publisher)
-    return PollRole(
-        "publish_events",
-        role.run_once,
-        idle_s=IDLE_S,
-        busy_s=BUSY_S,
-    )
+    return PollRole("publish_events", role.run_once, idle_s=IDLE_S, busy_s=BUSY_S)

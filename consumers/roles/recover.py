@@ -1,4 +1,4 @@
-"""recover: finishes the transactions that a killed process left, and those due for an attempt."""
+"""recover: finishes the transactions of killed processes, and those that are due for an attempt."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from seckill.transactions.log import TransactionLog
 from seckill.transactions.recovery import Engine, Recovery
 from seckill.transactions.tcc import Coordinator
 
-#: Buyers of a killed process wait for their lease (10 s) anyway; half a second more is nothing.
+#: The lease of a killed process lasts 10 s; its buyers do not notice half a second more.
 IDLE_S = 0.5
 
 
@@ -28,12 +28,8 @@ class Recover:
 
 
 def build(stores: Resources) -> Role:
-    """Return the role, on the stores of this process."""
+    """Return the role over the stores of this process."""
     log = TransactionLog(stores.db)
-    engines: list[Engine] = [*_coordinators(stores, log), *sagas(stores)]
+    engines: list[Engine] = [Coordinator(checkout.definition(stores.db), log), *sagas(stores)]
     recovery = Recovery(log, engines, retention_s=stores.settings.transaction_retention_s)
     return PollRole("recover", Recover(recovery).run_once, idle_s=IDLE_S)
-
-
-def _coordinators(stores: Resources, log: TransactionLog) -> list[Coordinator]:
-    return [Coordinator(checkout.definition(stores.db), log)]

@@ -1,12 +1,13 @@
-"""relay: what lies in an outbox too long was never confirmed; send it again.
+"""relay: publishes what has been in an outbox for too long: the broker never confirmed it.
 
-A gateway that died between the script and the broker leaves its batch here, and so does every
-gateway while the broker is away. Sending twice is harmless: an order_id becomes a row once.
+A gateway that died between the script and the broker leaves its batch in the outbox, and so does
+every gateway while the broker is unavailable. Publishing twice is harmless: an order_id becomes a
+row once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from itertools import groupby
 
@@ -26,16 +27,16 @@ from seckill.inventory.reservations import CALL_MAX, Stock
 from seckill.messages import MESSAGE_GRABS_MAX
 from seckill.sales.directory import SaleDirectory
 
-#: The youngest entry worth looking at is 2 s old; a second more is nothing to a buyer who polls.
+#: An entry is relayed at 2 s; a buyer who polls does not notice half a second more.
 IDLE_S = 0.5
-#: Entries sent in one pass over a sale: a backlog drains in steps that leave room for new grabs.
+#: Entries published in one pass over a sale: a backlog shrinks in steps, between new grabs.
 ENTRIES_MAX = CALL_MAX
-#: Longer than a pass usually takes; should the holder be killed, another relays after that.
+#: Longer than a pass usually takes; if the process with the lock is killed, another relays then.
 LOCK_S = 5.0
 
 
 class Relay:
-    """Re-sends old outbox entries of all sales."""
+    """Publishes old outbox entries of all sales again."""
 
     def __init__(
         self, redis: Redis, stock: Stock, sales: SaleDirectory, publisher: Publisher, *, age_ms: int
@@ -47,46 +48,58 @@ class Relay:
         self._age_ms = age_ms
 
     async def run_once(self) -> Polled:
-        """Send up to ENTRIES_MAX entries of each sale again, and drop what is confirmed."""
+        """Publish up to ENTRIES_MAX entries of each sale, and drop those that are confirmed."""
         lock = self._redis.lock(redis_keys.relay_lock(), timeout=LOCK_S, blocking=False)
         with redis_errors_as_unavailable():
             if not await lock.acquire():
-                return Polled(0, more=False)  # another process does it: no need to do it twice
+                return Polled(0, more=False)  # another process relays
         try:
             return await self._relay_all()
         finally:
-            # An expired lock means that two relays ran, which is only work done twice.
+            # If the lock has expired, two processes relayed: work done twice, and no harm.
             with redis_errors_as_unavailable(), suppress(LockError):
                 await lock.release()
 
     async def _relay_all(self) -> Polled:
         sale_ids = [sale.sale_id for sale in await self._sales.recent()]
         before_ms = await self._stock.now_ms() - self._age_ms
-        total, backlog = 0, False
+        total, more = 0, False
         for sale_id, size in zip(sale_ids, await outbox.sizes(self._redis, sale_ids), strict=True):
             if size == 0:
                 continue
             entries = await outbox.read_older_than(
                 self._redis, sale_id, before_ms, limit=ENTRIES_MAX
             )
-            await self._send(sale_id, entries)
+            await self._publish(sale_id, entries)
             total += len(entries)
-            backlog = backlog or len(entries) == ENTRIES_MAX
+            more = more or len(entries) == ENTRIES_MAX
         metrics.RELAYED.inc(total)
-        return Polled(total, backlog)
+        return Polled(total, more)
 
-    async def _send(self, sale_id: str, entries: Sequence[OutboxEntry]) -> None:
+    async def _publish(self, sale_id: str, entries: Sequence[OutboxEntry]) -> None:
         for epoch, group in groupby(entries, key=lambda entry: entry.epoch):
-            for message in _messages(list(group)):
-                outbox_ids = [entry.outbox_id for entry in message]
-                grabs = [grab for entry in message for grab in entry.grabs]
+            for packed in _pack(group):
+                outbox_ids = [entry.outbox_id for entry in packed]
+                grabs = [grab for entry in packed for grab in entry.grabs]
                 body = messages.encode_place(sale_id, epoch, outbox_ids, grabs)
                 await self._publisher.publish(topology.ORDERS_PLACE, body)
                 await self._stock.ack_outbox(sale_id, outbox_ids)
 
 
-def _messages(entries: Sequence[OutboxEntry]) -> list[list[OutboxEntry]]:
-    """Pack entries into messages of about MESSAGE_GRABS_MAX grabs."""
+def build(stores: Resources) -> Role:
+    """Return the role over the stores of this process."""
+    role = Relay(
+        stores.redis,
+        stores.stock,
+        stores.sales,
+        stores.publisher,
+        age_ms=stores.settings.relay_age_ms,
+    )
+    return PollRole("relay", role.run_once, idle_s=IDLE_S)
+
+
+def _pack(entries: Iterable[OutboxEntry]) -> list[list[OutboxEntry]]:
+    """Pack entries into messages of MESSAGE_GRABS_MAX grabs; a larger entry is one message."""
     packed: list[list[OutboxEntry]] = []
     size = MESSAGE_GRABS_MAX
     for entry in entries:
@@ -96,15 +109,3 @@ def _messages(entries: Sequence[OutboxEntry]) -> list[list[OutboxEntry]]:
             size = len(entry.grabs)
         packed[-1].append(entry)
     return packed
-
-
-def build(stores: Resources) -> Role:
-    """Return the role, on the stores of this process."""
-    role = Relay(
-        stores.redis,
-        stores.stock,
-        stores.sales,
-        stores.publisher,
-        age_ms=stores.settings.relay_age_ms,
-    )
-    return PollRole("relay", role.run_once, idle_s=IDLE_S)

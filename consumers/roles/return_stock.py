@@ -1,4 +1,7 @@
-"""return_stock: units of ended orders go back to Redis, each exactly once; and so do restocks."""
+"""return_stock: returns the units of ended orders to Redis, each exactly once; finishes restocks.
+
+A unit returns by deleting its holder (lua/return_units.lua), so that a repeat returns nothing.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +18,9 @@ from seckill.inventory import stock_returns
 from seckill.inventory.reservations import CALL_MAX, Stock
 from seckill.sales.restock import repair_totals
 
-#: A given-back unit should be on sale again before a buyer presses the button a second time.
+#: A returned unit should be on sale again before a buyer presses the button a second time.
 IDLE_S = 0.1
-#: Restocks seldom break off, and the units that wait are not yet anybody's.
+#: Restocks seldom break off, and no buyer owns the units that wait.
 REPAIR_S = 5.0
 
 log = logging.getLogger(__name__)
@@ -32,7 +35,7 @@ class ReturnStock:
         self._repair_at = time.monotonic()
 
     async def run_once(self) -> Polled:
-        """Give back one batch; now and then look for restocks that broke off."""
+        """Return one batch; each REPAIR_S look for restocks that broke off."""
         if time.monotonic() >= self._repair_at:
             await self.repair()
             self._repair_at = time.monotonic() + REPAIR_S
@@ -49,6 +52,6 @@ class ReturnStock:
 
 
 def build(stores: Resources) -> Role:
-    """Return the role, on the stores of this process."""
+    """Return the role over the stores of this process."""
     role = ReturnStock(stores.db, stores.stock)
     return PollRole("return_stock", role.run_once, idle_s=IDLE_S)

@@ -1,4 +1,8 @@
-"""saga_steps: messages that name a step of a Saga; does it and sends the next."""
+"""saga_steps: does the Saga steps that messages name, and publishes the next step of each Saga.
+
+A step done twice is one step: each passes its barrier (`seckill/transactions/barrier.py`). A step
+whose message is lost is found by `recover`.
+"""
 
 from __future__ import annotations
 
@@ -18,19 +22,23 @@ from seckill.transactions.log import TransactionLog
 from seckill.transactions.saga import Saga
 from seckill.transactions.states import SagaPosition, TransactionState
 
+#: Weight of the steps taken together, about 100 messages. Those at the same step share a
+#: transaction, and its rows stay locked until the last of them.
+BATCH_MAX = 300
+
 
 class UnknownSaga(Transient):
-    """No definition of that name here; a newer process may know it."""
+    """The process has no Saga of that name; a newer one may have it."""
 
 
 class SagaSteps:
-    """Hands steps to the sagas that they belong to."""
+    """Gives steps to the Sagas that define them."""
 
     def __init__(self, sagas: Iterable[Saga]) -> None:
         self._sagas = {saga.name: saga for saga in sagas}
 
     async def handle(self, batch: Sequence[AbstractIncomingMessage]) -> None:
-        """Do the steps of a batch; those at the same step of the same saga go together."""
+        """Do the steps of a batch; those at the same step of the same Saga go together."""
         of: dict[str, list[SagaPosition]] = defaultdict(list)
         for message in batch:
             step = messages.decode_saga_step(message.body)
@@ -41,15 +49,10 @@ class SagaSteps:
             await self._sagas[name].handle(positions)
 
 
-#: Weight of the Saga steps taken together, about 100 messages: those at the same step are done in
-#: one transaction, and its rows stay locked until the last of them.
-STEPS_BATCH_MAX = 300
-
-
 def build(stores: Resources) -> Role:
-    """Return the role, on the stores of this process."""
-    handler = SagaSteps(sagas(stores))
-    return queue_role(stores, "saga_steps", topology.SAGA_STEPS, handler.handle, STEPS_BATCH_MAX)
+    """Return the role over the stores of this process."""
+    handle = SagaSteps(sagas(stores)).handle
+    return queue_role(stores, "saga_steps", topology.SAGA_STEPS, handle, batch_max=BATCH_MAX)
 
 
 def sagas(stores: Resources) -> list[Saga]:

@@ -13,39 +13,37 @@ from seckill.payments.card_payment_store import CardPaymentStore
 from seckill.payments.card_payments import BATCH_MAX, CardPayments
 from seckill.transactions.log import TransactionLog
 
-#: What a webhook announces waits so long for being asked about.
+#: A payment that a webhook announces waits so long until the provider is asked about it.
 IDLE_S = 0.2
 
 
 class SettlePayments:
-    """Polls for payments that are due to be asked about."""
+    """Polls for payments that are due for a question."""
 
-    def __init__(self, payments: CardPayments, books: CardPaymentStore) -> None:
+    def __init__(self, payments: CardPayments, store: CardPaymentStore) -> None:
         self._payments = payments
-        self._books = books
+        self._store = store
 
     async def run_once(self) -> Polled:
         """Ask about one batch."""
         asked = await self._payments.ask_due()
-        unknown = await self._books.unknown()
+        unknown = await self._store.unknown()
         metrics.CARD_PAYMENTS_UNKNOWN.set(unknown.payments)
         metrics.CARD_PAYMENTS_UNKNOWN_OLDEST.set(unknown.oldest_s)
         return Polled(asked, more=asked == BATCH_MAX)
 
 
 def build(stores: Resources) -> Role:
-    """Return the role, on the stores of this process."""
+    """Return the role over the stores of this process, which must have a provider."""
     if stores.provider is None:
         raise AssertionError("bug: settle_payments is run without a provider")
-    settings, books = (
-        stores.settings,
-        CardPaymentStore(stores.db, on_paid=partial(fulfilment.begin, TransactionLog(stores.db))),
-    )
+    on_paid = partial(fulfilment.begin, TransactionLog(stores.db))
+    store = CardPaymentStore(stores.db, on_paid=on_paid)
     payments = CardPayments(
-        books,
+        store,
         stores.provider,
-        call_timeout_s=settings.provider_timeout_s,
-        grace_s=settings.payment_grace_s,
+        call_timeout_s=stores.settings.provider_timeout_s,
+        grace_s=stores.settings.payment_grace_s,
     )
-    role = SettlePayments(payments, books)
+    role = SettlePayments(payments, store)
     return PollRole("settle_payments", role.run_once, idle_s=IDLE_S)

@@ -1,4 +1,4 @@
-"""sweep: the net under the timers; cancels what is overdue whatever became of its timer."""
+"""sweep: cancels overdue orders by looking for them, so that no lost timer keeps an order."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from seckill import metrics
 from seckill.orders import orders
 
 IDLE_S = 1.0
-#: Orders this much overdue are the sweep's: the timers should have them first.
+#: The sweep takes orders that are overdue by so much: the timers should have them first.
 GRACE_S = 2.0
+#: Orders cancelled in one transaction.
 BATCH_MAX = 500
 
 
 class Sweep:
-    """Cancels overdue orders by looking for them."""
+    """Cancels overdue orders."""
 
     def __init__(self, db: asyncpg.Pool) -> None:
         self._db = db
@@ -30,5 +31,5 @@ class Sweep:
 
 
 def build(stores: Resources) -> Role:
-    """Return the role, on the stores of this process."""
+    """Return the role over the stores of this process."""
     return PollRole("sweep", Sweep(stores.db).run_once, idle_s=IDLE_S)

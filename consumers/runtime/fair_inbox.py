@@ -1,4 +1,4 @@
-"""Messages that were delivered and not acknowledged: taken fairly across sales, counted for all."""
+"""The unacknowledged messages of a consumer, taken in batches that are fair to all sales."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from typing import NamedTuple
 
 from aio_pika.abc import AbstractIncomingMessage
 
-#: A batch so heavy waits for nothing: what it costs itself is little beside what is in it.
-WORTH_A_BATCH = 512
-#: After one so light there is no rest: little comes.
-LIGHT = 16
+#: A batch of this weight does not wait: its fixed cost is small beside its contents.
+FULL_WEIGHT = 512
+#: After a batch of at most this weight there is no rest: few messages arrive.
+LIGHT_WEIGHT = 16
 
 
 class Ack(NamedTuple):
     """An acknowledgement to send."""
 
     message: AbstractIncomingMessage
-    #: It is for all that came before, too.
+    #: It also acknowledges every message delivered earlier.
     multiple: bool
 
 
 class FairInbox:
-    """Delivered messages, a line for each sale.
+    """Delivered messages, in one line for each sale.
 
-    A batch takes one message of each sale in turn, so that a sale with a thousand waiting holds
-    nobody up who has one. Within a sale the order of delivery is kept.
+    A batch takes one message of each sale in turn, so that a sale with a thousand messages does not
+    hold up a sale with one. Within a sale the order of delivery is kept.
 
-    With a spacing, batches begin at least so many seconds apart while one sale has the inbox for
-    itself: then messages that follow each other closely are taken together.
+    With a spacing, batches begin at least so many seconds apart while messages of only one sale
+    wait: messages that follow each other closely then share a batch.
     """
 
     def __init__(
@@ -46,33 +46,33 @@ class FairInbox:
         self._spacing_s, self._rest_until = spacing_s, 0.0
         self._lines: OrderedDict[str, deque[AbstractIncomingMessage]] = OrderedDict()
         self._arrived = asyncio.Event()
-        #: Set while what waits is worth a batch: it weighs enough, or is of several sales.
-        self._worth_it = asyncio.Event()
+        #: Set while the next batch need not rest: it is heavy enough, or of several sales.
+        self._urgent = asyncio.Event()
         self._weight = 0
-        #: Delivery tag of everything that is not done, as it was delivered -> when it was sent.
-        self._in_hand: dict[int, float] = {}
+        #: Delivery tag of each message in flight, in order of delivery -> when it was sent.
+        self._in_flight: dict[int, float] = {}
 
     def __len__(self) -> int:
-        """Return how many messages are in hand: waiting here, or being worked on."""
-        return len(self._in_hand)
+        """Return how many messages are in flight: waiting here, or with the handler."""
+        return len(self._in_flight)
 
     async def put(self, message: AbstractIncomingMessage) -> None:
-        """Take a delivery."""
+        """Add a delivered message."""
         sent_at = message.timestamp.timestamp() if message.timestamp else time.time()
-        self._in_hand[message.delivery_tag or 0] = sent_at
+        self._in_flight[message.delivery_tag or 0] = sent_at
         self._lines.setdefault(self._key(message), deque()).append(message)
         self._weight += self._weigh(message)
         self._arrived.set()
-        self._weigh_up()
+        self._update_urgent()
 
     async def arrived(self) -> None:
         """Return when there is a batch to take."""
         await self._arrived.wait()
         rest_s = self._rest_until - time.monotonic()
-        if rest_s > 0 and not self._worth_it.is_set():
+        if rest_s > 0 and not self._urgent.is_set():
             with suppress(TimeoutError):
                 async with asyncio.timeout(rest_s):
-                    await self._worth_it.wait()
+                    await self._urgent.wait()
 
     def take(self, weight_max: int) -> list[AbstractIncomingMessage]:
         """Take a batch: at least one message, and more until it weighs `weight_max`."""
@@ -83,23 +83,23 @@ class FairInbox:
             batch.append(line.popleft())
             weight += self._weigh(batch[-1])
             if line:
-                self._lines[key] = line  # behind the others
+                self._lines[key] = line  # behind the other sales
         self._weight -= weight
-        if weight > LIGHT:
+        if weight > LIGHT_WEIGHT:
             self._rest_until = time.monotonic() + self._spacing_s
-        self._weigh_up()
+        self._update_urgent()
         if not self._lines:
             self._arrived.clear()
         return batch
 
     def acks(self, batch: list[AbstractIncomingMessage]) -> list[Ack]:
-        """Return the fewest acknowledgements that are for this batch and for nothing else in hand.
+        """Return the fewest acknowledgements that cover this batch and no other message.
 
-        Mostly that is one. Where the batch has overtaken others, what is behind them goes singly.
+        Mostly that is one. Messages that overtook others in flight are acknowledged one by one.
         """
         left = {message.delivery_tag or 0: message for message in batch}
         acks: list[Ack] = []
-        for tag in self._in_hand:
+        for tag in self._in_flight:
             if tag not in left:
                 break
             acks = [Ack(left.pop(tag), multiple=True)]
@@ -108,23 +108,23 @@ class FairInbox:
     def done(self, batch: list[AbstractIncomingMessage]) -> None:
         """Forget a batch that was acknowledged."""
         for message in batch:
-            self._in_hand.pop(message.delivery_tag or 0, None)
+            self._in_flight.pop(message.delivery_tag or 0, None)
 
     def clear(self) -> None:
-        """Forget everything: the link is gone, and what was in hand is delivered again."""
+        """Forget everything: the link is gone, and RabbitMQ delivers what was in flight again."""
         self._lines.clear()
-        self._in_hand.clear()
+        self._in_flight.clear()
         self._weight = 0
         self._arrived.clear()
-        self._worth_it.clear()
-
-    def _weigh_up(self) -> None:
-        if self._weight >= WORTH_A_BATCH or len(self._lines) > 1:
-            self._worth_it.set()
-        else:
-            self._worth_it.clear()
+        self._urgent.clear()
 
     def oldest_age_s(self) -> float:
-        """Return how long ago the oldest message in hand was sent; 0 with nothing in hand."""
+        """Return how long ago the oldest message in flight was sent; 0 if there is none."""
         now = time.time()
-        return max(0.0, now - min(self._in_hand.values(), default=now))
+        return max(0.0, now - min(self._in_flight.values(), default=now))
+
+    def _update_urgent(self) -> None:
+        if self._weight >= FULL_WEIGHT or len(self._lines) > 1:
+            self._urgent.set()
+        else:
+            self._urgent.clear()

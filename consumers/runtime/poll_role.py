@@ -1,4 +1,4 @@
-"""A poller: calls `run_once` and paces itself by what that did."""
+"""A role that polls: it calls `run_once`, and the result says when to call it again."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ class Polled(NamedTuple):
     """What one pass of a poller did."""
 
     done: int
-    #: There is more to do at once.
+    #: There is more work to do at once.
     more: bool
 
 
 class PollRole:
-    """Calls `run_once` for ever: at once while there is more, else after a pause."""
+    """Calls `run_once` again and again: at once while there is more work, else after a pause."""
 
     def __init__(
         self,
@@ -31,17 +31,17 @@ class PollRole:
     ) -> None:
         self._name = name
         self._run_once = run_once
-        #: The pause after nothing was done, and after something was.
+        #: The pause after a pass that did nothing, and after one that did something.
         self._idle_s, self._busy_s = idle_s, idle_s if busy_s is None else busy_s
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Poll until told to stop."""
-        in_hand = metrics.ROLE_IN_FLIGHT.labels(self._name)
+        """Poll until `stop` is set."""
+        in_flight = metrics.ROLE_IN_FLIGHT.labels(self._name)
         polled = Polled(0, more=False)
 
         async def once() -> None:
             nonlocal polled
-            with in_hand.track_inprogress():
+            with in_flight.track_inprogress():
                 polled = await self._run_once()
             metrics.ROLE_DONE.labels(self._name).inc(polled.done)
 

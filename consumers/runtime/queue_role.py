@@ -1,7 +1,8 @@
-"""How every role runs: a queue consumer that merges messages, or a poller that paces itself.
+"""A role that consumes a queue: it merges messages, and acknowledges them after the handler.
 
-Handlers decide what a message means, `ladder.py` what becomes of one whose handler failed; this
-file decides when it is taken, acknowledged and, while a store is away, held.
+The handler decides what a message means, and retries.py what becomes of a message whose handler
+failed. This file decides when a message is taken, when it is acknowledged, and that it is held
+while a store is unavailable.
 """
 
 from __future__ import annotations
@@ -21,17 +22,55 @@ from seckill.adapters import topology
 from seckill.adapters.rabbitmq import Broker, link_errors_as_unavailable
 from seckill.errors import Unavailable
 
-log = logging.getLogger(__name__)
-
-#: A message delivered this often before may be what took its consumers down.
+#: A message delivered this often before may be the one that killed its consumers.
 SUSPECT_DELIVERIES = 2
+#: The ids of one entry take about this many bytes: a body is weighed without decoding it.
+ENTRY_BYTES = 50
 
 Message = AbstractIncomingMessage
 Handler = Callable[[Sequence[Message]], Awaitable[None]]
 
+log = logging.getLogger(__name__)
+
+
+def queue_role(
+    stores: Resources,
+    name: str,
+    queue: str,
+    handle: Handler,
+    *,
+    batch_max: int,
+    key: Callable[[Message], str] = lambda _: "",
+    retries: RetrySchedule | None = None,
+    spacing_s: float = 0.0,
+) -> QueueRole:
+    """Return a role that consumes a queue with a handler, over the stores of this process."""
+    return QueueRole(
+        name,
+        stores.consuming,
+        queue,
+        handle,
+        retries or RetrySchedule(stores.publisher, queue),
+        prefetch=stores.settings.prefetch,
+        batch_max=batch_max,
+        key=key,
+        spacing_s=spacing_s,
+    )
+
+
+def weight_of(message: Message) -> int:
+    """Return about how many entries a message has, and 1 for itself."""
+    return 1 + len(message.body) // ENTRY_BYTES
+
+
+def is_suspect(message: Message) -> bool:
+    """Return whether a message was delivered too often (RabbitMQ counts from the second time)."""
+    count = message.headers.get("x-delivery-count", 0)
+    return isinstance(count, int) and count >= SUSPECT_DELIVERIES
+
 
 class QueueRole:
-    """Takes messages from one queue, merges what is there, and acknowledges after the handler."""
+    """Takes messages from one queue, merges those that wait, and acknowledges after the handler."""
 
     def __init__(
         self,
@@ -39,10 +78,9 @@ class QueueRole:
         broker: Broker,
         queue: str,
         handle: Handler,
-        ladder: RetrySchedule,
+        retries: RetrySchedule,
         *,
         prefetch: int,
-        weigh: Callable[[Message], int],
         batch_max: int,
         key: Callable[[Message], str] = lambda _: "",
         spacing_s: float = 0.0,
@@ -51,21 +89,21 @@ class QueueRole:
         self._broker = broker
         self._queue = queue
         self._handle = handle
-        self._ladder = ladder
+        self._retries = retries
         self._prefetch = prefetch
-        self._weigh = weigh
+        #: The weight at which a batch is full.
         self._batch_max = batch_max
-        #: What batches are fair across.
+        #: Batches are fair across the values of this key.
         self._key = key
         self._spacing_s = spacing_s
-        #: Take one message at a time. A message that takes its process down is delivered again to
-        #: the next one; were others delivered with it, each crash would count against them, too,
-        #: up to the delivery limit. So a process starts careful, and is careful while messages
-        #: come that were delivered before.
-        self._careful = True
+        #: Take one message at a time. RabbitMQ delivers a message that killed its process to the
+        #: next process, and counts each delivery. Messages delivered together with it would be
+        #: counted too, up to the delivery limit. So a process starts with one at a time, and stays
+        #: with it while suspect messages come.
+        self._one_at_a_time = True
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Consume until told to stop, over a new link whenever one breaks."""
+        """Consume until `stop` is set, over a new link whenever one breaks."""
         while not stop.is_set():
             try:
                 await self._consume(stop)
@@ -74,13 +112,13 @@ class QueueRole:
                 await pause(stop, HOLD.last_s)
 
     async def _consume(self, stop: asyncio.Event) -> None:
-        """Consume over one link until it breaks, its pace must change, or we are told to stop.
+        """Consume over one link until it breaks, `stop` is set, or `_one_at_a_time` changes.
 
-        What was delivered and not acknowledged by then goes back to the queue by itself.
+        RabbitMQ then returns what was delivered and not acknowledged to the queue by itself.
         """
-        # One at a time nothing follows: there is nothing to wait for.
-        spacing_s = 0.0 if self._careful else self._spacing_s
-        inbox = FairInbox(self._key, self._weigh, spacing_s)
+        # With one message at a time there is nothing to wait for.
+        spacing_s = 0.0 if self._one_at_a_time else self._spacing_s
+        inbox = FairInbox(self._key, weight_of, spacing_s)
         metrics.ROLE_IN_FLIGHT.labels(self._name).set_function(inbox.__len__)
         metrics.ROLE_OLDEST.labels(self._name).set_function(inbox.oldest_age_s)
         try:
@@ -92,22 +130,21 @@ class QueueRole:
     async def _consume_from(
         self, channel: AbstractChannel, inbox: FairInbox, stop: asyncio.Event
     ) -> None:
-        careful = self._careful
+        one_at_a_time = self._one_at_a_time
         deleted = asyncio.Event()
         with link_errors_as_unavailable("starting to consume"):
-            await channel.set_qos(prefetch_count=1 if careful else self._prefetch)
+            await channel.set_qos(prefetch_count=1 if one_at_a_time else self._prefetch)
             underlay = await channel.get_underlay_channel()
             underlay.on_consumer_cancel_callbacks.add(lambda _: deleted.set())
             queue = (await topology.declare(channel)).queues[self._queue]
             await queue.consume(inbox.put)
-        log.info("%s: consuming%s", self._queue, ", one at a time" if careful else "")
+        log.info("%s: consuming%s", self._queue, ", one at a time" if one_at_a_time else "")
         ended = asyncio.create_task(_ended(channel, deleted, stop), name=f"{self._queue} end")
         try:
-            while careful == self._careful and await _arrived(inbox, ended):
+            while one_at_a_time == self._one_at_a_time and await _arrived(inbox, ended):
                 batch = inbox.take(self._batch_max)
-                # Pace of the next link, or of this one if it stays: see _careful.
-                self._careful = any(map(is_suspect, batch))
-                for part in [[m] for m in batch] if self._careful else [batch]:
+                self._one_at_a_time = any(map(is_suspect, batch))
+                for part in [[m] for m in batch] if self._one_at_a_time else [batch]:
                     await self._work(part, inbox, stop)
         finally:
             ended.cancel()
@@ -115,27 +152,27 @@ class QueueRole:
             raise Unavailable(f"RabbitMQ: the queue {self._queue} was deleted")
 
     async def _work(self, batch: list[Message], inbox: FairInbox, stop: asyncio.Event) -> None:
-        """Handle a batch, send up the ladder what failed of it, acknowledge all."""
+        """Handle a batch, retry or dead-letter the messages that failed, acknowledge all."""
         failed: list[tuple[Message, Exception]] = []
 
         async def handle() -> None:
             failed.clear()
             await self._handle_halving(batch, failed)
 
-        async def give_up() -> None:
-            while failed:  # one by one, so that a broker that is away makes no second copies
-                await self._ladder.take(*failed[-1])
+        async def retry() -> None:
+            while failed:  # one by one: if the broker is unavailable, none is published twice
+                await self._retries.handle_failure(*failed[-1])
                 failed.pop()
                 metrics.ROLE_ERRORS.labels(self._name).inc()
 
-        for step in (handle, give_up):
+        for step in (handle, retry):
             if not await until_available(step, self._name, stop):
                 return
         try:
             with link_errors_as_unavailable("an ack"):
                 await asyncio.gather(*(m.ack(multiple) for m, multiple in inbox.acks(batch)))
         except Unavailable as error:
-            # The link broke after the commit: the batch comes again and is found placed.
+            # The link broke after the commit: the batch is delivered again and found placed.
             log.warning(
                 "%s: ack failed, %d messages will come again: %s", self._queue, len(batch), error
             )
@@ -146,7 +183,7 @@ class QueueRole:
     async def _handle_halving(
         self, batch: list[Message], failed: list[tuple[Message, Exception]]
     ) -> None:
-        """Handle a batch; when that fails, halve it until only what fails by itself is left out."""
+        """Handle a batch; if that fails, halve it until each failed message stands alone."""
         try:
             await self._handle(batch)
         except Exception as error:
@@ -160,14 +197,8 @@ class QueueRole:
             await self._handle_halving(batch[middle:], failed)
 
 
-def is_suspect(message: Message) -> bool:
-    """Tell whether a message has come too often; quorum queues count (nothing the first time)."""
-    count = message.headers.get("x-delivery-count", 0)
-    return isinstance(count, int) and count >= SUSPECT_DELIVERIES
-
-
 async def _ended(channel: AbstractChannel, *events: asyncio.Event) -> None:
-    """Return when the channel is closed, by whom ever, or one of the events is set."""
+    """Return when the channel is closed by either side, or one of the events is set."""
     waiting = {asyncio.ensure_future(channel.closed())}
     waiting |= {asyncio.create_task(event.wait()) for event in events}
     try:
@@ -178,38 +209,8 @@ async def _ended(channel: AbstractChannel, *events: asyncio.Event) -> None:
 
 
 async def _arrived(inbox: FairInbox, ended: asyncio.Task[None]) -> bool:
-    """Wait for a message; False when there will be no more."""
+    """Wait for a message; return False if no more will come."""
     arriving = asyncio.create_task(inbox.arrived(), name="next message")
     await asyncio.wait({arriving, ended}, return_when=asyncio.FIRST_COMPLETED)
     arriving.cancel()
     return not ended.done()
-
-
-#: Ids of one entry in a message take about this many bytes; weighs a message without decoding it.
-GRAB_BYTES = 50
-
-
-def queue_role(
-    stores: Resources,
-    name: str,
-    queue: str,
-    handle: Handler,
-    batch_max: int,
-    *,
-    key: Callable[[Message], str] = lambda _: "",
-    ladder: RetrySchedule | None = None,
-    spacing_s: float = 0.0,
-) -> QueueRole:
-    """Return a role that consumes a queue over the stores of this process."""
-    return QueueRole(
-        name,
-        stores.consuming,
-        queue,
-        handle,
-        ladder or RetrySchedule(stores.publisher, queue),
-        prefetch=stores.settings.prefetch,
-        weigh=lambda message: 1 + len(message.body) // GRAB_BYTES,
-        batch_max=batch_max,
-        key=key,
-        spacing_s=spacing_s,
-    )

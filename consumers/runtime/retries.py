@@ -1,12 +1,12 @@
-"""What becomes of a message whose handler failed: one table, and the retry ladder.
+"""What becomes of a message whose handler failed: it is held, retried later, or dead-lettered.
 
-| raised | fate |
+| raised | action |
 |---|---|
-| Unavailable | hold: a store is down, which is not the message's fault; the role pauses |
-| Permanent | dead: it can never succeed |
-| anything else | retry: it goes up the ladder, and after the last rung to the dead queue |
+| Unavailable | HOLD: a store is unavailable, and the message is not at fault; the role pauses |
+| Permanent | DEAD: the message can never succeed |
+| anything else | RETRY: the message waits in the next retry queue; after the last one it is dead |
 
-A message waits on a rung in a queue of the broker, so no worker sleeps and nothing is requeued hot.
+A message waits in a queue of RabbitMQ, so that no worker sleeps, and no message comes back at once.
 """
 
 from __future__ import annotations
@@ -27,22 +27,25 @@ from seckill.backoff import jittered
 from seckill.clock import now_ms
 from seckill.errors import Permanent, Unavailable
 
-log = logging.getLogger(__name__)
-
-#: Those that failed together must not come back together: each waits this share of its rung. No
-#: less, because RabbitMQ expires messages at the head only, so a shorter wait ends behind a longer.
+#: Each message waits this share of the retry delay, so that messages that failed together do not
+#: come back together. No smaller share: RabbitMQ expires messages at the head of a queue only, so
+#: a short wait would end behind a long one.
 JITTER = (0.9, 1.0)
+#: An operator reads both; RabbitMQ sends all headers in one frame.
+REASON_MAX, STACK_MAX = 1000, 8000
+
+log = logging.getLogger(__name__)
 
 
 class FailureAction(Enum):
-    """What becomes of a message; without an exception it is acknowledged."""
+    """What becomes of a message whose handler raised."""
 
     HOLD = auto()
     DEAD = auto()
     RETRY = auto()
 
 
-#: The first that fits counts.
+#: The first entry that fits an exception counts.
 FAILURE_ACTIONS: tuple[tuple[type[Exception], FailureAction], ...] = (
     (Unavailable, FailureAction.HOLD),
     (Permanent, FailureAction.DEAD),
@@ -52,21 +55,22 @@ FAILURE_ACTIONS: tuple[tuple[type[Exception], FailureAction], ...] = (
 
 def failure_action(error: Exception) -> FailureAction:
     """Look an exception up in the table."""
-    return next(fate for kind, fate in FAILURE_ACTIONS if isinstance(error, kind))
+    return next(action for kind, action in FAILURE_ACTIONS if isinstance(error, kind))
 
 
 class RetrySchedule:
-    """The way up from one queue."""
+    """The retries of the messages of one queue."""
 
     def __init__(self, publisher: Publisher, queue: str) -> None:
         self._publisher = publisher
         self._queue = queue
 
-    async def take(self, message: AbstractIncomingMessage, error: Exception) -> None:
-        """Put a failed message on its next rung, or bury it; confirmed, so it may be acknowledged.
+    async def handle_failure(self, message: AbstractIncomingMessage, error: Exception) -> None:
+        """Publish a failed message to its next retry queue, or dead-letter it.
 
-        Unavailable when the broker did not confirm. Should a copy have arrived all the same, both
-        are worked on: handlers take a second copy for the first one.
+        Return when the broker has confirmed, so that the message may be acknowledged. Raise
+        Unavailable if it has not. The copy may have arrived all the same: then both are handled,
+        and every handler takes a second copy for the first one.
         """
         attempts = _number(message, "x-attempts") + 1
         first_failed_ms = _number(message, "x-first-failed-ms") or now_ms()
@@ -76,42 +80,30 @@ class RetrySchedule:
             dead = FailedMessage(message.body, reason, stack, attempts, first_failed_ms)
             await dead_letter(self._publisher, self._queue, [dead])
             return
-        retry_delay_s = RETRY_DELAYS_S[attempts - 1]
+        delay_s = RETRY_DELAYS_S[attempts - 1]
         log.warning(
-            "%s: attempt %d failed, again in %d s: %s", self._queue, attempts, retry_delay_s, reason
+            "%s: attempt %d failed, again in %d s: %s", self._queue, attempts, delay_s, reason
         )
-        # Nothing else of the old headers: x-death would grow with every rung.
+        # No other header is kept: x-death would grow with every retry.
         headers = {"x-attempts": attempts, "x-first-failed-ms": first_failed_ms}
-        wait_s = jittered(retry_delay_s, JITTER)
-        await self._publisher.publish_later(retry_delay_s, wait_s, self._queue, message, headers)
-
-
-def _number(message: AbstractIncomingMessage, header: str) -> int:
-    """Read a count or a time that an earlier rung wrote; 0 when there is none."""
-    value = message.headers.get(header)
-    return value if isinstance(value, int) and value > 0 else 0
-
-
-#: Both are read by a person; RabbitMQ sends headers in one frame.
-REASON_MAX = 1000
-STACK_MAX = 8000
+        wait_s = jittered(delay_s, JITTER)
+        await self._publisher.publish_later(delay_s, wait_s, self._queue, message, headers)
 
 
 @dataclass(frozen=True, slots=True)
 class FailedMessage:
-    """The body of a message that can never succeed, and why."""
+    """The body of a message that can never succeed, and the reason."""
 
     body: bytes
     reason: str
-    #: The end of the traceback, where there is one.
+    #: The end of the traceback, if there is one.
     stack: str = ""
-    #: How often it was tried.
     attempts: int = 1
-    #: When it failed first, in Unix milliseconds; 0 for just now.
+    #: Unix milliseconds; 0 for now.
     first_failed_ms: int = 0
 
     def headers(self) -> Headers:
-        """Return what goes with the body to the dead queue."""
+        """Return the headers of the message in the dead queue."""
         now = now_ms()
         return {
             "x-reason": self.reason[:REASON_MAX],
@@ -123,13 +115,19 @@ class FailedMessage:
 
 
 async def dead_letter(publisher: Publisher, queue: str, dead: Iterable[FailedMessage]) -> None:
-    """Move messages to the dead queue of `queue`, each confirmed.
+    """Publish messages to the dead queue of `queue`, and return when each is confirmed.
 
-    Called last, after the living are done: while a store is away a batch is run again and again,
-    and must not leave another copy each time.
+    A handler calls this last. While a store is unavailable a batch is handled again and again, and
+    each time would dead-letter one more copy.
     """
     name = topology.dead(queue)
     for each in dead:
         log.error("dead letter on %s: %s", name, each.reason)
         metrics.DEAD.labels(name).inc()
         await publisher.publish(name, each.body, each.headers())
+
+
+def _number(message: AbstractIncomingMessage, header: str) -> int:
+    """Return a count or a time that an earlier attempt wrote, or 0."""
+    value = message.headers.get(header)
+    return value if isinstance(value, int) and value > 0 else 0

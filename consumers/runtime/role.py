@@ -11,23 +11,36 @@ from seckill import metrics
 from seckill.backoff import Backoff
 from seckill.errors import Unavailable
 
-log = logging.getLogger(__name__)
-
-#: Waits while a store is unavailable: quick for a restart, not a hammer for an outage.
+#: Waits while a store is unavailable: short after a restart, and gentle during an outage.
 HOLD = Backoff(0.2, 2.0, shares=(1.0, 1.0))
+
+log = logging.getLogger(__name__)
 
 
 class Role(Protocol):
     """A long-running part of the consumer process."""
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Work until `stop` is set, then finish what is in hand and return."""
+        """Work until `stop` is set, then finish the work in flight and return."""
+
+
+class RoleGroup:
+    """Several roles that run as one; if one of them fails, all of them end."""
+
+    def __init__(self, roles: Sequence[Role]) -> None:
+        self._roles = roles
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Run all roles until `stop` is set."""
+        async with asyncio.TaskGroup() as group:
+            for role in self._roles:
+                group.create_task(role.run(stop))
 
 
 async def until_available(
     work: Callable[[], Awaitable[None]], name: str, stop: asyncio.Event
 ) -> bool:
-    """Run `work` again while a store is away; False when told to stop before it succeeded."""
+    """Repeat `work` while a store is unavailable; return False if `stop` was set before success."""
     held = metrics.ROLE_HELD.labels(name)
     failures = 0
     try:
@@ -52,21 +65,8 @@ async def until_available(
 
 
 async def pause(stop: asyncio.Event, seconds: float) -> None:
-    """Wait, but not longer than until `stop` is set."""
+    """Wait for so many seconds, or until `stop` is set."""
     try:
         await asyncio.wait_for(stop.wait(), seconds)
     except TimeoutError:
         return
-
-
-class RoleGroup:
-    """Several roles run as one; the first to fail ends them all."""
-
-    def __init__(self, roles: Sequence[Role]) -> None:
-        self._roles = roles
-
-    async def run(self, stop: asyncio.Event) -> None:
-        """Run all of them until told to stop."""
-        async with asyncio.TaskGroup() as group:
-            for role in self._roles:
-                group.create_task(role.run(stop))

@@ -1,7 +1,7 @@
-"""The roles that one process runs now: they may change while it runs.
+"""The roles that one process runs now; the set may change while the process runs.
 
-A role that is taken away finishes its batch, acknowledges it, and ends; the process stays. A role
-that ends although nobody took it away takes the process with it, loudly.
+A role that is no longer wanted finishes its batch, acknowledges it and ends; the process stays. A
+role that ends although it is still wanted stops the process, loudly.
 """
 
 from __future__ import annotations
@@ -18,25 +18,23 @@ from seckill.errors import SeckillError
 
 log = logging.getLogger(__name__)
 
-_decode = msgspec.json.Decoder(list[str]).decode
-
 
 class RoleSupervisor:
-    """Runs each wanted role as a task of the group, until it is wanted no more."""
+    """Runs each wanted role as a task of the group, until it is no longer wanted."""
 
     def __init__(
         self, build: Callable[[str], Role], group: asyncio.TaskGroup, died: Callable[[], None]
     ) -> None:
         self._build = build
         self._group = group
-        #: Called when a role ended by itself.
+        #: Called when a role ended although it was still wanted.
         self._died = died
         self._wanted: frozenset[str] = frozenset()
-        #: The roles that run, each with what tells it to stop.
+        #: The roles that run now, each with its stop event.
         self._stops: dict[str, asyncio.Event] = {}
 
     def assign(self, roles: Collection[str]) -> None:
-        """Run these roles and no others; returns at once."""
+        """Run these roles and no others; return at once."""
         self._wanted = frozenset(roles)
         for name in roles:
             if name not in self._stops:
@@ -48,20 +46,20 @@ class RoleSupervisor:
         log.info("consumers: %s", ", ".join(roles) or "no role")
 
     async def _run(self, name: str) -> None:
-        """Run a role; again when it was wanted back before it had stopped."""
+        """Run a role; run it again if it became wanted again before it had stopped."""
         role = self._build(name)
         running = metrics.ROLE_RUNNING.labels(name)
         try:
             while name in self._wanted:
                 stop = self._stops[name] = asyncio.Event()
                 running.set(1)
-                # A group would take a role that a library cancelled for one that ended.
+                # The group alone would not notice a role that a library cancelled.
                 try:
                     await role.run(stop)
                 finally:
                     running.set(0)
                     if not stop.is_set():
-                        log.critical("role %s ended although nobody stopped it", name)
+                        log.critical("role %s ended although nothing stopped it", name)
                         self._wanted -= {name}
                         self._died()
         finally:
@@ -69,12 +67,15 @@ class RoleSupervisor:
 
 
 async def assignments(stdin: asyncio.StreamReader) -> AsyncIterator[list[str]]:
-    """Yield what a pool manager assigns: each line is a JSON list of roles, all that should run.
+    """Yield the assignments of a pool manager: each line is a JSON list of all roles to run.
 
-    Ends when the manager is gone; SeckillError for a line that is no such list.
+    End when the manager is gone. Raise SeckillError if a line is no such list.
     """
     while line := await stdin.readline():
         try:
             yield _decode(line)
         except msgspec.MsgspecError as error:
             raise SeckillError(f"the pool manager sent no list of roles: {error}") from error
+
+
+_decode = msgspec.json.Decoder(list[str]).decode

@@ -35,7 +35,7 @@ async def test_F22_what_waits_on_a_rung_outlives_the_broker_and_comes_back(
                 return await queue.get(fail=False)
 
             message = await eventually(taken, "the message")
-            await RetrySchedule(publisher, QUEUE).take(message, ZeroDivisionError())
+            await RetrySchedule(publisher, QUEUE).handle_failure(message, ZeroDivisionError())
             await message.ack()
         await services.kill("rabbitmq")
         await services.start("rabbitmq")

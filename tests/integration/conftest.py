@@ -20,10 +20,10 @@ from redis.asyncio import Redis
 
 from config.settings import Settings
 from consumers.roles.place_orders import PlaceOrders
-from consumers.roles.timers import Timers, ways_of
 from consumers.runtime.queue_role import Handler, QueueRole
 from consumers.runtime.retries import RetrySchedule
 from consumers.runtime.role import Role
+from consumers.timers import Timers, timer_kinds
 from seckill import messages
 from seckill.adapters import redis_keys, topology
 from seckill.adapters.rabbitmq import Broker, Publisher
@@ -271,8 +271,8 @@ class Queues:
     async def empty(self) -> None:
         """Empty all queues."""
         work = topology.WORK_QUEUES
-        rungs = map(topology.retry, topology.RETRY_DELAYS_S)
-        for name in (*rungs, *work, *map(topology.dead, work)):
+        retry_queues = map(topology.retry, topology.RETRY_DELAYS_S)
+        for name in (*retry_queues, *work, *map(topology.dead, work)):
             await (await self._channel.get_queue(name, ensure=False)).purge()
 
 
@@ -344,10 +344,10 @@ async def queues(settings: Settings, publisher: Publisher) -> AsyncIterator[Queu
 def place_orders(
     db: asyncpg.Pool, store: Redis, publisher: Publisher
 ) -> Callable[..., PlaceOrders]:
-    """Make the handler of orders.place, with these ways of timing out."""
+    """Make the handler of orders.place, with these kinds of timers."""
 
     def make(*timeouts: str) -> PlaceOrders:
-        timers = Timers(SaleDirectory(db), ways_of(timeouts, publisher, store))
+        timers = Timers(SaleDirectory(db), timer_kinds(timeouts, publisher, store))
         return PlaceOrders(db, timers, publisher)
 
     return make
@@ -364,16 +364,15 @@ def queue_role(settings: Settings, publisher: Publisher) -> Callable[..., QueueR
         batch_max: int = 1000,
         url: str = settings.amqp_url,
         key: Callable[[AbstractIncomingMessage], str] = lambda _: "",
-        ladder: RetrySchedule | None = None,
+        retries: RetrySchedule | None = None,
     ) -> QueueRole:
         return QueueRole(
             "test",
             Broker(url, "test-consuming", timeout_s=15),
             queue,
             handle,
-            ladder or RetrySchedule(publisher, queue),
+            retries or RetrySchedule(publisher, queue),
             prefetch=300,
-            weigh=lambda message: 1 + len(message.body) // 50,
             batch_max=batch_max,
             key=key,
         )

@@ -49,7 +49,7 @@ def mover(db, publisher, queue_role):
         return queue_role(
             topology.dead(queue),
             handle or StoreDeadLetters(db, queue).handle,
-            ladder=LongestRetry(publisher, queue),
+            retries=LongestRetry(publisher, queue),
         )
 
     return make

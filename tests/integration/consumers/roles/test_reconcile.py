@@ -8,7 +8,7 @@ import json
 import pytest
 
 from consumers.roles.fence import Fence
-from consumers.roles.reconcile import LOOKS_MAX, Reconcile
+from consumers.roles.reconcile import COMPARISONS_MAX, Reconcile
 from seckill import messages
 from seckill.adapters import redis_keys, topology
 from seckill.consistency import diff, fencing, repair
@@ -61,7 +61,7 @@ def found_by(make_role):
     async def look(sale, *, times=2, role=None, **how):
         role = role or make_role(**how)
         for _ in range(times):
-            acted = await role.look()
+            acted = await role.compare()
         return [(str(d.action), d.buyer_id) for d in acted.get(sale.sale_id, [])]
 
     return look
@@ -170,9 +170,9 @@ async def test_a_broker_that_does_not_answer_leaves_everything_as_it_is(
             raise Unavailable("no confirm")
 
     role = make_role(publisher=Away())
-    await role.look()
+    await role.compare()
     with pytest.raises(Unavailable):
-        await role.look()
+        await role.compare()
     assert await audited(sale) == []
 
 
@@ -425,7 +425,7 @@ async def test_a_grab_that_becomes_a_letter_while_its_sale_is_looked_at_is_not_p
 
 async def test_a_second_process_leaves_the_work_to_the_first(all_three, found_by, make_role):
     first, second = make_role(), make_role()
-    await first.look()
+    await first.compare()
     assert await found_by(all_three, times=3, role=second) == []
     assert len(await found_by(all_three, times=1, role=first)) == 3
 
@@ -444,10 +444,10 @@ async def test_a_sale_that_does_not_change_is_not_looked_at_again(
     monkeypatch.setattr(diff, "compare_sale", look)
     role = make_role()
     for _ in range(3):
-        await role.look()
+        await role.compare()
     assert looked.count(sale.sale_id) == 1
     await store.hdel(redis_keys.holders(sale.sale_id), "ann")
-    await role.look()
+    await role.compare()
     assert looked.count(sale.sale_id) == 2
 
 
@@ -498,8 +498,8 @@ async def test_F8_the_role_fences_a_sale_that_went_back_in_time(open_sale, shop,
     await shop.place(grab._replace(outbox_mark=2**62))
     fence = Fence(store, db)
 
-    assert (await fence.judge())[sale.sale_id] is FenceReason.BEHIND
-    assert (await fence.judge())[sale.sale_id] is FenceReason.FENCED
+    assert (await fence.check())[sale.sale_id] is FenceReason.BEHIND
+    assert (await fence.check())[sale.sale_id] is FenceReason.FENCED
 
     assert await store.hget(redis_keys.sale(sale.sale_id), "state") == b"fenced"
     told = [r.getMessage() for r in caplog.records if sale.sale_id in r.getMessage()]
@@ -520,7 +520,7 @@ async def test_a_late_give_back_finds_no_holder_twice(open_sale, shop, stock, st
     assert await shop.left(sale) == 2
 
 
-async def test_a_lost_grab_waits_for_other_messages_no_longer_than_the_ladder_takes(
+async def test_a_lost_grab_waits_for_other_messages_no_longer_than_all_retries_take(
     open_sale, shop, found_by, all_are_old, publisher, queues, make_role, monkeypatch
 ):
     """Theirs is not its own, however many of them there are."""
@@ -529,14 +529,14 @@ async def test_a_lost_grab_waits_for_other_messages_no_longer_than_the_ladder_ta
     await publisher.publish(topology.dead(topology.ORDERS_PLACE), b"something else")
     role = make_role()
 
-    async def published(*, ladder_ms):
-        monkeypatch.setattr(repair, "LADDER_MS", ladder_ms)
+    async def published(*, retries_ms):
+        monkeypatch.setattr(repair, "RETRIES_MS", retries_ms)
         await found_by(sale, role=role)
         return await queues.size(topology.ORDERS_PLACE)
 
-    assert await published(ladder_ms=10**9) == 0
-    assert await published(ladder_ms=0) == 1
-    assert await published(ladder_ms=10**9) == 1, "not again and again"
+    assert await published(retries_ms=10**9) == 0
+    assert await published(retries_ms=0) == 1
+    assert await published(retries_ms=10**9) == 1, "not again and again"
 
 
 # Large sales.
@@ -547,7 +547,7 @@ async def test_looks_share_the_time_among_those_that_have_something_to_look_at(
 ):
     _, ann_s, bob_s = [await open_sale() for _ in range(3)]
     role = make_role()
-    await role.look()
+    await role.compare()
     shares = {}
 
     async def look(redis, db, sale_id, *, age_ms, share):
@@ -557,7 +557,7 @@ async def test_looks_share_the_time_among_those_that_have_something_to_look_at(
     monkeypatch.setattr(diff, "compare_sale", look)
     await shop.grab(ann_s, "ann")
     await shop.grab(bob_s, "bob")
-    await role.look()
+    await role.compare()
 
     assert shares == {ann_s.sale_id: 0.5, bob_s.sale_id: 0.5}
 
@@ -597,7 +597,7 @@ async def test_small_sales_do_not_wait_for_a_large_one(
     open_sale, shop, make_role, large, looks, running, eventually
 ):
     """Not for the second look either: there is none at a sale that was quiet in the first."""
-    small = [await open_sale() for _ in range(LOOKS_MAX + 1)]
+    small = [await open_sale() for _ in range(COMPARISONS_MAX + 1)]
     for sale in small:
         await shop.grab(sale, "ann")
 
@@ -623,7 +623,7 @@ async def test_the_lock_is_kept_while_a_look_lasts(
 
     async with running(make_role()):
         await eventually(was_renewed, "the lock has more time left than before")
-        assert await make_role().look() == {}, "another process finds it taken"
+        assert await make_role().compare() == {}, "another process finds it taken"
         assert looks.begun == [large.sale_id]
 
 

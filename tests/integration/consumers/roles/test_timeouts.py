@@ -13,8 +13,8 @@ from consumers.roles import key_expiry, sweep
 from consumers.roles.expire_orders import ExpireOrders
 from consumers.roles.key_expiry import KeyExpiry
 from consumers.roles.sweep import Sweep
-from consumers.roles.timers import PAUSE_S
 from consumers.runtime.poll_role import PollRole
+from consumers.timers import PAUSE_S
 from seckill import messages
 from seckill.adapters import redis_keys, topology
 from seckill.adapters.topology import ORDERS_EXPIRE, ORDERS_PLACE
@@ -40,7 +40,7 @@ def send(publisher, queues):
 async def listener(store, db):
     listener = KeyExpiry(store, db)
     yield listener
-    await listener._hang_up()
+    await listener.close()
 
 
 @pytest.fixture
@@ -287,7 +287,7 @@ async def test_orders_are_placed_though_redis_takes_no_timer(
         tries.append(window_s)
         raise Unavailable
 
-    monkeypatch.setitem(handler._timers._ways, "key_expiry", away)
+    monkeypatch.setitem(handler._timers._kinds, "key_expiry", away)
     for buyer in ("ann", "bob"):
         await send(shop.wish(sale, buyer))
         await handler.handle(await queues.take(ORDERS_PLACE, 1))

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from consumers.runtime.fair_inbox import LIGHT, WORTH_A_BATCH, Ack, FairInbox
+from consumers.runtime.fair_inbox import FULL_WEIGHT, LIGHT_WEIGHT, Ack, FairInbox
 
 
 async def filled(sales: str) -> FairInbox:
@@ -28,7 +28,7 @@ def acked(acks: list[Ack], tags: set[int]) -> set[int]:
     }
 
 
-async def test_everything_in_hand_takes_one_ack() -> None:
+async def test_everything_in_flight_takes_one_ack() -> None:
     inbox = await filled("aabac")
     assert [(a.message.delivery_tag, a.multiple) for a in inbox.acks(inbox.take(99))] == [(5, True)]
 
@@ -36,13 +36,13 @@ async def test_everything_in_hand_takes_one_ack() -> None:
 @pytest.mark.parametrize("weight_max", range(1, 13))
 async def test_no_ack_reaches_a_message_that_was_overtaken(weight_max: int) -> None:
     inbox = await filled("aaaaaaabacab")
-    in_hand = set(range(1, 13))
+    in_flight = set(range(1, 13))
     while batch := inbox.take(weight_max):
         tags = {message.delivery_tag for message in batch}
-        assert acked(inbox.acks(batch), in_hand) == tags
+        assert acked(inbox.acks(batch), in_flight) == tags
         inbox.done(batch)
-        in_hand -= tags
-    assert not in_hand
+        in_flight -= tags
+    assert not in_flight
     assert len(inbox) == 0
 
 
@@ -61,7 +61,7 @@ def message(tag: int, sale: str, weight: int) -> SimpleNamespace:
 async def resting() -> FairInbox:
     """Return an inbox that rests, for an hour, after a heavy batch."""
     inbox = FairInbox(key=lambda m: m.body, weigh=lambda m: m.weight, spacing_s=3600)
-    await inbox.put(message(1, "a", LIGHT + 1))
+    await inbox.put(message(1, "a", LIGHT_WEIGHT + 1))
     assert await has_a_batch(inbox)
     inbox.done(inbox.take(1000))
     return inbox
@@ -79,7 +79,7 @@ async def has_a_batch(inbox: FairInbox) -> bool:
 
 async def test_a_sale_that_is_alone_rests_until_more_of_it_is_there() -> None:
     inbox = await resting()
-    await inbox.put(message(2, "a", WORTH_A_BATCH - 1))
+    await inbox.put(message(2, "a", FULL_WEIGHT - 1))
     assert not await has_a_batch(inbox)
     await inbox.put(message(3, "a", 1))
     assert await has_a_batch(inbox)
@@ -99,7 +99,7 @@ async def test_another_sale_ends_the_rest() -> None:
 async def test_the_rest_has_an_end() -> None:
     inbox = FairInbox(key=lambda m: m.body, weigh=lambda m: m.weight, spacing_s=0.001)
     for tag in (1, 2):
-        await inbox.put(message(tag, "a", LIGHT + 1))
+        await inbox.put(message(tag, "a", LIGHT_WEIGHT + 1))
         await inbox.arrived()
         inbox.take(1000)
 
@@ -107,7 +107,7 @@ async def test_the_rest_has_an_end() -> None:
 async def test_there_is_no_rest_after_a_light_batch() -> None:
     inbox = FairInbox(key=lambda m: m.body, weigh=lambda m: m.weight, spacing_s=3600)
     for tag in (1, 2):
-        await inbox.put(message(tag, "a", LIGHT))
+        await inbox.put(message(tag, "a", LIGHT_WEIGHT))
         assert await has_a_batch(inbox)
         inbox.take(1000)
 
@@ -115,7 +115,7 @@ async def test_there_is_no_rest_after_a_light_batch() -> None:
 async def test_what_a_batch_leaves_behind_may_be_worth_the_next() -> None:
     inbox = await resting()
     for tag in (2, 3):
-        await inbox.put(message(tag, "a", WORTH_A_BATCH))
+        await inbox.put(message(tag, "a", FULL_WEIGHT))
     inbox.take(1)
     assert await has_a_batch(inbox)
     inbox.clear()

@@ -32,17 +32,17 @@ class FakeRole:
 
 
 class Stage:
-    """A crew of fake roles, and what they did."""
+    """Fake roles under a supervisor, and what they did."""
 
     def __init__(self, group: asyncio.TaskGroup) -> None:
         self.log: list[str] = []
         self.roles = {name: FakeRole(name, self.log) for name in ("place", "sweep")}
-        self.crew = RoleSupervisor(
+        self.supervisor = RoleSupervisor(
             lambda name: self.roles[name], group, died=lambda: self.log.append("died")
         )
 
     async def assign(self, *roles: str) -> None:
-        self.crew.assign(roles)
+        self.supervisor.assign(roles)
         for _ in range(10):
             await asyncio.sleep(0)
 

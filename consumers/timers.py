@@ -1,7 +1,7 @@
-"""Timers: what tells, once its payment window is over, that an order is perhaps not paid.
+"""Payment timers: `place_orders` starts them for each placed order, after the commit.
 
-Each configured way is started for each placed order after the commit. What tells, and how often,
-does not matter: `orders.release` decides. What fails here is left to the sweep.
+Each configured kind of timer later names the order to the role that cancels it. A timer may be
+missing, early or doubled: `orders.release` decides, and the sweep finds an order without a timer.
 """
 
 from __future__ import annotations
@@ -23,20 +23,23 @@ from seckill.errors import Unavailable
 from seckill.orders.orders import Placement
 from seckill.sales.directory import SaleDirectory
 
-log = logging.getLogger(__name__)
-
-#: After a timer could not be started. RabbitMQ 3.10 leaves a queue that confirms nothing when it is
-#: killed while making one (docs/runbook.md says how to mend it); orders must not wait for that.
+#: No new attempt for so long after a timer could not be started. RabbitMQ 3.10 that is killed while
+#: it makes a queue leaves one that confirms nothing (docs/runbook.md says how to mend it); orders
+#: must not wait for such a queue.
 PAUSE_S = 10.0
-#: Between two starts: orders that follow each other closely share their timers' message.
+#: Between two starts: orders that follow each other closely share the message of their timers.
 APART_S = 0.1
 
-#: Starts the timers of orders that have this window in seconds, or raises Unavailable.
-Way = Callable[[int, Sequence[Placement]], Awaitable[None]]
+#: Starts the timers of orders with this window in seconds; raises Unavailable if it cannot.
+StartTimers = Callable[[int, Sequence[Placement]], Awaitable[None]]
+
+log = logging.getLogger(__name__)
 
 
-def ways_of(timeouts: Collection[str], publisher: Publisher, redis: Redis) -> dict[str, Way]:
-    """Return the configured ways by their names."""
+def timer_kinds(
+    timeouts: Collection[str], publisher: Publisher, redis: Redis
+) -> dict[str, StartTimers]:
+    """Return the configured kinds of timers by name."""
 
     async def delay_queue(window_s: int, placed: Sequence[Placement]) -> None:
         await publisher.publish_timer(
@@ -47,33 +50,32 @@ def ways_of(timeouts: Collection[str], publisher: Publisher, redis: Redis) -> di
         with redis_errors_as_unavailable():
             async with redis.pipeline(transaction=False) as pipe:
                 for order in placed:
-                    pipe.set(
-                        redis_keys.expiry(order.sale_id, order.order_id), "", px=window_s * 1000
-                    )
+                    key = redis_keys.expiry(order.sale_id, order.order_id)
+                    pipe.set(key, "", px=window_s * 1000)
                 await pipe.execute()
 
-    all_ways: dict[str, Way] = {DELAY_QUEUE: delay_queue, KEY_EXPIRY: key_expiry}
-    return {name: way for name, way in all_ways.items() if name in timeouts}
+    kinds: dict[str, StartTimers] = {DELAY_QUEUE: delay_queue, KEY_EXPIRY: key_expiry}
+    return {name: start for name, start in kinds.items() if name in timeouts}
 
 
 class Timers:
-    """Starts every configured way for placed orders, one call a way and payment window.
+    """Starts all kinds of timers for placed orders, with one call for each payment window.
 
-    Beside the placing, so that no order waits for the timers of others: a sale that this process
-    has not heard of is read within a second, and a broker takes its time to confirm.
+    It works in a task of its own, so that placing does not wait for it: a sale that this process
+    does not know yet is read once a second, and a confirm of the broker takes time.
     """
 
-    def __init__(self, sales: SaleDirectory, ways: Mapping[str, Way]) -> None:
+    def __init__(self, sales: SaleDirectory, kinds: Mapping[str, StartTimers]) -> None:
         self._sales = sales
-        self._ways = ways
-        #: (way, payment window) -> monotonic time before which it is left alone.
+        self._kinds = kinds
+        #: (kind, payment window) -> monotonic time of the next attempt.
         self._paused_until: dict[tuple[str, int], float] = {}
-        #: Orders that came while the timers of others were being started, or soon after.
+        #: Orders whose timers are not started yet.
         self._waiting: list[Placement] = []
         self._starting: asyncio.Task[None] | None = None
 
     def start(self, placed: Sequence[Placement]) -> None:
-        """Start them soon; should that fail, or the process end, the sweep finds the orders."""
+        """Start the timers soon; if that fails, or the process ends, the sweep finds the orders."""
         self._waiting += placed
         if self._waiting and self._starting is None:
             self._starting = asyncio.create_task(self._start_waiting(), name="timers")
@@ -82,8 +84,8 @@ class Timers:
     def _finish(self, task: asyncio.Task[None]) -> None:
         self._starting = None
         if not task.cancelled():
-            task.result()  # a bug in here must be heard, not swallowed
-            self.start(())  # those that came since its last look
+            task.result()  # raises a bug of the task instead of hiding it
+            self.start(())  # orders that came after the last round
 
     async def _start_waiting(self) -> None:
         while self._waiting:
@@ -104,22 +106,22 @@ class Timers:
         except Unavailable as error:
             log.warning("no timer for %d orders, the sweep will find them: %s", len(placed), error)
         for window_s, group in by_window.items():
-            for name in self._ways:
-                await self._start(name, window_s, group)
+            for kind in self._kinds:
+                await self._start(kind, window_s, group)
 
-    async def _start(self, name: str, window_s: int, placed: Sequence[Placement]) -> None:
+    async def _start(self, kind: str, window_s: int, placed: Sequence[Placement]) -> None:
         now = time.monotonic()
-        if now < self._paused_until.get((name, window_s), now):
+        if now < self._paused_until.get((kind, window_s), now):
             return
         try:
-            await self._ways[name](window_s, placed)
+            await self._kinds[kind](window_s, placed)
         except Unavailable as error:
-            # Not with every batch again: each try holds the next batch up for a time limit.
-            self._paused_until[name, window_s] = now + PAUSE_S
+            # Each failed attempt lasts a whole time limit, so it is not made with every batch.
+            self._paused_until[kind, window_s] = now + PAUSE_S
             log.warning(
                 "no timers of %d s by %s for %g s, the sweep cancels instead: %s",
                 window_s,
-                name,
+                kind,
                 PAUSE_S,
                 error,
             )

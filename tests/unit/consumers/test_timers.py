@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import cast
 
-from consumers.roles.timers import Timers
+from consumers.timers import Timers
 from seckill.orders.orders import Placement
 from seckill.sales.directory import SaleDirectory
 
