@@ -19,7 +19,7 @@ from consumers.resources import Resources
 from consumers.runtime.poll_role import Polled, PollRole
 from consumers.runtime.role import Role
 from seckill import metrics
-from seckill.adapters.postgres import database_errors_as_unavailable
+from seckill.adapters.postgres import transaction
 from seckill.adapters.rabbitmq import Publisher
 from seckill.errors import Unavailable
 from seckill.orders import event_outbox
@@ -48,15 +48,14 @@ class PublishEvents:
         The lock ends with the transaction: a process that is frozen in it loses both after
         `idle_in_transaction_session_timeout`, which is longer than SEND_S and a last publish.
         """
-        with database_errors_as_unavailable():
-            async with self._db.acquire() as connection, connection.transaction():
-                if not await event_outbox.lock_outbox(connection):
-                    return Polled(0, more=False)  # another process publishes
-                found, more = await event_outbox.oldest(connection, EVENTS_MAX, ORDERS_MAX)
-                if not found:
-                    return Polled(0, more=False)
-                sent, trouble = await self._send(found)
-                await event_outbox.remove(connection, sent)
+        async with transaction(self._db) as connection:
+            if not await event_outbox.lock_outbox(connection):
+                return Polled(0, more=False)  # another process publishes
+            found, more = await event_outbox.oldest(connection, EVENTS_MAX, ORDERS_MAX)
+            if not found:
+                return Polled(0, more=False)
+            sent, trouble = await self._send(found)
+            await event_outbox.remove(connection, sent)
         if trouble:
             raise trouble
         return Polled(len(sent), more=more or len(sent) < len(found))

@@ -51,6 +51,20 @@ def database_errors_as_unavailable() -> Iterator[None]:
 
 
 @asynccontextmanager
+async def transaction(
+    db: asyncpg.Pool, *, snapshot: bool = False
+) -> AsyncIterator[asyncpg.Connection]:
+    """Open a transaction; as a snapshot it only reads, and sees one moment throughout.
+
+    Raise Unavailable if PostgreSQL is unavailable or another transaction is in the way.
+    """
+    options = {"isolation": "repeatable_read", "readonly": True} if snapshot else {}
+    with database_errors_as_unavailable():
+        async with db.acquire() as connection, connection.transaction(**options):
+            yield connection
+
+
+@asynccontextmanager
 async def connect(
     dsn: str, *, size: int, timeout_s: float, at_once: bool = True
 ) -> AsyncIterator[asyncpg.Pool]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import asyncpg
 
-from seckill.adapters.postgres import database_errors_as_unavailable
+from seckill.adapters.postgres import transaction
 
 _BOOKED = """
 SELECT coalesce(sum(-e.cents) FILTER (WHERE e.kind = 'payment'), 0)::bigint,
@@ -96,28 +96,24 @@ class MoneyCheck:
 
 async def read_money(db: asyncpg.Pool, sale_id: str) -> MoneyCheck:
     """Read the money of a sale, and the wallets and postings of all."""
-    with database_errors_as_unavailable():
-        async with (
-            db.acquire() as connection,
-            connection.transaction(isolation="repeatable_read", readonly=True),
-        ):
+    async with transaction(db, snapshot=True) as connection:
 
-            async def column(query: str, *args: object) -> list[str]:
-                return [row[0] for row in await connection.fetch(query, *args)]
+        async def column(query: str, *args: object) -> list[str]:
+            return [row[0] for row in await connection.fetch(query, *args)]
 
-            charged, discounted, refunded = await connection.fetchrow(_BOOKED, sale_id)
-            open_txs = await column(_OPEN, sale_id)
-            unknown_txs = await column(_UNKNOWN, sale_id)
-            return MoneyCheck(
-                charged_cents=charged,
-                discounted_cents=discounted,
-                refunded_cents=refunded,
-                open_txs=open_txs,
-                unknown_txs=unknown_txs,
-                balance_cents=await connection.fetchval(
-                    "SELECT coalesce(sum(cents), 0)::bigint FROM entries"
-                ),
-                wrong_wallets=await column(_WRONG_WALLETS),
-                wrong_orders=await column(_WRONG_ORDERS, sale_id),
-                misbooked_txs=await column(_MISBOOKED, sale_id, open_txs + unknown_txs),
-            )
+        charged, discounted, refunded = await connection.fetchrow(_BOOKED, sale_id)
+        open_txs = await column(_OPEN, sale_id)
+        unknown_txs = await column(_UNKNOWN, sale_id)
+        return MoneyCheck(
+            charged_cents=charged,
+            discounted_cents=discounted,
+            refunded_cents=refunded,
+            open_txs=open_txs,
+            unknown_txs=unknown_txs,
+            balance_cents=await connection.fetchval(
+                "SELECT coalesce(sum(cents), 0)::bigint FROM entries"
+            ),
+            wrong_wallets=await column(_WRONG_WALLETS),
+            wrong_orders=await column(_WRONG_ORDERS, sale_id),
+            misbooked_txs=await column(_MISBOOKED, sale_id, open_txs + unknown_txs),
+        )

@@ -22,7 +22,7 @@ import lua
 from config.limits import OPS
 from seckill import audit
 from seckill.adapters import redis_keys
-from seckill.adapters.postgres import database_errors_as_unavailable
+from seckill.adapters.postgres import database_errors_as_unavailable, transaction
 from seckill.adapters.redis import redis_errors_as_unavailable
 from seckill.consistency import diff, fencing
 from seckill.errors import Conflict, Missing, WrongState
@@ -137,35 +137,34 @@ class Rebuild:
         """
         # A PostgreSQL restored from a backup may be behind in this, too.
         in_redis = await fencing.epoch_in_redis(self._redis, sale_id)
-        with database_errors_as_unavailable():
-            async with self._db.acquire() as connection, connection.transaction():
-                sale = await sales.lock(connection, sale_id)
-                epoch, total, available = await connection.fetchrow(
-                    "UPDATE inventory SET epoch = greatest(epoch, $2) + 1, outbox_mark = 0,"
-                    " version = version + 1 WHERE sale_id = $1 RETURNING epoch, total, available",
-                    sale_id,
-                    in_redis,
+        async with transaction(self._db) as connection:
+            sale = await sales.lock(connection, sale_id)
+            epoch, total, available = await connection.fetchrow(
+                "UPDATE inventory SET epoch = greatest(epoch, $2) + 1, outbox_mark = 0,"
+                " version = version + 1 WHERE sale_id = $1 RETURNING epoch, total, available",
+                sale_id,
+                in_redis,
+            )
+            live = await connection.fetch(
+                "SELECT buyer_id, order_id::text || ':' || quantity, quantity FROM orders"
+                " WHERE sale_id = $1 AND state IN ('pending', 'paying', 'paid')",
+                sale_id,
+                timeout=READ_S,
+            )
+            if sum(row[2] for row in live) != total - available:
+                raise Conflict(
+                    f"PostgreSQL's own books of sale {sale_id} do not balance, so nothing was "
+                    f"rebuilt; look what is wrong: seckill verify {sale_id}"
                 )
-                live = await connection.fetch(
-                    "SELECT buyer_id, order_id::text || ':' || quantity, quantity FROM orders"
-                    " WHERE sale_id = $1 AND state IN ('pending', 'paying', 'paid')",
-                    sale_id,
-                    timeout=READ_S,
-                )
-                if sum(row[2] for row in live) != total - available:
-                    raise Conflict(
-                        f"PostgreSQL's own books of sale {sale_id} do not balance, so nothing was "
-                        f"rebuilt; look what is wrong: seckill verify {sale_id}"
-                    )
-                has_stock = sale.was_opened or await sales.has_orders(connection, sale_id)
-                await audit.record(
-                    connection,
-                    "sale.rebuild",
-                    actor=actor,
-                    reason=reason,
-                    sale_id=sale_id,
-                    details={"epoch": epoch, "available": available, "live": len(live)},
-                )
+            has_stock = sale.was_opened or await sales.has_orders(connection, sale_id)
+            await audit.record(
+                connection,
+                "sale.rebuild",
+                actor=actor,
+                reason=reason,
+                sale_id=sale_id,
+                details={"epoch": epoch, "available": available, "live": len(live)},
+            )
         holders = [(row[0], row[1]) for row in live]
         return _SaleAtEpoch(sale, epoch, total, available if has_stock else None, holders)
 

@@ -24,7 +24,7 @@ from redis.asyncio import Redis
 import lua
 from seckill import audit, messages, metrics
 from seckill.adapters import redis_keys, topology
-from seckill.adapters.postgres import database_errors_as_unavailable
+from seckill.adapters.postgres import transaction
 from seckill.adapters.redis import redis_errors_as_unavailable
 from seckill.clock import now_ms
 from seckill.consistency import fencing
@@ -126,50 +126,47 @@ class Reconciler:
     async def _republish(self, sale_id: str, epoch: int, part: Sequence[Difference]) -> int:
         """Publish grabs again, and have it on record."""
         grabs = [Grab(d.holding.order_id, d.buyer_id, d.holding.quantity) for d in part]
-        with database_errors_as_unavailable():
-            async with self._db.acquire() as connection, connection.transaction():
-                await self._record(connection, sale_id, RepairAction.REPUBLISH, grabs)
-                body = messages.encode_place(sale_id, epoch, [], grabs)
-                await self._publisher.publish(topology.ORDERS_PLACE, body)
+        async with transaction(self._db) as connection:
+            await self._record(connection, sale_id, RepairAction.REPUBLISH, grabs)
+            body = messages.encode_place(sale_id, epoch, [], grabs)
+            await self._publisher.publish(topology.ORDERS_PLACE, body)
         return len(grabs)
 
     async def _give_back(self, sale_id: str, part: Sequence[Difference]) -> int:
         """Write the rows that return_stock works on; an ended order stays ended."""
-        with database_errors_as_unavailable():
-            async with self._db.acquire() as connection, connection.transaction():
-                rows = await connection.fetch(
-                    "INSERT INTO stock_returns (order_id, sale_id, buyer_id, quantity, units)"
-                    # As place() wrote it: units that were never there do not go on sale.
-                    " SELECT order_id, sale_id, buyer_id, quantity,"
-                    "        CASE WHEN reason = 'stock' THEN 0 ELSE quantity END FROM orders"
-                    "  WHERE order_id = ANY($1::uuid[])"
-                    "    AND state NOT IN ('pending', 'paying', 'paid')"
-                    " ON CONFLICT DO NOTHING RETURNING order_id::text, buyer_id, quantity",
-                    [difference.holding.order_id for difference in part],
+        async with transaction(self._db) as connection:
+            rows = await connection.fetch(
+                "INSERT INTO stock_returns (order_id, sale_id, buyer_id, quantity, units)"
+                # As place() wrote it: units that were never there do not go on sale.
+                " SELECT order_id, sale_id, buyer_id, quantity,"
+                "        CASE WHEN reason = 'stock' THEN 0 ELSE quantity END FROM orders"
+                "  WHERE order_id = ANY($1::uuid[])"
+                "    AND state NOT IN ('pending', 'paying', 'paid')"
+                " ON CONFLICT DO NOTHING RETURNING order_id::text, buyer_id, quantity",
+                [difference.holding.order_id for difference in part],
+            )
+            if rows:
+                await self._record(
+                    connection, sale_id, RepairAction.GIVE_BACK, [Grab(*row) for row in rows]
                 )
-                if rows:
-                    await self._record(
-                        connection, sale_id, RepairAction.GIVE_BACK, [Grab(*row) for row in rows]
-                    )
         return len(rows)
 
     async def _adopt(self, sale_id: str, part: Sequence[Difference]) -> int:
         """Give live orders their holders, with the rows locked so that none ends meanwhile."""
-        with database_errors_as_unavailable():
-            async with self._db.acquire() as connection, connection.transaction():
-                rows = await connection.fetch(
-                    "SELECT order_id::text, buyer_id, quantity FROM orders"
-                    " WHERE order_id = ANY($1::uuid[]) AND state IN ('pending', 'paying', 'paid')"
-                    " ORDER BY order_id FOR UPDATE",
-                    [difference.holding.order_id for difference in part],
-                )
-                epoch = await connection.fetchval(
-                    "SELECT epoch FROM inventory WHERE sale_id = $1", sale_id
-                )
-                live = [Grab(*row) for row in rows]
-                adopted = await self._call_adopt(sale_id, epoch, live) if live else []
-                if adopted:
-                    await self._record(connection, sale_id, RepairAction.ADOPT, adopted)
+        async with transaction(self._db) as connection:
+            rows = await connection.fetch(
+                "SELECT order_id::text, buyer_id, quantity FROM orders"
+                " WHERE order_id = ANY($1::uuid[]) AND state IN ('pending', 'paying', 'paid')"
+                " ORDER BY order_id FOR UPDATE",
+                [difference.holding.order_id for difference in part],
+            )
+            epoch = await connection.fetchval(
+                "SELECT epoch FROM inventory WHERE sale_id = $1", sale_id
+            )
+            live = [Grab(*row) for row in rows]
+            adopted = await self._call_adopt(sale_id, epoch, live) if live else []
+            if adopted:
+                await self._record(connection, sale_id, RepairAction.ADOPT, adopted)
         return len(adopted)
 
     async def _call_adopt(self, sale_id: str, epoch: int, live: Sequence[Grab]) -> list[Grab]:

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from seckill.adapters import redis_keys
-from seckill.adapters.postgres import database_errors_as_unavailable
+from seckill.adapters.postgres import database_errors_as_unavailable, transaction
 from seckill.adapters.redis import redis_errors_as_unavailable
 from seckill.inventory.holders import holder_pages
 from seckill.inventory.reservations import Holding
@@ -88,30 +88,25 @@ async def read_redis(redis: Redis, sale_id: str) -> RedisSnapshot | None:
 
 async def read_sql(db: asyncpg.Pool, sale_id: str) -> SqlSnapshot | None:
     """Read a sale's rows in one snapshot; None when there is no such sale."""
-    with database_errors_as_unavailable():
-        async with (
-            db.acquire() as connection,
-            connection.transaction(isolation="repeatable_read", readonly=True),
-        ):
-            inventory = await connection.fetchrow(
-                "SELECT total, available, frozen, sold, epoch FROM inventory WHERE sale_id = $1",
-                sale_id,
-            )
-            if inventory is None:
-                return None
-            states = await connection.fetch(
-                "SELECT state, count(*), sum(quantity) FROM orders WHERE sale_id = $1 GROUP BY 1",
-                sale_id,
-            )
-            live = await connection.fetch(
-                "SELECT order_id::text, buyer_id FROM orders"
-                " WHERE sale_id = $1 AND state = ANY($2)",
-                sale_id,
-                list(LIVE),
-            )
-            returns = await connection.fetchval(
-                "SELECT count(*) FROM stock_returns WHERE sale_id = $1", sale_id
-            )
+    async with transaction(db, snapshot=True) as connection:
+        inventory = await connection.fetchrow(
+            "SELECT total, available, frozen, sold, epoch FROM inventory WHERE sale_id = $1",
+            sale_id,
+        )
+        if inventory is None:
+            return None
+        states = await connection.fetch(
+            "SELECT state, count(*), sum(quantity) FROM orders WHERE sale_id = $1 GROUP BY 1",
+            sale_id,
+        )
+        live = await connection.fetch(
+            "SELECT order_id::text, buyer_id FROM orders WHERE sale_id = $1 AND state = ANY($2)",
+            sale_id,
+            list(LIVE),
+        )
+        returns = await connection.fetchval(
+            "SELECT count(*) FROM stock_returns WHERE sale_id = $1", sale_id
+        )
     per_buyer = Counter(row[1] for row in live)
     return SqlSnapshot(
         **inventory,

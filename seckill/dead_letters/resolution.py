@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from seckill import audit
 from seckill.adapters import topology
-from seckill.adapters.postgres import database_errors_as_unavailable
+from seckill.adapters.postgres import transaction
 from seckill.adapters.rabbitmq import Publisher
 from seckill.dead_letters import store
 from seckill.dead_letters.parser import NamedOrder, first_line
@@ -72,25 +72,24 @@ async def replay(
     open: replayed again, its orders become rows once. A message that dies at once waits for the
     lock, and opens the letter after it was closed; without the lock it would be closed unseen.
     """
-    with database_errors_as_unavailable():
-        async with db.acquire() as connection, connection.transaction():
-            letter = await store.lock_open(connection, letter_id)
-            if letter is None:
-                return Resolution.NOT_OPEN
-            if letter.queue not in topology.WORK_QUEUES:
-                return Resolution.NO_QUEUE
-            if letter.replays >= REPLAYS_MAX and not force:
-                return Resolution.TOO_OFTEN
-            await publisher.publish(letter.queue, letter.body)
-            await store.close(connection, letter_id, state="replayed", actor=actor, reason=None)
-            await audit.record(
-                connection,
-                "dead.replay",
-                actor=actor,
-                reason=letter.reason,
-                sale_id=letter.sale_id,
-                details={"letter_id": letter_id, "queue": letter.queue, "forced": force},
-            )
+    async with transaction(db) as connection:
+        letter = await store.lock_open(connection, letter_id)
+        if letter is None:
+            return Resolution.NOT_OPEN
+        if letter.queue not in topology.WORK_QUEUES:
+            return Resolution.NO_QUEUE
+        if letter.replays >= REPLAYS_MAX and not force:
+            return Resolution.TOO_OFTEN
+        await publisher.publish(letter.queue, letter.body)
+        await store.close(connection, letter_id, state="replayed", actor=actor, reason=None)
+        await audit.record(
+            connection,
+            "dead.replay",
+            actor=actor,
+            reason=letter.reason,
+            sale_id=letter.sale_id,
+            details={"letter_id": letter_id, "queue": letter.queue, "forced": force},
+        )
     return Resolution.REPLAYED
 
 
@@ -105,8 +104,8 @@ async def discard(
     # Read before any lock is taken: it may take a while, and of these orders no holder can come up
     # any more. One that goes meanwhile goes after its row was written, and that we see.
     held = await _holdings(db, redis, letter_id)
-    with database_errors_as_unavailable(), _refusals_as_permanent():
-        async with db.acquire() as connection, connection.transaction():
+    with _refusals_as_permanent():
+        async with transaction(db) as connection:
             letter = await store.lock_open(connection, letter_id)
             if letter is None:
                 return DiscardReport(Resolution.NOT_OPEN)

@@ -14,7 +14,7 @@ from typing import Any
 import asyncpg
 import msgspec
 
-from seckill.adapters.postgres import database_errors_as_unavailable
+from seckill.adapters.postgres import database_errors_as_unavailable, transaction
 from seckill.dead_letters.parser import DeadMessage, NamedOrder
 from seckill.errors import Missing
 
@@ -103,13 +103,12 @@ class NewLetter:
 async def arrive(db: asyncpg.Pool, messages: Iterable[DeadMessage]) -> list[NewLetter]:
     """Write dead messages down in one transaction; return those that were news."""
     arrivals = []
-    with database_errors_as_unavailable():
-        async with db.acquire() as connection, connection.transaction():
-            # Sorted, so that two processes lock rows in one order.
-            for message in sorted(messages, key=lambda m: m.digest):
-                letter_id = await _write(connection, message)
-                if letter_id is not None:
-                    arrivals.append(NewLetter(letter_id, message))
+    async with transaction(db) as connection:
+        # Sorted, so that two processes lock rows in one order.
+        for message in sorted(messages, key=lambda m: m.digest):
+            letter_id = await _write(connection, message)
+            if letter_id is not None:
+                arrivals.append(NewLetter(letter_id, message))
     return arrivals
 
 

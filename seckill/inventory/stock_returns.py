@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import asyncpg
 
-from seckill.adapters.postgres import database_errors_as_unavailable
+from seckill.adapters.postgres import transaction
 from seckill.inventory.reservations import CALL_MAX, Holding, Stock, UnitReturn
 
 #: A sale that is away, fenced or being rebuilt is asked again after this long.
@@ -28,37 +28,34 @@ async def return_batch(db: asyncpg.Pool, stock: Stock) -> ReturnReport:
     Rows are deleted after Redis has said that their holders are gone. A crash in between runs
     return_units.lua again, which finds no holder and adds nothing: exactly once, by the holder.
     """
-    with database_errors_as_unavailable():
-        async with db.acquire() as connection, connection.transaction():
-            rows = await connection.fetch(
-                "SELECT r.order_id::text, r.sale_id, r.buyer_id, r.quantity, r.units, i.epoch"
-                "  FROM stock_returns r JOIN inventory i USING (sale_id)"
-                " WHERE due_at <= now() ORDER BY due_at LIMIT $1 FOR UPDATE OF r SKIP LOCKED",
-                CALL_MAX,
+    async with transaction(db) as connection:
+        rows = await connection.fetch(
+            "SELECT r.order_id::text, r.sale_id, r.buyer_id, r.quantity, r.units, i.epoch"
+            "  FROM stock_returns r JOIN inventory i USING (sale_id)"
+            " WHERE due_at <= now() ORDER BY due_at LIMIT $1 FOR UPDATE OF r SKIP LOCKED",
+            CALL_MAX,
+        )
+        by_sale: dict[tuple[str, int], list[asyncpg.Record]] = defaultdict(list)
+        for row in rows:
+            by_sale[row["sale_id"], row["epoch"]].append(row)
+        done: list[str] = []
+        later: list[str] = []
+        for (sale_id, epoch), group in by_sale.items():
+            returns = [
+                UnitReturn(r["buyer_id"], str(Holding(r["order_id"], r["quantity"])), r["units"])
+                for r in group
+            ]
+            finished = await stock.return_units(sale_id, epoch, returns)
+            (done if finished else later).extend(r["order_id"] for r in group)
+        if done:
+            await connection.execute(
+                "DELETE FROM stock_returns WHERE order_id = ANY($1::uuid[])", done
             )
-            by_sale: dict[tuple[str, int], list[asyncpg.Record]] = defaultdict(list)
-            for row in rows:
-                by_sale[row["sale_id"], row["epoch"]].append(row)
-            done: list[str] = []
-            later: list[str] = []
-            for (sale_id, epoch), group in by_sale.items():
-                returns = [
-                    UnitReturn(
-                        r["buyer_id"], str(Holding(r["order_id"], r["quantity"])), r["units"]
-                    )
-                    for r in group
-                ]
-                finished = await stock.return_units(sale_id, epoch, returns)
-                (done if finished else later).extend(r["order_id"] for r in group)
-            if done:
-                await connection.execute(
-                    "DELETE FROM stock_returns WHERE order_id = ANY($1::uuid[])", done
-                )
-            if later:
-                await connection.execute(
-                    "UPDATE stock_returns SET due_at = now() + make_interval(secs => $2)"
-                    " WHERE order_id = ANY($1::uuid[])",
-                    later,
-                    LATER_S,
-                )
+        if later:
+            await connection.execute(
+                "UPDATE stock_returns SET due_at = now() + make_interval(secs => $2)"
+                " WHERE order_id = ANY($1::uuid[])",
+                later,
+                LATER_S,
+            )
     return ReturnReport(len(done), len(later))

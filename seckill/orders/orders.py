@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import asyncpg
 
-from seckill.adapters.postgres import database_errors_as_unavailable
+from seckill.adapters.postgres import database_errors_as_unavailable, transaction
 from seckill.inventory.reservations import Holding
 
 #: States in which an order holds units.
@@ -124,21 +124,20 @@ async def cancel_unplaced(
 
 async def release_overdue(db: asyncpg.Pool, *, grace_s: float, limit: int) -> list[str]:
     """Cancel up to `limit` orders overdue by `grace_s`, skipping those another process works on."""
-    with database_errors_as_unavailable():
-        async with db.acquire() as connection, connection.transaction():
-            rows = await connection.fetch(
-                "SELECT order_id::text FROM orders"
-                " WHERE state = 'pending' AND pay_by <= now() - make_interval(secs => $1)"
-                " ORDER BY pay_by LIMIT $2 FOR UPDATE SKIP LOCKED",
-                grace_s,
-                limit,
-            )
-            if not rows:
-                return []
-            ids = [row[0] for row in rows]
-            return await release(
-                connection, ids, to_state="cancelled", reason="expired", overdue_only=True
-            )
+    async with transaction(db) as connection:
+        rows = await connection.fetch(
+            "SELECT order_id::text FROM orders"
+            " WHERE state = 'pending' AND pay_by <= now() - make_interval(secs => $1)"
+            " ORDER BY pay_by LIMIT $2 FOR UPDATE SKIP LOCKED",
+            grace_s,
+            limit,
+        )
+        if not rows:
+            return []
+        ids = [row[0] for row in rows]
+        return await release(
+            connection, ids, to_state="cancelled", reason="expired", overdue_only=True
+        )
 
 
 async def find_many(db: asyncpg.Pool, order_ids: Sequence[str]) -> list[Order | None]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import asyncpg
 
-from seckill.adapters.postgres import database_errors_as_unavailable
+from seckill.adapters.postgres import database_errors_as_unavailable, transaction
 from seckill.payments.payment import CARD, Payment
 from seckill.payments.provider_client import ChargeStatus
 from seckill.transactions.states import BranchCall
@@ -190,7 +190,7 @@ class CardPaymentStore:
         return UnknownCardPayments(*row)
 
     async def _confirm(self, tx_ids: Sequence[str]) -> None:
-        async with self._db.acquire() as connection, connection.transaction():
+        async with transaction(self._db) as connection:
             rows = await connection.fetch(
                 "SELECT tx_id, sale_id, order_id::text, buyer_id, method, coupon_id"
                 "  FROM confirm_card_payments($1)",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import asyncpg
 
 from seckill import audit
-from seckill.adapters.postgres import database_errors_as_unavailable
+from seckill.adapters.postgres import database_errors_as_unavailable, transaction
 from seckill.errors import Missing, WrongState
 
 
@@ -17,25 +17,24 @@ async def refund(db: asyncpg.Pool, order_id: str, *, actor: str, reason: str) ->
     What came from the wallet is in it again, and the order `refunded`; what was paid by card makes
     it `refunding` until the provider has given it back. Then the coupon is good again, too.
     """
-    with database_errors_as_unavailable():
-        async with db.acquire() as connection, connection.transaction():
-            if not await connection.fetch("SELECT begin_refunds($1, $2)", [order_id], reason):
-                await _explain(connection, order_id)
-            await connection.execute("SELECT release_shipments($1)", [order_id])
-            await connection.execute("SELECT refund_to_wallets($1)", [order_id])
-            row = await connection.fetchrow(
-                "SELECT p.tx_id, p.sale_id, p.amount_cents, o.state"
-                "  FROM payments p JOIN orders o ON tx_id = paying_tx WHERE o.order_id = $1",
-                order_id,
-            )
-            await audit.record(
-                connection,
-                "order.refund",
-                actor=actor,
-                sale_id=row["sale_id"],
-                reason=reason,
-                details={"order_id": order_id, "tx_id": row["tx_id"], "cents": row["amount_cents"]},
-            )
+    async with transaction(db) as connection:
+        if not await connection.fetch("SELECT begin_refunds($1, $2)", [order_id], reason):
+            await _explain(connection, order_id)
+        await connection.execute("SELECT release_shipments($1)", [order_id])
+        await connection.execute("SELECT refund_to_wallets($1)", [order_id])
+        row = await connection.fetchrow(
+            "SELECT p.tx_id, p.sale_id, p.amount_cents, o.state"
+            "  FROM payments p JOIN orders o ON tx_id = paying_tx WHERE o.order_id = $1",
+            order_id,
+        )
+        await audit.record(
+            connection,
+            "order.refund",
+            actor=actor,
+            sale_id=row["sale_id"],
+            reason=reason,
+            details={"order_id": order_id, "tx_id": row["tx_id"], "cents": row["amount_cents"]},
+        )
     return str(row["state"])
 
 
@@ -44,13 +43,12 @@ async def begin(db: asyncpg.Pool, order_ids: Sequence[str], reason: str) -> set[
 
     Those wait: only what was charged can be given back. Any other state is left as it is.
     """
-    with database_errors_as_unavailable():
-        async with db.acquire() as connection, connection.transaction():
-            await connection.execute("SELECT begin_refunds($1, $2)", order_ids, reason)
-            rows = await connection.fetch(
-                "SELECT order_id::text FROM orders WHERE order_id = ANY ($1) AND state = 'paid'",
-                order_ids,
-            )
+    async with transaction(db) as connection:
+        await connection.execute("SELECT begin_refunds($1, $2)", order_ids, reason)
+        rows = await connection.fetch(
+            "SELECT order_id::text FROM orders WHERE order_id = ANY ($1) AND state = 'paid'",
+            order_ids,
+        )
     return {row[0] for row in rows}
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 import asyncpg
 
 from config.limits import OPS, RATE_MAX, Limits, Op, burst_of
-from seckill.adapters.postgres import database_errors_as_unavailable
+from seckill.adapters.postgres import database_errors_as_unavailable, transaction
 from seckill.errors import UserMistake
 from seckill.sales import sales
 from seckill.sales.token_buckets import GRACE_US, LEASE_US, TokenBuckets
@@ -47,18 +47,17 @@ async def set_limit(
     the same command again makes both sides equal.
     """
     await sales.find(db, sale_id)
-    with database_errors_as_unavailable():
-        async with db.acquire() as connection, connection.transaction():
-            await connection.execute(
-                "INSERT INTO sale_limits (sale_id, op, rate, burst) VALUES ($1, $2, $3, $4)"
-                " ON CONFLICT (sale_id, op) DO UPDATE"
-                " SET rate = excluded.rate, burst = excluded.burst, set_at = now()",
-                sale_id,
-                op,
-                limit.rate,
-                limit.burst,
-            )
-            await buckets.set_limit(sale_id, op, rate=limit.rate, burst=limit.burst)
+    async with transaction(db) as connection:
+        await connection.execute(
+            "INSERT INTO sale_limits (sale_id, op, rate, burst) VALUES ($1, $2, $3, $4)"
+            " ON CONFLICT (sale_id, op) DO UPDATE"
+            " SET rate = excluded.rate, burst = excluded.burst, set_at = now()",
+            sale_id,
+            op,
+            limit.rate,
+            limit.burst,
+        )
+        await buckets.set_limit(sale_id, op, rate=limit.rate, burst=limit.burst)
 
 
 async def limits_of(db: asyncpg.Pool, sale_id: str) -> Mapping[str, SaleLimit]:

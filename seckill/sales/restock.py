@@ -13,7 +13,7 @@ from typing import NamedTuple
 import asyncpg
 
 from seckill import audit
-from seckill.adapters.postgres import database_errors_as_unavailable
+from seckill.adapters.postgres import transaction
 from seckill.errors import Conflict, Unavailable, UserMistake, WrongState
 from seckill.inventory.reservations import RestockOutcome, Stock
 from seckill.sales import sales
@@ -48,9 +48,8 @@ async def restock(
         raise UserMistake("a restock needs a reason: one line of text")
     before = (await sales.find(db, sale_id)).total if from_total is None else from_total
     try:
-        with database_errors_as_unavailable():
-            async with db.acquire() as connection, connection.transaction():
-                await _change(connection, stock, sale_id, units, from_total, actor, reason)
+        async with transaction(db) as connection:
+            await _change(connection, stock, sale_id, units, from_total, actor, reason)
         with suppress(Conflict):  # being rebuilt since then, which writes the new total
             await repair_total(db, stock, sale_id)
     except Unavailable as error:
@@ -63,9 +62,8 @@ async def restock(
 
 async def repair_total(db: asyncpg.Pool, stock: Stock, sale_id: str) -> None:
     """Finish or undo in Redis what a restock left half done."""
-    with database_errors_as_unavailable():
-        async with db.acquire() as connection, connection.transaction():
-            await _align(stock, sale_id, await _locked(connection, sale_id))
+    async with transaction(db) as connection:
+        await _align(stock, sale_id, await _locked(connection, sale_id))
 
 
 async def repair_totals(db: asyncpg.Pool, stock: Stock) -> list[str]:

@@ -10,7 +10,7 @@ import asyncpg
 from msgspec import Meta, Struct
 
 from seckill.adapters import topology
-from seckill.adapters.postgres import database_errors_as_unavailable
+from seckill.adapters.postgres import database_errors_as_unavailable, transaction
 from seckill.auth.proof_of_work import BITS_MAX
 from seckill.auth.tickets import ID
 from seckill.errors import Conflict, Missing, UserMistake, WrongState
@@ -93,16 +93,15 @@ async def create(db: asyncpg.Pool, stock: Stock, new: NewSale) -> Sale:
     if new.price_cents * new.per_order_max > AMOUNT_MAX:
         raise UserMistake(f"price times units of an order must not exceed {AMOUNT_MAX} cents")
     try:
-        with database_errors_as_unavailable():
-            async with db.acquire() as connection, connection.transaction():
-                await _insert(connection, new)
-                sale = await lock(connection, new.sale_id)
-                # Before the commit, so that a refusal leaves no half-made sale behind.
-                if not await stock.announce(sale.sale_id, sale.terms()):
-                    raise WrongState(
-                        f"Redis holds a sale {sale.sale_id} that PostgreSQL does not know; "
-                        "choose another id"
-                    )
+        async with transaction(db) as connection:
+            await _insert(connection, new)
+            sale = await lock(connection, new.sale_id)
+            # Before the commit, so that a refusal leaves no half-made sale behind.
+            if not await stock.announce(sale.sale_id, sale.terms()):
+                raise WrongState(
+                    f"Redis holds a sale {sale.sale_id} that PostgreSQL does not know; "
+                    "choose another id"
+                )
     except asyncpg.UniqueViolationError as error:
         raise WrongState(
             f"sale {new.sale_id} exists already; choose another id, or look at it: "
@@ -119,28 +118,27 @@ async def open_(db: asyncpg.Pool, stock: Stock, sale_id: str) -> Sale:
     The row stays locked and `opened_at` uncommitted while Redis is written: a crash in between
     leaves "never opened", and open_sale.lua then finds the stock and leaves it alone.
     """
-    with database_errors_as_unavailable():
-        async with db.acquire() as connection, connection.transaction():
-            sale = await lock(connection, sale_id)
-            if sale.state == "paused":
-                # Whoever repeats the opening must not lift a pause that somebody else wanted.
-                raise WrongState(
-                    f"sale {sale_id} is paused; let buyers in again: seckill sale resume {sale_id}"
-                )
-            if sale.was_opened or await has_orders(connection, sale_id):
-                done = await stock.set_sale_state(sale_id, "open")
-            else:
-                done = await stock.open_sale(sale_id, sale.terms())
-            if not done:
-                raise Conflict(
-                    f"Redis has lost the stock of sale {sale_id}, or holds that of another life; "
-                    f"it must be rebuilt before it can open: seckill sale rebuild {sale_id}"
-                )
-            await connection.execute(
-                "UPDATE sales SET state = 'open', opened_at = coalesce(opened_at, now())"
-                " WHERE sale_id = $1",
-                sale_id,
+    async with transaction(db) as connection:
+        sale = await lock(connection, sale_id)
+        if sale.state == "paused":
+            # Whoever repeats the opening must not lift a pause that somebody else wanted.
+            raise WrongState(
+                f"sale {sale_id} is paused; let buyers in again: seckill sale resume {sale_id}"
             )
+        if sale.was_opened or await has_orders(connection, sale_id):
+            done = await stock.set_sale_state(sale_id, "open")
+        else:
+            done = await stock.open_sale(sale_id, sale.terms())
+        if not done:
+            raise Conflict(
+                f"Redis has lost the stock of sale {sale_id}, or holds that of another life; "
+                f"it must be rebuilt before it can open: seckill sale rebuild {sale_id}"
+            )
+        await connection.execute(
+            "UPDATE sales SET state = 'open', opened_at = coalesce(opened_at, now())"
+            " WHERE sale_id = $1",
+            sale_id,
+        )
     return await find(db, sale_id)
 
 
@@ -219,23 +217,22 @@ async def _move(
     db: asyncpg.Pool, stock: Stock, sale_id: str, to_state: str, from_states: tuple[str, ...]
 ) -> Sale:
     """Set the state in Redis, then in PostgreSQL; a crash in between is mended by a repeat."""
-    with database_errors_as_unavailable():
-        async with db.acquire() as connection, connection.transaction():
-            sale = await lock(connection, sale_id)
-            if not sale.was_opened:
-                raise WrongState(f"sale {sale_id} was never opened")
-            if sale.state not in from_states:
-                raise WrongState(
-                    f"sale {sale_id} is {sale.state}; open it again: seckill sale open {sale_id}"
-                )
-            if not await stock.set_sale_state(sale_id, to_state):
-                raise Conflict(
-                    f"Redis has lost sale {sale_id}, or it is being rebuilt; it sells nothing "
-                    f"until that is done: seckill sale rebuild {sale_id}"
-                )
-            await connection.execute(
-                "UPDATE sales SET state = $2 WHERE sale_id = $1", sale_id, to_state
+    async with transaction(db) as connection:
+        sale = await lock(connection, sale_id)
+        if not sale.was_opened:
+            raise WrongState(f"sale {sale_id} was never opened")
+        if sale.state not in from_states:
+            raise WrongState(
+                f"sale {sale_id} is {sale.state}; open it again: seckill sale open {sale_id}"
             )
+        if not await stock.set_sale_state(sale_id, to_state):
+            raise Conflict(
+                f"Redis has lost sale {sale_id}, or it is being rebuilt; it sells nothing "
+                f"until that is done: seckill sale rebuild {sale_id}"
+            )
+        await connection.execute(
+            "UPDATE sales SET state = $2 WHERE sale_id = $1", sale_id, to_state
+        )
     return await find(db, sale_id)
 
 

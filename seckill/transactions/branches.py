@@ -13,7 +13,7 @@ import asyncpg
 import msgspec
 
 from seckill.adapters.http import HttpClient, Reply
-from seckill.adapters.postgres import database_errors_as_unavailable
+from seckill.adapters.postgres import transaction
 from seckill.errors import Unavailable
 from seckill.transactions import barrier
 from seckill.transactions.states import BranchCall, BranchOp
@@ -86,15 +86,14 @@ class SqlBranch:
 
     async def run(self, op: BranchOp, works: Sequence[BranchCall]) -> Mapping[str, str]:
         """Do an operation, once for each transaction; Unavailable when PostgreSQL is away."""
-        with database_errors_as_unavailable():
-            async with self._db.acquire() as connection, connection.transaction():
-                passed, refused = await barrier.enter(connection, self.name, op, works)
-                operation = self._operations[op]
-                if operation is None or not passed:
-                    return refused
-                if now := await operation(connection, passed):
-                    await barrier.withdraw(connection, self.name, op, list(now))
-                return {**refused, **now}
+        async with transaction(self._db) as connection:
+            passed, refused = await barrier.enter(connection, self.name, op, works)
+            operation = self._operations[op]
+            if operation is None or not passed:
+                return refused
+            if now := await operation(connection, passed):
+                await barrier.withdraw(connection, self.name, op, list(now))
+            return {**refused, **now}
 
 
 class HttpBranch:

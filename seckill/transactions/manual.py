@@ -11,7 +11,7 @@ import asyncpg
 import msgspec
 
 from seckill import audit
-from seckill.adapters.postgres import database_errors_as_unavailable
+from seckill.adapters.postgres import database_errors_as_unavailable, transaction
 from seckill.errors import Missing, WrongState
 from seckill.transactions.states import ENDED, TransactionState
 
@@ -125,24 +125,23 @@ async def show(db: asyncpg.Pool, tx_id: str) -> TransactionView:
 
 async def retry(db: asyncpg.Pool, tx_id: str) -> ListedTransaction:
     """Let recovery go on with a transaction at once: one that is parked, or waits."""
-    with database_errors_as_unavailable():
-        async with db.acquire() as connection, connection.transaction():
-            found = await _lock(connection, tx_id)
-            if found.ended_at is not None:
-                raise WrongState(f"{tx_id} has ended: {found.state}; there is nothing to retry")
-            await connection.execute(
-                "UPDATE transactions SET state = coalesce(parked_in, state), parked_in = NULL,"
-                "       attempts = 0, due_at = now(), updated_at = now() WHERE tx_id = $1",
-                tx_id,
-            )
-            await audit.record(
-                connection,
-                "tx.retry",
-                actor=audit.operator_name(),
-                reason="by hand",
-                details={"tx_id": tx_id, "state": found.state, "attempts": found.attempts},
-            )
-            return await _lock(connection, tx_id)
+    async with transaction(db) as connection:
+        found = await _lock(connection, tx_id)
+        if found.ended_at is not None:
+            raise WrongState(f"{tx_id} has ended: {found.state}; there is nothing to retry")
+        await connection.execute(
+            "UPDATE transactions SET state = coalesce(parked_in, state), parked_in = NULL,"
+            "       attempts = 0, due_at = now(), updated_at = now() WHERE tx_id = $1",
+            tx_id,
+        )
+        await audit.record(
+            connection,
+            "tx.retry",
+            actor=audit.operator_name(),
+            reason="by hand",
+            details={"tx_id": tx_id, "state": found.state, "attempts": found.attempts},
+        )
+        return await _lock(connection, tx_id)
 
 
 async def settle(db: asyncpg.Pool, tx_id: str, to: str, reason: str) -> ListedTransaction:
@@ -150,29 +149,28 @@ async def settle(db: asyncpg.Pool, tx_id: str, to: str, reason: str) -> ListedTr
 
     A person has made sure of what they did; the audit row says who, and why.
     """
-    with database_errors_as_unavailable():
-        async with db.acquire() as connection, connection.transaction():
-            found = await _lock(connection, tx_id)
-            if found.state != TransactionState.FAILED:
-                raise WrongState(
-                    f"{tx_id} is {found.state}, not parked; only what is parked can be settled"
-                )
-            state = SETTLED[found.engine][to]
-            await connection.execute(
-                "UPDATE transactions SET state = $2, reason = $3, ended_at = now(),"
-                "       updated_at = now() WHERE tx_id = $1",
-                tx_id,
-                state,
-                f"by hand: {reason}",
+    async with transaction(db) as connection:
+        found = await _lock(connection, tx_id)
+        if found.state != TransactionState.FAILED:
+            raise WrongState(
+                f"{tx_id} is {found.state}, not parked; only what is parked can be settled"
             )
-            await audit.record(
-                connection,
-                "tx.settle",
-                actor=audit.operator_name(),
-                reason=reason,
-                details={"tx_id": tx_id, "parked_in": found.parked_in, "settled": state},
-            )
-            return await _lock(connection, tx_id)
+        state = SETTLED[found.engine][to]
+        await connection.execute(
+            "UPDATE transactions SET state = $2, reason = $3, ended_at = now(),"
+            "       updated_at = now() WHERE tx_id = $1",
+            tx_id,
+            state,
+            f"by hand: {reason}",
+        )
+        await audit.record(
+            connection,
+            "tx.settle",
+            actor=audit.operator_name(),
+            reason=reason,
+            details={"tx_id": tx_id, "parked_in": found.parked_in, "settled": state},
+        )
+        return await _lock(connection, tx_id)
 
 
 async def _lock(connection: asyncpg.Connection, tx_id: str) -> ListedTransaction:
