@@ -1,4 +1,4 @@
-"""The one builder of the edge."""
+"""The public application: its routes, and what it is made of."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def create_app(settings: Settings) -> web.Application:
     app[TRUSTED_PROXIES] = settings.trusted_proxies
     responses.set_up(app, tls=bool(settings.tls_cert))
     if settings.cors_origins:
-        cors.let_in(app, settings.cors_origins)
+        cors.allow_origins(app, settings.cors_origins)
     app.cleanup_ctx.extend(
         (
             resources.in_flight_ctx,

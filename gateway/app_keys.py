@@ -1,4 +1,4 @@
-"""Typed keys of what the whole application shares."""
+"""Typed keys of what several wings of the gateway use; other keys stand beside their types."""
 
 from __future__ import annotations
 

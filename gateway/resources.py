@@ -1,4 +1,4 @@
-"""What the gateway holds while it runs: one cleanup context a resource, under typed keys."""
+"""What the public application holds while it runs: one cleanup context for each resource."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ async def postgres_ctx(app: web.Application) -> AsyncIterator[None]:
 
 
 async def broker_ctx(app: web.Application) -> AsyncIterator[None]:
-    """RabbitMQ: a link for publishing alone."""
+    """RabbitMQ: a connection for publishing alone."""
     settings = app[SETTINGS]
     broker = Broker(settings.amqp_url, "seckill-gateway", settings.connect_timeout_s)
     async with Publisher.open(broker, timeout_s=settings.confirm_timeout_s) as publisher:
@@ -176,9 +176,9 @@ async def payments_ctx(app: web.Application) -> AsyncIterator[None]:
 async def order_watcher_ctx(app: web.Application) -> AsyncIterator[None]:
     """Event streams: a bound on their number, and the watcher of their orders."""
     watcher = OrderWatcher(
-        app[ORDER_LOOKUP].find_changed, places_max=app[SETTINGS].event_streams_max
+        app[ORDER_LOOKUP].find_changed, slots_max=app[SETTINGS].event_streams_max
     )
-    metrics.EVENT_STREAMS.set_function(lambda: watcher.places_taken)
+    metrics.EVENT_STREAMS.set_function(lambda: watcher.slots_taken)
     app[ORDER_WATCHER] = watcher
     yield
 

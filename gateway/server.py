@@ -7,6 +7,7 @@ import gc
 import logging
 import resource
 import socket
+import ssl
 from functools import partial
 from typing import cast
 
@@ -31,68 +32,69 @@ BACKLOG = 4096
 #: New objects between collections of the youngest generation. A busy loop makes the default 700
 #: in a few requests, and nearly all die by reference count alone.
 GC_THRESHOLD = 20_000
-#: Time to throw away the rest of a body that was refused, so that the client gets to read why.
+#: Time to read and drop the rest of a body that was refused, so that the client gets the answer.
 LINGER_S = 1.0
 #: Open files that are not buyers' connections: stores, log, listener, the admin port.
 FILES_RESERVED = 100
-#: An operator's change takes some milliseconds. Buyers drain only after this, within what is left
-#: of a supervisor's patience, so a ledger that a client waits for is cut off.
+#: An operator's change takes some milliseconds. Buyers drain only after this, in what is left of a
+#: supervisor's time limit, so a ledger that a client waits for is cut off.
 ADMIN_DRAIN_S = 0.5
 
 
 def run(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT; raise SeckillError when a store is not there at start."""
+    """Serve until SIGTERM or SIGINT; raise SeckillError if a store is unavailable at start."""
     uvloop.run(serve(settings))
 
 
 async def serve(settings: Settings) -> None:
-    """Open the ports, tell the supervisor, and stop gracefully when told."""
+    """Open the ports, report readiness, and stop gracefully at a signal."""
     stop = stop_on_signals()
     tls = public_context(settings)
     app = create_app(settings)
-    # A handler is cancelled when its client goes away, so that its grab leaves its batch.
+    # A handler is cancelled when its client leaves: its grab leaves the batch, and no ledger is
+    # counted for it.
     edge = web.AppRunner(
-        app,
-        access_log=None,
-        handler_cancellation=True,
-        shutdown_timeout=settings.drain_s,
+        app, access_log=None, handler_cancellation=True, shutdown_timeout=settings.drain_s
     )
     admin = web.AppRunner(
         create_admin_app(app),
         access_log=None,
-        handler_cancellation=True,  # no ledger is counted for a client that is gone
+        handler_cancellation=True,
         shutdown_timeout=ADMIN_DRAIN_S,
     )
     try:
         await edge.setup()
         await admin.setup()
         connections = _connections(app, cast(web.Server, edge.server))
-        host, port = settings.gateway_host, settings.gateway_port
-        with listening(host, port, "SECKILL_GATEWAY_PORT"):
-            listener = await asyncio.get_running_loop().create_server(
-                connections,
-                host,
-                port,
-                ssl=tls,
-                reuse_port=True,
-                backlog=BACKLOG,
-            )
-        _drop_clients_that_read_nothing(listener, settings.keepalive_s)
+        listener = await _listen(settings, connections, tls)
         with listening(settings.admin_host, settings.admin_port, "SECKILL_ADMIN_PORT"):
             await web.TCPSite(admin, settings.admin_host, settings.admin_port).start()
         # What is alive now lives as long as the process: the collector need not look at it again.
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD)
         notify_ready(settings.notify_socket)
-        log.info("gateway on %s://%s:%d", "https" if tls else "http", host, port)
+        scheme = "https" if tls else "http"
+        log.info("gateway on %s://%s:%d", scheme, settings.gateway_host, settings.gateway_port)
         await stop.wait()
         listener.close()
         await connections.drain(settings.drain_s)
     finally:
-        # Health answers end first, so that balancers look elsewhere. Then: stop listening, finish
+        # Health answers end first, so that balancers send no more. Then: stop listening, finish
         # the requests in flight (up to drain_s), drain the reservations, close the stores.
         await admin.cleanup()
         await edge.cleanup()
+
+
+async def _listen(
+    settings: Settings, connections: ConnectionFactory, tls: ssl.SSLContext | None
+) -> asyncio.Server:
+    host, port = settings.gateway_host, settings.gateway_port
+    with listening(host, port, "SECKILL_GATEWAY_PORT"):
+        listener = await asyncio.get_running_loop().create_server(
+            connections, host, port, ssl=tls, reuse_port=True, backlog=BACKLOG
+        )
+    _drop_clients_that_read_nothing(listener, settings.keepalive_s)
+    return listener
 
 
 def _connections(app: web.Application, server: web.Server) -> ConnectionFactory:
@@ -120,10 +122,9 @@ def _connections(app: web.Application, server: web.Server) -> ConnectionFactory:
 
 
 def _drop_clients_that_read_nothing(listener: asyncio.Server, patience_s: float) -> None:
-    """Bound how long a client may leave an answer unread; else it could keep a place for ever.
+    """Bound how long a client may leave an answer unread, or be gone; the kernel then closes.
 
-    The kernel does it, as it finds out whose machine is gone, and each connection inherits both
-    from the listener.
+    Each connection inherits both options from the listener.
     """
     for listening_socket in listener.sockets:
         listening_socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

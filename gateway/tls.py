@@ -32,7 +32,7 @@ class Certificate:
         self.context.sni_callback = self._change_over  # also called for clients that name no host
 
     def reload(self) -> None:
-        """Read the files again; when they cannot be used, say so and keep what is there."""
+        """Read the files again; log that they cannot be used, and keep the old ones."""
         try:
             self._current = load(*self._files)
         except BadSettings as error:
@@ -45,7 +45,7 @@ class Certificate:
 
 
 def load(cert: str, key: str) -> ssl.SSLContext:
-    """Make a server's context of two PEM files, or raise BadSettings naming the one at fault."""
+    """Return a server's context of two PEM files; raise BadSettings naming the one at fault."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
@@ -61,7 +61,7 @@ def load(cert: str, key: str) -> ssl.SSLContext:
 
 
 def _fault(error: Exception, wanted: str) -> str:
-    """Say in words what is wrong with a file that should hold what is wanted."""
+    """Return in words what is wrong with a file that should hold what is wanted."""
     if isinstance(error, ssl.SSLError):
         if error.reason == "KEY_VALUES_MISMATCH":
             return "is not the key of the certificate in SECKILL_TLS_CERT"

@@ -1,4 +1,4 @@
-"""The admin port: health and metrics for whoever reaches it, sales for operators."""
+"""The admin application: health and metrics for all who reach the port, sales for operators."""
 
 from __future__ import annotations
 
@@ -21,9 +21,8 @@ from seckill.consistency import snapshots
 from seckill.sales import sales
 from seckill.sales.sales import NewSale
 
-#: Longest wait for a quiet ledger; whoever wants to wait longer asks again.
+#: Longest wait for a quiet ledger; to wait longer, a client asks again.
 WAIT_MAX_S = 60.0
-
 #: Held while a ledger is counted.
 COUNTING = web.AppKey("counting", asyncio.Lock)
 
@@ -84,7 +83,7 @@ async def show_sale(request: web.Request) -> web.Response:
 
 
 async def create_sale(request: web.Request) -> web.Response:
-    """Make a sale. Nobody can grab before it is opened."""
+    """Make a sale. No buyer can grab before it is opened."""
     new = await read_json(request, _new_sale)
     edge = request.app[EDGE]
     with on_record("create", new.sale_id):

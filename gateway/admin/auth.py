@@ -1,4 +1,4 @@
-"""Who may run the shop: the admin token, what refuses an operator, and the line in the log."""
+"""Calls of operators: the admin token, the problem of each refusal, the line in the log."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def is_token(token: str, header: str) -> bool:
 
 
 def for_operators(handler: Handler) -> Handler:
-    """Let a handler answer only who has the token, and tell him why a call was refused.
+    """Let a handler answer operators alone, with the reason where a call is refused.
 
-    Unlike a buyer he hears which store does not answer.
+    Unlike buyers, operators learn which store does not answer.
     """
 
     @wraps(handler)

@@ -19,7 +19,7 @@ from seckill.single_flight import SingleFlight
 #: How stores are set up changes seldom, and looking at it takes a link of its own to the broker.
 PREFLIGHT_S = 10.0
 
-#: The gateway whose health an admin application tells.
+#: The public application, whose health the admin application reports.
 EDGE = web.AppKey("edge", web.Application)
 PREFLIGHT = web.AppKey("preflight", SingleFlight[PreflightReport])
 
@@ -37,7 +37,7 @@ def preflight_of(edge: web.Application, *, timeout_s: float) -> Preflight:
 
 
 def watch_preflight(edge: web.Application) -> SingleFlight[PreflightReport]:
-    """Return what `/readyz` knows of the stores: looked up when asked, at most each PREFLIGHT_S."""
+    """Return the checks of `/readyz`: done when asked for, at most once in PREFLIGHT_S."""
 
     async def read() -> PreflightReport:
         return await preflight_of(edge, timeout_s=edge[SETTINGS].confirm_timeout_s).check()
@@ -48,8 +48,8 @@ def watch_preflight(edge: web.Application) -> SingleFlight[PreflightReport]:
 async def readyz(request: web.Request) -> web.Response:
     """Answer 200 when grabs can be taken: Redis is there, and no store is set up to lose them.
 
-    The rest may be away for a while: with the broker away accepted grabs wait in the outbox, with
-    PostgreSQL away on the broker.
+    The other stores may be unavailable for a while. Without the broker, accepted grabs wait in the
+    outbox; without PostgreSQL, they wait on the broker.
     """
     edge = request.app[EDGE]
     checks = {

@@ -46,7 +46,7 @@ async def show_limits(request: web.Request) -> web.Response:
 
 
 async def set_limits(request: web.Request) -> web.Response:
-    """Set limits; all gateways obey from their next request on."""
+    """Set limits, which all gateways apply from their next request on."""
     sale_id, edge = sale_id_of(request), request.app[EDGE]
     new = await read_json(request, _new_limits)
     named: dict[Op, NewLimit | None] = {
@@ -55,9 +55,9 @@ async def set_limits(request: web.Request) -> web.Response:
         "cancel": new.cancel,
     }
     buckets = TokenBuckets(edge[REDIS])
-    for op, wish in named.items():
-        if wish is not None:
-            limit = SaleLimit.of(wish.rate, wish.burst)
+    for op, wanted in named.items():
+        if wanted is not None:
+            limit = SaleLimit.of(wanted.rate, wanted.burst)
             with on_record(f"limit {op} to {limit.rate}/s, burst {limit.burst}", sale_id):
                 await rate_limits.set_limit(edge[DB], buckets, sale_id, op, limit)
     return await show_limits(request)

@@ -35,11 +35,11 @@ class UnitsChange(msgspec.Struct, forbid_unknown_fields=True):
     reason: Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
 
 
-_change = msgspec.json.Decoder(UnitsChange)
+_units_change = msgspec.json.Decoder(UnitsChange)
 
 
 async def open_sale(request: web.Request) -> web.Response:
-    """Let buyers in, if the stores are set up for it; opening again never resets the stock."""
+    """Take grabs, if the stores are set up for it; opening again never resets the stock."""
     settings = request.app[EDGE][SETTINGS]
     checks = preflight_of(request.app[EDGE], timeout_s=settings.connect_timeout_s)
 
@@ -50,28 +50,28 @@ async def open_sale(request: web.Request) -> web.Response:
             log.warning("opening sale %s: %s", sale_id, warning)
         return await sales.open_(db, stock, sale_id)
 
-    return await _done(request, "open", open_)
+    return await _change(request, "open", open_)
 
 
 async def close_sale(request: web.Request) -> web.Response:
-    """Let nobody new in."""
-    return await _done(request, "close", sales.close)
+    """Refuse new grabs."""
+    return await _change(request, "close", sales.close)
 
 
 async def pause_sale(request: web.Request) -> web.Response:
-    """Let nobody new in for a while."""
-    return await _done(request, "pause", sales.pause)
+    """Refuse new grabs for a while."""
+    return await _change(request, "pause", sales.pause)
 
 
 async def resume_sale(request: web.Request) -> web.Response:
-    """Let buyers into a paused sale again."""
-    return await _done(request, "resume", sales.resume)
+    """Take grabs in a paused sale again."""
+    return await _change(request, "resume", sales.resume)
 
 
 async def restock_sale(request: web.Request) -> web.Response:
     """Change a sale's units; a repeat with the same `from_total` changes nothing more."""
     sale_id, edge = sale_id_of(request), request.app[EDGE]
-    change = await read_json(request, _change)
+    change = await read_json(request, _units_change)
     with on_record(f"restock by {change.units} from {change.from_total}", sale_id):
         sale = await restock(
             edge[DB],
@@ -85,7 +85,7 @@ async def restock_sale(request: web.Request) -> web.Response:
     return json_response(sale)
 
 
-async def _done(
+async def _change(
     request: web.Request,
     name: str,
     change: Callable[[asyncpg.Pool, Stock, str], Awaitable[Sale]],

@@ -1,8 +1,8 @@
 """The ledger, counted in a process of its own, so that buyers do not notice.
 
 Comparing 100,000 holders with their rows is seconds of work for Python, in large steps. In the
-event loop it held up other requests for 0.9 s, in a thread for a quarter of a second (the
-interpreter is one), in a process not more than any other load on the machine.
+event loop it held up other requests for 0.9 s, and in a thread for a quarter of a second, because
+all threads share one interpreter. A process holds them up no more than any other load does.
 """
 
 from __future__ import annotations
@@ -70,29 +70,6 @@ async def count(settings: Settings, sale_id: str, *, wait_s: float) -> bytes:
     return answer
 
 
-async def _ask(process: asyncio.subprocess.Process, question: bytes) -> bytes:
-    if process.stdin is None or process.stdout is None:
-        raise AssertionError("bug: started without pipes")
-    # Its input stays open: to the process its end means that nobody waits any more.
-    process.stdin.write(question + b"\n")
-    return await process.stdout.read()
-
-
-async def _answer(question: VerifyRequest) -> bytes:
-    redis = redis_client.connect(question.redis_url, timeout_s=QUERY_S)
-    try:
-        async with postgres.connect(question.postgres_dsn, size=1, timeout_s=QUERY_S) as db:
-            books = await verify.verify(redis, db, question.sale_id, wait_s=question.wait_s)
-    finally:
-        await redis.aclose()
-    return msgspec.json.encode(books.summary())
-
-
-def _end_with_gateway() -> None:
-    os.read(sys.stdin.fileno(), 1)  # not the file object, whose lock would be missed at exit
-    os._exit(1)  # nothing is written anywhere, so there is nothing to tidy up
-
-
 def main() -> None:
     """Answer the question on standard input, on standard output."""
     os.nice(NICENESS)
@@ -103,6 +80,29 @@ def main() -> None:
     except Unavailable as error:
         sys.stdout.write(str(error))
         sys.exit(os.EX_TEMPFAIL)
+
+
+async def _ask(process: asyncio.subprocess.Process, question: bytes) -> bytes:
+    if process.stdin is None or process.stdout is None:
+        raise AssertionError("bug: started without pipes")
+    # Its input stays open: to the process, the end of it means that no caller waits any more.
+    process.stdin.write(question + b"\n")
+    return await process.stdout.read()
+
+
+async def _answer(question: VerifyRequest) -> bytes:
+    redis = redis_client.connect(question.redis_url, timeout_s=QUERY_S)
+    try:
+        async with postgres.connect(question.postgres_dsn, size=1, timeout_s=QUERY_S) as db:
+            ledger = await verify.verify(redis, db, question.sale_id, wait_s=question.wait_s)
+    finally:
+        await redis.aclose()
+    return msgspec.json.encode(ledger.summary())
+
+
+def _end_with_gateway() -> None:
+    os.read(sys.stdin.fileno(), 1)  # not the file object, whose lock would be missed at exit
+    os._exit(1)  # nothing is written anywhere, so there is nothing to tidy up
 
 
 if __name__ == "__main__":

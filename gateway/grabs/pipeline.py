@@ -186,7 +186,7 @@ class PendingGrab:
 
     def _limit(self) -> None:
         reservations, limiter = self._reservations, self._pipeline.limiter
-        if refusal := limiter.refusal_here(self._buyer_id, self._address):
+        if refusal := limiter.local_refusal(self._buyer_id, self._address):
             self._refuse(rate_limited(refusal))
         # A place in the line beyond the units that are left would be a wait for nothing (F36).
         elif limiter.take(reservations.sale.sale_id, "try", lambda: reservations.left):

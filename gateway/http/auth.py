@@ -1,4 +1,4 @@
-"""Who a request comes from: a ticket or a login token, verified."""
+"""Which buyer a request comes from: its ticket or its login token, verified without any store."""
 
 from __future__ import annotations
 
@@ -12,14 +12,10 @@ from seckill.auth import login_tokens, tickets
 from seckill.auth.key_ring import KeyRing
 
 TICKET_HEADER = "Seckill-Ticket"
-
-
 TICKET_KEYS = web.AppKey("ticket_keys", KeyRing)
-
-
 LOGIN_KEYS = web.AppKey("login_keys", KeyRing)
 
-
+#: How a route declares that it takes tickets, or login tokens.
 TICKET = Identity(
     "ticket",
     {
@@ -30,8 +26,6 @@ TICKET = Identity(
     },
     (Problem.BAD_TICKET,),
 )
-
-
 LOGIN = Identity(
     "login",
     {

@@ -1,8 +1,8 @@
 """The address by which a client is counted.
 
-`X-Forwarded-For` is text that anybody can send. Each proxy appends the address that it saw, so the
-list is true from its right end up to the first address that is not one of our proxies: that one is
-the client, and what is left of it is whatever the client wrote.
+`X-Forwarded-For` is text that any client can send. Each proxy appends the address that it saw, so
+the list is true from its right end up to the first address that is not one of our proxies. That
+address is the client's, and what stands to its left is whatever the client wrote.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from config.field_types import Network
 
 TRUSTED_PROXIES = web.AppKey("trusted_proxies", tuple[Network, ...])
 
-#: An IPv6 subscriber is given at least a /64: these bits he could choose anew for each request.
+#: An IPv6 subscriber has at least a /64: they could choose these bits anew for each request.
 HOST_BITS = 64
 #: Addresses whose reading is remembered: proxies, and clients that come again within seconds.
 REMEMBERED = 4096
@@ -29,27 +29,14 @@ Address = IPv4Address | IPv6Address
 _FORM = re.compile(r"\[(.*)\](?::\d+)?|([^:]*)(?::\d+)?|(.*)")
 
 
-def client_address(request: web.Request) -> str:
-    """Return the client's address, for IPv6 its /64; "" when the connection has no address."""
-    trusted = request.app[TRUSTED_PROXIES]
-    forwarded = request.headers.getall("X-Forwarded-For", ()) if trusted else ()
-    return address_of(request.remote or "", forwarded, trusted)
-
-
 def address_of(peer: str, forwarded: Sequence[str], trusted: Sequence[Network]) -> str:
-    """Return the client's address, given the peer's and the lines of X-Forwarded-For."""
-    if trusted:
-        return find_client(peer, forwarded, trusted)
-    if ":" in peer or not peer[:1].isdigit():  # IPv6, or a Unix socket, which has no address
-        return _read(peer)[1]
-    return peer
+    """Return the address of the client behind `peer`, for IPv6 its /64; "" if there is none.
 
-
-def find_client(peer: str, forwarded: Sequence[str], trusted: Sequence[Network]) -> str:
-    """Return who is behind `peer`, by the lines of X-Forwarded-For in their order.
-
-    An entry that is no address ends the search: the proxy that passed it on is counted.
+    `forwarded` are the lines of X-Forwarded-For in their order. An entry that is no address ends
+    the search: the proxy that passed it on is counted.
     """
+    if not trusted and peer[:1].isdigit() and ":" not in peer:
+        return peer  # IPv4, as nearly always
     address, name = _read(peer)
     rest = ",".join(forwarded)
     while rest and address and any(address in network for network in trusted):
@@ -73,5 +60,5 @@ def _read(text: str) -> tuple[Address | None, str]:
         if not address.ipv4_mapped:
             subscriber = IPv6Address(int(address) >> HOST_BITS << HOST_BITS)
             return address, f"{subscriber}/{128 - HOST_BITS}"
-        address = address.ipv4_mapped  # how a socket of both families tells of an IPv4 peer
+        address = address.ipv4_mapped  # how a socket of both families names an IPv4 peer
     return address, str(address or "")

@@ -22,7 +22,7 @@ _OWN_HEADERS: dict[Problem, tuple[str, ...]] = {
     Problem.RATE_LIMITED: ("RateLimit", "RateLimit-Policy"),
 }
 #: What every route may answer: bytes that are not HTTP, another method, our mistake, too much in
-#: hand.
+#: flight.
 _EVERYWHERE = (
     Problem.MALFORMED,
     Problem.METHOD_NOT_ALLOWED,
@@ -45,7 +45,7 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A way to say who is asking (an OpenAPI security scheme), and how it is refused."""
+    """A way to show who sends a request (an OpenAPI security scheme), and how it is refused."""
 
     name: str
     scheme: Mapping[str, str]
@@ -104,6 +104,10 @@ class Operation:
         return list(dict.fromkeys([*inherited, *self.own_problems, *_EVERYWHERE]))
 
 
+#: Method, path, operation.
+Route = tuple[str, str, Operation]
+
+
 def operation(
     summary: str,
     *answers: ResponseSpec,
@@ -127,7 +131,3 @@ def operation(
 def headers_of(problem: Problem) -> set[str]:
     """Return the names of the headers that a problem is answered with, beside those of all."""
     return {*problem_headers(problem), *_OWN_HEADERS.get(problem, ())} - COMMON.keys()
-
-
-#: Method, path, operation.
-Route = tuple[str, str, Operation]

@@ -1,7 +1,7 @@
 """Cross-origin requests: which web pages may call from a browser (CORS in the Fetch standard).
 
 Without configured origins nothing of this is installed. Credentials are never allowed: buyers are
-known by headers that a page must hold itself, not by cookies that a browser adds for anybody.
+known by headers that a page must hold itself, not by cookies that a browser adds for any page.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from gateway.http.responses import COMMON
 
 #: What pages may send beyond the few headers that are always allowed.
 REQUEST_HEADERS = "Content-Type, Authorization, Seckill-Ticket, Last-Event-ID"
-#: What pages may read of an answer, so that they can come back when they are told.
+#: What pages may read of an answer, so that they know when to send a request again.
 RESPONSE_HEADERS = "Retry-After, RateLimit, RateLimit-Policy"
 #: Browsers need not ask again for this long; Chromium takes no more than two hours.
 PREFLIGHT_S = 7200
 
 
-def let_in(app: web.Application, origins: Set[str]) -> None:
+def allow_origins(app: web.Application, origins: Set[str]) -> None:
     """Let pages of these origins read every answer, refusals included."""
 
     async def allow(request: web.Request, response: web.StreamResponse) -> None:
@@ -32,13 +32,13 @@ def let_in(app: web.Application, origins: Set[str]) -> None:
 
 
 def headers_for(origin: str, origins: Set[str]) -> dict[str, str]:
-    """Return what an answer to a page of `origin` ("" for none) says, if any may call."""
+    """Return what an answer to a page of `origin` ("": none) says of who may read it."""
     headers: dict[str, str] = {}
     if not origins:
         return headers
     if ANY_ORIGIN in origins:
         origin = ANY_ORIGIN
-    else:  # a cache must not hand an answer for one origin to another
+    else:  # a cache must not give an answer for one origin to another
         headers["Vary"] = "Origin"
     if origin in origins:
         headers["Access-Control-Allow-Origin"] = origin
@@ -47,7 +47,7 @@ def headers_for(origin: str, origins: Set[str]) -> dict[str, str]:
 
 
 def preflight(methods: str) -> Handler:
-    """Make the handler that tells browsers which methods and headers a path takes."""
+    """Return the handler that answers browsers which methods and headers a path takes."""
     headers = {
         **COMMON,
         "Allow": f"{methods}, OPTIONS",
@@ -56,7 +56,7 @@ def preflight(methods: str) -> Handler:
         "Access-Control-Max-Age": str(PREFLIGHT_S),
     }
 
-    async def tell(_: web.Request) -> web.Response:
+    async def answer(_: web.Request) -> web.Response:
         return web.Response(status=204, headers=headers)
 
-    return tell
+    return answer

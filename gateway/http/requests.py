@@ -1,4 +1,4 @@
-"""Who may enter: bodies, ids and identities, checked before any store is asked."""
+"""What a request says: its body, the ids in its path and the sale it is about, all checked."""
 
 from __future__ import annotations
 
@@ -25,8 +25,7 @@ BODY_S = 5.0
 #: What is read of a too large body so that the connection stays usable; beyond it is closed.
 DRAIN_MAX = 64 * 1024
 
-
-# How the functions below refuse, for the declarations of the routes that call them.
+#: How the functions below refuse, for the declarations of the routes that call them.
 SALE_ID = Parameter(
     "sale_id",
     "Names the sale.",
@@ -67,7 +66,7 @@ async def read_body(request: web.Request) -> bytes:
     """Read a small JSON body as it was sent, or refuse."""
     if "Content-Encoding" in request.headers:
         raise Refused(Problem.UNSUPPORTED_MEDIA_TYPE, "send the body as it is, not encoded")
-    body = await _read_body(request)
+    body = await _receive(request)
     if request.content_type != "application/json":
         raise Refused(Problem.UNSUPPORTED_MEDIA_TYPE)
     return body
@@ -96,14 +95,6 @@ async def find_sale(request: web.Request, sales: SaleDirectory) -> Sale:
     return sale
 
 
-def opening_of(sale: Sale, *, lead_s: float, now_s: float) -> float:
-    """Return when a sale opens, in Unix seconds; refuse while it gives out no tickets yet."""
-    opens_at_s = sale.opens_at.timestamp() if sale.opens_at else now_s
-    if now_s < opens_at_s - lead_s:
-        raise Refused(Problem.TOO_EARLY, f"tickets are handed out {lead_s:g} s before")
-    return opens_at_s
-
-
 def sale_id_of(request: web.Request) -> str:
     """Return the sale id that the path names, or refuse: it may be no id at all."""
     sale_id = request.match_info["sale_id"]
@@ -120,7 +111,7 @@ def order_id_of(request: web.Request) -> str:
     return order_id
 
 
-async def _read_body(request: web.Request) -> bytes:
+async def _receive(request: web.Request) -> bytes:
     content = request.content
     if content.is_eof() and content.total_bytes <= BODY_MAX:
         return content.read_nowait()  # all of it came with the headers: nothing to wait for

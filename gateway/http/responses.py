@@ -1,7 +1,7 @@
-"""Headers of every answer, whatever it says.
+"""What every answer has in common: its headers, and how JSON is written.
 
-They lie in the dictionaries from which answers are built rather than in a signal of aiohttp, whose
-coroutines cost the hot path more than the headers do.
+The headers lie in the dictionaries from which answers are built rather than in a signal of aiohttp,
+whose coroutines would cost the hot path more than the headers do.
 """
 
 from __future__ import annotations
@@ -28,6 +28,18 @@ HSTS: dict[str, str] = {istr("Strict-Transport-Security"): "max-age=31536000"}
 #: What `Server` says: no versions.
 SERVER = "seckill"
 
+#: A time with its zone, as RFC 3339 writes it.
+Moment = Annotated[datetime, msgspec.Meta(tz=True)]
+
+_encode = msgspec.json.Encoder().encode
+
+
+def json_response(body: object, *, status: int = 200) -> web.Response:
+    """Return an answer with the JSON of a msgspec struct, mapping or list."""
+    return web.Response(
+        status=status, body=_encode(body), content_type="application/json", headers=COMMON
+    )
+
 
 def set_up(app: web.Application, *, tls: bool) -> None:
     """Say no versions in `Server` and, with TLS, bind browsers to it."""
@@ -40,16 +52,3 @@ def set_up(app: web.Application, *, tls: bool) -> None:
 
 async def _bind_to_tls(_: web.Request, response: web.StreamResponse) -> None:
     response.headers.update(HSTS)
-
-
-#: A time with its zone, as RFC 3339 writes it.
-Moment = Annotated[datetime, msgspec.Meta(tz=True)]
-
-_encode = msgspec.json.Encoder().encode
-
-
-def json_response(body: object, *, status: int = 200) -> web.Response:
-    """Answer with the JSON of a msgspec struct, mapping or list."""
-    return web.Response(
-        status=status, body=_encode(body), content_type="application/json", headers=COMMON
-    )

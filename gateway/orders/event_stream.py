@@ -1,7 +1,7 @@
 """`GET /v1/orders/{order_id}/events`: an order's changes as they happen, as server-sent events.
 
-The first event is the order as it is, then comes one a change, until it can change no more. An
-event's id is the order's state: a client that comes back with the one it knows hears what is new.
+The first event is the order as it is, then comes one for each change, until it can change no more.
+An event's id is the order's state: a client that comes back with the one it knows gets what is new.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from seckill import metrics
 from seckill.orders.orders import FINAL
 from seckill.sales.sales import Sale
 
-#: When to come back after a broken stream. Spread, or all clients of a gateway that was stopped
-#: would knock at the others at once.
+#: When to come back after a broken stream. It is spread: otherwise all clients of a gateway that
+#: was stopped would come to the others at once.
 RETRY_MS = (2_000, 5_000)
 #: What the kernel keeps for a client that does not read (Linux would let it grow to megabytes).
 SEND_BUFFER = 8 * 1024
 #: Beyond that, so much is kept here (a dozen events), then the client is dropped.
 UNSENT_MAX = 4 * 1024
-#: A client that acknowledges nothing for so long is gone: else its place stays taken for the
-#: quarter of an hour that TCP goes on trying.
-UNHEARD_MS = 30_000
+#: A client that acknowledges nothing for so long is gone. Without it, its slot would stay taken for
+#: the quarter of an hour that TCP goes on trying.
+UNACKNOWLEDGED_MS = 30_000
 
 _HEADERS = {
     "Content-Type": "text/event-stream",
@@ -90,21 +90,21 @@ async def stream_order(request: web.Request) -> web.StreamResponse:
     """Send one order's changes until it is final, the client leaves or the gateway stops."""
     sale, order_id = await sale_of_path(request)
     buyer_id = buyer_of_any(request, sale.sale_id)
-    with request.app[ORDER_WATCHER].place(order_id, buyer_id) as place:
+    with request.app[ORDER_WATCHER].slot(order_id, buyer_id) as slot:
         order = await request.app[ORDER_LOOKUP].find(sale, order_id, buyer_id)
         view = view_of(sale, order, request.app[POLL_SCHEDULE])
-        place.seen = view.status
+        slot.seen = view.status
         is_known = request.headers.get("Last-Event-ID") == view.status
         if is_known and view.status in FINAL:
-            return web.Response(status=204)  # which tells an EventSource not to come back
+            return web.Response(status=204)  # an EventSource then does not come back
         response = web.StreamResponse(headers=_HEADERS)
         if request.transport is not None:
             bound_connection(request.transport)
         await response.prepare(request)
-        with suppress(ConnectionError):  # the client went away, or was dropped
+        with suppress(ConnectionError):  # the client left, or was dropped
             await _send(request, response, _opening(None if is_known else view))
             if view.status not in FINAL:
-                await _follow(request, response, sale, place)
+                await _follow(request, response, sale, slot)
         return response
 
 
@@ -112,22 +112,21 @@ def bound_connection(transport: asyncio.BaseTransport) -> None:
     """Bound what a client that does not read, or is no longer there, can cost."""
     connection = transport.get_extra_info("socket")
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNHEARD_MS)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_MS)
 
 
 async def _follow(
-    request: web.Request, response: web.StreamResponse, sale: Sale, place: StreamSlot
+    request: web.Request, response: web.StreamResponse, sale: Sale, slot: StreamSlot
 ) -> None:
-    heartbeat_s = request.app[SETTINGS].event_heartbeat_s
-    while not place.ended:
-        change = await place.next_change(heartbeat_s)
+    """Send each change of the order, and heartbeats between them."""
+    schedule, heartbeat_s = request.app[POLL_SCHEDULE], request.app[SETTINGS].event_heartbeat_s
+    while not slot.ended:
+        change = await slot.next_change(heartbeat_s)
         if change is not None:
-            await _send(
-                request, response, _event(view_of(sale, change, request.app[POLL_SCHEDULE]))
-            )
+            await _send(request, response, _event(view_of(sale, change, schedule)))
             if change.state in FINAL:
                 return
-        elif not place.ended:
+        elif not slot.ended:
             await _send(request, response, _HEARTBEAT)
 
 

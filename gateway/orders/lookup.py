@@ -1,4 +1,4 @@
-"""True answers about an order, wherever it is on its way.
+"""Finds an order wherever it is on its way, so that answers about it are true.
 
 An order is in a sale's holders from the script on, and in PostgreSQL once a consumer has placed
 it. Reading SQL, then the holders, then SQL again leaves no gap: what moved from one to the other

@@ -1,4 +1,4 @@
-"""A buyer's orders: read by ticket or login, cancelled by login."""
+"""`/v1/orders/{order_id}`: a buyer's orders, read by ticket or login, cancelled by login."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gateway.overload.rate_limiter import LIMITER, rate_limited
 from seckill.orders.orders import FINAL, Order
 from seckill.sales.sales import Sale
 
-#: States in which waiting will change something soon.
+#: States that will change soon without the buyer.
 MOVING = ("queued", "paying", "refunding")
 STATES = msgspec.Meta(
     extra_json_schema={
@@ -57,7 +57,7 @@ class OrderView(msgspec.Struct, omit_defaults=True):
     next_poll_ms: int | None = None
 
 
-#: An example for the contract.
+#: An order, as an example for the document.
 PENDING = OrderView(
     order_id=ORDER_ID.example,
     sale_id=SALE_ID.example,
@@ -122,7 +122,7 @@ async def cancel_order(request: web.Request) -> web.Response:
     """Cancel an order, placed or still queued; a second time changes nothing."""
     buyer_id = buyer_of_login(request)
     sale, order_id = await sale_of_path(request)
-    # By the buyer: ids of orders can be made up, and each would have a place in the line.
+    # Counted by buyer: ids of orders can be made up, and each would get a turn of its own.
     refusal = await request.app[LIMITER].refusal(sale.sale_id, "cancel", buyer_id)
     if refusal is not None:
         raise rate_limited(refusal)
@@ -143,8 +143,8 @@ async def sale_of_path(request: web.Request) -> tuple[Sale, str]:
     return sale, order_id
 
 
-def view_of(sale: Sale, order: Order | QueuedGrab | None, pace: PollSchedule) -> OrderView:
-    """Show an order to its buyer, or refuse when he has none."""
+def view_of(sale: Sale, order: Order | QueuedGrab | None, schedule: PollSchedule) -> OrderView:
+    """Return an order as its buyer sees it, or refuse when the buyer has none."""
     if order is None:
         raise Refused(Problem.NOT_FOUND, "you have no such order")
     if isinstance(order, QueuedGrab):
@@ -160,5 +160,5 @@ def view_of(sale: Sale, order: Order | QueuedGrab | None, pace: PollSchedule) ->
         amount_cents=amount,
         reason=reason,
         pay_by=pay_by,
-        next_poll_ms=pace.next_poll_ms() if status in MOVING else None,
+        next_poll_ms=schedule.next_poll_ms() if status in MOVING else None,
     )

@@ -1,4 +1,4 @@
-"""aiohttp's protocol of a connection, with one thing added: it refuses before it parses.
+"""aiohttp's protocol of a connection, with load shedding added: it refuses before it parses.
 
 A refusal through aiohttp costs half of a whole grab. Here it is a search in a buffer and one write.
 """
@@ -52,7 +52,7 @@ def is_end_of(data: bytes, payload: StreamReader) -> bool:
 
 
 class AiohttpProtocol(web.RequestHandler):
-    """aiohttp's protocol of one connection, which refuses before parsing when there is too much."""
+    """aiohttp's protocol of one connection, which refuses before parsing when too much waits."""
 
     __slots__ = (
         "_answered",
@@ -72,7 +72,7 @@ class AiohttpProtocol(web.RequestHandler):
         grabs: ConcurrencyLimit,
         others: ConcurrencyLimit,
         cors: bool,
-        **kwargs: Any,  # noqa: ANN401 - handed on to aiohttp
+        **kwargs: Any,  # noqa: ANN401 - passed on to aiohttp
     ) -> None:
         super().__init__(server, loop=asyncio.get_running_loop(), **kwargs)
         self._limits, self._grabs, self._others = limits, grabs, others
@@ -107,7 +107,7 @@ class AiohttpProtocol(web.RequestHandler):
         super().data_received(data)
         is_one = self._request_count == asked + 1
         self._is_between = is_one and is_end_of(data, self._messages[-1][1])
-        if self._is_between:  # of a slow client, who knows when a request will be whole
+        if self._is_between:  # a slow client's request may be whole at any time, or never
             limit.expect()
 
     def _is_refusable(self, data: bytes) -> bool:
@@ -154,8 +154,8 @@ def came_at_of(request: web.Request) -> float:
 def in_flight(request: web.Request) -> Iterator[None]:
     """Count a request (other than a grab) as in flight; raise Refused when too many are.
 
-    To be entered after all that a client can draw out, or a few clients would hold every place
-    and make the wait look long: a body in pieces, an id that has to wait for the next reading.
+    Enter it after all that a client can make slow (a body in pieces, an id that waits for the next
+    reading of the sales): otherwise a few clients would fill the limit and make the wait look long.
     """
     others, came_at = request.app[OTHERS_IN_FLIGHT], came_at_of(request)
     others.begin()

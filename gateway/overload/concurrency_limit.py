@@ -1,9 +1,9 @@
 """Load shedding: how many requests may be in flight at once, so that no answer takes long.
 
-By Little's law the requests in flight are the rate times the wait. The rate is what the machine can
-do; so the limit on requests in flight is what decides the wait. It is found by measuring: when the
-limit was near and the mean wait too long for two ticks in a row (one is a hiccup), it shrinks in
-proportion; when all was well, it grows by a quarter.
+By Little's law the requests in flight are the rate times the wait. The machine decides the rate, so
+the limit on requests in flight decides the wait. The limit is found by measuring. When it was near
+and the mean wait too long for two ticks in a row (one is a hiccup), it shrinks in proportion; when
+all was well, it grows by a quarter.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from seckill import metrics
 TICK_S = 0.1
 #: The limit never shrinks below this: a store that is slow for a moment must not stop everything.
 LEAST = 64
-#: Growth in one tick: from LEAST to 500 in a second.
+#: Growth in one tick: from LEAST to 500 takes a second.
 GROWTH = 1.25
 #: After this long, a request that was let in and has not begun never will (it was refused before).
 EXPECTED_S = 0.02
@@ -80,7 +80,7 @@ class ConcurrencyLimit:
 
     def _adjust(self) -> None:
         mean_s = self._waits_s / self._answers
-        # Far below the limit it is something else that is slow, and refusing would mend nothing.
+        # Far below the limit something else is slow, and refusing would not help.
         is_slow = mean_s > self._wait_s and self._peak >= self.limit / 2
         if is_slow and self._was_slow:
             self.limit = max(LEAST, int(self._peak * self._wait_s / mean_s))

@@ -1,8 +1,8 @@
 """What bounds the connections of a process: their number, and how soon a refused one is read again.
 
-A process that is given more than it can answer spends its time on refusals, too. So a refusal here
-is one write of bytes that are built once, and the refused connection then rests: a client that
-obeys Retry-After notices nothing of it.
+A process that gets more requests than it can answer spends time on refusals, too. So a refusal is
+one write of bytes that are built once, and the refused connection then rests: it is not read for a
+while. A client that obeys Retry-After notices nothing of that.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from seckill import metrics
 #: How long a refused connection is not read. Without it, a client that does not obey Retry-After
 #: would keep the process busy with refusals. A proxy's next request waits so long at most.
 REST_S = 0.25
-#: So many of those are read again at a time, and so long after each other: refusing 10,000 a second
-#: takes a fifth of a core. All at once they would take it whole, and no grab would get done.
+#: So many of these are read again at a time, at this interval: refusing 10,000 a second takes a
+#: fifth of a core. All at once they would take it whole, and no grab would get done.
 WAKES_MAX = 100
 WAKE_S = 0.01
 
@@ -33,7 +33,7 @@ def _overloaded() -> bytes:
     return f"HTTP/1.1 503 Service Unavailable\r\n{head}\r\n".encode() + body
 
 
-#: The whole answer to who is shed.
+#: The whole answer to a request that is shed, or to a connection too many.
 OVERLOADED = _overloaded()
 
 
@@ -46,7 +46,7 @@ class ConnectionLimits:
         self._resting: deque[tuple[float, asyncio.Transport]] = deque()
 
     def enter(self, transport: asyncio.Transport) -> bool:
-        """Take a connection, or turn it away when there are too many."""
+        """Take a connection, or refuse and close it when there are too many."""
         self.connections += 1
         if self.connections <= self.connections_max:
             return True
@@ -68,7 +68,7 @@ class ConnectionLimits:
         self._resting.append((loop.time() + REST_S, transport))
 
     def _wake(self) -> None:
-        """Read again from those who have rested, but from a few at a time."""
+        """Read again from connections that have rested, but from a few at a time."""
         loop = asyncio.get_running_loop()
         for _ in range(min(WAKES_MAX, len(self._resting))):
             if self._resting[0][0] > loop.time():

@@ -1,9 +1,9 @@
-"""When to ask again: `next_poll_ms` grows with the waiting crowd, so that asking is no attack.
+"""When to poll again: `next_poll_ms` grows with the waiting crowd, so that polling is no attack.
 
-Whoever is told to ask again has an appointment, and appointments are given no closer together than
-the budget allows: polls arrive at the budget's rate, however many wait. A waiting buyer has exactly
-one appointment, so this is "waiting buyers / budget" without counting them, and nothing has to be
-taken back: who is told the end of his wait, or goes away, simply takes no further one.
+Each answer that asks a buyer to poll again gives an appointment, and appointments are no closer
+together than the budget allows: polls arrive at the budget's rate, however many buyers wait. A
+waiting buyer has exactly one appointment, so this is "waiting buyers / budget" without counting
+them. Nothing has to be taken back: a buyer whose wait has ended, or who leaves, takes no other.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MOST_S = 15.0
 
 
 class PollSchedule:
-    """Gives appointments, `per_s` a second. One addition and two comparisons each: grabs ask too.
+    """Gives appointments, `per_s` a second, for so little that each accepted grab can have one.
 
     Each process gives its own: a crowd that is spread over processes polls spread over them.
     """
@@ -43,4 +43,4 @@ class PollSchedule:
         return int(wait_s * 1000)
 
 
-POLL_SCHEDULE = web.AppKey("pace", PollSchedule)
+POLL_SCHEDULE = web.AppKey("poll_schedule", PollSchedule)

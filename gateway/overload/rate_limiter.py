@@ -1,9 +1,9 @@
-"""Rate limits at the edge: local buckets first, then the shared bucket through leases.
+"""Rate limits: local buckets of the buyer and the address, then the sale's bucket through leases.
 
-A process leases tokens of a sale's bucket for some milliseconds and admits from them without asking
-Redis. When few are left, or little time, one request asks, and brings the next lease while the
-others spend the rest; when none are left, requests ask together, in one call. Where there is a
-line, nothing is leased: then Redis knows whose turn it is.
+A process leases tokens of a sale's bucket for some milliseconds and admits requests by them without
+asking Redis. When few tokens are left, or little time, one request asks Redis, and brings the next
+lease while other requests spend the rest. When none are left, requests ask together, in one call.
+While buyers wait in line nothing is leased: then Redis knows whose turn it is.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from seckill.sales.token_buckets import (
 )
 
 LEASE_S = LEASE_US / 1_000_000
-#: Share of the expected demand to lease: tokens not spent in time are lost to everybody.
+#: Share of the expected demand to lease: tokens not spent in time are lost to all processes.
 LEASE_SHARE = 0.75
 #: Part of a lease, and of its time, that is kept for the time in which the next one is brought.
 LOW_SHARE = 0.25
 LOW_S = LOW_SHARE * LEASE_S
 #: Names that each kind of local bucket remembers: about 15 MB.
 LOCAL_NAMES_MAX = 100_000
-#: Longest wait of a deferred request; its client is still there to hear the answer.
+#: Longest wait of a deferred request; its client is still there for the answer.
 DEFER_MAX_S = 2.0
 
 
 class RateLimited(NamedTuple):
-    """Too many requests: when to come back, and the limit that says so."""
+    """A request over a limit: when to come back, and the limit that refused it."""
 
     policy: str
     wait_s: float
@@ -51,7 +51,7 @@ class RateLimited(NamedTuple):
 
 
 class SaleRateLimiter:
-    """One operation of one sale, as this process may admit it."""
+    """The limit of one operation of one sale, in this process."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class SaleRateLimiter:
         }
 
     def take(self) -> bool:
-        """Admit from a lease, if it has a token left and this one is not to bring the next."""
+        """Take a leased token; False when there is none, or this request is to bring the next."""
         self._seen += 1
         now = self._now()
         if not self._has_lease(now):
@@ -91,7 +91,7 @@ class SaleRateLimiter:
         return True
 
     def put(self, waiter: Waiter[str, RateLimited | None]) -> None:
-        """Ask the shared bucket for who waits in a way of his own: None when admitted."""
+        """Do as `ask`, for a waiter that is no future."""
         self._asks.put(waiter)
 
     def ask(self, name: str) -> asyncio.Future[RateLimited | None]:
@@ -103,8 +103,8 @@ class SaleRateLimiter:
         if (elapsed := asked_at - self._seen_since) >= LEASE_S:
             self._demand = self._seen * LEASE_S / elapsed
             self._seen, self._seen_since = 0, asked_at
-        # Those who came while the last ask was under way, and brought a lease, ask together now:
-        # another in its place would throw its tokens away.
+        # These requests came while the last call was under way. If that call brought a lease, none
+        # is asked for now: it would replace the other, whose tokens would be lost.
         enough = self._has_lease(asked_at) and (self._next or not self._runs_out(asked_at))
         try:
             reply = await self._buckets.take(
@@ -126,9 +126,9 @@ class SaleRateLimiter:
             # Counted from before the call: the script took the tokens after that moment, so they
             # are spent within LEASE_US of it.
             self._next, self._next_ends = reply.leased, asked_at + LEASE_S
-        return [self._told(reply, abs(wait_s)) for wait_s in reply.waits_s]
+        return [self._refusal_of(reply, abs(wait_s)) for wait_s in reply.waits_s]
 
-    def _told(self, reply: TokenLease, wait_s: float) -> RateLimited | None:
+    def _refusal_of(self, reply: TokenLease, wait_s: float) -> RateLimited | None:
         if not wait_s:
             self._outcomes["admitted"].inc()
         elif self._tier.mode == "shadow":
@@ -143,7 +143,7 @@ class SaleRateLimiter:
         return self._leased <= self._low or now >= self._lease_ends - LOW_S
 
     def _has_lease(self, now: float) -> bool:
-        """Tell whether there is a token that is good, turning to the next lease for it."""
+        """Tell whether there is a token to spend; begin the next lease when this one is used up."""
         if not self._leased or now >= self._lease_ends:
             self._leased, self._lease_ends, self._next = self._next, self._next_ends, 0
             self._low = int(self._leased * LOW_SHARE)
@@ -161,17 +161,17 @@ class RateLimiter:
         self._addresses = LocalTokenBuckets(limits.address, names_max=LOCAL_NAMES_MAX)
         self._now = asyncio.get_running_loop().time
 
-    def refusal_here(self, buyer_id: str, address: str) -> RateLimited | None:
-        """Take a token of the buyer's and of the address's local bucket, or refuse."""
+    def local_refusal(self, buyer_id: str, address: str) -> RateLimited | None:
+        """Take a token of both local buckets, or return why there is none."""
         now = self._now()
         if wait_s := self._buyers.take(buyer_id, now):
-            return _refusal_here("buyer", wait_s, self._limits.buyer)
+            return _local_refusal("buyer", wait_s, self._limits.buyer)
         if wait_s := self._addresses.take(address, now):
-            return _refusal_here("address", wait_s, self._limits.address)
+            return _local_refusal("address", wait_s, self._limits.address)
         return None
 
     def take(self, sale_id: str, op: Op, line_max: Callable[[], int] = lambda: LINE_MAX) -> bool:
-        """Admit without asking the shared bucket, if that can be: there is a lease, or no limit."""
+        """Admit without asking the shared bucket: by a lease, or where there is no limit."""
         limiter = self._by_sale.get((sale_id, op))
         if limiter is None:
             tier = self._limits.tier(op)
@@ -182,11 +182,11 @@ class RateLimiter:
         return limiter.take()
 
     def put(self, sale_id: str, op: Op, waiter: Waiter[str, RateLimited | None]) -> None:
-        """Do as `ask` for one who waits in a way of his own, where the tier does not defer."""
+        """Do as `ask`, for a waiter that is no future; a tier that defers is not waited for."""
         self._by_sale[sale_id, op].put(waiter)
 
     async def ask(self, sale_id: str, op: Op, name: str) -> RateLimited | None:
-        """Ask the shared bucket for who could not `take`; wait for it where the tier defers."""
+        """Ask the shared bucket after a `take` that failed; wait for it where the tier defers."""
         limiter, tier = self._by_sale[sale_id, op], self._limits.tier(op)
         waits_until = self._now() + (DEFER_MAX_S if tier.excess == "defer" else 0.0)
         while refusal := await limiter.ask(name):
@@ -196,16 +196,8 @@ class RateLimiter:
         return None
 
     async def refusal(self, sale_id: str, op: Op, name: str) -> RateLimited | None:
-        """Take a token of the shared bucket, or refuse."""
+        """Take a token of the shared bucket, or return why there is none."""
         return None if self.take(sale_id, op) else await self.ask(sale_id, op, name)
-
-
-def _refusal_here(policy: str, wait_s: float, limit: LocalLimit) -> RateLimited:
-    metrics.RATE_LIMIT_DECISIONS.labels(policy, "refused").inc()
-    return RateLimited(policy, wait_s, limit.rate, limit.burst)
-
-
-LIMITER = web.AppKey("limiter", RateLimiter)
 
 
 def rate_limited(refusal: RateLimited) -> Refused:
@@ -218,3 +210,11 @@ def rate_limited(refusal: RateLimited) -> Refused:
         "RateLimit": f'"{refusal.policy}";r=0;t={retry_after_s}',
     }
     return Refused(Problem.RATE_LIMITED, headers=headers)
+
+
+def _local_refusal(policy: str, wait_s: float, limit: LocalLimit) -> RateLimited:
+    metrics.RATE_LIMIT_DECISIONS.labels(policy, "refused").inc()
+    return RateLimited(policy, wait_s, limit.rate, limit.burst)
+
+
+LIMITER = web.AppKey("limiter", RateLimiter)

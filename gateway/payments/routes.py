@@ -17,8 +17,7 @@ from gateway.orders.lookup import ORDER_LOOKUP, QueuedGrab
 from gateway.orders.routes import PENDING, sale_of_path, view_of
 from gateway.overload.aiohttp_protocol import in_flight
 from gateway.overload.poll_schedule import POLL_SCHEDULE
-from gateway.overload.rate_limiter import RateLimited as Limited
-from gateway.overload.rate_limiter import rate_limited
+from gateway.overload.rate_limiter import RateLimited, rate_limited
 from gateway.payments.tasks import PAYMENT_TASKS, PaymentTasks
 from seckill.auth.tickets import ID
 from seckill.orders.orders import Order
@@ -37,8 +36,6 @@ class PaymentRequest(msgspec.Struct, forbid_unknown_fields=True):
     coupon: Annotated[str, msgspec.Meta(pattern=f"^{ID.pattern}")] | None = None
 
 
-_decoder = msgspec.json.Decoder(PaymentRequest)
-
 #: What each word of a refused payment is to a client. Any other word means that nothing was taken.
 _PROBLEMS: dict[str | None, Problem] = {
     PaymentRefusal.NO_ORDER: Problem.NOT_FOUND,
@@ -56,6 +53,8 @@ _DETAILS: dict[str | None, str] = {
     PaymentRefusal.COUPON_UNKNOWN: "you have no such coupon",
     PaymentRefusal.COUPON_USED: "it is used, or another payment with it is under way",
 }
+_decoder = msgspec.json.Decoder(PaymentRequest)
+
 _PAID = msgspec.structs.replace(PENDING, status="paid", pay_by=None)
 _PAYING = msgspec.structs.replace(PENDING, status="paying", next_poll_ms=500)
 
@@ -97,7 +96,7 @@ async def pay_order(request: web.Request) -> web.Response:
 
 
 def _is_paid(order: Order) -> bool:
-    """Tell whether an order is paid already; refuse unless it is or may be."""
+    """Tell whether an order is paid already; refuse if it can no longer be paid."""
     if order.state == "paying":
         raise _refused(PaymentRefusal.PAYMENT_IN_PROGRESS)
     if order.state not in ("pending", "paid"):
@@ -107,13 +106,13 @@ def _is_paid(order: Order) -> bool:
     return order.state == "paid"
 
 
-async def _pay(till: PaymentTasks, payment: Payment) -> str:
+async def _pay(tasks: PaymentTasks, payment: Payment) -> str:
     """Pay, or refuse; return the state that the order is then in."""
     try:
-        outcome = await till.pay(payment)
+        outcome = await tasks.pay(payment)
     except CoordinatorFull as busy:
         raise Refused(Problem.OVERLOADED, "too many payments are under way") from busy
-    if isinstance(outcome, Limited):
+    if isinstance(outcome, RateLimited):
         raise rate_limited(outcome)
     if outcome is None or outcome.state in (TransactionState.TRYING, TransactionState.CONFIRMING):
         return "paying"

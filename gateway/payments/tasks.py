@@ -1,6 +1,6 @@
 """The payments of this process that are under way.
 
-A payment that has begun goes on when its client leaves: half of one is nobody's wish.
+A payment that has begun goes on when its client leaves: half a payment helps no one.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ import logging
 
 from aiohttp import web
 
-from gateway.overload.rate_limiter import RateLimited as Limited
-from gateway.overload.rate_limiter import RateLimiter
+from gateway.overload.rate_limiter import RateLimited, RateLimiter
 from seckill import metrics
 from seckill.errors import Transient
 from seckill.payments.checkout import Checkout
@@ -24,7 +23,7 @@ log = logging.getLogger(__name__)
 #: Longest wait for an outcome: what a person still takes as at once.
 WAIT_S = 0.5
 
-Paying = asyncio.Task[TransactionOutcome | Limited]
+Paying = asyncio.Task[TransactionOutcome | RateLimited]
 
 
 class PaymentTasks:
@@ -36,10 +35,10 @@ class PaymentTasks:
         self._in_flight_max = in_flight_max
         self._under_way: set[Paying] = set()
 
-    async def pay(self, payment: Payment) -> TransactionOutcome | Limited | None:
-        """Pay, or say when to come back; None when it takes longer than WAIT_S, and goes on.
+    async def pay(self, payment: Payment) -> TransactionOutcome | RateLimited | None:
+        """Pay; return the outcome or the limit that refused, None if it goes on after WAIT_S.
 
-        Raises Busy when too much is in hand, Unavailable when the outcome is not known.
+        Raise CoordinatorFull when too many are under way, Unavailable when the outcome is unknown.
         """
         if len(self._under_way) >= self._in_flight_max:
             raise CoordinatorFull
@@ -54,10 +53,10 @@ class PaymentTasks:
         if self._under_way:
             await asyncio.wait(self._under_way, timeout=within_s)
 
-    async def _pay(self, payment: Payment) -> TransactionOutcome | Limited:
-        limited = await self._limiter.refusal(payment.sale_id, "confirm", payment.buyer_id)
-        if limited:
-            return limited
+    async def _pay(self, payment: Payment) -> TransactionOutcome | RateLimited:
+        refusal = await self._limiter.refusal(payment.sale_id, "confirm", payment.buyer_id)
+        if refusal:
+            return refusal
         outcome = await self._checkout.pay(payment)
         metrics.PAYMENTS.labels(outcome.reason or outcome.state.lower()).inc()
         return outcome
@@ -65,8 +64,8 @@ class PaymentTasks:
     def _finish(self, paying: Paying) -> None:
         self._under_way.discard(paying)
         error = None if paying.cancelled() else paying.exception()
-        if error and not isinstance(error, Transient):  # its client may be gone: be heard here
+        if error and not isinstance(error, Transient):  # its client may be gone: log it here
             log.error("a payment failed", exc_info=error)
 
 
-PAYMENT_TASKS = web.AppKey("till", PaymentTasks)
+PAYMENT_TASKS = web.AppKey("payment_tasks", PaymentTasks)

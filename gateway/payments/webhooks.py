@@ -1,8 +1,8 @@
-"""`POST /v1/webhooks/payments`: the card provider says that something became of a charge.
+"""`POST /v1/webhooks/payments`: the card provider reports that a charge has changed.
 
-It is a hint: the provider is asked at once, and what it answers counts. So a webhook that comes
-twice, late, or out of order changes nothing, and none can claim a payment. The signature keeps
-strangers from having us ask.
+The report is a hint: the provider is asked at once, and what it answers counts. So a webhook that
+comes twice, late, or out of order changes nothing, and none can claim a payment. The signature
+keeps strangers from causing such calls.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ _decoder = msgspec.json.Decoder(PaymentEvent)
     problems=[Problem.UNAVAILABLE],
 )
 async def take_payment_event(request: web.Request) -> web.Response:
-    """Have the provider asked about the charge; a key that is not ours is taken and logged."""
+    """Have the provider asked about the charge; accept and log a key that is not ours."""
     body = await read_body(request)
     keys = request.app.get(KEYS)
     signature = request.headers.get(SIGNATURE, "")
@@ -74,6 +74,6 @@ async def take_payment_event(request: web.Request) -> web.Response:
     with in_flight(request):
         known = await request.app[CARD_PAYMENTS].ask_now(event.key)
     metrics.WEBHOOKS.labels("taken" if known else "unknown_key").inc()
-    if not known:  # it is signed, so somebody should look where it comes from
+    if not known:  # it is signed: an operator should see where it comes from
         log.warning("webhook for a charge that is not ours: %s", event.key)
     return web.Response(status=204, headers=COMMON)

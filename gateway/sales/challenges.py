@@ -1,10 +1,10 @@
 """`POST /v1/sales/{sale_id}/challenges`: work to do before a ticket, and its redemption.
 
 A solution is used once, for one ticket, whichever process it is sent to: the nonce of its challenge
-is burnt in Redis, and the second to try is told 409 `proof_used`, the same buyer too. A repeat
-would gain him little, since both tickets are his; but then each further use of a ticket (limits,
-bans) would have to be safe against tickets without work. So a buyer who lost the answer asks for a
-new challenge; as tickets are handed out from minutes before the opening, he has the time.
+is burnt in Redis, and the second use is answered 409 `proof_used`, even to the same buyer. A repeat
+would gain that buyer little, since both tickets are theirs. But each further use of a ticket
+(limits, bans) would then have to be safe against tickets without work. So a buyer who lost the
+answer asks for a new challenge: tickets are issued from minutes before the opening.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from gateway.app_keys import REDIS, SALES, SETTINGS
 from gateway.http.auth import LOGIN, TICKET_KEYS, buyer_of_login
 from gateway.http.contract import ResponseSpec, operation
 from gateway.http.problems import Problem, Refused
-from gateway.http.requests import SALE_ID, find_sale, json_body, opening_of, read_json
+from gateway.http.requests import SALE_ID, find_sale, json_body, read_json
 from gateway.http.responses import COMMON, Moment, json_response
 from gateway.overload.aiohttp_protocol import in_flight
 from seckill.adapters import redis_keys
@@ -35,8 +35,8 @@ from seckill.sales.sales import Sale
 
 #: Burnt nonces in one round trip: less than a millisecond of Redis.
 BURNS_MAX = 512
-#: A burnt nonce is kept so much longer than its challenge is good: by a clock that is behind, the
-#: challenge would else outlive it.
+#: A burnt nonce is kept so much longer than its challenge is good: to a process whose clock is
+#: behind, the challenge would else outlive it.
 CLOCK_SKEW_MS = 60_000
 #: The worker's messages do not change under its name; a crowd fetches it once, before the opening.
 WORKER_CACHE = "public, max-age=3600"
@@ -77,7 +77,7 @@ _CHALLENGE = ChallengeView(
     20,
     datetime(2026, 11, 27, 19, 33, tzinfo=UTC),
 )
-# How `redeem_proof` is given a proof, and refuses it.
+#: How `redeem_proof` gets a proof, and refuses it.
 PROOF = json_body(ProofRequest(_CHALLENGE.challenge, "1048577"), required=False)
 PROOF_PROBLEMS = (
     Problem.PROOF_NEEDED,
@@ -98,7 +98,7 @@ PROOF_PROBLEMS = (
 async def issue_challenge(request: web.Request) -> web.Response:
     """Answer with a challenge for the login's buyer, under the same window as tickets.
 
-    A sale that asks for no work gives one of 0 bits, which any digit solves: one way for clients.
+    A sale that asks for no work gives one of 0 bits, which any digit solves: clients need one way.
     """
     settings = request.app[SETTINGS]
     buyer_id = buyer_of_login(request)
@@ -118,6 +118,14 @@ async def issue_challenge(request: web.Request) -> web.Response:
     return json_response(ChallengeView(challenge, sale.proof_bits, expires_at), status=201)
 
 
+def opening_of(sale: Sale, *, lead_s: float, now_s: float) -> float:
+    """Return when a sale opens, in Unix seconds; refuse while it issues no tickets yet."""
+    opens_at_s = sale.opens_at.timestamp() if sale.opens_at else now_s
+    if now_s < opens_at_s - lead_s:
+        raise Refused(Problem.TOO_EARLY, f"tickets are handed out {lead_s:g} s before")
+    return opens_at_s
+
+
 async def read_proof(request: web.Request, sale: Sale) -> ProofRequest:
     """Return what the request sends as its proof of work, or refuse."""
     if not request.body_exists:
@@ -129,7 +137,7 @@ async def read_proof(request: web.Request, sale: Sale) -> ProofRequest:
 
 
 async def redeem_proof(request: web.Request, sale: Sale, buyer_id: str, sent: ProofRequest) -> None:
-    """Return when a proof of work is good and has just been used up, else refuse."""
+    """Check a proof of work and use it up, or refuse."""
     now_s = time.time()
     proof = proof_of_work.check(
         request.app[TICKET_KEYS],
@@ -143,8 +151,8 @@ async def redeem_proof(request: web.Request, sale: Sale, buyer_id: str, sent: Pr
     if isinstance(proof, proof_of_work.Flaw):
         field, detail = proof.value
         raise Refused(Problem.BAD_PROOF, detail, field=field)
-    # Last of all, so that a refusal for another reason costs nobody his work. One SET NX: of any
-    # number of processes exactly one is told that it was the first.
+    # Last of all, so that a refusal for another reason uses up no work. It is one SET NX: of any
+    # number of processes exactly one learns that it was the first.
     ttl_ms = int((proof.expires_at_s - now_s) * 1000) + CLOCK_SKEW_MS
     key = redis_keys.burnt_proof(sale.sale_id, proof.nonce)
     if not await request.app[BURNS].submit(NonceUse(key, ttl_ms)):
@@ -165,14 +173,14 @@ async def show_worker(_: web.Request) -> web.Response:
 
 
 async def burns_ctx(app: web.Application) -> AsyncIterator[None]:
-    """Burning of nonces, batched: a crowd before the opening takes one connection, not all."""
+    """Batch the burning of nonces: a crowd before the opening takes one connection, not all."""
     burn = answering_each(partial(burn_all, app[REDIS]))
     app[BURNS] = MicroBatcher(burn, max_batch=BURNS_MAX, max_calls=1)
     yield
 
 
 async def burn_all(redis: Redis, burns: Sequence[NonceUse]) -> list[bool]:
-    """Set each key that is not set yet and tell which; Unavailable when that is not known."""
+    """Set each key that is not set yet; return which were set, or raise Unavailable."""
     with redis_errors_as_unavailable():
         async with redis.pipeline(transaction=False) as pipe:
             for key, ttl_ms in burns:

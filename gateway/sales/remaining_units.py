@@ -1,4 +1,4 @@
-"""What is left of each sale, read from Redis at most once a second however many ask."""
+"""The units left of each sale, read from Redis at most once a second however many ask."""
 
 from __future__ import annotations
 
@@ -36,4 +36,4 @@ class RemainingUnits:
         }
 
 
-REMAINING_UNITS = web.AppKey("sale_board", RemainingUnits)
+REMAINING_UNITS = web.AppKey("remaining_units", RemainingUnits)

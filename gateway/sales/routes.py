@@ -77,8 +77,8 @@ _EXAMPLE = SaleView(
 async def list_sales(request: web.Request) -> web.Response:
     """Answer with every sale."""
     with in_flight(request):
-        board = await request.app[REMAINING_UNITS].read()
-    return json_response(SaleList([_view(sale, left) for sale, left in board.values()]))
+        remaining = await request.app[REMAINING_UNITS].read()
+    return json_response(SaleList([_view(sale, left) for sale, left in remaining.values()]))
 
 
 @operation(
@@ -91,9 +91,9 @@ async def show_sale(request: web.Request) -> web.Response:
     """Answer with one sale."""
     sale = await find_sale(request, request.app[SALES])
     with in_flight(request):
-        board = await request.app[REMAINING_UNITS].read()
-    # A sale made within the last second may not be on the board yet: nothing of it is sold.
-    return json_response(_view(*board.get(sale.sale_id, (sale, sale.total))))
+        remaining = await request.app[REMAINING_UNITS].read()
+    # A sale made within the last second may not have been read yet: nothing of it is sold.
+    return json_response(_view(*remaining.get(sale.sale_id, (sale, sale.total))))
 
 
 def _view(sale: Sale, left: int | None) -> SaleView:

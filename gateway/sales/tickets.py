@@ -1,7 +1,8 @@
 """`POST /v1/sales/{sale_id}/tickets`: the right to grab, for a buyer who is logged in.
 
-Handed out from some time before the opening, so that the costly check of the login is spread out
-and the opening second verifies only the ticket's MAC. A sale with `proof_bits` wants work first.
+Tickets are issued from some time before the opening, so that the costly check of the login is
+spread out and the opening second verifies only the ticket's MAC. A sale with `proof_bits` asks for
+work first.
 """
 
 from __future__ import annotations
@@ -16,10 +17,16 @@ from gateway.app_keys import SALES, SETTINGS
 from gateway.http.auth import LOGIN, TICKET_KEYS, buyer_of_login
 from gateway.http.contract import ResponseSpec, operation
 from gateway.http.problems import Problem
-from gateway.http.requests import SALE_ID, find_sale, opening_of
+from gateway.http.requests import SALE_ID, find_sale
 from gateway.http.responses import Moment, json_response
 from gateway.overload.aiohttp_protocol import in_flight
-from gateway.sales.challenges import PROOF, PROOF_PROBLEMS, read_proof, redeem_proof
+from gateway.sales.challenges import (
+    PROOF,
+    PROOF_PROBLEMS,
+    opening_of,
+    read_proof,
+    redeem_proof,
+)
 from seckill.auth import tickets
 
 

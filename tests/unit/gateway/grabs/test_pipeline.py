@@ -66,7 +66,7 @@ class Limiter:
         self.asks: list[Any] = []
         self.names: list[tuple[str, str]] = []
 
-    def refusal_here(self, buyer_id: str, address: str) -> RateLimited | None:
+    def local_refusal(self, buyer_id: str, address: str) -> RateLimited | None:
         self.names.append((buyer_id, address))
         return self.here
 

@@ -299,12 +299,12 @@ async def test_a_local_refusal_names_the_bucket_that_is_empty(shared, advance):
     limiter = make_limiter(
         shared, buyer=LocalLimit(rate=10, burst=1), address=LocalLimit(rate=2, burst=2)
     )
-    assert limiter.refusal_here("ann", "::1") is None
-    assert limiter.refusal_here("ann", "::1") == RateLimited("buyer", pytest.approx(0.1), 10, 1)
-    assert limiter.refusal_here("bob", "::1") is None
-    assert limiter.refusal_here("cat", "::1") == RateLimited("address", pytest.approx(0.5), 2, 2)
+    assert limiter.local_refusal("ann", "::1") is None
+    assert limiter.local_refusal("ann", "::1") == RateLimited("buyer", pytest.approx(0.1), 10, 1)
+    assert limiter.local_refusal("bob", "::1") is None
+    assert limiter.local_refusal("cat", "::1") == RateLimited("address", pytest.approx(0.5), 2, 2)
     advance(0.5)
-    assert limiter.refusal_here("cat", "::1") is None
+    assert limiter.local_refusal("cat", "::1") is None
     assert shared.asked == []
 
 
