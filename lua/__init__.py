@@ -1,4 +1,13 @@
-"""The Lua scripts, one per operation; README.md beside them describes the data they share."""
+"""The Lua scripts of Redis, one for each operation on a sale.
+
+Promise: each script is one atomic step, and safe to repeat.
+
+Relies on: a Redis that keeps its data (AOF always, no eviction), and on callers that send at most
+512 entries in a call.
+
+Begin with `README.md` (the keys and the scripts), then `grab.lua`. The class `Stock` in
+`seckill/inventory/reservations.py` has a typed method for each script of a sale's stock.
+"""
 
 from __future__ import annotations
 
@@ -16,5 +25,5 @@ def source(name: str) -> str:
 
 
 def register(redis: Redis, name: str) -> AsyncScript:
-    """Register a script with a client; it is loaded again by itself when Redis has lost it."""
+    """Register a script with a client, which loads it again whenever Redis has lost it."""
     return redis.register_script(source(name))

@@ -1,20 +1,20 @@
 -- Compare a sale with what PostgreSQL knows of it, and fence it if Redis went back in time.
--- GUARANTEE: a sale that is whole stays as it is; a fence is lifted by a rebuild only.
+-- GUARANTEE: a sale that lost nothing stays as it is; only a rebuild lifts a fence.
 -- KEYS[1] sk:{sale}:stock (STRING)
 -- KEYS[2] sk:{sale}:sale (HASH)
 -- KEYS[3] sk:{sale}:holders (HASH)
 -- KEYS[4] sk:{sale}:outbox (STREAM)
 -- ARGV[1] epoch of the sale in PostgreSQL
--- ARGV[2] placed id of the newest outbox entry of this epoch that PostgreSQL has orders of
--- ARGV[3] opened 1 if PostgreSQL says that it was opened, else 0
--- ARGV[4] fence 1 to fence a sale that went back, 0 to look only
+-- ARGV[2] placed id of the newest outbox entry of this epoch whose orders PostgreSQL has
+-- ARGV[3] opened 1 if the sale was opened according to PostgreSQL, else 0
+-- ARGV[4] fence 1 to fence a sale that went back in time, 0 to read only
 -- RETURNS {"WHOLE", epoch, state, stock, corrections, holders, last_outbox_id}
 -- RETURNS {"MISSING"} | {"FENCED"}
--- RETURNS {"BEHIND"} when it went back: an older epoch, not opened yet, or an outbox that never came
---   as far as PostgreSQL
--- SAFE BECAUSE the caller read PostgreSQL first, and Redis only moves on: what is behind then has
--- lost something. The test and the fence are one script, so a rebuild cannot slip in between; one
--- that ended since then shows by its newer epoch.
+-- RETURNS {"BEHIND"} if it went back in time: its epoch is older, it is not opened yet, or its
+--   outbox never reached the entry that PostgreSQL has
+-- SAFE BECAUSE the caller read PostgreSQL first, and Redis only moves forward: a Redis that is
+-- behind has lost data. Test and fence are one script, so no rebuild can happen in between; a
+-- rebuild that ended before the script shows by its newer epoch.
 local stock_key, sale_key, holders_key, outbox_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 
 local function parts(id)
@@ -43,7 +43,8 @@ if redis.call("EXISTS", outbox_key) == 1 then
 end
 local last_ms, last_sequence = parts(last)
 local placed_ms, placed_sequence = parts(ARGV[2])
-local was_further = last_ms < placed_ms or (last_ms == placed_ms and last_sequence < placed_sequence)
+local was_further = last_ms < placed_ms
+  or (last_ms == placed_ms and last_sequence < placed_sequence)
 local is_opened = state ~= "created" or ARGV[3] == "0"
 local epoch_placed = tonumber(ARGV[1])
 

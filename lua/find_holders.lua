@@ -1,12 +1,12 @@
--- Say what each buyer holds, and what a grab would be told now. Reads only.
--- GUARANTEE: a holder is found whatever the state, the window or the stock say.
+-- Return the holder of each buyer, and the outcome that a grab would have now. It only reads.
+-- GUARANTEE: a holder is found in any state of the sale, in or out of its window, sold out or not.
 -- KEYS[1] sk:{sale}:stock (STRING)
 -- KEYS[2] sk:{sale}:sale (HASH)
 -- KEYS[3] sk:{sale}:holders (HASH)
 -- ARGV[1] buyers MessagePack [buyer_id, ...], at most 512
 -- RETURNS {"OK", verdict, left, {holder or nil, ...}} | {"MISSING"} | {"FENCED"}
---   holder is "order_id:quantity"; verdict is a letter of grab.lua: N, C, P, S, or A for stock left
--- SAFE BECAUSE state and holders are read in one step: an emptied Redis is MISSING, never "sold out".
+--   holder is "order_id:quantity"; verdict is N, C, P or S as in grab.lua, or A if stock is left
+-- SAFE BECAUSE state and holders are read in one step: an empty Redis is MISSING, never "sold out".
 local stock_key, sale_key, holders_key = KEYS[1], KEYS[2], KEYS[3]
 local sale = redis.call("HMGET", sale_key, "state", "opens_at_ms", "closes_at_ms")
 local state, opens_at_ms, closes_at_ms = sale[1], tonumber(sale[2]), tonumber(sale[3])

@@ -12,12 +12,13 @@
 -- ARGV[7] per_order_max units
 -- ARGV[8] number of the sale, 24 bits
 -- ARGV[9] total units of the sale
--- RETURNS {"OK"} | {"CONFLICT"} when another rebuild has taken over, or holders are missing
--- SAFE BECAUSE stock and holders were read in one transaction, so together they are the total; what
--- ended since then waits in stock_returns and finds its holder after the fence.
+-- RETURNS {"OK"} | {"CONFLICT"} if another rebuild has taken over, or holders are missing
+-- SAFE BECAUSE stock and holders were read in one transaction, so together they are the total; an
+-- order that ended since then waits in stock_returns, and its units return after the fence.
 local stock_key, sale_key, holders_key = KEYS[1], KEYS[2], KEYS[3]
 local sale = redis.call("HMGET", sale_key, "state", "epoch")
-if sale[1] ~= "fenced" or sale[2] ~= ARGV[1] or redis.call("HLEN", holders_key) ~= tonumber(ARGV[4]) then
+local holders = redis.call("HLEN", holders_key)
+if sale[1] ~= "fenced" or sale[2] ~= ARGV[1] or holders ~= tonumber(ARGV[4]) then
   return {"CONFLICT"}
 end
 if ARGV[3] ~= "" then

@@ -1,21 +1,21 @@
 -- Reserve units for a batch of buyers, and record the batch in the outbox, in one atomic step.
 -- GUARANTEE: a buyer holds at most one order of a sale; stock never goes below zero; a repeat gets
--- the first order_id whatever the window, the stock or the state say; running twice changes nothing.
+-- the first order_id in any state, in or out of the window; running twice changes nothing.
 -- KEYS[1] sk:{sale}:stock (STRING)
 -- KEYS[2] sk:{sale}:sale (HASH)
 -- KEYS[3] sk:{sale}:holders (HASH)
 -- KEYS[4] sk:{sale}:outbox (STREAM)
 -- ARGV[1] grabs MessagePack [[order_id, buyer_id, quantity], ...], at most 512
--- ARGV[2] deadline_ms Redis time; past it nothing is touched, for nobody waits any more
--- ARGV[3] settled MessagePack [outbox_id, ...] that the broker confirmed, at most 512
+-- ARGV[2] deadline_ms Redis time; after it nothing is touched, because no buyer waits any more
+-- ARGV[3] settled MessagePack [outbox_id, ...] confirmed by the broker, at most 512
 -- ARGV[4] outbox_max entries
 -- RETURNS {"OK", now_ms, epoch, left, outbox_id or "", outcomes, order_id of each D in order}
---   outcomes has one letter a grab: A accepted, D duplicate, N not open, C closed, P paused,
+--   outcomes has one letter for each grab: A accepted, D duplicate, N not open, C closed, P paused,
 --   Q quantity not within the sale's limit, S sold out, F outbox full
 -- RETURNS {"LATE", now_ms} | {"MISSING", now_ms} | {"FENCED", now_ms}
--- TIME is Redis's own, so that every gateway sees one opening moment.
--- SAFE BECAUSE test, decrement, holder and outbox entry are one script, and all that can fail
--- (reads, packing, the reply) comes before the first write: scripts do not roll back.
+-- TIME is Redis's own, so that the sale opens for every gateway at the same moment.
+-- SAFE BECAUSE test, decrement, holder and outbox entry are one script, and every step that can
+-- fail (reads, packing, the reply) comes before the first write: scripts do not roll back.
 local stock_key, sale_key, holders_key, outbox_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local deadline_ms, outbox_max = tonumber(ARGV[2]), tonumber(ARGV[4])
 
@@ -25,7 +25,8 @@ if now_ms > deadline_ms then
   return {"LATE", now_ms}
 end
 
-local sale = redis.call("HMGET", sale_key, "state", "opens_at_ms", "closes_at_ms", "per_order_max", "epoch")
+local sale = redis.call("HMGET", sale_key, "state", "opens_at_ms", "closes_at_ms",
+  "per_order_max", "epoch")
 local state, opens_at_ms, closes_at_ms = sale[1], tonumber(sale[2]), tonumber(sale[3])
 local per_order_max, epoch = tonumber(sale[4]), sale[5]
 local stock = redis.call("GET", stock_key)

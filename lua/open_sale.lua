@@ -10,19 +10,19 @@
 -- ARGV[4] per_order_max units
 -- ARGV[5] number of the sale, 24 bits
 -- ARGV[6] epoch
--- RETURNS {"OPENED", left} | {"REOPENED", left} | {"CONFLICT"} when Redis holds part of another life
--- No key has a TTL: a sale's keys are its books, and expiry would reseed them in mid-sale.
+-- RETURNS {"OPENED", left} | {"REOPENED", left} | {"CONFLICT"} if the sale is fenced,
+--   incomplete, or of another number or epoch
+-- No key has a TTL: if one expired during the sale, its units would be sold again.
 -- SAFE BECAUSE the test and the writes are one script.
 local stock_key, sale_key, holders_key = KEYS[1], KEYS[2], KEYS[3]
 local sale = redis.call("HMGET", sale_key, "state", "number", "epoch")
 local state = sale[1]
 local stock = redis.call("GET", stock_key)
 local fresh = not state or state == "created"
+local is_whole = stock and sale[2] == ARGV[5] and sale[3] == ARGV[6]
+local is_empty = not stock and redis.call("EXISTS", holders_key) == 0
 
-if state == "fenced" or (fresh and (stock or redis.call("EXISTS", holders_key) == 1)) or (not fresh and not stock) then
-  return {"CONFLICT"}
-end
-if not fresh and (sale[2] ~= ARGV[5] or sale[3] ~= ARGV[6]) then
+if state == "fenced" or (fresh and not is_empty) or (not fresh and not is_whole) then
   return {"CONFLICT"}
 end
 if fresh then

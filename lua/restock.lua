@@ -1,15 +1,15 @@
 -- Move a sale's total from one number of units to another, and its stock by the difference.
--- GUARANTEE: the same step twice is one step; units that somebody holds are never taken.
+-- GUARANTEE: the same step twice is one step; no unit of a holder is ever taken.
 -- KEYS[1] sk:{sale}:stock (STRING)
 -- KEYS[2] sk:{sale}:sale (HASH)
 -- ARGV[1] epoch of the sale in PostgreSQL
--- ARGV[2] before units: the total that the caller takes it to have; one without a total has this
--- ARGV[3] after units: the total that it gets
--- RETURNS {"OK", left} | {"SHORT", left} fewer units are unsold than would be taken
--- RETURNS {"MOVED", total} it is neither the one nor the other | {"LATER"}
--- SAFE BECAUSE the total is compared and set in one script, so that a repeat finds the new one and a
--- call that arrives late finds another. A sale that is missing, fenced or of another epoch is being
--- rebuilt: "later".
+-- ARGV[2] before units: the total that the caller expects; a sale without a total counts as this
+-- ARGV[3] after units: the total to set
+-- RETURNS {"OK", left} | {"SHORT", left} if fewer units are unsold than would be taken
+-- RETURNS {"MOVED", total} if the total is neither of the two | {"LATER"}
+-- SAFE BECAUSE the total is compared and set in one script: a repeat finds the new total, and a
+-- call that arrives late finds a third one. A sale that is missing, fenced or of another epoch is
+-- being rebuilt: "later".
 local stock_key, sale_key = KEYS[1], KEYS[2]
 local epoch, before, after = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 

@@ -1,20 +1,21 @@
--- Give the units of ended orders back: compare-and-delete each holder together with its units.
--- GUARANTEE: a holder is given back exactly once; no key is ever created.
+-- Return the units of ended orders: compare-and-delete each holder together with its units.
+-- GUARANTEE: the units of a holder return exactly once; no key is ever created.
 -- KEYS[1] sk:{sale}:stock (STRING)
 -- KEYS[2] sk:{sale}:sale (HASH)
 -- KEYS[3] sk:{sale}:holders (HASH)
 -- ARGV[1] epoch of the sale in PostgreSQL
 -- ARGV[2] returns MessagePack [[buyer_id, "order_id:quantity", units], ...], at most 512; units is
---   the quantity, or less where PostgreSQL refused to freeze them (the rest becomes a correction)
+--   the quantity, or less if PostgreSQL refused to freeze them (the rest becomes a correction)
 -- RETURNS {"OK", left, outcomes} | {"LATER"}
---   outcomes has one letter a return: R returned, G gone (an earlier run did it)
--- SAFE BECAUSE the holder is the only thing that units hang on: without it nothing is added. A sale
--- that is missing, fenced or of another epoch is being rebuilt: "later", never "done".
+--   outcomes has one letter for each entry: R returned, G gone (an earlier run did it)
+-- SAFE BECAUSE units return only together with their holder: no holder, no units. A sale that is
+-- missing, fenced or of another epoch is being rebuilt: "later", never "done".
 local stock_key, sale_key, holders_key = KEYS[1], KEYS[2], KEYS[3]
 local epoch = ARGV[1]
 
 local sale = redis.call("HMGET", sale_key, "state", "epoch")
-if not sale[1] or sale[1] == "fenced" or sale[2] ~= epoch or redis.call("EXISTS", stock_key) == 0 then
+local stock = redis.call("GET", stock_key)
+if not sale[1] or sale[1] == "fenced" or sale[2] ~= epoch or not stock then
   return {"LATER"}
 end
 
@@ -39,7 +40,7 @@ for i, entry in ipairs(returns) do
   end
 end
 
-local left = tonumber(redis.call("GET", stock_key)) + units
+local left = tonumber(stock) + units
 local reply = {"OK", left, table.concat(outcomes)}
 if #gone > 0 then
   redis.call("HDEL", holders_key, unpack(gone))

@@ -1,10 +1,11 @@
 -- Give a token bucket a rate and a burst of its own, in place of the configured ones.
--- GUARANTEE: every process obeys from its next call on; setting the same limit changes nothing.
+-- GUARANTEE: every process uses the limit from its next call on; the same limit changes nothing.
 -- KEYS[1] sk:{sale}:bucket:{op} (HASH)
 -- ARGV[1] rate tokens a second
 -- ARGV[2] burst tokens
 -- RETURNS {"OK"}
--- TIME is Redis's own. What accrued since the last call counts at the lower of the two rates.
+-- TIME is Redis's own. Tokens since the last call count at the lower of the two rates; the field
+-- `pace` holds the rate of the last call.
 -- SAFE BECAUSE both numbers and the level change in one script.
 local bucket_key = KEYS[1]
 local rate, depth = tonumber(ARGV[1]), ARGV[2] * 1000000

@@ -4,7 +4,7 @@
 -- KEYS[2] sk:{sale}:sale (HASH)
 -- ARGV[1] state to set
 -- RETURNS {"OK"} | {"MISSING"} | {"FENCED"}
--- SAFE BECAUSE the test and the write are one script: a rebuild cannot slip in between.
+-- SAFE BECAUSE the test and the write are one script: no rebuild can happen in between.
 local stock_key, sale_key = KEYS[1], KEYS[2]
 local state = redis.call("HGET", sale_key, "state")
 if not state or redis.call("EXISTS", stock_key) == 0 then

@@ -1,24 +1,24 @@
--- Admit requests through a token bucket, and give each of the others a turn of its own.
--- GUARANTEE: over any t seconds at most rate * t + burst are admitted, leases included; who comes
--- back within the grace after his turn is admitted; a refusal costs no token.
+-- Take a token for each request from a bucket, and give each request without a token a turn.
+-- GUARANTEE: over any t seconds at most rate * t + burst requests get a token, leases included; a
+-- request that comes back within the grace after its turn gets one; a refusal costs no token.
 -- KEYS[1] sk:{sale}:bucket:{op} (HASH)
 -- KEYS[2] sk:{sale}:line:{op} (ZSET)
 -- ARGV[1] names MessagePack [name, ...], at most 512
 -- ARGV[2] wanted tokens to lease beyond the names
 -- ARGV[3] rate tokens a second, unless the bucket has its own
 -- ARGV[4] burst tokens, unless the bucket has its own
--- ARGV[5] lease_us for which leased tokens are good
--- ARGV[6] grace_us for which a token is kept for its owner after his turn
+-- ARGV[5] lease_us for which leased tokens are valid
+-- ARGV[6] grace_us for which a token is kept after a turn
 -- ARGV[7] line_max turns
 -- RETURNS {"OK", leased, rate, burst, wait_us of each name in order}
---   wait_us: 0 admitted; above 0 the time until its turn; below 0 the same, but the line is full
---   and no token is kept
--- TIME is Redis's own, so that all gateways share one clock. The bucket has no TTL (it may hold the
--- operator's rate); the line expires with its last turn.
--- SAFE BECAUSE refill, test and take are one script. The bucket is shallower than the burst by what
--- accrues during a lease, so that tokens spent late still keep the bound. Turns are one token apart
--- and start when nothing is left, so level >= due + 1 holds until everyone has come or is forgotten;
--- strangers get only what lies above that.
+--   wait_us: 0 it has a token; above 0 the time until its turn; below 0 the same, but the line is
+--   full and no token is kept
+-- TIME is Redis's own, so that all gateways share one clock. The bucket has no TTL (it may hold a
+-- rate set by an operator); the line expires with its last turn.
+-- SAFE BECAUSE refill, test and take are one script. The bucket is smaller than the burst by the
+-- tokens of one lease, so that leased tokens spent late keep the bound. Turns are one token apart
+-- and start when no token is left, so level >= due + 1 holds until each turn is used or forgotten.
+-- A request without a turn gets only a token above that level.
 local bucket_key, line_key = KEYS[1], KEYS[2]
 local names, wanted = cmsgpack.unpack(ARGV[1]), tonumber(ARGV[2])
 local lease_us, grace_us, line_max = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
@@ -37,7 +37,7 @@ else
 end
 local keeps = depth >= rate * grace_us + TOKEN
 if not keeps then
-  line_max = 0 -- too shallow to keep tokens for the late
+  line_max = 0 -- too small to keep tokens after a turn
 end
 local elapsed = math.max(0, now - tonumber(bucket[4] or now))
 local level = math.min(depth, tonumber(bucket[3] or depth) + elapsed * rate)
@@ -79,7 +79,7 @@ end
 local leased = 0
 if waiting == 0 then
   if level > depth / 2 then
-    wanted = wanted * 2 -- there is plenty: what is not spent in time is no loss to anybody
+    wanted = wanted * 2 -- more than half full: unused leased tokens are missing nowhere else
   end
   leased = math.min(wanted, math.floor(level / TOKEN), math.ceil(rate * lease_us / TOKEN))
 end
