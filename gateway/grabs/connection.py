@@ -239,15 +239,15 @@ class Connection(asyncio.Protocol):
                 break
             if isinstance(plain, NotPlain):
                 self._pass_to_aiohttp(len(self._data))
-            elif sale := shared.sales.known(plain.sale_id):
+            elif plain.quantity and (sale := shared.sales.known(plain.sale_id)):
                 self._data = self._data[plain.length :]
-                self._begin_grab(plain, sale)
+                self._begin_grab(plain, sale, plain.quantity)
             else:
                 self._pass_to_aiohttp(plain.length)
         if self._stopped_reading and len(self._data) <= AHEAD_MAX:
             self._resume_reading()
 
-    def _begin_grab(self, plain: PlainGrab, sale: Sale) -> None:
+    def _begin_grab(self, plain: PlainGrab, sale: Sale, quantity: int) -> None:
         if self._aiohttp is not None:
             self._aiohttp.extend_keepalive()
         self._is_page = self._shared.cors and plain.origin != ""
@@ -256,7 +256,7 @@ class Connection(asyncio.Protocol):
             self,
             sale,
             plain.ticket,
-            plain.quantity,
+            quantity,
             peer=self._peer,
             forwarded=(plain.forwarded,),
         )

@@ -56,7 +56,8 @@ class PlainGrab(NamedTuple):
 
     sale_id: str
     ticket: str
-    quantity: int
+    #: None where the body is not that of a grab: aiohttp will find out why, and say so.
+    quantity: int | None
     #: How many bytes it takes.
     length: int
     origin: str
@@ -107,18 +108,21 @@ def read_plain_grab(data: bytes) -> PlainGrab | NotPlain:
     body = data[end : end + length]
     if len(body) < length:
         return NotPlain.UNFINISHED
-    try:
-        quantity = DECODER.decode(body).quantity
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return NotPlain.UNUSUAL  # aiohttp will find out what is wrong with it, and say so
     return PlainGrab(
         line[1].decode(),
         _text(sent, shape.ticket),
-        quantity,
+        _quantity(body),
         end + length,
         _text(sent, shape.origin),
         _text(sent, shape.forwarded),
     )
+
+
+def _quantity(body: bytes) -> int | None:
+    try:
+        return DECODER.decode(body).quantity
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 def _text(headers: dict[bytes, bytes], name: bytes | None) -> str:
