@@ -1,6 +1,6 @@
 -- The first part of the upgrade of a database that has the old numbering of 0.1.0 (thirteen files,
--- 0001_schema.sql to 0014_events.sql). Those files made the same tables as the present ones, so only
--- functions and triggers differ. Here they get their present names. Then
+-- 0001_schema.sql to 0014_events.sql). Those files made the tables that the present ones make, so
+-- only functions and triggers differ. Here they get their present names. Then
 -- seckill/adapters/migrations.py replaces every function by its present text.
 ALTER FUNCTION tell_new_orders RENAME TO record_new_orders;
 ALTER FUNCTION tell_changed_orders RENAME TO record_changed_orders;
