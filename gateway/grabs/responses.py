@@ -12,7 +12,6 @@ from aiohttp import web
 from gateway.grabs.reservations import GrabResult
 from gateway.http.problems import (
     CONTENT_TYPE,
-    REFUSALS,
     Problem,
     Refused,
     problem_body,
@@ -24,11 +23,19 @@ from seckill import metrics
 from seckill.inventory.reservations import Verdict
 from seckill.sales.sales import Sale
 
+#: The problem of each refusal of the script, but for a wrong quantity: see `too_many`.
+REFUSALS: dict[Verdict, Problem] = {
+    Verdict.NOT_OPEN: Problem.NOT_OPEN,
+    Verdict.CLOSED: Problem.CLOSED,
+    Verdict.PAUSED: Problem.PAUSED,
+    Verdict.SOLD_OUT: Problem.SOLD_OUT,
+    Verdict.OUTBOX_FULL: Problem.OVERLOADED,
+    Verdict.UNAVAILABLE: Problem.UNAVAILABLE,
+}
 COUNTERS = {verdict: metrics.GRABS.labels(verdict.name.lower()) for verdict in Verdict}
 
 _JSON = {**COMMON, "Content-Type": "application/json"}
-#: Status and headers of each verdict's answer, but for a wrong quantity: that one names its limit.
-#: Built once, like the bodies.
+#: Status and headers of each verdict's answer, built once, like the bodies.
 _HEADS: Mapping[Verdict, tuple[int, Mapping[str, str]]] = {
     Verdict.ACCEPTED: (202, _JSON),
     Verdict.DUPLICATE: (200, _JSON),

@@ -11,10 +11,10 @@ from aiohttp import web
 from gateway.app_keys import SALES
 from gateway.grabs.parser import DECODER, GrabRequest
 from gateway.grabs.pipeline import PIPELINE
-from gateway.grabs.responses import web_response
+from gateway.grabs.responses import REFUSALS, web_response
 from gateway.http.auth import TICKET, TICKET_HEADER, buyer_of_ticket
 from gateway.http.contract import ResponseSpec, operation
-from gateway.http.problems import REFUSALS, Problem, Refused
+from gateway.http.problems import Problem, Refused
 from gateway.http.requests import ORDER_ID, SALE_ID, find_sale, json_body, read_json
 from gateway.overload.aiohttp_protocol import came_at_of
 from gateway.overload.concurrency_limit import GRABS_IN_FLIGHT

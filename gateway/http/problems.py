@@ -1,4 +1,4 @@
-"""Every error answer: one table of problems (RFC 9457), and the mapping from verdicts to them."""
+"""Every error answer: one table of problems (RFC 9457), and routes that answer with them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from aiohttp import HttpVersion11, web
 
 from gateway.http.responses import COMMON
 from seckill.errors import Conflict, Unavailable
-from seckill.inventory.reservations import Verdict
 
 log = logging.getLogger(__name__)
 
@@ -81,17 +80,6 @@ class Problem(Enum):
     def code(self) -> str:
         """The stable code that clients compare."""
         return self.name.lower()
-
-
-#: What each refusal of the script is to a client.
-REFUSALS: dict[Verdict, Problem] = {
-    Verdict.NOT_OPEN: Problem.NOT_OPEN,
-    Verdict.CLOSED: Problem.CLOSED,
-    Verdict.PAUSED: Problem.PAUSED,
-    Verdict.SOLD_OUT: Problem.SOLD_OUT,
-    Verdict.OUTBOX_FULL: Problem.OVERLOADED,
-    Verdict.UNAVAILABLE: Problem.UNAVAILABLE,
-}
 
 
 class Refused(Exception):

@@ -19,11 +19,11 @@ from config.limits import Limits, LocalLimit, Op, Tier
 from gateway.http.problems import Problem, Refused
 from seckill import metrics
 from seckill.errors import Unavailable
-from seckill.inventory.reservations import CALL_MAX
 from seckill.micro_batcher import MicroBatcher, Waiter, answering_each
 from seckill.sales.token_buckets import (
     LEASE_US,
     LINE_MAX,
+    NAMES_MAX,
     LocalTokenBuckets,
     TokenBuckets,
     TokenLease,
@@ -64,7 +64,7 @@ class SaleRateLimiter:
         self._sale_id, self._op, self._tier = sale_id, op, tier
         self._buckets = buckets
         self._line_max = line_max
-        self._asks = MicroBatcher(answering_each(self._ask), max_batch=CALL_MAX, max_calls=1)
+        self._asks = MicroBatcher(answering_each(self._ask), max_batch=NAMES_MAX, max_calls=1)
         self._now = asyncio.get_running_loop().time
         self._leased, self._lease_ends = 0, 0.0
         #: With so many left, the next lease is asked for.

@@ -28,6 +28,8 @@ LEASE_US = 100_000
 GRACE_US = 1_500_000
 #: Turns in one line, about 100 bytes each in Redis.
 LINE_MAX = 1_000_000
+#: Names in one call, during which Redis does nothing else: as many as grabs in one call.
+NAMES_MAX = 512
 #: Sums of intervals are off by less than this.
 ROUNDING_S = 1e-9
 
@@ -64,7 +66,7 @@ class TokenBuckets:
         wanted: int = 0,
         line_max: int = LINE_MAX,
     ) -> TokenLease:
-        """Ask for a token for each of up to 512 names, and for a lease; Unavailable if unheard."""
+        """Ask for a token for each of at most NAMES_MAX names, and for a lease."""
         with redis_errors_as_unavailable():
             reply = await self._take_tokens(
                 keys=[redis_keys.bucket(sale_id, op), redis_keys.line(sale_id, op)],

@@ -23,7 +23,8 @@ from urllib.parse import unquote, urlsplit
 import aiohttp
 
 from config.settings import Settings
-from gateway.http.problems import REFUSALS, Problem, problem_body
+from gateway.grabs.responses import REFUSALS
+from gateway.http.problems import Problem, problem_body
 from loadtest.stack import Process, pinned
 from ops.processes.child import Child
 from ops.processes.ports import LOOPBACK, free_port

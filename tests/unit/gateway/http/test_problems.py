@@ -9,15 +9,13 @@ import pytest
 
 from gateway.http.problems import (
     CONTENT_TYPE,
-    REFUSALS,
     Problem,
     problem_body,
     problem_headers,
     problem_response,
 )
-from seckill.inventory.reservations import Verdict
 
-#: Clients compare these. Adding one is fine; changing or dropping one breaks somebody.
+#: Clients compare these. Adding one is fine; changing or dropping one breaks a client.
 PUBLISHED = {
     "bad_request": 422,
     "malformed": 400,
@@ -59,27 +57,6 @@ PUBLISHED = {
 each_problem = pytest.mark.parametrize("problem", Problem, ids=lambda p: p.code)
 
 
-def test_every_verdict_has_one_answer() -> None:
-    # Accepted and duplicate are good news; a quantity's refusal says what would be right.
-    answered_elsewhere = {Verdict.ACCEPTED, Verdict.DUPLICATE, Verdict.QUANTITY}
-    assert set(Verdict) - answered_elsewhere == REFUSALS.keys()
-
-
-@pytest.mark.parametrize(
-    ("verdict", "code"),
-    [
-        (Verdict.NOT_OPEN, "not_open"),
-        (Verdict.CLOSED, "closed"),
-        (Verdict.PAUSED, "paused"),
-        (Verdict.SOLD_OUT, "sold_out"),
-        (Verdict.OUTBOX_FULL, "overloaded"),
-        (Verdict.UNAVAILABLE, "unavailable"),
-    ],
-)
-def test_a_refusal_has_its_published_code(verdict: Verdict, code: str) -> None:
-    assert REFUSALS[verdict].code == code
-
-
 def test_codes_and_statuses_are_the_published_ones() -> None:
     assert {problem.code: problem.value.status for problem in Problem} == PUBLISHED
 
@@ -117,7 +94,7 @@ def test_the_answer_agrees_with_its_body(problem: Problem) -> None:
 
 
 @each_problem
-def test_who_may_try_again_is_told_when(problem: Problem) -> None:
+def test_a_problem_that_waiting_helps_says_how_long(problem: Problem) -> None:
     headers = problem_headers(problem)
     waiting_helps = problem.value.status in (429, 503) or problem is Problem.QUEUED
     assert ("Retry-After" in headers) == waiting_helps
