@@ -1,4 +1,4 @@
-"""The audit trail: every change by hand and every repair, with who, what and why."""
+"""The audit trail: each change by an operator and each repair, with its author and reason."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 def operator_name() -> str:
-    """Return the login name of whoever runs this command."""
+    """Return the login name of the user who runs this command."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a user id without a name, as in containers
@@ -28,9 +28,9 @@ async def record(
     sale_id: str | None = None,
     details: Mapping[str, object] | None = None,
 ) -> None:
-    """Write one row, in the transaction of the change itself, so that neither is without the other.
+    """Write one row, in the transaction of the change itself, so that neither exists alone.
 
-    `action` is "<area>.<verb>"; `details` is anything that JSON can say.
+    `action` is "<area>.<verb>"; `details` is anything that JSON can express.
     """
     await connection.execute(
         "INSERT INTO audit (actor, action, sale_id, reason, details) VALUES ($1, $2, $3, $4, $5)",

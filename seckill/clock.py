@@ -11,5 +11,5 @@ def now_ms() -> int:
 
 
 def monotonic_ms() -> int:
-    """Return this machine's time since some moment, in milliseconds: nobody sets it."""
+    """Return the milliseconds since some moment of this machine, by a clock that is never set."""
     return time.monotonic_ns() // 1_000_000

@@ -3,13 +3,13 @@
 SeckillError
 |- Transient   the same call may succeed later: hold and retry
 |  |- Unavailable   a store did not answer in time; the outcome is unknown, never "no"
-|  |  |- WrongQueue   a queue was made with other arguments: a person has to delete it
-|- Permanent   the same call can never succeed: dead letter, or tell the caller
-|  |- UserMistake   a person typed something wrong: one line, exit code 2, no traceback
-|  |  |- Missing      what it names does not exist
-|  |  |- WrongState   it would be right if things stood otherwise
+|  |  |- WrongQueue   a queue was made with other arguments: an operator has to delete it
+|- Permanent   the same call can never succeed: dead-letter it, or report it to the caller
+|  |- UserMistake   the user typed something wrong: one line, exit code 2, no traceback
+|  |  |- Missing      the named thing does not exist
+|  |  |- WrongState   the command does not fit the present state
 |- NotReady    the stores are set up so that something could be lost
-|- Conflict    someone else won a compare-and-set: re-read and decide
+|- Conflict    another process won a compare-and-set: re-read and decide
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Missing(UserMistake):
 
 
 class WrongState(UserMistake):
-    """The command does not fit the state that things are in."""
+    """The command does not fit the present state."""
 
 
 class NotReady(SeckillError):
@@ -55,4 +55,4 @@ class NotReady(SeckillError):
 
 
 class Conflict(SeckillError):
-    """Someone else changed the row first."""
+    """Another process changed the row first."""

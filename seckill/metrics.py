@@ -10,29 +10,29 @@ from prometheus_client.registry import Collector
 
 
 class HotCounter(Collector):
-    """A counter for the hot path, of processes that count in one thread.
+    """A counter for the hot path, in processes that count in one thread.
 
-    The library's own takes a lock and a microsecond each time, several times in a grab.
+    The library's own counter takes a lock and a microsecond, several times in a grab.
     """
 
     def __init__(self, name: str, documentation: str, labels: Sequence[str]) -> None:
         self._name, self._documentation, self._labels = name, documentation, labels
-        self._counts: dict[tuple[str, ...], Counted] = {}
+        self._counts: dict[tuple[str, ...], HotCount] = {}
         REGISTRY.register(self)
 
-    def labels(self, *values: str) -> Counted:
-        """Return what counts for these values of the labels."""
-        return self._counts.setdefault(values, Counted())
+    def labels(self, *values: str) -> HotCount:
+        """Return the count for these values of the labels."""
+        return self._counts.setdefault(values, HotCount())
 
     def collect(self) -> Iterable[CounterMetricFamily]:
-        """Tell the counts: for the registry."""
+        """Report the counts to the registry."""
         family = CounterMetricFamily(self._name, self._documentation, labels=self._labels)
         for values, count in self._counts.items():
             family.add_metric(values, count.value)
         yield family
 
 
-class Counted:
+class HotCount:
     """How often something happened."""
 
     __slots__ = ("value",)
@@ -41,7 +41,7 @@ class Counted:
         self.value = 0
 
     def inc(self, times: int = 1) -> None:
-        """Count once more, or so many times."""
+        """Add to the count."""
         self.value += times
 
 
@@ -49,43 +49,43 @@ _SIZES = (1, 2, 5, 10, 25, 50, 100, 250, 512, 1024)
 
 GRABS = HotCounter("seckill_grabs", "Answers to grabs", ["verdict"])
 GRABS_BY_AIOHTTP = Counter(
-    "seckill_grabs_by_aiohttp", "Grabs that were not plain enough for the fast lane"
+    "seckill_grabs_by_aiohttp", "Grabs that were not plain enough to be read without aiohttp"
 )
 GRAB_BATCH = Histogram("seckill_grab_batch_size", "Grabs in one script call", buckets=_SIZES)
 IN_FLIGHT = Gauge("seckill_in_hand", "Requests that have no answer yet", ["kind"])
-IN_FLIGHT_LIMIT = Gauge("seckill_in_hand_limit", "Requests that may be in hand at once", ["kind"])
+IN_FLIGHT_LIMIT = Gauge("seckill_in_hand_limit", "Requests that may be in flight at once", ["kind"])
 RATE_LIMIT_DECISIONS = HotCounter(
     "seckill_admissions",
     "What rate limits said: leased (admitted without asking Redis), admitted, refused,"
-    " shadow (let pass, would be refused), unheard (let pass, Redis is away)",
+    " shadow (let pass, would be refused), unheard (let pass, Redis is unavailable)",
     ["op", "outcome"],
 )
 PAYMENTS = Counter("seckill_payments", "Outcomes of payments, or why refused", ["outcome"])
 CARD_PAYMENTS = Counter(
     "seckill_card_payments",
-    "What the books made of the card provider's answers: paid, cancelled, refunded, trying (came"
-    " too late); given_up (to be voided), unknown (to be asked again)",
+    "What became of card payments by the provider's answers: paid, cancelled, refunded, trying"
+    " (came too late); given_up (to be voided), unknown (to be asked again)",
     ["outcome"],
 )
 CARD_PAYMENTS_UNKNOWN = Gauge(
     "seckill_card_payments_unknown", "Card payments that the provider is still to be asked about"
 )
 CARD_PAYMENTS_UNKNOWN_OLDEST = Gauge(
-    "seckill_card_payments_unknown_oldest_age_seconds", "Since the oldest of those began"
+    "seckill_card_payments_unknown_oldest_age_seconds", "Since the oldest of those payments began"
 )
 WEBHOOKS = Counter(
     "seckill_webhooks", "Webhooks of the card provider: taken, unknown_key, refused", ["outcome"]
 )
-SHED = Counter("seckill_shed", "Requests and connections refused because too much was in hand")
+SHED = Counter("seckill_shed", "Requests and connections refused because too much was in flight")
 PUBLISH_FAILURES = Counter("seckill_publish_failures", "Publishes that were not confirmed in time")
-EVENT_STREAMS = Gauge("seckill_event_streams", "Places of event streams taken")
+EVENT_STREAMS = Gauge("seckill_event_streams", "Open event streams")
 EVENT_STREAMS_DROPPED = Counter("seckill_event_streams_dropped", "Clients that did not read")
 
 ROLE_IN_FLIGHT = Gauge(
     "seckill_role_in_hand", "Messages taken and not acknowledged; 1 while a poller works", ["role"]
 )
 ROLE_OLDEST = Gauge(
-    "seckill_role_oldest_age_seconds", "Since the oldest message in hand was sent", ["role"]
+    "seckill_role_oldest_age_seconds", "Since the oldest message in flight was sent", ["role"]
 )
 ROLE_DONE = Counter("seckill_role_done", "Messages acknowledged; items of a poller", ["role"])
 ROLE_ERRORS = Counter("seckill_role_errors", "Failed messages, and pauses of a role", ["role"])

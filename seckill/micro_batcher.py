@@ -1,7 +1,7 @@
 """The micro-batcher: what arrived while the last call was under way goes out together.
 
-A lone request waits for nobody; under load, calls grow instead of queueing. The same rule serves
-every stage: script calls, look-ups, reads from SQL, transactions.
+A lone request does not wait. Under load the calls grow and the queues do not. The same rule serves
+every stage: script calls, reads of holders, reads from SQL, transactions.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, Protocol, TypeVar
 
-#: Items that do not wait for more: what a call costs itself is little beside what they cost.
+#: So many items do not wait for more: the cost of a call is little beside theirs.
 WORTH_A_CALL = 64
 
 T = TypeVar("T")
@@ -21,28 +21,28 @@ R_contra = TypeVar("R_contra", contravariant=True)
 
 
 class Waiter(Protocol[T_co, R_contra]):
-    """What waits for the answer to an item."""
+    """An item, and the caller that waits for its answer."""
 
     @property
     def item(self) -> T_co:
-        """What is asked."""
+        """The question."""
 
     @property
     def gone(self) -> bool:
-        """Tell whether nobody wants the answer any more: it then leaves its batch."""
+        """Whether the caller wants no answer any more; the item then leaves its batch."""
 
     def answer(self, result: R_contra) -> None:
-        """Take the answer, unless there was one."""
+        """Deliver the answer, unless there was one."""
 
     def fail(self, error: Exception) -> None:
-        """Take it that there is none."""
+        """Report that there is no answer, unless there was one."""
 
     def cancel(self) -> None:
-        """Take it that the batcher is being ended."""
+        """Report that the batcher is being ended."""
 
 
 class FutureWaiter(Generic[T, R]):
-    """An item whose answer is a future's."""
+    """An item whose caller awaits a future."""
 
     __slots__ = ("future", "item")
 
@@ -52,32 +52,32 @@ class FutureWaiter(Generic[T, R]):
 
     @property
     def gone(self) -> bool:
-        """Tell whether the future was cancelled: its connection was closed, say."""
+        """Whether the future was cancelled, for instance because its connection was closed."""
         return self.future.cancelled()
 
     def answer(self, result: R) -> None:
-        """Answer, unless nobody waits any more."""
+        """Set the result of a future that is not done."""
         if not self.future.done():
             self.future.set_result(result)
 
     def fail(self, error: Exception) -> None:
-        """Fail, unless it was answered or nobody waits any more."""
+        """Set the exception of a future that is not done."""
         if not self.future.done():
             self.future.set_exception(error)
 
     def cancel(self) -> None:
-        """Let go of who waits."""
+        """Cancel the future."""
         self.future.cancel()
 
 
 class MicroBatcher(Generic[T, R]):
-    """Merges single items into calls of up to `max_batch`, with up to `max_calls` under way.
+    """Merge single items into calls of up to `max_batch`, with up to `max_calls` under way.
 
-    With a spacing, calls begin at least so many seconds apart: a lone item goes at once, those that
-    follow it closely go together. What is worth a call anyway does not wait for that.
+    With a spacing, calls begin at least so many seconds apart: a lone item goes at once, and the
+    items that follow it closely go together. WORTH_A_CALL items do not wait for the spacing.
 
-    `call` gets the items in order of arrival and answers each of them, now or later; when it
-    raises, those it has not answered fail with that exception.
+    `call` gets the items in order of arrival and answers each of them, now or later. If it raises,
+    the items that it has not answered fail with that exception.
     """
 
     def __init__(
@@ -112,17 +112,17 @@ class MicroBatcher(Generic[T, R]):
         return len(self._waiting) + self._under_way
 
     def submit(self, item: T) -> asyncio.Future[R]:
-        """Queue an item; the future gets its answer, and leaves the batch if cancelled in time."""
+        """Queue an item; return a future of its answer. Cancelled in time, it leaves the batch."""
         future: asyncio.Future[R] = self._loop.create_future()
         self.put(FutureWaiter(item, future))
         return future
 
     def put(self, waiter: Waiter[T, R]) -> None:
-        """Queue what waits in a way of its own: without a future, on the hot path."""
+        """Queue an item that needs no future: the hot path saves its cost."""
         self._waiting.append(waiter)
         if not self._kick_due and self._may_call():
-            # At the end of this turn of the loop, so that all that one poll of the sockets
-            # brought in goes out together.
+            # At the end of this turn of the event loop, so that the requests which one poll of the
+            # sockets brought in go out together.
             self._kick_due = True
             self._loop.call_soon(self._kick)
 
@@ -162,7 +162,7 @@ class MicroBatcher(Generic[T, R]):
     async def _run(self, batch: list[Waiter[T, R]]) -> None:
         try:
             await self._call(batch)
-        except Exception as error:  # handed on to everyone who waits
+        except Exception as error:  # reported to every caller that waits
             for waiter in batch:
                 waiter.fail(error)
         except asyncio.CancelledError:
@@ -175,7 +175,7 @@ class MicroBatcher(Generic[T, R]):
     def _finish(self, task: asyncio.Task[None]) -> None:
         self._calls.discard(task)
         if not task.cancelled():
-            task.result()  # a bug in here must be heard, not swallowed
+            task.result()  # raises here if the batcher has a bug, so that it is not lost
         self._kick()
 
 

@@ -1,7 +1,7 @@
-"""Order ids: UUID version 8 (RFC 9562) that say when, and in which sale, they were made.
+"""Order ids: UUIDs of version 8 (RFC 9562) that hold when, and in which sale, they were made.
 
 48 bits Unix milliseconds, 4 bits version, 12 bits upper half of the sale number, 2 bits variant,
-12 bits lower half of the sale number, 50 random bits. The sale number lets a reader ask the right
+12 bits lower half of the sale number, 50 random bits. By the sale number a reader finds the right
 sale's holders while no row exists yet. The id is not a secret: reads compare the buyer.
 """
 
@@ -27,14 +27,14 @@ def new_order_id(sale_number: int) -> str:
     return f"{_first_half(now_ms(), sale_number)}{low[:4]}-{low[4:]}"
 
 
-@lru_cache(64)  # a crowd's ids are made many in a millisecond
+@lru_cache(64)  # a crowd makes many ids in one millisecond
 def _first_half(made_at_ms: int, sale_number: int) -> str:
     text = f"{made_at_ms:012x}"
     return f"{text[:8]}-{text[8:]}-8{sale_number >> 12:03x}-"
 
 
 def sale_number_of(order_id: str) -> int:
-    """Return the number of the sale that an id of this project belongs to."""
+    """Return the number of the sale to which an order belongs."""
     return int(order_id[15:18], 16) << 12 | (int(order_id[19:23], 16) & 0x3FFF) >> 2
 
 

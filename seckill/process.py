@@ -1,4 +1,4 @@
-"""Telling a supervisor that a process is ready, and hearing from it that it should stop."""
+"""What a process owes its supervisor: READY=1, an error for a busy port, a stop on signals."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from seckill.errors import SeckillError
 
 
 def notify_ready(notify_socket: str) -> None:
-    """Send READY=1 by systemd's protocol (sd_notify); nothing when no supervisor asked for it."""
+    """Send READY=1 by systemd's protocol (sd_notify); do nothing if no supervisor asked for it."""
     if not notify_socket:
         return
     address = "\0" + notify_socket[1:] if notify_socket.startswith("@") else notify_socket
@@ -23,7 +23,7 @@ def notify_ready(notify_socket: str) -> None:
 
 @contextmanager
 def listening(host: str, port: int, setting: str) -> Iterator[None]:
-    """Turn a port that cannot be opened into an error that names it and its setting."""
+    """Raise an error that names the port and its setting if the port cannot be opened."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""One reading for all who wait for it, and a least time between two readings."""
+"""One reading for all callers that wait for it, and a least time between two readings."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ R = TypeVar("R")
 
 
 class SingleFlight(Generic[R]):
-    """Reads at most once each `interval_s`, however many ask.
+    """Read at most once each `interval_s`, however many callers ask.
 
-    A failure is shared like a success: were each who waits to try again for himself, a store that
-    hangs would make them wait for one time limit after the other.
+    A failure is shared like a success. If each caller tried again alone, a store that hangs would
+    make the callers wait for one time limit after the other.
     """
 
     def __init__(self, read: Callable[[], Awaitable[R]], *, interval_s: float) -> None:
@@ -37,7 +37,7 @@ class SingleFlight(Generic[R]):
     async def _since(self, moment: float) -> R:
         if self._begun_at < moment:
             async with self._lock:
-                if self._begun_at < moment:  # else another has read meanwhile
+                if self._begun_at < moment:  # else another caller has read meanwhile
                     await asyncio.sleep(self._begun_at + self._interval_s - time.monotonic())
                     begun_at = time.monotonic()
                     try:

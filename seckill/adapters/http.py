@@ -1,4 +1,4 @@
-"""Calls to other services over HTTP. An answer is a value; no answer is Unavailable, never "no"."""
+"""Calls to other services over HTTP. Any answer is a value; no answer raises Unavailable."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import aiohttp
 
 from seckill.errors import Unavailable
 
-#: Nothing that we ask for is longer; a service that sends more is broken.
+#: No answer that we ask for is longer; a service that sends more is broken.
 REPLY_MAX_BYTES = 64 * 1024
 
 
@@ -32,7 +32,7 @@ class HttpClient:
     async def open(
         cls, *, timeout_s: float, connections_max: int = 100
     ) -> AsyncIterator[HttpClient]:
-        """Open the pool; beyond `connections_max` calls at once, others wait for their turn."""
+        """Open the pool; calls beyond `connections_max` at once wait for a connection."""
         async with aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=connections_max),
             timeout=aiohttp.ClientTimeout(total=timeout_s),
@@ -40,11 +40,11 @@ class HttpClient:
             yield cls(session)
 
     async def get(self, url: str) -> Reply:
-        """Get; Unavailable when no whole answer came."""
+        """Send a GET; raise Unavailable if no whole answer came."""
         return await self._call("GET", url, None, {})
 
     async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Reply:
-        """Post JSON; Unavailable when no whole answer came: whether it was done is unknown."""
+        """Send JSON by POST; raise Unavailable if no whole answer came."""
         return await self._call("POST", url, body, {"Content-Type": "application/json", **headers})
 
     async def _call(
@@ -58,7 +58,7 @@ class HttpClient:
                 async for chunk in response.content.iter_any():
                     text += chunk
                     if len(text) > REPLY_MAX_BYTES:
-                        break  # the rest is not waited for: leaving closes the connection
+                        break  # do not wait for the rest: leaving the block closes the connection
                 return Reply(response.status, text[:REPLY_MAX_BYTES])
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise Unavailable(f"{url} does not answer: {error or type(error).__name__}") from error

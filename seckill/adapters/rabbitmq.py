@@ -1,8 +1,8 @@
-"""Links to RabbitMQ that are opened again when they break, and publishing with confirms.
+"""Links to RabbitMQ that are opened again after they broke, and publishing with confirms.
 
-The library's own "robust" connections are not used: after a crash of the broker they now and then
-came back without their consumer. Here a link is plain, ends with the first thing that goes wrong,
-and is opened anew by whoever needs it.
+The library's own "robust" connections are not used: after a crash of the broker some of them came
+back without their consumer. Here a link is a plain connection. It ends with its first error, and
+the next caller opens a new one.
 """
 
 from __future__ import annotations
@@ -29,34 +29,42 @@ Headers = Mapping[str, str | int]
 LINK_ERRORS = (AMQPError, OSError, TimeoutError, RuntimeError)
 #: A link without a sign of life for twice this long is broken.
 HEARTBEAT_S = 10
-#: A broker that hangs does not answer a goodbye either.
+#: A broker that hangs does not answer a close either.
 CLOSE_S = 2.0
 
 
 @contextmanager
 def link_errors_as_unavailable(doing: str) -> Iterator[None]:
-    """Turn every failure of the link into Unavailable: whether the broker did it is unknown."""
+    """Raise Unavailable for every failure of the link: whether the broker acted is unknown."""
     try:
         yield
     except LINK_ERRORS as error:
         raise Unavailable(f"RabbitMQ: {doing} failed: {error!r}") from error
     except Exception as error:
-        # No more than this is what the library says of publishes under way on a link that closes.
+        # The library raises a bare Exception for publishes under way on a link that closes.
         if type(error) is not Exception:
             raise
         raise Unavailable(f"RabbitMQ: the link was closed during {doing}") from error
     except asyncio.CancelledError as error:
-        # A link that got stuck makes the library raise this although nobody cancelled us. It would
-        # pass every `except Exception` and end its task in silence.
+        # A link that got stuck makes the library raise this although the task was not cancelled.
+        # It would pass every `except Exception` and end its task in silence.
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise
         raise Unavailable(f"RabbitMQ: the link broke during {doing}") from error
 
 
+@asynccontextmanager
+async def link_call(doing: str, timeout_s: float) -> AsyncIterator[None]:
+    """Limit the time of a call; raise Unavailable for every failure of the link."""
+    with link_errors_as_unavailable(doing):
+        async with asyncio.timeout(timeout_s):
+            yield
+
+
 @dataclass(frozen=True, slots=True)
 class Broker:
-    """Where RabbitMQ is, and as whom to appear in its lists.
+    """Where RabbitMQ is, and the name of this process in RabbitMQ's lists.
 
     Publishing and consuming use a link each: a memory or disk alarm of RabbitMQ stops reading
     from connections that publish, and must not stop acks.
@@ -86,12 +94,11 @@ class Broker:
 
     @asynccontextmanager
     async def channel(self) -> AsyncIterator[AbstractChannel]:
-        """Open a connection with one channel; leave both behind in the end."""
+        """Open a connection with one channel; close both in the end."""
         connection = await self.connect()
         try:
-            with link_errors_as_unavailable("opening a channel"):
-                async with asyncio.timeout(self.timeout_s):
-                    channel = await connection.channel()
+            async with link_call("opening a channel", self.timeout_s):
+                channel = await connection.channel()
             yield channel
         finally:
             await _close(connection)
@@ -107,7 +114,7 @@ class _Link:
 
 
 class Publisher:
-    """Publishes so that "done" means: the broker has it on disk, in a queue."""
+    """Publishes so that "done" means: the broker has the message on disk, in a queue."""
 
     def __init__(self, broker: Broker, *, timeout_s: float) -> None:
         self._broker = broker
@@ -119,7 +126,7 @@ class Publisher:
     @classmethod
     @asynccontextmanager
     async def open(cls, broker: Broker, *, timeout_s: float) -> AsyncIterator[Publisher]:
-        """Open the link and declare the topology; Unavailable if the broker is not there."""
+        """Open the link and declare the topology; raise Unavailable if that fails."""
         publisher = cls(broker, timeout_s=timeout_s)
         await publisher._open()
         try:
@@ -133,9 +140,9 @@ class Publisher:
                 await asyncio.wait(publisher._closing)
 
     async def publish(self, queue: str, body: bytes, headers: Headers | None = None) -> None:
-        """Return when the broker has confirmed; raise Unavailable when that is not known.
+        """Return when the broker has confirmed; raise Unavailable if that is not known.
 
-        Failed does not mean undelivered: every consumer takes a second copy for the first one.
+        Failed does not mean undelivered: every consumer treats a second copy like the first one.
         """
         async with self._working(f"publishing to {queue}", self._timeout_s) as link:
             await link.topology.exchange.publish(_message(body, headers), queue)
@@ -158,7 +165,7 @@ class Publisher:
             await link.topology.retry_exchanges[retry_delay_s].publish(copy, queue)
 
     async def publish_timer(self, window_s: int, body: bytes) -> None:
-        """Publish to the timer queue of a window, declaring it once per link."""
+        """Publish to the timer queue of a window, which each link declares once."""
         # To make a quorum queue takes longer than a confirm, like opening a link.
         declaring = f"declaring the timer queue of {window_s} s"
         async with self._working(declaring, self._broker.timeout_s) as link:
@@ -168,7 +175,7 @@ class Publisher:
         await self.publish(topology.timer(window_s), body)
 
     async def publish_event(self, topic: str, body: bytes, event_id: str) -> None:
-        """Publish to those who listen; `publish` says what done means. Nobody may listen."""
+        """Publish an event, which may have no listener; `publish` says what done means."""
         async with self._working(f"publishing {topic}", self._timeout_s) as link:
             event = aio_pika.Message(
                 body,
@@ -181,44 +188,43 @@ class Publisher:
 
     @asynccontextmanager
     async def _working(self, doing: str, timeout_s: float) -> AsyncIterator[_Link]:
-        """Lend the link for one operation within the time limit; drop it when that fails."""
+        """Lend the link for one operation within the time limit; drop it if that fails."""
         link: _Link | None = None
         try:
-            with link_errors_as_unavailable(doing):
-                async with asyncio.timeout(timeout_s):
-                    link = await self._open()
-                    yield link
+            async with link_call(doing, timeout_s):
+                link = await self._open()
+                yield link
         except Unavailable as error:
             # A refusal (a nack) concerns one message; others may be under way on a healthy link.
-            # One that was returned is different: its queue is gone, and a new link makes it anew.
+            # A returned message is different: its queue is gone, and a new link declares it again.
             refused = type(error.__cause__) is DeliveryError
             if link is not None and link is self._link and not refused:
                 self._drop()
             raise
 
     async def _open(self) -> _Link:
-        """Return the link, opening it if there is none.
+        """Return the link; open it if there is none.
 
         Opening has the broker's time limit. It goes on when a caller's time is up, and serves the
-        next one: else a broker slower to greet than to confirm could never be reached again.
+        next caller. Otherwise a broker that opens links more slowly than it confirms could never
+        be reached again.
         """
         if self._link is not None and not self._link.channel.is_closed:
             return self._link
         self._drop()
         if self._opening is None or self._opening.done():
             self._opening = asyncio.create_task(self._connect(), name="open link")
-            # Heard here, should every caller have gone: the next one will be told.
+            # Read here in case every caller has left; the next caller gets an error of its own.
             self._opening.add_done_callback(lambda task: task.cancelled() or task.exception())
         return await asyncio.shield(self._opening)
 
     async def _connect(self) -> _Link:
         connection = await self._broker.connect()
         try:
-            with link_errors_as_unavailable("declaring the topology"):
-                async with asyncio.timeout(self._broker.timeout_s):
-                    # An unroutable message is an error: it would be lost.
-                    channel = await connection.channel(on_return_raises=True)
-                    declared = await topology.declare(channel)
+            async with link_call("declaring the topology", self._broker.timeout_s):
+                # An unroutable message is an error: it would be lost.
+                channel = await connection.channel(on_return_raises=True)
+                declared = await topology.declare(channel)
         except BaseException:
             self._close_later(connection)
             raise
@@ -237,11 +243,9 @@ class Publisher:
 
 
 async def count_waiting(broker: Broker, *queues: str) -> int:
-    """Count the messages of queues that no consumer holds; Unavailable if that is unknown."""
-    async with broker.channel() as channel:
-        with link_errors_as_unavailable("counting messages"):
-            async with asyncio.timeout(broker.timeout_s):
-                declared = (await topology.declare(channel)).queues
+    """Count the messages of queues that no consumer holds; raise Unavailable if that fails."""
+    async with broker.channel() as channel, link_call("counting messages", broker.timeout_s):
+        declared = (await topology.declare(channel)).queues
     return sum(declared[queue].declaration_result.message_count or 0 for queue in queues)
 
 
@@ -263,9 +267,9 @@ def _message(
 
 
 async def _close(connection: AbstractConnection) -> None:
-    """Say goodbye, but not for long; what is wrong with a link that is given up is no news."""
-    with suppress(Unavailable), link_errors_as_unavailable("closing"):
-        async with asyncio.timeout(CLOSE_S):
+    """Close a link that is given up; whatever goes wrong with it does not matter any more."""
+    with suppress(Unavailable):
+        async with link_call("closing", CLOSE_S):
             await connection.close()
-    # Nothing to say any more; marks as closed what broke before or during the goodbye.
+    # This sends nothing: it marks as closed a link that broke before or during the close.
     await connection.close()

@@ -1,4 +1,4 @@
-"""How the project talks to Redis: bounded pool, short time limits, and no retries."""
+"""The client of Redis: a bounded pool, short time limits, and no retries."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from redis.maint_notifications import MaintNotificationsConfig
 from seckill.errors import Unavailable
 from seckill.micro_batcher import MicroBatcher, Waiter
 
-#: Calls under way from one process; the micro-batchers use a few, operator commands one.
+#: Calls under way from one process; the micro-batchers use a few, an operator's command uses one.
 CONNECTIONS_MAX = 16
-#: Script calls, or pipelines of them, under way from one process; others find connections left.
+#: Script calls, or pipelines of them, under way from one process: connections stay free for others.
 SCRIPTS_UNDER_WAY = 8
 #: Script calls in one pipeline.
 PIPELINE_MAX = 64
@@ -29,16 +29,16 @@ _Waiter = Waiter[tuple[Any, ...], Any]
 
 
 class PipeliningRedis(Redis):
-    """A client whose script calls go out together: those of one turn of the loop in one pipeline.
+    """A client that sends the script calls of one turn of the event loop in one pipeline.
 
-    A call of its own costs the client 230 us of CPU, and Redis a flush to its disk. Each keeps its
-    reply, or its error, for itself; a broken connection is an error for all of its pipeline.
+    A call of its own costs the client 230 us of CPU, and Redis a flush to its disk. Each call gets
+    its own reply or error; a broken connection is an error of every call in its pipeline.
     """
 
     async def evalsha(self, *args: Any) -> Any:  # noqa: ANN401 - untyped in redis-py
         """Run a script; `args` are its digest, the number of its keys, the keys, and the rest.
 
-        The time limit of a call is that of its wait for a pipeline, too.
+        The time limit covers the call and its wait for a pipeline.
         """
         async with asyncio.timeout(self.connection_pool.connection_kwargs["socket_timeout"]):
             return await self._scripts.submit(args)
@@ -65,8 +65,8 @@ class PipeliningRedis(Redis):
 def connect(url: str, *, timeout_s: float, kind: type[Redis] = Redis) -> Redis:
     """Return a client whose every call is sent once and fails after `timeout_s`.
 
-    The library would send a failed command up to ten times more. A grab whose reply was lost has
-    been run, so each retry would be another grab; the default pool raises when it is full instead
+    The library would send a failed command up to ten more times. A grab whose reply was lost has
+    been run, so each retry would be another grab. The default pool raises when it is full, instead
     of waiting. Both are turned off here.
     """
     pool = BlockingConnectionPool.from_url(
@@ -76,8 +76,8 @@ def connect(url: str, *, timeout_s: float, kind: type[Redis] = Redis) -> Redis:
         socket_timeout=timeout_s,
         socket_connect_timeout=timeout_s,
         retry=Retry(NoBackoff(), 0),
-        # While the library waits for notices of a managed service, it hands out connections that
-        # the server has closed long ago: after a restart, one failed call for each of them.
+        # While the library waits for notices of a managed service, it lends connections that the
+        # server has closed long ago: after a restart, one call fails for each of them.
         maint_notifications_config=MaintNotificationsConfig(enabled=False),
     )
     return kind.from_pool(pool)  # which closes the pool along with the client
@@ -85,7 +85,7 @@ def connect(url: str, *, timeout_s: float, kind: type[Redis] = Redis) -> Redis:
 
 @contextmanager
 def redis_errors_as_unavailable() -> Iterator[None]:
-    """Turn every failure of a Redis call into Unavailable: the outcome is unknown, never "no"."""
+    """Raise Unavailable for every failure of a Redis call: its outcome is unknown, never "no"."""
     try:
         yield
     except (RedisError, OSError, TimeoutError) as error:

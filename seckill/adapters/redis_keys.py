@@ -10,7 +10,7 @@ _EXPIRY = re.compile(r"sk:\{[^}]+\}:expiry:(.+)")
 
 
 def stock(sale_id: str) -> str:
-    """Return the STRING of units that nobody has reserved."""
+    """Return the STRING of units that are not reserved."""
     return f"sk:{{{sale_id}}}:stock"
 
 
@@ -35,12 +35,12 @@ def bucket(sale_id: str, op: str) -> str:
 
 
 def line(sale_id: str, op: str) -> str:
-    """Return the ZSET name -> turn in microseconds of those who wait for an operation."""
+    """Return the ZSET name -> turn in microseconds of the names that wait for an operation."""
     return f"sk:{{{sale_id}}}:line:{op}"
 
 
 def burnt_proof(sale_id: str, nonce: str) -> str:
-    """Return the STRING that tells, until its challenge has expired, that a proof was used."""
+    """Return the STRING that marks a proof as used until its challenge has expired."""
     return f"sk:{{{sale_id}}}:proof:{nonce}"
 
 
@@ -50,7 +50,7 @@ def expiry(sale_id: str, order_id: str) -> str:
 
 
 def order_of_expiry(key: str) -> str | None:
-    """Return the order that an expiry key is of; None for any other key."""
+    """Return the order of an expiry key; None for any other key."""
     found = _EXPIRY.fullmatch(key)
     return found[1] if found and order_ids.PATTERN.match(found[1]) else None
 
@@ -60,16 +60,16 @@ def expired_channel(database: int) -> str:
     return f"__keyevent@{database}__:expired"
 
 
-def reconcile_lock() -> str:
-    """Return the STRING that the one working reconcile role holds, to save doing work twice."""
-    return "sk:lock:reconcile"
-
-
 def paying(sale_id: str, order_id: str) -> str:
-    """Return the STRING that the one payment under way of an order holds, to save work."""
+    """Return the STRING that the one payment under way of an order holds, to save double work."""
     return f"sk:{{{sale_id}}}:paying:{order_id}"
 
 
+def reconcile_lock() -> str:
+    """Return the STRING that the one working reconcile role holds, to save double work."""
+    return "sk:lock:reconcile"
+
+
 def relay_lock() -> str:
-    """Return the STRING that the one working relay holds, to save doing work twice."""
+    """Return the STRING that the one working relay holds, to save double work."""
     return "sk:lock:relay"

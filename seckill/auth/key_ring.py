@@ -19,10 +19,10 @@ class KeyRing:
 
     @classmethod
     def parse(cls, text: str, *, setting: str) -> KeyRing:
-        """Read "kid:secret[,kid:secret...]"; UserMistake names the setting when it is unusable."""
+        """Read "kid:secret[,kid:secret...]"; raise UserMistake if it is unusable."""
         keys: dict[str, bytes] = {}
         for item in filter(None, text.split(",")):
-            # The messages show neither part: without its "kid:" a secret stands in for the id.
+            # The messages show neither part: in a key without "kid:" the secret is read as the id.
             kid, _, secret = item.partition(":")
             if not (kid.isascii() and kid.isalnum()) or kid in keys:
                 raise UserMistake(f"{setting}: key ids are distinct letters and digits")

@@ -1,4 +1,4 @@
-"""Login tokens: JWTs (HS256) that say who a buyer is. `sub` is the buyer_id."""
+"""Login tokens: JWTs (HS256) that name a buyer. `sub` is the buyer_id."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def verify(keys: KeyRing, token: str) -> str | None:
         )
     except (jwt.InvalidTokenError, KeyError):
         return None
-    # The last character of a signature has bits that mean nothing: one spelling alone is good.
+    # The last character of a signature has bits that mean nothing: only one spelling is good.
     signature = token.rpartition(".")[2]
     if base64url_encode(base64url_decode(signature)).decode() != signature:
         return None

@@ -1,12 +1,12 @@
 """Proofs of work: what a buyer may have to compute before a ticket, checked without any store.
 
 A challenge is `kid~expires~bits~nonce~mac`, for one buyer in one sale until a moment: mac = 128-bit
-keyed BLAKE2b over sale, buyer and all that stands before it. It is personalised, so that under the
-same key no MAC of a ticket is that of a challenge. A solution is 1 to 20 digits for which SHA-256
-of the ASCII text `challenge:solution` begins with at least `bits` zero bits.
+keyed BLAKE2b over the sale, the buyer and the text before the mac. It is personalised, so that with
+the same key a ticket and a challenge never have the same MAC. A solution is 1 to 20 digits for
+which SHA-256 of the ASCII text `challenge:solution` begins with at least `bits` zero bits.
 
-The nonce is random, so nothing can be computed before the challenge is given out. That a solution
-is used once is for the caller to see to, by the nonce: here nothing is remembered.
+The nonce is random, so nothing can be computed before the challenge is issued. The caller makes
+sure, by the nonce, that a solution is used once: this module remembers nothing.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from secrets import token_urlsafe
 
 from seckill.auth.key_ring import KeyRing
 
-#: 67 million hashes: most of a minute in a good browser, minutes in a phone. What is harder turns
-#: away buyers, not machines. (A CHECK of the column `sales.proof_bits` has it, too.)
+#: 67 million hashes: most of a minute in a good browser, minutes in a phone. A harder challenge
+#: keeps out buyers, not machines. (A CHECK of the column `sales.proof_bits` has this limit, too.)
 BITS_MAX = 26
 
 _SOLUTION = re.compile(r"[0-9]{1,20}\Z")
-#: Never the same twice: two buyers share no work, and a burnt nonce burns one challenge.
+#: Never the same twice: buyers cannot share work, and a used nonce stands for one challenge.
 _NONCE_BYTES = 16
 _MAC_BYTES = 16
 _KEY_BYTES = 64
@@ -34,14 +34,14 @@ _PERSON = b"seckill-proof"
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """A solved challenge, by the nonce that may be used once, until it expires."""
+    """A solved challenge: its nonce may be used once, until it expires."""
 
     nonce: str
     expires_at_s: int
 
 
 class Flaw(Enum):
-    """Why something is no proof: the field at fault, and what is wrong with it."""
+    """Why a text is not a proof: the field at fault, and what is wrong with it."""
 
     FOREIGN = ("challenge", "not a challenge for this buyer in this sale")
     EXPIRED = ("challenge", "it has expired; ask for a new one")
@@ -66,10 +66,10 @@ def check(
     bits: int,
     now_s: float,
 ) -> Proof | Flaw:
-    """Tell whether a buyer did at least `bits` of work for this sale, at one MAC and one SHA-256.
+    """Return the proof if a buyer did at least `bits` of work for this sale, else the flaw.
 
-    `bits` is what the sale asks for now; the work is measured by what the challenge says, so that
-    a harder one is not solved by less.
+    It costs one MAC and one SHA-256. `bits` is what the sale asks for now. The work is measured by
+    what the challenge says, so that a harder challenge is not solved by less.
     """
     signed, _, mac = challenge.rpartition("~")
     key = keys.keys.get(signed.partition("~")[0])
@@ -77,7 +77,7 @@ def check(
         return Flaw.FOREIGN
     if not compare_digest(_mac(key, sale_id, buyer_id, signed), mac):
         return Flaw.FOREIGN
-    _, expires, asked, nonce = signed.split("~")  # by the MAC it is one that we have made
+    _, expires, asked, nonce = signed.split("~")  # the MAC shows that we made it
     if now_s >= int(expires):
         return Flaw.EXPIRED
     if int(asked) < bits:
@@ -90,7 +90,7 @@ def check(
 
 
 def solve(challenge: str, bits: int) -> str:
-    """Return the least number that solves a challenge, after about 2**bits hashes."""
+    """Return the least number that solves a challenge; it takes about 2**bits hashes."""
     begun = sha256(f"{challenge}:".encode())
     number = 0
     while True:

@@ -40,11 +40,11 @@ def verify(keys: KeyRing, ticket: str, *, sale_id: str, now_s: float) -> str | N
     key = keys.keys.get(kid)
     if key is None:
         return None
-    # Compared as text and in constant time, so that every byte counts and none tells its place.
+    # Compared as text and in constant time: every byte counts, and none reveals its position.
     if not compare_digest(_mac(key, sale_id, signed), mac):
         return None
-    # A shop may sign tickets itself: a buyer_id of another form would be taken by Redis, and then
-    # by nobody else.
+    # A shop may sign tickets itself. Redis would accept a buyer_id of another form, and then no
+    # other part would.
     if not (ID.match(buyer_id) and expires.isdecimal() and now_s < int(expires)):
         return None
     return buyer_id

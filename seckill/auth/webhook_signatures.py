@@ -1,6 +1,6 @@
 """Signatures of the card provider's webhooks: `t=<Unix seconds>,v1=<HMAC-SHA256 in hex>`.
 
-Signed is "<t>.<body>": the time is part of it, so that what was overheard is soon worth nothing.
+The signed text is "<t>.<body>": an overheard signature is good for the replay window only.
 """
 
 from __future__ import annotations
@@ -13,26 +13,26 @@ from seckill.auth.key_ring import KeyRing
 
 #: The header that carries the signature.
 SIGNATURE = "Seckill-Signature"
-#: How far its time may be from ours: clocks differ, and deliveries wait in queues.
+#: How far the time of a signature may be from ours: clocks differ, and deliveries are queued.
 REPLAY_WINDOW_S = 300
 
 _FORM = re.compile(r"t=(\d{1,12}),v1=([0-9a-f]{64})", re.ASCII)
 
 
 def sign(keys: KeyRing, body: bytes, *, now_s: int) -> str:
-    """Return the header's value for a body."""
+    """Return the value of the header for a body."""
     return f"t={now_s},v1={_mac(keys.keys[keys.signing_kid], now_s, body)}"
 
 
 def is_signed(keys: KeyRing, header: str, body: bytes, *, now_s: float) -> bool:
-    """Tell whether one of the keys signed this body, within the replay window."""
+    """Return whether one of the keys signed this body, within the replay window."""
     found = _FORM.fullmatch(header)
     if found is None:
         return False
     signed_s = int(found[1])
     if abs(now_s - signed_s) > REPLAY_WINDOW_S:
         return False
-    # Every key is tried, each in constant time: neither says how near a guess was.
+    # Every key is tried, each in constant time, so that no answer shows how near a guess was.
     good = [
         hmac.compare_digest(_mac(secret, signed_s, body), found[2]) for secret in keys.keys.values()
     ]

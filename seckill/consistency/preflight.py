@@ -16,7 +16,7 @@ from redis.exceptions import RedisError, ResponseError
 from config.field_types import KEY_EXPIRY
 from seckill.adapters import topology
 from seckill.adapters.postgres import database_errors_as_unavailable
-from seckill.adapters.rabbitmq import Broker, link_errors_as_unavailable
+from seckill.adapters.rabbitmq import Broker, link_call
 from seckill.adapters.redis import redis_errors_as_unavailable
 from seckill.consistency import fencing
 from seckill.errors import Conflict, NotReady, Unavailable, WrongQueue
@@ -103,10 +103,9 @@ class Preflight:
         ]
 
     async def _queues(self, _: PreflightReport) -> None:
-        async with self.broker.channel() as channel:
-            with link_errors_as_unavailable("checking the queues"):
-                async with asyncio.timeout(self.broker.timeout_s):
-                    await topology.declare(channel)
+        timeout_s = self.broker.timeout_s
+        async with self.broker.channel() as channel, link_call("checking the queues", timeout_s):
+            await topology.declare(channel)
 
     async def _sales(self, report: PreflightReport) -> None:
         """Find sales that PostgreSQL has open and Redis cannot sell."""
