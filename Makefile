@@ -1,9 +1,9 @@
 # Every target is a script in scripts/: where make is missing, `sh scripts/<target>` is the same.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test run check bench locust fmt
+.PHONY: help setup demo test run check docs-check bench locust fmt
 
 help: ## Show this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
 
 setup: ## Make .venv and get Redis, RabbitMQ and PostgreSQL
 	@sh scripts/setup
@@ -20,10 +20,13 @@ run: ## Run everything in the foreground, with lines to paste
 check: ## Check format, lint, types and unit tests
 	@sh scripts/check
 
+docs-check: ## Run every command of README and docs on a private stack
+	@sh scripts/docs-check
+
 bench: ## Measure the performance
 	@sh scripts/bench
 
-locust: ## Let a crowd of locust's loose on a sale, and check the ledger
+locust: ## Send a crowd of locust's to a sale, and check the ledger
 	@sh scripts/locust
 
 fmt: ## Format the code
