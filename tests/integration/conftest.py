@@ -23,7 +23,7 @@ from consumers.roles.place_orders import PlaceOrders
 from consumers.runtime.queue_role import Handler, QueueRole
 from consumers.runtime.retries import RetrySchedule
 from consumers.runtime.role import Role
-from consumers.timers import Timers, timer_kinds
+from consumers.timers import StartTimers, Timers, timer_kinds
 from seckill import messages
 from seckill.adapters import redis_keys, topology
 from seckill.adapters.rabbitmq import Broker, Publisher
@@ -344,11 +344,13 @@ async def queues(settings: Settings, publisher: Publisher) -> AsyncIterator[Queu
 def place_orders(
     db: asyncpg.Pool, store: Redis, publisher: Publisher
 ) -> Callable[..., PlaceOrders]:
-    """Make the handler of orders.place, with these kinds of timers."""
+    """Make the handler of orders.place; it starts the given timers, then those named."""
 
-    def make(*timeouts: str) -> PlaceOrders:
-        timers = Timers(SaleDirectory(db), timer_kinds(timeouts, publisher, store))
-        return PlaceOrders(db, timers, publisher)
+    def make(
+        *timeouts: str, sales: SaleDirectory | None = None, **given: StartTimers
+    ) -> PlaceOrders:
+        kinds = {**given, **timer_kinds(timeouts, publisher, store)}
+        return PlaceOrders(db, Timers(sales or SaleDirectory(db), kinds), publisher)
 
     return make
 
