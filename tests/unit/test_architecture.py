@@ -1,48 +1,149 @@
-"""The arrows of DESIGN.md section 4, read off the source."""
+"""The arrows between packages and between their wings, read off the source."""
 
 from __future__ import annotations
 
 import ast
 import re
 import sys
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-#: Package -> the other packages of ours that it may import.
-MAY_IMPORT = {
-    "config": set(),
-    "lua": set(),
-    "seckill": {"lua", "config"},
-    "gateway": {"seckill", "lua", "config"},
-    "consumers": {"seckill", "lua", "config"},
-    "ops": {"gateway", "consumers", "seckill", "lua", "config"},
-    "loadtest": {"ops", "gateway", "consumers", "seckill", "lua", "config"},
+#: Package -> what it may import of other packages of ours: a package, or a room in one.
+PACKAGES = {
+    "config": "",
+    "lua": "",
+    "seckill": "lua config",
+    "gateway": "seckill config",
+    "consumers": "seckill config",
+    "ops": "gateway.server consumers.main seckill config",
+    "loadtest": "ops gateway.grabs gateway.http seckill config",
 }
-SOURCES = {
-    path: ast.parse(path.read_text()) for p in MAY_IMPORT for path in (ROOT / p).rglob("*.py")
+#: The rooms of each package, lowest first, and which others of the package each may import. A room
+#: is a wing (a folder with all that is in it) or a file beside the wings.
+ROOMS = {
+    "gateway": {
+        "http": "",
+        "overload": "http",
+        "grabs": "http overload",
+        "sales": "http overload",
+        "orders": "http overload grabs",
+        "payments": "http overload orders",
+        "admin": "http grabs",
+    },
+    "consumers": {"runtime": "", "roles": "runtime"},
+    "seckill": {
+        "sql": "",
+        "adapters": "",
+        "auth": "",
+        "inventory": "adapters",
+        "messages": "adapters inventory",
+        "orders": "adapters inventory",
+        "transactions": "adapters messages",
+        "payments": "adapters transactions",
+        "sales": "adapters auth inventory",
+        "dead_letters": "adapters auth inventory orders sales",
+        "consistency": "adapters inventory messages orders sales dead_letters",
+    },
+    "ops": {
+        "processes": "",
+        "pool": "processes",
+        "stack": "processes pool",
+        "cli": "processes pool stack",
+    },
+    "loadtest": {
+        "crowd": "",
+        "bench": "crowd",
+        "drills": "crowd bench",
+        "locust_crowd": "",
+    },
+    "config": {},
+    "lua": {},
 }
+#: Files beneath the wings of a package, which every room may import: they import no wing.
+BENEATH = {
+    "gateway": "app_keys",
+    "consumers": "resources timers",
+    "seckill": "audit backoff clock errors events metrics micro_batcher order_ids process"
+    " single_flight",
+    "ops": "buyers sandbox_provider",
+    "loadtest": "findings stack",
+    "config": "field_types limits settings",
+}
+#: Files above the wings, which put them together: no wing may import them.
+ABOVE = {
+    "gateway": "app resources server tls",
+    "consumers": "main registry",
+    "ops": "demo",
+}
+
+SOURCES = {path: ast.parse(path.read_text()) for p in PACKAGES for path in (ROOT / p).rglob("*.py")}
 FILES = [pytest.param(path, id=str(path.relative_to(ROOT))) for path in SOURCES]
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {module_of(path): path for path in SOURCES}
 
 
 def package_of(path: Path) -> str:
     return path.relative_to(ROOT).parts[0]
 
 
-def imports_of(path: Path) -> set[str]:
+def room_of(path: Path) -> str:
+    """Return the room of a file in its package; "" for what stands in the package itself."""
+    return Path(*path.relative_to(ROOT).parts[1:2]).stem.removesuffix("__init__")
+
+
+@cache
+def imports_of(path: Path) -> frozenset[str]:
     """Return the dotted names of all that a file imports, wherever it does."""
     names = set()
     for node in ast.walk(SOURCES[path]):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            # A relative import stays in its package: the packages are flat.
-            module = node.module or "" if not node.level else package_of(path)
-            names |= {f"{module}.{alias.name}" for alias in node.names}
-    return names
+            assert not node.level, "imports are absolute here"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return frozenset(names)
+
+
+def file_of(name: str) -> Path | None:
+    """Return the file of ours that a dotted name is in, or is."""
+    parts = name.split(".")
+    modules = (".".join(parts[:n]) for n in range(len(parts), 0, -1))
+    return next((MODULES[module] for module in modules if module in MODULES), None)
+
+
+@cache
+def files_used_by(path: Path) -> frozenset[Path]:
+    """Return the files of ours that a file imports."""
+    return frozenset(map(file_of, imports_of(path))) - {path, None}
+
+
+def may_import(package: str, room: str) -> set[str]:
+    """Return the rooms of its package that a room may import."""
+    beneath = {*BENEATH.get(package, "").split()}
+    rooms = ROOMS[package]
+    if room in rooms:
+        return beneath | {*rooms[room].split()}
+    above = {*ABOVE.get(package, "").split()}
+    return beneath | above | rooms.keys() if room in above else beneath
+
+
+def assert_no_circle(arrows: Mapping[str, Iterable[str]]) -> None:
+    try:
+        TopologicalSorter(arrows).prepare()
+    except CycleError as circle:
+        pytest.fail(" <- ".join(circle.args[1]))
 
 
 def strings_of(path: Path) -> Iterator[str]:
@@ -69,14 +170,62 @@ def files_with(literal: re.Pattern[str]) -> set[str]:
 
 def test_every_package_is_under_the_rules() -> None:
     packages = {path.parent.name for path in ROOT.glob("*/__init__.py")}
-    assert packages - {"tests"} == MAY_IMPORT.keys()
+    assert packages - {"tests"} == PACKAGES.keys() == ROOMS.keys()
+
+
+def test_every_file_stands_in_a_wing_or_in_the_short_list_beside() -> None:
+    for package, rooms in ROOMS.items():
+        listed = [*rooms, *BENEATH.get(package, "").split(), *ABOVE.get(package, "").split()]
+        found = {room_of(path) for path in SOURCES if package_of(path) == package} - {""}
+        assert sorted(listed) == sorted(found)
 
 
 @pytest.mark.parametrize("path", FILES)
 def test_imports_go_one_way(path: Path) -> None:
-    package = package_of(path)
-    used = {name.split(".")[0] for name in imports_of(path)} & MAY_IMPORT.keys()
-    assert used - {package} <= MAY_IMPORT[package]
+    package, room = package_of(path), room_of(path)
+    for used in files_used_by(path):
+        if package_of(used) != package:
+            names = {package_of(used), f"{package_of(used)}.{room_of(used)}"}
+            assert names & {*PACKAGES[package].split()}, used
+        elif room_of(used) != room:
+            assert room_of(used) in may_import(package, room), used
+
+
+def test_no_arrow_is_allowed_that_none_needs() -> None:
+    arrows = [(path, used) for path in SOURCES for used in files_used_by(path)]
+    rooms = {(package_of(a), room_of(a), package_of(b), room_of(b)) for a, b in arrows}
+    for package, others in PACKAGES.items():
+        needed = {name for p, _, q, room in rooms if p == package for name in (q, f"{q}.{room}")}
+        assert {*others.split()} <= needed
+        for wing, below in ROOMS[package].items():
+            needed = {room for p, w, q, room in rooms if (p, w, q) == (package, wing, package)}
+            assert {*below.split()} <= needed, wing
+
+
+def test_neither_rooms_nor_modules_import_in_a_circle() -> None:
+    modules = {module_of(path): map(module_of, files_used_by(path)) for path in SOURCES}
+    assert_no_circle(modules)
+    rooms: dict[str, set[str]] = defaultdict(set)
+    for path in SOURCES:
+        room = f"{package_of(path)}.{room_of(path)}"
+        rooms[room] |= {f"{package_of(used)}.{room_of(used)}" for used in files_used_by(path)}
+        rooms[room].discard(room)
+    assert_no_circle(rooms)
+
+
+def test_no_two_classes_share_a_name() -> None:
+    places = defaultdict(list)
+    for path, tree in SOURCES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                places[node.name].append(module_of(path))
+    assert {name: modules for name, modules in places.items() if len(modules) > 1} == {}
+
+
+def test_private_names_stay_in_their_module() -> None:
+    private = re.compile(r"\._(?!_)")
+    ours = {name for path in SOURCES for name in imports_of(path) if file_of(name)}
+    assert [name for name in ours if private.search(name)] == []
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if package_of(p.values[0]) == "seckill"])
@@ -99,17 +248,11 @@ def test_only_the_settings_read_the_environment(path: Path) -> None:
 def test_locust_needs_nothing_of_what_the_gateway_needs() -> None:
     """Its virtual environment has locust, and with it gevent, and PyJWT: no more."""
     seen: set[Path] = set()
-    waiting, outside = [ROOT / "loadtest/locust_crowd/locustfile.py"], set()
+    waiting, outside = {ROOT / "loadtest/locust_crowd/locustfile.py"}, set()
     while waiting:
         seen.add(path := waiting.pop())
-        for name in imports_of(path):
-            parts = name.split(".")
-            ours = {ROOT.joinpath(*parts[:n]).with_suffix(".py") for n in range(1, len(parts) + 1)}
-            ours.add(ROOT / parts[0] / "__init__.py")
-            ours &= SOURCES.keys()
-            waiting += ours - seen
-            if not ours:
-                outside.add(parts[0])
+        waiting |= files_used_by(path) - seen
+        outside |= {name.partition(".")[0] for name in imports_of(path) if file_of(name) is None}
     assert outside - sys.stdlib_module_names == {"gevent", "jwt", "locust"}
 
 
