@@ -1,4 +1,4 @@
-"""What a load run found: measured, promised, reached; as a table or as JSON."""
+"""What a load run found: measured, promised, reached; as a table, as JSON, or in a file."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import asyncio
 import json
 import os
 import platform
-from collections import Counter
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -16,13 +16,22 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress, TimeElapsedColumn
 from rich.table import Table
 
 from seckill.consistency.verify import Ledger
 from seckill.errors import SeckillError
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+#: Packages that are named beside the stores.
+PACKAGES = {
+    "aiohttp": "aiohttp",
+    "uvloop": "uvloop",
+    "redis-py": "redis",
+    "aio-pika": "aio-pika",
+    "asyncpg": "asyncpg",
+}
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,33 +44,43 @@ class Finding:
     reached: bool | None = None
 
 
-def told_text(told: Counter[int]) -> str:
-    """Return how many were told what."""
-    return ", ".join(
-        f"{count:,} x {status or 'no answer'}" for status, count in sorted(told.items())
-    )
+def none_of(name: str, found: int) -> Finding:
+    """Return the finding that there is none of something that must not be."""
+    return Finding(name, f"{found:,}", "0", not found)
 
 
-def ledger_finding(books: Ledger) -> Finding:
-    """Tell whether every invariant of a sale holds."""
-    text = "balanced" if books.balanced else "; ".join(books.violations)
-    return Finding("ledger", text, "balanced", books.balanced)
+def all_of(name: str, found: int, wanted: int) -> Finding:
+    """Return the finding that there are as many of something as there must be."""
+    return Finding(name, f"{found:,}", f"{wanted:,}", found == wanted)
 
 
-def measure(work: Coroutine[None, None, list[Finding]], as_json: bool) -> list[Finding]:
-    """Run a measurement with a sign of life; an expected failure is one line."""
-    columns = (SpinnerColumn(), TextColumn("measuring"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=as_json) as bar:
-        bar.add_task("measuring", total=None)
+def ledger_finding(ledger: Ledger) -> Finding:
+    """Return the finding that every invariant of a sale holds."""
+    text = "balanced" if ledger.balanced else "; ".join(ledger.violations)
+    return Finding("ledger", text, "balanced", ledger.balanced)
+
+
+@contextmanager
+def progress(*, hidden: bool = False) -> Iterator[Progress]:
+    """Show what goes on, on stderr; an expected failure of the work is one line."""
+    columns = *Progress.get_default_columns(), TimeElapsedColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=hidden) as bars:
         try:
-            findings = asyncio.run(work)
+            yield bars
         except SeckillError as error:
             raise SystemExit(f"loadtest: {error}") from error
-    return findings
 
 
-def show(findings: list[Finding], as_json: bool) -> None:
-    """Print the findings; exit 1 when something promised was not reached."""
+def measure(work: Coroutine[None, None, list[Finding]], as_json: bool = False) -> None:
+    """Run a measurement, report what it found, and exit."""
+    with progress(hidden=as_json) as bars:
+        bars.add_task("measuring", total=None)
+        findings = asyncio.run(work)
+    report(findings, as_json)
+
+
+def report(findings: Sequence[Finding], as_json: bool = False) -> None:
+    """Print the findings, and exit: with 1 when something promised was not reached."""
     if as_json:
         print(json.dumps([asdict(finding) for finding in findings]))
     else:
@@ -71,22 +90,9 @@ def show(findings: list[Finding], as_json: bool) -> None:
             table.add_row(f.name, f.value, f.promised, mark)
         console = Console()
         console.print(table)
-        packages = ", ".join(f"{name} {version(name)}" for name in ("aiohttp", "uvloop", "redis"))
-        console.print(
-            f"{os.cpu_count()} cores, Python {platform.python_version()}, {packages}",
-            highlight=False,
-        )
+        versions = ", ".join(f"{name} {number}" for name, number in _versions().items())
+        console.print(f"{os.cpu_count()} cores of {_processor()}, {versions}", highlight=False)
     raise typer.Exit(0 if all(f.reached is not False for f in findings) else 1)
-
-
-#: What is named beside the stores, and its package.
-PACKAGES = {
-    "aiohttp": "aiohttp",
-    "uvloop": "uvloop",
-    "redis-py": "redis",
-    "aio-pika": "aio-pika",
-    "asyncpg": "asyncpg",
-}
 
 
 def origin(kind: str, stores: Mapping[str, str]) -> dict[str, object]:
@@ -100,24 +106,25 @@ def origin(kind: str, stores: Mapping[str, str]) -> dict[str, object]:
             "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9),
             "kernel": platform.release(),
         },
-        "versions": {
-            "Python": platform.python_version(),
-            **{name: version(package) for name, package in PACKAGES.items()},
-            **stores,
-        },
+        "versions": {**_versions(), **stores},
     }
 
 
 def check_output(path: Path | None) -> Path | None:
     """Refuse a file that cannot be written, before anything is measured; for typer."""
     if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
-        raise typer.BadParameter(f"{path} cannot be written: name a file in a folder that is there")
+        raise typer.BadParameter(f"{path} cannot be written: name a file in a folder that exists")
     return path
 
 
 def write_json(path: Path, figures: Mapping[str, object]) -> None:
     """Write figures to a file."""
     path.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+def _versions() -> dict[str, str]:
+    packages = {name: version(package) for name, package in PACKAGES.items()}
+    return {"Python": platform.python_version(), **packages}
 
 
 def _processor() -> str:

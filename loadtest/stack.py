@@ -1,4 +1,4 @@
-"""What the benchmarks run on: private services, and processes pinned to a core."""
+"""What load runs work on: private stores, and gateways and consumers, pinned to a core or free."""
 
 from __future__ import annotations
 
@@ -8,47 +8,47 @@ import os
 import time
 from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
-from math import inf
 from pathlib import Path
 
 import asyncpg
 from aio_pika.abc import AbstractChannel
 from redis.asyncio import Redis
 
+from config.settings import PROJECT_ROOT
 from ops.processes.child import Child
 from ops.processes.ports import free_port
 from ops.processes.workers import worker
 from ops.stack.credentials import Credentials, load_credentials
 from ops.stack.services import Services, running_services, temporary_home
-from seckill import messages
 from seckill.adapters import migrations, postgres, redis_keys, topology
 from seckill.adapters import redis as redis_client
 from seckill.adapters.rabbitmq import Broker, Publisher
 from seckill.auth import login_tokens, tickets
 from seckill.auth.key_ring import KeyRing
-from seckill.consistency import verify as ledger
+from seckill.consistency import verify
 from seckill.errors import SeckillError
-from seckill.inventory.reservations import Grab, Stock
-from seckill.order_ids import new_order_id
+from seckill.inventory.reservations import Stock
 from seckill.sales import rate_limits, sales
 from seckill.sales.rate_limits import SaleLimit
 from seckill.sales.sales import NewSale, Sale
 from seckill.sales.token_buckets import TokenBuckets
 
+#: The home of load runs. Its stores stay; each run opens sales of its own.
+HOME = PROJECT_ROOT / ".seckill" / "bench"
 #: The process under test has this core to itself; stores and generator share the other.
 TESTED_CORE, OTHER_CORE = 0, 1
-#: A closed loop makes its own waits; the slower side must answer all it is given, too.
+#: A closed loop makes its own waits: the slower side must answer all of its requests, too.
 NO_SHEDDING = {"SECKILL_WAIT_MAX_S": "60", "SECKILL_REQUESTS_IN_HAND_MAX": "10000"}
 #: What may be pinned to: a core, some of them, or None for all.
 Cores = int | Collection[int] | None
 #: More than any run takes.
 UNITS = 2_000_000_000
-#: A run that makes no progress for this long has failed.
-PATIENCE_S = 60.0
-#: Messages on their way to the broker while a queue is filled.
-PUBLISHES_MAX = 50
+#: Longest wait for anything that should take seconds.
+PATIENCE_S = 120.0
+#: A ticket or a login outlives any run.
+VALID_S = 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +57,24 @@ class Process:
 
     child: Child
     url: str
-    #: Where a process of ours tells its metrics.
+    #: Where a process of ours serves its metrics.
     admin_url: str = ""
+
+    def cpu_s(self) -> float:
+        """Return the CPU time that it has taken, in seconds."""
+        return cpu_s_of(self.child.pid or 0)
+
+
+def cpu_s_of(pid: int) -> float:
+    """Return the CPU seconds that a process has taken, without those of its ended children."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def require_two_cores() -> None:
+    """Raise SystemExit where the process under test cannot have a core of its own."""
+    if len(os.sched_getaffinity(0)) <= OTHER_CORE:
+        raise SystemExit("loadtest: two cores are needed, one for the process under test")
 
 
 @contextmanager
@@ -73,44 +89,34 @@ def pinned(cores: Cores) -> Iterator[None]:
         os.sched_setaffinity(0, everywhere)
 
 
+@dataclass(slots=True)
 class BenchStack:
-    """Stores on one core, and whatever is under test on another."""
+    """The stores of a run, and the processes that it has started."""
 
-    def __init__(
-        self,
-        home: Path,
-        services: Services,
-        credentials: Credentials,
-        db: asyncpg.Pool,
-        redis: Redis,
-        channel: AbstractChannel,
-        publisher: Publisher,
-    ) -> None:
-        self.home = home
-        self.services = services
-        self._credentials = credentials
-        self.db = db
-        self.redis = redis
-        self._stock = Stock(redis)
-        self._channel = channel
-        self.publisher = publisher
-        self._numbers = itertools.count(1)
-        self._started = int(time.time())
-        self.children: list[Child] = []
+    home: Path
+    services: Services
+    credentials: Credentials
+    db: asyncpg.Pool
+    redis: Redis
+    channel: AbstractChannel
+    publisher: Publisher
+    children: list[Child] = field(default_factory=list)
+    _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    _started: int = field(default_factory=lambda: int(time.time()))
 
     async def run(
-        self, command: str, core: Cores, *, port: int | None = None, **overrides: str
+        self, command: str, core: Cores = None, *, port: int | None = None, **overrides: str
     ) -> Process:
-        """Start `seckill <command>` and pin it; several gateways may share a port."""
+        """Start `seckill <command>`, pinned if a core is given; gateways may share a port."""
         port, admin_port = port or free_port(), free_port()
         environment = {
             "SECKILL_HOME": str(self.home),
             "SECKILL_REDIS_URL": self.services.redis_url,
             "SECKILL_AMQP_URL": self.services.amqp_url,
             "SECKILL_POSTGRES_DSN": self.services.postgres_dsn,
-            "SECKILL_TICKET_KEYS": self._credentials.ticket_keys,
-            "SECKILL_JWT_KEYS": self._credentials.jwt_keys,
-            "SECKILL_WEBHOOK_KEYS": self._credentials.webhook_keys,
+            "SECKILL_TICKET_KEYS": self.credentials.ticket_keys,
+            "SECKILL_JWT_KEYS": self.credentials.jwt_keys,
+            "SECKILL_WEBHOOK_KEYS": self.credentials.webhook_keys,
             "SECKILL_GATEWAY_PORT": str(port),
             "SECKILL_ADMIN_PORT": str(admin_port),
             **overrides,
@@ -122,65 +128,14 @@ class BenchStack:
         return Process(child, f"http://127.0.0.1:{port}", f"http://127.0.0.1:{admin_port}")
 
     async def open_sale(
-        self,
-        *,
-        units: int = UNITS,
-        payment_window_s: int = 900,
-        opens_at: datetime | None = None,
+        self, *, units: int = UNITS, payment_window_s: int = 900, opens_at: datetime | None = None
     ) -> Sale:
-        """Make and open a sale, by default one that nobody can sell out."""
+        """Create and open a sale, by default one that cannot sell out."""
         sale_id = f"bench-{self._started}-{next(self._numbers)}"
         new = NewSale(sale_id, units, 1999, opens_at=opens_at, payment_window_s=payment_window_s)
-        await sales.create(self.db, self._stock, new)
-        return await sales.open_(self.db, self._stock, new.sale_id)
-
-    def tickets(self, sale: Sale, count: int) -> Iterator[str]:
-        """Make tickets for the buyers b0, b1 and so on."""
-        return (ticket for _, _, ticket in self.tickets_in_turn([sale], count))
-
-    def tickets_in_turn(
-        self, sales: Sequence[Sale], count: int, first: int = 0
-    ) -> Iterator[tuple[Sale, str, str]]:
-        """Make tickets for the buyers b0 (or another first), b1 and so on, for the sales in turn.
-
-        No buyer is in two sales: gateways count what a buyer does in all of them.
-        """
-        ring = KeyRing.parse(self._credentials.ticket_keys, setting="ticket_keys")
-        expires = int(time.time()) + 3600
-        for n, sale in enumerate(itertools.islice(itertools.cycle(sales), count)):
-            buyer_id = f"b{first + n}"
-            yield (
-                sale,
-                buyer_id,
-                tickets.issue(ring, sale_id=sale.sale_id, buyer_id=buyer_id, expires_at_s=expires),
-            )
-
-    def login(self, buyer_id: str) -> dict[str, str]:
-        """Make the headers of a buyer who is logged in."""
-        ring = KeyRing.parse(self._credentials.jwt_keys, setting="jwt_keys")
-        token = login_tokens.issue(ring, buyer_id=buyer_id, expires_at_s=int(time.time()) + 3600)
-        return {"Authorization": f"Bearer {token}"}
-
-    @property
-    def jwt_keys(self) -> str:
-        """What a shop signs logins with, as the setting has it."""
-        return self._credentials.jwt_keys
-
-    def webhook_keys(self) -> KeyRing:
-        """Return what a card provider signs with."""
-        return KeyRing.parse(self._credentials.webhook_keys, setting="webhook_keys")
-
-    async def write_tickets(self, sales: Sequence[Sale], count: int, first: int = 0) -> Path:
-        """Write a ticket file for wrk, of so many buyers who grab in these sales in turn.
-
-        With one sale it is like those of `seckill ticket`; with more, a third column names them.
-        """
-        path = self.home / "tickets.tsv"
-        with path.open("w") as file:
-            for sale, buyer_id, ticket in self.tickets_in_turn(sales, count, first):
-                named = f"\t{sale.sale_id}" if len(sales) > 1 else ""
-                file.write(f"{buyer_id}\t{ticket}{named}\n")
-        return path
+        stock = Stock(self.redis)
+        await sales.create(self.db, stock, new)
+        return await sales.open_(self.db, stock, new.sale_id)
 
     async def limit(self, sale: Sale, rate: int) -> SaleLimit:
         """Limit the grabs of a sale."""
@@ -188,47 +143,63 @@ class BenchStack:
         await rate_limits.set_limit(self.db, TokenBuckets(self.redis), sale.sale_id, "try", limit)
         return limit
 
-    async def verify(self, sale: Sale, *, wait_s: float) -> ledger.Ledger:
-        """Count the ledger of a sale once it is quiet."""
-        return await ledger.verify(self.redis, self.db, sale.sale_id, wait_s=wait_s)
+    def key_ring(self, setting: str) -> KeyRing:
+        """Return the keys of a setting, `ticket_keys` for example."""
+        return KeyRing.parse(getattr(self.credentials, setting), setting=setting)
 
-    async def fill_queue(self, sale: Sale, count: int, grabs_a_message: int) -> None:
-        """Publish `count` accepted grabs to orders.place."""
-        numbers = iter(range(0, count, grabs_a_message))
+    def tickets(
+        self, sales: Sequence[Sale], count: int, first: int = 0
+    ) -> Iterator[tuple[Sale, str, str]]:
+        """Make tickets for the buyers b0 (or another first), b1 and so on, for the sales in turn.
 
-        async def publish() -> None:
-            for first in numbers:
-                grabs = [
-                    Grab(new_order_id(sale.number), f"b{n}", 1)
-                    for n in range(first, first + grabs_a_message)
-                ]
-                body = messages.encode_place(sale.sale_id, sale.epoch, [], grabs)
-                await self.publisher.publish(topology.ORDERS_PLACE, body)
-
-        await asyncio.gather(*(publish() for _ in range(PUBLISHES_MAX)))
-
-    async def rate_of_placing(self, sale: Sale, count: int) -> float:
-        """Watch orders arrive until there are `count`; return orders a second since the first.
-
-        Infinite when all of them were there already.
+        No buyer is in two of these sales: gateways count what a buyer does in all of them.
         """
-        first_at, first, seen, seen_at = 0.0, 0, 0, time.monotonic()
-        while True:
-            frozen = await self.frozen(sale)
-            now = time.monotonic()
-            if frozen and not first:
-                first, first_at = frozen, now
-            if frozen >= count:
-                return float((frozen - first) / (now - first_at)) if now > first_at else inf
-            if frozen > seen:
-                seen, seen_at = frozen, now
-            if now - seen_at > PATIENCE_S:
-                raise SeckillError(f"only {frozen} of {count} orders arrived")
-            await asyncio.sleep(0.01)
+        ring = self.key_ring("ticket_keys")
+        until = int(time.time()) + VALID_S
+        for n, sale in enumerate(itertools.islice(itertools.cycle(sales), count), first):
+            buyer, sale_id = f"b{n}", sale.sale_id
+            ticket = tickets.issue(ring, sale_id=sale_id, buyer_id=buyer, expires_at_s=until)
+            yield sale, buyer, ticket
+
+    def login(self, buyer_id: str) -> dict[str, str]:
+        """Make the headers of a buyer who is logged in."""
+        ring, until = self.key_ring("jwt_keys"), int(time.time()) + VALID_S
+        token = login_tokens.issue(ring, buyer_id=buyer_id, expires_at_s=until)
+        return {"Authorization": f"Bearer {token}"}
+
+    async def verify(self, sale: Sale, *, wait_s: float = PATIENCE_S) -> verify.Ledger:
+        """Return the ledger of a sale once it is quiet."""
+        return await verify.verify(self.redis, self.db, sale.sale_id, wait_s=wait_s)
+
+    async def frozen(self, sale: Sale) -> int:
+        """Count the units of orders that have landed in PostgreSQL and wait to be paid."""
+        query = "SELECT frozen FROM inventory WHERE sale_id = $1"
+        return int(await self.db.fetchval(query, sale.sale_id))
+
+    async def holders(self, sale: Sale) -> int:
+        """Count the buyers to whom Redis has given something."""
+        return int(await self.redis.hlen(redis_keys.holders(sale.sale_id)))
+
+    async def until(self, query: str, sale: Sale, complaint: str) -> None:
+        """Return once a query about the sale ($1) is true; raise with the complaint if it stays."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not await self.db.fetchval(query, sale.sale_id):
+            if time.monotonic() > deadline:
+                raise SeckillError(complaint)
+            await asyncio.sleep(0.1)
+
+    async def messages(self, queue: str) -> int:
+        """Count the messages of a queue that no consumer holds."""
+        found = await self.channel.declare_queue(queue, passive=True)
+        return found.declaration_result.message_count or 0
+
+    async def drop_queue(self) -> None:
+        """Drop what lies in orders.place: the next run starts with an empty queue."""
+        await (await self.channel.get_queue(topology.ORDERS_PLACE)).purge()
 
     async def versions(self) -> dict[str, str]:
         """Return the versions of the stores."""
-        link = (await self._channel.get_underlay_channel()).connection
+        link = (await self.channel.get_underlay_channel()).connection
         rabbitmq = link.server_properties["version"]
         postgresql: str = await self.db.fetchval("SHOW server_version")
         return {
@@ -237,28 +208,9 @@ class BenchStack:
             "PostgreSQL": postgresql.split()[0],  # the rest says who built it
         }
 
-    async def holders(self, sale: Sale) -> int:
-        """Count the buyers to whom Redis has given something."""
-        return int(await self.redis.hlen(redis_keys.holders(sale.sale_id)))
-
-    async def frozen(self, sale: Sale) -> int:
-        """Count the units of orders that have landed in PostgreSQL and wait to be paid."""
-        return int(
-            await self.db.fetchval("SELECT frozen FROM inventory WHERE sale_id = $1", sale.sale_id)
-        )
-
-    async def messages(self, queue: str) -> int:
-        """Count the messages of a queue that nobody holds."""
-        found = await self._channel.declare_queue(queue, passive=True)
-        return found.declaration_result.message_count or 0
-
-    async def drop_queue(self) -> None:
-        """Throw away what lies in the queue: the next run starts with an empty one."""
-        await (await self._channel.get_queue(topology.ORDERS_PLACE)).purge()
-
 
 @asynccontextmanager
-async def bench_stack(home: Path, stores_core: Cores = None) -> AsyncIterator[BenchStack]:
+async def bench_stack(stores_core: Cores = None, *, home: Path = HOME) -> AsyncIterator[BenchStack]:
     """Start the stores, pinned if a core is given, and stop everything in the end."""
     with ExitStack() as pinning:
         pinning.enter_context(pinned(stores_core))
@@ -283,8 +235,8 @@ async def bench_stack(home: Path, stores_core: Cores = None) -> AsyncIterator[Be
 
 
 @asynccontextmanager
-async def thrown_away_stack(stores_core: Cores = None) -> AsyncIterator[BenchStack]:
+async def temporary_stack(stores_core: Cores = None) -> AsyncIterator[BenchStack]:
     """Start stores that are empty, and leave nothing of them."""
     with temporary_home() as home:
-        async with bench_stack(home, stores_core) as stack:
+        async with bench_stack(stores_core, home=home) as stack:
             yield stack

@@ -7,22 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.progress import Progress
 
 from loadtest.bench.grab_costs import FEW, MANY, Growth, holders_growth
-from loadtest.bench.sides import Side, one_core_sides, order_sides, p99_side, two_process_sides
+from loadtest.bench.order_sides import order_sides, p99_side
+from loadtest.bench.sides import Side, one_core_sides, two_process_sides
 from loadtest.bench.wrk import require_wrk
-from loadtest.findings import origin
-from loadtest.stack import NO_SHEDDING, OTHER_CORE, TESTED_CORE, thrown_away_stack
-from seckill.errors import SeckillError
+from loadtest.findings import AsJson, Finding, origin, progress, report
+from loadtest.stack import NO_SHEDDING, OTHER_CORE, TESTED_CORE, require_two_cores, temporary_stack
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +43,32 @@ class Row:
         return sides[self.side].median / (sides[self.by].median if self.by else 1)
 
     def reached(self, figure: float, goal: float | None) -> bool:
-        """Tell whether a figure is as good as a goal."""
+        """Return whether a figure is as good as a goal."""
         return goal is None or (figure <= goal if self.less else figure >= goal)
+
+    def finding(self, sides: Mapping[str, Side]) -> Finding:
+        """Return the line for the table."""
+        name = f"{self.number:>1} {self.name}"
+        goals = [("most" if self.less else "least", self.bound), ("aim", self.aim)]
+        promised = ", ".join(f"{word} {goal:,g}" for word, goal in goals if goal is not None)
+        figure = self.figure(sides)
+        if figure is None:
+            return Finding(name, "left out", promised)
+        reached = None if self.bound is None else self.reached(figure, self.bound)
+        aimed = self.aim is not None and self.reached(figure, self.aim)
+        return Finding(name, f"{_text(figure)}{', the aim' if aimed else ''}", promised, reached)
+
+    def plain(self, sides: Mapping[str, Side]) -> dict[str, object]:
+        """Return it for JSON."""
+        figure = self.figure(sides)
+        return {
+            "row": self.number,
+            "name": self.name,
+            "figure": figure,
+            "bound": self.bound,
+            "aim": self.aim,
+            "reached": figure is not None and self.reached(figure, self.bound),
+        }
 
 
 ROWS = (
@@ -65,60 +86,59 @@ ROWS = (
 )
 
 
-async def run(runs: int, seconds: int, holders: int, progress: Progress) -> dict[str, Side]:
+async def run(runs: int, seconds: int, holders: int, bars: Progress) -> dict[str, Side]:
     """Measure all sides.
 
-    Each part on stores of its own: grabs of one that nobody placed would be found by the other's
-    consumers, and placed.
+    Each part on stores of its own: the consumers of one part would find the unplaced grabs of
+    another, and place them.
     """
     sides: dict[str, Side] = {}
-    async with thrown_away_stack(OTHER_CORE) as stack:
-        async with one_core_sides(stack, seconds, progress.console.print) as servers:
+    async with temporary_stack(OTHER_CORE) as stack:
+        async with one_core_sides(stack, seconds, bars.console.print) as servers:
             sides |= servers
-            await _interleave(servers.values(), runs, progress)
+            await _interleave(servers.values(), runs, bars)
         pairs = await two_process_sides(stack, seconds)
         sides |= pairs
-        await _interleave(pairs.values(), runs, progress)
-    async with thrown_away_stack() as stack:
+        await _interleave(pairs.values(), runs, bars)
+    async with temporary_stack() as stack:
         orders = await order_sides(stack, seconds)
         sides |= orders
-        await _interleave(orders.values(), runs, progress)
+        await _interleave(orders.values(), runs, bars)
         sides["p99"] = await p99_side(stack, orders["orders"].median / 2, 2 * seconds)
-        await _interleave([sides["p99"]], runs, progress)
+        await _interleave([sides["p99"]], runs, bars)
     if holders:
-        async with thrown_away_stack(OTHER_CORE) as stack:
+        async with temporary_stack(OTHER_CORE) as stack:
             gateway = await stack.run("gateway", TESTED_CORE, **NO_SHEDDING)
             sizes = FEW, holders
             growth = await holders_growth(
-                stack, gateway, sizes, rounds=runs, seconds=seconds, progress=progress
+                stack, gateway, sizes, rounds=runs, seconds=seconds, bars=bars
             )
         sides |= dict(zip(("few", "many"), _sides_of(growth), strict=True))
     return sides
 
 
-async def _interleave(sides: Iterable[Side], runs: int, progress: Progress) -> None:
+async def _interleave(sides: Iterable[Side], runs: int, bars: Progress) -> None:
     together = list(sides)
-    bar = progress.add_task("measuring", total=runs * len(together))
+    bar = bars.add_task("measuring", total=runs * len(together))
     for _ in range(runs):
         for side in together:
-            progress.update(bar, description=side.name)
+            bars.update(bar, description=side.name)
             await side.run()
-            progress.advance(bar)
+            bars.advance(bar)
 
 
 def _sides_of(growth: Growth) -> list[Side]:
+    async def measured_already() -> float:
+        raise AssertionError("bug: growth is measured as a whole")
+
     return [
         Side(
             f"a grab among {point.size:,} holders, us",
-            _measured_already,
-            [round_.time_us for round_ in point.rounds],
+            measured_already,
+            figures=point.costs("time_us"),
         )
         for point in growth.points
     ]
-
-
-async def _measured_already() -> float:
-    raise AssertionError("bug: growth is measured as a whole")
 
 
 def main(
@@ -127,85 +147,35 @@ def main(
     holders: Annotated[
         int, typer.Option(help="Most holders for the last row: 100 bytes each; 0: left out.", min=0)
     ] = MANY,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Run the benchmarks; exit 1 when a bound is missed."""
-    console = Console(stderr=as_json)
-    if len(os.sched_getaffinity(0)) <= OTHER_CORE:
-        raise SystemExit("bench: two cores are needed, one for the process under test")
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as progress:
-        try:
-            require_wrk()
-            sides = asyncio.run(run(runs, seconds, holders, progress))
-        except SeckillError as error:
-            raise SystemExit(f"bench: {error}") from error
+    require_two_cores()
+    with progress() as bars:
+        require_wrk()
+        sides = asyncio.run(run(runs, seconds, holders, bars))
+    rows = [row.finding(sides) for row in ROWS]
     if as_json:
-        print(json.dumps(_plain(sides)))
-    else:
-        _print(console, sides, runs, seconds)
-    figures = {row: row.figure(sides) for row in ROWS}
-    missed = [
-        row for row, figure in figures.items() if figure and not row.reached(figure, row.bound)
-    ]
-    raise typer.Exit(1 if missed else 0)
-
-
-def _plain(sides: Mapping[str, Side]) -> dict[str, object]:
-    rows = [
-        {
-            "row": row.number,
-            "name": row.name,
-            "figure": figure,
-            "bound": row.bound,
-            "aim": row.aim,
-            "reached": figure is not None and row.reached(figure, row.bound),
+        measured = {
+            key: {"name": side.name, "figures": side.figures, "busy": side.busy}
+            for key, side in sides.items()
         }
-        for row in ROWS
-        for figure in [row.figure(sides)]
-    ]
-    measured = {
-        key: {"name": side.name, "figures": side.figures, "busy": side.busy}
-        for key, side in sides.items()
-    }
-    return origin("bench", {}) | {"rows": rows, "sides": measured}
+        plain = {"rows": [row.plain(sides) for row in ROWS], "sides": measured}
+        print(json.dumps(origin("bench", {}) | plain))
+        raise typer.Exit(0 if all(row.reached is not False for row in rows) else 1)
+    print(f"medians of {runs} interleaved runs of {seconds} s, a second where not said otherwise")
+    report([*map(_side_finding, sides.values()), *rows])
 
 
-def _print(console: Console, sides: Mapping[str, Side], runs: int, seconds: int) -> None:
-    table = Table("side", "median", "slowest .. fastest", "its share of a core")
-    for side in sides.values():
-        busy = f"{min(side.busy):.0%} .. {max(side.busy):.0%}" if side.busy else ""
-        spread = f"{_text(min(side.figures))} .. {_text(max(side.figures))}"
-        table.add_row(side.name, _text(side.median), spread, busy)
-    console.print(table)
-    table = Table("#", "what", "measured", "at least", "aim", "reached")
-    for row in ROWS:
-        figure = row.figure(sides)
-        if figure is None:
-            table.add_row(row.number, row.name, "left out", *map(_goal, (row.bound, row.aim)), "")
-            continue
-        verdict = "" if row.bound is None else "yes" if row.reached(figure, row.bound) else "NO"
-        if row.aim is not None and row.reached(figure, row.aim):
-            verdict = "aim"
-        table.add_row(
-            row.number, row.name, _text(figure), *map(_goal, (row.bound, row.aim)), verdict
-        )
-    console.print(table)
-    console.print(
-        f"medians of {runs} interleaved runs of {seconds} s; figures a second where not said "
-        "otherwise; # 6 and 8: at most",
-        highlight=False,
-    )
-    where = origin("bench", {})
-    console.print(f"{where['machine']}; {where['versions']}", highlight=False)
+def _side_finding(side: Side) -> Finding:
+    text = f"{_text(side.median)} ({_text(min(side.figures))} .. {_text(max(side.figures))})"
+    if side.busy:
+        text += f", {min(side.busy):.0%} .. {max(side.busy):.0%} of a core"
+    return Finding(side.name, text)
 
 
 def _text(figure: float) -> str:
     return f"{figure:,.0f}" if figure >= 1000 else f"{figure:.3g}"
-
-
-def _goal(goal: float | None) -> str:
-    return "" if goal is None else f"{goal:,g}"
 
 
 if __name__ == "__main__":

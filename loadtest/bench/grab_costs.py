@@ -1,6 +1,6 @@
 """What a grab costs: by wrk and one gateway on a core of its own, in interleaved rounds.
 
-    growth = await holders_growth(stack, await stack.run("gateway", TESTED_CORE, **NO_SHEDDING))
+    growth = await holders_growth(stack, gateway, sizes, rounds=5, seconds=3, bars=bars)
     growth.ratio, growth.cpu_ratio, growth.points
 
 The cost is the time between two grabs, and the CPU time that gateway and Redis took for one, which
@@ -10,10 +10,9 @@ other work on the machine disturbs less.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
 from statistics import median
 from typing import NamedTuple
 
@@ -21,7 +20,7 @@ from rich.progress import Progress
 
 from loadtest.bench import holders
 from loadtest.bench.wrk import CONNECTIONS, grab_in
-from loadtest.stack import BenchStack, Process
+from loadtest.stack import BenchStack, Process, cpu_s_of
 from seckill.adapters import redis_keys
 from seckill.errors import UserMistake
 from seckill.sales.sales import Sale
@@ -53,25 +52,13 @@ class Point:
     size: int
     rounds: list[Round] = field(default_factory=list)
 
-    @property
-    def time_us(self) -> float:
-        """The time between two grabs, median of the rounds; so are the others."""
-        return median(round_.time_us for round_ in self.rounds)
+    def costs(self, name: str) -> list[float]:
+        """Return one cost of all rounds, `time_us` for example."""
+        return [getattr(round_, name) for round_ in self.rounds]
 
-    @property
-    def gateway_cpu_us(self) -> float:
-        """What the gateway took for a grab."""
-        return median(round_.gateway_cpu_us for round_ in self.rounds)
-
-    @property
-    def redis_cpu_us(self) -> float:
-        """What Redis took for a grab."""
-        return median(round_.redis_cpu_us for round_ in self.rounds)
-
-    @property
-    def cpu_us(self) -> float:
-        """What both took."""
-        return median(round_.cpu_us for round_ in self.rounds)
+    def median(self, name: str) -> float:
+        """Return the median of one cost."""
+        return median(self.costs(name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +71,15 @@ class Growth:
     @property
     def ratio(self) -> float:
         """The time of a grab at the most, by that at the fewest; medians of the rounds."""
-        return self.points[-1].time_us / self.points[0].time_us
+        return self._ratio("time_us")
 
     @property
     def cpu_ratio(self) -> float:
         """The same of the CPU time of gateway and Redis."""
-        return self.points[-1].cpu_us / self.points[0].cpu_us
+        return self._ratio("cpu_us")
+
+    def _ratio(self, name: str) -> float:
+        return self.points[-1].median(name) / self.points[0].median(name)
 
     def since(self, size: int) -> Growth:
         """Return the part from a size on."""
@@ -106,23 +96,22 @@ class Growth:
 async def holders_growth(
     stack: BenchStack,
     gateway: Process,
-    sizes: Sequence[int] = (FEW, MANY),
+    sizes: Sequence[int],
     *,
-    rounds: int = 5,
-    seconds: int = 3,
-    progress: Progress | None = None,
+    rounds: int,
+    seconds: int,
+    bars: Progress,
 ) -> Growth:
     """Measure grabs in sales that have so many holders when a round begins."""
     holders.check_memory(sum(sizes))
-    bar = _Bar(progress, "filling", sum(sizes))
+    bar = bars.add_task("filling", total=sum(sizes))
     made: list[tuple[int, list[Sale]]] = []
     try:
         async with holders.quick_filling(stack.redis):
             for size in sizes:
-                sale = await stack.open_sale()
-                made.append((size, [sale]))
-                await holders.fill(stack.redis, sale, size, bar.advance)
-        return await _measure("holders", stack, gateway, made, rounds, seconds, progress)
+                made.append((size, [sale := await stack.open_sale()]))
+                await holders.fill(stack.redis, sale, size, partial(bars.advance, bar))
+        return await _measure("holders", stack, gateway, made, rounds, seconds, bars)
     finally:
         async with holders.quick_filling(stack.redis):
             for _, (sale,) in made:
@@ -134,19 +123,18 @@ async def sales_growth(
     gateway: Process,
     counts: Sequence[int],
     *,
-    rounds: int = 5,
-    seconds: int = 3,
-    progress: Progress | None = None,
+    rounds: int,
+    seconds: int,
+    bars: Progress,
 ) -> Growth:
     """Measure grabs that are spread over so many sales."""
-    bar = _Bar(progress, "opening sales", sum(counts))
-    made: list[tuple[int, list[Sale]]] = []
-    for count in counts:
-        made.append((count, []))
+    bar = bars.add_task("opening sales", total=sum(counts))
+    made: list[tuple[int, list[Sale]]] = [(count, []) for count in counts]
+    for count, sales in made:
         for _ in range(count):
-            made[-1][1].append(await stack.open_sale())
-            bar.advance(1)
-    return await _measure("sales", stack, gateway, made, rounds, seconds, progress)
+            sales.append(await stack.open_sale())
+            bars.advance(bar)
+    return await _measure("sales", stack, gateway, made, rounds, seconds, bars)
 
 
 async def _measure(
@@ -156,27 +144,29 @@ async def _measure(
     made: list[tuple[int, list[Sale]]],
     rounds: int,
     seconds: int,
-    progress: Progress | None,
+    bars: Progress,
 ) -> Growth:
     points = [Point(size) for size, _ in made]
-    bar = _Bar(progress, f"measuring by {thing}", rounds * len(points))
+    bar = bars.add_task(f"measuring by {thing}", total=rounds * len(points))
     await _round(stack, gateway, made[0][1], 1)  # whatever is slow the first time
     for _ in range(rounds):
         for point, (_, sales) in zip(points, made, strict=True):
             point.rounds.append(await _round(stack, gateway, sales, seconds))
-            bar.advance(1)
+            bars.advance(bar)
     return Growth(thing, points)
 
 
 async def _round(stack: BenchStack, gateway: Process, sales: Sequence[Sale], seconds: int) -> Round:
     """Grab for so long, and leave the sales as they were."""
-    pids = _pid(gateway.child.pid), _pid(stack.services.pid("redis"))
+    redis_pid = stack.services.pid("redis")
+    if redis_pid is None:
+        raise UserMistake("growth needs a Redis of its own; unset SECKILL_REDIS_URL")
     held = await _held(stack, sales)
-    before = [_cpu_s(pid) for pid in pids]
+    before = gateway.cpu_s(), cpu_s_of(redis_pid)
     grabbed = await grab_in(stack, gateway.url, sales, seconds)
-    after = [_cpu_s(pid) for pid in pids]
+    after = gateway.cpu_s(), cpu_s_of(redis_pid)
     await _quiet(stack, sales)
-    # Some grabs were under way in the end, and wrk does not count them.
+    # Some grabs were in flight in the end, and wrk does not count them.
     await holders.take_out(stack.redis, sales, grabbed.grabs + 2 * CONNECTIONS)
     if await _held(stack, sales) != held:
         raise AssertionError("bug: a round left holders behind")
@@ -204,27 +194,3 @@ async def _quiet(stack: BenchStack, sales: Sequence[Sale]) -> None:
                 if not any(await pipe.execute()):
                     return
             await asyncio.sleep(holders.LOOK_S)
-
-
-def _pid(pid: int | None) -> int:
-    if pid is None:
-        raise UserMistake("growth needs a Redis of its own; unset SECKILL_REDIS_URL")
-    return pid
-
-
-def _cpu_s(pid: int) -> float:
-    """Return the CPU seconds that a process has taken, its ended children's not included."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-class _Bar:
-    """A bar of a progress, if there is one."""
-
-    def __init__(self, progress: Progress | None, text: str, total: int) -> None:
-        self._progress = progress
-        self._task = progress.add_task(text, total=total) if progress else None
-
-    def advance(self, count: int) -> None:
-        if self._progress is not None and self._task is not None:
-            self._progress.advance(self._task, count)

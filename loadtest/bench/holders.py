@@ -1,7 +1,7 @@
 """Sales that have many holders already, as after a day of selling: written, and taken out again.
 
-For private stores that nobody else uses: such holders have no orders. Redis's own books hold all
-the time, stock and units held are the total.
+For private stores of one run: such holders have no orders. In Redis, stock and held units are the
+sale's total all the time.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ async def take_out(redis: Redis, sales: Sequence[Sale], count: int) -> None:
 
 
 async def take_out_all(redis: Redis, sale: Sale) -> None:
-    """Take out everybody."""
+    """Take out every holder."""
     async with redis.pipeline(transaction=True) as pipe:
         pipe.unlink(redis_keys.holders(sale.sale_id))
         pipe.set(redis_keys.stock(sale.sale_id), sale.total)

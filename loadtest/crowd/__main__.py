@@ -1,4 +1,4 @@
-"""`python -m loadtest.crowd --rate R --seconds S`: an open-loop crowd, and what it was told.
+"""`python -m loadtest.crowd --rate R --seconds S`: an open-loop crowd, and its answers.
 
 Grabs go out on a schedule, whatever becomes of those before them. They go to a stack of the run's
 own, whose ledger is verified in the end, or with --url to a gateway that runs already. A run whose
@@ -16,10 +16,9 @@ from typing import Annotated
 
 import typer
 
-from config.settings import PROJECT_ROOT
 from loadtest.crowd.arrivals import Arrivals
-from loadtest.crowd.generator import PlannedRequest, grab_bytes
-from loadtest.crowd.report import CrowdReport
+from loadtest.crowd.generator import grab_bytes
+from loadtest.crowd.report import CrowdReport, PlannedRequest
 from loadtest.crowd.schedule import CONNECTIONS, Schedule, offer, offer_grabs, read_tickets
 from loadtest.findings import (
     Finding,
@@ -27,59 +26,53 @@ from loadtest.findings import (
     ledger_finding,
     measure,
     origin,
-    show,
     write_json,
 )
 from loadtest.stack import UNITS, bench_stack
 from ops.processes.ports import free_port
 from seckill.consistency.verify import Ledger
 
-#: Longest wait for a ledger to become quiet. A consumer places 10,000 orders a second or more.
-QUIET_S = 120.0
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
-    """What a run of one's own stack consists of."""
+class StackPlan:
+    """What a run's own stack consists of."""
 
-    gateways: int = 1
-    consumers: int = 1
-    sales: int = 1
+    gateways: int
+    consumers: int
+    sales: int
     #: Units of each sale.
-    units: int = UNITS
-    #: Gateways are dealt to these, one core each; None for no pinning.
-    gateway_cores: tuple[int, ...] | None = None
+    units: int
+    #: Gateways get one of these each, in turn; None for no pinning.
+    gateway_cores: tuple[int, ...] | None
     #: Where stores, consumers and the generator run.
-    other_cores: tuple[int, ...] | None = None
+    other_cores: tuple[int, ...] | None
 
 
 async def run_own(
-    schedule: Schedule, setting: Setting, connections: int, json_file: Path | None
+    schedule: Schedule, plan: StackPlan, connections: int, json_file: Path | None
 ) -> list[Finding]:
     """Start a stack, offer it the schedule, and verify the ledger of each sale."""
-    home = PROJECT_ROOT / ".seckill" / "bench"
-    async with bench_stack(home, setting.other_cores) as stack:
+    async with bench_stack(plan.other_cores) as stack:
         port = free_port()
-        url = f"http://127.0.0.1:{port}"
-        cores = itertools.cycle(setting.gateway_cores or [None])
-        for core in itertools.islice(cores, setting.gateways):
-            await stack.run("gateway", core, port=port)
-        for _ in range(setting.consumers):
-            await stack.run("consumers", setting.other_cores)
-        sales = [await stack.open_sale(units=setting.units) for _ in range(setting.sales)]
+        cores = itertools.cycle(plan.gateway_cores or [None])
+        for core in itertools.islice(cores, plan.gateways):
+            gateway = await stack.run("gateway", core, port=port)
+        for _ in range(plan.consumers):
+            await stack.run("consumers", plan.other_cores)
+        sales = [await stack.open_sale(units=plan.units) for _ in range(plan.sales)]
         report = await offer_grabs(
             stack,
-            url,
+            gateway.url,
             sales,
             schedule,
-            gateways=setting.gateways,
+            gateways=plan.gateways,
             connections=connections,
-            cores=setting.other_cores,
+            cores=plan.other_cores,
         )
-        books = [await stack.verify(sale, wait_s=QUIET_S) for sale in sales]
+        ledgers = [await stack.verify(sale) for sale in sales]
         stores = await stack.versions()
-    findings = [*report.findings(), _ledgers(books)]
-    options = asdict(schedule) | asdict(setting) | {"connections": connections}
+    findings = [*report.findings(), _all_ledgers(ledgers)]
+    options = asdict(schedule) | asdict(plan) | {"connections": connections}
     _save(json_file, report, findings, options, stores)
     return findings
 
@@ -94,23 +87,25 @@ async def run_at(
 ) -> list[Finding]:
     """Offer the schedule to a gateway that runs already, with the tickets of a file."""
     dues = schedule.due_times()
-    shots = [
+    requests = [
         PlannedRequest(due_s, grab_bytes(sale_id, ticket))
         for due_s, ticket in zip(dues, read_tickets(tickets, len(dues)), strict=True)
     ]
-    report = await offer(url, shots, schedule.seconds, sale_ids=[sale_id], connections=connections)
+    report = await offer(
+        url, requests, schedule.seconds, sale_ids=[sale_id], connections=connections
+    )
     findings = report.findings()
     options = asdict(schedule) | {"url": url, "sale": sale_id, "connections": connections}
     _save(json_file, report, findings, options, {})
     return findings
 
 
-def _ledgers(books: Sequence[Ledger]) -> Finding:
+def _all_ledgers(ledgers: Sequence[Ledger]) -> Finding:
     """Return one finding of all ledgers: of the first that does not balance, or of the last."""
-    wrong = [ledger for ledger in books if not ledger.balanced]
-    finding = ledger_finding((wrong or books)[0])
-    placed = sum(ledger.lines.get("orders pending", 0) for ledger in books)
-    name = f"ledger of {len(books):,} sale{'s' if len(books) > 1 else ''}, {placed:,} orders"
+    wrong = [ledger for ledger in ledgers if not ledger.balanced]
+    finding = ledger_finding((wrong or ledgers)[0])
+    placed = sum(ledger.lines.get("orders pending", 0) for ledger in ledgers)
+    name = f"ledger of {len(ledgers):,} sale{'s' if len(ledgers) > 1 else ''}, {placed:,} orders"
     return Finding(name, finding.value, finding.promised, finding.reached)
 
 
@@ -164,10 +159,10 @@ def main(
     ] = None,
     sale: Annotated[str | None, typer.Option(help="With --url: the sale of the tickets.")] = None,
 ) -> None:
-    """Offer grabs on a schedule; report what they were told and how long they waited."""
+    """Offer grabs on a schedule; report the answers to them and how long they waited."""
     schedule = Schedule(rate=rate, seconds=seconds, arrivals=arrivals, seed=seed)
     if url is None and tickets is None and sale is None:
-        setting = Setting(
+        plan = StackPlan(
             gateways=gateways,
             consumers=consumers,
             sales=sales,
@@ -175,12 +170,12 @@ def main(
             gateway_cores=_cores(gateway_cores),
             other_cores=_cores(other_cores),
         )
-        work = run_own(schedule, setting, connections, json_file)
+        work = run_own(schedule, plan, connections, json_file)
     elif url is None or tickets is None or sale is None:
         raise typer.BadParameter("--url, --tickets and --sale go together: give all three or none")
     else:
         work = run_at(schedule, url, sale, tickets, connections, json_file)
-    show(measure(work, as_json=False), as_json=False)
+    measure(work)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
@@ -18,11 +17,11 @@ import typer
 import uvloop
 
 from loadtest.crowd.arrivals import Arrivals, due_times
-from loadtest.crowd.generator import PlannedRequest, grab_bytes
-from loadtest.crowd.report import CPU_SHARE_MAX, CrowdReport
+from loadtest.crowd.generator import grab_bytes
+from loadtest.crowd.report import CPU_SHARE_MAX, CrowdReport, PlannedRequest
 from loadtest.crowd.schedule import offer
-from loadtest.findings import Finding, measure, show
-from loadtest.stack import OTHER_CORE, TESTED_CORE
+from loadtest.findings import Finding, measure
+from loadtest.stack import OTHER_CORE, TESTED_CORE, pinned, require_two_cores
 
 FIRST_RATE = 5_000
 #: Each rate is so many times the one before.
@@ -43,8 +42,8 @@ _ANSWER = (
 ) % (len(_BODY), _BODY)
 
 
-class _Yes(asyncio.Protocol):
-    """Says yes to whatever comes: over loopback a grab comes in one piece."""
+class _Accepting(asyncio.Protocol):
+    """Answers 202 to whatever comes: over loopback a grab comes in one piece."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -53,80 +52,74 @@ class _Yes(asyncio.Protocol):
         self._transport.write(_ANSWER)
 
 
-async def climb(url: str, seconds: float) -> list[CrowdReport]:
-    """Offer more and more; return the runs, of which the last did not count or was not answered."""
-    reports: list[CrowdReport] = []
-    rate = float(FIRST_RATE)
-    while not reports or _kept_up(reports[-1]):
-        dues = due_times(Arrivals.EVEN, rate, seconds)
-        shots = [
-            PlannedRequest(due_s, grab_bytes("demo", TICKET % n)) for n, due_s in enumerate(dues)
-        ]
-        reports.append(await offer(url, shots, seconds, connections=CONNECTIONS, cores=OTHER_CORE))
-        rate *= STEP
-    return reports
-
-
-def _kept_up(report: CrowdReport) -> bool:
-    return report.valid and report.answered_per_s >= ANSWERED_LEAST * report.offered_per_s
-
-
-def _serve(tell: Connection) -> None:
-    os.sched_setaffinity(0, {TESTED_CORE})
-
+def _serve(port_to: Connection) -> None:
     async def serve() -> None:
-        server = await asyncio.get_running_loop().create_server(
-            _Yes, "127.0.0.1", 0, backlog=CONNECTIONS
-        )
-        tell.send(server.sockets[0].getsockname()[1])
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(_Accepting, "127.0.0.1", 0, backlog=CONNECTIONS)
+        port_to.send(server.sockets[0].getsockname()[1])
         await server.serve_forever()
 
-    uvloop.run(serve())
+    with pinned(TESTED_CORE):
+        uvloop.run(serve())
 
 
 @contextmanager
 def _server() -> Iterator[str]:
-    """Run the server in a process of its own; give its address."""
+    """Run the server in a process of its own; yield its address."""
     spawning = multiprocessing.get_context("spawn")
-    ours, its = spawning.Pipe()
-    process = spawning.Process(target=_serve, args=(its,), daemon=True)
+    port_from, port_to = spawning.Pipe()
+    process = spawning.Process(target=_serve, args=(port_to,), daemon=True)
     process.start()
     try:
-        yield f"http://127.0.0.1:{ours.recv()}"
+        yield f"http://127.0.0.1:{port_from.recv()}"
     finally:
         process.terminate()
         process.join()
 
 
+async def _climb(url: str, seconds: float) -> list[CrowdReport]:
+    """Offer more and more; return the runs, the last of which was too much."""
+    reports: list[CrowdReport] = []
+    rate = float(FIRST_RATE)
+    while not reports or _kept_up(reports[-1]):
+        requests = [
+            PlannedRequest(due_s, grab_bytes("demo", TICKET % n))
+            for n, due_s in enumerate(due_times(Arrivals.EVEN, rate, seconds))
+        ]
+        reports.append(
+            await offer(url, requests, seconds, connections=CONNECTIONS, cores=OTHER_CORE)
+        )
+        rate *= STEP
+    return reports
+
+
+def _kept_up(report: CrowdReport) -> bool:
+    return report.valid and report.answered_per_s() >= ANSWERED_LEAST * report.offered_per_s
+
+
 async def _ceiling(seconds: float) -> list[Finding]:
     with _server() as url:
-        reports = await climb(url, seconds)
-    good = [report for report in reports if _kept_up(report)]
-    findings = [
-        Finding(
-            f"{report.offered_per_s:,.0f}/s",
-            f"{report.report.cpu_share():.0%} of a core, "
-            f"{1e6 * report.report.cpu_share() / report.offered_per_s:.1f} us each; "
-            f"p99 {report.latency_ms(0.99, 202):.1f} ms, {report.report.late_ms(0.99):.1f} ms late",
-            "valid, and answered in time",
-            None if report is reports[-1] else True,
+        *good, too_much = await _climb(url, seconds)
+    findings = []
+    for report in (*good, too_much):
+        rate, share = report.offered_per_s, report.cpu_share()
+        text = (
+            f"{share:.0%} of a core, {1e6 * share / rate:.1f} us each; "
+            f"p99 {report.latency_ms(0.99, 202):.1f} ms, {report.late_ms(0.99):.1f} ms late"
         )
-        for report in reports
-    ]
-    ceiling = f"{good[-1].offered_per_s:,.0f}/s on one core" if good else "below the first rate"
-    return [
-        *findings,
-        Finding(f"ceiling, at most {CPU_SHARE_MAX:.0%} of a core", ceiling, "", bool(good)),
-    ]
+        reached = None if report is too_much else True
+        findings.append(Finding(f"{rate:,.0f}/s", text, "valid, and answered in time", reached))
+    text = f"{good[-1].offered_per_s:,.0f}/s on one core" if good else "below the first rate"
+    name = f"ceiling, at most {CPU_SHARE_MAX:.0%} of a core"
+    return [*findings, Finding(name, text, "", bool(good))]
 
 
 def main(
     seconds: Annotated[float, typer.Option(help="Length of each run.", min=1)] = 3,
 ) -> None:
     """Find out how many grabs a second the generator can offer."""
-    if len(os.sched_getaffinity(0)) <= OTHER_CORE:
-        raise SystemExit("ceiling: two cores are needed, one for the server")
-    show(measure(_ceiling(seconds), as_json=False), as_json=False)
+    require_two_cores()
+    measure(_ceiling(seconds))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 schedule = Schedule(rate=2_000, seconds=10)
 report = await offer_grabs(stack, gateway.url, [await stack.open_sale()], schedule)
-report.valid, report.latency_ms(0.99, 202), report.rate_of(202)
+report.valid, report.latency_ms(0.99, 202), report.answered_per_s(202)
 """
 
 from __future__ import annotations
@@ -10,16 +10,18 @@ from __future__ import annotations
 import asyncio
 import itertools
 import resource
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import uvloop
 
 from loadtest.crowd.arrivals import Arrivals, due_times
-from loadtest.crowd.generator import Crowd, PlannedRequest, grab_bytes, no_garbage_looked_for
-from loadtest.crowd.report import CrowdReport
+from loadtest.crowd.generator import Crowd, grab_bytes, without_garbage_collection
+from loadtest.crowd.report import CrowdReport, PlannedRequest
 from loadtest.stack import BenchStack, Cores, pinned
 from seckill.errors import SeckillError, UserMistake
 from seckill.sales.sales import Sale
@@ -49,42 +51,60 @@ class Schedule:
 
 async def offer(
     url: str,
-    shots: Sequence[PlannedRequest],
+    requests: Sequence[PlannedRequest],
     seconds: float,
     *,
     sale_ids: Iterable[str] = (),
     gateways: int = 1,
     connections: int = CONNECTIONS,
     cores: Cores = None,
+    obey_within_s: float = inf,
+    on_answer: Callable[[PlannedRequest, bytes], None] = lambda _request, _body: None,
 ) -> CrowdReport:
-    """Send each shot to `url` when it is due, and report on a run of so many seconds.
+    """Send each request to `url` when it is due, and report on a run of so many seconds.
 
-    Connections are opened beforehand, and each of so many gateways hears of the sales. The
-    generator has a thread of its own, pinned if cores are given.
+    Connections are opened beforehand, and each of so many gateways reads the sales. The generator,
+    which calls `on_answer`, has a thread of its own, pinned if cores are given.
     """
     parts = urlsplit(url)
     if parts.scheme != "http" or not parts.hostname:
         raise UserMistake(f"--url {url}: give an address like http://127.0.0.1:8080")
-    host, port = parts.hostname, parts.port or 80
     _allow_files(connections)
+    crowd = Crowd(
+        parts.hostname,
+        parts.port or 80,
+        connections_max=connections,
+        obey_within_s=obey_within_s,
+        on_answer=on_answer,
+    )
 
     async def run() -> CrowdReport:
-        crowd = Crowd(host, port, connections_max=connections)
         try:
             await crowd.connect(connections)
             for sale_id in sale_ids:
                 await crowd.warm_up(sale_id, gateways)
         except OSError as error:
             raise SeckillError(f"{url} cannot be reached: {error}") from error
-        return CrowdReport(await crowd.run(shots), seconds)
+        return await crowd.run(requests, seconds)
 
     def run_pinned() -> CrowdReport:
         with pinned(cores):
             return uvloop.run(run())
 
-    with no_garbage_looked_for():
+    with without_garbage_collection():
         # On a loop of its own: uvloop cannot start stores as other users.
         return await asyncio.to_thread(run_pinned)
+
+
+def plan_grabs(
+    stack: BenchStack, sales: Sequence[Sale], dues: Sequence[float], first: int = 0
+) -> list[PlannedRequest]:
+    """Plan a grab for each due time, in the sales in turn, by the buyers b0 (or another first)."""
+    tickets = stack.tickets(sales, len(dues), first)
+    return [
+        PlannedRequest(due_s, grab_bytes(sale.sale_id, ticket))
+        for due_s, (sale, _, ticket) in zip(dues, tickets, strict=True)
+    ]
 
 
 async def offer_grabs(
@@ -92,27 +112,12 @@ async def offer_grabs(
     url: str,
     sales: Sequence[Sale],
     schedule: Schedule,
-    *,
-    gateways: int = 1,
-    connections: int = CONNECTIONS,
-    cores: Cores = None,
+    **options: Any,  # noqa: ANN401 - those of `offer`
 ) -> CrowdReport:
-    """Offer grabs of sales that nobody has grabbed in yet, in turn, each by another buyer."""
-    dues = schedule.due_times()
-    tickets = stack.tickets_in_turn(sales, len(dues))
-    shots = [
-        PlannedRequest(due_s, grab_bytes(sale.sale_id, ticket))
-        for due_s, (sale, _, ticket) in zip(dues, tickets, strict=True)
-    ]
-    return await offer(
-        url,
-        shots,
-        schedule.seconds,
-        sale_ids=[sale.sale_id for sale in sales],
-        gateways=gateways,
-        connections=connections,
-        cores=cores,
-    )
+    """Offer grabs of sales in which no buyer has grabbed yet."""
+    requests = plan_grabs(stack, sales, schedule.due_times())
+    sale_ids = [sale.sale_id for sale in sales]
+    return await offer(url, requests, schedule.seconds, sale_ids=sale_ids, **options)
 
 
 def read_tickets(path: Path, count: int) -> list[str]:

@@ -1,24 +1,24 @@
-"""`python -m loadtest.drills.card_payments`: card payments with a provider that one cannot rely on.
+"""`python -m loadtest.drills.card_payments`: card payments with an unreliable provider.
 
 Real gateways and consumers, over HTTP. The provider declines some charges, does not answer some
 calls (although it carries them out), and lets the bank decide some charges only when the order's
-time is over. In the end its books are held against the orders, key by key.
+time is over. In the end its charges are compared with the orders, key by key.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Annotated
 
+import asyncpg
 import typer
-from aiohttp import ClientError, ClientSession, ClientTimeout, TCPConnector
+from aiohttp import ClientSession, ClientTimeout, TCPConnector
 
-from config.settings import PROJECT_ROOT
-from loadtest.findings import Finding, Json, ledger_finding, measure, show, told_text
-from loadtest.stack import BenchStack, bench_stack
-from ops.buyers import flash_crowd
+from loadtest.drills.buyers import for_each, pay, place_orders
+from loadtest.findings import AsJson, Finding, ledger_finding, measure, none_of
+from loadtest.stack import PATIENCE_S, BenchStack, bench_stack
 from ops.sandbox_provider import Sandbox, SandboxBehaviour, SandboxCharge
 from seckill.errors import SeckillError
 from seckill.payments.provider_client import ChargeStatus
@@ -30,23 +30,12 @@ GRACE_S = 2.0
 LATE_MARGIN_S = 5.0
 #: Buyers who pay at once.
 BUYERS_AT_ONCE = 100
-#: A declined buyer tries once more, and one who is told to come back does.
+#: A declined buyer tries once more, and comes back after a Retry-After.
 DECLINES_MAX, TRIES_MAX = 2, 50
-PATIENCE_S = 120.0
 
 Share = Annotated[float, typer.Option(min=0, max=1)]
 
 app = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Paid:
-    """A payment as PostgreSQL has it."""
-
-    tx_id: str
-    buyer_id: str
-    order_id: str
-    owed_cents: int
 
 
 @app.command()
@@ -56,19 +45,19 @@ def payments(
     decline: Share = 0.10,
     late: Share = 0.05,
     window: Annotated[int, typer.Option(help="Seconds to pay in.", min=5)] = 60,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Pay orders by card, and hold the provider's books against them."""
+    """Pay orders by card, and compare the provider's charges with them."""
     late_after_s = window + GRACE_S + LATE_MARGIN_S
-    habits = SandboxBehaviour(
+    behaviour = SandboxBehaviour(
         decline=decline, lose_replies=lose, late=late, late_after_s=late_after_s
     )
-    show(measure(_payments(count, window, habits), as_json), as_json)
+    measure(_payments(count, window, behaviour), as_json)
 
 
-async def _payments(count: int, window_s: int, habits: SandboxBehaviour) -> list[Finding]:
-    async with bench_stack(PROJECT_ROOT / ".seckill" / "bench") as stack:
-        sandbox = Sandbox(habits, keys=stack.webhook_keys())
+async def _payments(count: int, window_s: int, behaviour: SandboxBehaviour) -> list[Finding]:
+    async with bench_stack() as stack:
+        sandbox = Sandbox(behaviour, keys=stack.key_ring("webhook_keys"))
         async with sandbox.serving() as url:
             provider = {"SECKILL_PROVIDER_URL": url, "SECKILL_PAYMENT_GRACE_S": str(GRACE_S)}
             gateway = await stack.run("gateway", 0, **provider)
@@ -76,104 +65,85 @@ async def _payments(count: int, window_s: int, habits: SandboxBehaviour) -> list
             for core in range(2):  # two that ask the provider, to be in each other's way
                 await stack.run("consumers", core, **provider)
             sale = await stack.open_sale(units=count, payment_window_s=window_s)
-            orders = await _place(stack, gateway.url, sale, count)
-            told = await _pay_all(stack, gateway.url, orders)
+            orders = await place_orders(stack, gateway.url, sale, count)
+            statuses = await _pay_all(stack, gateway.url, orders)
             await sandbox.settled()
-            books = await stack.verify(sale, wait_s=PATIENCE_S)
-        rows = await _payments_of(stack, sale)
-    sold = books.lines["sold"]
+            ledger = await stack.verify(sale)
+        rows = await _payment_rows(stack, sale)
+    paid, cancelled = ledger.lines["sold"], ledger.lines["orders cancelled"]
+    answers = sorted(Counter(statuses.values()).items())
     return [
-        Finding("told", told_text(Counter(told.values()))),
-        Finding("orders", f"{sold:,} paid, {books.lines['orders cancelled']:,} cancelled"),
-        *_held_against(list(sandbox.charges.values()), rows, told),
-        ledger_finding(books),
+        Finding("answers", ", ".join(f"{number:,} x {status}" for status, number in answers)),
+        Finding("orders", f"{paid:,} paid, {cancelled:,} cancelled"),
+        *_compared(list(sandbox.charges.values()), rows, statuses),
+        ledger_finding(ledger),
     ]
-
-
-async def _place(stack: BenchStack, url: str, sale: Sale, count: int) -> dict[str, str]:
-    """Place an order for each buyer; return buyer -> order."""
-    tickets = {f"b{n}": ticket for n, ticket in enumerate(stack.tickets(sale, count))}
-    orders: dict[str, str] = {}
-    while missing := {b: t for b, t in tickets.items() if b not in orders}:
-        answers = await flash_crowd(url, sale.sale_id, missing, connections=50, presses=1)
-        orders |= {a.buyer_id: a.order_id for a in answers if a.order_id}
-    await stack.rate_of_placing(sale, count)
-    return orders
 
 
 async def _pay_all(stack: BenchStack, url: str, orders: dict[str, str]) -> dict[str, int]:
-    """Let every buyer pay; return buyer -> the last status that he was told."""
-    told: dict[str, int] = {}
-    waiting = list(orders.items())
-    connector = TCPConnector(limit=BUYERS_AT_ONCE)
-    timeout = ClientTimeout(total=PATIENCE_S)
+    """Let every buyer pay; return buyer -> the status of their last answer."""
+    statuses: dict[str, int] = {}
+    connector, timeout = TCPConnector(limit=BUYERS_AT_ONCE), ClientTimeout(total=PATIENCE_S)
     async with ClientSession(url, connector=connector, timeout=timeout) as http:
 
-        async def buyer() -> None:
-            while waiting:
-                buyer_id, order_id = waiting.pop()
-                told[buyer_id] = await _pay(http, order_id, stack.login(buyer_id))
+        async def buyer(order: tuple[str, str]) -> None:
+            buyer_id, order_id = order
+            statuses[buyer_id] = await _pay(http, order_id, stack.login(buyer_id))
 
-        await asyncio.gather(*(buyer() for _ in range(BUYERS_AT_ONCE)))
-    return told
+        await for_each(orders.items(), buyer, BUYERS_AT_ONCE)
+    return statuses
 
 
 async def _pay(http: ClientSession, order_id: str, login: dict[str, str]) -> int:
-    """Pay as a patient buyer would."""
+    """Pay as a patient buyer would; return the last status."""
     declines = 0
     for _ in range(TRIES_MAX):
-        path, body = f"/v1/orders/{order_id}/payments", {"method": "card"}
-        try:
-            async with http.post(path, json=body, headers=login) as response:
-                status, wait = response.status, response.headers.get("Retry-After")
-        except ClientError:
-            status, wait = 0, "1"
-        declines += status == 402
-        if wait is None and not (status == 402 and declines < DECLINES_MAX):
-            return status
-        await asyncio.sleep(float(wait or 0))
-    raise SeckillError(f"{order_id} cannot be paid: told {status}, {TRIES_MAX} times")
+        reply = await pay(http, order_id, "card", login)
+        declines += reply.status == 402
+        declined = reply.status == 402 and declines < DECLINES_MAX
+        if reply.retry_after_s is None and not declined:
+            return reply.status
+        await asyncio.sleep(reply.retry_after_s or 0)
+    raise SeckillError(f"{order_id} cannot be paid: {reply.status} after {TRIES_MAX} tries")
 
 
-async def _payments_of(stack: BenchStack, sale: Sale) -> list[Paid]:
-    rows = await stack.db.fetch(
-        "SELECT p.tx_id, p.buyer_id, p.order_id::text,"
+async def _payment_rows(stack: BenchStack, sale: Sale) -> list[asyncpg.Record]:
+    return await stack.db.fetch(
+        "SELECT p.tx_id, p.buyer_id,"
         "       CASE WHEN o.state = 'paid' AND o.paying_tx = p.tx_id THEN p.amount_cents ELSE 0 END"
+        "       AS owed_cents"
         "  FROM payments p JOIN orders o USING (order_id) WHERE p.sale_id = $1",
         sale.sale_id,
     )
-    return [Paid(*row) for row in rows]
 
 
-def _held_against(
-    charges: list[SandboxCharge], rows: list[Paid], told: dict[str, int]
+def _compared(
+    charges: list[SandboxCharge], rows: Sequence[asyncpg.Record], statuses: dict[str, int]
 ) -> list[Finding]:
-    """Compare what each key was charged with what it paid for, and what buyers were told."""
-    owed = {row.tx_id: row.owed_cents for row in rows}
-    wrong = [c.key for c in charges if c.held_cents + c.taken_cents != owed.get(c.key, 0)]
-    charged = {charge.key for charge in charges if charge.held_cents + charge.taken_cents}
-    wrong += [tx_id for tx_id, cents in owed.items() if cents and tx_id not in charged]
-    buyers = Counter(row.buyer_id for row in rows if row.owed_cents)
-    untrue = [buyer for buyer, status in told.items() if status == 200 and not buyers[buyer]]
-    late = [charge for charge in charges if charge.history[0] == ChargeStatus.PENDING]
-    back = [
-        c for c in late if ChargeStatus.AUTHORISED in c.history and c.status is ChargeStatus.VOIDED
+    """Compare what each key was charged with what it paid for, and with the answers."""
+    owed = {row["tx_id"]: row["owed_cents"] for row in rows}
+    charged = {charge.key: charge.held_cents + charge.taken_cents for charge in charges}
+    wrong = [key for key in owed | charged if charged.get(key, 0) != owed.get(key, 0)]
+    orders_of = Counter(row["buyer_id"] for row in rows if row["owed_cents"])
+    untrue = [buyer for buyer, status in statuses.items() if status == 200 and not orders_of[buyer]]
+    twice = sum(number > 1 for number in orders_of.values())
+    late = [
+        charge
+        for charge in charges
+        if charge.history[0] == ChargeStatus.PENDING and ChargeStatus.AUTHORISED in charge.history
     ]
-    came = [c for c in late if ChargeStatus.AUTHORISED in c.history]
+    back = sum(charge.status is ChargeStatus.VOIDED for charge in late)
     return [
         Finding("payments", f"{len(rows):,}, {len(charges):,} keys at the provider"),
-        Finding("charged", f"{len(charged):,} keys, {sum(owed.values()):,} cents"),
-        Finding("keys charged otherwise than the order says", str(len(wrong)), "0", not wrong),
         Finding(
-            "buyers charged twice",
-            str(sum(number > 1 for number in buyers.values())),
-            "0",
-            max(buyers.values(), default=0) < 2,
+            "charged", f"{sum(map(bool, charged.values())):,} keys, {sum(owed.values()):,} cents"
         ),
-        Finding("told 200 without a paid order", str(len(untrue)), "0", not untrue),
+        none_of("keys charged otherwise than the order says", len(wrong)),
+        none_of("buyers charged twice", twice),
+        none_of("answered 200 without a paid order", len(untrue)),
         Finding(
             "late money",
-            f"{len(back):,} of {len(came):,} given back, for the others the order was still held",
+            f"{back:,} of {len(late):,} given back, for the others the order was still held",
             "some given back",
             bool(back),
         ),

@@ -7,30 +7,28 @@ second; measured is the time from their 202 until their orders are seen pending 
 from __future__ import annotations
 
 import asyncio
-import heapq
-import itertools
 import json
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from statistics import median
 from typing import Annotated
 
 import asyncpg
 import typer
-import uvloop
 
-from config.settings import PROJECT_ROOT
-from loadtest.crowd.generator import (
-    Crowd,
-    GeneratorReport,
-    PlannedRequest,
-    grab_bytes,
-    no_garbage_looked_for,
+from loadtest.crowd.report import CrowdReport, PlannedRequest, percentile
+from loadtest.crowd.schedule import offer, plan_grabs
+from loadtest.findings import AsJson, Finding, measure
+from loadtest.stack import (
+    NO_SHEDDING,
+    OTHER_CORE,
+    PATIENCE_S,
+    TESTED_CORE,
+    BenchStack,
+    Process,
+    bench_stack,
 )
-from loadtest.crowd.report import generator
-from loadtest.findings import Finding, Json, measure, show, told_text
-from loadtest.stack import NO_SHEDDING, OTHER_CORE, TESTED_CORE, BenchStack, bench_stack
 from seckill.errors import SeckillError
 from seckill.order_ids import sale_number_of
 from seckill.sales.sales import Sale
@@ -41,46 +39,44 @@ HOT_SHARE = 0.95
 #: Times longer that a small sale's p99 may be beside a hot one.
 PROMISED = 3.0
 CONNECTIONS = 200
-#: How often PostgreSQL is asked for the orders that were promised.
+#: How often PostgreSQL is asked for the orders that were accepted.
 LOOK_S = 0.003
-#: Longest wait for an order that was promised.
-PATIENCE_S = 60.0
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-class Watch:
-    """Orders of small sales that were promised, until they are seen."""
+class AcceptedOrders:
+    """Orders of small sales between their 202 and their row."""
 
     def __init__(self, db: asyncpg.Pool, small: Iterable[Sale]) -> None:
         self._db = db
         self._numbers = {sale.number for sale in small}
-        self._promised: deque[tuple[str, float]] = deque()
+        self._accepted: deque[tuple[str, float]] = deque()
         self._open: dict[str, float] = {}
         self.waits_ms: list[float] = []
 
-    def heard(self, shot: PlannedRequest, body: bytes) -> None:
-        """Take note of a 202 of a small sale; called in the crowd's thread."""
-        if shot.status == 202:
+    def on_answer(self, request: PlannedRequest, body: bytes) -> None:
+        """Note a 202 of a small sale; called in the generator's thread."""
+        if request.status == 202:
             order_id = json.loads(body)["order_id"]
             if sale_number_of(order_id) in self._numbers:
-                self._promised.append((order_id, time.monotonic()))
+                self._accepted.append((order_id, time.monotonic()))
 
     async def look(self) -> bool:
-        """Look once; tell whether every promise was kept by now."""
-        while self._promised:
-            order_id, at = self._promised.popleft()
+        """Look once; return whether every accepted order has its row by now."""
+        while self._accepted:
+            order_id, at = self._accepted.popleft()
             self._open[order_id] = at
         rows = await self._db.fetch(
             "SELECT order_id::text FROM orders WHERE order_id = ANY($1)", list(self._open)
         )
         now = time.monotonic()
         self.waits_ms += [1000 * (now - self._open.pop(row[0])) for row in rows]
-        return not self._open and not self._promised
+        return not self._open and not self._accepted
 
     def p99_ms(self) -> float:
         """Return the wait that one in a hundred exceeded."""
-        return sorted(self.waits_ms)[int(0.99 * len(self.waits_ms))]
+        return percentile(sorted(self.waits_ms), 0.99)
 
 
 @app.command()
@@ -88,33 +84,29 @@ def fairness(
     rate: Annotated[int, typer.Option(help="Grabs a second, all sales together.", min=100)] = 1500,
     seconds: Annotated[int, typer.Option(help="Length of a round.", min=2)] = 10,
     rounds: Annotated[int, typer.Option(help="Rounds of each kind.", min=1)] = 5,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Offer 50 sales, one with 95 % of the load, and the same without that one."""
-    show(measure(_fairness(rate, seconds, rounds), as_json), as_json)
+    measure(_fairness(rate, seconds, rounds), as_json)
 
 
 async def _fairness(rate: int, seconds: int, rounds: int) -> list[Finding]:
-    async with bench_stack(PROJECT_ROOT / ".seckill" / "bench") as stack:
+    async with bench_stack() as stack:
         gateway = await stack.run("gateway", TESTED_CORE, **NO_SHEDDING)
         await stack.run("consumers", OTHER_CORE)
-        port = int(gateway.url.rpartition(":")[2])
         p99s: dict[bool, list[float]] = {False: [], True: []}
         findings = []
-        await _round(stack, port, rate, 2, with_hot=True)  # whatever is slow the first time
+        await _round(stack, gateway, rate, 2, with_hot=True)  # whatever is slow the first time
         for n in range(2 * rounds):
             with_hot = n % 2 == 1
-            report, watch = await _round(stack, port, rate, seconds, with_hot=with_hot)
-            p99s[with_hot].append(watch.p99_ms())
-            told = report.told()
+            report, orders = await _round(stack, gateway, rate, seconds, with_hot=with_hot)
+            p99s[with_hot].append(orders.p99_ms())
+            name = f"round {n + 1}, {'with the hot sale' if with_hot else 'without'}"
+            text = f"p99 {orders.p99_ms():.0f} ms of {len(orders.waits_ms):,}"
             findings += [
-                Finding(
-                    f"round {n + 1}, {'with the hot sale' if with_hot else 'without'}",
-                    f"p99 {watch.p99_ms():.0f} ms of {len(watch.waits_ms):,}; {told_text(told)}",
-                    "202 alone",
-                    set(told) == {202},
-                ),
-                generator(report),
+                Finding(name, text),
+                report.answers_finding(202),
+                report.late_finding(),
             ]
     with_ms, without_ms = median(p99s[True]), median(p99s[False])
     return [
@@ -129,50 +121,35 @@ async def _fairness(rate: int, seconds: int, rounds: int) -> list[Finding]:
 
 
 async def _round(
-    stack: BenchStack, port: int, rate: int, seconds: int, *, with_hot: bool
-) -> tuple[GeneratorReport, Watch]:
+    stack: BenchStack, gateway: Process, rate: int, seconds: int, *, with_hot: bool
+) -> tuple[CrowdReport, AcceptedOrders]:
     """Run one round until every small order is seen and every hot one is placed."""
     hot, *small = [await stack.open_sale() for _ in range(SALES)]
     few = int((1 - HOT_SHARE) * rate * seconds)
     many = int(HOT_SHARE * rate * seconds) if with_hot else 0
-    shots = heapq.merge(
-        _shots(stack, small, few, seconds), _shots(stack, [hot], many, seconds), key=_due
+    requests = plan_grabs(stack, small, [n * seconds / few for n in range(few)])
+    requests += plan_grabs(stack, [hot], [n * seconds / many for n in range(many)], first=few)
+    requests.sort(key=lambda request: request.due_s)
+    orders = AcceptedOrders(stack.db, small)
+    running = asyncio.create_task(
+        offer(
+            gateway.url,
+            requests,
+            seconds,
+            sale_ids=[hot.sale_id],
+            connections=CONNECTIONS,
+            on_answer=orders.on_answer,
+        )
     )
-    watch = Watch(stack.db, small)
-    crowd = Crowd("127.0.0.1", port, connections_max=CONNECTIONS, heard=watch.heard)
-
-    async def offer() -> GeneratorReport:
-        await crowd.connect(CONNECTIONS)
-        await crowd.warm_up(hot.sale_id, 1)
-        return await crowd.run(shots)
-
-    with no_garbage_looked_for():
-        running = asyncio.create_task(asyncio.to_thread(uvloop.run, offer()))
-        ends_at = time.monotonic() + seconds + PATIENCE_S
-        while not (await watch.look() and running.done()):
-            if time.monotonic() > ends_at:
-                raise SeckillError(f"{len(watch.waits_ms):,} of {few:,} orders of small sales came")
-            await asyncio.wait({running}, timeout=LOOK_S)
-    books = await stack.verify(hot, wait_s=PATIENCE_S)
-    if not books.balanced:
-        raise SeckillError("; ".join(books.violations))
-    return await running, watch
-
-
-def _shots(
-    stack: BenchStack, sales: list[Sale], count: int, seconds: float
-) -> Iterator[PlannedRequest]:
-    """Spread `count` grabs evenly over the time, and in turn over the sales."""
-    tickets = [(sale, stack.tickets(sale, -(-count // len(sales)))) for sale in sales]
-    made = [
-        grab_bytes(sale.sale_id, next(of_sale))
-        for _, (sale, of_sale) in zip(range(count), itertools.cycle(tickets), strict=False)
-    ]
-    return (PlannedRequest(n * seconds / count, payload) for n, payload in enumerate(made))
-
-
-def _due(shot: PlannedRequest) -> float:
-    return shot.due_s
+    ends_at = time.monotonic() + seconds + PATIENCE_S
+    while not (await orders.look() and running.done()):
+        if time.monotonic() > ends_at:
+            raise SeckillError(f"{len(orders.waits_ms):,} of {few:,} orders of small sales came")
+        await asyncio.wait({running}, timeout=LOOK_S)
+    ledger = await stack.verify(hot)
+    if not ledger.balanced:
+        raise SeckillError("; ".join(ledger.violations))
+    return await running, orders
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 So many workers submit one transaction after the other to one coordinator. First its branches do
 nothing, and only the durable log works, on a private PostgreSQL with fsync on; then the same number
 of workers submit at the rate of the reference, to compare latencies at equal load. Last they pay
-orders from wallets: order and units, wallet, books, and the beginning of the fulfilment.
+orders from wallets: order and units, wallet, ledger entries, and the beginning of the fulfilment.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ import asyncio
 import itertools
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
+import asyncpg
 import typer
 import uvloop
 
-from config.settings import PROJECT_ROOT
-from loadtest.findings import Finding, Json, measure, show
+from loadtest.drills.buyers import for_each
+from loadtest.findings import AsJson, Finding, measure
 from loadtest.stack import BenchStack, bench_stack
 from seckill.adapters import postgres
 from seckill.errors import SeckillError
@@ -45,7 +46,7 @@ CHUNK = 1_000
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-class Idle:
+class IdleBranch:
     """A branch that has nothing to do."""
 
     def __init__(self, name: str) -> None:
@@ -56,50 +57,102 @@ class Idle:
         return {}
 
 
-class Load:
-    """Transactions of one run, and what they took."""
+class TimedSubmits:
+    """Submits transactions, and measures how long each takes."""
 
     def __init__(self, coordinator: Coordinator) -> None:
         self._coordinator = coordinator
-        self._run = secrets.token_hex(4)
-        self._numbers = itertools.count()
-        self.waited_s = 0.0
-        self.done = 0
+        self._begun = time.perf_counter()
+        self._waits_s: list[float] = []
 
-    async def worker(self, until: float, pause_s: float) -> None:
-        """Submit until the time is up, each one `pause_s` after the one before, or at once."""
-        due = time.perf_counter() + pause_s * secrets.randbelow(1000) / 1000
-        while True:
-            if pause_s:
-                await asyncio.sleep(max(0.0, due - time.perf_counter()))
-                due += pause_s
-            begun = time.perf_counter()
-            if begun >= until:
-                return
-            tx_id = f"{self._run}-{next(self._numbers)}"
-            outcome = await self._coordinator.submit(tx_id, {"order": tx_id, "cents": 1999})
-            if not outcome.confirmed:
-                raise SeckillError(f"{tx_id} is {outcome.state}: {outcome.reason}")
-            self.waited_s += time.perf_counter() - begun
-            self.done += 1
+    async def submit(self, tx_id: str, args: Mapping[str, object]) -> None:
+        """Submit one; raise unless it is confirmed."""
+        begun = time.perf_counter()
+        outcome = await self._coordinator.submit(tx_id, args)
+        if not outcome.confirmed:
+            raise SeckillError(f"{tx_id} is {outcome.state}: {outcome.reason}")
+        self._waits_s.append(time.perf_counter() - begun)
+
+    def rate_and_mean_ms(self) -> tuple[float, float]:
+        """Return transactions a second, and the mean latency in ms."""
+        done, waited_s = len(self._waits_s), sum(self._waits_s)
+        return done / (time.perf_counter() - self._begun), 1000 * waited_s / done
 
 
 @app.command()
 def transactions(
     seconds: Annotated[float, typer.Option(help="Length of a run.", min=1)] = 5,
     rounds: Annotated[int, typer.Option(help="Runs of each kind; the median counts.", min=1)] = 3,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Measure transactions a second and mean latency, with 100, 500 and 1,000 workers."""
-    show(measure(_transactions(seconds, rounds), as_json), as_json)
+    measure(_transactions(seconds, rounds), as_json)
 
 
 async def _transactions(seconds: float, rounds: int) -> list[Finding]:
-    async with bench_stack(PROJECT_ROOT / ".seckill" / "bench") as stack:
-        dsn = stack.services.postgres_dsn
-        findings = await asyncio.to_thread(uvloop.run, _runs(dsn, seconds, rounds))
+    async with bench_stack() as stack:
         payments = [await _unpaid(stack, PAYMENTS) for _ in REFERENCE]
-        return findings + await asyncio.to_thread(uvloop.run, _pay_all(dsn, payments))
+
+        async def runs() -> list[Finding]:
+            async with postgres.connect(stack.services.postgres_dsn, size=4, timeout_s=30) as db:
+                return await _log_alone(db, seconds, rounds) + await _pay_all(db, payments)
+
+        # On a loop of its own: uvloop cannot start stores as other users.
+        return await asyncio.to_thread(uvloop.run, runs())
+
+
+async def _log_alone(db: asyncpg.Pool, seconds: float, rounds: int) -> list[Finding]:
+    """Measure with branches that do nothing."""
+    durable = await db.fetchval("SHOW fsync"), await db.fetchval("SHOW synchronous_commit")
+    if durable != ("on", "on"):
+        raise SeckillError(f"the log is not durable: fsync, synchronous_commit {durable}")
+    definition = Definition("bench", tuple(IdleBranch(f"b{n}") for n in range(BRANCHES)))
+    coordinator = Coordinator(definition, TransactionLog(db), capacity=max(REFERENCE))
+    await _run(coordinator, 100, 1)  # whatever is slow the first time
+    findings = []
+    for workers, (reference_tps, reference_ms) in REFERENCE.items():
+        runs = sorted([await _run(coordinator, workers, seconds) for _ in range(rounds)])
+        tps, fast_ms = runs[len(runs) // 2]
+        reached, ms = await _run(coordinator, workers, seconds, tps=reference_tps)
+        findings += [
+            Finding(
+                f"{workers:,} workers, as fast as it goes",
+                f"{tps:,.0f}/s, mean {fast_ms:.1f} ms",
+                f"more than {reference_tps:,}/s",
+                tps > reference_tps,
+            ),
+            Finding(
+                f"{workers:,} workers, at the reference's rate",
+                f"{reached:,.0f}/s, mean {ms:.1f} ms",
+                f"under {reference_ms} ms",
+                ms < reference_ms,
+            ),
+        ]
+    return findings
+
+
+async def _run(
+    coordinator: Coordinator, workers: int, seconds: float, *, tps: float = 0
+) -> tuple[float, float]:
+    """Submit for so long, as fast as it goes or at a rate; return rate and mean latency in ms."""
+    submits = TimedSubmits(coordinator)
+    until = time.perf_counter() + seconds
+    run, numbers = secrets.token_hex(4), itertools.count()
+    pause_s = workers / tps if tps else 0.0
+
+    async def worker() -> None:
+        due = time.perf_counter() + pause_s * secrets.randbelow(1000) / 1000
+        while True:
+            if pause_s:
+                await asyncio.sleep(max(0.0, due - time.perf_counter()))
+                due += pause_s
+            if time.perf_counter() >= until:
+                return
+            tx_id = f"{run}-{next(numbers)}"
+            await submits.submit(tx_id, {"order": tx_id, "cents": 1999})
+
+    await asyncio.gather(*(worker() for _ in range(workers)))
+    return submits.rate_and_mean_ms()
 
 
 async def _unpaid(stack: BenchStack, count: int) -> list[Payment]:
@@ -107,97 +160,33 @@ async def _unpaid(stack: BenchStack, count: int) -> list[Payment]:
     sale = await stack.open_sale()
     payments = []
     for first in range(0, count, CHUNK):
-        numbers = range(first, min(first + CHUNK, count))
-        buyers = [f"{sale.sale_id}-b{n}" for n in numbers]
+        buyers = [f"{sale.sale_id}-b{n}" for n in range(first, min(first + CHUNK, count))]
         placements = [
             Placement(new_order_id(sale.number), sale.sale_id, buyer, 1, sale.epoch)
             for buyer in buyers
         ]
         if refused := await orders.place(stack.db, placements):
             raise SeckillError(f"not placed: {refused[0]}")
-        await wallets.top_up(
-            stack.db, [TopUp(f"top-{buyer}", buyer, 10 * sale.price_cents) for buyer in buyers]
-        )
+        top_ups = [TopUp(f"top-{buyer}", buyer, 10 * sale.price_cents) for buyer in buyers]
+        await wallets.top_up(stack.db, top_ups)
         payments += [Payment(sale.sale_id, p.order_id, p.buyer_id) for p in placements]
     return payments
 
 
-async def _pay_all(dsn: str, runs: Sequence[list[Payment]]) -> list[Finding]:
+async def _pay_all(db: asyncpg.Pool, runs: Sequence[list[Payment]]) -> list[Finding]:
     """Pay each list with its number of workers."""
     findings = []
-    async with postgres.connect(dsn, size=4, timeout_s=30) as db:
-        coordinator = Coordinator(
-            checkout.definition(db), TransactionLog(db), capacity=max(REFERENCE)
+    definition = checkout.definition(db)
+    coordinator = Coordinator(definition, TransactionLog(db), capacity=max(REFERENCE))
+    for workers, payments in zip(REFERENCE, runs, strict=True):
+        submits = TimedSubmits(coordinator)
+        pays = [(new_tx_id(), payment.args()) for payment in payments]
+        await for_each(pays, lambda each, to=submits: to.submit(*each), workers)
+        tps, ms = submits.rate_and_mean_ms()
+        findings.append(
+            Finding(f"{workers:,} workers, real payments", f"{tps:,.0f}/s, mean {ms:.0f} ms")
         )
-        for workers, payments in zip(REFERENCE, runs, strict=True):
-            waited_s: list[float] = []
-            coming = iter(payments)
-
-            async def work(coming: Iterator[Payment] = coming, to: list[float] = waited_s) -> None:
-                for payment in coming:
-                    begun = time.perf_counter()
-                    outcome = await coordinator.submit(new_tx_id(), payment.args())
-                    to.append(time.perf_counter() - begun)
-                    if not outcome.confirmed:
-                        raise SeckillError(f"{payment} is {outcome.state}: {outcome.reason}")
-
-            begun = time.perf_counter()
-            async with asyncio.TaskGroup() as group:
-                for _ in range(workers):
-                    group.create_task(work())
-            tps = len(payments) / (time.perf_counter() - begun)
-            mean_ms = 1000 * sum(waited_s) / len(waited_s)
-            findings.append(
-                Finding(
-                    f"{workers:,} workers, real payments", f"{tps:,.0f}/s, mean {mean_ms:.0f} ms"
-                )
-            )
     return findings
-
-
-async def _runs(dsn: str, seconds: float, rounds: int) -> list[Finding]:
-    findings = []
-    async with postgres.connect(dsn, size=4, timeout_s=30) as db:
-        durable = await db.fetchval("SHOW fsync"), await db.fetchval("SHOW synchronous_commit")
-        if durable != ("on", "on"):
-            raise SeckillError(f"the log is not durable: fsync, synchronous_commit {durable}")
-        definition = Definition("bench", tuple(Idle(f"b{n}") for n in range(BRANCHES)))
-        coordinator = Coordinator(definition, TransactionLog(db), capacity=max(REFERENCE))
-        await _run(coordinator, 100, 1)  # whatever is slow the first time
-        for workers, (reference_tps, reference_ms) in REFERENCE.items():
-            runs = sorted([await _run(coordinator, workers, seconds) for _ in range(rounds)])
-            tps, ms = runs[len(runs) // 2]
-            findings.append(
-                Finding(
-                    f"{workers:,} workers, as fast as it goes",
-                    f"{tps:,.0f}/s, mean {ms:.1f} ms",
-                    f"more than {reference_tps:,}/s",
-                    tps > reference_tps,
-                )
-            )
-            reached, ms = await _run(coordinator, workers, seconds, tps=reference_tps)
-            findings.append(
-                Finding(
-                    f"{workers:,} workers, at the reference's rate",
-                    f"{reached:,.0f}/s, mean {ms:.1f} ms",
-                    f"under {reference_ms} ms",
-                    ms < reference_ms,
-                )
-            )
-    return findings
-
-
-async def _run(
-    coordinator: Coordinator, workers: int, seconds: float, *, tps: float = 0
-) -> tuple[float, float]:
-    """Return transactions a second, and the mean latency in ms."""
-    load = Load(coordinator)
-    begun = time.perf_counter()
-    pause_s = workers / tps if tps else 0.0
-    async with asyncio.TaskGroup() as group:
-        for _ in range(workers):
-            group.create_task(load.worker(begun + seconds, pause_s))
-    return load.done / (time.perf_counter() - begun), 1000 * load.waited_s / load.done
 
 
 if __name__ == "__main__":

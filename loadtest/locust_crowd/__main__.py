@@ -23,9 +23,9 @@ import msgspec
 import typer
 
 from config.settings import PROJECT_ROOT
-from loadtest.findings import Finding, Json, ledger_finding, measure, show
+from loadtest.findings import AsJson, Finding, ledger_finding, measure
 from loadtest.locust_crowd.expectations import AnswerClass, Call
-from loadtest.stack import BenchStack, bench_stack
+from loadtest.stack import HOME, BenchStack, bench_stack
 from ops.processes.child import Child, Spec, log_tail
 from ops.processes.ports import free_port
 from seckill.consistency.verify import Ledger
@@ -35,7 +35,6 @@ from seckill.payments.payment import new_tx_id
 from seckill.payments.wallets import TopUp
 from seckill.sales.sales import Sale
 
-HOME = PROJECT_ROOT / ".seckill" / "bench"
 LOCUST = PROJECT_ROOT / ".venv-load" / "bin" / "locust"
 GATEWAYS, CONSUMERS = 2, 2
 #: Beginning of the buyers' ids. Their wallets outlive a run.
@@ -104,19 +103,19 @@ def main(
     pay_share: Annotated[float, typer.Option(help="Share of winners who pay.", min=0, max=1)] = 0.7,
     html: Annotated[Path, typer.Option(help="Locust's report.", dir_okay=False)] = HOME
     / "locust.html",
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Let a crowd loose on a sale that opens, and hold what it was told against the ledger."""
     plan = CrowdPlan(users, units, seconds, processes, rate, pay_share, html.resolve())
     say = _mute if as_json else _say
-    show(measure(_measure(plan, say), as_json), as_json)
+    measure(_measure(plan, say), as_json)
 
 
 async def _measure(plan: CrowdPlan, say: Callable[[str], None]) -> list[Finding]:
     if not LOCUST.exists():
         raise SeckillError("locust is missing; type: sh scripts/setup-load")
     say("starting private services, gateways and consumers")
-    async with bench_stack(HOME) as stack:
+    async with bench_stack() as stack:
         cores, port = os.cpu_count() or 1, free_port()
         for n in range(GATEWAYS):
             await stack.run(
@@ -171,7 +170,7 @@ def _crowd(stack: BenchStack, plan: CrowdPlan, sale: Sale, url: str) -> tuple[Ch
         argv=[LOCUST, "--headless", "--only-summary", *_flat(options.items())],
         # Here, for everybody on the machine can read a command line; and nothing else, for a
         # LOCUST_... of ours would make it another run.
-        env={"SECKILL_JWT_KEYS": stack.jwt_keys, "PYTHONUTF8": "1"},
+        env={"SECKILL_JWT_KEYS": stack.credentials.jwt_keys, "PYTHONUTF8": "1"},
         cwd=PROJECT_ROOT,
         log=HOME / "logs" / "locust.log",
         pid_file=HOME / "run" / "locust.pid",

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 import pytest
 
 from config.settings import PROJECT_ROOT
-from loadtest.crowd.generator import PlannedRequest, grab_bytes
+from loadtest.crowd.generator import grab_bytes
+from loadtest.crowd.report import PlannedRequest
 from loadtest.crowd.schedule import Schedule, offer
 
 
 @dataclass
-class Said:
+class CommandResult:
     code: int
     output: str
     figures: dict
@@ -25,7 +26,7 @@ class Said:
 def crowd(tmp_path):
     """Run the command: `await crowd("--rate", "100", …)`."""
 
-    async def run(*options) -> Said:
+    async def run(*options) -> CommandResult:
         file = tmp_path / "crowd.json"
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "loadtest.crowd", "--json", file, *options),
@@ -35,7 +36,7 @@ def crowd(tmp_path):
         )
         output = (await process.communicate())[0].decode()
         figures = json.loads(file.read_text()) if file.exists() else {}
-        return Said(process.returncode, output, figures)
+        return CommandResult(process.returncode, output, figures)
 
     return run
 
@@ -59,14 +60,14 @@ async def test_a_crowd_at_a_running_gateway_is_written_down_as_it_was(
     sale = await open_sale(stock=120)
     where = ("--url", gateway.url, "--sale", sale.sale_id, "--tickets", tickets_of(sale, 200))
     terms = ("--rate", "100", "--seconds", "2", "--arrivals", "spike", "--connections", "50")
-    said = await crowd(*where, *terms)
-    figures = said.figures
+    result = await crowd(*where, *terms)
+    figures = result.figures
 
-    assert figures["told"] == {"202": 120, "409": 80}, said.output
-    books = await assert_balanced(sale)
-    assert books.lines["orders pending"] == 120
-    # Whether this machine was quick enough to say so is the run's own finding.
-    assert (said.code == 0) is figures["valid"]
+    assert figures["told"] == {"202": 120, "409": 80}, result.output
+    ledger = await assert_balanced(sale)
+    assert ledger.lines["orders pending"] == 120
+    # Whether this machine was quick enough is the run's own finding.
+    assert (result.code == 0) is figures["valid"]
     assert figures["offered"] == 200
     assert figures["offered_per_s"] == 100
     assert set(figures["latency_ms"]) == {"202", "409"}
@@ -78,7 +79,7 @@ async def test_a_crowd_at_a_running_gateway_is_written_down_as_it_was(
     for status, count in figures["told"].items():
         counts = [bucket["classes"].get(status, {"count": 0})["count"] for bucket in series]
         assert sum(counts) == count
-    assert "ledger" not in said.output, "the stores are not the run's own"
+    assert "ledger" not in result.output, "the stores are not the run's own"
 
 
 @pytest.mark.parametrize(
@@ -89,33 +90,33 @@ async def test_a_crowd_at_a_running_gateway_is_written_down_as_it_was(
         (("--json", "/nowhere/to/be/found.json"), "cannot be written"),
     ],
 )
-async def test_a_mistake_in_the_options_is_said_before_anything_starts(crowd, options, complaint):
-    said = await crowd("--rate", "1", "--seconds", "1", *options)
-    assert said.code == 2
-    assert complaint in " ".join(said.output.replace("│", " ").split())
+async def test_a_mistake_in_the_options_is_reported_first(crowd, options, complaint):
+    result = await crowd("--rate", "1", "--seconds", "1", *options)
+    assert result.code == 2
+    assert complaint in " ".join(result.output.replace("│", " ").split())
 
 
-async def test_a_file_with_too_few_tickets_is_said_before_anything_is_sent(
+async def test_a_file_with_too_few_tickets_is_refused_before_anything_is_sent(
     gateway, open_sale, crowd, tickets_of, assert_balanced
 ):
     sale = await open_sale(stock=10)
     where = ("--url", gateway.url, "--sale", sale.sale_id, "--tickets", tickets_of(sale, 5))
-    said = await crowd(*where, "--rate", "10", "--seconds", "1")
-    assert said.code == 1
-    assert "5 tickets, 10 are needed; type: seckill ticket" in said.output
+    result = await crowd(*where, "--rate", "10", "--seconds", "1")
+    assert result.code == 1
+    assert "5 tickets, 10 are needed; type: seckill ticket" in result.output
     assert (await assert_balanced(sale)).lines["redis holders"] == 0
 
 
 async def test_an_offer_can_be_made_from_a_program(gateway, consumers, open_sale, ticket_for):
     sale = await open_sale(stock=30)
     dues = Schedule(rate=100, seconds=0.5).due_times()
-    shots = [
+    requests = [
         PlannedRequest(due_s, grab_bytes(sale.sale_id, ticket_for(sale, f"b{n}")))
         for n, due_s in enumerate(dues)
     ]
     report = await offer(
-        gateway.url, shots, 0.5, sale_ids=[sale.sale_id], gateways=2, connections=20
+        gateway.url, requests, 0.5, sale_ids=[sale.sale_id], gateways=2, connections=20
     )
-    assert report.told == {202: 30, 409: 20}
+    assert report.answers() == {202: 30, 409: 20}
     assert 0 < report.latency_ms(0.5, 202) <= report.latency_ms(0.99, 202, 409)
-    assert 0 < report.report.cpu_share() <= report.report.busiest_cpu_share()
+    assert 0 < report.cpu_share() <= report.busiest_cpu_share()

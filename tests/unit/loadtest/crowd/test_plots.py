@@ -9,7 +9,6 @@ import pytest
 import typer
 
 from loadtest.bench.grab_costs import Growth, Point, Round
-from loadtest.crowd.generator import GeneratorReport, PlannedRequest
 from loadtest.crowd.plots import (
     crowd_title,
     draw,
@@ -19,7 +18,7 @@ from loadtest.crowd.plots import (
     rates_of,
     read,
 )
-from loadtest.crowd.report import CrowdReport
+from loadtest.crowd.report import CrowdReport, PlannedRequest
 from loadtest.findings import origin
 
 
@@ -31,7 +30,7 @@ def as_read(figures: dict) -> dict:
 @pytest.fixture
 def crowd() -> dict:
     """A second of a run: ten 202, then nine 409, and one that got no answer."""
-    shots = [
+    requests = [
         PlannedRequest(
             n / 20, b"", sent_s=n / 20 + 0.001, answered_s=n / 20 + 0.01 * (n + 1), status=status
         )
@@ -41,7 +40,7 @@ def crowd() -> dict:
     return as_read(
         origin("crowd", {"Redis": "7.0.15"})
         | {"options": options}
-        | CrowdReport(GeneratorReport(shots), 1).plain()
+        | CrowdReport(1, requests).plain()
     )
 
 
@@ -85,7 +84,7 @@ def test_a_picture_says_what_was_measured_where_and_with_what(crowd, growth) -> 
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"kind": "other"}', '"crowd"'])
-def test_a_file_of_somebody_else_is_refused(tmp_path, text) -> None:
+def test_a_file_without_figures_is_refused(tmp_path, text) -> None:
     file = tmp_path / "figures.json"
     file.write_text(text)
     with pytest.raises(typer.BadParameter, match="give a file that crowd or growth wrote"):
