@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -81,6 +81,18 @@ def connect(url: str, *, timeout_s: float, kind: type[Redis] = Redis) -> Redis:
         maint_notifications_config=MaintNotificationsConfig(enabled=False),
     )
     return kind.from_pool(pool)  # which closes the pool along with the client
+
+
+async def run_script(
+    script: Any,  # noqa: ANN401 - untyped in redis-py
+    sale_id: str,
+    keys: Sequence[Callable[[str], str]],
+    args: Sequence[Any],
+) -> list[Any]:
+    """Run a script on a sale's keys, each given by its function in `redis_keys`."""
+    with redis_errors_as_unavailable():
+        reply: list[Any] = await script(keys=[key(sale_id) for key in keys], args=args)
+    return reply
 
 
 @contextmanager

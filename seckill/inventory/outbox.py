@@ -31,9 +31,9 @@ class OutboxEntry:
 
 
 def mark_of(outbox_ids: Iterable[str]) -> int:
-    """Return the newest of some outbox ids as one number that PostgreSQL can compare; 0 for none.
+    """Return the newest of some outbox ids as a number that PostgreSQL can compare; 0 for none.
 
-    What is not an outbox id says nothing of how far the outbox had come.
+    A text that is not an outbox id is left out.
     """
     matches = filter(None, map(_ID.match, outbox_ids))
     return max((int(m[1]) << _SEQUENCE_BITS | int(m[2]) for m in matches), default=0)
@@ -68,7 +68,7 @@ async def sizes(redis: Redis, sale_ids: Sequence[str]) -> list[int]:
 
 
 async def oldest_ms(redis: Redis, sale_ids: Sequence[str]) -> int | None:
-    """Return when the oldest entry of all these outboxes was written (Redis time); None: empty."""
+    """Return the Redis time of the oldest entry in all these outboxes; None if they are empty."""
     with redis_errors_as_unavailable():
         async with redis.pipeline(transaction=False) as pipe:
             for sale_id in sale_ids:

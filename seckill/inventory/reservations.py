@@ -1,7 +1,7 @@
-"""Stock in Redis: one typed method for each script in lua/.
+"""Reservations in Redis: one typed method for each script of a sale's stock in lua/.
 
-Redis gates, PostgreSQL judges: what is decided here may refuse too much for a moment, never sell
-too much. Every method raises Unavailable when Redis did not answer; what it did is then unknown.
+Redis gates, PostgreSQL decides: Redis may refuse too much for a moment, but never sells too much.
+Every method raises Unavailable if Redis did not answer; whether it acted is then unknown.
 """
 
 from __future__ import annotations
@@ -16,17 +16,21 @@ from redis.asyncio import Redis
 
 import lua
 from seckill.adapters import redis_keys
-from seckill.adapters.redis import redis_errors_as_unavailable
+from seckill.adapters.redis import redis_errors_as_unavailable, run_script
 
-#: Items of one script call: keeps `unpack` in Lua far below its stack limit (8,000), and Redis
-#: answering others at least every millisecond or two.
+#: Items of one script call: far below the stack limit of `unpack` in Lua (8,000), and so few that
+#: Redis answers other clients every millisecond or two.
 CALL_MAX = 512
+
+_STOCK_AND_SALE = (redis_keys.stock, redis_keys.sale)
+_WITH_HOLDERS = (*_STOCK_AND_SALE, redis_keys.holders)
+_ALL_KEYS = (*_WITH_HOLDERS, redis_keys.outbox)
 
 _pack = msgspec.msgpack.Encoder().encode
 
 
 class Grab(NamedTuple):
-    """One buyer's wish for `quantity` units, under the order_id it will get if it is granted."""
+    """One buyer's request for `quantity` units, with the order_id of its order if accepted."""
 
     order_id: str
     buyer_id: str
@@ -34,7 +38,7 @@ class Grab(NamedTuple):
 
 
 class Verdict(StrEnum):
-    """What a script says of one grab (the letters of grab.lua), or of the whole call."""
+    """The verdict of a script on one grab (the letters of grab.lua), or on the whole call."""
 
     ACCEPTED = "A"
     DUPLICATE = "D"
@@ -53,13 +57,13 @@ VERDICTS = {verdict.value: verdict for verdict in Verdict}
 
 @dataclass(frozen=True, slots=True)
 class GrabReply:
-    """Answer to a batch of grabs; `verdicts` has one item a grab, in their order."""
+    """The reply to a batch of grabs; `verdicts` has one item a grab, in their order."""
 
     now_ms: int
     verdicts: Sequence[Verdict]
     epoch: int = 0
     left: int = 0
-    #: Entry that holds exactly the accepted grabs; "" when there are none.
+    #: The outbox entry of exactly the accepted grabs; "" if there are none.
     outbox_id: str = ""
     #: The first order_id of each duplicate, in order.
     known_ids: Sequence[str] = ()
@@ -84,7 +88,7 @@ class Holding:
 
 @dataclass(frozen=True, slots=True)
 class HoldersReply:
-    """What buyers hold (one item a buyer, in order) and what a new grab would be told now."""
+    """What buyers hold (one item a buyer, in order), and the verdict on a new grab now."""
 
     verdict: Verdict
     left: int = 0
@@ -92,7 +96,7 @@ class HoldersReply:
 
 
 class UnitReturn(NamedTuple):
-    """A holder to delete, and the units that go back to stock with it."""
+    """A holder to delete, and the units to put back into stock in the same step."""
 
     buyer_id: str
     holding: str
@@ -100,19 +104,19 @@ class UnitReturn(NamedTuple):
 
 
 class RestockOutcome(StrEnum):
-    """What restock.lua says of a step from one total to another."""
+    """The outcome of restock.lua for a step from one total to another."""
 
     OK = "OK"
-    #: Fewer units are unsold than it would take; `units` says how many.
+    #: Fewer units are unsold than the step takes away; `units` is how many.
     SHORT = "SHORT"
-    #: Redis counts neither the one total nor the other, but `units`.
+    #: Redis has neither of the two totals, but `units`.
     MOVED = "MOVED"
     #: Redis has lost the sale, or it is being rebuilt.
     LATER = "LATER"
 
 
 class RestockReply(NamedTuple):
-    """Answer to a restock; `units` is what is left for sale, unless the outcome says otherwise."""
+    """The reply to a restock; `units` are left for sale, unless the outcome says otherwise."""
 
     outcome: RestockOutcome
     units: int = 0
@@ -120,7 +124,7 @@ class RestockReply(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SaleTerms:
-    """What Redis must know of a sale to open it. Times are Unix milliseconds, 0 for none."""
+    """What Redis needs to open a sale. Times are Unix milliseconds, 0 for none."""
 
     number: int
     stock: int
@@ -157,18 +161,9 @@ class Stock:
         Past `deadline_ms` (Redis time) the script touches nothing. Running it again with the same
         grabs changes nothing: each is then a duplicate of itself.
         """
-        reply = await self._run(
-            self._grab,
-            [
-                redis_keys.stock(sale_id),
-                redis_keys.sale(sale_id),
-                redis_keys.holders(sale_id),
-                redis_keys.outbox(sale_id),
-            ],
-            [_pack(grabs), deadline_ms, _pack(settled), outbox_max],
-        )
-        if reply[0] != b"OK":
-            _expect(reply, b"LATE", b"MISSING", b"FENCED")
+        args = [_pack(grabs), deadline_ms, _pack(settled), outbox_max]
+        reply = await run_script(self._grab, sale_id, _ALL_KEYS, args)
+        if not _is_ok(reply, b"LATE", b"MISSING", b"FENCED"):
             return GrabReply(now_ms=reply[1], verdicts=[Verdict.UNAVAILABLE] * len(grabs))
         _, now_ms, epoch, left, outbox_id, letters, *known = reply
         return GrabReply(
@@ -180,41 +175,31 @@ class Stock:
             known_ids=[order_id.decode() for order_id in known],
         )
 
-    async def ack_outbox(self, sale_id: str, settled: Sequence[str]) -> None:
+    async def ack_outbox(self, sale_id: str, outbox_ids: Sequence[str]) -> None:
         """Drop outbox entries that the broker has confirmed."""
-        await self._run(self._ack_outbox, [redis_keys.outbox(sale_id)], [_pack(settled)])
+        await run_script(self._ack_outbox, sale_id, [redis_keys.outbox], [_pack(outbox_ids)])
 
     async def find_holders(self, sale_id: str, buyer_ids: Sequence[str]) -> HoldersReply:
-        """Read what up to CALL_MAX buyers hold, and what a grab would be told."""
-        reply = await self._run(
-            self._find_holders,
-            [redis_keys.stock(sale_id), redis_keys.sale(sale_id), redis_keys.holders(sale_id)],
-            [_pack(buyer_ids)],
-        )
-        if reply[0] != b"OK":
-            _expect(reply, b"MISSING", b"FENCED")
+        """Return what up to CALL_MAX buyers hold, and the verdict on a new grab."""
+        reply = await run_script(self._find_holders, sale_id, _WITH_HOLDERS, [_pack(buyer_ids)])
+        if not _is_ok(reply, b"MISSING", b"FENCED"):
             return HoldersReply(Verdict.UNAVAILABLE, holdings=[None] * len(buyer_ids))
         _, letter, left, holders = reply
         holdings = [Holding.parse(h.decode()) if h else None for h in holders]
         return HoldersReply(VERDICTS[letter.decode()], left, holdings)
 
     async def return_units(self, sale_id: str, epoch: int, returns: Sequence[UnitReturn]) -> bool:
-        """Delete up to CALL_MAX holders with their units; False means "later", never "done".
+        """Delete up to CALL_MAX holders and return their units; False means "later".
 
-        True means that every holder is gone, by this call or an earlier one.
+        True means that every holder is gone, by this call or by an earlier one.
         """
-        reply = await self._run(
-            self._return_units,
-            [redis_keys.stock(sale_id), redis_keys.sale(sale_id), redis_keys.holders(sale_id)],
-            [epoch, _pack(returns)],
-        )
-        _expect(reply, b"OK", b"LATER")
-        return bool(reply[0] == b"OK")
+        args = [epoch, _pack(returns)]
+        return _is_ok(await run_script(self._return_units, sale_id, _WITH_HOLDERS, args), b"LATER")
 
     async def announce(self, sale_id: str, terms: SaleTerms) -> bool:
-        """Write a new sale in state created; False when Redis holds a sale of this id already.
+        """Write a new sale in state created; return False if Redis has a sale of this id.
 
-        One that was announced but never opened is written over: it holds nothing.
+        A sale that was announced but never opened is overwritten: it holds nothing.
         """
         fields: dict[Any, Any] = {
             "state": "created",
@@ -232,41 +217,31 @@ class Stock:
         return True
 
     async def open_sale(self, sale_id: str, terms: SaleTerms) -> bool:
-        """Open a sale that was never opened; False when Redis holds part of another life."""
-        reply = await self._run(
-            self._open_sale,
-            [redis_keys.stock(sale_id), redis_keys.sale(sale_id), redis_keys.holders(sale_id)],
-            [
-                terms.stock,
-                terms.opens_at_ms,
-                terms.closes_at_ms,
-                terms.per_order_max,
-                terms.number,
-                terms.epoch,
-            ],
-        )
+        """Open a sale for the first time; return False if Redis has keys of another epoch."""
+        args = [
+            terms.stock,
+            terms.opens_at_ms,
+            terms.closes_at_ms,
+            terms.per_order_max,
+            terms.number,
+            terms.epoch,
+        ]
+        reply = await run_script(self._open_sale, sale_id, _WITH_HOLDERS, args)
         _expect(reply, b"OPENED", b"REOPENED", b"CONFLICT")
         return bool(reply[0] != b"CONFLICT")
 
     async def set_sale_state(self, sale_id: str, state: str) -> bool:
-        """Set the state of a sale that has stock; False when it is missing or fenced."""
-        reply = await self._run(
-            self._set_sale_state, [redis_keys.stock(sale_id), redis_keys.sale(sale_id)], [state]
-        )
-        _expect(reply, b"OK", b"MISSING", b"FENCED")
-        return bool(reply[0] == b"OK")
+        """Set the state of a sale that has stock; return False if it is missing or fenced."""
+        reply = await run_script(self._set_sale_state, sale_id, _STOCK_AND_SALE, [state])
+        return _is_ok(reply, b"MISSING", b"FENCED")
 
     async def restock(self, sale_id: str, epoch: int, before: int, after: int) -> RestockReply:
-        """Move a sale's total, and its stock by the difference; the same step twice is one."""
-        reply = await self._run(
-            self._restock,
-            [redis_keys.stock(sale_id), redis_keys.sale(sale_id)],
-            [epoch, before, after],
-        )
+        """Change a sale's total, and its stock by the difference; the same step twice is one."""
+        reply = await run_script(self._restock, sale_id, _STOCK_AND_SALE, [epoch, before, after])
         return RestockReply(RestockOutcome(reply[0].decode()), *reply[1:])
 
     async def left_of(self, sale_ids: Sequence[str]) -> list[int | None]:
-        """Return the units left of each sale; None where Redis has no stock of it."""
+        """Return the units left of each sale; None if Redis has no stock of it."""
         with redis_errors_as_unavailable():
             async with self._redis.pipeline(transaction=False) as pipe:
                 for sale_id in sale_ids:
@@ -274,7 +249,7 @@ class Stock:
                 return _numbers(await pipe.execute())
 
     async def totals_of(self, sale_ids: Sequence[str]) -> list[int | None]:
-        """Return the total of each sale; None where Redis has none written down."""
+        """Return the total of each sale; None if Redis has none written down."""
         with redis_errors_as_unavailable():
             async with self._redis.pipeline(transaction=False) as pipe:
                 for sale_id in sale_ids:
@@ -287,14 +262,14 @@ class Stock:
             seconds, microseconds = await self._redis.time()
         return int(seconds) * 1000 + int(microseconds) // 1000
 
-    async def _run(self, script: Any, key_names: list[str], args: list[Any]) -> list[Any]:  # noqa: ANN401 - untyped in redis-py
-        with redis_errors_as_unavailable():
-            reply: list[Any] = await script(keys=key_names, args=args)
-        return reply
-
 
 def _numbers(values: list[bytes | None]) -> list[int | None]:
     return [None if value is None else int(value) for value in values]
+
+
+def _is_ok(reply: list[Any], *other_outcomes: bytes) -> bool:
+    _expect(reply, b"OK", *other_outcomes)
+    return bool(reply[0] == b"OK")
 
 
 def _expect(reply: list[Any], *outcomes: bytes) -> None:

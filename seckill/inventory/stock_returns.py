@@ -1,4 +1,4 @@
-"""The units of ended orders on their way back to Redis: the `stock_returns` outbox."""
+"""The units of ended orders on their way back to Redis: the SQL outbox `stock_returns`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import asyncpg
 from seckill.adapters.postgres import transaction
 from seckill.inventory.reservations import CALL_MAX, Holding, Stock, UnitReturn
 
-#: A sale that is away, fenced or being rebuilt is asked again after this long.
+#: Wait before the next attempt at a sale that is missing, fenced or being rebuilt.
 LATER_S = 2.0
 
 
@@ -23,9 +23,9 @@ class ReturnReport:
 
 
 async def return_batch(db: asyncpg.Pool, stock: Stock) -> ReturnReport:
-    """Give back up to CALL_MAX holders.
+    """Return the units of up to CALL_MAX holders.
 
-    Rows are deleted after Redis has said that their holders are gone. A crash in between runs
+    Rows are deleted after Redis has answered that their holders are gone. A crash in between runs
     return_units.lua again, which finds no holder and adds nothing: exactly once, by the holder.
     """
     async with transaction(db) as connection:

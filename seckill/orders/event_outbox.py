@@ -1,6 +1,6 @@
-"""The outbox of events: changes of orders and Sagas, told to programs outside (docs/events.md).
+"""The outbox of events: changes of orders and Sagas, for programs outside (docs/events.md).
 
-Rows are written by triggers (sql/0008_events.sql), in the transaction of the change.
+Triggers write its rows (sql/0008_events.sql), in the transaction of the change.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import asyncpg
 
 from seckill.events import EndedSaga, OrderChange, encode_event
 
-#: One publisher at a time: two could send an order's events the wrong way round.
+#: One publisher at a time: two could send the events of an order in the wrong order.
 PUBLISHER_LOCK = 0x5EC_4112
 
-# What is read of an order has not changed since the event: a reason counts once it has ended.
+# The other columns never change after the event; a reason counts once the order has ended.
 _ORDERS = """
 SELECT e.id, o.order_id::text, o.sale_id, o.buyer_id, o.quantity, o.amount_cents,
        coalesce(c.version, 0),
@@ -34,7 +34,7 @@ SELECT e.id, s.* FROM events e, unnest(e.tx_ids, e.names, e.reasons) AS s (tx_id
 
 @dataclass(frozen=True, slots=True)
 class StoredEvent:
-    """A row of the outbox, and the message that tells it."""
+    """A row of the outbox, and its message."""
 
     event_id: int
     topic: str
@@ -42,7 +42,7 @@ class StoredEvent:
 
 
 async def lock_outbox(connection: asyncpg.Connection) -> bool:
-    """Become the one publisher until the transaction ends; False while there is another."""
+    """Become the only publisher until the transaction ends; return False if there is another."""
     return bool(await connection.fetchval("SELECT pg_try_advisory_xact_lock($1)", PUBLISHER_LOCK))
 
 
@@ -51,7 +51,7 @@ async def oldest(
 ) -> tuple[list[StoredEvent], bool]:
     """Return the oldest events, oldest first, and whether there are more.
 
-    They are up to `events_max`, and no more after those that tell of `orders_max` orders.
+    They are at most `events_max`, and end with the event that brings them to `orders_max` orders.
     """
     rows = await connection.fetch(
         "SELECT id, topic, at, coalesce(cardinality(order_ids), 0)"
@@ -78,5 +78,5 @@ async def oldest(
 
 
 async def remove(connection: asyncpg.Connection, event_ids: Sequence[int]) -> None:
-    """Forget events that the broker has."""
+    """Remove events that the broker has confirmed."""
     await connection.execute("DELETE FROM events WHERE id = ANY($1)", event_ids)

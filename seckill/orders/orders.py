@@ -1,4 +1,4 @@
-"""Orders in PostgreSQL: the one place that may say an order exists."""
+"""Orders in PostgreSQL: placed, released, found."""
 
 from __future__ import annotations
 
@@ -46,15 +46,14 @@ class Order:
 
 
 class Placement(NamedTuple):
-    """A grab on its way into PostgreSQL."""
+    """A grab to be placed in PostgreSQL."""
 
     order_id: str
     sale_id: str
     buyer_id: str
     quantity: int
     epoch: int
-    #: How far into the outbox its message reached (`seckill.inventory.outbox.mark_of`); 0 when
-    #: not known.
+    #: The newest outbox entry of its message (`seckill.inventory.outbox.mark_of`); 0 if unknown.
     outbox_mark: int = 0
 
 
@@ -109,7 +108,7 @@ async def cancel_unplaced(
     *,
     reason: str,
 ) -> bool:
-    """Cancel a grab that has no row yet; False when it has one after all, or no such sale is."""
+    """Cancel a grab that has no row yet; return False if it has one, or there is no such sale."""
     with database_errors_as_unavailable():
         cancelled: bool = await db.fetchval(
             "SELECT cancel_unplaced($1, $2, $3, $4, $5)",
@@ -123,7 +122,7 @@ async def cancel_unplaced(
 
 
 async def release_overdue(db: asyncpg.Pool, *, grace_s: float, limit: int) -> list[str]:
-    """Cancel up to `limit` orders overdue by `grace_s`, skipping those another process works on."""
+    """Cancel up to `limit` orders overdue by `grace_s`; skip orders that another process locked."""
     async with transaction(db) as connection:
         rows = await connection.fetch(
             "SELECT order_id::text FROM orders"
@@ -152,14 +151,14 @@ async def find_many(db: asyncpg.Pool, order_ids: Sequence[str]) -> list[Order | 
 
 
 class KnownState(NamedTuple):
-    """An order, and the state in which somebody last saw it: `queued` before there was a row."""
+    """An order, and the state that a client last saw: `queued` before there was a row."""
 
     order_id: str
     state: str
 
 
 async def find_changed(db: asyncpg.Pool, seen: Collection[KnownState]) -> list[Order]:
-    """Return the rows of those orders that are in another state by now."""
+    """Return the rows of those orders whose state has changed."""
     with database_errors_as_unavailable():
         rows = await db.fetch(
             f"SELECT {_COLUMNS} FROM unnest($1::uuid[], $2::text[]) AS seen (order_id, state)"  # noqa: S608 - a constant
@@ -178,7 +177,7 @@ class SaleBuyer(NamedTuple):
 
 
 async def find_latest(db: asyncpg.Pool, pairs: Sequence[SaleBuyer]) -> list[Order | None]:
-    """Return each buyer's latest order in that sale, a live one before any other."""
+    """Return each buyer's latest order in the sale; a live order comes before any other."""
     with database_errors_as_unavailable():
         rows = await db.fetch(
             f"""
