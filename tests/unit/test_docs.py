@@ -234,3 +234,12 @@ def test_hazards_name_tests_that_exist() -> None:
     named = set(re.findall(r"`(test_F\w+)`", text))
     assert {name for name in named if f"def {name}(" not in tests} == set()
     assert re.findall(r"\*\*F(\d+)\*\*", text) == [str(number) for number in range(1, 38)]
+
+
+def test_the_walk_of_a_won_grab_is_short() -> None:
+    text = text_of("docs/architecture.md")
+    walk = text.partition("## The walk of a won grab")[2].partition("\n## ")[0]
+    rows = "\n".join(line.split("|")[1] for line in walk.splitlines() if line.startswith("|"))
+    entered = [name.split("/")[0] for name in FILE.findall(rows)]
+    most = {"gateway": 12, "seckill": 6, "consumers": 6}
+    assert {name: entered.count(name) for name in most if entered.count(name) > most[name]} == {}
