@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 
 import asyncpg
 import pytest
@@ -12,37 +14,49 @@ from redis.asyncio import Redis
 
 from config.limits import Op
 from config.settings import Settings
-from ops.buyers import grab
+from ops.buyers import PATIENCE, grab
 from ops.processes.ports import free_port
 from seckill.sales import rate_limits
 from seckill.sales.rate_limits import SaleLimit
 from seckill.sales.sales import Sale
 from seckill.sales.token_buckets import TokenBuckets
+from tests.acceptance.raw_clients import Client
 from tests.contract import Contract
 from tests.processes import Process, Processes
 
-#: What plays on the hot route is played on both lanes, with the same answers.
-ON_BOTH_LANES = {
+#: Tests of grabs that run twice: plain grabs taken by the connection, and by aiohttp.
+TAKEN_BOTH_WAYS = {
     f"tests.acceptance.test_{name}"
-    for name in ("bad_clients", "cors", "edge_headers", "flash_sale", "http_contract", "latch")
+    for name in (
+        "connections",
+        "cors",
+        "edge_headers",
+        "flash_sale",
+        "http_contract",
+        "latch",
+        "load_shedding",
+        "malformed_requests",
+        "slow_clients",
+    )
 }
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "lane" in metafunc.fixturenames and metafunc.module.__name__ in ON_BOTH_LANES:
-        metafunc.parametrize("lane", ["fast", "aiohttp"], scope="module")
+    if "grabs_by" in metafunc.fixturenames and metafunc.module.__name__ in TAKEN_BOTH_WAYS:
+        metafunc.parametrize("grabs_by", ["connection", "aiohttp"], scope="module")
 
 
 @pytest.fixture(scope="module")
-def lane() -> str:
-    """Which way plain grabs go at the gateways of a module."""
-    return "fast"
+def grabs_by() -> str:
+    """What takes plain grabs at the gateways of a module."""
+    return "connection"
 
 
 @pytest.fixture(scope="module")
-async def processes(settings: Settings, tmp_path_factory: pytest.TempPathFactory, lane: str):
+async def processes(settings: Settings, tmp_path_factory: pytest.TempPathFactory, grabs_by: str):
     home = tmp_path_factory.mktemp("processes")
-    async with Processes(settings, home, SECKILL_FAST_LANE=str(lane == "fast")) as running:
+    fast_lane = str(grabs_by == "connection")
+    async with Processes(settings, home, SECKILL_FAST_LANE=fast_lane) as running:
         yield running
 
 
@@ -135,3 +149,58 @@ def placing_held(db):
             yield
 
     return hold
+
+
+@pytest.fixture
+def connect():
+    """Connect: `client = await connect(gateway)`. All are closed in the end."""
+    with ExitStack() as stack:
+
+        def make(gateway, **options) -> Awaitable[Client]:
+            client = Client()
+            stack.callback(client.close)
+            return client.connect(gateway, **options)
+
+        yield make
+
+
+@pytest.fixture
+def others_served(open_sale, ticket_for):
+    """Let honest buyers grab, one after another, while the block runs; each gets a unit."""
+
+    @asynccontextmanager
+    async def serving(gateway):
+        sale, buyers = await open_sale(stock=100_000), itertools.count()
+        over = asyncio.Event()
+
+        async def press(http):
+            buyer = f"b{next(buyers)}"
+            answer = await grab(http, sale.sale_id, buyer, ticket_for(sale, buyer))
+            assert answer.status == 202, answer
+            async with http.get(f"/v1/sales/{sale.sale_id}") as response:
+                assert response.status == 200
+
+        async def press_on(http):
+            while not over.is_set():
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(over.wait(), 0.02)
+                await press(http)
+
+        async with ClientSession(gateway.url, timeout=PATIENCE) as http:
+            await press(http)
+            pressing = asyncio.create_task(press_on(http))
+            try:
+                yield
+            finally:
+                over.set()
+                await pressing
+
+    return serving
+
+
+@pytest.fixture
+def no_tracebacks(processes):
+    """Assert after a test that no gateway of its module has logged a bug."""
+    yield
+    for log in (processes.home / "logs").glob("gateway-*.log"):
+        assert "Traceback" not in log.read_text(), log.read_text()[-5_000:]

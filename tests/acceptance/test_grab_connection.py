@@ -1,4 +1,4 @@
-"""The fast lane beside aiohttp: the same answers to the same bytes, and the lane is really used."""
+"""Grabs taken by the connection, and by aiohttp: the same answers to the same bytes."""
 
 from __future__ import annotations
 
@@ -12,17 +12,8 @@ from aiohttp import ClientSession
 
 from gateway.grabs.parser import PlainGrab, read_plain_grab
 from seckill.adapters import redis_keys
-from tests.acceptance.test_bad_clients import (
-    BODY,
-    GARBAGE,
-    LAST,
-    connect,
-    grab_request,
-    read_by,
-)
+from tests.acceptance.raw_clients import BODY, GARBAGE, LAST, grab_request, read_by
 from tests.processes import Process, eventually
-
-__all__ = ["connect"]  # a fixture
 
 KEEPALIVE_S = 2.0
 #: Differences that are none: what is new in each answer, when it was given, and a spoilt name.
@@ -41,7 +32,7 @@ async def gateway(processes) -> Process:
 
 @pytest.fixture(scope="module")
 async def twins(processes) -> tuple[Process, Process]:
-    """A gateway with a fast lane, and one without."""
+    """A gateway whose connections take plain grabs, and one that leaves all to aiohttp."""
     return await processes.run("gateway"), await processes.run("gateway", SECKILL_FAST_LANE="no")
 
 
@@ -55,20 +46,20 @@ async def by_aiohttp(gateway) -> float:
     return await metric(gateway, "seckill_grabs_by_aiohttp_total")
 
 
-async def nothing_in_hand(gateway) -> None:
+async def nothing_in_flight(gateway) -> None:
     async def none() -> bool:
         return await metric(gateway, "seckill_in_hand") == 0
 
-    await eventually(none, "nothing is in hand")
+    await eventually(none, "nothing is in flight")
 
 
-async def test_plain_grabs_are_taken_by_the_lane_whatever_came_before_on_the_connection(
+async def test_plain_grabs_are_taken_by_the_connection_whatever_came_before(
     gateway, connect, open_sale, ticket_for
 ):
     sale = await open_sale()
     client = await connect(gateway)
     request = grab_request(sale, ticket_for(sale, "ann"))
-    for sent, status in ((LAST, 404), (request, 202)):  # nobody knew the sale
+    for sent, status in ((LAST, 404), (request, 202)):  # the sale was not known
         await client.send(sent)
         assert await client.statuses(1) == [status]
     before = await by_aiohttp(gateway)
@@ -127,7 +118,7 @@ def requests_of(sale, ticket_for, rng: random.Random):
 
 
 def spoilt(request: bytes, rng: random.Random) -> bytes:
-    """Return a request with a few bytes lost, doubled, changed or moved."""
+    """Return a request with a few bytes lost, doubled or changed."""
     data = bytearray(request)
     for _ in range(rng.randint(1, 3)):
         at = rng.randrange(len(data))
@@ -145,14 +136,16 @@ def spoilt(request: bytes, rng: random.Random) -> bytes:
     return bytes(data)
 
 
-async def told(connect, gateway, packets: list[bytes]) -> list[tuple[bytes, list[bytes], bytes]]:
+async def answers_to(
+    connect, gateway, packets: list[bytes]
+) -> list[tuple[bytes, list[bytes], bytes]]:
     """Send packets, each when the one before was read, and return all that is answered."""
     client = await connect(gateway)
     for packet in packets:
         await client.send(packet)
         await read_by(gateway)
     # By itself: of what comes in one piece with something that is no HTTP, aiohttp answers nothing.
-    await nothing_in_hand(gateway)
+    await nothing_in_flight(gateway)
     await read_by(gateway)
     await client.send(END)
     stream = await client.rest()
@@ -167,7 +160,7 @@ def normal(answer: bytes) -> tuple[bytes, list[bytes], bytes]:
 
 
 @pytest.mark.parametrize("seed", range(12))
-async def test_the_same_bytes_get_the_same_answers_on_both_lanes(
+async def test_the_same_bytes_get_the_same_answers_both_ways(
     twins, connect, open_sale, ticket_for, seed
 ):
     """Whatever comes in whatever pieces: status, headers, body, and what can follow."""
@@ -177,7 +170,7 @@ async def test_the_same_bytes_get_the_same_answers_on_both_lanes(
     if len(fast_sale.sale_id) < len(slow_sale.sale_id):  # "sale-9" and "sale-10"
         fast_sale = await open_sale(stock=6)
     for gateway, sale in zip(twins, (fast_sale, slow_sale), strict=True):
-        assert (await told(connect, gateway, [grab_request(sale, "?")]))[0][0].endswith(
+        assert (await answers_to(connect, gateway, [grab_request(sale, "?")]))[0][0].endswith(
             b"nauthorized"
         )
     for _ in range(25):
@@ -190,16 +183,16 @@ async def test_the_same_bytes_get_the_same_answers_on_both_lanes(
         if isinstance(plain := read_plain_grab(request), PlainGrab):
             cuts.append(plain.length)  # what follows comes by itself, as above
         cuts = sorted({*cuts} - {len(request)})
-        heard = []
+        answers = []
         for gateway, bytes_ in zip(twins, (request, other), strict=True):
             pieces = [bytes_[a:b] for a, b in zip([0, *cuts], [*cuts, len(bytes_)], strict=True)]
-            heard.append(await told(connect, gateway, [*pieces, LAST]))
-        assert heard[0] == heard[1], (request, cuts)
+            answers.append(await answers_to(connect, gateway, [*pieces, LAST]))
+        assert answers[0] == answers[1], (request, cuts)
 
 
 @pytest.mark.parametrize("number", range(len(GARBAGE)))
-async def test_what_is_not_http_gets_the_same_answers_on_both_lanes(twins, connect, number):
-    fast, slow = [await told(connect, gateway, [GARBAGE[number]]) for gateway in twins]
+async def test_what_is_not_http_gets_the_same_answers_both_ways(twins, connect, number):
+    fast, slow = [await answers_to(connect, gateway, [GARBAGE[number]]) for gateway in twins]
     assert fast == slow
 
 
@@ -250,7 +243,7 @@ async def test_a_connection_that_waits_for_nothing_is_closed(
     assert await used.rest() == await fresh.rest() == await half.rest() == b""
 
 
-async def test_sigterm_lets_the_grabs_in_hand_be_answered_and_closes_the_others(
+async def test_sigterm_lets_grabs_in_flight_be_answered_and_closes_other_connections(
     processes, connect, open_sale, ticket_for, store
 ):
     gateway = await processes.run("gateway")
@@ -260,7 +253,7 @@ async def test_sigterm_lets_the_grabs_in_hand_be_answered_and_closes_the_others(
         await client.send(grab_request(sale, ticket_for(sale, buyer)))
         await client.answer()
     before = await by_aiohttp(gateway)
-    await store.client_pause(500, all=True)  # as long, the grab is in hand
+    await store.client_pause(500, all=True)  # as long, the grab is in flight
     await pressing.send(grab_request(sale, ticket_for(sale, "bob")))
     gateway.child.send(gateway.child.spec.stop_signal)
     assert await idle.rest() == b""
@@ -268,7 +261,7 @@ async def test_sigterm_lets_the_grabs_in_hand_be_answered_and_closes_the_others(
     assert (status, json.loads(body)["status"]) == (202, "queued")
     assert await pressing.rest() == b""
     await gateway.child.wait()
-    assert before == 1, "the first press alone: nobody knew the sale"
+    assert before == 1, "the first grab alone: the sale was not known"
 
 
 async def test_grabs_whose_clients_are_gone_leave_their_batch(
@@ -279,7 +272,7 @@ async def test_grabs_whose_clients_are_gone_leave_their_batch(
     await clients[0].send(grab_request(sale, ticket_for(sale, "b0")))
     assert await clients[0].statuses(1) == [202]
     await store.client_pause(400, all=True)
-    # Two calls are under way, which nobody can take back; the others wait for their turn.
+    # Two calls are under way and cannot be taken back; the other grabs wait for their turn.
     for n, client in enumerate(clients[1:], 1):
         await client.send(grab_request(sale, ticket_for(sale, f"b{n}")))
         await read_by(gateway)
@@ -288,5 +281,5 @@ async def test_grabs_whose_clients_are_gone_leave_their_batch(
     await read_by(gateway)
     assert await clients[1].statuses(1) == await clients[2].statuses(1) == [202]
 
-    await nothing_in_hand(gateway)
+    await nothing_in_flight(gateway)
     assert await store.hlen(redis_keys.holders(sale.sale_id)) == 3
