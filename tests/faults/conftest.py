@@ -12,8 +12,8 @@ from config.settings import Settings
 from ops.buyers import grab
 from seckill.orders.orders import Placement
 from tests.checkout import payer
-from tests.faults.proxy import Proxy
 from tests.processes import Processes, eventually
+from tests.proxy import Proxy
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The retry ladder while the broker dies: what waits on a rung comes back all the same."""
+"""The retry queues while the broker dies: a message in one of them returns all the same."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from seckill.adapters.rabbitmq import Broker, Publisher
 from seckill.errors import Unavailable
 from tests.processes import eventually
 
-#: Long enough to kill the broker and start it again before it is over, on most machines.
-RUNG_S = 25
+#: Long enough to kill the broker and start it again before the delay is over, on most machines.
+RETRY_DELAY_S = 25
 QUEUE = topology.ORDERS_EXPIRE
 
 
 @pytest.fixture
-def rung(monkeypatch):
-    monkeypatch.setattr("consumers.runtime.retries.RETRY_DELAYS_S", (RUNG_S,))
+def one_retry(monkeypatch):
+    monkeypatch.setattr("consumers.runtime.retries.RETRY_DELAYS_S", (RETRY_DELAY_S,))
     monkeypatch.setattr("consumers.runtime.retries.JITTER", (0.2, 0.2))
 
 
-async def test_F22_what_waits_on_a_rung_outlives_the_broker_and_comes_back(
-    settings, services, rung
+async def test_F22_a_message_in_a_retry_queue_outlives_the_broker_and_returns(
+    settings, services, one_retry
 ):
     broker = Broker(settings.amqp_url, "test", 15)
     async with Publisher.open(broker, timeout_s=15) as publisher:
@@ -40,15 +40,15 @@ async def test_F22_what_waits_on_a_rung_outlives_the_broker_and_comes_back(
         await services.kill("rabbitmq")
         await services.start("rabbitmq")
 
-    async def back():
+    async def returned():
         try:
             async with broker.channel() as channel:
                 queue = await channel.get_queue(QUEUE, ensure=False)
                 message = await queue.get(fail=False, no_ack=True)
-                # The ack may have died with the broker: then the message itself is back, too.
+                # The ack may have died with the broker: then the first copy is back as well.
                 return message if message and "x-attempts" in message.headers else None
         except (Unavailable, aio_pika.exceptions.AMQPError):
             return None
 
-    message = await eventually(back, "the message is back", within_s=60)
+    message = await eventually(returned, "the message is back", within_s=60)
     assert (message.body, message.headers["x-attempts"]) == (b"failed", 1)

@@ -310,6 +310,14 @@ class Letters:
         """Return the states of all letters."""
         return [letter.state for letter in await self.all()]
 
+    async def close_all(self, state: str) -> None:
+        """Close every letter."""
+        async with self.db.acquire() as connection, connection.transaction():
+            for letter in await self.all():
+                await dead_letters.close(
+                    connection, letter.letter_id, state=state, actor="test", reason=None
+                )
+
     async def audited(self, action: str) -> list[dict[str, Any]]:
         """Return the audit rows of an action."""
         rows = await self.db.fetch("SELECT * FROM audit WHERE action = $1 ORDER BY at", action)

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 
 class Proxy:
-    """Forwards to `host:port` until told to be a black hole, to lose replies or to cut links."""
+    """Forwards to `host:port`; a test lets it refuse, freeze, lose replies or cut links."""
 
     def __init__(self, host: str, port: int) -> None:
         self._target = (host, port)
@@ -15,8 +15,10 @@ class Proxy:
         self._tasks: set[asyncio.Task[None]] = set()
         self._forward = asyncio.Event()
         self._forward.set()
-        #: Swallow what the server says, while what it is told arrives.
+        #: Drop what the server sends, and deliver what the client sends.
         self.lose_replies = False
+        #: Reset each new link at once; `refused` counts them.
+        self.refuses, self.refused = False, 0
         self.port = 0
 
     async def __aenter__(self) -> Proxy:
@@ -46,6 +48,10 @@ class Proxy:
             writer.transport.abort()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.refuses:
+            self.refused += 1
+            writer.transport.abort()
+            return
         upstream_reader, upstream = await asyncio.open_connection(*self._target)
         self._links |= {writer, upstream}
         for source, sink, is_reply in (
