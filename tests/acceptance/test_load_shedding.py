@@ -11,8 +11,8 @@ from aiohttp import ClientSession
 
 from gateway.overload.aiohttp_protocol import OVERLOADED, is_one_request
 from tests.acceptance.raw_clients import BODY, LAST, grab_request, read_by
-from tests.proxy import Proxy
 from tests.processes import eventually
+from tests.proxy import Proxy
 
 pytestmark = pytest.mark.usefixtures("no_tracebacks")
 
