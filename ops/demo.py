@@ -222,9 +222,8 @@ async def run() -> bool:
     good = False
     ready = asyncio.Event()
     listener = StackListener(
-        say=lambda text: console.print(f"[dim]{text}[/]", highlight=False),
+        log=lambda text: console.print(f"[dim]{text}[/]", highlight=False),
         ready=lambda _: ready.set(),
-        changed=lambda _: None,
     )
 
     async def story() -> None:

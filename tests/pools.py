@@ -13,12 +13,11 @@ from typing import Any
 import pytest
 
 from config.settings import PROJECT_ROOT, Settings, save_stack_settings
-from ops.pool.control_socket import Request, ask
-from ops.pool.plan import start_afresh
 from ops.processes.child import Child
 from ops.processes.pid_files import start_time
+from ops.processes.requests import PoolRequest, pool_socket
+from ops.processes.workers import pool_child
 from ops.stack.services import Services
-from ops.stack.supervisor import pool_manager
 from tests.processes import eventually
 
 #: Longest wait for a worker: some seconds on a machine that does other things, too.
@@ -43,18 +42,18 @@ class RunningPool:
 
     async def start(self, consumers: int | None = None) -> None:
         """Start a manager, and return when each worker was tried once."""
+        self.manager = pool_child(self.home)
         if consumers is not None:
-            start_afresh(self.home, consumers)
-        self.manager = pool_manager(self.home)
+            self.manager.once = ["--consumers", str(consumers)]
         await self.manager.start()
 
     async def status(self) -> dict[str, Any]:
         """Return what `seckill pool status --json` shows."""
-        return await self.ask(Request("status"))
+        return await self.ask(PoolRequest("status"))
 
-    async def ask(self, request: Request) -> dict[str, Any]:
+    async def ask(self, request: PoolRequest) -> dict[str, Any]:
         """Ask the manager directly."""
-        return await asyncio.to_thread(ask, self.home, request)
+        return await asyncio.to_thread(pool_socket(self.home).ask, request)
 
     async def role(self, name: str) -> dict[str, Any]:
         """Return the figures of one role."""

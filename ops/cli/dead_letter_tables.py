@@ -14,16 +14,17 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from ops.cli.console import print_json
 from seckill.dead_letters import parser
 from seckill.dead_letters.parser import first_line
 from seckill.dead_letters.store import DeadLetter
 
-#: How many letters of one fate are named before they are only counted.
+#: How many letters of one outcome are named before they are only counted.
 NAMED_MAX = 10
 
 
 def describe(letter: DeadLetter, *, whole: bool = False) -> dict[str, Any]:
-    """Return a letter as JSON can say it; `whole` with its headers and its body."""
+    """Return a letter for JSON; `whole` with its headers, its stack and its body."""
     fields = {
         key: value.isoformat() if isinstance(value, datetime) else value
         for key, value in asdict(letter).items()
@@ -39,7 +40,7 @@ def describe(letter: DeadLetter, *, whole: bool = False) -> dict[str, Any]:
 def print_letters(console: Console, letters: Sequence[DeadLetter]) -> None:
     """Print letters, two lines each: a table would leave no room for the reason."""
     for letter in letters:
-        _say(
+        _print(
             console,
             f"{letter.letter_id}  {letter.last_at:%Y-%m-%d %H:%M:%S}  {letter.queue}"
             f"  sale {letter.sale_id or 'unknown'}, {len(letter.orders)} orders, {letter.state},"
@@ -52,10 +53,10 @@ def print_letter(console: Console, letter: DeadLetter, standing: Sequence[dict[s
     """Print all of a letter; `standing` has the orders that it names, as they are now."""
     for name, value in describe(letter, whole=True).items():
         if name not in ("orders", "body", "content") and value is not None:
-            _say(console, f"{name:<15}{value}")
+            _print(console, f"{name:<15}{value}")
     content = parser.decode(letter.body)
-    _say(console, f"{'body':<15}{len(letter.body)} bytes{', unreadable' * (content is None)}")
-    _say(console, repr(letter.body) if content is None else json.dumps(content))
+    _print(console, f"{'body':<15}{len(letter.body)} bytes{', unreadable' * (content is None)}")
+    _print(console, repr(letter.body) if content is None else json.dumps(content))
     if standing:
         table = Table("order", "buyer", "quantity", "row now", "holder in Redis now")
         for order in standing:
@@ -73,27 +74,27 @@ def print_letter(console: Console, letter: DeadLetter, standing: Sequence[dict[s
 def print_outcomes(outcomes: Sequence[dict[str, Any]], left: int, *, as_json: bool) -> None:
     """Print what became of letters, and how many are left."""
     if as_json:
-        typer.echo(json.dumps({"letters": outcomes, "left": left}))
+        print_json({"letters": outcomes, "left": left})
         return
-    by_fate: dict[str, list[int]] = defaultdict(list)
+    by_text: dict[str, list[int]] = defaultdict(list)
     for outcome in outcomes:
-        by_fate[_fate(outcome)].append(outcome["letter_id"])
-    for fate, ids in by_fate.items():
+        by_text[_text(outcome)].append(outcome["letter_id"])
+    for text, ids in by_text.items():
         named = ", ".join(map(str, ids[:NAMED_MAX]))
         more = f" and {len(ids) - NAMED_MAX} more" if len(ids) > NAMED_MAX else ""
-        typer.echo(f"letter {named}{more}: {fate}")
+        typer.echo(f"letter {named}{more}: {text}")
     if left:
         typer.echo(f"{left} left; run it again for the next")
     elif not outcomes:
         typer.echo("no open letter is meant")
 
 
-def _fate(outcome: dict[str, Any]) -> str:
-    fates = Counter(outcome.get("orders", {}).values())
-    orders = "".join(f", {count} {fate}" for fate, count in fates.items())
+def _text(outcome: dict[str, Any]) -> str:
+    effects = Counter(outcome.get("orders", {}).values())
+    orders = "".join(f", {count} {effect}" for effect, count in effects.items())
     units = f", {outcome['units']} units back" if outcome.get("units") else ""
     return f"{outcome['outcome']}{orders}{units}"
 
 
-def _say(console: Console, text: str) -> None:
+def _print(console: Console, text: str) -> None:
     console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,13 +11,13 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from config.settings import load_settings
-from ops.cli.dead_letter_batch import BatchRate, End, Interaction, end_letters, run
+from ops.cli.console import Json, check_id, check_reason, print_json, to_json
+from ops.cli.dead_letter_batch import Batch, End, end_letters
 from ops.cli.dead_letter_tables import describe, print_letter, print_letters
-from ops.cli.stores import Json, Stores, check_id
+from ops.cli.stores import Stores, run
 from seckill import audit
 from seckill.adapters import topology
-from seckill.adapters.rabbitmq import Broker, Publisher
+from seckill.adapters.rabbitmq import Publisher
 from seckill.consistency import snapshots
 from seckill.dead_letters import resolution, store
 from seckill.dead_letters.store import DeadLetter, LetterFilter
@@ -57,11 +56,6 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show which letters
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 
-def register(app: typer.Typer) -> None:
-    """Add these commands to the `seckill` command."""
-    app.add_typer(dead_app, name="dead")
-
-
 @dead_app.command("list")
 def list_letters(
     queue: Queue = None,
@@ -82,7 +76,7 @@ def list_letters(
 
     found, total = run(look)
     if as_json:
-        typer.echo(json.dumps([describe(letter) for letter in found]))
+        print_json([describe(letter) for letter in found])
         return
     print_letters(Console(), found)
     typer.echo(f"{total} dead letters" + (f", {total - len(found)} older" * (total > len(found))))
@@ -98,7 +92,7 @@ def show(letter_id: LetterId, as_json: Json = False) -> None:
 
     letter, standing, trouble = run(look)
     if as_json:
-        typer.echo(json.dumps({**describe(letter, whole=True), "orders": standing}))
+        print_json({**describe(letter, whole=True), "orders": standing})
     else:
         print_letter(Console(), letter, standing)
     if trouble:
@@ -124,7 +118,7 @@ def export(
     async def write(stores: Stores) -> int:
         written = 0
         async for letter in store.every(stores.db, meant):
-            file.write(json.dumps(describe(letter, whole=True)) + "\n")
+            file.write(to_json(describe(letter, whole=True)) + "\n")
             written += 1
         return written
 
@@ -152,12 +146,12 @@ def replay(
 ) -> None:
     """Send letters to their queues again, once the cause is mended. An order never exists twice."""
     meant = _meant(ids, queue, sale, match, everything)
-    settings, actor = load_settings(), audit.operator_name()
+    actor = audit.operator_name()
 
     @asynccontextmanager
-    async def working(stores: Stores) -> AsyncIterator[End]:
-        broker = Broker(settings.amqp_url, "seckill-dead", settings.connect_timeout_s)
-        async with Publisher.open(broker, timeout_s=settings.confirm_timeout_s) as publisher:
+    async def opening(stores: Stores) -> AsyncIterator[End]:
+        timeout_s = stores.settings.confirm_timeout_s
+        async with Publisher.open(stores.broker("seckill-dead"), timeout_s=timeout_s) as publisher:
 
             async def one(letter_id: int) -> dict[str, Any]:
                 ending = await resolution.replay(
@@ -167,9 +161,7 @@ def replay(
 
             yield one
 
-    end_letters(
-        meant, "replay", BatchRate(limit, rate), working, Interaction(dry_run, yes, as_json)
-    )
+    end_letters(Batch(meant, "replay", limit, rate, dry_run, yes, as_json), opening)
 
 
 @dead_app.command("discard")
@@ -187,13 +179,12 @@ def discard(
 ) -> None:
     """Give letters up: cancel the orders they name that have no row, and return their units."""
     _check_text("--reason", reason)
-    if not reason.strip():
-        raise UserMistake("--reason: say why; it goes into the audit trail")
+    check_reason(reason, "; it goes into the audit trail")
     meant = _meant(ids, queue, sale, match, everything)
     actor = audit.operator_name()
 
     @asynccontextmanager
-    async def working(stores: Stores) -> AsyncIterator[End]:
+    async def opening(stores: Stores) -> AsyncIterator[End]:
         async def one(letter_id: int) -> dict[str, Any]:
             done = await resolution.discard(
                 stores.db, stores.redis, letter_id, actor=actor, reason=reason
@@ -203,13 +194,11 @@ def discard(
 
         yield one
 
-    end_letters(
-        meant, "discard", BatchRate(limit, None), working, Interaction(dry_run, yes, as_json)
-    )
+    end_letters(Batch(meant, "discard", limit, None, dry_run, yes, as_json), opening)
 
 
 async def _standing(stores: Stores, letter: DeadLetter) -> tuple[list[dict[str, Any]], str]:
-    """Return each named order with its row's state and its holder now, and what kept us from it."""
+    """Return each named order with its row's state and holder now, and why a holder is unknown."""
     rows = await snapshots.states_of(stores.db, {order.order_id for order in letter.orders})
     held, trouble = {}, ""
     if letter.sale_id is not None:

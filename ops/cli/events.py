@@ -1,4 +1,4 @@
-"""`seckill events`: what listeners hear, as it happens."""
+"""`seckill events`: the events of orders and Sagas, as listeners get them."""
 
 from __future__ import annotations
 

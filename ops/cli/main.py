@@ -1,203 +1,127 @@
-"""The `seckill` command.
+"""The `seckill` command: the table of its commands, and what an error becomes.
 
 Exit codes: 0 it worked, 1 a check failed or something does not run, 2 it was not typed right.
-Modules that take long to load are imported by the commands that need them, so that `--help` and
-`status` answer at once.
+A command's module is imported when the command is used, so that `--help` and `status` are quick.
 """
 
 from __future__ import annotations
 
-import asyncio
-import json
 import logging
 import sys
-from typing import Annotated
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
-from config.settings import BadSettings, load_settings
-from ops.pool.plan import COUNT_MAX
-from seckill.errors import SeckillError, Unavailable, UserMistake
+if TYPE_CHECKING:
+    from typer._click import Command, Context
 
-app = typer.Typer(
-    help="A flash-sale gateway.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,  # `main` prints what a person should read
-)
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-
-
-@app.command()
-def up(
-    workers: Annotated[int, typer.Option(help="Gateway processes.", min=0)] = 2,
-    consumers: Annotated[
-        int, typer.Option(help="Consumer processes that run all roles.", min=0, max=COUNT_MAX)
-    ] = 1,
-    detach: Annotated[bool, typer.Option("--detach", help="Return when it is ready.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Start everything: private stores, gateways, consumers."""
-    settings = load_settings()
-    if detach:
-        from ops.stack.detached import start_detached
-
-        start_detached(settings.home.absolute(), workers, consumers)
-        _print_addresses(as_json)
-        return
-    from ops.cli.foreground import run_foreground
-
-    asyncio.run(run_foreground(settings, workers, consumers, as_json=as_json))
-
-
-@app.command()
-def down() -> None:
-    """Stop everything that `up` started."""
-    from ops.processes.home import bring_down
-
-    typer.echo(bring_down(load_settings().home.absolute()))
-
-
-@app.command()
-def status(as_json: Json = False) -> None:
-    """Show what runs; exit 1 when nothing does, or no pool of consumers."""
-    from ops.pool.control_socket import overview
-    from ops.pool.start import manager
-    from ops.processes.home import published
-
-    home = load_settings().home.absolute()
-    state = published(home)
-    found = overview(home) if state else None
-    services = state["services"] if state else []
-    processes = [*(state["processes"] if state else []), *(found["workers"] if found else [])]
-    pool = {"pid": found["pid"]} if found else None
-    if as_json:
-        typer.echo(json.dumps({"services": services, "processes": processes, "pool": pool}))
-    else:
-        for service in services:
-            typer.echo(f"{service['name']:<14}{service['pid'] or '-':<10}{service['address']}")
-        for process in processes:
-            where = f"{process['role']:<12}{process['admin_url']}"
-            typer.echo(f"{process['name']:<14}{process['pid'] or '-':<10}{where}")
-        if pool:
-            typer.echo(f"{'pool':<14}{pool['pid']:<10}see: seckill pool status")
-    if state is None:
-        raise SeckillError(f"nothing runs in {home}; start it: seckill up")
-    if state["ready"] and not found:
-        if pid := manager(home):
-            log = home / "logs" / "pool.log"
-            raise SeckillError(f"pool: its manager (pid {pid}) does not answer; see {log}")
-        raise SeckillError("pool: not running; start it: seckill pool start --detach")
+#: Command -> the function or group behind it, and the first line of its help.
+COMMANDS = {
+    "up": ("ops.cli.stack:up", "Start everything: private stores, gateways, consumers."),
+    "down": ("ops.cli.stack:down", "Stop everything that `up` started."),
+    "status": (
+        "ops.cli.stack:status",
+        "Show what runs; exit 1 when nothing does, or no pool of consumers.",
+    ),
+    "env": (
+        "ops.cli.stack:env",
+        'Print the addresses and the admin token, for `eval "$(seckill env)"`.',
+    ),
+    "gateway": ("ops.cli.workers:gateway", "Serve buyers, in the foreground."),
+    "consumers": (
+        "ops.cli.workers:consumers",
+        "Do the work behind the gateway, in the foreground: by all roles, or those named.",
+    ),
+    "ticket": (
+        "ops.cli.tickets:ticket",
+        "Make a ticket, or with --count a file of them: one `BUYER<TAB>TICKET` a line.",
+    ),
+    "token": (
+        "ops.cli.tickets:token",
+        "Make a login token (JWT) for development: a shop's own login issues the real ones.",
+    ),
+    "verify": (
+        "ops.cli.verify:verify",
+        "Count the ledger of a sale from the stores; exit 1 unless it balances.",
+    ),
+    "events": (
+        "ops.cli.events:events",
+        "Print events of orders and Sagas as they happen, one line of JSON each, until Ctrl-C.",
+    ),
+    "reconcile": (
+        "ops.cli.reconcile:reconcile",
+        "Compare the stores order by order, twice; exit 1 when something is left to be done.",
+    ),
+    "wallet": (
+        "ops.cli.payments:wallet",
+        "Show a buyer's wallet, or put money in: a shop has its own way to be paid.",
+    ),
+    "coupon": (
+        "ops.cli.payments:coupon",
+        "List a buyer's coupons, or hand one out with --add ID --cents N.",
+    ),
+    "refund": (
+        "ops.cli.payments:refund",
+        "Take a paid order back: its units are for sale again; money and coupon go back.",
+    ),
+    "unknown-payments": (
+        "ops.cli.payments:unknown_payments",
+        "List the card payments that the provider is still to be asked about, oldest first.",
+    ),
+    "provider": (
+        "ops.cli.provider:provider",
+        "Play a card provider, in the foreground; GET /books shows what each key was charged.",
+    ),
+    "sale": ("ops.cli.sales:sale_app", "Make, run and show sales."),
+    "dead": (
+        "ops.cli.dead_letters:dead_app",
+        "Dead letters: messages that could not succeed, and what to do with them.",
+    ),
+    "pool": ("ops.cli.pool:pool_app", "See, scale, pause, drain and repair consumers."),
+    "tx": ("ops.cli.transactions:tx_app", "Show, retry and settle transactions."),
+}
 
 
-@app.command()
-def env(as_json: Json = False) -> None:
-    """Print the addresses and the admin token, for `eval "$(seckill env)"`."""
-    _print_addresses(as_json)
+def load(name: str) -> Command:
+    """Import a command of the table."""
+    module, _, attribute = COMMANDS[name][0].partition(":")
+    found = getattr(import_module(module), attribute)
+    if isinstance(found, typer.Typer):
+        return typer.main.get_group(found)
+    app = typer.Typer(add_completion=False)
+    app.command(name)(found)
+    return typer.main.get_command(app)
 
 
-@app.command()
-def gateway(
-    workers: Annotated[int, typer.Option(help="Processes on one port.", min=1)] = 1,
-) -> None:
-    """Serve buyers, in the foreground."""
-    from ops.processes.workers import worker_settings
+class Commands(TyperGroup):
+    """The commands of the table; one is imported when it is about to run."""
 
-    settings = worker_settings()
-    if workers > 1:
-        from ops.processes.tasks import until_signal
-        from ops.processes.workers import run_gateways
+    def __init__(self, **attributes: Any) -> None:  # noqa: ANN401 - as the base class has it
+        super().__init__(**attributes)
+        for name, (_, first_line) in COMMANDS.items():
+            self.add_command(TyperCommand(name, help=first_line))
 
-        say = logging.getLogger("seckill").warning
-        asyncio.run(until_signal(run_gateways(settings, workers, say)))
-        return
-    from gateway.server import run
-
-    run(settings)
-
-
-@app.command()
-def consumers(
-    roles: Annotated[list[str] | None, typer.Argument(metavar="[ROLE]...")] = None,
-    managed: Annotated[bool, typer.Option("--managed", hidden=True)] = False,
-) -> None:
-    """Do the work behind the gateway, in the foreground: by all roles, or those named."""
-    from consumers.main import default_roles, known, run
-    from ops.processes.workers import worker_settings
-
-    chosen, settings = known(roles or ()), worker_settings()
-    # A pool manager assigns the roles on stdin, which is nobody else's business.
-    run(settings, chosen or (() if managed else default_roles(settings)), managed=managed)
+    def resolve_command(
+        self, ctx: Context, args: list[str]
+    ) -> tuple[str | None, Command | None, list[str]]:
+        """Return the command that was typed, imported."""
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, command and load(str(name)), rest
 
 
 def main() -> None:
     """Run the command line; an expected failure is one line on stderr, never a traceback."""
-    from ops.cli import (
-        dead_letters,
-        events,
-        payments,
-        provider,
-        rate_limits,
-        rebuild,
-        reconcile,
-        running_sale,
-        sales,
-        transactions,
-    )
-    from ops.cli import pool as cli_pool
-
-    sales.register(app)
-    running_sale.register()
-    dead_letters.register(app)
-    app.add_typer(cli_pool.pool_app, name="pool")
-    sales.sale_app.command("limit")(rate_limits.limit)
-    sales.sale_app.command("rebuild")(rebuild.rebuild)
-    app.command("events")(events.events)
-    app.command("reconcile")(reconcile.compare)
-    payments.register(app)
-    app.command()(provider.provider)
-    app.add_typer(transactions.tx_app, name="tx")
-    # It logs each failed try to connect as an error of its own; what it means is said by us.
+    # It logs each failed try to connect as an error of its own; what it means is said here.
     logging.getLogger("aiormq.connection").setLevel(logging.CRITICAL)
     try:
-        app()
-    except UserMistake as mistake:
-        _fail(str(mistake), 2)
-    except BadSettings as bad:
-        # Either a value cannot be used, then pydantic's error is the cause, or there is no stack.
-        _fail(str(bad), 2 if bad.__cause__ else 1)
-    except Unavailable as error:
-        _fail(f"{error}{_hint()}", 1)
-    except SeckillError as error:
-        _fail(str(error), 1)
+        Commands(help="A flash-sale gateway.", no_args_is_help=True).main()
     except Exception as error:
-        from ops.cli.outages import explain
+        from ops.cli.errors import explained
 
-        if explanation := explain(error, load_settings()):
-            _fail(f"{explanation}{_hint()}", 1)
-        if isinstance(error, OSError) and error.filename:
-            _fail(f"{error.filename}: {error.strerror}", 1)
-        raise
-
-
-def _hint() -> str:
-    """Point at addresses that the environment gives: those of a stack that is gone mislead."""
-    from ops.stack.services import SETTINGS, given_settings
-
-    given = given_settings()
-    names = [f"SECKILL_{setting.upper()}" for setting in SETTINGS.values() if given.get(setting)]
-    return f" ({', '.join(names)} from the environment; unset if outdated)" if names else ""
-
-
-def _print_addresses(as_json: bool) -> None:
-    from ops.stack.addresses import current_addresses
-
-    found = current_addresses(load_settings())
-    lines = [f"export {name}='{value}'" for name, value in found.items()]
-    typer.echo(json.dumps(found) if as_json else "\n".join(lines))
-
-
-def _fail(line: str, code: int) -> None:
-    typer.echo(f"seckill: {line}", err=True)
-    sys.exit(code)
+        if (explanation := explained(error)) is None:
+            raise
+        line, code = explanation
+        typer.echo(f"seckill: {line}", err=True)
+        sys.exit(code)

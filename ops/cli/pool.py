@@ -1,15 +1,15 @@
-"""The commands about the pool of consumers: start it, see it, scale, pause, drain and repair it."""
+"""`seckill pool`: start the consumers, see, scale, pause, drain and repair them."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import logging
 import os
 import signal
 import time
 from contextlib import nullcontext, suppress
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -17,20 +17,27 @@ from rich.console import Console
 from rich.live import Live
 
 from config.settings import load_settings
-from ops.cli.pool_tables import Status, tables
-from ops.pool.control_socket import Request, ask
+from ops.cli.console import Json, print_json
+from ops.cli.pool_tables import tables
 from ops.pool.plan import COUNT_MAX, parse_scale
-from ops.pool.start import hand_over
+from ops.processes.child import START_DEADLINE_S, log_tail
+from ops.processes.control_socket import Reply
 from ops.processes.home import supervisor
-from ops.processes.pid_files import POLL_S, start_time
+from ops.processes.pid_files import POLL_S, start_time, wait_for_end
+from ops.processes.requests import (
+    PoolRequest,
+    StackRequest,
+    pool_overview,
+    pool_socket,
+    stack_socket,
+)
 from seckill.errors import SeckillError
 
-#: Between two looks of somebody who waits for a change.
+#: Between two looks whether a change is in force.
 LOOK_PAUSE_S = 0.2
 
 pool_app = typer.Typer(help="See, scale, pause, drain and repair consumers.", no_args_is_help=True)
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Wait = Annotated[float, typer.Option(help="Seconds for it to be in force; 0: do not.", min=0)]
 Roles = Annotated[list[str], typer.Argument(metavar="ROLE...")]
 
@@ -49,7 +56,7 @@ def start(
     home = load_settings().home.absolute()
     stack = supervisor(home)
     if stack and stack != os.getppid():
-        hand_over(home, stack, consumers)
+        _start_by(stack, home, consumers)
         return typer.echo(f"the stack (pid {stack}) runs it, and keeps it alive")
     if detach:
         from ops.stack.detached import start_pool_detached
@@ -59,8 +66,8 @@ def start(
     from ops.processes.tasks import until_signal
     from ops.processes.workers import worker_settings
 
-    say = logging.getLogger("seckill.pool").warning
-    if asyncio.run(until_signal(run_pool(worker_settings(), consumers, say))):
+    log = logging.getLogger("seckill.pool").warning
+    if asyncio.run(until_signal(run_pool(worker_settings(), consumers, log))):
         # Not 0, which is for `pool stop`: a supervisor starts again what it did not stop itself.
         raise typer.Exit(128 + signal.SIGTERM)
     return None
@@ -84,13 +91,13 @@ def top(
         for look in itertools.count(1):
             try:
                 now = _status()
-            except SeckillError as away:
+            except SeckillError as silent:
                 if live is None or look == 1:
                     raise
-                live.update(str(away), refresh=True)  # it may come back
+                live.update(str(silent), refresh=True)  # it may come back
             else:
                 if live is None:
-                    typer.echo(json.dumps(now))
+                    print_json(now)
                 else:
                     live.update(tables(now), refresh=True)
             if look == count:
@@ -106,13 +113,13 @@ def scale(
 ) -> None:
     """Run a role in N processes; with MIN..MAX, as many as its backlog needs."""
     wanted = {role: (low, high) for role, low, high in map(parse_scale, counts)}
-    _do(Request("scale", counts=wanted), list(wanted), wait, as_json)
+    _change(PoolRequest("scale", counts=wanted), list(wanted), wait, as_json)
 
 
 @pool_app.command()
 def pause(roles: Roles, wait: Wait = 30, as_json: Json = False) -> None:
     """Let roles rest after the batch in hand; their count is remembered."""
-    _do(Request("pause", roles=roles), roles, wait, as_json)
+    _change(PoolRequest("pause", roles=roles), roles, wait, as_json)
 
 
 @pool_app.command()
@@ -122,20 +129,20 @@ def resume(
     as_json: Json = False,
 ) -> None:
     """Let paused roles go on: those named, or all."""
-    _do(Request("resume", roles=roles or []), roles or [], wait, as_json)
+    _change(PoolRequest("resume", roles=roles or []), roles or [], wait, as_json)
 
 
 @pool_app.command()
 def drain(wait: Wait = 30, as_json: Json = False) -> None:
     """Take nothing more, finish what is in hand, and rest until `resume`; processes stay."""
-    _do(Request("drain"), [], wait, as_json)
+    _change(PoolRequest("drain"), [], wait, as_json)
 
 
 @pool_app.command()
 def restart(as_json: Json = False) -> None:
     """Replace the workers, one after the other; each finishes its batch first."""
     home = load_settings().home.absolute()
-    ask(home, Request("restart"), timeout_s=None)  # as long as there are workers
+    pool_socket(home).ask(PoolRequest("restart"), timeout_s=None)  # as long as there are workers
     _print(_status(), as_json)
 
 
@@ -143,32 +150,50 @@ def restart(as_json: Json = False) -> None:
 def stop(as_json: Json = False) -> None:
     """Let every worker finish its batch, then end all of them and the pool."""
     home = load_settings().home.absolute()
-    pid = ask(home, Request("overview"))["pid"]
-    started = start_time(pid)
-    ask(home, Request("stop"), timeout_s=None)
-    while started is not None and start_time(pid) == started:  # its lock is free for the next one
-        time.sleep(POLL_S)  # a process that is no child of ours tells nobody that it ended
-    typer.echo(json.dumps({"stopped": pid}) if as_json else "stopped")
+    pid = pool_socket(home).ask(PoolRequest("overview"))["pid"]
+    if supervisor(home):
+        stack_socket(home).ask(StackRequest("stop_pool"), timeout_s=None)
+    else:
+        started = start_time(pid)
+        pool_socket(home).ask(PoolRequest("stop"), timeout_s=None)
+        wait_for_end(pid, started)  # its lock is free for the next one
+    if as_json:
+        print_json({"stopped": pid})
+    else:
+        typer.echo("stopped")
 
 
-def _status() -> Status:
-    return ask(load_settings().home.absolute(), Request("status"))
+def _start_by(stack: int, home: Path, consumers: int | None) -> None:
+    """Let the supervisor (pid `stack`) start the pool, and return when the pool answers."""
+    stack_socket(home).ask(StackRequest("start_pool", consumers))
+    deadline = time.monotonic() + START_DEADLINE_S
+    while pool_overview(home) is None:
+        if supervisor(home) != stack:
+            raise SeckillError(f"the stack (pid {stack}) ended before it started the pool")
+        if time.monotonic() > deadline:
+            tail = log_tail(home / "logs" / "pool.log")
+            raise SeckillError(f"the pool did not start within {START_DEADLINE_S:g} s{tail}")
+        time.sleep(POLL_S)  # between two questions whether it is there
 
 
-def _do(request: Request, roles: list[str], wait_s: float, as_json: bool) -> None:
-    """Have something changed and wait until it is in force; SeckillError when it is not in time."""
-    ask(load_settings().home.absolute(), request)
+def _status() -> Reply:
+    return pool_socket(load_settings().home.absolute()).ask(PoolRequest("status"))
+
+
+def _change(request: PoolRequest, roles: list[str], wait_s: float, as_json: bool) -> None:
+    """Ask for a change and wait until it is in force; raise SeckillError if it is not in time."""
+    pool_socket(load_settings().home.absolute()).ask(request)
     deadline = time.monotonic() + wait_s
     while late := not_in_force(now := _status(), roles):
         if time.monotonic() >= deadline:
             if not wait_s:
                 break
             raise SeckillError(f"not in force after {wait_s:g} s: {', '.join(late)}")
-        time.sleep(LOOK_PAUSE_S)  # the manager answers questions, and calls nobody
+        time.sleep(LOOK_PAUSE_S)  # between two questions; the manager sends no word by itself
     _print(now, as_json)
 
 
-def not_in_force(now: Status, roles: list[str]) -> list[str]:
+def not_in_force(now: Reply, roles: list[str]) -> list[str]:
     """Name the roles (of these; none: of all) that do not run as often as they should.
 
     A role of a queue runs when the broker has its consumer, too; there may be more of other pools.
@@ -182,8 +207,8 @@ def not_in_force(now: Status, roles: list[str]) -> list[str]:
     return late
 
 
-def _print(now: Status, as_json: bool) -> None:
+def _print(now: Reply, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(now))
+        print_json(now)
     else:
         Console().print(tables(now))

@@ -9,11 +9,10 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
-#: What the manager answers to `status`.
-Status = dict[str, Any]
+from ops.processes.control_socket import Reply
 
 
-def tables(now: Status) -> Group:
+def tables(now: Reply) -> Group:
     """Lay out what `status` shows."""
     manager = now["manager"]
     head = f"pool manager {manager['pid']}, up {manager['uptime_s']:.0f} s"

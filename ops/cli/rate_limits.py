@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 from typing import Annotated
 
 import typer
@@ -11,8 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from config.limits import Op, load_limits
-from config.settings import Settings, load_settings
-from ops.cli.stores import Json, SaleId, check_id, open_stores
+from config.settings import load_settings
+from ops.cli.console import Json, SaleId, print_json
+from ops.cli.stores import Stores, run
 from seckill.errors import UserMistake
 from seckill.sales import rate_limits
 from seckill.sales.rate_limits import SaleLimit
@@ -33,7 +32,6 @@ def limit(
     as_json: Json = False,
 ) -> None:
     """Change a sale's rate limits, also while it runs; without options, show them."""
-    check_id(sale_id)
     settings = load_settings()
     profile = load_limits(settings.limits_profile, settings.limits_file)
     given: dict[Op, tuple[int | None, int | None]] = {
@@ -47,13 +45,19 @@ def limit(
             wanted[op] = SaleLimit.of(rate, burst)
         elif burst is not None:
             raise UserMistake(f"--{op}-burst needs --{op}-rate")
-    own = asyncio.run(_change(settings, sale_id, wanted))
-    shown = rate_limits.in_force(profile, own)
+
+    async def change(stores: Stores) -> dict[str, SaleLimit]:
+        buckets = TokenBuckets(stores.redis)
+        for op, new in wanted.items():
+            await rate_limits.set_limit(stores.db, buckets, sale_id, op, new)
+        return dict(await rate_limits.limits_of(stores.db, sale_id))
+
+    shown = rate_limits.in_force(profile, run(change))
     if as_json:
-        typer.echo(json.dumps(shown))
+        print_json(shown)
         return
-    for name, limit in wanted.items():
-        if not limit.keeps_turns:
+    for name, new_limit in wanted.items():
+        if not new_limit.keeps_turns:
             typer.echo(
                 f"seckill: --{name}-burst is small for this rate: no tokens are kept for those who "
                 "wait, and Retry-After is a guess",
@@ -65,13 +69,3 @@ def limit(
         own_text = "yes" if line["own"] else "no"
         table.add_row(shown_op, str(line["rate"]), str(line["burst"]), own_text, str(line["mode"]))
     Console().print(table)
-
-
-async def _change(
-    settings: Settings, sale_id: str, wanted: dict[Op, SaleLimit]
-) -> dict[str, SaleLimit]:
-    async with open_stores(settings) as stores:
-        buckets = TokenBuckets(stores.redis)
-        for op, new in wanted.items():
-            await rate_limits.set_limit(stores.db, buckets, sale_id, op, new)
-        return dict(await rate_limits.limits_of(stores.db, sale_id))

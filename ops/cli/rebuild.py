@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-from dataclasses import asdict
 from functools import partial
 from typing import Annotated
 
 import typer
 
-from config.settings import Settings, load_settings
-from ops.cli.stores import Json, check_id, open_stores
+from ops.cli.console import Json, check_ids, print_json
+from ops.cli.stores import Stores, run
 from seckill import audit
 from seckill.adapters import topology
-from seckill.adapters.rabbitmq import Broker, count_waiting
+from seckill.adapters.rabbitmq import count_waiting
 from seckill.consistency import fencing
 from seckill.consistency.drain import InFlight, wait_until_placed
 from seckill.consistency.rebuild import Rebuild, RebuildReport
@@ -22,7 +19,9 @@ from seckill.errors import SeckillError, UserMistake
 
 
 def rebuild(
-    sale_ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...")] = None,
+    sale_ids: Annotated[
+        list[str] | None, typer.Argument(metavar="[ID]...", callback=check_ids)
+    ] = None,
     all_lost: Annotated[
         bool, typer.Option("--all-lost", help="All sales that need it, as after FLUSHALL.")
     ] = False,
@@ -36,12 +35,9 @@ def rebuild(
     """Write a sale that Redis lost, or that went back in time, anew from PostgreSQL."""
     if bool(sale_ids) == all_lost:
         raise UserMistake("give either sales or --all-lost")
-    for sale_id in sale_ids or ():
-        check_id(sale_id)
-    left, done, failed = asyncio.run(_rebuild(load_settings(), sale_ids or [], wait, force))
+    left, done, failed = run(lambda s: _rebuild(s, sale_ids or [], wait, force))
     if as_json:
-        plain = {"left": left and left._asdict(), "rebuilt": [asdict(each) for each in done]}
-        typer.echo(json.dumps(plain | {"failed": failed}))
+        print_json({"left": left and left._asdict(), "rebuilt": done, "failed": failed})
     else:
         if left and any(left):
             typer.echo(
@@ -61,28 +57,22 @@ def rebuild(
 
 
 async def _rebuild(
-    settings: Settings, sale_ids: list[str], wait_s: float, force: bool
+    stores: Stores, sale_ids: list[str], wait_s: float, force: bool
 ) -> tuple[InFlight | None, list[RebuildReport], dict[str, str]]:
     done: list[RebuildReport] = []
     failed: dict[str, str] = {}
-    async with open_stores(settings) as stores:
-        work = Rebuild(stores.redis, stores.db)
-        sale_ids = sale_ids or list(await fencing.needing_rebuild(stores.redis, stores.db))
-        if not sale_ids:
-            return None, done, failed
-        reasons = await work.fence(sale_ids, force=force)
-        left = None
-        if wait_s:
-            count = partial(count_waiting, open_broker(settings), topology.ORDERS_PLACE)
-            left = await wait_until_placed(stores.redis, stores.db, count, sale_ids, wait_s)
-        for sale_id, reason in reasons.items():
-            try:
-                done.append(await work.run(sale_id, actor=audit.operator_name(), reason=reason))
-            except SeckillError as error:  # one sale must not keep the others from selling
-                failed[sale_id] = str(error)
+    work = Rebuild(stores.redis, stores.db)
+    sale_ids = sale_ids or list(await fencing.needing_rebuild(stores.redis, stores.db))
+    if not sale_ids:
+        return None, done, failed
+    reasons = await work.fence(sale_ids, force=force)
+    left = None
+    if wait_s:
+        count = partial(count_waiting, stores.broker("seckill-reconcile"), topology.ORDERS_PLACE)
+        left = await wait_until_placed(stores.redis, stores.db, count, sale_ids, wait_s)
+    for sale_id, reason in reasons.items():
+        try:
+            done.append(await work.run(sale_id, actor=audit.operator_name(), reason=reason))
+        except SeckillError as error:  # one sale must not keep the others from selling
+            failed[sale_id] = str(error)
     return left, done, failed
-
-
-def open_broker(settings: Settings) -> Broker:
-    """Return the link by which repairs ask and publish."""
-    return Broker(settings.amqp_url, "seckill-reconcile", settings.connect_timeout_s)

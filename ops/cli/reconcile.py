@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections import Counter
 from functools import partial
 from typing import Annotated, Any
@@ -12,9 +11,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from config.settings import Settings, load_settings
-from ops.cli.rebuild import open_broker
-from ops.cli.stores import Json, Stores, check_id, open_stores
+from ops.cli.console import Json, check_ids, print_json
+from ops.cli.stores import Stores, run
 from seckill import audit
 from seckill.adapters import topology
 from seckill.adapters.rabbitmq import Publisher, count_waiting
@@ -27,53 +25,52 @@ from seckill.errors import Missing
 Report = dict[str, dict[str, Any]]
 
 
-def compare(
-    sale_ids: Annotated[list[str] | None, typer.Argument(metavar="[SALE]...")] = None,
+def reconcile(
+    sale_ids: Annotated[
+        list[str] | None, typer.Argument(metavar="[SALE]...", callback=check_ids)
+    ] = None,
     apply: Annotated[
         bool, typer.Option("--apply", help="Repair; else only say what would be done.")
     ] = False,
     as_json: Json = False,
 ) -> None:
     """Compare the stores order by order, twice; exit 1 when something is left to be done."""
-    for sale_id in sale_ids or ():
-        check_id(sale_id)
-    report = asyncio.run(_compare(load_settings(), sale_ids or None, apply=apply))
+    report = run(lambda stores: _compare(stores, sale_ids or None, apply=apply))
     if as_json:
-        typer.echo(json.dumps(report))
+        print_json(report)
     else:
         _print_report(report, applied=apply)
     if any(each["needs_rebuild"] or each["left"] for each in report.values()):
         raise typer.Exit(1)
 
 
-async def _compare(settings: Settings, sale_ids: list[str] | None, *, apply: bool) -> Report:
-    age_ms = int(settings.reconcile_age_s * 1000)
-    async with open_stores(settings) as stores:
-        before = await _look_at_all(stores, sale_ids, age_ms)
-        await asyncio.sleep(diff.COMPARISONS_APART_S)
-        now = await _look_at_all(stores, sale_ids, age_ms)
-        report: Report = {}
-        found: dict[str, tuple[int, list[Difference]]] = {}
-        for sale_id, (standing, look) in now.items():
-            agreed = diff.in_both(before[sale_id][1], look) if sale_id in before else []
-            report[sale_id] = {
-                "needs_rebuild": standing.trouble,
-                "differences": [_plain(difference) for difference in agreed],
-                "repaired": {},
-                "left": len(agreed),
-            }
-            if agreed and standing.stamp:
-                found[sale_id] = standing.stamp.epoch, agreed
-        if apply and found:
-            for sale_id, repaired in (await _repair(settings, stores, found)).items():
-                report[sale_id]["repaired"] = dict(repaired)
-                report[sale_id]["left"] -= repaired.total()
-        return report
+async def _compare(stores: Stores, sale_ids: list[str] | None, *, apply: bool) -> Report:
+    before = await _look_at_all(stores, sale_ids)
+    await asyncio.sleep(diff.COMPARISONS_APART_S)
+    now = await _look_at_all(stores, sale_ids)
+    report: Report = {}
+    found: dict[str, tuple[int, list[Difference]]] = {}
+    for sale_id, (standing, look) in now.items():
+        agreed = diff.in_both(before[sale_id][1], look) if sale_id in before else []
+        report[sale_id] = {
+            "needs_rebuild": standing.trouble,
+            "differences": [_plain(difference) for difference in agreed],
+            "repaired": {},
+            "left": len(agreed),
+        }
+        if agreed and standing.stamp:
+            found[sale_id] = standing.stamp.epoch, agreed
+    if apply and found:
+        for sale_id, repaired in (await _repair(stores, found)).items():
+            report[sale_id]["repaired"] = dict(repaired)
+            report[sale_id]["left"] -= repaired.total()
+    return report
 
 
 async def _look_at_all(
-    stores: Stores, sale_ids: list[str] | None, age_ms: int
+    stores: Stores, sale_ids: list[str] | None
 ) -> dict[str, tuple[SaleState, diff.Comparison]]:
+    age_ms = int(stores.settings.reconcile_age_s * 1000)
     standings = await fencing.survey(stores.redis, stores.db, sale_ids)
     for sale_id in sale_ids or ():
         if sale_id not in standings:
@@ -88,10 +85,10 @@ async def _look_at_all(
 
 
 async def _repair(
-    settings: Settings, stores: Stores, found: dict[str, tuple[int, list[Difference]]]
+    stores: Stores, found: dict[str, tuple[int, list[Difference]]]
 ) -> dict[str, Counter[RepairAction]]:
-    broker = open_broker(settings)
-    async with Publisher.open(broker, timeout_s=settings.confirm_timeout_s) as publisher:
+    broker, timeout_s = stores.broker("seckill-reconcile"), stores.settings.confirm_timeout_s
+    async with Publisher.open(broker, timeout_s=timeout_s) as publisher:
         reconciler = Reconciler(
             stores.redis,
             stores.db,

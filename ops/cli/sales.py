@@ -1,40 +1,34 @@
-"""The commands about sales: make and show them; tickets; the ledger."""
+"""`seckill sale`: make, open, close, pause, resume, restock and show sales."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from ops.cli.stores import Json, SaleId, Stores, T, check_id, print_json, run
-from ops.cli.tickets import ticket, token
-from ops.cli.verify import verify
+from ops.cli.console import Json, SaleId, print_json
+from ops.cli.rate_limits import limit
+from ops.cli.rebuild import rebuild
+from ops.cli.stores import Stores, T, run
+from seckill import audit
 from seckill.auth import proof_of_work
-from seckill.consistency import fencing
+from seckill.consistency import fencing, preflight
 from seckill.consistency.fencing import FenceReason
 from seckill.errors import Unavailable, UserMistake
-from seckill.sales import sales
+from seckill.sales import restock, sales
 from seckill.sales.sales import PAYMENT_WINDOW_MAX_S, PRICE_CENTS_MAX, UNITS_MAX, NewSale, Sale
 
 sale_app = typer.Typer(help="Make, run and show sales.", no_args_is_help=True)
 
 
-def register(app: typer.Typer) -> None:
-    """Add these commands to the `seckill` command."""
-    app.add_typer(sale_app, name="sale")
-    app.command()(ticket)
-    app.command()(token)
-    app.command()(verify)
-
-
 @sale_app.command("create")
 def create_sale(
-    sale_id: SaleId,
+    sale_id: Annotated[str, typer.Argument(metavar="ID", help="The sale's id.")],
     stock: Annotated[int, typer.Option(help="Units for sale.", min=1, max=UNITS_MAX)],
     price_cents: Annotated[
         int, typer.Option(help="Price of a unit, in cents.", min=0, max=PRICE_CENTS_MAX)
@@ -75,19 +69,18 @@ def create_sale(
         payment_window_s=payment_window,
         proof_bits=proof_bits,
     )
-    show(run(lambda s: sales.create(s.db, s.stock, new)), as_json)
+    _show(run(lambda s: sales.create(s.db, s.stock, new)), as_json)
 
 
 @sale_app.command("show")
 def show_sale(sale_id: SaleId, as_json: Json = False) -> None:
     """Show one sale."""
-    check_id(sale_id)
     sale, troubles = run(lambda s: _with_troubles(s, sales.find(s.db, sale_id), [sale_id]))
     if as_json:
-        print_json(_plain(sale) | _needs(sale_id, troubles))
-        return
-    show(sale, as_json)
-    _print_troubles(troubles)
+        print_json(_with_need(sale, troubles))
+    else:
+        _show(sale, as_json)
+        _print_troubles(troubles)
 
 
 @sale_app.command("list")
@@ -95,7 +88,7 @@ def list_sales(as_json: Json = False) -> None:
     """List all sales."""
     found, troubles = run(lambda s: _with_troubles(s, sales.all_sales(s.db), None))
     if as_json:
-        print_json([_plain(sale) | _needs(sale.sale_id, troubles) for sale in found])
+        print_json([_with_need(sale, troubles) for sale in found])
         return
     table = Table("sale", "state", "total", "price", "opens", "closes", "payment window")
     for sale in found:
@@ -112,10 +105,69 @@ def list_sales(as_json: Json = False) -> None:
     _print_troubles(troubles)
 
 
+@sale_app.command("open")
+def open_sale(sale_id: SaleId, as_json: Json = False) -> None:
+    """Let buyers in (from --opens-at on). Opening again never resets the stock."""
+
+    async def open_(stores: Stores) -> Sale:
+        settings, sale = stores.settings, await sales.find(stores.db, sale_id)
+        broker = stores.broker("seckill-preflight")
+        checks = preflight.Preflight(stores.redis, stores.db, broker, settings.timeouts)
+        only_warn = settings.preflight == "warn"
+        for warning in await preflight.require(checks, sale, only_warn=only_warn):
+            typer.echo(f"seckill: warning: {warning}", err=True)
+        return await sales.open_(stores.db, stores.stock, sale_id)
+
+    _show(run(open_), as_json)
+
+
+@sale_app.command("close")
+def close_sale(sale_id: SaleId, as_json: Json = False) -> None:
+    """Let nobody new in. Orders live on."""
+    _show(run(lambda s: sales.close(s.db, s.stock, sale_id)), as_json)
+
+
+@sale_app.command("pause")
+def pause_sale(sale_id: SaleId, as_json: Json = False) -> None:
+    """Let nobody new in for a while. Orders live on; `resume` lets buyers in again."""
+    _show(run(lambda s: sales.pause(s.db, s.stock, sale_id)), as_json)
+
+
+@sale_app.command("resume")
+def resume_sale(sale_id: SaleId, as_json: Json = False) -> None:
+    """Let buyers into a paused sale again."""
+    _show(run(lambda s: sales.resume(s.db, s.stock, sale_id)), as_json)
+
+
+@sale_app.command("restock")
+def restock_sale(
+    sale_id: SaleId,
+    units: Annotated[
+        int, typer.Option(help="Units to add; below 0, unsold units to take out of the sale.")
+    ],
+    reason: Annotated[str, typer.Option(help="Why, for the audit trail.")],
+    from_total: Annotated[
+        int | None,
+        typer.Option(help="Do it only if the sale has this many units: a repeat is then safe."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Change the units of a sale that was opened."""
+    why = {"actor": audit.operator_name(), "reason": reason}
+    _show(
+        run(lambda s: restock.restock(s.db, s.stock, sale_id, units, from_total=from_total, **why)),
+        as_json,
+    )
+
+
+sale_app.command("limit")(limit)
+sale_app.command("rebuild")(rebuild)
+
+
 async def _with_troubles(
     stores: Stores, reading: Awaitable[T], sale_ids: list[str] | None
 ) -> tuple[T, dict[str, FenceReason] | None]:
-    """Read sales, and which of them need a rebuild; None when Redis does not tell."""
+    """Read sales, and which of them need a rebuild; None when Redis is unavailable."""
     found = await reading
     try:
         return found, await fencing.needing_rebuild(stores.redis, stores.db, sale_ids)
@@ -124,8 +176,9 @@ async def _with_troubles(
         return found, None
 
 
-def _needs(sale_id: str, troubles: dict[str, FenceReason] | None) -> dict[str, str | None]:
-    return {"needs_rebuild": "unknown" if troubles is None else troubles.get(sale_id)}
+def _with_need(sale: Sale, troubles: dict[str, FenceReason] | None) -> dict[str, object]:
+    need = "unknown" if troubles is None else troubles.get(sale.sale_id)
+    return asdict(sale) | {"needs_rebuild": need}
 
 
 def _print_troubles(troubles: dict[str, FenceReason] | None) -> None:
@@ -133,26 +186,16 @@ def _print_troubles(troubles: dict[str, FenceReason] | None) -> None:
         typer.echo(fencing.advice(sale_id, trouble))
 
 
-def show(sale: Sale, as_json: bool) -> None:
-    """Print a sale, for people or for machines."""
+def _show(sale: Sale, as_json: bool) -> None:
     if as_json:
-        print_json(_plain(sale))
+        print_json(sale)
         return
-    window = "".join(
-        f", {word} {moment.isoformat()}"
-        for word, moment in (("opens", sale.opens_at), ("closes", sale.closes_at))
-        if moment
-    )
-    Console().print(
+    opens = f", opens {sale.opens_at.isoformat()}" if sale.opens_at else ""
+    closes = f", closes {sale.closes_at.isoformat()}" if sale.closes_at else ""
+    typer.echo(
         f"sale {sale.sale_id}: {sale.state}, {sale.total} units at {sale.price_cents / 100:.2f}, "
-        f"{sale.payment_window_s} s to pay{window}",
-        highlight=False,
-        soft_wrap=True,
+        f"{sale.payment_window_s} s to pay{opens}{closes}"
     )
-
-
-def _plain(sale: Sale) -> dict[str, Any]:
-    return {k: v.isoformat() if isinstance(v, datetime) else v for k, v in asdict(sale).items()}
 
 
 def _moment(option: str, text: str | None) -> datetime | None:

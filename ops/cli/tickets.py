@@ -10,14 +10,16 @@ from typing import Annotated
 import typer
 
 from config.settings import BadSettings, load_settings
-from ops.cli.stores import check_id
+from ops.cli.console import BuyerId, check_id
 from seckill.auth import login_tokens, tickets
 from seckill.auth.key_ring import KeyRing
 from seckill.errors import UserMistake
 
 
 def ticket(
-    sale_id: Annotated[str, typer.Argument(metavar="SALE", help="The sale's id.")],
+    sale_id: Annotated[
+        str, typer.Argument(metavar="SALE", help="The sale's id.", callback=check_id)
+    ],
     buyer_id: Annotated[str | None, typer.Argument(metavar="BUYER", help="The buyer's id.")] = None,
     count: Annotated[int, typer.Option(help="Make this many, for load tools.", min=0)] = 0,
     out: Annotated[Path | None, typer.Option(help="File for --count; else the terminal.")] = None,
@@ -26,7 +28,6 @@ def ticket(
     """Make a ticket, or with --count a file of them: one `BUYER<TAB>TICKET` a line."""
     if (buyer_id is None) == (count == 0):
         raise UserMistake("give either a buyer or --count")
-    check_id(sale_id)
     keys = _key_ring("ticket_keys")
     expires_at_s = int(time.time()) + ttl
     if buyer_id is not None:
@@ -46,11 +47,10 @@ def ticket(
 
 
 def token(
-    buyer_id: Annotated[str, typer.Argument(metavar="BUYER", help="The buyer's id.")],
+    buyer_id: BuyerId,
     ttl: Annotated[int, typer.Option(help="Seconds that it is good for.", min=1)] = 86_400,
 ) -> None:
     """Make a login token (JWT) for development: a shop's own login issues the real ones."""
-    check_id(buyer_id)
     expires_at_s = int(time.time()) + ttl
     typer.echo(
         login_tokens.issue(_key_ring("jwt_keys"), buyer_id=buyer_id, expires_at_s=expires_at_s)

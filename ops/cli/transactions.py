@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, Any, TypeVar
+from typing import Annotated
 
-import asyncpg
 import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from config.settings import load_settings
-from ops.cli.stores import Json
-from seckill.adapters import postgres
-from seckill.errors import UserMistake
+from ops.cli.console import Json, check_reason, print_json
+from ops.cli.stores import run
 from seckill.transactions import manual
 from seckill.transactions.manual import ListedTransaction, TransactionView
 from seckill.transactions.states import TransactionState
-
-T = TypeVar("T")
 
 tx_app = typer.Typer(help="Show, retry and settle transactions.", no_args_is_help=True)
 
@@ -47,9 +40,9 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """List transactions: those that have not ended, or those in some states."""
-    found = _run(lambda db: manual.list_(db, state or manual.OPEN, limit))
+    found = run(lambda s: manual.list_(s.db, state or manual.OPEN, limit))
     if as_json:
-        typer.echo(json.dumps([_plain(each) for each in found]))
+        print_json(found)
         return
     if not found:
         typer.echo("no transactions")
@@ -72,13 +65,13 @@ def list_(
 @tx_app.command("show")
 def show(tx_id: TxId, as_json: Json = False) -> None:
     """Show one transaction, with every operation of its branches."""
-    _show(_run(lambda db: manual.show(db, tx_id)), as_json)
+    _show(run(lambda s: manual.show(s.db, tx_id)), as_json)
 
 
 @tx_app.command("retry")
 def retry(tx_id: TxId, as_json: Json = False) -> None:
     """Try a parked transaction again, or one that waits, at once (by the role `recover`)."""
-    _say(_run(lambda db: manual.retry(db, tx_id)), "goes on", as_json)
+    _print(run(lambda s: manual.retry(s.db, tx_id)), "goes on", as_json)
 
 
 @tx_app.command("settle")
@@ -89,30 +82,15 @@ def settle(
     as_json: Json = False,
 ) -> None:
     """Close a parked transaction by hand. Nothing is done at its branches: that is up to you."""
-    if not reason.strip():
-        raise UserMistake("--reason: say why")
-    _say(_run(lambda db: manual.settle(db, tx_id, to, reason)), "is settled", as_json)
-
-
-def _run(work: Callable[[asyncpg.Pool], Awaitable[T]]) -> T:
-    async def go() -> T:
-        settings = load_settings()
-        settings.require_stores()
-        async with postgres.connect(
-            settings.postgres_dsn, size=1, timeout_s=settings.connect_timeout_s
-        ) as db:
-            return await work(db)
-
-    return asyncio.run(go())
+    check_reason(reason)
+    _print(run(lambda s: manual.settle(s.db, tx_id, to, reason)), "is settled", as_json)
 
 
 def _show(shown: TransactionView, as_json: bool) -> None:
     each = shown.transaction
     if as_json:
-        branches = [_plain(branch) for branch in shown.branches]
-        typer.echo(json.dumps({**_plain(each), "args": shown.args, "branches": branches}))
+        print_json({**asdict(each), "args": shown.args, "branches": shown.branches})
         return
-    console = Console()
     lines = {
         "transaction": f"{each.tx_id} ({each.engine} {each.name})",
         "state": _state(each),
@@ -126,13 +104,13 @@ def _show(shown: TransactionView, as_json: bool) -> None:
     }
     for name, value in lines.items():
         if value:
-            console.print(f"{name:<16}{value}", highlight=False, soft_wrap=True, markup=False)
+            typer.echo(f"{name:<16}{value}")
     table = _table("branch", "operation", "attempts", "first", "last", "done", "last error")
     table.caption = "times are UTC"
     for b in shown.branches:
         times = (_moment(moment) for moment in (b.first_at, b.last_at, b.done_at))
         table.add_row(b.branch, b.op, str(b.attempts), *times, b.error or "")
-    console.print(table)
+    Console().print(table)
 
 
 def _table(first: str, *others: str) -> Table:
@@ -140,9 +118,9 @@ def _table(first: str, *others: str) -> Table:
     return Table(Column(first, no_wrap=True), *(Column(name, overflow="fold") for name in others))
 
 
-def _say(each: ListedTransaction, what: str, as_json: bool) -> None:
+def _print(each: ListedTransaction, what: str, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(_plain(each)))
+        print_json(each)
     else:
         typer.echo(f"{each.tx_id} {what}: {_state(each)}")
 
@@ -155,8 +133,3 @@ def _state(each: ListedTransaction) -> str:
 
 def _moment(moment: datetime | None) -> str:
     return moment.astimezone(UTC).isoformat(sep=" ", timespec="milliseconds")[:-6] if moment else ""
-
-
-def _plain(record: Any) -> dict[str, Any]:  # noqa: ANN401 - any of the records of by_hand
-    fields = asdict(record)
-    return {k: v.isoformat() if isinstance(v, datetime) else v for k, v in fields.items()}

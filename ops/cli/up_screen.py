@@ -1,7 +1,8 @@
-"""What a person sees of `seckill up`: lines while it starts, then a live line."""
+"""`seckill up` in the foreground: lines while it starts, then what to paste, then a live line."""
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from pathlib import Path
@@ -9,28 +10,46 @@ from pathlib import Path
 from rich.console import Console
 from rich.status import Status
 
-from config.settings import PROJECT_ROOT
-from ops.processes.home import StackState
-from ops.stack.supervisor import StackSettings
+from config.settings import PROJECT_ROOT, Settings
+from ops.processes.control_socket import Reply
+from ops.processes.tasks import until_signal
+from ops.stack.addresses import addresses
+from ops.stack.supervisor import StackListener, StackSettings, run_stack
+
+
+async def run_in_foreground(
+    settings: Settings, gateways: int, consumers: int, *, as_json: bool
+) -> None:
+    """Run the stack until SIGTERM or SIGINT, and show what happens to it."""
+    screen = UpScreen(settings.home.absolute(), as_json=as_json)
+    listener = StackListener(log=screen.log, ready=screen.ready, changed=screen.changed)
+    try:
+        await until_signal(run_stack(settings, gateways, consumers, listener))
+    finally:
+        screen.close()
 
 
 class UpScreen:
     """Prints what happens; on a terminal a line at the bottom shows what runs."""
 
-    def __init__(self, home: Path, *, to_stderr: bool = False) -> None:
+    def __init__(self, home: Path, *, as_json: bool) -> None:
         self._home = home
-        self._console = Console(stderr=to_stderr, highlight=False, soft_wrap=True)
+        self._as_json = as_json
+        self._console = Console(stderr=as_json, highlight=False, soft_wrap=True)
         self._line: Status | None = None
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """Print one event."""
         self._console.print(f"{time.strftime('%H:%M:%S')} {text}", markup=False)
 
     def ready(self, values: StackSettings) -> None:
-        """Print the addresses and something to paste."""
-        self._console.print(_welcome(self._home, values), markup=False)
+        """Print the addresses, and for a person something to paste."""
+        if self._as_json:
+            print(json.dumps(addresses(values)), flush=True)
+        else:
+            self._console.print(_welcome(self._home, values), markup=False)
 
-    def changed(self, state: StackState) -> None:
+    def changed(self, state: Reply) -> None:
         """Redraw the line at the bottom."""
         if self._console.is_terminal:
             text = " ".join(
@@ -42,7 +61,7 @@ class UpScreen:
             self._line.start()
 
     def close(self) -> None:
-        """Take the line away."""
+        """Remove the line."""
         if self._line:
             self._line.stop()
 

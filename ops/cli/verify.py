@@ -9,42 +9,45 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ops.cli.stores import Json, Stores, check_id, print_json, run
-from seckill.consistency import verify as ledger
+from ops.cli.console import Json, check_id, print_json
+from ops.cli.stores import Stores, run
+from seckill.consistency import verify as ledgers
+from seckill.consistency.verify import Ledger
 from seckill.errors import UserMistake
 from seckill.sales import sales
 
 
 def verify(
-    sale_id: Annotated[str, typer.Argument(metavar="SALE", help="The sale's id.")],
+    sale_id: Annotated[
+        str, typer.Argument(metavar="SALE", help="The sale's id.", callback=check_id)
+    ],
     wait: Annotated[float, typer.Option(help="Seconds to wait for quiet.", min=0)] = 0.0,
     as_json: Json = False,
 ) -> None:
     """Count the ledger of a sale from the stores; exit 1 unless it balances."""
-    check_id(sale_id)
     if math.isnan(wait):
         raise UserMistake("--wait: give a number of seconds")
 
-    async def look(stores: Stores) -> ledger.Ledger:
+    async def look(stores: Stores) -> Ledger:
         await sales.find(stores.db, sale_id)  # is there such a sale?
-        return await ledger.verify(stores.redis, stores.db, sale_id, wait_s=wait)
+        return await ledgers.verify(stores.redis, stores.db, sale_id, wait_s=wait)
 
-    books = run(look)
+    ledger = run(look)
     if as_json:
-        print_json(books.summary())
+        print_json(ledger.summary())
     else:
-        print_ledger(Console(), sale_id, books)
-    if not books.balanced:
+        print_ledger(Console(), sale_id, ledger)
+    if not ledger.balanced:
         raise typer.Exit(1)
 
 
-def print_ledger(console: Console, sale_id: str, books: ledger.Ledger) -> None:
+def print_ledger(console: Console, sale_id: str, ledger: Ledger) -> None:
     """Print a ledger as a table, with its verdict."""
     table = Table("line", "number", title=f"ledger of {sale_id}", min_width=40)
     table.columns[1].justify = "right"
-    for name, number in books.lines.items():
+    for name, number in ledger.lines.items():
         table.add_row(name, str(number))
     console.print(table)
-    for violation in books.violations:
+    for violation in ledger.violations:
         console.print(f"[red]violation[/red] {violation}", highlight=False)
-    console.print("[green]balanced[/green]" if books.balanced else "[red]NOT balanced[/red]")
+    console.print("[green]balanced[/green]" if ledger.balanced else "[red]NOT balanced[/red]")

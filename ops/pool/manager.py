@@ -1,8 +1,8 @@
 """The pool manager behind `seckill pool`: it does what is asked, and shows how the roles fare.
 
-Nothing that matters lives here. What is wanted is in `<home>/pool.json`, work is on the broker and
-in the stores, and a worker whose manager is gone drains and ends. So a manager may be killed and
-started again at any time.
+Nothing is lost with it. The plan is in `<home>/pool.json`, which the manager alone reads and
+writes; work is on the broker and in the stores; a worker whose manager is gone drains and ends.
+So a manager may be killed and started again at any time.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ from consumers.main import default_roles
 from ops.pool import autoscaler
 from ops.pool.autoscaler import Reading, Trend
 from ops.pool.backlogs import Backlogs
-from ops.pool.control_socket import Reply, Request, control_server
 from ops.pool.metrics import Figures, RoleFigures, running_roles
-from ops.pool.plan import PoolPlan, load_plan, start_afresh
-from ops.pool.start import alone, wish
+from ops.pool.plan import PoolPlan, load_plan
 from ops.pool.workers import Workers
 from ops.processes import pid_files
-from ops.processes.restarts import Say
+from ops.processes.control_socket import Reply
+from ops.processes.home import only_pool_manager
+from ops.processes.requests import PoolRequest, pool_socket
+from ops.processes.supervision import Log
 from seckill.adapters import postgres
 from seckill.adapters import redis as redis_client
 from seckill.adapters.rabbitmq import Broker
@@ -40,24 +41,23 @@ from seckill.single_flight import SingleFlight
 
 #: The autoscaler looks this often. A look costs some milliseconds of this process and the stores.
 LOOK_S = 2.0
-#: Whoever asks for the figures at once after somebody else gets the same ones.
+#: Figures that are younger than this are not read again.
 FRESH_S = 0.2
-#: A store that takes longer to be looked at is away, as far as an operator is concerned.
+#: A store that takes longer to be looked at is unavailable, as far as an operator is concerned.
 STORE_S = 2.0
 
 
-async def run_pool(settings: Settings, each: int | None, say: Say) -> None:
+async def run_pool(settings: Settings, each: int | None, log: Log) -> None:
     """Run a pool in `settings.home` until cancelled, or until it is asked to stop.
 
-    It begins with `each` of every role, or goes on as the last one was.
+    It begins with `each` of every role; None: it goes on as the last pool was.
     """
     home = settings.home.absolute()
-    with alone(home):
-        wish(home).unlink(missing_ok=True)  # granted
+    with only_pool_manager(home):
         # Those of a manager that was killed drain by themselves; two may not have one name.
         await asyncio.to_thread(pid_files.end_leftovers, home / "run", "consumers-*")
         if each is not None:
-            start_afresh(home, each)
+            PoolPlan(each=each).save(home)
         plan = load_plan(home, default_roles(settings))
         pid_file = home / "run" / "pool.pid"
         pid_files.write(pid_file, os.getpid(), signal.SIGTERM)
@@ -65,22 +65,22 @@ async def run_pool(settings: Settings, each: int | None, say: Say) -> None:
             stack.callback(pid_file.unlink, missing_ok=True)
             figures = Figures(await stack.enter_async_context(ClientSession()))
             backlogs = await _open_backlogs(settings, stack)
-            pool = Pool(settings, plan, figures, backlogs, say)
+            pool = Pool(settings, plan, figures, backlogs, log)
             await pool.run(partial(notify_ready, settings.notify_socket))
 
 
 class Pool:
-    """Has the plan followed, changes it, and shows what comes of it."""
+    """Follows the plan, changes it, and shows what comes of it."""
 
     def __init__(
-        self, settings: Settings, plan: PoolPlan, figures: Figures, backlogs: Backlogs, say: Say
+        self, settings: Settings, plan: PoolPlan, figures: Figures, backlogs: Backlogs, log: Log
     ) -> None:
         self._home = settings.home.absolute()
         self._plan = plan
         self._figures = figures
         self._backlogs = backlogs
-        self._say = say
-        self._workers = Workers(settings, say)
+        self._log = log
+        self._workers = Workers(settings, log)
         self._since = datetime.now(UTC)
         self._trends: dict[str, Trend] = {}
         self._looking = SingleFlight(self._look, interval_s=FRESH_S)
@@ -89,20 +89,20 @@ class Pool:
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Run until cancelled or asked to stop; call `ready` when each worker was tried once."""
-        async with control_server(self._home, self.handle):
+        async with pool_socket(self._home).serving(PoolRequest, self.handle):
             try:
-                async with self._workers.kept():
+                async with self._workers.running():
                     try:
                         self._workers.follow(self._plan)
                         await self._workers.tried()
                         ready()
                         await self._watch()
                     finally:
-                        self._stop.set()  # nobody is hired any more
+                        self._stop.set()  # no change comes from now on
             finally:
                 self._ended.set()
 
-    async def handle(self, request: Request) -> Reply:
+    async def handle(self, request: PoolRequest) -> Reply:
         """Do what is asked through the control socket."""
         if self._stop.is_set():
             raise SeckillError("the pool is stopping")
@@ -119,7 +119,7 @@ class Pool:
             self._change(request)
         return {"ok": True}
 
-    def _change(self, request: Request) -> None:
+    def _change(self, request: PoolRequest) -> None:
         plan = copy.deepcopy(self._plan)  # all of it or nothing
         if request.op == "scale":
             for role, (low, high) in request.counts.items():
@@ -129,11 +129,11 @@ class Pool:
         self._adopt(plan)
 
     def _adopt(self, plan: PoolPlan) -> None:
-        """Keep a plan, then follow it."""
+        """Save a plan, then follow it."""
         plan.save(self._home)
         for role, duty in plan.duties.items():
             if duty != (before := self._plan.duties[role]):
-                self._say(f"{role}: {before} -> {duty}")
+                self._log(f"{role}: {before} -> {duty}")
         self._plan = plan
         self._workers.follow(plan)
 
@@ -191,7 +191,7 @@ class Pool:
 
 
 async def _open_backlogs(settings: Settings, stack: AsyncExitStack) -> Backlogs:
-    """Open what the backlogs are read from; every store may be away."""
+    """Open what the backlogs are read from; any store may be unavailable."""
     redis = redis_client.connect(settings.redis_url, timeout_s=STORE_S)
     stack.push_async_callback(redis.aclose)
     pool = postgres.connect(settings.postgres_dsn, size=2, timeout_s=STORE_S, at_once=False)

@@ -1,4 +1,4 @@
-"""How many processes run each role: what was asked for, kept in `<home>/pool.json`.
+"""How many processes run each role: what the pool manager was asked for, kept in `pool.json`.
 
 Worker i (from 1) runs every role of which at least i are wanted, so there are as many workers as
 of the most wanted role: a small machine pays for one process, a big one scales a single role. A
@@ -72,12 +72,12 @@ class PoolPlan:
             duty.wanted, duty.min, duty.max = max(low, min(duty.wanted, high)), low, high
 
     def pause(self, roles: Iterable[str], *, paused: bool = True) -> None:
-        """Let roles rest, or go on; none named means all."""
+        """Pause roles, or let them go on; none named means all."""
         for duty in [self._duty(role) for role in roles] or self.duties.values():
             duty.paused = paused
 
     def save(self, home: Path) -> None:
-        """Keep it in one step, so that nobody reads half of it."""
+        """Write it in one step: a manager that is killed leaves the old file or the new one."""
         new = home / f"{_FILE}.new"
         new.write_bytes(msgspec.json.encode(self))
         new.replace(home / _FILE)
@@ -92,7 +92,7 @@ _decode = msgspec.json.Decoder(PoolPlan).decode
 
 
 def load_plan(home: Path, roles: Sequence[str]) -> PoolPlan:
-    """Return the plan that is kept; a role of which nothing is kept gets what all began with."""
+    """Return the saved plan; a role that is not in it gets what all began with."""
     file = home / _FILE
     try:
         kept = _decode(file.read_bytes()) if file.exists() else PoolPlan()
@@ -101,11 +101,6 @@ def load_plan(home: Path, roles: Sequence[str]) -> PoolPlan:
     return PoolPlan(
         {role: kept.duties.get(role) or WorkerDuty(kept.each) for role in roles}, kept.each
     )
-
-
-def start_afresh(home: Path, each: int) -> None:
-    """Forget what was asked of earlier managers: the next one begins with `each` of every role."""
-    PoolPlan(each=each).save(home)
 
 
 def parse_scale(word: str) -> tuple[str, int, int]:

@@ -1,37 +1,30 @@
 """Child processes that never outlive us.
 
-Three nets, because each has a hole: we stop our children in order; the kernel signals them when
-we are killed (PR_SET_PDEATHSIG); and a pid file lets the next start end what ignored that signal.
-Linux is what all of this is written for; elsewhere only the first net is spread.
+Three measures, because each has a gap: we stop our children in order; the kernel signals them when
+we are killed (`tether.py`); and a pid file lets the next start end what ignored that signal.
+All of this is written for Linux; elsewhere only the first measure works.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import os
-import pwd
 import signal
 import sys
-import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from ops.processes import pid_files
+from ops.processes.tether import run_as, tethered
 from seckill.errors import SeckillError
 
 #: Longest start worth waiting for: RabbitMQ takes 5 s here, and 30 s on a busy small machine.
 START_DEADLINE_S = 60.0
 LOG_TAIL_LINES = 5
-
-_PR_SET_PDEATHSIG = 1
-# Looked up here, before any fork: loading a library between fork and exec may deadlock.
-_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 class StartFailed(SeckillError):
@@ -56,26 +49,26 @@ class Spec:
     user: str | None = None
     #: Keep all its threads on one processor until it is ready.
     start_on_one_cpu: bool = False
-    #: Lines for its stdin, see `Child.tell`; else that is empty.
+    #: Its stdin takes lines, see `Child.write_line`; else that is empty.
     listens: bool = False
-    #: Somebody else may ask it to end; then it exits with 0, and is left alone until this is there.
-    wish: Path | None = None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Child:
     """One process that can be started, stopped and started again in the same place."""
 
     spec: Spec
-    #: Returns once the child does its work; asks it by the protocol that it speaks.
+    #: Returns once the child does its work; asks it by the child's own protocol.
     ready: Callable[[], Awaitable[object]]
     #: Awaited before each start.
     before: Callable[[], Awaitable[None]] | None = None
     process: asyncio.subprocess.Process | None = field(default=None, init=False)
     started_at: float = field(default=0.0, init=False)
-    #: How often its keeper had to start it again.
+    #: How often its supervisor had to start it again.
     restarts: int = field(default=0, init=False)
-    _told: bytes = field(default=b"", init=False)
+    #: Further arguments until one start has worked; later processes do without.
+    once: Sequence[str] = field(default=(), init=False)
+    _line: bytes = field(default=b"", init=False)
 
     @property
     def name(self) -> str:
@@ -114,6 +107,7 @@ class Child:
             )
             if ready.done():
                 ready.result()
+                self.once = ()
                 self._release_cpu()
                 return
             reason = (
@@ -147,11 +141,11 @@ class Child:
         if self.spec.pid_file:
             self.spec.pid_file.unlink(missing_ok=True)
 
-    def tell(self, line: str) -> None:
-        """Write a line to its stdin; each later process of this child is told the last one."""
-        self._told = line.encode() + b"\n"
+    def write_line(self, line: str) -> None:
+        """Write a line to its stdin; each later process of this child gets the last one."""
+        self._line = line.encode() + b"\n"
         if self.pid is not None:
-            self._pass_on()
+            self._write()
 
     def send(self, number: signal.Signals) -> None:
         """Signal it, if it still runs."""
@@ -175,26 +169,27 @@ class Child:
             self.process = await asyncio.create_subprocess_exec(
                 spec.argv[0],
                 *spec.argv[1:],
+                *self.once,
                 env=spec.env,
                 cwd=spec.cwd,
                 stdin=asyncio.subprocess.PIPE if spec.listens else asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 **run_as(spec.user),
-                **_tethered(spec),
+                **tethered(spec.stop_signal, one_cpu=spec.start_on_one_cpu),
             )
         self.started_at = time.monotonic()
         if spec.pid_file:
             pid_files.write(spec.pid_file, self.process.pid, spec.stop_signal)
-        self._pass_on()
+        self._write()
 
-    def _pass_on(self) -> None:
+    def _write(self) -> None:
         # Not drained: a line is short, and a process that has just died reads nothing anyway.
-        if self._told and self.process and self.process.stdin:
-            self.process.stdin.write(self._told)
+        if self._line and self.process and self.process.stdin:
+            self.process.stdin.write(self._line)
 
     def _release_cpu(self) -> None:
-        if self.spec.start_on_one_cpu and _LIBC and self.pid:
+        if self.spec.start_on_one_cpu and sys.platform == "linux" and self.pid:
             for task in Path(f"/proc/{self.pid}/task").iterdir():
                 with suppress(ProcessLookupError):  # a thread that has just ended
                     os.sched_setaffinity(int(task.name), os.sched_getaffinity(0))
@@ -210,40 +205,6 @@ async def run_to_end(spec: Spec) -> None:
         await child.kill()
     if child.describe_end() != "exited with 0":
         raise StartFailed(f"{spec.name} {child.describe_end()}{log_tail(spec.log)}")
-
-
-def run_as(user: str | None) -> dict[str, Any]:
-    """Arguments of Popen that give up root for `user`."""
-    if user is None:
-        return {}
-    return {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []}
-
-
-def _tethered(spec: Spec) -> dict[str, Any]:
-    """Arguments of Popen for a child that ends with us.
-
-    Its own session keeps the terminal's Ctrl-C away from it: only the supervisor hears that, and
-    stops its children in order.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        # The kernel sends the signal when the creating *thread* ends, not the process.
-        raise AssertionError("bug: children must be created by the main thread")
-    prepare = partial(_die_with, os.getpid(), spec.stop_signal, spec.start_on_one_cpu)
-    return {"start_new_session": True, "preexec_fn": prepare if _LIBC else None}
-
-
-def _die_with(parent: int, stop_signal: signal.Signals, one_cpu: bool) -> None:
-    """Ask the kernel for `stop_signal` when `parent` dies; runs between fork and exec.
-
-    After the change of user, which would clear the request. It survives exec, so the shell
-    scripts around Erlang hand it on to the virtual machine.
-    """
-    if _LIBC is not None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, int(stop_signal))
-    if os.getppid() != parent:  # it died before the request was in force
-        os._exit(1)
-    if one_cpu:
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
 
 def log_tail(log: Path | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 
 #: A store flushes and leaves within 3 s; beyond this it hangs and only SIGKILL helps.
 STOP_GRACE_S = 15.0
-#: Between two looks at a process that should end: nobody notices it, and it costs nothing.
+#: Between two looks at a process that should end: too short to notice, and it costs nothing.
 POLL_S = 0.05
 
 
@@ -26,6 +27,19 @@ def start_time(pid: int) -> str | None:
         return None
     state, *fields = stat.rpartition(")")[2].split()  # the name before it may hold anything
     return None if state == "Z" else fields[18]
+
+
+def wait_for_end(pid: int, started: str | None, timeout_s: float = math.inf) -> bool:
+    """Return True once a process that is no child of ours has ended; False when time is up.
+
+    `started` is its start time as it was before it was asked to end; None: it had ended by then.
+    """
+    deadline = time.monotonic() + timeout_s
+    while started is not None and start_time(pid) == started:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(POLL_S)  # the kernel reports the end of a process to its parent alone
+    return True
 
 
 def write(file: Path, pid: int, stop_signal: signal.Signals) -> None:
@@ -46,10 +60,9 @@ def end_leftovers(run_dir: Path, names: str = "*") -> list[str]:
             _send(pid, signal.SIGCONT)  # a paused process handles nothing but SIGKILL
     deadline = time.monotonic() + STOP_GRACE_S
     for pid, started in alive.values():
-        while start_time(pid) == started:
-            if time.monotonic() > deadline:
-                _send(pid, signal.SIGKILL)
-            time.sleep(POLL_S)  # no child of ours: its end is not told
+        if not wait_for_end(pid, started, deadline - time.monotonic()):
+            _send(pid, signal.SIGKILL)
+            wait_for_end(pid, started)
     for file in files:
         file.unlink(missing_ok=True)
     return list(alive)

@@ -1,4 +1,4 @@
-"""Processes that do the work: `seckill gateway`, `consumers` and `pool start` as children."""
+"""`seckill gateway`, `consumers` and `pool start` as children of a supervisor."""
 
 from __future__ import annotations
 
@@ -8,17 +8,11 @@ import os
 import secrets
 import socket
 import sys
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from config.settings import PROJECT_ROOT, Settings, load_settings
 from ops.processes.child import Child, Spec
-from ops.processes.restarts import Say, keep, start_first
-from ops.processes.tasks import together
-
-#: A worker that was told to stop has drained after drain_s; this much later it hangs.
-DRAIN_MARGIN_S = 2.0
+from ops.processes.supervision import Log, Supervisor
 
 
 def worker_settings() -> Settings:
@@ -39,25 +33,22 @@ def worker(
     home: Path | None = None,
     listens: bool = False,
 ) -> Child:
-    """Describe `seckill <command>` as a child that says when it is ready.
+    """Describe `seckill <command>` as a child that reports when it is ready.
 
     With a home its output and pid go to files there; without one it shares ours.
     """
     name = f"{command}-{number}"
-    return announced(
-        Spec(
-            name=name,
-            argv=[sys.executable, "-m", "ops.cli", command, *options],
-            env={**os.environ, **overrides},
-            cwd=PROJECT_ROOT,
-            log=home and home / "logs" / f"{name}.log",
-            pid_file=home and home / "run" / f"{name}.pid",
-            listens=listens,
-        )
-    )
+    log, pid_file = home and home / "logs" / f"{name}.log", home and home / "run" / f"{name}.pid"
+    return _announced(name, [command, *options], overrides, log, pid_file, listens=listens)
 
 
-async def run_gateways(settings: Settings, count: int, say: Say) -> None:
+def pool_child(home: Path) -> Child:
+    """Describe `seckill pool start` as a child; it writes its pid file itself."""
+    settings = {"SECKILL_HOME": str(home)}
+    return _announced("pool", ["pool", "start"], settings, home / "logs" / "pool.log", None)
+
+
+async def run_gateways(settings: Settings, count: int, log: Log) -> None:
     """Run `count` gateways on one port until cancelled.
 
     Each has an admin port of its own, counted up from the configured one.
@@ -66,34 +57,36 @@ async def run_gateways(settings: Settings, count: int, say: Say) -> None:
         worker("gateway", number, {"SECKILL_ADMIN_PORT": str(settings.admin_port + number - 1)})
         for number in range(1, count + 1)
     ]
-    try:
-        await keep_all(children, say)
-    finally:
-        await stop_all(children, settings.drain_s)
+    supervisor = Supervisor(log)
+    async with supervisor.running():
+        try:
+            await supervisor.start_all(children)
+            await asyncio.Event().wait()
+        finally:
+            await supervisor.stop_all(children, settings.drain_s)
 
 
-async def keep_all(
-    children: list[Child],
-    say: Say,
-    started: Callable[[], None] = lambda: None,
-    changed: Callable[[], None] = lambda: None,
-) -> None:
-    """Start all of them, call `started`, then keep them alive until cancelled."""
-    await together(*(start_first(child, say) for child in children))
-    started()
-    await together(*(keep(child, say, changed) for child in children))
-
-
-async def stop_all(children: list[Child], drain_s: float) -> None:
-    """Stop all of them at once: each drains, and is killed when it takes too long."""
-    await together(*(child.stop(drain_s + DRAIN_MARGIN_S) for child in children))
-
-
-def announced(spec: Spec) -> Child:
-    """Return a child that is ready when it says so on its NOTIFY_SOCKET."""
+def _announced(
+    name: str,
+    words: list[str],
+    overrides: dict[str, str],
+    log: Path | None,
+    pid_file: Path | None,
+    *,
+    listens: bool = False,
+) -> Child:
+    """Return a `seckill` command as a child that is ready when its NOTIFY_SOCKET says so."""
     ready = _ReadySocket()
-    env = {**spec.env, "NOTIFY_SOCKET": ready.address}
-    return Child(replace(spec, env=env), ready.ready, before=ready.open)
+    spec = Spec(
+        name=name,
+        argv=[sys.executable, "-m", "ops.cli", *words],
+        env={**os.environ, **overrides, "NOTIFY_SOCKET": ready.address},
+        cwd=PROJECT_ROOT,
+        log=log,
+        pid_file=pid_file,
+        listens=listens,
+    )
+    return Child(spec, ready.ready, before=ready.open)
 
 
 class _ReadySocket:

@@ -1,44 +1,46 @@
 """The supervisor behind `seckill up`: stores, schema, settings file, gateways, pool manager.
 
 One process starts everything, starts again what dies, and stops it in the order in which nothing
-is lost: gateways (answers in hand), consumers (batches in hand), stores.
+is lost: gateways (answers in flight), consumers (batches in flight), stores. `pool stop` and
+`pool start` ask this process, so it alone knows whether there should be a pool.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from config.settings import PROJECT_ROOT, Settings, save_stack_settings
-from ops.pool.plan import start_afresh
-from ops.pool.start import wish
-from ops.processes.child import Child, Spec
-from ops.processes.home import StackState, held, publish
+from config.settings import Settings, save_stack_settings
+from ops.processes.child import Child
+from ops.processes.control_socket import Reply
+from ops.processes.home import only_pool_manager, only_supervisor
 from ops.processes.ports import free_port
-from ops.processes.restarts import Say, keep
-from ops.processes.tasks import together
-from ops.processes.workers import DRAIN_MARGIN_S, announced, keep_all, stop_all, worker
+from ops.processes.requests import StackRequest, stack_socket
+from ops.processes.supervision import DRAIN_MARGIN_S, Log, Supervisor
+from ops.processes.workers import pool_child, worker
 from ops.stack.credentials import load_credentials
 from ops.stack.services import Services, given_settings, running_services
 from seckill.adapters import migrations
+from seckill.errors import SeckillError
 
 #: What `<home>/settings.json` holds: the settings of every process of the stack.
-StackSettings = dict[str, object]
+StackSettings = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class StackListener:
-    """Who is told how the stack fares."""
+    """What is called as the stack fares."""
 
     #: Something happened that a person may want to read.
-    say: Say
+    log: Log
     #: Everything answers; called once.
     ready: Callable[[StackSettings], None]
     #: Something started, ended or became ready.
-    changed: Callable[[StackState], None]
+    changed: Callable[[Reply], None] = lambda _: None
 
 
 async def run_stack(
@@ -46,82 +48,126 @@ async def run_stack(
 ) -> None:
     """Run a stack in `settings.home` until cancelled."""
     home = settings.home.absolute()
-    with held(home):
-        listener.say("starting Redis, RabbitMQ and PostgreSQL")
-        async with running_services(home) as services:
-            await migrations.migrate(services.postgres_dsn)
-            values = _stack_settings(settings, services, home)
-            save_stack_settings(home, values)
-            start_afresh(home, consumers)  # what is typed now holds, not what was some day
-            stack = _Stack(home, services, values, listener, pool_manager(home))
-            stack.add_gateways(gateways)
-            await stack.run(settings.drain_s)
+    with only_supervisor(home):
+        stack = Stack(home, listener, consumers, settings.drain_s)
+        async with stack_socket(home).serving(StackRequest, stack.handle):
+            listener.log("starting Redis, RabbitMQ and PostgreSQL")
+            async with running_services(home) as services:
+                await migrations.migrate(services.postgres_dsn)
+                values = _stack_settings(settings, services, home)
+                save_stack_settings(home, values)
+                await stack.run(services, values, gateways)
 
 
-@dataclass(slots=True)
-class _Stack:
-    """A stack whose stores are up."""
+class Stack:
+    """What runs of a stack: kept alive, shown, and changed as it is asked."""
 
-    home: Path
-    services: Services
-    values: StackSettings
-    listener: StackListener
-    pool: Child
-    gateways: list[Child] = field(default_factory=list)
-    admin_ports: list[object] = field(default_factory=list)
-    ready: bool = False
+    def __init__(self, home: Path, listener: StackListener, consumers: int, drain_s: float) -> None:
+        self._home = home
+        self._listener = listener
+        self._drain_s = drain_s
+        self._supervisor = Supervisor(listener.log, changed=self._changed)
+        self._services = Services({})
+        #: Gateways, each with the URL of its admin port.
+        self._gateways: dict[Child, str] = {}
+        self._pool = pool_child(home)
+        self._begin_with(consumers)  # what is typed now holds, not what was some day
+        self._ready = self._stopping = False
+        #: `pool stop` was asked for, and `pool start` not since.
+        self._pool_stopped = False
+        #: One change of that at a time: a manager ends before the next one starts.
+        self._pool_change = asyncio.Lock()
 
-    def add_gateways(self, count: int) -> None:
+    async def run(self, services: Services, values: StackSettings, gateways: int) -> None:
+        """Start the workers and keep everything alive until cancelled."""
+        self._services = services
+        self._describe_gateways(values, gateways)
+        self._listener.log("starting gateways and consumers")
+        async with self._supervisor.running():
+            try:
+                for store in services.children:
+                    self._supervisor.keep(store)
+                await self._supervisor.start_all([*self._gateways, self._pool])
+                self._ready = True
+                self._changed()
+                self._listener.ready(values)
+                await asyncio.Event().wait()
+            finally:
+                self._stopping = True
+                self._listener.log("stopping")
+                await self._supervisor.stop_all([*self._gateways], self._drain_s)
+                await self._end_pool()
+
+    async def handle(self, request: StackRequest) -> Reply:
+        """Do what is asked through the control socket."""
+        if request.op == "status":
+            return self._state()
+        async with self._pool_change:
+            if self._stopping:
+                raise SeckillError(f"the stack (pid {os.getpid()}) is stopping")
+            if request.op == "start_pool":
+                self._start_pool(request.consumers)
+            else:
+                await self._stop_pool()
+        return {"ok": True}
+
+    def _start_pool(self, consumers: int | None) -> None:
+        with only_pool_manager(self._home):  # after a crash the supervisor starts it anyway
+            self._begin_with(consumers)
+        if self._pool_stopped:
+            self._pool_stopped = False
+            self._listener.log("starting pool again, as asked")
+            self._supervisor.start(self._pool)
+
+    async def _stop_pool(self) -> None:
+        if not self._ready:
+            raise SeckillError(f"the stack (pid {os.getpid()}) is starting")
+        self._pool_stopped = True
+        await self._end_pool()
+        self._listener.log("pool was asked to end, and is left alone")
+        self._changed()
+
+    async def _end_pool(self) -> None:
+        await self._supervisor.stop(self._pool, self._drain_s + DRAIN_MARGIN_S)  # for its workers
+
+    def _begin_with(self, consumers: int | None) -> None:
+        """Let the next manager begin with so many of each role; None: go on as it was."""
+        self._pool.once = [] if consumers is None else ["--consumers", str(consumers)]
+
+    def _describe_gateways(self, values: StackSettings, count: int) -> None:
         # Metrics and health are of one process, so each has an admin port of its own; the
         # advertised one is the first gateway's.
-        self.admin_ports = [self.values["admin_port"], *(free_port() for _ in range(1, count))]
         for number in range(1, count + 1):
+            port = values["admin_port"] if number == 1 else free_port()
             overrides = {
-                "SECKILL_HOME": str(self.home),
-                "SECKILL_GATEWAY_PORT": str(self.values["gateway_port"]),
-                "SECKILL_ADMIN_PORT": str(self.admin_ports[number - 1]),
+                "SECKILL_HOME": str(self._home),
+                "SECKILL_GATEWAY_PORT": str(values["gateway_port"]),
+                "SECKILL_ADMIN_PORT": str(port),
             }
-            self.gateways.append(worker("gateway", number, overrides, home=self.home))
+            child = worker("gateway", number, overrides, home=self._home)
+            self._gateways[child] = f"http://{values['admin_host']}:{port}"
 
-    async def run(self, drain_s: float) -> None:
-        """Start the workers and keep everything alive until cancelled."""
-        say = self.listener.say
-        say("starting gateways and consumers")
-        try:
-            await together(
-                *(keep(child, say, self.changed) for child in self.services.children),
-                keep_all([*self.gateways, self.pool], say, self.started, self.changed),
-            )
-        finally:
-            say("stopping")
-            await stop_all(self.gateways, drain_s)
-            await stop_all([self.pool], drain_s + DRAIN_MARGIN_S)  # it waits for its workers
+    def _changed(self) -> None:
+        self._listener.changed(self._state())
 
-    def started(self) -> None:
-        self.ready = True
-        self.changed()
-        self.listener.ready(self.values)
+    def _state(self) -> Reply:
+        """Return what runs; there is no pid of what restarts, or of a store that was given.
 
-    def changed(self) -> None:
-        state = StackState(
-            ready=self.ready,
-            services=[
-                {"name": name, "pid": self.services.pid(name), "address": store.address}
-                for name, store in self.services.stores.items()
+        Which workers the pool has its manager knows: `requests.pool_overview`.
+        """
+        return {
+            "pid": os.getpid(),
+            "ready": self._ready,
+            "services": [
+                {"name": name, "pid": self._services.pid(name), "address": store.address}
+                for name, store in self._services.stores.items()
             ],
-            processes=[
-                {
-                    "name": child.name,
-                    "role": "gateway",
-                    "pid": child.pid,
-                    "admin_url": f"http://{self.values['admin_host']}:{port}",
-                }
-                for child, port in zip(self.gateways, self.admin_ports, strict=False)
+            "processes": [
+                {"name": child.name, "role": "gateway", "pid": child.pid, "admin_url": admin_url}
+                for child, admin_url in self._gateways.items()
             ],
-            pool={"name": self.pool.name, "pid": self.pool.pid},
-        )
-        publish(self.home, state)
-        self.listener.changed(state)
+            "pool": {"name": self._pool.name, "pid": self._pool.pid},
+        }
 
 
 def _stack_settings(settings: Settings, services: Services, home: Path) -> StackSettings:
@@ -150,17 +196,3 @@ def _stack_settings(settings: Settings, services: Services, home: Path) -> Stack
         "webhook_keys": given.get("webhook_keys") or credentials.webhook_keys,
         "admin_token": given.get("admin_token", credentials.admin_token),
     }
-
-
-def pool_manager(home: Path) -> Child:
-    """Describe `seckill pool start` as a child; it writes its pid file itself."""
-    return announced(
-        Spec(
-            name="pool",
-            argv=[sys.executable, "-m", "ops.cli", "pool", "start"],
-            env={**os.environ, "SECKILL_HOME": str(home)},
-            cwd=PROJECT_ROOT,
-            log=home / "logs" / "pool.log",
-            wish=wish(home),
-        )
-    )

@@ -12,7 +12,7 @@ from aiohttp import ClientSession
 
 from config.settings import Settings
 from ops.buyers import grab
-from ops.processes.workers import stop_all
+from ops.processes.supervision import DRAIN_MARGIN_S
 from seckill.adapters import redis_keys
 from seckill.consistency import verify
 from seckill.sales import sales
@@ -381,7 +381,7 @@ async def beset(processes: Processes, open_sale, store, token):
 
 async def test_a_gateway_told_to_stop_does_so_within_its_supervisors_patience(beset, settings):
     gateway, pid = beset
-    await stop_all([gateway.child], settings.drain_s)
+    await gateway.child.stop(settings.drain_s + DRAIN_MARGIN_S)
     assert gateway.child.describe_end() == "exited with 0"
     assert not runs(pid)
 

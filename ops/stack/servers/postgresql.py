@@ -15,9 +15,10 @@ from pathlib import Path
 
 import asyncpg
 
-from ops.processes.child import Child, StartFailed, run_as, run_to_end
+from ops.processes.child import Child, StartFailed, run_to_end
 from ops.processes.pid_files import POLL_S
 from ops.processes.ports import LOOPBACK, free_port
+from ops.processes.tether import run_as
 from ops.stack.discovery import require
 from ops.stack.servers.server import Server, StackHome, configuration, until_answers
 

@@ -11,8 +11,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 from config.settings import Settings
-from ops.pool.control_socket import Request
 from ops.processes.pid_files import start_time
+from ops.processes.requests import PoolRequest
 from ops.stack.services import Services, temporary_home
 from seckill import messages
 from seckill.adapters import topology
@@ -156,7 +156,7 @@ async def test_draining_finishes_what_is_in_hand_and_loses_nothing(
             return (await pool.role(PLACE))["in_hand"] > 0
 
         await eventually(taken, "messages are in hand")
-        await pool.ask(Request("drain"))  # a command would take a second of the consumer's wait
+        await pool.ask(PoolRequest("drain"))  # a command would take a second of the consumer's wait
         assert (await pool.role(PLACE))["in_hand"] > 0, "an unfinished batch is not let go"
     await pool.do("drain")
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 
 from config.settings import BadSettings
+from ops.cli.main import load
 from ops.cli.rate_limits import limit
 from seckill.errors import UserMistake
 
 
-def test_what_cannot_be_an_id_is_said_so() -> None:
+def test_what_cannot_be_an_id_is_refused() -> None:
     with pytest.raises(UserMistake, match="id"):
-        limit("\udcff")  # a byte of the command line that is no text
+        load("sale")(["limit", "\udcff"])  # a byte of the command line that is no text
 
 
 def test_a_bad_profile_is_named_before_the_limit_is_set(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ops.pool.plan import COUNT_MAX, PoolPlan, WorkerDuty, load_plan, parse_scale, start_afresh
+from ops.pool.plan import COUNT_MAX, PoolPlan, WorkerDuty, load_plan, parse_scale
 from seckill.errors import SeckillError, UserMistake
 
 ROLES = ("place", "expire", "sweep")
@@ -100,13 +100,13 @@ def test_the_next_manager_goes_on_with_what_was_kept(plan: PoolPlan, tmp_path: P
 
 def test_a_role_of_which_nothing_is_kept_gets_what_all_began_with(tmp_path: Path) -> None:
     assert load_plan(tmp_path, ROLES).duties == {role: WorkerDuty(1) for role in ROLES}
-    start_afresh(tmp_path, 3)
+    PoolPlan(each=3).save(tmp_path)
     plan = load_plan(tmp_path, ROLES)
     assert plan.duties == {role: WorkerDuty(3) for role in ROLES}
     plan.scale("place", 5, 5)
     plan.save(tmp_path)
     assert load_plan(tmp_path, [*ROLES, "new"]).duties["new"] == WorkerDuty(3)
-    start_afresh(tmp_path, 0)
+    PoolPlan(each=0).save(tmp_path)
     assert load_plan(tmp_path, ROLES).workers == 0
 
 

@@ -1,0 +1,51 @@
+"""What the commands share at the terminal: ids and `--json` in, JSON out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from datetime import datetime
+from typing import Annotated, Any
+
+import typer
+
+from seckill.auth import tickets
+from seckill.errors import UserMistake
+
+
+def check_id(text: str) -> str:
+    """Return an id; raise UserMistake if it cannot be one."""
+    if not tickets.ID.match(text):
+        raise UserMistake(f"id {text!r}: use 1 to 64 of A-Z a-z 0-9 _ . -")
+    return text
+
+
+def check_ids(texts: list[str] | None) -> list[str]:
+    """Return ids; raise UserMistake if one of them cannot be one."""
+    return [check_id(text) for text in texts or ()]
+
+
+def check_reason(text: str, use: str = "") -> None:
+    """Raise UserMistake if a reason for the audit trail is empty."""
+    if not text.strip():
+        raise UserMistake(f"--reason: say why{use}")
+
+
+#: Arguments of commands. An id is checked here, before any store is asked.
+SaleId = Annotated[str, typer.Argument(metavar="ID", help="The sale's id.", callback=check_id)]
+BuyerId = Annotated[str, typer.Argument(metavar="BUYER", help="The buyer's id.", callback=check_id)]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+
+def to_json(value: object) -> str:
+    """Return one line of JSON: a dataclass is an object, a moment an ISO time."""
+    return json.dumps(value, default=_plain)
+
+
+def print_json(value: object) -> None:
+    """Print one line of JSON."""
+    typer.echo(to_json(value))
+
+
+def _plain(value: Any) -> object:  # noqa: ANN401 - whatever json cannot say by itself
+    return value.isoformat() if isinstance(value, datetime) else asdict(value)
