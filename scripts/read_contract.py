@@ -14,7 +14,9 @@ import pkgutil
 import re
 import sys
 import tomllib
+from contextlib import redirect_stdout
 from importlib import import_module
+from io import StringIO
 from pathlib import Path
 from types import ModuleType
 
@@ -67,25 +69,26 @@ def admin() -> str:
 def help_texts() -> str:
     """Return `--help` of every command, and what the command says of its exit codes."""
     import typer
-    from typer.testing import CliRunner
 
     cli = load("cli")
-    apps: list[typer.Typer] = []
-    typer.Typer.__call__ = lambda app, *_, **__: apps.append(app)  # main() registers, then calls
-    cli.main()
-    (app,) = apps
-    runner = CliRunner(env={"COLUMNS": COLUMNS, "TERMINAL_WIDTH": COLUMNS, "NO_COLOR": "1"})
+    if not (root := getattr(cli, "root", None)):  # a tree whose main() registers, then calls
+        apps: list[typer.Typer] = []
+        typer.Typer.__call__ = lambda app, *_, **__: apps.append(app)
+        cli.main()
+        root = typer.main.get_command(apps[0])
+    os.environ |= {"COLUMNS": COLUMNS, "TERMINAL_WIDTH": COLUMNS, "NO_COLOR": "1"}
     texts = [line for line in (cli.__doc__ or "").splitlines() if line.startswith("Exit codes")]
 
     def visit(command: object, path: list[str]) -> None:
-        result = runner.invoke(app, [*path, "--help"])
-        if result.exit_code:
-            raise RuntimeError(f"{' '.join(path)} --help: {result.output}")
-        texts.append(f"$ seckill {' '.join([*path, '--help'])}\n{result.output}")
-        for name, inner in sorted(getattr(command, "commands", {}).items()):
-            visit(inner, [*path, name])
+        with redirect_stdout(StringIO()) as output:
+            root.main([*path, "--help"], prog_name="seckill", standalone_mode=False)
+        texts.append(f"$ seckill {' '.join([*path, '--help'])}\n{output.getvalue()}")
+        if isinstance(command, typer.core.TyperGroup):
+            context = command.make_context(None, [], resilient_parsing=True)
+            for name in sorted(command.list_commands(context)):
+                visit(command.resolve_command(context, [name])[1], [*path, name])
 
-    visit(typer.main.get_command(app), [])
+    visit(root, [])
     return "\n".join(texts)
 
 

@@ -111,12 +111,15 @@ class Commands(TyperGroup):
         return name, command and load(str(name)), rest
 
 
+root = Commands(help="A flash-sale gateway.", no_args_is_help=True)
+
+
 def main() -> None:
     """Run the command line; an expected failure is one line on stderr, never a traceback."""
     # It logs each failed try to connect as an error of its own; what it means is said here.
     logging.getLogger("aiormq.connection").setLevel(logging.CRITICAL)
     try:
-        Commands(help="A flash-sale gateway.", no_args_is_help=True).main()
+        root.main()
     except Exception as error:
         from ops.cli.errors import explained
 

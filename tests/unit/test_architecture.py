@@ -54,7 +54,7 @@ ROOMS = {
     "ops": {
         "processes": "",
         "pool": "processes",
-        "stack": "processes pool",
+        "stack": "processes",
         "cli": "processes pool stack",
     },
     "loadtest": {
