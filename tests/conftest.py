@@ -64,7 +64,7 @@ def settings(services: Services, home: Path) -> Settings:
 
 @pytest.fixture(scope="session")
 async def store(settings: Settings) -> AsyncIterator[Redis]:
-    """Redis as the gateways see it; tests tell themselves apart by their sales."""
+    """Redis as the gateways see it; each test has sales of its own there."""
     client = redis_client.connect(settings.redis_url, timeout_s=5)
     yield client
     await client.aclose()
@@ -113,9 +113,9 @@ def assert_balanced(store: Redis, db: asyncpg.Pool) -> Callable[..., Awaitable[v
     """Wait until a sale is quiet and assert that every invariant holds."""
 
     async def check(sale: Sale, *, wait_s: float = 30) -> verify.Ledger:
-        books = await verify.verify(store, db, sale.sale_id, wait_s=wait_s)
-        assert books.balanced, books.violations
-        return books
+        ledger = await verify.verify(store, db, sale.sale_id, wait_s=wait_s)
+        assert ledger.balanced, ledger.violations
+        return ledger
 
     return check
 

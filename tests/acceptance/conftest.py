@@ -20,6 +20,7 @@ from seckill.sales import rate_limits
 from seckill.sales.rate_limits import SaleLimit
 from seckill.sales.sales import Sale
 from seckill.sales.token_buckets import TokenBuckets
+from tests.acceptance.admin_api import bearer
 from tests.acceptance.raw_clients import Client
 from tests.contract import Contract
 from tests.processes import Process, Processes
@@ -94,6 +95,17 @@ async def http(gateway: Process, contract: Contract) -> AsyncIterator[ClientSess
     trace.on_request_end.append(check)
     connector = TCPConnector(limit=1)
     async with ClientSession(gateway.url, connector=connector, trace_configs=[trace]) as session:
+        yield session
+
+
+@pytest.fixture
+def admin_token(settings: Settings) -> str:
+    return settings.admin_token.get_secret_value()
+
+
+@pytest.fixture
+async def admin(gateway: Process, admin_token: str) -> AsyncIterator[ClientSession]:
+    async with ClientSession(gateway.admin_url, headers=bearer(admin_token)) as session:
         yield session
 
 

@@ -102,7 +102,7 @@ def becomes(http, login_for):
 
 
 @pytest.fixture
-def tell(http, ring):
+def send_webhook(http, ring):
     """Send a webhook; return the status and the problem's code."""
 
     async def call(key, *, keys=ring, at_s=None, **overrides):
@@ -167,14 +167,14 @@ async def test_a_bank_that_takes_its_time_is_202_and_its_webhook_brings_the_news
 
 
 async def test_a_webhook_is_no_proof_of_a_payment(
-    placed, pay, becomes, behaving, tell, sandbox, db, assert_balanced
+    placed, pay, becomes, behaving, send_webhook, sandbox, db, assert_balanced
 ):
     sale, order = await placed()
     behaving(late=1, late_after_s=3600)
     assert (await pay(order))[0] == 202
     tx_id = await db.fetchval("SELECT paying_tx FROM orders WHERE order_id = $1", order.order_id)
     asks = await db.fetchval("SELECT asks FROM payments WHERE tx_id = $1", tx_id)
-    assert await tell(tx_id) == (204, None)
+    assert await send_webhook(tx_id) == (204, None)
 
     async def asked():
         query = "SELECT asks > $2 AND said = 'pending' FROM payments WHERE tx_id = $1"
@@ -184,18 +184,18 @@ async def test_a_webhook_is_no_proof_of_a_payment(
     await becomes(order, "paying")
     sandbox.charges[tx_id].become(ChargeStatus.AUTHORISED)
     for _ in range(2):  # a repeat changes nothing
-        assert await tell(tx_id) == (204, None)
+        assert await send_webhook(tx_id) == (204, None)
     await becomes(order, "paid")
-    assert await tell(tx_id) == (204, None)
+    assert await send_webhook(tx_id) == (204, None)
     await assert_balanced(sale)
 
 
-async def test_only_the_provider_is_heard(http, tell):
+async def test_only_webhooks_of_the_provider_are_accepted(http, send_webhook):
     stranger = KeyRing.parse("k1:" + "s" * 32, setting="test")
-    assert await tell("pay-1", keys=stranger) == (401, "bad_signature")
-    assert await tell("pay-1", at_s=int(time.time()) - 301) == (401, "bad_signature")
-    assert await tell("pay-1") == (204, None)  # signed, and not ours
-    assert await tell("a b") == (422, "bad_request")
+    assert await send_webhook("pay-1", keys=stranger) == (401, "bad_signature")
+    assert await send_webhook("pay-1", at_s=int(time.time()) - 301) == (401, "bad_signature")
+    assert await send_webhook("pay-1") == (204, None)  # signed, and not ours
+    assert await send_webhook("a b") == (422, "bad_request")
     async with http.post("/v1/webhooks/payments", json={"key": "pay-1", "status": "x"}) as response:
         assert response.status == 401
 

@@ -39,7 +39,7 @@ async def test_every_answer_carries_them(http, open_sale, ticket_for, login_for)
             got = response.headers
             assert {name: got.get(name) for name in COMMON} == COMMON, (method, where)
             assert got["Server"] == "seckill"
-            # Not over plain HTTP, and not for pages that nobody let in.
+            # Not over plain HTTP, and not for pages that no setting allows.
             assert "Strict-Transport-Security" not in got
             assert not [name for name in got if name.startswith(("Access-Control", "Vary"))]
             seen.append(response.status)

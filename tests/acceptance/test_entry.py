@@ -1,4 +1,4 @@
-"""What lets a buyer in: his ticket. It helps nobody else, and an address helps nobody at all."""
+"""What a grab needs: a ticket. It buys for its owner alone, and the path of a sale buys nothing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from seckill.auth import tickets
 from seckill.auth.key_ring import KeyRing
 
 
-async def test_F34_note_10_a_ticket_that_is_handed_on_buys_for_its_owner_alone(
+async def test_F34_note_10_a_ticket_that_was_passed_on_buys_for_its_owner_alone(
     each, open_sale, ticket_for, login_for, store
 ):
     sale = await open_sale(stock=5)
@@ -27,7 +27,9 @@ async def test_F34_note_10_a_ticket_that_is_handed_on_buys_for_its_owner_alone(
     async with each[1].delete(path, headers=login_for("mallory")) as response:
         assert response.status == 404
     again = await grab(each[1], sale.sale_id, "mallory", stolen)
-    assert (again.status, again.order_id) == (200, answer.order_id), "one order, whoever presses"
+    assert (again.status, again.order_id) == (200, answer.order_id), (
+        "one order, whoever sends the ticket"
+    )
 
 
 async def test_F34_who_knows_the_path_of_a_sale_has_nothing(

@@ -1,4 +1,4 @@
-"""An order's events: every change, in order, to everyone who may know, for as long as it takes."""
+"""An order's events: every change, in order, to each client that may know, until the last."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ async def test_queued_pending_cancelled_are_heard_in_order_and_then_the_stream_e
         assert stream.retry_ms >= 1000
 
 
-async def test_an_order_that_runs_out_is_heard_of_by_all_who_watch_it(
+async def test_all_streams_of_an_order_that_expires_hear_of_it(
     http, consumers, open_sale, order_for, ticket_for, login_for
 ):
     sale = await open_sale(payment_window_s=2)
@@ -74,7 +74,7 @@ async def test_an_order_that_runs_out_is_heard_of_by_all_who_watch_it(
             assert await stream.next() is None
 
 
-async def test_who_comes_back_hears_what_is_new_and_nothing_twice(
+async def test_a_client_that_comes_back_gets_what_is_new_and_nothing_twice(
     http, consumers, open_sale, order_for, login_for
 ):
     sale = await open_sale()
@@ -83,16 +83,16 @@ async def test_who_comes_back_hears_what_is_new_and_nothing_twice(
     async with event_stream(http, order_id, login) as stream:
         while (await stream.next())["status"] != "pending":
             pass
-    # He knows it is pending: the next he hears is a change.
+    # The client knows "pending": the next event is a change.
     async with event_stream(http, order_id, login, last_event_id="pending") as stream:
         await cancel(http, order_id, login)
         assert (await stream.next())["status"] == "cancelled"
         assert await stream.next() is None
-    # He knows it was pending: it changed while he was away.
+    # The client knows "pending": the order has changed since.
     async with event_stream(http, order_id, login, last_event_id="pending") as stream:
         assert (await stream.next())["status"] == "cancelled"
         assert await stream.next() is None
-    # He knows the end: there is nothing to come back for.
+    # The client knows the end: there is nothing to come back for.
     headers = {**login, "Last-Event-ID": "cancelled"}
     async with http.get(f"/v1/orders/{order_id}/events", headers=headers) as response:
         assert (response.status, await response.read()) == (204, b"")
@@ -120,7 +120,7 @@ async def test_only_the_buyer_may_listen(
             )
 
 
-async def test_places_are_limited_and_a_freed_one_is_usable_again(
+async def test_slots_are_limited_and_a_freed_one_is_usable_again(
     processes, consumers, open_sale, order_for, login_for
 ):
     gateway = await processes.run("gateway", SECKILL_EVENT_STREAMS_MAX="2")
@@ -138,11 +138,11 @@ async def test_places_are_limited_and_a_freed_one_is_usable_again(
                     assert int(response.headers["Retry-After"]) >= 1
             # The client of the second hangs up.
 
-            async def let_in():
+            async def served():
                 async with http.get(path, headers=login_for("c")) as response:
                     return response.status == 200 and await response.content.readline()
 
-            await eventually(let_in, "a freed place is taken by the next")
+            await eventually(served, "a freed slot is taken by the next")
             await cancel(http, orders["a"], login_for("a"))
             while (await stays.next())["status"] != "cancelled":
                 pass
@@ -150,10 +150,10 @@ async def test_places_are_limited_and_a_freed_one_is_usable_again(
         async def all_free():
             return await metric(gateway, "seckill_event_streams") == 0
 
-        await eventually(all_free, "all places are free in the end")
+        await eventually(all_free, "all slots are free in the end")
 
 
-async def test_one_buyer_cannot_take_all_places(
+async def test_one_buyer_cannot_take_all_slots(
     processes, consumers, open_sale, order_for, login_for
 ):
     gateway = await processes.run("gateway")
@@ -214,7 +214,7 @@ async def test_a_client_that_never_reads_is_dropped_and_others_go_on(
                     await stream.next()
                     return await metric(gateway, "seckill_event_streams_dropped_total") == 1
 
-                await eventually(dropped, "who never reads is dropped", within_s=60)
+                await eventually(dropped, "a client that never reads is dropped", within_s=60)
                 await cancel(http, orders["alice"], login_for("alice"))
                 while (order := await stream.next_order())["status"] != "cancelled":
                     assert order["status"] == "pending"
@@ -224,7 +224,7 @@ async def test_a_client_that_never_reads_is_dropped_and_others_go_on(
 async def test_sigterm_ends_all_streams_at_once_and_exits_cleanly(
     processes, consumers, open_sale, order_for, login_for
 ):
-    # Given a gateway that would wait ten minutes for requests in hand
+    # Given a gateway that would wait ten minutes for requests in flight
     gateway = await processes.run("gateway", SECKILL_DRAIN_S="600")
     sale = await open_sale()
     async with ClientSession(gateway.url) as http, AsyncExitStack() as stack:

@@ -23,13 +23,13 @@ async def test_F01_F20_2000_buyers_pressing_twice_get_500_units(
     tickets = {f"buyer-{n}": ticket_for(sale, f"buyer-{n}") for n in range(2000)}
     answers = await flash_crowd(gateway.url, sale.sale_id, tickets, connections=200, presses=2)
 
-    told = Counter(answer.status for answer in answers)
-    assert told[202] == 500
-    assert told[200] + told[409] == 3500
+    statuses = Counter(answer.status for answer in answers)
+    assert statuses[202] == 500
+    assert statuses[200] + statuses[409] == 3500
     winners = {a.buyer_id: a.order_id for a in answers if a.status == 202}
     assert all(winners[a.buyer_id] == a.order_id for a in answers if a.status == 200)
-    books = await assert_balanced(sale)
-    assert books.lines["orders pending"] == 500
+    ledger = await assert_balanced(sale)
+    assert ledger.lines["orders pending"] == 500
     rows = await db.fetch(
         "SELECT buyer_id, order_id::text FROM orders WHERE sale_id = $1", sale.sale_id
     )
@@ -57,9 +57,9 @@ async def test_unpaid_orders_expire_and_a_later_buyer_gets_the_unit(
         return (await grab(http, sale.sale_id, "carol", tickets["carol"])).status == 202
 
     await eventually(carol_wins, "the unit can be bought again")
-    books = await assert_balanced(sale)
-    assert books.lines["orders cancelled"] == 2
-    assert books.lines["redis stock"] == 1
+    ledger = await assert_balanced(sale)
+    assert ledger.lines["orders cancelled"] == 2
+    assert ledger.lines["redis stock"] == 1
 
 
 async def test_a_cancelled_order_stays_cancelled_and_frees_its_buyer(
@@ -81,8 +81,8 @@ async def test_a_cancelled_order_stays_cancelled_and_frees_its_buyer(
 
     second = await eventually(new_order, "alice can buy again")
     assert second.order_id != first.order_id
-    books = await assert_balanced(sale)
-    assert books.lines["orders pending"] == 1
+    ledger = await assert_balanced(sale)
+    assert ledger.lines["orders pending"] == 1
 
 
 async def test_closing_keeps_orders_and_answers_their_holders(

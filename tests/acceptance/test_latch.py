@@ -1,4 +1,4 @@
-"""The latch: who can buy nothing costs nothing, and who can is never kept out by it."""
+"""The latch: buyers who can get nothing cost nothing, and it never refuses one who can."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from seckill.sales import sales
 from tests.processes import eventually
 
 
-async def test_F15_note_09_a_give_back_lets_the_very_first_press_through_at_every_process(
+async def test_F15_note_09_a_return_lets_the_very_first_grab_through_at_every_process(
     each, consumers, open_sale, ticket_for, login_for, store, assert_balanced
 ):
     sale = await open_sale(stock=4)
@@ -23,7 +23,7 @@ async def test_F15_note_09_a_give_back_lets_the_very_first_press_through_at_ever
 
     won = [await press(http, f"w{n}") for n, http in enumerate(each)]
     for http in each:
-        for _ in range(2):  # told by the script, then by a look-up: all four have latched
+        for _ in range(2):  # refused by the script, then by a look-up: all four have latched
             assert (await press(http, "late")).code == "sold_out"
     for answer in won:
         path = f"/v1/orders/{answer.order_id}"
@@ -36,8 +36,8 @@ async def test_F15_note_09_a_give_back_lets_the_very_first_press_through_at_ever
     await eventually(units_are_back, "four units are back")
     answers = [await press(http, f"next{n}") for n, http in enumerate(each)]
     assert [answer.status for answer in answers] == [202] * 4
-    books = await assert_balanced(sale)
-    assert books.lines["orders cancelled"] == books.lines["orders pending"] == 4
+    ledger = await assert_balanced(sale)
+    assert ledger.lines["orders cancelled"] == ledger.lines["orders pending"] == 4
 
 
 @pytest.mark.parametrize("refused", ["not_open", "closed", "paused"])
@@ -90,7 +90,7 @@ async def test_F14_a_buyer_who_is_refused_for_himself_ends_nothing_for_others(
     each, open_sale, ticket_for
 ):
     sale = await open_sale(stock=4, per_order_max=3)
-    for http, buyer, quantity, told in [
+    for http, buyer, quantity, expected in [
         (each[0], "ann", 4, (422, "bad_request")),
         (each[0], "bob", 3, (202, None)),
         (each[0], "cat", 2, (409, "sold_out")),  # one is left
@@ -98,4 +98,4 @@ async def test_F14_a_buyer_who_is_refused_for_himself_ends_nothing_for_others(
     ]:
         ticket = ticket_for(sale, buyer)
         answer = await grab(http, sale.sale_id, buyer, ticket, quantity=quantity)
-        assert (answer.status, answer.code) == told, buyer
+        assert (answer.status, answer.code) == expected, buyer

@@ -75,7 +75,7 @@ def cancel(login_for):
 
 @pytest.fixture
 def row_held(db):
-    """Let nobody change an order inside the block."""
+    """Let no other connection change an order inside the block."""
 
     def hold(order):
         return Held(db, order)
@@ -130,8 +130,8 @@ async def test_a_paid_order_is_paid_for_everyone_and_for_good(
     assert (await order_now(http, order))["status"] == "paid"
     status, body = await cancel(http, order)
     assert (status, body["code"]) == (409, "not_cancellable")
-    books = await assert_balanced(sale)
-    assert (books.lines["sold"], books.lines["charged, cents"]) == (1, 1999)
+    ledger = await assert_balanced(sale)
+    assert (ledger.lines["sold"], ledger.lines["charged, cents"]) == (1, 1999)
 
 
 async def test_too_little_money_and_bad_coupons_are_402_until_there_is_more(
@@ -143,7 +143,7 @@ async def test_too_little_money_and_bad_coupons_are_402_until_there_is_more(
     assert (status, body["code"]) == (402, "insufficient_funds")
     assert (await order_now(http, order))["status"] == "pending"
     await checkout.give(order.buyer_id, 1499)
-    others = await checkout.coupon("somebody-else", 500)
+    others = await checkout.coupon("another-buyer", 500)
     for coupon in ("nowhere", others):
         status, body, _ = await pay(http, order, coupon=coupon)
         assert (status, body["code"], body["detail"]) == (
@@ -269,12 +269,12 @@ async def test_beyond_the_limit_payments_are_deferred_or_refused_with_a_turn(
     assert 202 in {status for status, _, _ in answers}
 
     async def all_paid():
-        told = await asyncio.gather(*(pay(each[0], order) for order in orders))
-        return {status for status, _, _ in told} == {200}
+        answers = await asyncio.gather(*(pay(each[0], order) for order in orders))
+        return {status for status, _, _ in answers} == {200}
 
     await eventually(all_paid, "who comes back is paid")
-    books = await assert_balanced(sale)
-    assert books.lines["charged, cents"] == 6 * 1999
+    ledger = await assert_balanced(sale)
+    assert ledger.lines["charged, cents"] == 6 * 1999
 
 
 async def test_more_payments_than_fit_are_503_and_those_in_hand_go_on(
@@ -335,8 +335,8 @@ async def test_F20_impatient_clicks_at_two_gateways_charge_once(
         answers = await asyncio.gather(
             *(pay(session, order) for _ in range(5) for order in orders for session in (one, two))
         )
-        told = Counter((status, body.get("code")) for status, body, _ in answers)
-        assert told.keys() <= {(200, None), (202, None), (409, "payment_in_progress")}
+        answered = Counter((status, body.get("code")) for status, body, _ in answers)
+        assert answered.keys() <= {(200, None), (202, None), (409, "payment_in_progress")}
         for order in orders:
 
             async def paid(order=order):

@@ -23,15 +23,15 @@ async def test_a_crowd_is_told_to_ask_later_and_finds_half_a_second_again_afterw
                 return (await response.json())["next_poll_ms"]
 
         assert await press("first") == 500
-        told = await asyncio.gather(*(press(f"b{n}") for n in range(80)))
-        assert max(told) > 2000, "80 buyers are spread over seconds, 20 in each"
+        polls_ms = await asyncio.gather(*(press(f"b{n}") for n in range(80)))
+        assert max(polls_ms) > 2000, "80 buyers are spread over seconds, 20 in each"
 
-        # Nobody else polls any more: whoever asks when he was told finds the crowd gone.
-        told = [max(told)]
+        # No other buyer polls any more: one who polls at the given time finds the crowd gone.
+        polls_ms = [max(polls_ms)]
 
         async def calm():
-            await asyncio.sleep(told[-1] / 1000)
-            told.append(await press(f"late{len(told)}"))
-            return told[-1] == 500
+            await asyncio.sleep(polls_ms[-1] / 1000)
+            polls_ms.append(await press(f"late{len(polls_ms)}"))
+            return polls_ms[-1] == 500
 
-        await eventually(calm, "a lone buyer is told half a second again", within_s=60)
+        await eventually(calm, "a lone buyer polls after half a second again", within_s=60)

@@ -87,8 +87,8 @@ async def test_F35_a_solution_is_used_once_on_two_gateways_at_once(
             answers = await asyncio.gather(
                 *(get_ticket(http, sale, headers=alice, json=proof) for http in (one, two) * 20)
             )
-            told = Counter((status, body.get("code")) for status, body in answers)
-            assert told == {(201, None): 1, (409, "proof_used"): 39}
+            answered = Counter((status, body.get("code")) for status, body in answers)
+            assert answered == {(201, None): 1, (409, "proof_used"): 39}
             # Another solution of the same challenge is no other proof.
             other = proof | {"solution": next_solution(proof)}
             status, body = await get_ticket(two, sale, headers=alice, json=other)
@@ -260,7 +260,7 @@ async def test_a_shop_sets_the_work_when_it_makes_a_sale(settings, tmp_path, ser
 
 
 async def test_bodies_that_never_come_take_no_place_of_others(processes, open_sale, login_for):
-    """64 connections of one buyer would turn everybody else away, for five seconds each time."""
+    """64 connections of one buyer would keep all others out, for five seconds each time."""
     gateway = await processes.run("gateway", SECKILL_REQUESTS_IN_HAND_MAX="64")
     sale = await open_sale(proof_bits=BITS)
     url = URL(gateway.url)

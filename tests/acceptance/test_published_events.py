@@ -25,15 +25,15 @@ class Listener:
         self.process = process
 
     async def topics_of(self, order_id: str, last: str) -> list[str]:
-        """Read what is told of an order, up to a topic."""
-        heard: list[str] = []
+        """Read the events of an order, up to a topic; return their topics."""
+        topics: list[str] = []
         async with asyncio.timeout(PATIENCE_S):
-            while not heard or heard[-1] != last:
+            while not topics or topics[-1] != last:
                 event = json.loads(await self.process.stdout.readline())
-                # What is heard of "#" tells of Sagas, too, also those of other tests.
+                # Under "#" there are events of Sagas, too, and those of other tests.
                 if order_id in [order["order_id"] for order in event.get("orders", [])]:
-                    heard.append(event["topic"])
-        return heard
+                    topics.append(event["topic"])
+        return topics
 
 
 @pytest.fixture

@@ -108,8 +108,10 @@ async def test_an_operator_changes_a_rate_while_the_sale_runs(
         assert await admitted(http, 60) < 60
 
 
-async def test_F36_the_sold_out_are_told_so_and_not_to_wait(four, open_sale, ticket_for, set_limit):
-    """Nobody waits for a turn when all units are gone, and no line outgrows the units."""
+async def test_F36_buyers_of_a_sold_out_sale_are_refused_and_not_asked_to_wait(
+    four, open_sale, ticket_for, set_limit
+):
+    """No buyer waits for a turn when all units are gone, and no line outgrows the units."""
     sale = await open_sale(stock=3)
     await set_limit(sale, rate=1, burst=10)
     async with ClientSession(four.url) as http:
@@ -138,12 +140,10 @@ async def test_units_that_came_back_can_be_waited_for(
         await limiter.take(sale.sale_id, "try", Tier(rate=1, burst=3), ["x", "y", "z"])
         response, body, _ = await press(http, sale, ticket_for(sale, "b"))
         assert response.status == 429
-        assert await store.zscore(redis_keys.line(sale.sale_id, "try"), "b"), (
-            "a turn is kept for him"
-        )
+        assert await store.zscore(redis_keys.line(sale.sale_id, "try"), "b"), "a turn is kept"
 
 
-async def test_cancelling_what_one_does_not_have_makes_nobody_wait(
+async def test_cancelling_orders_of_others_makes_no_buyer_wait(
     four, open_sale, ticket_for, login_for, set_limit
 ):
     sale = await open_sale(stock=10)

@@ -38,9 +38,9 @@ async def test_a_gateway_is_not_ready_until_its_redis_is_set_right(processes, se
     gateway = await processes.run("gateway", SECKILL_REDIS_URL=url)
     headers = {"Authorization": f"Bearer {settings.admin_token.get_secret_value()}"}
     async with ClientSession(gateway.admin_url, headers=headers) as admin:
-        status, told = await ready(admin)
-        assert (status, told["status"], told["checks"]["redis"]) == (503, "unready", True)
-        (line,) = told["problems"]
+        status, report = await ready(admin)
+        assert (status, report["status"], report["checks"]["redis"]) == (503, "unready", True)
+        (line,) = report["problems"]
         assert "CONFIG SET appendfsync" in line
 
         new = {"sale_id": "not-ready", "stock": 1, "price_cents": 1}
@@ -54,19 +54,19 @@ async def test_a_gateway_is_not_ready_until_its_redis_is_set_right(processes, se
         await redis.config_set("appendfsync", "always")
 
         async def is_ready():
-            status, told = await ready(admin)
-            return status == 200 and told["status"] == "ready"
+            status, report = await ready(admin)
+            return status == 200 and report["status"] == "ready"
 
         await eventually(is_ready, "ready without a restart", within_s=60)
         async with admin.post("/admin/sales/not-ready/open") as response:
             assert response.status == 200
 
 
-async def test_a_shop_that_knows_what_it_does_is_only_told(processes, own_redis):
+async def test_a_shop_that_accepts_the_risk_is_only_warned(processes, own_redis):
     redis, url = own_redis
     await redis.config_set("appendonly", "no")
     gateway = await processes.run("gateway", SECKILL_REDIS_URL=url, SECKILL_PREFLIGHT="warn")
     async with ClientSession(gateway.admin_url) as admin:
-        status, told = await ready(admin)
-    assert (status, told["status"]) == (200, "degraded")
-    assert "appendonly" in told["problems"][0]
+        status, report = await ready(admin)
+    assert (status, report["status"]) == (200, "degraded")
+    assert "appendonly" in report["problems"][0]

@@ -82,8 +82,8 @@ async def test_F15_a_crowd_at_a_paused_sale_waits_and_then_buys(
         assert (await press(http, sale, f"b{n}")).status == 202, "the first press after it"
     crowd = await asyncio.gather(*(press(each[n % 4], sale, f"b{n}") for n in range(60)))
     assert Counter(a.status for a in crowd) == {200: 4, 202: 35, 409: 21}
-    books = await assert_balanced(sale)
-    assert books.lines["orders pending"] == 40
+    ledger = await assert_balanced(sale)
+    assert ledger.lines["orders pending"] == 40
 
 
 async def test_a_paused_answer_says_when_to_come_back(each, admin, open_sale, ticket_for):
@@ -115,11 +115,11 @@ async def test_F15_a_restock_reopens_a_sold_out_sale_at_every_gateway(
     answers = [await press(http, sale, f"next{n}") for n, http in enumerate(each)]
     assert [answer.status for answer in answers] == [202] * 4
     assert (await press(each[0], sale, "later")).code == "sold_out"
-    books = await assert_balanced(sale)
-    assert (books.lines["total"], books.lines["orders pending"]) == (6, 6)
+    ledger = await assert_balanced(sale)
+    assert (ledger.lines["total"], ledger.lines["orders pending"]) == (6, 6)
 
 
-async def test_restocks_while_a_crowd_grabs_keep_the_books(
+async def test_restocks_while_a_crowd_grabs_keep_the_ledger_balanced(
     each, admin, consumers, open_sale, press, assert_balanced
 ):
     sale = await open_sale(stock=10)
@@ -127,8 +127,8 @@ async def test_restocks_while_a_crowd_grabs_keep_the_books(
     async def operator():
         total = 10
         for units in (15, -5, 20, -10, 10):
-            told = {"units": units, "from_total": total, "reason": "crowd"}
-            status, _ = await change(admin, sale, "restock", **told)
+            asked = {"units": units, "from_total": total, "reason": "crowd"}
+            status, _ = await change(admin, sale, "restock", **asked)
             assert status in (200, 409)
             total += units if status == 200 else 0
         return total
@@ -138,9 +138,9 @@ async def test_restocks_while_a_crowd_grabs_keep_the_books(
     )
 
     won = sum(answer.status == 202 for answer in answers)
-    books = await assert_balanced(sale)
-    assert books.lines["total"] == total
-    assert books.lines["orders pending"] == won <= total
+    ledger = await assert_balanced(sale)
+    assert ledger.lines["total"] == total
+    assert ledger.lines["orders pending"] == won <= total
 
 
 BAD_RESTOCKS = [
@@ -158,8 +158,8 @@ BAD_RESTOCKS = [
 @pytest.mark.parametrize(("body", "status", "field"), BAD_RESTOCKS)
 async def test_a_restock_that_cannot_be_is_refused(admin, open_sale, body, status, field):
     sale = await open_sale(stock=4)
-    told, problem = await change(admin, sale, "restock", **body)
-    assert (told, problem.get("field")) == (status, field)
+    answered, problem = await change(admin, sale, "restock", **body)
+    assert (answered, problem.get("field")) == (status, field)
     assert problem["detail"]
 
 

@@ -109,7 +109,7 @@ async def test_renewed_files_are_served_after_sighup_and_bad_ones_are_not(
     first = await certificate_of(secure)
     assert await answers(https)
     issue(tmp_path)
-    assert await certificate_of(secure) == first  # until it is told
+    assert await certificate_of(secure) == first  # until the signal
     secure.child.send(signal.SIGHUP)
 
     async def changed():
@@ -163,8 +163,8 @@ async def test_a_stack_with_a_certificate_tells_an_https_address(
     )
     try:
         assert stack.stdout
-        told = json.loads(await asyncio.wait_for(stack.stdout.readline(), 60))
-        url = told["SECKILL_GATEWAY_URL"]
+        environment = json.loads(await asyncio.wait_for(stack.stdout.readline(), 60))
+        url = environment["SECKILL_GATEWAY_URL"]
         assert url.startswith("https://127.0.0.1:")
         async with ClientSession(url, connector=TCPConnector(ssl=trusting())) as https:
             assert await answers(https)

@@ -15,7 +15,7 @@ HOUR_MS = 3_600_000
 @pytest.fixture
 def press(ticket_for):
     async def press(http, sale, buyer):
-        """Press; return the status, the code, and the Retry-After of a refusal."""
+        """Grab; return the status, the code, and the Retry-After of a refusal."""
         async with http.post(
             f"/v1/sales/{sale.sale_id}/grabs",
             headers={"Seckill-Ticket": ticket_for(sale, buyer)},
@@ -29,7 +29,7 @@ def press(ticket_for):
 
 @pytest.fixture
 def drain(each, press):
-    """Have the bucket emptied by buyers, who press until one is refused; return how many won."""
+    """Empty the bucket by buyers who grab until one is refused; return how many won."""
 
     async def drain(sale):
         won = 0
@@ -68,16 +68,16 @@ async def test_F36_note_10_a_turn_is_the_same_at_every_gateway(
     await set_limit(sale, rate=1, burst=5)
     await drain(sale)
     line = redis_keys.line(sale.sale_id, "try")
-    status, _, told_s = await press(each[0], sale, "patient")
+    status, _, wait_s = await press(each[0], sale, "patient")
     turn = await store.zscore(line, "patient")
     assert (status, bool(turn)) == (429, True)
     for n, http in enumerate(each):
         assert (await press(http, sale, f"stranger{n}"))[0] == 429
         status, _, again_s = await press(http, sale, "patient")
         assert status == 429
-        assert again_s <= told_s, "asking at another gateway costs nothing"
+        assert again_s <= wait_s, "asking at another gateway costs nothing"
         assert await store.zscore(line, "patient") == turn, "and gains nothing"
-    await pass_time(store, sale, told_s)
+    await pass_time(store, sale, wait_s)
     for n, http in enumerate(each):
         await press(http, sale, f"late{n}")  # whatever strangers do, wherever
     assert (await press(each[3], sale, "patient"))[0] == 202
@@ -90,7 +90,7 @@ async def test_F36_note_10_no_line_at_any_gateway_outgrows_the_units_left(
     await set_limit(sale, rate=1, burst=5)
     left = 15 - await drain(sale)
     waits = []
-    for n in range(40):  # a gateway hears at its first refusal how many are left
+    for n in range(40):  # a gateway learns at its first refusal how many are left
         status, _, wait_s = await press(each[n % 4], sale, f"b{n}")
         if status == 429:
             waits.append(wait_s)
@@ -99,7 +99,7 @@ async def test_F36_note_10_no_line_at_any_gateway_outgrows_the_units_left(
 
 
 @pytest.mark.parametrize("end", ["sold_out", "closed"])
-async def test_F36_note_10_when_it_is_over_those_in_the_line_hear_so_at_once_at_every_gateway(
+async def test_F36_note_10_when_it_is_over_those_in_line_are_refused_at_once_at_every_gateway(
     each, open_sale, db, stock, store, set_limit, drain, press, sell_elsewhere, end
 ):
     sale = await open_sale(stock=50)
@@ -114,7 +114,7 @@ async def test_F36_note_10_when_it_is_over_those_in_the_line_hear_so_at_once_at_
     for http in each:
         for buyer in ("b19", "b18", "stranger"):
             assert (await press(http, sale, buyer))[1] == end
-    assert (await press(each[0], sale, "won0"))[0] == 200, "who has an order is told so"
+    assert (await press(each[0], sale, "won0"))[0] == 200, "a buyer who has an order gets it"
 
 
 async def test_F36_units_that_came_back_have_a_line_again_at_every_gateway(

@@ -1,4 +1,4 @@
-"""A payment, and what it hangs on breaks: nobody pays for nothing, and the buyer can go on."""
+"""What a payment needs breaks meanwhile: no buyer pays for nothing, and the buyer can go on."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ async def test_F12_killed_in_mid_payment_the_order_can_be_paid_at_another_gatewa
             return (await pay(at_other, order))[0] == 200
 
         await eventually(paid, "the buyer can pay", within_s=60)
-    books = await assert_balanced(sale)
-    assert (books.lines["orders paid"], books.lines["charged, cents"]) == (1, 1999)
+    ledger = await assert_balanced(sale)
+    assert (ledger.lines["orders paid"], ledger.lines["charged, cents"]) == (1, 1999)
 
 
 async def test_payments_do_without_redis(
@@ -72,7 +72,7 @@ async def test_without_postgresql_nothing_is_paid_and_a_retry_is_safe(
         order = await placed_order(http, sale)
         proxy.freeze()
         status, body = await pay(http, order)
-        # Who has just grabbed is told that he is queued, as by GET; others 503.
+        # A buyer who has just grabbed is answered "queued", as by GET; others 503.
         assert (status, body["code"]) in ((409, "queued"), (503, "unavailable"))
         proxy.thaw()
 
@@ -80,5 +80,5 @@ async def test_without_postgresql_nothing_is_paid_and_a_retry_is_safe(
             return (await pay(http, order))[0] == 200
 
         await eventually(paid, "the retry pays")
-    books = await assert_balanced(sale)
-    assert books.lines["charged, cents"] == 1999
+    ledger = await assert_balanced(sale)
+    assert ledger.lines["charged, cents"] == 1999

@@ -33,6 +33,6 @@ async def test_a_proof_is_not_taken_on_trust_while_redis_does_not_answer(
         proxy.lose_replies = True
         assert await ticket(lost) == (503, "unavailable")
         proxy.lose_replies = False
-        # It was burnt, although nobody heard of it: work may be lost, never used twice.
+        # It was burnt, although no reply came: work may be lost, never used twice.
         assert await ticket(lost) == (409, "proof_used")
         assert await ticket(await proof()) == (201, None)

@@ -33,8 +33,8 @@ async def test_F09_killed_between_try_and_reply_the_payment_is_found_and_paid_on
             await paying
         sandbox.habits.delay_s = 0
         # Then another process finds the charge, and there is no second one
-        books = await assert_balanced(sale, wait_s=60)
-    assert books.lines["orders paid"] == 1
+        ledger = await assert_balanced(sale, wait_s=60)
+    assert ledger.lines["orders paid"] == 1
     assert [charge.history for charge in sandbox.charges.values()] == [["authorised", "captured"]]
 
 
@@ -57,8 +57,8 @@ async def test_while_the_provider_is_away_the_order_is_paying_and_then_it_is_pai
         state = await db.fetchval("SELECT state FROM orders WHERE order_id = $1", order_id)
         assert (state, consumers.child.pid is not None) == ("paying", True)
         async with sandbox.serving(port=port):
-            books = await assert_balanced(sale, wait_s=60)
-    assert books.lines["orders paid"] == 1
+            ledger = await assert_balanced(sale, wait_s=60)
+    assert ledger.lines["orders paid"] == 1
     assert [charge.history for charge in sandbox.charges.values()] == [["authorised", "captured"]]
 
 

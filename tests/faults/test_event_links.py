@@ -1,4 +1,4 @@
-"""Events while the broker cannot be reached, by those who send and those who listen."""
+"""Events while the broker cannot be reached: for the role that sends, and for a listener."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def test_events_of_an_outage_are_sent_after_it(db, amqp_proxy):
     assert await db.fetchval("SELECT count(*) FROM events") == 0
 
 
-async def test_a_listener_whose_link_breaks_is_told_in_one_line(processes, amqp_proxy):
+async def test_a_listener_whose_link_breaks_ends_with_one_line(processes, amqp_proxy):
     proxy, url = amqp_proxy
     listener = await processes.begin("events", SECKILL_AMQP_URL=url)
     assert b"listening" in await listener.stderr.readline()

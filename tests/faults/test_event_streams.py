@@ -1,4 +1,4 @@
-"""A store goes away under an open stream: the stream stays, and hears afterwards what it missed."""
+"""A store fails under an open stream: the stream stays, and sends afterwards what it missed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.processes import eventually
 async def test_stores_frozen_and_killed_the_stream_goes_on_and_catches_up(
     processes, services, open_sale, ticket_for, login_for, db, postgres_proxy
 ):
-    # Given a stream that has told "queued", and a gateway with its own way to PostgreSQL
+    # Given a stream that has sent "queued", and a gateway with its own way to PostgreSQL
     proxy, dsn = postgres_proxy
     gateway = await processes.run(
         "gateway", SECKILL_POSTGRES_DSN=dsn, SECKILL_EVENT_HEARTBEAT_S="0.1"
@@ -45,10 +45,10 @@ async def test_stores_frozen_and_killed_the_stream_goes_on_and_catches_up(
             for _ in range(5):
                 assert await stream.next() == HEARTBEAT
             proxy.thaw()
-            # Then the stream hears of it
+            # Then the stream sends it
             assert (await stream.next_order())["status"] == "pending"
 
-            # And when PostgreSQL dies and comes back, the stream hears what follows, too
+            # And when PostgreSQL dies and comes back, the stream sends what follows, too
             await services.kill("postgresql")
             for _ in range(5):
                 assert await stream.next() == HEARTBEAT

@@ -26,7 +26,7 @@ async def publisher(settings):
 
 @pytest.fixture
 def held(db):
-    """Keep rows or a table from everybody else inside the block."""
+    """Keep rows or a table from all other connections inside the block."""
 
     @asynccontextmanager
     async def hold(statement, *args):
@@ -41,7 +41,7 @@ def held(db):
 
 @pytest.fixture
 async def broken_notice(db):
-    """Nobody can be told that a shipment comes; all else can be told."""
+    """Notices of shipments fail; all other notices are written."""
     await db.execute(
         "CREATE FUNCTION refuse_shipping() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
         " IF NEW.kind = 'shipping' THEN RAISE EXCEPTION 'broken'; END IF; RETURN NEW; END $$;"
@@ -67,7 +67,7 @@ class Workers:
         self._children.append(process.child)
 
     async def kill_in(self, function):
-        """Kill whoever waits for a lock in a SQL function; have all messages delivered again."""
+        """Kill the worker that waits for a lock in a SQL function; deliver all messages again."""
 
         async def waiting():
             return await self._db.fetchval(
@@ -76,7 +76,7 @@ class Workers:
                 function,
             )
 
-        await eventually(waiting, f"somebody waits in {function}")
+        await eventually(waiting, f"a worker waits in {function}")
         row = await self._db.fetchrow(
             "SELECT owner, state, step FROM transactions WHERE tx_id = $1", self._tx_id
         )
@@ -124,8 +124,8 @@ async def test_F12_a_failing_third_step_is_undone_in_reverse_though_its_workers_
             return await db.fetchval(query, tx_id)
 
         await eventually(ended, "the saga ends", within_s=60)
-    books = await assert_balanced(sale)
-    assert (books.lines["available"], books.lines["refunded, cents"]) == (2, 1999)
+    ledger = await assert_balanced(sale)
+    assert (ledger.lines["available"], ledger.lines["refunded, cents"]) == (2, 1999)
     assert (await wallets.find_wallet(db, order.buyer_id)).available_cents == 1999
     query = "SELECT state FROM shipments WHERE order_id = $1"
     assert await db.fetchval(query, order.order_id) == "released"
@@ -151,7 +151,7 @@ async def test_F12_a_failing_third_step_is_undone_in_reverse_though_its_workers_
 async def test_a_saga_whose_first_message_was_lost_is_begun_by_recover(
     processes, open_sale, placed_order, pay, db, assert_balanced
 ):
-    """Nobody runs when the order is paid; the row in the log is all that is needed."""
+    """No consumer runs when the order is paid; the row in the log is all that is needed."""
     gateway = await processes.run("gateway")
     sale = await open_sale(stock=2)
     async with ClientSession(gateway.url) as http:

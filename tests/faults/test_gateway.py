@@ -48,13 +48,13 @@ async def test_F12_killed_between_script_and_publish_the_grab_becomes_an_order(
         ]
         assert sorted(a.status for a in answers) == [202] * 3 + [409] * 7
 
-        # Then the first buyer's retry gets his order, at the latched gateway (I9)
+        # Then the first buyer's retry gets the order, at the latched gateway (I9)
         retry = await grab(at_other, sale.sale_id, "first", ticket_for(sale, "first"))
         assert (retry.status, retry.order_id) == (200, order_id)
 
-    # And exactly four orders exist, his among them
-    books = await assert_balanced(sale)
-    assert books.lines["orders pending"] == 4
+    # And exactly four orders exist, that one among them
+    ledger = await assert_balanced(sale)
+    assert ledger.lines["orders pending"] == 4
     assert await db.fetchval("SELECT state FROM orders WHERE order_id = $1", order_id) == "pending"
 
 
@@ -77,8 +77,8 @@ async def test_F07_F25_a_lost_reply_of_redis_is_unknown_and_the_retry_gets_the_o
         again = await grab(http, sale.sale_id, "alice", ticket_for(sale, "alice"))
         assert again.status == 200, "the script ran once, and only once"
     assert await store.get(redis_keys.stock(sale.sale_id)) == b"0"
-    books = await assert_balanced(sale)
-    assert books.lines["orders pending"] == 2
+    ledger = await assert_balanced(sale)
+    assert ledger.lines["orders pending"] == 2
 
 
 async def test_a_frozen_redis_does_not_run_calls_that_were_given_up(
@@ -139,15 +139,15 @@ async def test_sigterm_answers_what_is_in_hand_and_exits_cleanly(
         pressing = asyncio.create_task(grab(http, sale.sale_id, "alice", ticket_for(sale, "alice")))
         async with ClientSession(gateway.admin_url) as admin:
 
-            async def in_hand():
+            async def in_flight():
                 async with admin.get("/metrics") as response:
                     return 'seckill_in_hand{kind="grabs"} 1.0' in await response.text()
 
-            await eventually(in_hand, "the grab is in hand")
+            await eventually(in_flight, "the grab is in flight")
         gateway.child.send(signal.SIGTERM)
         assert (await pressing).status == 202, "answered from the outbox"
         proxy.thaw()
         await gateway.child.wait()
     assert gateway.child.describe_end() == "exited with 0"
-    books = await assert_balanced(sale)
-    assert books.lines["orders pending"] == 1
+    ledger = await assert_balanced(sale)
+    assert ledger.lines["orders pending"] == 1

@@ -46,21 +46,21 @@ async def test_note_06_what_is_in_flight_is_listed_and_left_alone_until_it_is_an
             return not await store.hexists(redis_keys.holders(sale.sale_id), "unpaid")
 
         await eventually(unpaid_is_back, "the unpaid unit is back")
-        # Then the grab is in the books as in flight, with its unit, and is its buyer's
-        books = await verify.verify(store, db, sale.sale_id)
-        assert books.balanced, books.violations
-        assert (books.in_flight, books.return_pending) == ([late.order_id], [])
-        assert not books.quiet
-        assert books.lines["redis stock"] == 2
-        assert books.lines["redis corrections"] == 0
+        # Then the grab is in the ledger as in flight, with its unit, and is its buyer's
+        ledger = await verify.verify(store, db, sale.sale_id)
+        assert ledger.balanced, ledger.violations
+        assert (ledger.in_flight, ledger.return_pending) == ([late.order_id], [])
+        assert not ledger.quiet
+        assert ledger.lines["redis stock"] == 2
+        assert ledger.lines["redis corrections"] == 0
         again = await press("late")
         assert (again.status, again.order_id) == (200, late.order_id)
         proxy.cut()
         proxy.thaw()
     # And it becomes an order once the broker, which has not heard of it, is back
     await eventually(lambda: state_of(late.order_id), "the late order has a row")
-    books = await assert_balanced(sale, wait_s=60)
-    assert books.lines["orders rejected"] == 0
+    ledger = await assert_balanced(sale, wait_s=60)
+    assert ledger.lines["orders rejected"] == 0
 
 
 @pytest.fixture
@@ -110,13 +110,13 @@ async def test_note_07_what_consumers_refuse_is_a_letter_whose_replay_is_the_ord
         async def press(buyer):
             return await grab(http, sale.sale_id, buyer, ticket_for(sale, buyer))
 
-        # Given a buyer who was told "queued", and whose order PostgreSQL then refuses
+        # Given a buyer who was answered "queued", and whose order PostgreSQL then refuses
         unlucky = await press("unlucky")
         assert unlucky.status == 202
         # Then there is a dead letter that names it and says why
         letter = await letter_of(unlucky.order_id)
         assert "refused" in letter["reason"]
-        # And his unit is his, by name, however many others ask for it
+        # And the unit is kept for that buyer, by name, however many others ask for it
         answers = [await press(buyer) for buyer in ("lucky", "late", "later", "unlucky")]
         assert [answer.code or answer.status for answer in answers] == [
             202,
@@ -126,8 +126,8 @@ async def test_note_07_what_consumers_refuse_is_a_letter_whose_replay_is_the_ord
         ]
         assert answers[-1].order_id == unlucky.order_id
         await eventually(lambda: state_of(answers[0].order_id), "the other order has a row")
-        books = await assert_balanced(sale)
-        assert books.on_dead_letters == [unlucky.order_id]
+        ledger = await assert_balanced(sale)
+        assert ledger.on_dead_letters == [unlucky.order_id]
         # And replayed before the cause is mended, it is a letter again
         assert (await processes.ask("dead", "replay", letter["letter_id"]))[0] == 0
         assert (await letter_of(unlucky.order_id))["letter_id"] == letter["letter_id"]
@@ -135,8 +135,8 @@ async def test_note_07_what_consumers_refuse_is_a_letter_whose_replay_is_the_ord
     assert (await processes.ask("dead", "replay", letter["letter_id"]))[0] == 0
     await eventually(lambda: state_of(unlucky.order_id), "the order has a row")
     assert (await processes.ask("dead", "replay", letter["letter_id"]))[0] == 1
-    books = await assert_balanced(sale)
-    assert (books.lines["orders pending"], books.on_dead_letters) == (2, [])
+    ledger = await assert_balanced(sale)
+    assert (ledger.lines["orders pending"], ledger.on_dead_letters) == (2, [])
 
 
 async def test_F6_a_discarded_letter_lets_another_buyer_in_and_its_own_again(
@@ -166,5 +166,5 @@ async def test_F6_a_discarded_letter_lets_another_buyer_in_and_its_own_again(
         assert await state_of(unlucky.order_id) == "cancelled"
         assert (await press("unlucky")).code == "sold_out"
         await eventually(lambda: state_of(lucky.order_id), "the order has a row")
-        books = await assert_balanced(sale)
-        assert books.lines["orders cancelled"] == 1
+        ledger = await assert_balanced(sale)
+        assert ledger.lines["orders cancelled"] == 1

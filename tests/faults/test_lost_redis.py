@@ -1,4 +1,4 @@
-"""F8: Redis loses its data in mid-sale. Nobody is sold a sold unit, and the sale goes on."""
+"""F8: Redis loses its data in mid-sale. No sold unit is sold again, and the sale goes on."""
 
 from __future__ import annotations
 
@@ -86,8 +86,8 @@ async def test_F3_F8_flushall_in_mid_sale_then_rebuild_sells_exactly_the_rest(
 
     last = await crowd_of(sale, names(0, 300), presses=2)
     assert {(a.status, a.code) for a in last} == {(202, None), (200, None), (409, "sold_out")}
-    books = await assert_balanced(sale, wait_s=60)
-    assert books.lines["orders pending"] == STOCK
+    ledger = await assert_balanced(sale, wait_s=60)
+    assert ledger.lines["orders pending"] == STOCK
     assert sum(a.status == 202 for a in last) == rebuilt["stock"]
 
     rows = await rows_of(sale)
@@ -101,7 +101,7 @@ async def test_F3_F8_flushall_in_mid_sale_then_rebuild_sells_exactly_the_rest(
 async def test_F8_messages_that_come_after_the_rebuild_become_rejected_rows(
     processes, crowd_of, open_sale, store, rows_of, assert_balanced
 ):
-    """The consumers were away; the operator did not wait for them."""
+    """The consumers were down; the operator did not wait for them."""
     sale = await open_sale(stock=20)
     early = await crowd_of(sale, names(0, 10))
     assert {a.status for a in early} == {202}
@@ -112,8 +112,8 @@ async def test_F8_messages_that_come_after_the_rebuild_become_rejected_rows(
     again = await crowd_of(sale, names(0, 30))
     await processes.run("consumers")
 
-    books = await assert_balanced(sale, wait_s=60)
-    assert books.lines["orders pending"] == 20 == sum(a.status == 202 for a in again)
+    ledger = await assert_balanced(sale, wait_s=60)
+    assert ledger.lines["orders pending"] == 20 == sum(a.status == 202 for a in again)
     rows = await rows_of(sale)
     assert {rows[a.order_id] for a in early} == {"rejected epoch"}
     assert {rows[a.order_id] for a in again if a.status == 202} == {"pending"}
@@ -152,8 +152,8 @@ async def test_F8_a_redis_that_went_back_in_time_is_fenced_by_the_consumers(
 
     last = await crowd_of(sale, names(0, 30))
     assert sum(a.status == 202 for a in last) == 10
-    books = await assert_balanced(sale, wait_s=60)
-    assert books.lines["orders pending"] == 20
+    ledger = await assert_balanced(sale, wait_s=60)
+    assert ledger.lines["orders pending"] == 20
 
 
 async def test_F13_an_emptied_broker_loses_no_grab(
@@ -164,8 +164,8 @@ async def test_F13_an_emptied_broker_loses_no_grab(
     assert {a.status for a in answers} == {202}
     await shop_queue.purge()
     consumers = await processes.run("consumers", SECKILL_RECONCILE_AGE_S="1")
-    books = await assert_balanced(sale, wait_s=60)
-    assert books.lines["orders pending"] == 30
+    ledger = await assert_balanced(sale, wait_s=60)
+    assert ledger.lines["orders pending"] == 30
     assert (await rows_of(sale)).keys() == {a.order_id for a in answers}
     async with ClientSession(consumers.admin_url) as http, http.get("/metrics") as metrics:
         assert 'seckill_reconciled_total{action="republish"} 30.0' in await metrics.text()

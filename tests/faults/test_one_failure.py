@@ -1,4 +1,4 @@
-"""F14: whatever goes wrong for one buyer, nobody else hears that the sale is over."""
+"""F14: whatever goes wrong for one buyer, no other buyer is answered that the sale is over."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def trouble(redis_proxy, amqp_proxy, services, store):
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "expected"),
     [
         ("too_many_for_one", Verdict.QUANTITY),
         ("more_than_are_left", Verdict.SOLD_OUT),
@@ -118,14 +118,14 @@ def trouble(redis_proxy, amqp_proxy, services, store):
     ],
 )
 async def test_F14_the_latch_of_a_desk_stays_open(
-    make_reservations, open_sale, trouble, name, told
+    make_reservations, open_sale, trouble, name, expected
 ):
     sale = await open_sale(stock=3, per_order_max=3)
     reservations = await make_reservations(sale, outbox_max=1)
     verdict = None  # not known: Unavailable
     with suppress(Unavailable):
         verdict = (await trouble[name](reservations, sale)).verdict
-    assert verdict is told
+    assert verdict is expected
     assert reservations.selling
 
     async def another_is_served():
@@ -172,14 +172,14 @@ async def test_F14_buyers_in_trouble_at_a_gateway_end_nothing_for_the_others(
         redis.lose_replies = False
         assert await press("b2") == 202
         amqp.freeze()  # a publish that is not confirmed, and in the end an outbox that is full
-        told, buyers = 202, iter(range(3, 20))
-        while told == 202:
-            told = await press(f"b{(last := next(buyers))}")
-        assert told == "overloaded"
+        answered, buyers = 202, iter(range(3, 20))
+        while answered == 202:
+            answered = await press(f"b{(last := next(buyers))}")
+        assert answered == "overloaded"
         amqp.thaw()
         for n in range(12):  # whoever was in trouble, and the others
             await eventually(partial(is_taken, f"b{n}"), f"b{n} has a unit")
         assert await press("late") == "sold_out"
     assert 3 < last < 12
-    books = await assert_balanced(sale)
-    assert books.lines["orders pending"] == 12
+    ledger = await assert_balanced(sale)
+    assert ledger.lines["orders pending"] == 12

@@ -1,4 +1,4 @@
-"""What processes must not do: hold locks, open links, write logs, make tables."""
+"""What processes must not do: hold locks, open connections, write logs, make tables."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from seckill.orders.orders import Placement
 from tests.processes import eventually
 
 
-def wish(sale, buyer):
+def placement(sale, buyer):
     return Placement(new_order_id(sale.number), sale.sale_id, buyer, 1, sale.epoch)
 
 
 async def grab_all(url, sale, ticket_for, buyers):
-    """Grab for each of them, and return what they were told."""
+    """Grab for each of them, and return the statuses."""
     async with ClientSession(url) as http:
         return [
             (await grab(http, sale.sale_id, buyer, ticket_for(sale, buyer))).status
@@ -32,24 +32,24 @@ async def grab_all(url, sale, ticket_for, buyers):
 
 
 async def test_F28_no_row_is_locked_across_a_round_trip(open_sale, db, postgres_proxy):
-    """One who never hears the answer of PostgreSQL holds up nobody: the hot row is free again."""
+    """A client that never gets the reply of PostgreSQL holds up no other: the row is free again."""
     proxy, dsn = postgres_proxy
     sale = await open_sale(stock=10)
-    first, lost, next_one = (wish(sale, buyer) for buyer in ("first", "lost", "next"))
-    async with database.connect(dsn, size=1, timeout_s=30) as far_away:
-        assert await orders.place(far_away, [first]) == []  # the statement is prepared
+    first, lost, next_one = (placement(sale, buyer) for buyer in ("first", "lost", "next"))
+    async with database.connect(dsn, size=1, timeout_s=30) as behind_proxy:
+        assert await orders.place(behind_proxy, [first]) == []  # the statement is prepared
         proxy.lose_replies = True
-        unheard = asyncio.create_task(orders.place(far_away, [lost]))
+        unanswered = asyncio.create_task(orders.place(behind_proxy, [lost]))
 
         async def committed():
             return (await orders.find_many(db, [lost.order_id]))[0]
 
         await eventually(committed, "the first one is committed")
-        assert not unheard.done()
+        assert not unanswered.done()
         assert await orders.place(db, [next_one]) == []  # else: LockNotAvailable
-        far_away.terminate()
+        behind_proxy.terminate()
         with pytest.raises(asyncpg.PostgresConnectionError):
-            await unheard
+            await unanswered
 
 
 async def test_F29_links_are_opened_once_and_not_with_each_message(
@@ -73,10 +73,10 @@ async def test_F29_links_are_opened_once_and_not_with_each_message(
     assert set(await grab_all(gateway.url, sale, ticket_for, ["warm", "up"])) == {202}
     await assert_balanced(sale)
     before, consumers = await links(), await ports_of_broker()
-    told = await grab_all(gateway.url, sale, ticket_for, [f"b{n}" for n in range(50)])
+    statuses = await grab_all(gateway.url, sale, ticket_for, [f"b{n}" for n in range(50)])
     await assert_balanced(sale)
 
-    assert set(told) == {202}
+    assert set(statuses) == {202}
     after = await links()
     pool = settings.postgres_pool_max
     assert len(after[0] - before[0]) <= 2 * pool  # the pools of two processes may fill up
@@ -94,10 +94,10 @@ async def test_F30_nothing_is_logged_for_a_request_or_an_order(
     logs = [process.child.spec.log for process in (gateway, consumers)]
     before = [log.read_text() for log in logs]
 
-    told = await grab_all(gateway.url, sale, ticket_for, [f"b{n}" for n in range(30)])
+    statuses = await grab_all(gateway.url, sale, ticket_for, [f"b{n}" for n in range(30)])
     await assert_balanced(sale)
 
-    assert set(told) == {202, 409}
+    assert set(statuses) == {202, 409}
     assert [log.read_text() for log in logs] == before
 
 

@@ -50,8 +50,8 @@ async def test_F6_one_configured_way_cancels_what_nobody_pays(
         return await cancelled(db, sale) == UNITS
 
     await eventually(all_cancelled, "all are cancelled", within_s=60)
-    books = await assert_balanced(sale)
-    assert books.lines["orders cancelled"] == books.lines["redis stock"] == UNITS
+    ledger = await assert_balanced(sale)
+    assert ledger.lines["orders cancelled"] == ledger.lines["redis stock"] == UNITS
     by = await expired_by(consumers)
     assert by.keys() <= {way, "sweep"}  # the sweep may be first on a machine that stalls
 
@@ -71,7 +71,7 @@ async def test_F6_F26_F22_all_ways_at_two_processes_of_which_one_is_killed(
 
         await eventually(some_are_cancelled, "the one to be killed has cancelled some", within_s=60)
         await killed.child.kill()
-        books = await assert_balanced(sale, wait_s=60)
+        ledger = await assert_balanced(sale, wait_s=60)
 
         async def units_are_back():
             async with http.get(f"/v1/sales/{sale.sale_id}") as response:
@@ -79,14 +79,14 @@ async def test_F6_F26_F22_all_ways_at_two_processes_of_which_one_is_killed(
 
         await eventually(units_are_back, "all units are back", within_s=60)
         await sell_out(http, sale, ticket_for, "late")
-    books = await assert_balanced(sale, wait_s=60)
-    assert books.lines["orders cancelled"] + books.lines["orders pending"] == 2 * UNITS
+    ledger = await assert_balanced(sale, wait_s=60)
+    assert ledger.lines["orders cancelled"] + ledger.lines["orders pending"] == 2 * UNITS
 
 
 async def test_F26_redis_is_killed_while_keys_wait(
     processes, services, open_sale, ticket_for, db, assert_balanced
 ):
-    """Keys outlive it; events of the time in which it was away do not, and the sweep finds them."""
+    """Keys outlive it; events of the time in which it was down do not, and the sweep finds them."""
     gateway = await processes.run("gateway")
     await processes.run("consumers", SECKILL_TIMEOUTS="key_expiry")
     sale = await open_sale(stock=UNITS, payment_window_s=1)
@@ -99,5 +99,5 @@ async def test_F26_redis_is_killed_while_keys_wait(
         return await cancelled(db, sale) == UNITS
 
     await eventually(all_cancelled, "all are cancelled", within_s=60)
-    books = await assert_balanced(sale, wait_s=60)
-    assert books.lines["orders cancelled"] == UNITS
+    ledger = await assert_balanced(sale, wait_s=60)
+    assert ledger.lines["orders cancelled"] == UNITS

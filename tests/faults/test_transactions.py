@@ -26,10 +26,10 @@ async def bench(db: asyncpg.Pool) -> TransactionBench:
 async def test_F12_killed_coordinators_leave_nothing_half_done_and_have_told_no_lies(
     bench, db, settings: Settings
 ):
-    told: dict[str, str] = {}
+    answered: dict[str, str] = {}
     open_at_kills = 0
     for _ in range(KILLS):
-        told |= await _victim(settings, bench.name)
+        answered |= await _victim(settings, bench.name)
         open_at_kills += await _open(db, bench)
         works = await _all(db, bench)
         while await _open(db, bench):
@@ -38,14 +38,14 @@ async def test_F12_killed_coordinators_leave_nothing_half_done_and_have_told_no_
     works = await _all(db, bench)
     await bench.probe.assert_whole(bench.names, works)
     ended = dict(zip((w.tx_id for w in works), await bench.probe.states(works), strict=True))
-    lies = {t: s for t, s in told.items() if TransactionState(s) in ENDED and ended[t][0] != s}
+    lies = {t: s for t, s in answered.items() if TransactionState(s) in ENDED and ended[t][0] != s}
     assert lies == {}
-    assert {TransactionState.CONFIRMED, TransactionState.CANCELED} <= set(told.values())
+    assert {TransactionState.CONFIRMED, TransactionState.CANCELED} <= set(answered.values())
     assert open_at_kills > 0, "it was never killed in the middle"
 
 
 async def _victim(settings: Settings, name: str) -> dict[str, str]:
-    """Run a coordinator until a random while after its first answers; return what it told."""
+    """Run a coordinator until a random while after its first answers; return what it answered."""
     victim = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",

@@ -1,4 +1,4 @@
-"""The admin token: every byte of it counts, and the comparison tells nothing."""
+"""The admin token: every byte of it counts, and the comparison takes the same time for all."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from gateway.grabs.connection import AHEAD_MAX, Connection, ConnectionFactory
 
 
 class Gone:
-    """A transport whose client sent far ahead and went away: it cannot be told anything."""
+    """A transport whose client sent far ahead and left: nothing can be done with it any more."""
 
     def __init__(self) -> None:
         self.closing = False

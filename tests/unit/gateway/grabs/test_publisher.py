@@ -187,7 +187,7 @@ async def test_the_breaker_is_shared_by_the_sales_of_a_process() -> None:
     assert other.publisher.sent == []
 
 
-async def test_one_batch_a_second_probes_while_the_broker_is_away(
+async def test_one_batch_a_second_probes_while_the_broker_is_unavailable(
     bench: Bench, advance: Callable[[float], None]
 ) -> None:
     await bench.enqueue("1-0")

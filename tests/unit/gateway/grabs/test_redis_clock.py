@@ -15,7 +15,7 @@ REDIS_AHEAD = 1_795_000_000_000
 
 @pytest.fixture
 def advance(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], int]:
-    """Stop this machine's clock; the test moves it on, and is told the time."""
+    """Stop this machine's clock; the test moves it on, and gets the time."""
     now = 1_000
 
     def advance(milliseconds: int) -> int:
@@ -30,29 +30,29 @@ def advance(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], int]:
 def test_an_answer_that_lay_here_for_a_second_does_not_put_the_clock_back(advance):
     clock = RedisClock()
     asked = advance(0)
-    told = REDIS_AHEAD + advance(1)
+    redis_ms = REDIS_AHEAD + advance(1)
     advance(1)
-    clock.observe(told, asked_ms=asked)
-    assert clock.now_ms() == told  # as late as it may be: a moment old
+    clock.observe(redis_ms, asked_ms=asked)
+    assert clock.now_ms() == redis_ms  # as late as it may be: a moment old
 
     asked = advance(500)
-    told = REDIS_AHEAD + advance(1)
+    redis_ms = REDIS_AHEAD + advance(1)
     now = advance(1_000)  # the process stood still
-    clock.observe(told, asked_ms=asked)
+    clock.observe(redis_ms, asked_ms=asked)
     assert clock.now_ms() == REDIS_AHEAD + now - 1
 
 
 def test_the_clock_comes_nearer_with_a_quicker_answer(advance):
     clock = RedisClock()
     asked = advance(0)
-    told = REDIS_AHEAD + advance(1)
+    redis_ms = REDIS_AHEAD + advance(1)
     advance(200)
-    clock.observe(told, asked_ms=asked)
+    clock.observe(redis_ms, asked_ms=asked)
 
     asked = advance(10)
-    told = REDIS_AHEAD + advance(0)
+    redis_ms = REDIS_AHEAD + advance(0)
     now = advance(2)
-    clock.observe(told, asked_ms=asked)
+    clock.observe(redis_ms, asked_ms=asked)
     assert clock.now_ms() == REDIS_AHEAD + now - 2
 
 
@@ -61,7 +61,7 @@ def test_the_clock_follows_a_redis_whose_own_was_set(advance, step):
     clock = RedisClock()
     for ahead in (REDIS_AHEAD, REDIS_AHEAD + step):
         asked = advance(0)
-        told = ahead + advance(1)
+        redis_ms = ahead + advance(1)
         now = advance(2)
-        clock.observe(told, asked_ms=asked)
-    assert told <= clock.now_ms() <= ahead + now
+        clock.observe(redis_ms, asked_ms=asked)
+    assert redis_ms <= clock.now_ms() <= ahead + now

@@ -1,4 +1,4 @@
-"""What the door takes for one whole request, what it leaves to aiohttp, and who rests how long."""
+"""What counts as one whole request, which may be refused unparsed, and what is left to aiohttp."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bound on requests in hand: it finds the place at which nobody waits long."""
+"""The limit on requests in flight: it finds the number at which no request waits long."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WAIT_S = 0.1
 
 
 class Clock:
-    """A loop's clock that stands still until it is told to move."""
+    """A loop's clock that stands still until a test moves it."""
 
     def __init__(self) -> None:
         self.now = 0.0

@@ -13,7 +13,7 @@ from gateway.overload.connection_limits import OVERLOADED, ConnectionLimits
 
 
 async def rested(monkeypatch: pytest.MonkeyPatch, *, wake_s: float, turns: int) -> list[int]:
-    """Let five connections rest for no time, two to be read again at a time; tell who was."""
+    """Let five connections rest for no time, two to be read again at a time; return which were."""
     monkeypatch.setattr(connection_limits, "REST_S", 0.0)
     monkeypatch.setattr(connection_limits, "WAKES_MAX", 2)
     monkeypatch.setattr(connection_limits, "WAKE_S", wake_s)

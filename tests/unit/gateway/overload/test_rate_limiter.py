@@ -29,12 +29,12 @@ FREE = Tier(rate=1, mode="off")
 
 @dataclass
 class Shared:
-    """Stands in for the bucket in Redis: answers as it is told, and remembers what it was asked."""
+    """Stands in for the bucket in Redis: answers as a test says, and notes what it was asked."""
 
     #: Tokens to lease, if wanted or not, and the wait of every name.
     leases: int = 0
     wait_s: float = 0.0
-    away: bool = False
+    unavailable: bool = False
     meanwhile: Callable[[], None] = lambda: None
     asked: list[list[str]] = field(default_factory=list)
     wanted: list[int] = field(default_factory=list)
@@ -47,7 +47,7 @@ class Shared:
         self.wanted.append(wanted)
         self.line_max = line_max
         self.meanwhile()
-        if self.away:
+        if self.unavailable:
             raise Unavailable("Redis does not answer")
         return TokenLease(self.leases, tier.rate, tier.burst, [self.wait_s] * len(names))
 
@@ -123,7 +123,7 @@ async def test_the_next_lease_is_counted_from_its_own_ask(shared, advance):
     assert [limiter.take() for _ in range(4)] == [True] * 3 + [False]
     await limiter.ask("b4")
     advance(LEASE_S / 2)
-    assert limiter.take(), "of the second: the last of the first is nobody's any more"
+    assert limiter.take(), "of the second: the last of the first is lost"
     advance(LEASE_S / 2)
     assert not limiter.take()
 
@@ -136,7 +136,7 @@ async def test_a_lease_ends_its_time_after_the_ask_began(shared, advance):
     advance(LEASE_S / 2 - 0.001)
     assert [limiter.take() for _ in range(3)] == [False, True, True], "one is to ask"
     advance(0.001)
-    assert not limiter.take(), "eight are left, and nobody's any more"
+    assert not limiter.take(), "eight were left, and are lost"
 
 
 async def test_the_next_lease_is_brought_before_the_time_of_the_last_is_over(shared, advance):
@@ -153,7 +153,7 @@ async def test_the_next_lease_is_brought_before_the_time_of_the_last_is_over(sha
 
 
 async def test_a_lease_that_is_good_is_kept_and_no_second_one_asked_for(shared, advance):
-    """Else a crowd would throw away a lease with each call, and be refused below the limit."""
+    """Otherwise a crowd would lose a lease with each call, and be refused below the limit."""
     limiter = make_sale_limiter(shared)
     for _ in range(400):
         limiter.take()
@@ -171,8 +171,8 @@ async def test_a_lease_that_is_good_is_kept_and_no_second_one_asked_for(shared, 
     [
         (400, 1, 400),
         (400, 4, 100),
-        (1, 1000, 0),  # nobody comes: nothing is taken from the others
-        (400, 0.5, 0),  # too short a time to tell
+        (1, 1000, 0),  # no request comes: nothing is taken from the others
+        (400, 0.5, 0),  # too short a time to know
     ],
 )
 async def test_the_lease_asked_for_follows_the_demand(
@@ -221,7 +221,7 @@ async def test_a_refusal_names_its_limit_and_the_wait(shared, advance, wait_s):
 
 
 async def test_without_redis_an_open_tier_admits_and_a_closed_one_does_not_know(shared, advance):
-    shared.away, unheard = True, counted("unheard")
+    shared.unavailable, unheard = True, counted("unheard")
     limiter = make_limiter(shared, Tier(rate=100, burst=201, without_redis="open"))
     assert await limiter.refusal("spring", "try", "ann") is None
     assert counted("unheard") == unheard + 1
@@ -238,14 +238,14 @@ async def test_shadow_counts_what_it_would_refuse_and_admits(shared, advance):
 
 
 async def test_shadow_admits_without_redis_too(shared, advance):
-    shared.away, unheard = True, counted("unheard")
+    shared.unavailable, unheard = True, counted("unheard")
     limiter = make_limiter(shared, Tier(rate=1, mode="shadow", without_redis="closed"))
     assert await limiter.refusal("spring", "try", "ann") is None
     assert counted("unheard") == unheard + 1
 
 
-async def test_a_limit_that_is_off_asks_nobody(shared, advance):
-    shared.away = True
+async def test_a_limit_that_is_off_asks_no_store(shared, advance):
+    shared.unavailable = True
     limiter = make_limiter(shared, Tier(rate=1, mode="off"))
     assert await limiter.refusal("spring", "try", "ann") is None
     assert shared.asked == []

@@ -1,4 +1,4 @@
-"""The till: how long a client waits, who is refused, and that nothing which began is dropped."""
+"""Payments under way: how long a client waits, which are refused, and that none is dropped."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LIMITED = RateLimited("confirm", 3.0, 1, 1)
 
 
 class Gate:
-    """A limiter, or a checkout, that answers when told."""
+    """A limiter, or a checkout, that answers when a test says so."""
 
     def __init__(self, answer=None) -> None:
         self.answer: asyncio.Future = asyncio.get_running_loop().create_future()
@@ -44,7 +44,7 @@ def patience(monkeypatch):
 
 @pytest.fixture
 def make(patience):
-    """Make a till; one that is slow is not waited for."""
+    """Make payment tasks; one that is slow is not waited for."""
 
     def make(*, limiter, checkout, in_flight_max=9):
         if not (limiter.answer.done() and checkout.answer.done()):
@@ -101,7 +101,7 @@ async def test_a_client_that_leaves_stops_nothing(make):
     assert checkout.calls == 1
 
 
-async def test_a_full_till_is_busy_until_one_has_ended(make, patience):
+async def test_a_payment_beyond_the_limit_is_refused_until_one_has_ended(make, patience):
     checkout = Gate()
     counter = make(limiter=Gate(False), checkout=checkout, in_flight_max=1)
     assert await counter.pay(PAYMENT) is None
@@ -113,7 +113,7 @@ async def test_a_full_till_is_busy_until_one_has_ended(make, patience):
     assert await counter.pay(PAYMENT) == PAID
 
 
-@pytest.mark.parametrize(("error", "logged"), [(Unavailable("away"), 0), (KeyError("bug"), 1)])
+@pytest.mark.parametrize(("error", "logged"), [(Unavailable("no answer"), 0), (KeyError("bug"), 1)])
 async def test_a_failure_that_nobody_waits_for_is_logged_when_it_is_a_bug(
     make, caplog, error, logged
 ):
