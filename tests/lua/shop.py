@@ -64,7 +64,7 @@ class Shop:
             self.sale_id, grabs, deadline_ms=deadline_ms, settled=settled, outbox_max=outbox_max
         )
 
-    async def told(self, *wishes: str | tuple[str, int] | Grab, **terms: int) -> str:
+    async def outcomes(self, *wishes: str | tuple[str, int] | Grab, **terms: int) -> str:
         """Grab, and return the outcomes as grab.lua writes them: a letter each."""
         return "".join((await self.grab(*wishes, **terms)).verdicts)
 
@@ -115,5 +115,5 @@ class Shop:
 
 
 def buyers(entries: Iterable[OutboxEntry]) -> list[list[str]]:
-    """Return who is in each outbox entry."""
+    """Return the buyers of each outbox entry."""
     return [[grab.buyer_id for grab in entry.grabs] for entry in entries]

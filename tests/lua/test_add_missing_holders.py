@@ -31,7 +31,7 @@ async def test_F8_an_order_takes_its_units_from_stock(shop: Shop) -> None:
     assert await adopt(shop, ("ann", ann), ("bob", order())) == [b"OK", 2, b"AA"]
     assert (await shop.holders())["ann"] == Holding.parse(ann)
     await shop.assert_conserved(5)
-    assert await shop.told("ann", "cat") == "DA"
+    assert await shop.outcomes("ann", "cat") == "DA"
 
 
 async def test_twice_is_once(shop: Shop) -> None:

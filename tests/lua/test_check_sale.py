@@ -1,4 +1,4 @@
-"""check_sale.lua: what is behind PostgreSQL is fenced, what is whole is left alone."""
+"""check_sale.lua: a sale behind PostgreSQL is fenced, a whole sale stays as it is."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.lua.shop import EPOCH, Shop
 NONE = "0-0"
 
 
-async def judge(
+async def check(
     shop: Shop, placed: str = NONE, *, epoch: int = EPOCH, opened: int = 1, fence: int = 0
 ) -> list[Any]:
     script = lua.register(shop.redis, "check_sale")
@@ -25,12 +25,12 @@ async def judge(
     return reply
 
 
-async def test_a_sale_that_is_whole_says_all_that_may_change(shop: Shop) -> None:
+async def test_a_whole_sale_reports_all_that_may_change(shop: Shop) -> None:
     await shop.open(5)
-    assert await judge(shop) == [b"WHOLE", EPOCH, b"open", b"5", b"0", 0, b"0-0"]
+    assert await check(shop) == [b"WHOLE", EPOCH, b"open", b"5", b"0", 0, b"0-0"]
     reply = await shop.grab("ann")
     newest = reply.outbox_id.encode()
-    assert await judge(shop) == [b"WHOLE", EPOCH, b"open", b"4", b"0", 1, newest]
+    assert await check(shop) == [b"WHOLE", EPOCH, b"open", b"4", b"0", 1, newest]
 
 
 @pytest.mark.parametrize("last", ["7-3", "7-4", "8-0", "10-0"])
@@ -38,7 +38,7 @@ async def test_an_outbox_that_came_as_far_is_whole(shop: Shop, last: str) -> Non
     await shop.open(5)
     await shop.redis.xadd(redis_keys.outbox(shop.sale_id), {"a": "b"}, id=last)
     await shop.redis.xdel(redis_keys.outbox(shop.sale_id), last)
-    assert (await judge(shop, "7-3", fence=1))[0] == b"WHOLE"
+    assert (await check(shop, "7-3", fence=1))[0] == b"WHOLE"
 
 
 @pytest.mark.parametrize("last", [None, "7-2", "6-99", "1-0"])
@@ -47,31 +47,31 @@ async def test_F8_an_outbox_that_never_came_so_far_is_behind(shop: Shop, last: s
     if last:
         await shop.redis.xadd(redis_keys.outbox(shop.sale_id), {"a": "b"}, id=last)
     before = await shop.dump()
-    assert await judge(shop, "7-3") == [b"BEHIND"]
+    assert await check(shop, "7-3") == [b"BEHIND"]
     assert await shop.dump() == before, "a look changes nothing"
-    assert await judge(shop, "7-3", fence=1) == [b"BEHIND"]
-    assert await shop.told("ann") == "U"
-    assert await judge(shop, fence=1) == [b"FENCED"]
+    assert await check(shop, "7-3", fence=1) == [b"BEHIND"]
+    assert await shop.outcomes("ann") == "U"
+    assert await check(shop, fence=1) == [b"FENCED"]
 
 
 async def test_an_older_epoch_is_behind_and_a_newer_one_is_not(shop: Shop) -> None:
     await shop.open(5)
-    assert await judge(shop, epoch=EPOCH + 1) == [b"BEHIND"]
-    assert (await judge(shop, epoch=EPOCH - 1, fence=1))[0] == b"WHOLE"
+    assert await check(shop, epoch=EPOCH + 1) == [b"BEHIND"]
+    assert (await check(shop, epoch=EPOCH - 1, fence=1))[0] == b"WHOLE"
 
 
 async def test_a_rebuild_that_ended_since_postgresql_was_read_is_whole(shop: Shop) -> None:
     """Its outbox may be a new one, and the id is one of the epoch before."""
     await shop.open(5, epoch=EPOCH + 1)
-    assert (await judge(shop, "7-3", fence=1))[0] == b"WHOLE"
+    assert (await check(shop, "7-3", fence=1))[0] == b"WHOLE"
 
 
-@pytest.mark.parametrize(("opened", "told"), [(1, b"BEHIND"), (0, b"WHOLE")])
+@pytest.mark.parametrize(("opened", "outcome"), [(1, b"BEHIND"), (0, b"WHOLE")])
 async def test_a_sale_that_is_announced_is_behind_once_it_was_opened(
-    shop: Shop, opened: int, told: bytes
+    shop: Shop, opened: int, outcome: bytes
 ) -> None:
     await shop.set(state="created", epoch=EPOCH, corrections=0)
-    assert (await judge(shop, opened=opened))[0] == told
+    assert (await check(shop, opened=opened))[0] == outcome
 
 
 @pytest.mark.parametrize("lost", [["sale"], ["stock"], ["sale", "stock", "holders", "outbox"]])
@@ -80,5 +80,5 @@ async def test_what_is_lost_is_missing_and_nothing_is_made(shop: Shop, lost: lis
     await shop.grab("ann")
     await shop.redis.delete(*[getattr(redis_keys, key)(shop.sale_id) for key in lost])
     before = await shop.dump()
-    assert await judge(shop, "9-9", fence=1) == [b"MISSING"]
+    assert await check(shop, "9-9", fence=1) == [b"MISSING"]
     assert await shop.dump() == before

@@ -15,7 +15,7 @@ async def test_each_buyer_gets_his_own_holding_in_order(shop: Shop) -> None:
     await shop.open(5, per_order_max=2)
     await shop.grab("ann", ("bob", 2))
     held = await shop.holders()
-    found = await shop.scripts.find_holders(shop.sale_id, ["bob", "nobody", "ann", "bob"])
+    found = await shop.scripts.find_holders(shop.sale_id, ["bob", "stranger", "ann", "bob"])
     assert found == HoldersReply(Verdict.ACCEPTED, 2, [held["bob"], None, held["ann"], held["bob"]])
 
 
@@ -32,7 +32,7 @@ async def test_each_buyer_gets_his_own_holding_in_order(shop: Shop) -> None:
     ],
     ids=str,
 )
-async def test_it_says_what_a_grab_would_be_told(
+async def test_the_verdict_is_what_a_grab_would_get(
     shop: Shop, change: Mapping[str, str | int], letter: str
 ) -> None:
     await shop.open(1)
@@ -43,7 +43,7 @@ async def test_it_says_what_a_grab_would_be_told(
     assert await shop.dump() == before
     assert (found.verdict, found.left) == (letter, 0)
     assert found.holdings == [(await shop.holders())["ann"], None]
-    assert await shop.told("bob") == letter
+    assert await shop.outcomes("bob") == letter
 
 
 async def test_a_sale_that_was_only_announced_is_not_open(shop: Shop) -> None:

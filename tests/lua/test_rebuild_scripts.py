@@ -53,7 +53,7 @@ async def test_F8_a_sale_is_written_anew(shop: Shop, rebuild: Rebuild) -> None:
     assert await rebuild.holders("ann", ANN) == OK
     assert await rebuild.finish() == OK
     await shop.assert_conserved(5)
-    assert await shop.told(("bob", 2), ("cat", 1), "dan") == "AAS"
+    assert await shop.outcomes(("bob", 2), ("cat", 1), "dan") == "AAS"
     assert [await shop.field(name) for name in ("epoch", "total")] == [str(NEXT), "5"]
 
 
@@ -65,11 +65,11 @@ async def test_the_fence_stands_from_the_first_step_to_the_last(
     ann = await shop.return_of("ann")
     for step in (rebuild.begin(), rebuild.holders("ann", ANN)):
         assert await step == OK
-        assert await shop.told("bob") == "U"
+        assert await shop.outcomes("bob") == "U"
         assert await shop.give_back(ann) == [b"LATER"]
         assert await shop.give_back(ann, epoch=NEXT) == [b"LATER"]
     assert await rebuild.finish() == OK
-    assert await shop.told("bob") == "A"
+    assert await shop.outcomes("bob") == "A"
 
 
 async def test_what_the_old_life_held_is_gone_and_its_outbox_is_not(
@@ -122,13 +122,13 @@ async def test_holders_that_are_missing_keep_the_fence(
     await rebuild.begin()
     await rebuild.holders("ann", ANN)
     assert await rebuild.finish(held=held) == CONFLICT
-    assert await shop.told("bob") == "U"
+    assert await shop.outcomes("bob") == "U"
 
 
 async def test_the_fence_is_lifted_once(shop: Shop, rebuild: Rebuild) -> None:
     await rebuild.begin()
     await rebuild.finish(held=0)
-    await shop.told("ann")
+    await shop.outcomes("ann")
     before = await shop.dump()
     assert await rebuild.finish(held=0) == CONFLICT
     assert await shop.dump() == before
@@ -138,6 +138,6 @@ async def test_a_sale_that_was_never_opened_gets_no_stock(shop: Shop, rebuild: R
     await rebuild.begin()
     assert await rebuild.finish(stock="", held=0, state="created") == OK
     assert await shop.stock() is None
-    assert await shop.told("ann") == "N"
+    assert await shop.outcomes("ann") == "N"
     await shop.open(5, epoch=NEXT)
-    assert await shop.told("ann") == "A"
+    assert await shop.outcomes("ann") == "A"

@@ -152,7 +152,7 @@ async def test_a_call_that_waits_behind_a_stuck_redis_has_its_time_limit(
     assert {type(outcome) for outcome in outcomes} == {TimeoutError}
 
 
-async def test_a_call_that_nobody_waits_for_any_more_is_not_sent(
+async def test_a_call_without_a_waiting_caller_is_not_sent(
     redis: Redis, pipelining: PipeliningRedis
 ) -> None:
     count = pipelining.register_script("return redis.call('INCR', KEYS[1])")

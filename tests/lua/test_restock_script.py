@@ -20,9 +20,9 @@ async def step(shop: Shop, before: int, after: int, *, epoch: int = EPOCH) -> Re
 async def unchanged(shop: Shop, before: int, after: int, **options: int) -> RestockReply:
     """Take a step that leaves everything as it is, and return the answer."""
     dump = await shop.dump()
-    told = await step(shop, before, after, **options)
+    reply = await step(shop, before, after, **options)
     assert await shop.dump() == dump
-    return told
+    return reply
 
 
 @pytest.mark.parametrize(("after", "left"), [(8, 6), (3, 1), (2, 0)])
@@ -84,9 +84,9 @@ async def test_a_sale_that_rests_can_be_restocked(shop: Shop, state: str) -> Non
 
 async def test_restocking_a_sold_out_sale_sells_again(shop: Shop) -> None:
     await shop.open(1)
-    assert await shop.told("ann", "bob") == "AS"
+    assert await shop.outcomes("ann", "bob") == "AS"
     await step(shop, 1, 2)
-    assert await shop.told("bob", "cat") == "AS"
+    assert await shop.outcomes("bob", "cat") == "AS"
 
 
 @settings(

@@ -64,19 +64,19 @@ async def test_opening_again_at_once_changes_nothing(shop: Shop) -> None:
 
 
 async def conflicts(shop: Shop, terms: SaleTerms = TERMS) -> bool:
-    """Tell whether opening is refused and leaves everything as it is."""
+    """Return whether opening is refused, and leaves everything as it is."""
     before = await shop.dump()
     return not await opened(shop, terms) and await shop.dump() == before
 
 
-async def test_stock_without_a_sale_is_another_life(shop: Shop) -> None:
+async def test_stock_without_a_sale_is_a_conflict(shop: Shop) -> None:
     await shop.redis.set(redis_keys.stock(shop.sale_id), 2)
     assert await conflicts(shop)
     await shop.scripts.announce(shop.sale_id, TERMS)
     assert await conflicts(shop)
 
 
-async def test_holders_without_a_sale_are_another_life(shop: Shop) -> None:
+async def test_holders_without_a_sale_are_a_conflict(shop: Shop) -> None:
     await shop.redis.hset(redis_keys.holders(shop.sale_id), "ann", "x:1")
     assert await conflicts(shop)
 
@@ -96,7 +96,7 @@ async def test_a_fenced_sale_is_not_opened(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("change", [{"number": NUMBER + 1}, {"epoch": EPOCH + 1}], ids=str)
-async def test_a_sale_of_another_number_or_epoch_is_another_life(
+async def test_a_sale_of_another_number_or_epoch_is_a_conflict(
     shop: Shop, change: dict[str, int]
 ) -> None:
     """PostgreSQL was emptied and made the sale anew; Redis still sells the old one."""
@@ -123,9 +123,9 @@ async def test_announcing_writes_no_stock_and_never_over_a_sale(shop: Shop) -> N
 async def test_a_sale_closes_and_opens_again(shop: Shop) -> None:
     await opened(shop)
     assert await shop.scripts.set_sale_state(shop.sale_id, "closed")
-    assert await shop.told("ann") == "C"
+    assert await shop.outcomes("ann") == "C"
     assert await shop.scripts.set_sale_state(shop.sale_id, "open")
-    assert await shop.told("ann") == "A"
+    assert await shop.outcomes("ann") == "A"
 
 
 async def test_a_fenced_sale_stays_fenced(shop: Shop) -> None:
