@@ -1,4 +1,4 @@
-"""One consumer process: it runs the chosen roles until it is told to stop."""
+"""One consumer process: it runs the chosen roles until it is stopped."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ SOME = 50
 
 
 class Load:
-    """Buyers who come for ever, a few at a time, and what they were told."""
+    """Buyers who grab for ever, a few at a time, and the replies they got."""
 
     def __init__(self, press: Callable[[str], Awaitable[BuyerReply]]) -> None:
         self.answers: list[BuyerReply] = []
@@ -119,10 +119,10 @@ async def test_no_order_is_lost_or_doubled_whatever_is_done_to_the_pool_under_lo
             await pool.do("restart")
             await stands(2, 2)
             await load.end()
-            books = await assert_balanced(sale, wait_s=60)
+            ledger = await assert_balanced(sale, wait_s=60)
 
-    told = {a.order_id for a in load.answers if a.status == 202}
-    assert len(told) == len(load.answers), "everybody was told that he has one"
+    accepted = {a.order_id for a in load.answers if a.status == 202}
+    assert len(accepted) == len(load.answers), "every buyer has an order"
     rows = await db.fetch("SELECT order_id::text FROM orders WHERE sale_id = $1", sale.sale_id)
-    assert {row[0] for row in rows} == told
-    assert len(rows) == len(told) == books.lines["orders pending"]
+    assert {row[0] for row in rows} == accepted
+    assert len(rows) == len(accepted) == ledger.lines["orders pending"]

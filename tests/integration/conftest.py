@@ -136,7 +136,7 @@ class Shop:
             [p.order_id for p in placements],
         )
 
-    # What PostgreSQL says.
+    # In PostgreSQL.
 
     async def inventory(self, sale: Sale) -> tuple[int, int, int]:
         """Return (available, frozen, sold)."""
@@ -166,7 +166,7 @@ class Shop:
             )
         )
 
-    # What Redis says.
+    # In Redis.
 
     async def left(self, sale: Sale) -> int | None:
         return (await self.stock.left_of([sale.sale_id]))[0]
@@ -243,12 +243,12 @@ class Queues:
         return taken
 
     async def size(self, name: str) -> int:
-        """Count the messages of a queue that nobody holds."""
+        """Count the messages of a queue that no consumer holds."""
         queue = await self._channel.declare_queue(name, passive=True)
         return queue.declaration_result.message_count or 0
 
     async def all_delivered(self, name: str) -> bool:
-        """Tell whether a consumer holds all there is."""
+        """Return whether consumers hold every message."""
         return await self.size(name) == 0
 
     async def dead(self, name: str) -> list[AbstractIncomingMessage]:
@@ -260,7 +260,7 @@ class Queues:
         await self._channel.queue_delete(name)
 
     async def exists(self, name: str) -> bool:
-        """Tell whether there is such a queue; asked on another channel, which a "no" closes."""
+        """Return whether the queue exists; it uses another channel, which a "no" closes."""
         async with await aio_pika.connect(self._url) as connection:
             try:
                 await (await connection.channel()).get_queue(name)
@@ -409,7 +409,7 @@ def running() -> Callable[[Role], AbstractAsyncContextManager[asyncio.Task[None]
 
 @pytest.fixture
 async def blocked(db: asyncpg.Pool) -> Callable[[], Awaitable[bool]]:
-    """Tell whether some session of the database waits for another one's lock."""
+    """Return whether a session of the database waits for the lock of another one."""
 
     async def check() -> bool:
         waiting = await db.fetchval(

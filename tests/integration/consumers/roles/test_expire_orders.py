@@ -100,7 +100,7 @@ async def test_F16_the_timer_of_an_order_that_is_not_pending_is_harmless(
     assert await shop.returns(sale) == {}
 
 
-async def test_unknown_orders_are_nobodys_fault(send, handle, queues):
+async def test_unknown_orders_are_ignored(send, handle, queues):
     await send(body=messages.encode_expire([new_order_id(1)]))
 
     await handle()
@@ -139,8 +139,8 @@ async def test_F13_an_unreadable_timer_is_dead_and_the_others_count(
 
 
 @pytest.fixture
-def away_twice(monkeypatch):
-    """PostgreSQL is away for the first two releases."""
+def unavailable_twice(monkeypatch):
+    """PostgreSQL is unavailable for the first two releases."""
     real, failures = orders.release, [Unavailable(), Unavailable()]
 
     async def release(*args, **options):
@@ -151,8 +151,8 @@ def away_twice(monkeypatch):
     monkeypatch.setattr(orders, "release", release)
 
 
-async def test_F23_while_postgresql_is_away_timers_are_held_and_then_count(
-    open_sale, shop, send, handler, queue_role, running, eventually, away_twice, queues
+async def test_F23_while_postgresql_is_unavailable_timers_are_held_and_then_count(
+    open_sale, shop, send, handler, queue_role, running, eventually, unavailable_twice, queues
 ):
     sale = await open_sale()
     (ann,) = await shop.order(sale, "ann")
@@ -171,8 +171,8 @@ async def test_F23_while_postgresql_is_away_timers_are_held_and_then_count(
     assert await queues.dead(ORDERS_EXPIRE) == []
 
 
-async def test_F23_an_unreadable_timer_is_buried_once_however_long_postgresql_is_away(
-    open_sale, shop, send, handler, queue_role, running, eventually, away_twice, queues
+async def test_F23_an_unreadable_timer_is_dead_lettered_once_though_the_other_is_held(
+    open_sale, shop, send, handler, queue_role, running, eventually, unavailable_twice, queues
 ):
     sale = await open_sale()
     (ann,) = await shop.order(sale, "ann")

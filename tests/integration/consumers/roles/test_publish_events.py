@@ -1,4 +1,4 @@
-"""publish_events: what is in the outbox reaches who listens, in order, at least once."""
+"""publish_events: the events of the outbox reach all listeners, in order, at least once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TOPICS = ["order.placed", "order.paid", "order.cancelled"]
 
 
 @pytest.fixture
-async def told(settings, publisher):
+async def received(settings, publisher):
     """Take so many messages, as (id, topic); there must be no more of them."""
     async with await aio_pika.connect(settings.amqp_url) as connection:
         channel = await connection.channel()
@@ -64,7 +64,7 @@ def waiting(db):
 
 
 class Unsteady:
-    """A publisher that does so many, then fails: before the broker has the next one, or after."""
+    """A publisher that fails after so many events: before the next one arrives, or after."""
 
     def __init__(self, publisher, *, sends, error, arrives=False):
         self._publisher = publisher
@@ -81,21 +81,21 @@ class Unsteady:
         await self._publisher.publish_event(*event)
 
 
-async def test_events_are_sent_in_order_and_removed(db, publisher, given, waiting, told):
+async def test_events_are_sent_in_order_and_removed(db, publisher, given, waiting, received):
     rows = await given(*TOPICS)
     assert await PublishEvents(db, publisher).run_once() == Polled(3, more=False)
-    assert await told(3) == rows
+    assert await received(3) == rows
     assert await waiting() == []
     assert await PublishEvents(db, publisher).run_once() == Polled(0, more=False)
 
 
 async def test_the_message_is_json_that_says_what_changed(
-    db, publisher, given, told, open_sale, shop
+    db, publisher, given, received, open_sale, shop
 ):
     (order,) = await shop.order(await open_sale(), "ann")
     await PublishEvents(db, publisher).run_once()
     async with asyncio.timeout(30):
-        message = await told.messages.get()
+        message = await received.messages.get()
     assert message.content_type == "application/json"
     assert message.delivery_mode == aio_pika.DeliveryMode.PERSISTENT
     body = msgspec.json.decode(message.body)
@@ -117,23 +117,23 @@ async def test_the_message_is_json_that_says_what_changed(
     }
 
 
-async def test_an_event_to_which_nobody_listens_is_no_error(db, publisher, given, waiting):
+async def test_an_event_without_a_listener_is_no_error(db, publisher, given, waiting):
     await given("order.placed")
     assert (await PublishEvents(db, publisher).run_once()).done == 1
     assert await waiting() == []
 
 
-async def test_while_the_broker_is_away_events_wait_and_then_go_on(
-    db, publisher, given, waiting, told
+async def test_while_the_broker_is_unavailable_events_wait_and_then_continue(
+    db, publisher, given, waiting, received
 ):
     rows = await given(*TOPICS)
-    away = Unsteady(publisher, sends=1, error=Unavailable("no confirm"))
+    failing = Unsteady(publisher, sends=1, error=Unavailable("no confirm"))
     with pytest.raises(Unavailable, match="no confirm"):
-        await PublishEvents(db, away).run_once()
+        await PublishEvents(db, failing).run_once()
     assert await waiting() == TOPICS[1:]  # what was confirmed is not sent again
 
     await PublishEvents(db, publisher).run_once()
-    assert await told(3) == rows
+    assert await received(3) == rows
 
 
 class Gathering:
@@ -159,8 +159,8 @@ async def test_events_of_one_topic_that_follow_each_other_go_together(db, given,
     assert await waiting() == []
 
 
-async def test_nothing_goes_before_what_comes_first_has_arrived(db, given, waiting):
-    """Of those that went together, who arrived is not sent again."""
+async def test_no_event_is_sent_before_the_earlier_ones_have_arrived(db, given, waiting):
+    """Of the events sent together, those that arrived are not sent again."""
     await given(*["order.placed"] * 3, "order.paid")
     publisher = Gathering(3, fail=[1])
     with pytest.raises(Unavailable):
@@ -171,7 +171,7 @@ async def test_nothing_goes_before_what_comes_first_has_arrived(db, given, waiti
 
 
 async def test_a_slow_broker_does_not_keep_the_transaction_for_long(
-    db, publisher, given, waiting, told, monkeypatch
+    db, publisher, given, waiting, received, monkeypatch
 ):
     rows = await given(*TOPICS)
     monkeypatch.setattr("consumers.roles.publish_events.SEND_S", -1.0)
@@ -180,7 +180,7 @@ async def test_a_slow_broker_does_not_keep_the_transaction_for_long(
     assert await waiting() == TOPICS[1:]
     assert await role.run_once() == Polled(1, more=True)
     assert await role.run_once() == Polled(1, more=False)
-    assert await told(3) == rows
+    assert await received(3) == rows
 
 
 @pytest.mark.parametrize(
@@ -201,40 +201,40 @@ async def test_no_more_is_read_at_a_time_than_was_asked_for(
     assert is_more is more
 
 
-async def test_a_lost_confirm_makes_a_copy_with_the_same_id(db, publisher, given, told):
+async def test_a_lost_confirm_makes_a_copy_with_the_same_id(db, publisher, given, received):
     (row,) = await given("order.placed")
-    deaf = Unsteady(publisher, sends=0, error=Unavailable("no confirm"), arrives=True)
+    unconfirming = Unsteady(publisher, sends=0, error=Unavailable("no confirm"), arrives=True)
     with pytest.raises(Unavailable):
-        await PublishEvents(db, deaf).run_once()
+        await PublishEvents(db, unconfirming).run_once()
     await PublishEvents(db, publisher).run_once()
-    assert await told(2) == [row, row]
+    assert await received(2) == [row, row]
 
 
 async def test_a_crash_between_publish_and_delete_makes_copies_with_the_same_ids(
-    db, publisher, given, waiting, told
+    db, publisher, given, waiting, received
 ):
     rows = await given(*TOPICS)
-    dying = Unsteady(publisher, sends=2, error=Killed)
+    killed = Unsteady(publisher, sends=2, error=Killed)
     with pytest.raises(Killed):
-        await PublishEvents(db, dying).run_once()
+        await PublishEvents(db, killed).run_once()
     assert await waiting() == TOPICS
 
     await PublishEvents(db, publisher).run_once()
-    assert await told(5) == [*rows[:2], *rows]
+    assert await received(5) == [*rows[:2], *rows]
 
 
-async def test_only_one_publishes_at_a_time(db, publisher, given, waiting, told):
+async def test_only_one_publishes_at_a_time(db, publisher, given, waiting, received):
     await given(*TOPICS)
     async with db.acquire() as connection, connection.transaction():
         assert await event_outbox.lock_outbox(connection)
         assert await PublishEvents(db, publisher).run_once() == Polled(0, more=False)
         assert await waiting() == TOPICS
     assert (await PublishEvents(db, publisher).run_once()).done == 3
-    await told(3)
+    await received(3)
 
 
 async def test_two_roles_at_once_send_everything_once_and_in_order(
-    db, publisher, given, waiting, told, running, eventually
+    db, publisher, given, waiting, received, running, eventually
 ):
     rows = await given(*TOPICS * 60)
 
@@ -246,4 +246,4 @@ async def test_two_roles_at_once_send_everything_once_and_in_order(
 
     async with running(role()), running(role()):
         await eventually(empty, "all events are sent")
-    assert await told(len(rows)) == rows
+    assert await received(len(rows)) == rows

@@ -233,10 +233,10 @@ async def test_F7_an_entry_sent_twice_becomes_one_order(
     sale = await open_sale()
     grabs = await shop.grab(sale, "ann", "bob", settle=False)
 
-    async def dies(*_):
+    async def fail(*_):
         raise Unavailable
 
-    monkeypatch.setattr(stock, "ack_outbox", dies)
+    monkeypatch.setattr(stock, "ack_outbox", fail)
     with pytest.raises(Unavailable):
         await make_relay().run_once()
     monkeypatch.undo()

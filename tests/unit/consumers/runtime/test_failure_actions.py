@@ -11,7 +11,7 @@ from seckill.messages import BadMessage, NewerMessage
 
 
 @pytest.mark.parametrize(
-    ("error", "fate"),
+    ("error", "action"),
     [
         (Unavailable(), FailureAction.HOLD),
         (BadMessage(), FailureAction.DEAD),
@@ -22,5 +22,5 @@ from seckill.messages import BadMessage, NewerMessage
     ],
     ids=lambda value: value.name if isinstance(value, FailureAction) else type(value).__name__,
 )
-def test_each_exception_has_one_fate(error: Exception, fate: FailureAction) -> None:
-    assert failure_action(error) is fate
+def test_each_exception_has_one_action(error: Exception, action: FailureAction) -> None:
+    assert failure_action(error) is action

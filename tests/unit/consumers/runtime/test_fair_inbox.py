@@ -68,7 +68,7 @@ async def resting() -> FairInbox:
 
 
 async def has_a_batch(inbox: FairInbox) -> bool:
-    """Tell whether a batch can be taken at once."""
+    """Return whether a batch can be taken at once."""
     waiting = asyncio.create_task(inbox.arrived())
     for _ in range(3):
         await asyncio.sleep(0)

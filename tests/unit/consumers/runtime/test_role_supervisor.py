@@ -12,18 +12,18 @@ from seckill.errors import SeckillError
 
 
 class FakeRole:
-    """Works until told to stop, then until its batch may end."""
+    """Works until it is stopped, then until its batch may end."""
 
     def __init__(self, name: str, log: list[str]) -> None:
         self.name = name
         self.log = log
         self.batch_ends = asyncio.Event()
         self.batch_ends.set()
-        self.dies = asyncio.Event()
+        self.fails = asyncio.Event()
 
     async def run(self, stop: asyncio.Event) -> None:
         self.log.append(f"{self.name} starts")
-        waiting = [asyncio.create_task(event.wait()) for event in (stop, self.dies)]
+        waiting = [asyncio.create_task(event.wait()) for event in (stop, self.fails)]
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         for task in waiting:
             task.cancel()
@@ -64,7 +64,7 @@ async def test_roles_come_and_go_without_touching_the_others(stage: Stage) -> No
     assert stage.log[3:] == ["place starts"]
 
 
-async def test_a_role_that_is_taken_away_finishes_its_batch(stage: Stage) -> None:
+async def test_a_role_that_is_no_longer_wanted_finishes_its_batch(stage: Stage) -> None:
     await stage.assign("place")
     stage.roles["place"].batch_ends.clear()
     await stage.assign()
@@ -87,7 +87,7 @@ async def test_a_role_wanted_back_during_its_last_batch_runs_again_and_never_twi
 
 async def test_a_role_that_ends_by_itself_is_noticed_and_not_run_again(stage: Stage) -> None:
     await stage.assign("place", "sweep")
-    stage.roles["place"].dies.set()
+    stage.roles["place"].fails.set()
     for _ in range(10):
         await asyncio.sleep(0)
     assert stage.log == ["place starts", "sweep starts", "place ends", "died"]

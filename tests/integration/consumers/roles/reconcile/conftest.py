@@ -72,7 +72,7 @@ def differences_of(store, db):
 
 @pytest.fixture
 def repair_all(store, db, publisher, queues):
-    """Repair differences, while no message waits in any queue unless `count_waiting` says so."""
+    """Repair differences; without `count_waiting`, no message waits in any queue."""
 
     async def none():
         return 0

@@ -43,7 +43,7 @@ async def test_F8_units_that_were_sold_again_become_a_correction_until_one_is_re
     await assert_balanced(sale)
 
 
-async def test_a_buyer_who_holds_something_else_is_adopted_after_that_has_ended(
+async def test_a_buyer_with_another_holder_is_adopted_after_its_order_has_ended(
     open_sale, shop, found_by, make_role, assert_balanced, lose_holder
 ):
     sale = await open_sale(stock=3)
