@@ -40,7 +40,9 @@ class Fence:
     async def check(self) -> Mapping[str, FenceReason]:
         """Check every sale; return those that need a rebuild, with the reason."""
         standings = await fencing.survey(self._redis, self._db, fence=True)
-        troubles = {s: standing.trouble for s, standing in standings.items() if standing.trouble}
+        troubles = {
+            s: standing.fence_reason for s, standing in standings.items() if standing.fence_reason
+        }
         for trouble in FenceReason:
             count = sum(each is trouble for each in troubles.values())
             metrics.TO_REBUILD.labels(trouble).set(count)

@@ -53,7 +53,7 @@ async def _compare(stores: Stores, sale_ids: list[str] | None, *, apply: bool) -
     for sale_id, (standing, look) in now.items():
         agreed = diff.in_both(before[sale_id][1], look) if sale_id in before else []
         report[sale_id] = {
-            "needs_rebuild": standing.trouble,
+            "needs_rebuild": standing.fence_reason,
             "differences": [_plain(difference) for difference in agreed],
             "repaired": {},
             "left": len(agreed),
@@ -78,7 +78,7 @@ async def _look_at_all(
     looks = {}
     for sale_id, standing in standings.items():
         look = diff.Comparison({}, is_quiet=False)
-        if not standing.trouble:
+        if not standing.fence_reason:
             look = await diff.compare_sale(stores.redis, stores.db, sale_id, age_ms=age_ms)
         looks[sale_id] = standing, look
     return looks

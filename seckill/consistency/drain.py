@@ -1,4 +1,4 @@
-"""What buyers were promised and what is no row yet, and waiting for it to become one."""
+"""Wait until every accepted grab of some sales has its row."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from seckill.adapters.postgres import database_errors_as_unavailable
 from seckill.consistency import diff
 from seckill.inventory import outbox
 
-#: Between two looks: a consumer commits what it holds in less.
-LOOK_PAUSE_S = 1.0
+#: Between two counts: a consumer commits the messages that it holds in less.
+COUNTS_APART_S = 1.0
 
 
 class InFlight(NamedTuple):
-    """What has not come to its end."""
+    """Grabs that are not placed yet, counted where they can wait."""
 
-    #: Waiting on the broker, of whatever sales.
+    #: Messages on the broker, of any sale.
     messages: int
     outbox_entries: int
     #: Holders without a row.
@@ -35,15 +35,16 @@ async def wait_until_placed(
     sale_ids: Collection[str],
     wait_s: float,
 ) -> InFlight:
-    """Wait until all that is under way is placed; return what is left when the time is over.
+    """Wait until all grabs under way are placed; return what is left when the time is over.
 
-    `count_waiting` counts the messages on `orders.place`. Those that a consumer holds cannot be
-    counted, so the end is: nothing waits anywhere, and nothing was placed since the look before.
+    `count_waiting` counts the messages on `orders.place`. The messages that a consumer holds cannot
+    be counted. So the wait ends when nothing waits anywhere, and nothing was placed since the last
+    count.
     """
     deadline = time.monotonic() + wait_s
     before: object = None
     while True:
-        left = await _look(redis, db, count_waiting, sale_ids)
+        left = await _count(redis, db, count_waiting, sale_ids)
         with database_errors_as_unavailable():
             version = await db.fetchval(
                 "SELECT sum(version) FROM inventory WHERE sale_id = ANY($1)", list(sale_ids)
@@ -52,10 +53,10 @@ async def wait_until_placed(
         if is_quiet or time.monotonic() >= deadline:
             return left
         before = version
-        await asyncio.sleep(LOOK_PAUSE_S)
+        await asyncio.sleep(COUNTS_APART_S)
 
 
-async def _look(
+async def _count(
     redis: Redis,
     db: asyncpg.Pool,
     count_waiting: Callable[[], Awaitable[int]],
@@ -66,5 +67,5 @@ async def _look(
     holders = 0
     for sale_id in sale_ids:
         async for page in diff.holders_with_rows(redis, db, sale_id):
-            holders += sum(held.state is None for held in page)
+            holders += sum(holder.state is None for holder in page)
     return InFlight(messages, entries, holders)

@@ -1,4 +1,4 @@
-"""Whether Redis still holds what PostgreSQL knows of a sale; if not, the sale must be rebuilt.
+"""Find sales of which Redis no longer holds what PostgreSQL knows; such a sale must be rebuilt.
 
 Redis may come back empty, or as it was some time ago. Nothing may be sold from such a past: its
 stock counts units that have been sold since.
@@ -30,14 +30,14 @@ class FenceReason(StrEnum):
     BEHIND = "behind"
     #: It was found to be behind, or a rebuild of it was cut off or is under way.
     FENCED = "fenced"
-    #: Redis is of a later life: PostgreSQL was restored from before a rebuild.
+    #: Redis has a later epoch: PostgreSQL was restored from before a rebuild.
     AHEAD = "ahead"
 
 
 class ChangeStamp(NamedTuple):
-    """What changes with everything that happens to a sale, in either store."""
+    """Values of which one changes with everything that happens to a sale, in either store."""
 
-    #: As Redis has it.
+    #: The epoch in Redis.
     epoch: int
     version: int
     redis: tuple[bytes | int | None, ...]
@@ -45,13 +45,13 @@ class ChangeStamp(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SaleState:
-    """How a sale stands: a trouble, or the stamp of a sale that is whole."""
+    """The state of a sale in Redis: why it must be rebuilt, or the stamp of a whole sale."""
 
-    trouble: FenceReason | None
+    fence_reason: FenceReason | None
     stamp: ChangeStamp | None = None
 
 
-_TROUBLES = {
+_REASONS = {
     b"MISSING": FenceReason.LOST,
     b"BEHIND": FenceReason.BEHIND,
     b"FENCED": FenceReason.FENCED,
@@ -61,10 +61,10 @@ _TROUBLES = {
 async def survey(
     redis: Redis, db: asyncpg.Pool, sale_ids: Collection[str] | None = None, *, fence: bool = False
 ) -> dict[str, SaleState]:
-    """Judge all sales, or those of `sale_ids`, in one query and one round trip to Redis.
+    """Check all sales, or those of `sale_ids`, in one query and one round trip to Redis.
 
-    With `fence`, one that went back in time is fenced in the same step. PostgreSQL is read first:
-    what it knows then, Redis had when it told it.
+    With `fence`, a sale that went back in time is fenced in the same step. PostgreSQL is read
+    first: it learns of everything from Redis, so Redis must have all that PostgreSQL knew then.
     """
     with database_errors_as_unavailable():
         rows = await db.fetch(
@@ -73,34 +73,61 @@ async def survey(
             " WHERE $1::text[] IS NULL OR sale_id = ANY($1) ORDER BY number",
             None if sale_ids is None else list(sale_ids),
         )
-    judge = lua.register(redis, "check_sale")
+    check = lua.register(redis, "check_sale")
     with redis_errors_as_unavailable():
         async with redis.pipeline(transaction=False) as pipe:
             for sale_id, epoch, mark, opened, _ in rows:
-                names = (redis_keys.stock, redis_keys.sale, redis_keys.holders, redis_keys.outbox)
-                await judge(
-                    keys=[name(sale_id) for name in names],
+                keys = (redis_keys.stock, redis_keys.sale, redis_keys.holders, redis_keys.outbox)
+                await check(
+                    keys=[key(sale_id) for key in keys],
                     args=[epoch, outbox.id_of(mark), int(opened), int(fence)],
                     client=pipe,
                 )
             replies = await pipe.execute()
-    standings = {
-        row["sale_id"]: _standing(reply, row) for row, reply in zip(rows, replies, strict=True)
-    }
+    states = {row["sale_id"]: _state(reply, row) for row, reply in zip(rows, replies, strict=True)}
     later = {
         row["sale_id"]: stamp.epoch
         for row in rows
-        if (stamp := standings[row["sale_id"]].stamp) and stamp.epoch > row["epoch"]
+        if (stamp := states[row["sale_id"]].stamp) and stamp.epoch > row["epoch"]
     }
     for sale_id in await _still_ahead(db, later) if later else ():
-        standings[sale_id] = SaleState(FenceReason.AHEAD)
-    return standings
+        states[sale_id] = SaleState(FenceReason.AHEAD)
+    return states
+
+
+async def needing_rebuild(
+    redis: Redis, db: asyncpg.Pool, sale_ids: Collection[str] | None = None
+) -> dict[str, FenceReason]:
+    """Return the sales that need a rebuild, and why; change nothing."""
+    states = await survey(redis, db, sale_ids)
+    return {
+        sale_id: state.fence_reason
+        for sale_id, state in states.items()
+        if state.fence_reason is not None
+    }
+
+
+async def epoch_in_redis(redis: Redis, sale_id: str) -> int:
+    """Return the epoch of a sale in Redis; 0 if the sale is not there."""
+    with redis_errors_as_unavailable():
+        return int(await redis.hget(redis_keys.sale(sale_id), "epoch") or 0)
+
+
+def advice(sale_id: str, reason: FenceReason) -> str:
+    """Return one line for an operator."""
+    what = {
+        FenceReason.LOST: f"Redis has lost sale {sale_id}",
+        FenceReason.BEHIND: f"Redis went back in time with sale {sale_id}",
+        FenceReason.FENCED: f"sale {sale_id} is fenced",
+        FenceReason.AHEAD: f"PostgreSQL was restored from before a rebuild of sale {sale_id}",
+    }[reason]
+    return f"{what}; it sells nothing until it is rebuilt: seckill sale rebuild {sale_id}"
 
 
 async def _still_ahead(db: asyncpg.Pool, epochs: Mapping[str, int]) -> list[str]:
     """Return the sales whose epoch in Redis is one that PostgreSQL does not know.
 
-    Asked once more, after Redis: a rebuild may have ended between the two.
+    PostgreSQL is read again, after Redis: a rebuild may have ended between the two reads.
     """
     with database_errors_as_unavailable():
         rows = await db.fetch(
@@ -112,33 +139,8 @@ async def _still_ahead(db: asyncpg.Pool, epochs: Mapping[str, int]) -> list[str]
     return [row[0] for row in rows]
 
 
-async def needing_rebuild(
-    redis: Redis, db: asyncpg.Pool, sale_ids: Collection[str] | None = None
-) -> dict[str, FenceReason]:
-    """Return the sales that need a rebuild, and why; looks only."""
-    standings = await survey(redis, db, sale_ids)
-    return {sale_id: s.trouble for sale_id, s in standings.items() if s.trouble is not None}
-
-
-async def epoch_in_redis(redis: Redis, sale_id: str) -> int:
-    """Return the epoch of the sale's life in Redis; 0 when it has none."""
-    with redis_errors_as_unavailable():
-        return int(await redis.hget(redis_keys.sale(sale_id), "epoch") or 0)
-
-
-def advice(sale_id: str, trouble: FenceReason) -> str:
-    """Return one line for an operator."""
-    what = {
-        FenceReason.LOST: f"Redis has lost sale {sale_id}",
-        FenceReason.BEHIND: f"Redis went back in time with sale {sale_id}",
-        FenceReason.FENCED: f"sale {sale_id} is fenced",
-        FenceReason.AHEAD: f"PostgreSQL was restored from before a rebuild of sale {sale_id}",
-    }[trouble]
-    return f"{what}; it sells nothing until it is rebuilt: seckill sale rebuild {sale_id}"
-
-
-def _standing(reply: list[Any], row: asyncpg.Record) -> SaleState:
+def _state(reply: list[Any], row: asyncpg.Record) -> SaleState:
     if reply[0] != b"WHOLE":
-        return SaleState(_TROUBLES[reply[0]])
+        return SaleState(_REASONS[reply[0]])
     _, epoch, *details = reply
     return SaleState(None, ChangeStamp(epoch, row["version"], tuple(details)))

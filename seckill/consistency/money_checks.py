@@ -1,8 +1,8 @@
-"""The books of money: every cent is where the payments of a sale say, and the postings sum to 0.
+"""The money check: every cent is where the payments of a sale say, and all postings sum to 0.
 
-Read in one snapshot. A branch writes its effect, its entries and its payment's state in one
-transaction, and the log ends a transaction after all of its branches: so whatever is found wrong
-here is wrong, however much is moving.
+It reads one snapshot. A branch writes its effect, its entries and its payment's state in one
+transaction, and the log ends a transaction after all of its branches. So a fault that is found here
+is a fault, however much is under way.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import asyncpg
 
 from seckill.adapters.postgres import transaction
 
-_BOOKED = """
+_TOTALS = """
 SELECT coalesce(sum(-e.cents) FILTER (WHERE e.kind = 'payment'), 0)::bigint,
        coalesce(sum(-e.cents) FILTER (WHERE e.kind = 'discount'), 0)::bigint,
        coalesce(sum(e.cents) FILTER (WHERE e.kind = 'refund'), 0)::bigint
@@ -39,10 +39,10 @@ SELECT tx_id FROM transactions
  WHERE due_at IS NULL AND ended_at IS NULL AND args ->> 'sale_id' = $1
 """
 
-# Payments that the card provider is still to be asked about.
+# Card payments without an outcome.
 _UNKNOWN = "SELECT tx_id FROM payments WHERE next_ask_at IS NOT NULL AND sale_id = $1"
 
-# An order and the payment that it names are in the same state, and no other payment holds it.
+# An order and its payment are in the same state, and no other payment holds the order.
 _WRONG_ORDERS = """
 SELECT o.order_id::text
   FROM orders o LEFT JOIN payments p ON p.tx_id = o.paying_tx
@@ -55,7 +55,7 @@ SELECT p.order_id::text
  WHERE p.sale_id = $1 AND p.state <> 'cancelled' AND o.paying_tx IS DISTINCT FROM p.tx_id
 """
 
-# A payment whose transaction has ended left exactly what its state says, and nothing held.
+# A payment whose transaction has ended left exactly what its state says, and holds nothing.
 _MISBOOKED = """
 SELECT p.tx_id
   FROM payments p
@@ -78,30 +78,31 @@ SELECT p.tx_id
 
 @dataclass(frozen=True, slots=True)
 class MoneyCheck:
-    """What a sale's payments came to, and whether all of it is booked."""
+    """The sums of a sale's payments, and every fault in their postings."""
 
     charged_cents: int
     discounted_cents: int
     refunded_cents: int
-    #: Transactions that have not ended yet; parked ones are among them.
+    #: Transactions that have not ended, parked ones included.
     open_txs: list[str]
     #: Card payments without an outcome.
     unknown_txs: list[str]
-    #: The sum of all entries there are; and buyers whose wallet is not what its entries say.
+    #: The sum of all entries, of all sales.
     balance_cents: int
+    #: Buyers whose wallet differs from its entries.
     wrong_wallets: list[str]
     wrong_orders: list[str]
     misbooked_txs: list[str]
 
 
 async def read_money(db: asyncpg.Pool, sale_id: str) -> MoneyCheck:
-    """Read the money of a sale, and the wallets and postings of all."""
+    """Check the payments of a sale, and the wallets and postings of all sales."""
     async with transaction(db, snapshot=True) as connection:
 
         async def column(query: str, *args: object) -> list[str]:
             return [row[0] for row in await connection.fetch(query, *args)]
 
-        charged, discounted, refunded = await connection.fetchrow(_BOOKED, sale_id)
+        charged, discounted, refunded = await connection.fetchrow(_TOTALS, sale_id)
         open_txs = await column(_OPEN, sale_id)
         unknown_txs = await column(_UNKNOWN, sale_id)
         return MoneyCheck(

@@ -1,6 +1,6 @@
-"""Preflight: whether the stores are set up so that nothing can be lost that was promised.
+"""Preflight: check that the stores are set up so that nothing promised can be lost.
 
-Asked before a sale opens and by `/readyz`. Each finding is one line that says what to do.
+It runs before a sale opens and for `/readyz`. Each finding is one line that says what to do.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from seckill.consistency import fencing
 from seckill.errors import Conflict, NotReady, Unavailable, WrongQueue
 from seckill.sales.sales import Sale
 
-#: Settings of Redis without which an acknowledged grab can be lost, or a key be evicted. Snapshots
-#: add nothing to the log, and one that fails makes Redis refuse all writes.
+#: Without these settings Redis can lose an acknowledged grab, or evict a key. Snapshots add nothing
+#: to the append-only file, and a snapshot that fails makes Redis refuse all writes.
 REDIS_MUST_BE = {
     "appendonly": "yes",
     "appendfsync": "always",
@@ -36,21 +36,21 @@ KEYSPACE_EVENTS = "notify-keyspace-events"
 
 @dataclass(slots=True)
 class PreflightReport:
-    """What was found."""
+    """The findings."""
 
-    #: What must be mended first.
+    #: Faults that keep every sale from opening.
     problems: list[str] = field(default_factory=list)
-    #: What could not be looked at.
+    #: Settings that could not be read, and what works without.
     warnings: list[str] = field(default_factory=list)
-    #: Stores that did not answer. A sale does not open meanwhile; a gateway goes on with the rest.
+    #: Stores that did not answer. A sale does not open meanwhile; a gateway goes on without them.
     unavailable: list[str] = field(default_factory=list)
-    #: Problems of single sales, by their ids: they keep that sale from opening, nothing else.
+    #: Faults of single sales, by sale id: each keeps only its sale from opening.
     sales: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Preflight:
-    """The checks, on the stores that are to be checked."""
+    """The checks, on the stores to be checked."""
 
     redis: Redis
     db: asyncpg.Pool
@@ -58,7 +58,7 @@ class Preflight:
     timeouts: Collection[str]
 
     async def check(self) -> PreflightReport:
-        """Look at all stores at once; one that is away is reported, never raised."""
+        """Check all stores at once; report an unavailable store, never raise."""
         report = PreflightReport()
         checks = (self._redis, self._postgresql, self._queues, self._sales)
         ended = await asyncio.gather(*(check(report) for check in checks), return_exceptions=True)
@@ -66,30 +66,30 @@ class Preflight:
             if isinstance(error, WrongQueue):
                 report.problems.append(str(error))
             elif isinstance(error, Unavailable):
-                if str(error) not in report.unavailable:  # two checks ask the same store
+                if str(error) not in report.unavailable:  # two checks read the same store
                     report.unavailable.append(str(error))
             elif error is not None:
                 raise error
         return report
 
     async def _redis(self, report: PreflightReport) -> None:
-        told = await redis_settings(self.redis, [*REDIS_MUST_BE, KEYSPACE_EVENTS])
+        found = await redis_settings(self.redis, [*REDIS_MUST_BE, KEYSPACE_EVENTS])
         for name, right in REDIS_MUST_BE.items():
-            if name not in told:
+            if name not in found:
                 report.warnings.append(
-                    f"Redis does not tell its {name}; see that it is {right or 'empty'}"
+                    f"Redis does not report its {name}; make sure that it is {right or 'empty'}"
                 )
-            elif told[name] != right:
+            elif found[name] != right:
                 report.problems.append(
-                    f"Redis has {name} {told[name] or 'empty'}; set it to {right or 'nothing'}, "
+                    f"Redis has {name} {found[name] or 'empty'}; set it to {right or 'nothing'}, "
                     f'now (CONFIG SET {name} "{right}") and in its configuration file'
                 )
-        if KEY_EXPIRY in self.timeouts and (line := missing_expiry_events(told)):
+        if KEY_EXPIRY in self.timeouts and (line := missing_expiry_events(found)):
             report.warnings.append(line)
 
     async def _postgresql(self, report: PreflightReport) -> None:
         with database_errors_as_unavailable():
-            told = dict(
+            found = dict(
                 await self.db.fetch(
                     "SELECT name, setting FROM pg_settings"
                     " WHERE name IN ('fsync', 'synchronous_commit', 'full_page_writes')"
@@ -98,7 +98,7 @@ class Preflight:
         report.problems += [
             f"PostgreSQL has {name} off, so an order that it confirmed can be lost; turn it on: "
             f"ALTER SYSTEM SET {name} = on, SELECT pg_reload_conf()"
-            for name, setting in sorted(told.items())
+            for name, setting in sorted(found.items())
             if setting == "off"
         ]
 
@@ -108,22 +108,20 @@ class Preflight:
             await topology.declare(channel)
 
     async def _sales(self, report: PreflightReport) -> None:
-        """Find sales that PostgreSQL has open and Redis cannot sell."""
+        """Find sales that are open in PostgreSQL and that Redis cannot sell."""
         with database_errors_as_unavailable():
             rows = await self.db.fetch(
                 "SELECT sale_id FROM sales WHERE state IN ('open', 'paused')"
             )
-        troubles = await fencing.needing_rebuild(self.redis, self.db, [row[0] for row in rows])
-        report.sales = {
-            sale_id: fencing.advice(sale_id, trouble) for sale_id, trouble in troubles.items()
-        }
+        fenced = await fencing.needing_rebuild(self.redis, self.db, [row[0] for row in rows])
+        report.sales = {id_: fencing.advice(id_, reason) for id_, reason in fenced.items()}
 
 
 async def require(preflight: Preflight, sale: Sale, *, only_warn: bool) -> list[str]:
-    """Return what to warn an operator of who opens a sale.
+    """Return the warnings for an operator who opens a sale.
 
-    NotReady when the stores are not as they must be, unless `only_warn`; Conflict when Redis cannot
-    sell this sale until it is rebuilt.
+    Raise NotReady if the stores are not set up as they must be, unless `only_warn`. Raise Conflict
+    if this sale must be rebuilt.
     """
     report = await preflight.check()
     faults = report.problems + report.unavailable
@@ -132,34 +130,34 @@ async def require(preflight: Preflight, sale: Sale, *, only_warn: bool) -> list[
             f"sale {sale.sale_id} does not open: {'; '.join(faults)} "
             "(SECKILL_PREFLIGHT=warn opens it all the same)"
         )
-    if sale.was_opened:  # a closed one, too, which `check` leaves out
-        troubles = await fencing.needing_rebuild(preflight.redis, preflight.db, [sale.sale_id])
-        for sale_id, trouble in troubles.items():
-            raise Conflict(fencing.advice(sale_id, trouble))
+    if sale.was_opened:  # also a closed sale, which `check` leaves out
+        fenced = await fencing.needing_rebuild(preflight.redis, preflight.db, [sale.sale_id])
+        for sale_id, reason in fenced.items():
+            raise Conflict(fencing.advice(sale_id, reason))
     return faults + report.warnings
 
 
 async def redis_settings(redis: Redis, names: Collection[str]) -> dict[str, str]:
-    """Return those of its settings that Redis tells; managed ones may keep them to themselves."""
+    """Return the settings that Redis reports; a managed Redis may report none of them."""
     with redis_errors_as_unavailable():
         async with redis.pipeline(transaction=False) as pipe:
             for name in names:
                 pipe.config_get(name)
             replies = await pipe.execute(raise_on_error=False)
-        told: dict[str, str] = {}
+        found: dict[str, str] = {}
         for reply in replies:
             if isinstance(reply, RedisError) and not isinstance(reply, ResponseError):
                 raise reply
             if not isinstance(reply, RedisError):
-                told |= reply
-    return told
+                found |= reply
+    return found
 
 
-def missing_expiry_events(told: dict[str, str]) -> str | None:
-    """Say what to do when Redis does not announce the keys that expire; None when it does."""
-    flags = told.get(KEYSPACE_EVENTS)
+def missing_expiry_events(settings: dict[str, str]) -> str | None:
+    """Return what to do if Redis does not announce the keys that expire; None if it does."""
+    flags = settings.get(KEYSPACE_EVENTS)
     if flags is None:
-        return f"Redis does not tell its {KEYSPACE_EVENTS}; key_expiry needs Ex there"
+        return f"Redis does not report its {KEYSPACE_EVENTS}; key_expiry needs Ex there"
     if "E" in flags and ("x" in flags or "A" in flags):
         return None
     return (

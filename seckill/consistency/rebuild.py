@@ -1,10 +1,10 @@
-"""Rebuilding a sale in Redis from PostgreSQL, fenced by a new epoch.
+"""Rebuild a sale in Redis from PostgreSQL, fenced by a new epoch.
 
-Units are what PostgreSQL has: stock is what is available there, holders are its live orders, both
-read in one transaction that also raises the epoch. What an older Redis promised beyond that meets
-the new epoch and becomes a rejected order: no grab of the old life leaks into the new one.
+Units are what PostgreSQL has: stock is what is available there, and holders are its live orders,
+both read in one transaction that also raises the epoch. A grab that an older Redis promised beyond
+that meets the new epoch and becomes a rejected order, so that nothing of the old epoch is sold.
 
-A rebuild that is cut off anywhere leaves the sale fenced or missing; running it again mends that.
+A rebuild that is cut off anywhere leaves the sale fenced or missing; a second run repairs that.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from config.limits import OPS
 from seckill import audit
 from seckill.adapters import redis_keys
 from seckill.adapters.postgres import database_errors_as_unavailable, transaction
-from seckill.adapters.redis import redis_errors_as_unavailable
+from seckill.adapters.redis import run_script
 from seckill.consistency import diff, fencing
 from seckill.errors import Conflict, Missing, WrongState
 from seckill.inventory.reservations import CALL_MAX, Stock
@@ -39,6 +39,9 @@ log = logging.getLogger(__name__)
 #: this sale's batches; a million orders take some seconds.
 READ_S = 60.0
 
+_WITHOUT_STOCK = (redis_keys.sale, redis_keys.holders)
+_ALL_KEYS = (redis_keys.stock, *_WITHOUT_STOCK)
+
 _pack = msgspec.msgpack.Encoder().encode
 
 
@@ -51,7 +54,7 @@ class RebuildReport:
     state: str
     stock: int | None
     holders: int
-    #: Holders of the old life that had no row: each has one now, rejected.
+    #: Holders of the old epoch that had no row: each now has a rejected one.
     rejected: int
 
 
@@ -69,7 +72,7 @@ class _SaleAtEpoch:
 
 
 class Rebuild:
-    """Rebuilds sales: `fence` them, let what is under way be placed, and `run`."""
+    """Rebuilds sales: first `fence` them, then let grabs under way be placed, then `run`."""
 
     def __init__(self, redis: Redis, db: asyncpg.Pool) -> None:
         self._redis = redis
@@ -82,60 +85,53 @@ class Rebuild:
     async def fence(self, sale_ids: Collection[str], *, force: bool = False) -> dict[str, str]:
         """Keep new grabs out of the sales; return why each is rebuilt.
 
-        WrongState when one of them does not need it.
-
-        A rebuild of a sale that is whole would only reject what is under way.
+        Raise WrongState if one of them needs no rebuild, which would only reject grabs under way.
         """
-        standings = await fencing.survey(self._redis, self._db, sale_ids)
+        states = await fencing.survey(self._redis, self._db, sale_ids)
         reasons: dict[str, str] = {}
         for sale_id in sale_ids:
-            if sale_id not in standings:
+            if sale_id not in states:
                 raise Missing(f"there is no sale {sale_id}; `seckill sale list` shows them")
-            trouble = standings[sale_id].trouble
-            reasons[sale_id] = trouble or "forced"
-            if trouble is None and not force:
+            found = states[sale_id].fence_reason
+            reasons[sale_id] = found or "forced"
+            if found is None and not force:
                 raise WrongState(
                     f"Redis holds sale {sale_id} whole, and a rebuild would reject what is under "
                     f"way. Single differences are mended by: seckill reconcile {sale_id} --apply. "
                     "To rebuild it all the same, add --force"
                 )
-        for sale_id in sale_ids:  # one that is missing, or fenced, is as good
+        for sale_id in sale_ids:  # a sale that is missing or fenced already takes no grabs either
             await self._stock.set_sale_state(sale_id, "fenced")
         return reasons
 
     async def run(self, sale_id: str, *, actor: str, reason: str) -> RebuildReport:
-        """Rebuild one fenced sale; Conflict when another rebuild of it overtakes this one."""
-        books = await self._raise_epoch(sale_id, actor, reason)
-        rejected = await self._reject_in_flight(sale_id, books.epoch)
-        await self._run(
-            self._begin, books, [redis_keys.stock, redis_keys.sale, redis_keys.holders], []
-        )
-        for start in range(0, len(books.holders), CALL_MAX):
-            some = books.holders[start : start + CALL_MAX]
-            flat = [text for pair in some for text in pair]
-            await self._run(
-                self._restore_holders, books, [redis_keys.sale, redis_keys.holders], [_pack(flat)]
-            )
+        """Rebuild one fenced sale; raise Conflict if another rebuild of it overtakes this one."""
+        new = await self._raise_epoch(sale_id, actor, reason)
+        rejected = await self._reject_in_flight(sale_id, new.epoch)
+        await self._step(self._begin, new, _ALL_KEYS, [])
+        for start in range(0, len(new.holders), CALL_MAX):
+            flat = [text for pair in new.holders[start : start + CALL_MAX] for text in pair]
+            await self._step(self._restore_holders, new, _WITHOUT_STOCK, [_pack(flat)])
         await self._restore_limits(sale_id)
-        await self._lift(books)
+        await self._lift(new)
         log.info(
             "sale %s: rebuilt in epoch %d with %d holders; %d grabs of before were rejected",
             sale_id,
-            books.epoch,
-            len(books.holders),
+            new.epoch,
+            len(new.holders),
             rejected,
         )
         return RebuildReport(
-            sale_id, books.epoch, books.sale.state, books.stock, len(books.holders), rejected
+            sale_id, new.epoch, new.sale.state, new.stock, len(new.holders), rejected
         )
 
     async def _raise_epoch(self, sale_id: str, actor: str, reason: str) -> _SaleAtEpoch:
-        """Raise the epoch and read the books, in one transaction.
+        """Raise the epoch and read the sale, in one transaction that locks the inventory row.
 
-        It has the inventory row: what was placed before is read, what is placed after meets the
-        new epoch. It ends before Redis is written, so that no batch waits for that.
+        What was placed before is read here; what is placed after meets the new epoch. The
+        transaction ends before Redis is written, so that no batch waits for Redis.
         """
-        # A PostgreSQL restored from a backup may be behind in this, too.
+        # A PostgreSQL restored from a backup may have an older epoch than Redis.
         in_redis = await fencing.epoch_in_redis(self._redis, sale_id)
         async with transaction(self._db) as connection:
             sale = await sales.lock(connection, sale_id)
@@ -153,7 +149,7 @@ class Rebuild:
             )
             if sum(row[2] for row in live) != total - available:
                 raise Conflict(
-                    f"PostgreSQL's own books of sale {sale_id} do not balance, so nothing was "
+                    f"PostgreSQL's own counts of sale {sale_id} do not balance, so nothing was "
                     f"rebuilt; look what is wrong: seckill verify {sale_id}"
                 )
             has_stock = sale.was_opened or await sales.has_orders(connection, sale_id)
@@ -169,9 +165,9 @@ class Rebuild:
         return _SaleAtEpoch(sale, epoch, total, available if has_stock else None, holders)
 
     async def _reject_in_flight(self, sale_id: str, epoch: int) -> int:
-        """Give every holder without a row its row, rejected, before the holder is dropped.
+        """Give every holder without a row a rejected row, before the holder is dropped.
 
-        The epoch is read after the holders: those of a later life must not be rejected.
+        The epoch in Redis is read after the holders: those of a later epoch must not be rejected.
         """
         rejected = 0
         async for page in diff.holders_with_rows(self._redis, self._db, sale_id):
@@ -195,36 +191,30 @@ class Rebuild:
             if op in own:
                 await buckets.set_limit(sale_id, op, rate=own[op].rate, burst=own[op].burst)
 
-    async def _lift(self, books: _SaleAtEpoch) -> None:
-        terms = books.sale.terms()
-        await self._run(
-            self._finish,
-            books,
-            [redis_keys.stock, redis_keys.sale, redis_keys.holders],
-            [
-                books.sale.state,
-                "" if books.stock is None else books.stock,
-                len(books.holders),
-                terms.opens_at_ms,
-                terms.closes_at_ms,
-                terms.per_order_max,
-                terms.number,
-                books.total,
-            ],
-        )
+    async def _lift(self, new: _SaleAtEpoch) -> None:
+        terms = new.sale.terms()
+        args = [
+            new.sale.state,
+            "" if new.stock is None else new.stock,
+            len(new.holders),
+            terms.opens_at_ms,
+            terms.closes_at_ms,
+            terms.per_order_max,
+            terms.number,
+            new.total,
+        ]
+        await self._step(self._finish, new, _ALL_KEYS, args)
 
-    async def _run(
+    async def _step(
         self,
         script: Any,  # noqa: ANN401 - untyped in redis-py
-        books: _SaleAtEpoch,
-        names: Sequence[Callable[[str], str]],
-        args: list[Any],
+        new: _SaleAtEpoch,
+        keys: Sequence[Callable[[str], str]],
+        args: Sequence[Any],
     ) -> None:
-        sale_id = books.sale.sale_id
-        with redis_errors_as_unavailable():
-            reply = await script(keys=[name(sale_id) for name in names], args=[books.epoch, *args])
+        reply = await run_script(script, new.sale.sale_id, keys, [new.epoch, *args])
         if reply[0] != b"OK":
-            raise _overtaken(sale_id)
+            raise _overtaken(new.sale.sale_id)
 
 
 def _overtaken(sale_id: str) -> Conflict:

@@ -1,13 +1,13 @@
-"""Making Redis and PostgreSQL agree again, order by order; neither side is copied over the other.
+"""Make Redis and PostgreSQL agree again, order by order; neither store is copied over the other.
 
-| found, twice | done |
+| found in two comparisons | done |
 |---|---|
 | a holder without a row, older than `age_ms` | its grab is published again: the message was lost |
-| a holder of an ended order, whose units are not on their way | they are put on their way again |
-| a live order without a holder | adopted: it gets its holder, and stock loses its units |
+| a holder of an ended order without a stock return | the stock return is written again |
+| a live order without a holder | the order gets its holder, and the stock loses its units |
 
-Each is done by the script or function that does it in an undisturbed sale, so a repair that races
-with the sale is at worst one that was not needed. Nothing is done to a sale that needs a rebuild.
+Each repair uses the script or function that does it in an undisturbed sale. So a repair that races
+with the sale is at worst one that was not needed. A sale that needs a rebuild is not repaired.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import lua
 from seckill import audit, messages, metrics
 from seckill.adapters import redis_keys, topology
 from seckill.adapters.postgres import transaction
-from seckill.adapters.redis import redis_errors_as_unavailable
+from seckill.adapters.redis import run_script
 from seckill.clock import now_ms
 from seckill.consistency import fencing
 from seckill.consistency.diff import REASONS, Difference, RepairAction, rest
@@ -33,27 +33,27 @@ from seckill.dead_letters.store import open_order_ids
 from seckill.inventory.reservations import CALL_MAX, Grab, Holding
 from seckill.order_ids import created_ms_of
 
-#: The whole retry schedule, and half a minute for what is between two retry queues.
+#: The whole retry schedule, and half a minute for the attempts between its waits.
 RETRIES_MS = (sum(topology.RETRY_DELAYS_S) + 30) * 1000
 
 _pack = msgspec.msgpack.Encoder().encode
 
 
-class QueuePublish(Protocol):
-    """What a repair needs of a publisher."""
+class QueuePublisher(Protocol):
+    """The part of a publisher that a repair needs."""
 
     async def publish(self, queue: str, body: bytes) -> None:
-        """Return when confirmed, raise Unavailable when not known."""
+        """Return when the message is confirmed; raise Unavailable if that is not known."""
 
 
 class Reconciler:
-    """Repairs what two looks agree on."""
+    """Repairs the differences that two comparisons found."""
 
     def __init__(
         self,
         redis: Redis,
         db: asyncpg.Pool,
-        publisher: QueuePublish,
+        publisher: QueuePublisher,
         count_waiting: Callable[[], Awaitable[int]],
         *,
         actor: str,
@@ -63,23 +63,24 @@ class Reconciler:
         self._publisher = publisher
         self._count_waiting = count_waiting
         self._actor = actor
-        self._adopt_script = lua.register(redis, "add_missing_holders")
+        self._add_missing_holders = lua.register(redis, "add_missing_holders")
         #: When grabs of a sale were last published although messages waited.
-        self._pressed_ms: dict[str, int] = {}
+        self._published_anyway_ms: dict[str, int] = {}
 
     async def repair(
         self, sale_id: str, epoch: int, agreed: Sequence[Difference], *, share: float = 1.0
     ) -> Counter[RepairAction]:
-        """Act on differences, in steps of at most CALL_MAX; return how many orders were changed.
+        """Repair differences, in steps of at most CALL_MAX; return how many orders were changed.
 
-        `epoch` is that of the sale in Redis when it was looked at. With a share below 1 it works so
-        much of the time and rests in between, step by step, but for publishing.
+        `epoch` is the epoch of the sale in Redis when it was compared. With a share below 1 the
+        repair works that share of the time, and rests after each step except publishing: a grab
+        whose message is lost now may be placed later.
         """
         done: Counter[RepairAction] = Counter()
         for action in RepairAction:
             chosen = [each for each in agreed if each.action is action]
             if action is RepairAction.REPUBLISH and chosen:
-                chosen = await self._lost_for_sure(sale_id, epoch, chosen)
+                chosen = await self._certainly_lost(sale_id, epoch, chosen)
             for start in range(0, len(chosen), CALL_MAX):
                 part = chosen[start : start + CALL_MAX]
                 began = time.monotonic()
@@ -90,41 +91,39 @@ class Reconciler:
                         done[action] += await self._give_back(sale_id, part)
                     case RepairAction.ADOPT:
                         done[action] += await self._adopt(sale_id, part)
-                if (
-                    action is not RepairAction.REPUBLISH
-                ):  # what is lost for sure now may not be so later
+                if action is not RepairAction.REPUBLISH:
                     await rest(began, share)
         for action, count in done.items():
             metrics.RECONCILED.labels(action).inc(count)
         return done
 
-    async def _lost_for_sure(
+    async def _certainly_lost(
         self, sale_id: str, epoch: int, chosen: list[Difference]
     ) -> list[Difference]:
-        """Return those that need a second message: all, or none after a rebuild.
+        """Return the grabs that need a second message; none of them after a rebuild.
 
-        While messages wait in any queue, the wanted message may be among them, and a grab that
-        cannot be placed must not go through the retry schedule again and again. Then return only
-        grabs that are older than the whole schedule, and no more often than once in that time.
+        While messages wait anywhere, the message of a grab may be among them, and a grab that
+        cannot be placed must not go through the retry schedule again and again. So then only
+        grabs older than the whole schedule are published, and only once in that time.
         """
         if await fencing.epoch_in_redis(self._redis, sale_id) != epoch:
             return []
         waiting = await self._count_waiting()
-        # Read once more: a message may have become a dead letter since the look.
-        letters = await open_order_ids(self._db, sale_id)
-        chosen = [d for d in chosen if d.holding.order_id not in letters]
+        # Read again: a message that left the last retry queue meanwhile is a dead letter by now.
+        dead = await open_order_ids(self._db, sale_id)
+        chosen = [d for d in chosen if d.holding.order_id not in dead]
         if not waiting:
             return chosen
         now = now_ms()
-        if now < self._pressed_ms.get(sale_id, 0) + RETRIES_MS:
+        if now < self._published_anyway_ms.get(sale_id, 0) + RETRIES_MS:
             return []
         old = [d for d in chosen if created_ms_of(d.holding.order_id) < now - RETRIES_MS]
         if old:
-            self._pressed_ms[sale_id] = now
+            self._published_anyway_ms[sale_id] = now
         return old
 
     async def _republish(self, sale_id: str, epoch: int, part: Sequence[Difference]) -> int:
-        """Publish grabs again, and have it on record."""
+        """Publish grabs again, on record."""
         grabs = [Grab(d.holding.order_id, d.buyer_id, d.holding.quantity) for d in part]
         async with transaction(self._db) as connection:
             await self._record(connection, sale_id, RepairAction.REPUBLISH, grabs)
@@ -133,7 +132,7 @@ class Reconciler:
         return len(grabs)
 
     async def _give_back(self, sale_id: str, part: Sequence[Difference]) -> int:
-        """Write the rows that return_stock works on; an ended order stays ended."""
+        """Write the stock returns of ended orders; the orders stay as they are."""
         async with transaction(self._db) as connection:
             rows = await connection.fetch(
                 "INSERT INTO stock_returns (order_id, sale_id, buyer_id, quantity, units)"
@@ -145,14 +144,12 @@ class Reconciler:
                 " ON CONFLICT DO NOTHING RETURNING order_id::text, buyer_id, quantity",
                 [difference.holding.order_id for difference in part],
             )
-            if rows:
-                await self._record(
-                    connection, sale_id, RepairAction.GIVE_BACK, [Grab(*row) for row in rows]
-                )
-        return len(rows)
+            returned = [Grab(*row) for row in rows]
+            await self._record(connection, sale_id, RepairAction.GIVE_BACK, returned)
+        return len(returned)
 
     async def _adopt(self, sale_id: str, part: Sequence[Difference]) -> int:
-        """Give live orders their holders, with the rows locked so that none ends meanwhile."""
+        """Give live orders their holders, with the rows locked so that no order ends meanwhile."""
         async with transaction(self._db) as connection:
             rows = await connection.fetch(
                 "SELECT order_id::text, buyer_id, quantity FROM orders"
@@ -164,22 +161,14 @@ class Reconciler:
                 "SELECT epoch FROM inventory WHERE sale_id = $1", sale_id
             )
             live = [Grab(*row) for row in rows]
-            adopted = await self._call_adopt(sale_id, epoch, live) if live else []
-            if adopted:
-                await self._record(connection, sale_id, RepairAction.ADOPT, adopted)
+            adopted = await self._add_holders(sale_id, epoch, live) if live else []
+            await self._record(connection, sale_id, RepairAction.ADOPT, adopted)
         return len(adopted)
 
-    async def _call_adopt(self, sale_id: str, epoch: int, live: Sequence[Grab]) -> list[Grab]:
-        adoptions = [[order.buyer_id, str(Holding(order[0], order.quantity))] for order in live]
-        with redis_errors_as_unavailable():
-            reply = await self._adopt_script(
-                keys=[
-                    redis_keys.stock(sale_id),
-                    redis_keys.sale(sale_id),
-                    redis_keys.holders(sale_id),
-                ],
-                args=[epoch, _pack(adoptions)],
-            )
+    async def _add_holders(self, sale_id: str, epoch: int, live: Sequence[Grab]) -> list[Grab]:
+        keys = (redis_keys.stock, redis_keys.sale, redis_keys.holders)
+        missing = [[order.buyer_id, str(Holding(order[0], order.quantity))] for order in live]
+        reply = await run_script(self._add_missing_holders, sale_id, keys, [epoch, _pack(missing)])
         if reply[0] == b"LATER":
             return []
         outcomes = zip(live, reply[2].decode(), strict=True)
@@ -192,6 +181,8 @@ class Reconciler:
         action: RepairAction,
         changed: Sequence[Grab],
     ) -> None:
+        if not changed:
+            return
         await audit.record(
             connection,
             f"reconcile.{action}",

@@ -1,4 +1,4 @@
-"""The books of a sale: what each store holds of it, read by name and without stopping it."""
+"""Snapshots of a sale: what each store holds of it, read by name without stopping the sale."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from seckill.inventory.holders import holder_pages
 from seckill.inventory.reservations import Holding
 from seckill.orders.orders import LIVE
 
-#: Tries to read Redis without anything moving, before the sale is taken as moving.
+#: Reads of Redis during which something changed, before the sale is reported as moving.
 STABLE_READS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class RedisSnapshot:
-    """A sale in Redis. Unless `still`, it moved while it was read: counts then need not add up."""
+    """A sale in Redis. If `moved`, it changed while it was read, and counts need not add up."""
 
     state: str
     stock: int
     corrections: int
     epoch: int
-    #: None in a sale opened by a version that did not write it down.
+    #: None in a sale that was opened by a version without totals in Redis.
     total: int | None
     #: buyer_id -> reservation
     holders: dict[str, Holding]
     outbox: int
-    still: bool
+    moved: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +54,25 @@ class SqlSnapshot:
     returns_pending: int
 
 
-async def read_redis(redis: Redis, sale_id: str) -> RedisSnapshot | None:
-    """Read a sale's keys; None when the sale is not there.
+class ChangeMarks(NamedTuple):
+    """Values of which each grab, return or restock changes one."""
 
-    Holders are scanned in small steps, so that Redis goes on serving a running sale. A stamp taken
-    before and after tells whether anything moved meanwhile: a grab makes a new outbox id, a
-    give-back changes stock or corrections, a restock the total.
+    state: str
+    stock: int
+    corrections: int
+    epoch: int
+    total: int | None
+    holders: int
+    outbox: int
+    last_outbox_id: bytes
+
+
+async def read_redis(redis: Redis, sale_id: str) -> RedisSnapshot | None:
+    """Read a sale's keys; return None if the sale is not there.
+
+    Holders are scanned in small steps, so that Redis goes on serving a running sale. Marks taken
+    before and after show whether anything changed meanwhile: a grab makes a new outbox id, a
+    return changes stock or corrections, a restock changes the total.
     """
     with redis_errors_as_unavailable():
         before = await read_change_marks(redis, sale_id)
@@ -82,12 +95,12 @@ async def read_redis(redis: Redis, sale_id: str) -> RedisSnapshot | None:
         total=stamp.total,
         holders=holders,
         outbox=stamp.outbox,
-        still=before == stamp,
+        moved=before != stamp,
     )
 
 
 async def read_sql(db: asyncpg.Pool, sale_id: str) -> SqlSnapshot | None:
-    """Read a sale's rows in one snapshot; None when there is no such sale."""
+    """Read a sale's rows in one snapshot; return None if there is no such sale."""
     async with transaction(db, snapshot=True) as connection:
         inventory = await connection.fetchrow(
             "SELECT total, available, frozen, sold, epoch FROM inventory WHERE sale_id = $1",
@@ -118,7 +131,7 @@ async def read_sql(db: asyncpg.Pool, sale_id: str) -> SqlSnapshot | None:
 
 
 async def states_of(db: asyncpg.Pool, order_ids: set[str]) -> dict[str, str]:
-    """Return order_id -> state of those that have a row."""
+    """Return order_id -> state of the orders that have a row."""
     with database_errors_as_unavailable():
         rows = await db.fetch(
             "SELECT order_id::text, state FROM orders WHERE order_id = ANY($1::uuid[])",
@@ -127,32 +140,19 @@ async def states_of(db: asyncpg.Pool, order_ids: set[str]) -> dict[str, str]:
     return {row[0]: row[1] for row in rows}
 
 
-class ChangeMarks(NamedTuple):
-    """Everything that a grab, a give-back or a restock changes."""
-
-    state: str
-    stock: int
-    corrections: int
-    epoch: int
-    total: int | None
-    holders: int
-    outbox: int
-    last_outbox_id: bytes
-
-
 async def read_change_marks(redis: Redis, sale_id: str) -> ChangeMarks | None:
-    """Read what a sale's keys come to, in one step; None when the sale is not there."""
+    """Read a sale's marks in one step; return None if the sale is not there."""
     with redis_errors_as_unavailable():
         async with redis.pipeline(transaction=True) as pipe:
             pipe.hmget(redis_keys.sale(sale_id), "state", "corrections", "epoch", "total")
             pipe.get(redis_keys.stock(sale_id))
             pipe.hlen(redis_keys.holders(sale_id))
             pipe.xinfo_stream(redis_keys.outbox(sale_id))
-            fields, stock, held, outbox = await pipe.execute(raise_on_error=False)
-        for reply in (fields, stock, held):
+            fields, stock, holders, outbox = await pipe.execute(raise_on_error=False)
+        for reply in (fields, stock, holders):
             if isinstance(reply, RedisError):
                 raise reply
-    if isinstance(outbox, ResponseError):  # no such key: nobody has grabbed yet
+    if isinstance(outbox, ResponseError):  # no such key: there was no grab yet
         outbox = {"length": 0, "last-generated-id": b""}
     state, corrections, epoch, total = fields
     if state is None or (state != b"created" and stock is None):
@@ -163,7 +163,7 @@ async def read_change_marks(redis: Redis, sale_id: str) -> ChangeMarks | None:
         corrections=int(corrections),
         epoch=int(epoch),
         total=None if total is None else int(total),
-        holders=held,
+        holders=holders,
         outbox=outbox["length"],
         last_outbox_id=outbox["last-generated-id"],
     )

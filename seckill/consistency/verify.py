@@ -1,7 +1,7 @@
 """The ledger of a sale: the invariants, counted by ids from the stores themselves.
 
-One helper for tests, load runs and `seckill verify`. Nothing is guessed from queue lengths: a
-reservation in Redis and a row in PostgreSQL are compared name by name.
+Tests, load runs and `seckill verify` use it. Nothing is guessed from queue lengths: the holders in
+Redis and the rows in PostgreSQL are compared name by name.
 """
 
 from __future__ import annotations
@@ -30,54 +30,55 @@ from seckill.dead_letters.store import LetterFilter
 from seckill.order_ids import created_ms_of
 from seckill.orders.orders import LIVE
 
-#: Between two looks: long enough for a consumer to finish a batch, short for a person who waits.
-LOOK_PAUSE_S = 0.2
-#: How many ids a violation names before it only counts.
+#: Between two counts: a consumer can finish a batch, and the user hardly waits.
+COUNTS_APART_S = 0.2
+#: A violation names so many ids, and counts the rest.
 NAMED_MAX = 5
 
 
 @dataclass(slots=True)
 class Ledger:
-    """The books side by side: what they say, what is under way, and what is wrong."""
+    """The counts of both stores, what is under way, and what is wrong."""
 
     lines: dict[str, int] = field(default_factory=dict)
     violations: list[str] = field(default_factory=list)
-    #: Order ids of holders without a row, and of holders whose row is not live.
+    #: Order ids of holders without a row.
     in_flight: list[str] = field(default_factory=list)
+    #: Order ids of holders whose row is not live.
     return_pending: list[str] = field(default_factory=list)
     #: Transactions that have not ended.
     open_txs: list[str] = field(default_factory=list)
     #: Card payments without an outcome.
     unknown_txs: list[str] = field(default_factory=list)
-    #: Order ids of holders without a row that an open dead letter names: they wait for an operator.
+    #: Order ids of holders without a row that wait for an operator: an open dead letter names them.
     on_dead_letters: list[str] = field(default_factory=list)
-    #: Units that PostgreSQL has more than Redis, on their way by a restock; below 0, fewer.
+    #: Units that a restock has still to add in Redis; below 0, to take away.
     restock_pending: int = 0
     quiet: bool = False
 
     @property
     def balanced(self) -> bool:
-        """Tell whether every invariant holds."""
+        """Whether every invariant holds."""
         return not self.violations
 
     def summary(self) -> dict[str, object]:
-        """Return what machines are shown of it."""
+        """Return the ledger as `verify --json` prints it."""
         return {"balanced": self.balanced, "lines": self.lines, "violations": self.violations}
 
 
 async def verify(redis: Redis, db: asyncpg.Pool, sale_id: str, *, wait_s: float = 0.0) -> Ledger:
-    """Compare the books; with `wait_s`, look again until they balance and nothing is under way.
+    """Count a sale; with `wait_s`, count again until it balances and nothing is under way.
 
-    Things under way are no violation, unless the caller has waited for them to end.
+    What is under way is no violation, unless the caller has waited for its end.
     """
     deadline = time.monotonic() + wait_s
     while True:
-        ledger = await _look(redis, db, sale_id)
+        ledger = await _count(redis, db, sale_id)
         if ledger.balanced and (ledger.quiet or not wait_s):
             return ledger
         if time.monotonic() >= deadline:
             break
-        await asyncio.sleep(LOOK_PAUSE_S)
+        await asyncio.sleep(COUNTS_APART_S)
     if wait_s and not ledger.quiet:
         ledger.violations.append(
             f"not quiet after {wait_s:g} s: {_named(ledger.in_flight)} in flight, "
@@ -90,11 +91,11 @@ async def verify(redis: Redis, db: asyncpg.Pool, sale_id: str, *, wait_s: float 
     return ledger
 
 
-async def _look(redis: Redis, db: asyncpg.Pool, sale_id: str) -> Ledger:
-    """Read PostgreSQL, then Redis, then the rows of all names that occur; compare.
+async def _count(redis: Redis, db: asyncpg.Pool, sale_id: str) -> Ledger:
+    """Read PostgreSQL, then Redis, then the rows of all orders that occur; compare.
 
-    In this order every violation by name is certain, whatever moves meanwhile: a row that was live
-    before and is live after has been live all the time, so its holder had to be there.
+    In this order every violation by name is certain, whatever changes meanwhile: a row that was
+    live before and is live after has been live all the time, so its holder had to be there.
     """
     ledger = Ledger()
     sql = await read_sql(db, sale_id)
@@ -103,20 +104,20 @@ async def _look(redis: Redis, db: asyncpg.Pool, sale_id: str) -> Ledger:
         return ledger
     _check_sql(ledger, sql)
     _check_money(ledger, await read_money(db, sale_id))
-    if trouble := (await fencing.needing_rebuild(redis, db, [sale_id])).get(sale_id):
-        ledger.violations.append(fencing.advice(sale_id, trouble))
-    books = await read_redis(redis, sale_id)
-    if books is None:
-        if not trouble:  # it has been lost since then
+    if reason := (await fencing.needing_rebuild(redis, db, [sale_id])).get(sale_id):
+        ledger.violations.append(fencing.advice(sale_id, reason))
+    in_redis = await read_redis(redis, sale_id)
+    if in_redis is None:
+        if not reason:  # it has been lost since then
             ledger.violations.append(fencing.advice(sale_id, FenceReason.LOST))
         return ledger
-    _check_redis(ledger, sql, books)
-    held_ids = {holding.order_id for holding in books.holders.values()}
+    _check_redis(ledger, sql, in_redis)
+    held_ids = {holding.order_id for holding in in_redis.holders.values()}
     rows = await states_of(db, held_ids | sql.live.keys())
     open_letters = await store.count(db, LetterFilter(sale_id=sale_id))
     ledger.lines["dead letters"] = open_letters
     dead = await store.open_order_ids(db, sale_id) if open_letters else set()
-    _check_names(ledger, sql, books, rows, dead)
+    _check_names(ledger, sql, in_redis, rows, dead)
     return ledger
 
 
@@ -151,7 +152,7 @@ def _check_sql(ledger: Ledger, sql: SqlSnapshot) -> None:
 
 
 def _check_money(ledger: Ledger, money: MoneyCheck) -> None:
-    """I7, I8: each order's payment is in its state, and all that ended is booked, once."""
+    """I7, I8: each order agrees with its payment, and all that ended is booked, once."""
     ledger.open_txs = money.open_txs
     ledger.unknown_txs = money.unknown_txs
     ledger.lines |= {
@@ -164,7 +165,7 @@ def _check_money(ledger: Ledger, money: MoneyCheck) -> None:
     checks = (
         (not money.wrong_orders, f"I7: orders and payments differ: {_named(money.wrong_orders)}"),
         (not money.misbooked_txs, f"I8: ended, not as booked: {_named(money.misbooked_txs)}"),
-        (not money.balance_cents, f"the books sum to {money.balance_cents} cents, not to 0"),
+        (not money.balance_cents, f"all postings sum to {money.balance_cents} cents, not to 0"),
         (
             not money.wrong_wallets,
             f"wallets are not what their entries say: {_named(money.wrong_wallets)}",
@@ -173,40 +174,40 @@ def _check_money(ledger: Ledger, money: MoneyCheck) -> None:
     ledger.violations += [text for holds, text in checks if not holds]
 
 
-def _check_redis(ledger: Ledger, sql: SqlSnapshot, books: RedisSnapshot) -> None:
+def _check_redis(ledger: Ledger, sql: SqlSnapshot, redis: RedisSnapshot) -> None:
     """I1 within Redis, by its own total: a restock changes one store after the other.
 
-    Before the opening there is no stock to conserve.
+    Before the opening there is no stock that could be lost.
     """
-    total = sql.total if books.total is None else books.total
+    total = sql.total if redis.total is None else redis.total
     ledger.restock_pending = sql.total - total
-    held = sum(holding.quantity for holding in books.holders.values())
+    held = sum(holding.quantity for holding in redis.holders.values())
     ledger.lines |= {
-        "redis stock": books.stock,
-        "redis holders": len(books.holders),
+        "redis stock": redis.stock,
+        "redis holders": len(redis.holders),
         "redis held units": held,
-        "redis corrections": books.corrections,
-        "redis moving": int(not books.still),
-        "outbox entries": books.outbox,
+        "redis corrections": redis.corrections,
+        "redis moving": int(redis.moved),
+        "outbox entries": redis.outbox,
         "restock pending": ledger.restock_pending,
     }
-    if books.epoch != sql.epoch:
-        ledger.violations.append(f"epoch is {books.epoch} in Redis and {sql.epoch} in PostgreSQL")
-    if books.stock < 0:
-        ledger.violations.append(f"I2: redis stock is {books.stock}")
-    whole = books.stock + held + books.corrections
-    if books.still and books.state != "created" and whole != total:
+    if redis.epoch != sql.epoch:
+        ledger.violations.append(f"epoch is {redis.epoch} in Redis and {sql.epoch} in PostgreSQL")
+    if redis.stock < 0:
+        ledger.violations.append(f"I2: redis stock is {redis.stock}")
+    whole = redis.stock + held + redis.corrections
+    if not redis.moved and redis.state != "created" and whole != total:
         ledger.violations.append(
-            f"I1: redis stock {books.stock} + held {held} + corrections {books.corrections}"
+            f"I1: redis stock {redis.stock} + held {held} + corrections {redis.corrections}"
             f" is not total {total}"
         )
 
 
 def _check_names(
-    ledger: Ledger, sql: SqlSnapshot, books: RedisSnapshot, rows: dict[str, str], dead: set[str]
+    ledger: Ledger, sql: SqlSnapshot, redis: RedisSnapshot, rows: dict[str, str], dead: set[str]
 ) -> None:
     """I1 between the stores, I4, I5: holders against rows, live rows against holders."""
-    units = {holding.order_id: holding.quantity for holding in books.holders.values()}
+    units = {holding.order_id: holding.quantity for holding in redis.holders.values()}
     held_ids = units.keys()
     without_row = held_ids - rows.keys()
     ledger.on_dead_letters = sorted(without_row & dead)
@@ -220,22 +221,22 @@ def _check_names(
     ledger.lines["on dead letters"] = len(ledger.on_dead_letters)
     if stranded:
         ledger.violations.append(f"I1: live orders without a holder: {_named(stranded)}")
-    # What waits for an operator may wait for long: it is at rest, and named.
+    # What waits for an operator may wait for long, so it counts as at rest.
     at_rest = held_ids - set(ledger.on_dead_letters)
     ledger.quiet = (
-        books.still
+        not redis.moved
         and not ledger.open_txs
         and at_rest == sql.live.keys()
-        and not books.outbox
+        and not redis.outbox
         and not sql.returns_pending
         and not ledger.restock_pending
         and not ledger.unknown_txs
     )
     waiting = sum(units[order_id] for order_id in ledger.on_dead_letters)
-    expected = sql.available - books.corrections - waiting
-    if ledger.quiet and books.state != "created" and books.stock != expected:
+    expected = sql.available - redis.corrections - waiting
+    if ledger.quiet and redis.state != "created" and redis.stock != expected:
         ledger.violations.append(
-            f"I5: quiet, but redis stock is {books.stock},"
+            f"I5: quiet, but redis stock is {redis.stock},"
             f" available - corrections - on dead letters {expected}"
         )
 

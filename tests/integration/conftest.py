@@ -27,8 +27,8 @@ from consumers.timers import StartTimers, Timers, timer_kinds
 from seckill import messages
 from seckill.adapters import redis_keys, topology
 from seckill.adapters.rabbitmq import Broker, Publisher
-from seckill.consistency import verify as ledger
 from seckill.consistency.verify import Ledger
+from seckill.consistency.verify import verify as verify_sale
 from seckill.dead_letters import parser
 from seckill.dead_letters import store as dead_letters
 from seckill.dead_letters.store import DeadLetter, LetterFilter, NewLetter
@@ -68,23 +68,23 @@ def eventually() -> Eventually:
 
 @dataclass(frozen=True)
 class Shop:
-    """Both stores of a sale, with everything that a test does to them or looks at."""
+    """Both stores of a sale, with everything that a test does to them or reads."""
 
     db: asyncpg.Pool
     store: Redis
     stock: Stock
 
-    # Grabs on their way.
+    # Grabs and orders.
 
     @staticmethod
     def wish(sale: Sale, buyer: str, quantity: int = 1, *, epoch: int = 1) -> Placement:
-        """Make a placement that Redis has never seen: it may have promised too much."""
+        """Make a placement that Redis does not know, as if it had promised too much."""
         return Placement(new_order_id(sale.number), sale.sale_id, buyer, quantity, epoch)
 
     async def grab(
         self, sale: Sale, *buyers: str, quantity: int = 1, settle: bool = True
     ) -> list[Placement]:
-        """Grab in Redis for each buyer, as a gateway whose hand-over the broker confirmed."""
+        """Grab in Redis for each buyer, as a gateway whose message the broker confirmed."""
         grabs = [Grab(new_order_id(sale.number), buyer, quantity) for buyer in buyers]
         reply = await self.stock.grab(
             sale.sale_id,
@@ -119,7 +119,7 @@ class Shop:
         return await orders.release(self.db, ids, to_state="cancelled", reason="buyer")
 
     async def return_all(self, sale: Sale) -> None:
-        """Give back until nothing of the sale is on its way."""
+        """Return units until no stock return of the sale is left."""
         while await self.returns(sale):
             assert (await stock_returns.return_batch(self.db, self.stock)).done
 
@@ -199,10 +199,10 @@ def assert_balanced(
 
 @pytest.fixture
 def verify(store: Redis, db: asyncpg.Pool) -> Callable[..., Awaitable[Ledger]]:
-    """Look at the ledger of a sale."""
+    """Count a sale, and return its ledger."""
 
     async def call(sale: Sale, *, wait_s: float = 0.0) -> Ledger:
-        return await ledger.verify(store, db, sale.sale_id, wait_s=wait_s)
+        return await verify_sale(store, db, sale.sale_id, wait_s=wait_s)
 
     return call
 
@@ -213,12 +213,12 @@ def _outcomes(refused: Sequence[NotPlaced]) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def outcomes() -> Callable[[Sequence[NotPlaced]], dict[str, str]]:
-    """Return what `place` says as order_id -> "outcome why"."""
+    """Return the reply of `place` as order_id -> "outcome why"."""
     return _outcomes
 
 
 class Queues:
-    """The broker's queues, looked at from outside."""
+    """The broker's queues, seen from outside."""
 
     def __init__(self, channel: AbstractChannel, url: str) -> None:
         self._channel = channel

@@ -1,4 +1,4 @@
-"""The books of money: they balance for every way that a payment can go, and find what is wrong."""
+"""The ledger of money: they balance for every way that a payment can go, and find what is wrong."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ async def bought(checkout, shop, open_sale):
 
 
 async def test_a_paid_order_is_booked(bought, assert_balanced):
-    books = await assert_balanced(bought[0])
+    ledger = await assert_balanced(bought[0])
     lines = ("sold", "orders paid", "charged, cents", "discounted, cents", "refunded, cents")
-    assert [books.lines[line] for line in lines] == [1, 1, 1499, 500, 0]
+    assert [ledger.lines[line] for line in lines] == [1, 1, 1499, 500, 0]
 
 
 async def test_a_refund_gives_unit_money_and_coupon_back_once(
@@ -43,8 +43,8 @@ async def test_a_refund_gives_unit_money_and_coupon_back_once(
         await refunds.refund(db, order.order_id, actor="ann", reason="again")
     await shop.return_all(sale)
     assert await shop.left(sale) == 3
-    books = await assert_balanced(sale)
-    assert (books.lines["refunded, cents"], books.lines["orders refunded"]) == (1999, 1)
+    ledger = await assert_balanced(sale)
+    assert (ledger.lines["refunded, cents"], ledger.lines["orders refunded"]) == (1999, 1)
 
 
 async def test_a_refunded_buyer_may_buy_again_with_the_same_coupon(
@@ -92,8 +92,8 @@ async def test_an_open_transaction_is_not_quiet(checkout, shop, open_sale, asser
         "tcc", "payment", TransactionState.TRYING, [work := checkout.work(order)]
     )
     await checkout.run("order", BranchOp.TRY, work)
-    books = await assert_balanced(sale, wait_s=0)
-    assert (books.quiet, books.lines["transactions open"]) == (False, 1)
+    ledger = await assert_balanced(sale, wait_s=0)
+    assert (ledger.quiet, ledger.lines["transactions open"]) == (False, 1)
     with pytest.raises(AssertionError, match=r"1 .* transactions open"):
         await assert_balanced(sale, wait_s=0.01)
     await checkout.another().recover(sale.sale_id)

@@ -118,8 +118,8 @@ async def test_a_managed_redis_that_tells_nothing_is_warned_of(
         assert await preflight.require(managed, new, only_warn=False) == report.warnings
 
     assert (report.problems, report.unavailable) == ([], [])
-    assert "Redis does not tell its appendfsync; see that it is always" in report.warnings
-    assert "Redis does not tell its notify-keyspace-events; key_expiry needs Ex there" in (
+    assert "Redis does not report its appendfsync; make sure that it is always" in report.warnings
+    assert "Redis does not report its notify-keyspace-events; key_expiry needs Ex there" in (
         report.warnings
     )
 
@@ -175,11 +175,11 @@ async def test_a_publisher_works_again_once_the_queue_is_right(broker, publisher
         await own.publish(topology.dead(topology.ORDERS_EXPIRE), b"x")
 
 
-async def test_stores_that_are_away_are_told_apart(db, broker, own_redis):
-    away = redis_client.connect(f"redis://127.0.0.1:{free_port()}/0", timeout_s=5)
+async def test_each_unavailable_store_is_named(db, broker, own_redis):
+    dead_redis = redis_client.connect(f"redis://127.0.0.1:{free_port()}/0", timeout_s=5)
     nowhere = Broker(f"amqp://u:p@127.0.0.1:{free_port()}/", "test", 5)
-    async with away:
-        report = await Preflight(away, db, nowhere, ()).check()
+    async with dead_redis:
+        report = await Preflight(dead_redis, db, nowhere, ()).check()
     assert report.problems == []
     assert sorted(line.split()[0] for line in report.unavailable) == ["RabbitMQ", "Redis"]
 

@@ -1,4 +1,4 @@
-"""Any history of grabs, orders, returns, losses and repairs ends in books that balance."""
+"""Any history of grabs, orders, returns, losses and repairs ends in ledger that balance."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ steps = st.one_of(
 )
 
 
-class Life:
+class SaleHistory:
     """One sale through what may happen to it. Its messages stay, so each may come again."""
 
     def __init__(self, sale, shop):
@@ -110,11 +110,11 @@ class Life:
     async def reconcile(self, _):
         standing = await self._standing()
         if standing.stamp is not None:
-            look = await diff.compare_sale(
+            found = await diff.compare_sale(
                 self._shop.store, self._shop.db, self.sale.sale_id, age_ms=ANY_AGE_MS
             )
             await self._reconciler.repair(
-                self.sale.sale_id, standing.stamp.epoch, list(look.differences.values())
+                self.sale.sale_id, standing.stamp.epoch, list(found.differences.values())
             )
 
     async def come_to_rest(self):
@@ -122,12 +122,12 @@ class Life:
         for _ in range(4):  # what one repair lays open is the next one's
             for number in range(len(self._messages)):
                 await self.place(number)
-            if (await self._standing()).trouble:
+            if (await self._standing()).fence_reason:
                 await self.rebuild(None)
             await self.reconcile(None)
             await self.give_back(None)
-        books = await verify.verify(self._shop.store, self._shop.db, self.sale.sale_id)
-        assert (books.violations, books.quiet) == ([], True)
+        ledger = await verify.verify(self._shop.store, self._shop.db, self.sale.sale_id)
+        assert (ledger.violations, ledger.quiet) == ([], True)
 
     async def assert_sold_once(self):
         """I1, I2 within PostgreSQL, at any instant; I3 is an index."""
@@ -140,7 +140,7 @@ class Life:
         assert (frozen, available) == (live, STOCK - live)
 
     async def assert_all_promises_have_rows(self):
-        """I4: whoever was told 202 has a row."""
+        """I4: every buyer who got 202 has a row."""
         promised = {grab.order_id for message in self._messages for grab in message.grabs}
         assert promised == (await self._shop.rows(self.sale)).keys() & promised
 
@@ -166,10 +166,10 @@ async def nothing_else_comes_back(db):
 )
 @given(history=st.lists(steps, max_size=25))
 async def test_F5_F8_nothing_is_sold_twice_or_lost_in_any_history(open_sale, shop, history):
-    life = Life(await open_sale(stock=STOCK), shop)
+    walked = SaleHistory(await open_sale(stock=STOCK), shop)
     for what, argument in history:
-        await getattr(life, what)(argument)
-        await life.assert_sold_once()
-    await life.come_to_rest()
-    await life.assert_sold_once()
-    await life.assert_all_promises_have_rows()
+        await getattr(walked, what)(argument)
+        await walked.assert_sold_once()
+    await walked.come_to_rest()
+    await walked.assert_sold_once()
+    await walked.assert_all_promises_have_rows()

@@ -28,5 +28,5 @@ async def test_it_rests_after_each_page_for_as_long_as_its_share_says(monkeypatc
 
     monkeypatch.setattr(diff, "time", SimpleNamespace(monotonic=lambda: now))
     monkeypatch.setattr(diff, "asyncio", SimpleNamespace(sleep=sleep))
-    assert [page async for page in diff._paced(pages(), share)] == [0, 1, 2]
+    assert [page async for page in diff.paced(pages(), share)] == [0, 1, 2]
     assert rested == pytest.approx(rests)
