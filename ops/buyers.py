@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 from aiohttp import ClientError, ClientSession, ClientTimeout, TCPConnector
 
-#: A buyer who hears nothing for this long presses again; the gateway answers within two.
+#: A buyer without an answer for this long presses again; the gateway answers within two seconds.
 PATIENCE = ClientTimeout(total=10)
 
 
 @dataclass(frozen=True, slots=True)
 class BuyerReply:
-    """What a buyer was told. Status 0: the connection broke, the outcome is unknown."""
+    """The answer to a buyer. Status 0: the connection broke, the outcome is unknown."""
 
     buyer_id: str
     status: int

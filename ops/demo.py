@@ -40,7 +40,7 @@ PATIENCE_S = 30.0
 
 
 class Demo:
-    """The story, told step by step on a stack that runs."""
+    """The steps of the demonstration, on a stack that runs."""
 
     def __init__(self, console: Console, settings: Settings, stores: Stores) -> None:
         self._console = console
@@ -53,12 +53,12 @@ class Demo:
             settings.jwt_keys.get_secret_value(), setting="SECKILL_JWT_KEYS"
         )
 
-    async def play(self) -> bool:
-        """Play it; True when the ledger balances and the story went as told."""
+    async def run(self) -> bool:
+        """Run it; True when the ledger balances and each step went as it should."""
         sale = await self._open_sale()
         answers = await self._crowd(sale)
         winners = {a.buyer_id: a.order_id for a in answers if a.status == 202 and a.order_id}
-        self._tell_answers(answers, len(winners))
+        self._print_answers(answers, len(winners))
         await self._wait_for_orders(sale, len(winners))
         async with ClientSession(self._settings.gateway_url) as session:
             # Those who won last have most of their time left.
@@ -79,7 +79,7 @@ class Demo:
         )
         await sales.create(self._stores.db, self._stores.stock, new)
         sale = await sales.open_(self._stores.db, self._stores.stock, new.sale_id)
-        self._say(
+        self._print(
             f"sale {sale.sale_id} is open: {UNITS} units, {PAYMENT_WINDOW_S} s to pay, "
             f"{BUYERS} buyers who all press twice"
         )
@@ -108,11 +108,11 @@ class Demo:
                 on_answer=lambda _: progress.advance(bar),
             )
 
-    def _tell_answers(self, answers: list[BuyerReply], winners: int) -> None:
-        told = Counter((a.status, a.code or "") for a in answers)
-        counts = ", ".join(f"{n} x {status} {code}".rstrip() for (status, code), n in told.items())
-        self._say(f"answers: {counts}")
-        self._say(f"{winners} buyers won a unit")
+    def _print_answers(self, answers: list[BuyerReply], winners: int) -> None:
+        kinds = Counter((a.status, a.code or "") for a in answers)
+        counts = ", ".join(f"{n} x {status} {code}".rstrip() for (status, code), n in kinds.items())
+        self._print(f"answers: {counts}")
+        self._print(f"{winners} buyers won a unit")
 
     async def _wait_for_orders(self, sale: Sale, count: int) -> None:
         """Every winner has a row, though the first may have expired already."""
@@ -121,13 +121,13 @@ class Demo:
             sql = await snapshots.read_sql(self._stores.db, sale.sale_id)
             placed = sum(n for n, _ in sql.by_state.values()) if sql else 0
             if placed >= count:
-                self._say(f"{placed} orders are in PostgreSQL")
+                self._print(f"{placed} orders are in PostgreSQL")
                 return
             _check(deadline, f"only {placed} of {count} orders arrived in PostgreSQL")
             await asyncio.sleep(0.05)
 
     async def _pay_some(self, session: ClientSession, sale: Sale, payers: dict[str, str]) -> None:
-        """Let all pay from their wallets: the first with a coupon, the last without the money."""
+        """Let buyers pay from their wallets: the first with a coupon, the last without the money."""
         *rich, poor = payers
         coupon = Coupon(f"{sale.sale_id}-coupon", rich[0], COUPON_CENTS)
         await wallets.issue_coupons(self._stores.db, [coupon])
@@ -144,12 +144,14 @@ class Demo:
             expected = 402 if buyer_id == poor else 200
             if (status := await self._pay(session, buyer_id, order_id, body)) != expected:
                 raise SeckillError(f"the payment of {buyer_id} was answered {status}")
-        self._say(f"{PAYERS} buyers paid by wallet, one with a coupon; one lacked the money (402)")
+        self._print(
+            f"{PAYERS} buyers paid by wallet, one with a coupon; one lacked the money (402)"
+        )
 
     async def _pay(
         self, session: ClientSession, buyer_id: str, order_id: str, body: dict[str, str | None]
     ) -> int:
-        """Pay; ask again while it is under way."""
+        """Pay, and send it again while the payment is under way."""
         deadline = time.monotonic() + PATIENCE_S
         url, headers = f"/v1/orders/{order_id}/payments", self._login(buyer_id)
         while True:
@@ -172,7 +174,7 @@ class Demo:
                 break
             _check(deadline, "the paid orders were not fulfilled")
             await asyncio.sleep(0.05)
-        self._say(f"{PAYERS - 1} orders are on their way; one could not be shipped: refunded")
+        self._print(f"{PAYERS - 1} orders are on their way; one could not be shipped: refunded")
 
     async def _cancel_some(self, session: ClientSession, winners: dict[str, str]) -> None:
         for buyer_id, order_id in winners.items():
@@ -180,7 +182,7 @@ class Demo:
             async with session.delete(f"/v1/orders/{order_id}", headers=headers) as response:
                 if response.status != 200:
                     raise SeckillError(f"DELETE answered {response.status}")
-        self._say(f"{len(winners)} buyers cancelled; all others let their orders expire")
+        self._print(f"{len(winners)} buyers cancelled; all others let their orders expire")
 
     async def _wait_for_expiry(self, sale: Sale) -> None:
         """All units that are not paid are back on sale: in PostgreSQL and in Redis."""
@@ -189,14 +191,14 @@ class Demo:
         while (await self._stores.stock.left_of([sale.sale_id]))[0] != left:
             _check(deadline, "the units did not come back")
             await asyncio.sleep(0.05)
-        self._say(f"{left} units are for sale again")
+        self._print(f"{left} units are for sale again")
 
     async def _latecomers(self, session: ClientSession, sale: Sale) -> int:
         wins = 0
         for buyer_id, ticket in self._tickets(sale, "late", LATECOMERS).items():
             wins += (await grab(session, sale.sale_id, buyer_id, ticket)).status == 202
         await self._wait_for_orders(sale, UNITS + wins)
-        self._say(f"{wins} of {LATECOMERS} latecomers got one of them")
+        self._print(f"{wins} of {LATECOMERS} latecomers got one of them")
         return wins
 
     def _login(self, buyer_id: str) -> dict[str, str]:
@@ -205,7 +207,7 @@ class Demo:
         )
         return {"Authorization": f"Bearer {token}"}
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         self._console.print(f"[bold cyan]>[/] {text}", highlight=False)
 
 
@@ -215,7 +217,7 @@ def _check(deadline: float, complaint: str) -> None:
 
 
 async def run() -> bool:
-    """Start a stack of its own, play the demonstration on it, and stop the stack."""
+    """Start a stack of its own, run the demonstration on it, and stop the stack."""
     console = Console(soft_wrap=True)
     # A home of its own: it may run beside `make run`.
     home = PROJECT_ROOT / ".seckill" / "demo"
@@ -226,7 +228,7 @@ async def run() -> bool:
         ready=lambda _: ready.set(),
     )
 
-    async def story() -> None:
+    async def demonstrate() -> None:
         nonlocal good
         stack = asyncio.create_task(run_stack(load_settings(home), 2, 1, listener), name="stack")
         try:
@@ -237,12 +239,12 @@ async def run() -> bool:
                 await stack  # raises what went wrong
             settings = load_settings(home)
             async with open_stores(settings) as stores:
-                good = await Demo(console, settings, stores).play()
+                good = await Demo(console, settings, stores).run()
         finally:
             stack.cancel()
             await asyncio.wait({stack})
 
-    await until_signal(story())
+    await until_signal(demonstrate())
     return good
 
 

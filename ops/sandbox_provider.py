@@ -1,6 +1,6 @@
-"""A card provider for development and tests, with bad habits that can be turned on.
+"""A card provider for development and tests, with faults that can be turned on.
 
-It keeps its books in memory: what each key was really charged, for a check against the orders.
+It keeps in memory what each key was really charged, for a check against the orders.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ WEBHOOK_TIMEOUT_S = 5.0
 
 @dataclass(slots=True)
 class SandboxBehaviour:
-    """How it behaves; shares are of 1."""
+    """The faults of the provider; shares are of 1."""
 
     decline: float = 0.0
     #: Calls that are carried out and not answered.
@@ -46,18 +46,18 @@ class SandboxBehaviour:
 
 @dataclass(slots=True)
 class SandboxCharge:
-    """The books of one key. `held` and `taken` are what the buyer's bank account says now."""
+    """The charge of one key. `held` and `taken` are what the buyer's bank account shows now."""
 
     key: str
     amount_cents: int = 0
     status: ChargeStatus = ChargeStatus.UNKNOWN
     held_cents: int = 0
     taken_cents: int = 0
-    #: All that ever happened to it.
+    #: Every status that it had.
     history: list[str] = field(default_factory=list)
 
     def become(self, status: ChargeStatus) -> None:
-        """Move the money to where a status says, and note it."""
+        """Move the money as a status requires, and record the status."""
         self.status = status
         self.held_cents = self.amount_cents if status is ChargeStatus.AUTHORISED else 0
         self.taken_cents = self.amount_cents if status is ChargeStatus.CAPTURED else 0
@@ -75,10 +75,10 @@ class Sandbox:
     """The provider. Calls of one key take effect one after the other: each is one step."""
 
     def __init__(
-        self, habits: SandboxBehaviour, *, webhook_url: str = "", keys: KeyRing | None = None
+        self, behaviour: SandboxBehaviour, *, webhook_url: str = "", keys: KeyRing | None = None
     ) -> None:
         """Without a URL or keys no webhooks are sent."""
-        self.habits = habits
+        self.behaviour = behaviour
         self.charges: dict[str, SandboxCharge] = {}
         self.webhook_url = webhook_url
         self._keys = keys
@@ -87,13 +87,13 @@ class Sandbox:
 
     @property
     def sends_webhooks(self) -> bool:
-        """Tell whether it knows where to, and how to sign."""
+        """Return whether it knows where to send them, and how to sign."""
         return bool(self.webhook_url) and self._keys is not None
 
     def app(self) -> web.Application:
         """Build the application."""
         app = web.Application()
-        app.router.add_get("/books", self._books)
+        app.router.add_get("/books", self._list)
         app.router.add_get("/charges/{key}", self._find)
         app.router.add_post("/charges/{key}/authorise", self._authorise)
         app.router.add_post("/charges/{key}/capture", self._capture)
@@ -104,7 +104,7 @@ class Sandbox:
     @asynccontextmanager
     async def serving(self, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[str]:
         """Serve inside the block; gives the URL."""
-        # Who has left waits for no answer, nor does the end of the provider.
+        # A caller that has left waits for no answer, nor does the end of the provider.
         runner = web.AppRunner(
             self.app(), access_log=None, handler_cancellation=True, shutdown_timeout=0
         )
@@ -120,7 +120,7 @@ class Sandbox:
         while self._late:
             await asyncio.wait(self._late)
 
-    async def _books(self, _: web.Request) -> web.Response:
+    async def _list(self, _: web.Request) -> web.Response:
         return web.json_response([asdict(charge) for charge in self.charges.values()])
 
     async def _find(self, request: web.Request) -> web.Response:
@@ -137,12 +137,12 @@ class Sandbox:
         charge = self.charges.setdefault(key, SandboxCharge(key))
         if charge.status is ChargeStatus.UNKNOWN:
             charge.amount_cents = amount_cents
-            if self._happens(self.habits.late):
+            if self._happens(self.behaviour.late):
                 charge.become(ChargeStatus.PENDING)
                 self._later(self._decide_late(charge))
             else:
                 self._decide(charge)
-                self._later(self._tell(charge))
+                self._later(self._notify(charge))
         return await self._answer(request, charge)
 
     async def _capture(self, request: web.Request) -> web.Response:
@@ -161,19 +161,19 @@ class Sandbox:
         return await self._answer(request, charge)
 
     def _decide(self, charge: SandboxCharge) -> None:
-        declined = self._happens(self.habits.decline)
+        declined = self._happens(self.behaviour.decline)
         charge.become(ChargeStatus.DECLINED if declined else ChargeStatus.AUTHORISED)
 
     async def _decide_late(self, charge: SandboxCharge) -> None:
-        """Let the bank decide; money that comes for a voided key goes back at once."""
-        await asyncio.sleep(self.habits.late_after_s)
+        """Decide as a bank does; money that comes for a voided key goes back at once."""
+        await asyncio.sleep(self.behaviour.late_after_s)
         voided = charge.status is ChargeStatus.VOIDED
         self._decide(charge)
         if voided:
             charge.become(ChargeStatus.VOIDED)
-        await self._tell(charge)
+        await self._notify(charge)
 
-    async def _tell(self, charge: SandboxCharge) -> None:
+    async def _notify(self, charge: SandboxCharge) -> None:
         """Send the webhook until it is taken."""
         if not self.webhook_url or self._keys is None:
             return
@@ -209,12 +209,12 @@ class Sandbox:
         return self._random.random() < share
 
     def _arrive(self, request: web.Request) -> None:
-        if self._happens(self.habits.lose_requests):
+        if self._happens(self.behaviour.lose_requests):
             _cut(request)
 
     async def _answer(self, request: web.Request, charge: SandboxCharge | None) -> web.Response:
-        await asyncio.sleep(self.habits.delay_s)
-        if self._happens(self.habits.lose_replies):
+        await asyncio.sleep(self.behaviour.delay_s)
+        if self._happens(self.behaviour.lose_replies):
             _cut(request)
         if charge is None:
             raise web.HTTPNotFound
@@ -225,4 +225,4 @@ def _cut(request: web.Request) -> None:
     """Break the connection: the caller cannot know what was done."""
     if request.transport is not None:
         request.transport.abort()
-    raise web.HTTPServiceUnavailable  # nobody reads it
+    raise web.HTTPServiceUnavailable  # the caller is gone and does not read it

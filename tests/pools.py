@@ -100,9 +100,9 @@ class RunningPool:
         """Wait until figures and broker agree, and return them; the broker looks each 5 s."""
 
         async def same() -> dict[str, Any] | None:
-            figures, says = await self.role(role), await broker_says(services, queue)
+            figures, broker = await self.role(role), await broker_figures(services, queue)
             shown = (figures["backlog"], figures["in_hand"], figures["consumers"])
-            return figures if shown == tuple(says.values()) else None
+            return figures if shown == tuple(broker.values()) else None
 
         found: dict[str, Any] = await eventually(same, "the same figures", within_s=PATIENCE_S)
         return found
@@ -130,7 +130,7 @@ class RunningPool:
         await eventually(gone, "the workers end by themselves", within_s=PATIENCE_S)
 
 
-async def broker_says(services: Services, queue: str) -> dict[str, int]:
+async def broker_figures(services: Services, queue: str) -> dict[str, int]:
     """Ask the broker itself, by rabbitmqctl, for the figures of a queue."""
     children = services.stores["rabbitmq"].children
     if not children:

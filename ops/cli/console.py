@@ -47,5 +47,5 @@ def print_json(value: object) -> None:
     typer.echo(to_json(value))
 
 
-def _plain(value: Any) -> object:  # noqa: ANN401 - whatever json cannot say by itself
+def _plain(value: Any) -> object:  # noqa: ANN401 - of any type that json does not know
     return value.isoformat() if isinstance(value, datetime) else asdict(value)

@@ -51,7 +51,7 @@ def end_letters(batch: Batch, opening: Opening) -> None:
             print_letters(Console(), shown)
             typer.echo(plan)
         return
-    if ids and batch.meant.ids is None:  # whoever names letters has looked at them
+    if ids and batch.meant.ids is None:  # a person who names letters has looked at them
         _ask(plan, batch)
     outcomes, outage = run(lambda stores: _end_all(stores, ids, batch, opening))
     print_outcomes(outcomes, total - len(outcomes), as_json=batch.as_json)

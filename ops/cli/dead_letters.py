@@ -26,7 +26,7 @@ from seckill.inventory.holders import find_holdings
 
 #: Messages a second that a replay adds to the work of a running sale.
 RATE = 50.0
-#: A slip of the selection stays a small one; what is left over is said.
+#: A mistake in the selection stays a small one; the command prints how many are left.
 LIMIT = 100
 #: Letters in memory, with their bodies.
 LIMIT_MAX = 10_000
@@ -42,7 +42,7 @@ Ids = Annotated[
 ]
 Queue = Annotated[str | None, typer.Option(help="Those that died on this queue.")]
 SaleOption = Annotated[str | None, typer.Option("--sale", help="Those of this sale.")]
-#: `discard --reason` says why it is discarded, so there only --match picks by reason.
+#: `discard --reason` is why a letter is discarded, so there only --match selects by reason.
 Match = Annotated[str | None, typer.Option("--match", help="Those whose reason has this text.")]
 Reason = Annotated[
     str | None, typer.Option("--match", "--reason", help="Those whose reason has this text.")
@@ -222,7 +222,7 @@ def _meant(
     match: str | None,
     everything: bool,
 ) -> LetterFilter:
-    """Read which open letters a command is to end; to say nothing is a mistake."""
+    """Return which open letters a command is to end; no selection at all is a mistake."""
     filtered = any(given is not None for given in (queue, sale, match))
     if bool(ids) + filtered + everything != 1:
         raise UserMistake("which letters? give ids, or --queue, --sale, --match, or else --all")

@@ -1,11 +1,11 @@
-"""What an error means for who typed a command: one line, and the exit code."""
+"""What an error means to the person who typed a command: one line, and the exit code."""
 
 from __future__ import annotations
 
 from urllib.parse import urlsplit
 
 from config.settings import BadSettings, Settings, load_settings
-from ops.stack.services import SETTINGS, given_settings
+from ops.stack.settings import STORE_SETTINGS, given_settings
 from seckill.errors import SeckillError, Unavailable, UserMistake
 
 #: Driver package -> the store that it talks to, and the setting with its address.
@@ -62,5 +62,7 @@ def _dialled(text: str, settings: Settings) -> str:
 def _hint() -> str:
     """Point at addresses that the environment gives: those of a stack that is gone mislead."""
     given = given_settings()
-    names = [f"SECKILL_{setting.upper()}" for setting in SETTINGS.values() if given.get(setting)]
+    names = [
+        f"SECKILL_{setting.upper()}" for setting in STORE_SETTINGS.values() if given.get(setting)
+    ]
     return f" ({', '.join(names)} from the environment; unset if outdated)" if names else ""

@@ -116,7 +116,7 @@ root = Commands(help="A flash-sale gateway.", no_args_is_help=True)
 
 def main() -> None:
     """Run the command line; an expected failure is one line on stderr, never a traceback."""
-    # It logs each failed try to connect as an error of its own; what it means is said here.
+    # The driver logs each failed connect as an error; the line below explains it better.
     logging.getLogger("aiormq.connection").setLevel(logging.CRITICAL)
     try:
         root.main()

@@ -16,7 +16,7 @@ from seckill.payments.card_payment_store import CardPaymentStore, OpenCardPaymen
 from seckill.payments.payment import new_tx_id
 from seckill.payments.wallets import CENTS_MAX, Coupon, TopUp, Wallet
 
-#: Beyond that the metric says how many there are.
+#: Beyond that the metric has their number.
 LISTED_MAX = 1_000
 
 

@@ -45,7 +45,7 @@ def tables(now: Reply) -> Group:
 
 
 def _word(role: dict[str, Any]) -> str:
-    """Say what is odd about a role, if anything is."""
+    """Return what is odd about a role, if anything is."""
     if role["note"]:
         return str(role["note"])
     return "waits for a store" if role["held"] else ""

@@ -31,10 +31,10 @@ def provider(
     from ops.sandbox_provider import Sandbox, SandboxBehaviour
 
     settings = load_settings()
-    habits = SandboxBehaviour(decline, lose_replies, lose_requests, delay, late, late_after)
+    behaviour = SandboxBehaviour(decline, lose_replies, lose_requests, delay, late, late_after)
     secret = settings.webhook_keys.get_secret_value()
     sandbox = Sandbox(
-        habits,
+        behaviour,
         webhook_url=f"{settings.gateway_url}/v1/webhooks/payments" if settings.gateway_url else "",
         keys=KeyRing.parse(secret, setting="SECKILL_WEBHOOK_KEYS") if secret else None,
     )

@@ -70,9 +70,9 @@ def status(as_json: Json = False) -> None:
 
 def env(as_json: Json = False) -> None:
     """Print the addresses and the admin token, for `eval "$(seckill env)"`."""
-    from ops.stack.addresses import current_addresses
+    from ops.stack.settings import current_variables
 
-    found = current_addresses(load_settings())
+    found = current_variables(load_settings())
     if as_json:
         print_json(found)
     else:

@@ -13,8 +13,8 @@ from rich.status import Status
 from config.settings import PROJECT_ROOT, Settings
 from ops.processes.control_socket import Reply
 from ops.processes.tasks import until_signal
-from ops.stack.addresses import addresses
-from ops.stack.supervisor import StackListener, StackSettings, run_stack
+from ops.stack.settings import StackSettings, variables
+from ops.stack.supervisor import StackListener, run_stack
 
 
 async def run_in_foreground(
@@ -45,7 +45,7 @@ class UpScreen:
     def ready(self, values: StackSettings) -> None:
         """Print the addresses, and for a person something to paste."""
         if self._as_json:
-            print(json.dumps(addresses(values)), flush=True)
+            print(json.dumps(variables(values)), flush=True)
         else:
             self._console.print(_welcome(self._home, values), markup=False)
 

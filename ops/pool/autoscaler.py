@@ -1,15 +1,15 @@
 """How many processes a role needs, judged by its backlog and the age of its oldest message.
 
-It grows fast and shrinks slowly, and between "too much" and "nothing to do" it stays as it is: a
-count that followed each reading would start and stop processes all day.
+The count grows fast and shrinks slowly, and between "too much" and "nothing to do" it stays as it
+is: a count that followed each reading would start and stop processes all day.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-#: Too much to do: something waits longer than this. Buyers poll each half second at first, so this
-#: is when one who was told "queued" begins to wonder.
+#: Too much to do: something waits longer than this. Buyers poll each half second at first, so by
+#: then a buyer has read "queued" some four times.
 GROW_AGE_S = 2.0
 #: Nothing to do: what little there is has just come.
 CALM_AGE_S = 0.5
@@ -20,17 +20,17 @@ GROW_AFTER, SHRINK_AFTER = 2, 15
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How a role fares. None: a store that would know does not answer."""
+    """The load of a role. None: a store that would know is unavailable."""
 
     backlog: int | None
     oldest_age_s: float | None
-    #: It waits for a store; more processes would only wait with it.
+    #: The role waits for a store; more processes would only wait with it.
     held: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Trend:
-    """How many readings in a row said the same."""
+    """How many readings in a row were alike."""
 
     busy: int = 0
     calm: int = 0

@@ -1,6 +1,6 @@
-"""What waits for each role, asked of the stores themselves.
+"""What waits for each role, read from the stores themselves.
 
-A store that is away makes what it would know unknown, never zero.
+What a store that is unavailable would know is unknown, never zero.
 """
 
 from __future__ import annotations
@@ -23,6 +23,13 @@ from seckill.inventory import outbox
 from seckill.inventory.reservations import Stock
 from seckill.sales.directory import SaleDirectory
 
+#: Role -> the rows that wait for it, and the column that has since when.
+_ROWS = {
+    "return_stock": ("stock_returns WHERE due_at <= now()", "due_at"),
+    "sweep": ("orders WHERE state = 'pending' AND pay_by <= now()", "pay_by"),
+    "recover": ("transactions WHERE due_at <= now()", "due_at"),
+    "publish_events": ("events", "at"),
+}
 #: Role -> the queue that it works on.
 _QUEUES = {
     "place_orders": topology.ORDERS_PLACE,
@@ -58,11 +65,8 @@ class Backlogs:
         """Return role -> backlog, for the roles that have one."""
         parts = await asyncio.gather(
             _known(tuple(_QUEUES), self._queues.read()),
-            _known(("return_stock",), self._returns()),
-            _known(("sweep",), self._overdue()),
-            _known(("recover",), self._left()),
             _known(("relay",), self._outboxes()),
-            _known(("publish_events",), self._events()),
+            *(_known((role,), self._count(*rows)) for role, rows in _ROWS.items()),
         )
         return {role: backlog for part in parts for role, backlog in part.items()}
 
@@ -70,24 +74,12 @@ class Backlogs:
         """Leave the broker; the other stores are the caller's."""
         await self._queues.close()
 
-    async def _returns(self) -> list[Backlog]:
-        return [await self._count("stock_returns WHERE due_at <= now()", "due_at")]
-
-    async def _overdue(self) -> list[Backlog]:
-        return [await self._count("orders WHERE state = 'pending' AND pay_by <= now()", "pay_by")]
-
-    async def _events(self) -> list[Backlog]:
-        return [await self._count("events", "at")]
-
-    async def _left(self) -> list[Backlog]:
-        return [await self._count("transactions WHERE due_at <= now()", "due_at")]
-
-    async def _count(self, rows: str, since: str) -> Backlog:
+    async def _count(self, rows: str, since: str) -> list[Backlog]:
         with database_errors_as_unavailable():
             row = await self._db.fetchrow(
                 f"SELECT count(*), extract(epoch FROM now() - min({since}))::float8 FROM {rows}"  # noqa: S608 - ours
             )
-        return Backlog(row[0], row[1] or 0.0)
+        return [Backlog(row[0], row[1] or 0.0)]
 
     async def _outboxes(self) -> list[Backlog]:
         sale_ids = [sale.sale_id for sale in await self._sales.recent()]
@@ -98,7 +90,7 @@ class Backlogs:
 
 
 class _Queues:
-    """Looks at the queues over one link, which is opened again after it broke."""
+    """Reads the queues over one link, which is opened again after it broke."""
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
@@ -136,7 +128,7 @@ class _Queues:
 
 
 async def _known(roles: Sequence[str], reading: Awaitable[list[Backlog]]) -> dict[str, Backlog]:
-    """Return what was read for the roles; unknown for all of them when the store is away."""
+    """Return what was read for the roles; unknown if the store is unavailable."""
     try:
         return dict(zip(roles, await reading, strict=True))
     except Unavailable as error:

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
 
 from aiohttp import ClientSession
 
@@ -24,7 +23,7 @@ from consumers.main import default_roles
 from ops.pool import autoscaler
 from ops.pool.autoscaler import Reading, Trend
 from ops.pool.backlogs import Backlogs
-from ops.pool.metrics import Figures, RoleFigures, running_roles
+from ops.pool.metrics import Figures, running_roles
 from ops.pool.plan import PoolPlan, load_plan
 from ops.pool.workers import Workers
 from ops.processes import pid_files
@@ -155,17 +154,16 @@ class Pool:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), LOOK_S)
 
-    async def _look(self) -> tuple[list[dict[str, Any]], list[RoleFigures]]:
+    async def _look(self) -> tuple[list[Reply], list[Reply]]:
         """Ask the workers and the stores; return the rows of workers and of roles."""
-        workers = [each for each in self._workers if each.child.pid]
-        said, backlogs = await asyncio.gather(
-            self._figures.scrape({each.child.pid or 0: each.admin_url for each in workers}),
-            self._backlogs.read(),
+        admin_urls = {each.child.pid: each.admin_url for each in self._workers if each.child.pid}
+        figures, backlogs = await asyncio.gather(
+            self._figures.scrape(admin_urls), self._backlogs.read()
         )
-        shown = [
+        workers = [
             {
                 **each.shown(),
-                "roles": running_roles(here := said.get(each.child.pid or 0)),
+                "roles": running_roles(here := figures.get(each.child.pid or 0)),
                 "answers": here is not None,
                 "age_s": round(each.child.age_s, 1) if each.child.pid else None,
                 "restarts": each.child.restarts,
@@ -174,11 +172,11 @@ class Pool:
         ]
         roles = [
             self._figures.of_role(
-                role, duty, said.values(), backlogs.get(role), self._workers.restarts[role]
+                role, duty, figures.values(), backlogs.get(role), self._workers.restarts[role]
             )
             for role, duty in self._plan.duties.items()
         ]
-        return shown, roles
+        return workers, roles
 
     async def _status(self) -> Reply:
         workers, roles = await self._looking.now()

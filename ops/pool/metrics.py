@@ -1,4 +1,4 @@
-"""How each role fares: what its workers say, added up, beside what waits for it in the stores."""
+"""The figures of each role: its workers' metrics, added up, and what waits in the stores."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping
-from typing import TypedDict
+from typing import Any
 
 from aiohttp import ClientError, ClientSession, ClientTimeout
 from prometheus_client.parser import text_string_to_metric_families
@@ -14,101 +14,81 @@ from prometheus_client.parser import text_string_to_metric_families
 from ops.pool.backlogs import Backlog
 from ops.pool.plan import WorkerDuty
 
-#: A worker answers from a thread of its own; one that is not there after this long is starting,
-#: hangs, or is gone.
+#: A worker answers from a thread of its own; one that has not after this long is starting, hangs,
+#: or has ended.
 SCRAPE = ClientTimeout(total=1.0)
 #: Rates are over this long: short enough to show a change, long enough to be no noise.
 RATE_WINDOW_S = 5.0
 
 _PREFIX = "seckill_role_"
 
-#: Role -> figure (`in_hand`, `done_total`, …) -> value, as one worker says.
-Said = dict[str, dict[str, float]]
-
-
-class RoleFigures(TypedDict):
-    """One role, in `seckill pool status --json`."""
-
-    role: str
-    wanted: int
-    running: int
-    paused: bool
-    min: int | None
-    max: int | None
-    in_hand: int
-    rate_per_s: float
-    backlog: int | None
-    oldest_age_s: float | None
-    errors: int
-    restarts: int
-    held: bool
-    consumers: int | None
-    note: str | None
+#: Role -> figure (`in_hand`, `done_total`, …) -> value, of one worker.
+WorkerFigures = dict[str, dict[str, float]]
 
 
 class Figures:
-    """Remembers what each worker said last, so that counts survive workers and rates come out."""
+    """Remembers the last figures of each worker: counts survive workers, and rates follow."""
 
     def __init__(self, session: ClientSession) -> None:
         self._session = session
-        self._said: dict[int, Said] = {}
+        self._last: dict[int, WorkerFigures] = {}
         #: (role, figure) -> sum over all workers since this manager started.
         self._totals: dict[tuple[str, str], float] = defaultdict(float)
         #: When -> role -> sum of what was done by then.
         self._done: deque[tuple[float, dict[str, float]]] = deque([(time.monotonic(), {})])
 
-    async def scrape(self, workers: Mapping[int, str]) -> dict[int, Said | None]:
+    async def scrape(self, workers: Mapping[int, str]) -> dict[int, WorkerFigures | None]:
         """Ask workers (pid -> admin URL); None for one that does not answer."""
         answers = await asyncio.gather(*(self._ask(url) for url in workers.values()))
-        said = dict(zip(workers, answers, strict=True))
-        for pid, roles in said.items():
+        found = dict(zip(workers, answers, strict=True))
+        for pid, roles in found.items():
             for role, figures in (roles or {}).items():
-                last = self._said.get(pid, {}).get(role, {})
+                last = self._last.get(pid, {}).get(role, {})
                 for name in ("done_total", "errors_total"):
                     self._totals[role, name] += figures.get(name, 0) - last.get(name, 0)
-        self._said = {pid: said[pid] or self._said.get(pid, {}) for pid in said}
+        self._last = {pid: found[pid] or self._last.get(pid, {}) for pid in found}
         self._remember()
-        return said
+        return found
 
     def of_role(
         self,
         role: str,
         duty: WorkerDuty,
-        said: Iterable[Said | None],
+        workers: Iterable[WorkerFigures | None],
         backlog: Backlog | None,
         restarts: int,
-    ) -> RoleFigures:
-        """Compose the figures of a role."""
-        # What a worker says of a role that it does not run was so before.
-        here = [roles[role] for roles in said if roles and role in running_roles(roles)]
-        in_hand = int(sum(figures.get("in_hand", 0) for figures in here))
-        # What is in hand was taken before what waits.
+    ) -> dict[str, Any]:
+        """Return the figures of a role, as `seckill pool status --json` shows them."""
+        # The other figures of a role that a worker does not run are those of when it last did.
+        here = [roles[role] for roles in workers if roles and role in running_roles(roles)]
+        in_flight = int(sum(figures.get("in_hand", 0) for figures in here))
+        # What is in flight was taken before what waits.
         age_s: float | None = max((f.get("oldest_age_seconds", 0) for f in here), default=0)
-        if backlog is not None and not in_hand:
+        if backlog is not None and not in_flight:
             age_s = backlog.oldest_age_s
-        return RoleFigures(
-            role=role,
-            wanted=duty.wanted,
-            running=len(here),
-            paused=duty.paused,
-            min=duty.min,
-            max=duty.max,
-            in_hand=in_hand,
-            rate_per_s=round(self._rate(role), 1),
-            backlog=backlog.size if backlog else None,
-            oldest_age_s=None if age_s is None else round(age_s, 1),
-            errors=int(self._totals[role, "errors_total"]),
-            restarts=restarts,
-            held=any(figures.get("held") for figures in here),
-            consumers=backlog.consumers if backlog else None,
-            note=backlog.note if backlog else None,
-        )
+        return {
+            "role": role,
+            "wanted": duty.wanted,
+            "running": len(here),
+            "paused": duty.paused,
+            "min": duty.min,
+            "max": duty.max,
+            "in_hand": in_flight,
+            "rate_per_s": round(self._rate(role), 1),
+            "backlog": backlog and backlog.size,
+            "oldest_age_s": None if age_s is None else round(age_s, 1),
+            "errors": int(self._totals[role, "errors_total"]),
+            "restarts": restarts,
+            "held": any(figures.get("held") for figures in here),
+            "consumers": backlog and backlog.consumers,
+            "note": backlog and backlog.note,
+        }
 
-    async def _ask(self, admin_url: str) -> Said | None:
+    async def _ask(self, admin_url: str) -> WorkerFigures | None:
         try:
             async with self._session.get(f"{admin_url}/metrics", timeout=SCRAPE) as response:
                 return parse(await response.text())
-        except (ClientError, TimeoutError, ValueError):  # ValueError: a stranger at that port
+        except (ClientError, TimeoutError, ValueError):  # ValueError: another program has that port
             return None
 
     def _remember(self) -> None:
@@ -125,24 +105,24 @@ class Figures:
         return (last.get(role, 0) - first.get(role, 0)) / (ended - began)
 
 
-def running_roles(said: Said | None) -> list[str]:
-    """Return the roles that a worker says it runs."""
-    return [role for role, figures in (said or {}).items() if figures.get("running")]
+def running_roles(worker: WorkerFigures | None) -> list[str]:
+    """Return the roles that a worker runs."""
+    return [role for role, figures in (worker or {}).items() if figures.get("running")]
 
 
-def parse(text: str) -> Said:
+def parse(text: str) -> WorkerFigures:
     """Pick the figures of roles out of a worker's metrics.
 
-    A role of several parts says `role part`; their figures are added up, ages aside.
+    A role of several parts has the label `role part`; their figures are added up, ages aside.
     """
-    said: Said = defaultdict(lambda: defaultdict(float))
+    found: WorkerFigures = defaultdict(lambda: defaultdict(float))
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             if sample.name.startswith(_PREFIX) and not sample.name.endswith("_created"):
-                figures = said[sample.labels["role"].partition(" ")[0]]
+                figures = found[sample.labels["role"].partition(" ")[0]]
                 name = sample.name.removeprefix(_PREFIX)
                 if name == "oldest_age_seconds":
                     figures[name] = max(figures[name], sample.value)
                 else:
                     figures[name] += sample.value
-    return said
+    return found

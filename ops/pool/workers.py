@@ -59,7 +59,7 @@ class Workers:
         self.restarts: Counter[str] = Counter()
 
     def __iter__(self) -> Iterator[PoolWorker]:
-        """Go through those who are wanted."""
+        """Go through the workers that the plan has."""
         return iter([each for each in self._workers.values() if each.wanted])
 
     @asynccontextmanager

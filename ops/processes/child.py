@@ -72,7 +72,7 @@ class Child:
 
     @property
     def name(self) -> str:
-        """What it is called in messages and files."""
+        """Its name in messages and files."""
         return self.spec.name
 
     @property
@@ -95,7 +95,7 @@ class Child:
             await self.before()
         try:
             await self.spawn()
-        except OSError as error:  # not executable for that user, say
+        except OSError as error:  # for example not executable for that user
             raise StartFailed(f"{self.name} cannot be run: {error}") from error
         ready = asyncio.ensure_future(self.ready())
         died = asyncio.ensure_future(self.wait())
@@ -113,7 +113,7 @@ class Child:
             reason = (
                 self.describe_end() if died.done() else f"was not ready after {START_DEADLINE_S} s"
             )
-        except Exception as error:  # whatever the driver says: it is not usable
+        except Exception as error:  # of the driver that asked: it is not usable
             reason = f"is not usable: {error!r}"
         finally:
             ready.cancel()
@@ -156,7 +156,7 @@ class Child:
                 os.kill(self.pid, number)
 
     def describe_end(self) -> str:
-        """Say how it ended: `was killed by SIGKILL`, `exited with 1`."""
+        """Return how it ended: `was killed by SIGKILL`, `exited with 1`."""
         status = self.process.returncode if self.process else None
         if status is not None and status < 0:
             return f"was killed by {signal.Signals(-status).name}"

@@ -1,6 +1,6 @@
 """Control sockets: one JSON line in, one JSON line out, then the connection is closed.
 
-A socket lies in a directory of mode 0700: who may open it may do everything that its owner can.
+A socket lies in a directory of mode 0700: a user who may open it may do all that its owner can.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class ControlSocket:
     """Where a process of a home takes requests."""
 
     directory: Path
-    #: Who listens there, and what to say when it does not run; both for error messages.
+    #: For error messages: which process listens there, and the message when it does not run.
     owner: str
     absent: str
 
@@ -45,7 +45,7 @@ class ControlSocket:
     async def serving(
         self, request_type: type[R], handle: Callable[[R], Awaitable[Reply]]
     ) -> AsyncIterator[None]:
-        """Answer requests by `handle` inside the block; what it raises is raised at the caller."""
+        """Answer requests by `handle` inside the block; the caller gets what it raises."""
         decode = msgspec.json.Decoder(request_type).decode
         answering: set[asyncio.Task[None]] = set()
 

@@ -16,7 +16,7 @@ _handed_out: set[int] = set()
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on, and never the same one twice."""
+    """Return a port on which no process listens, and never the same one twice."""
     for _ in range(_ATTEMPTS):
         port = random.choice(_RANGE)  # noqa: S311 - spread, not secrecy
         if port not in _handed_out and _is_free(port):

@@ -43,7 +43,7 @@ class Supervisor:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Keep children alive inside the block; whoever leaves it has stopped them."""
+        """Keep children alive inside the block, which stops them before it ends."""
         try:
             async with asyncio.TaskGroup() as self._group:
                 yield

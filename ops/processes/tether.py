@@ -26,7 +26,7 @@ def run_as(user: str | None) -> dict[str, Any]:
 def tethered(stop_signal: signal.Signals, *, one_cpu: bool) -> dict[str, Any]:
     """Return what makes the kernel send a child its stop signal when we die.
 
-    Its own session keeps the terminal's Ctrl-C away from it: only the supervisor hears that, and
+    In a session of its own it gets no Ctrl-C from the terminal: only the supervisor gets that, and
     stops its children in order.
     """
     if threading.current_thread() is not threading.main_thread():

@@ -75,7 +75,7 @@ def _announced(
     *,
     listens: bool = False,
 ) -> Child:
-    """Return a `seckill` command as a child that is ready when its NOTIFY_SOCKET says so."""
+    """Return a `seckill` command as a child; it reports on its NOTIFY_SOCKET that it is ready."""
     ready = _ReadySocket()
     spec = Spec(
         name=name,

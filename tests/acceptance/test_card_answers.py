@@ -47,11 +47,11 @@ async def consumers(processes, sandbox):
 def behaving(sandbox):
     """Let the provider behave badly for one test: `behaving(decline=1)`."""
 
-    def behave(**habits):
-        sandbox.habits = SandboxBehaviour(**habits)
+    def behave(**faults):
+        sandbox.behaviour = SandboxBehaviour(**faults)
 
     yield behave
-    sandbox.habits = SandboxBehaviour()
+    sandbox.behaviour = SandboxBehaviour()
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ async def test_F09_killed_between_try_and_reply_the_payment_is_found_and_paid_on
             # When it is killed
             doomed.child.send(signal.SIGKILL)
             await paying
-        sandbox.habits.delay_s = 0
+        sandbox.behaviour.delay_s = 0
         # Then another process finds the charge, and there is no second one
         ledger = await assert_balanced(sale, wait_s=60)
     assert ledger.lines["orders paid"] == 1

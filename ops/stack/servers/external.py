@@ -11,12 +11,12 @@ from ops.stack.servers.server import Server
 from seckill.adapters import redis as redis_client
 from seckill.adapters.rabbitmq import Broker
 
-#: A store that is up answers at once; whoever typed a wrong address should not wait.
+#: A store that is up answers at once; a person who typed a wrong address should not wait.
 GREETING_S = 5.0
 
 
 async def greet(name: str, url: str) -> Server:
-    """Return the store, or raise what its driver says when it does not answer."""
+    """Return the store; raise the error of its driver if it does not answer."""
     await _GREETINGS[name](url)
     parts = urlsplit(url)
     return Server(name, url, f"{parts.hostname}:{parts.port}", [])

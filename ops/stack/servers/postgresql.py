@@ -1,4 +1,4 @@
-"""A private PostgreSQL. It refuses to run as root, so root runs it as someone else."""
+"""A private PostgreSQL. It refuses to run as root, so root runs it as another user."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ async def prepare(place: StackHome) -> Server:
 
 
 def _server_user() -> str | None:
-    """Return whom to run as when we are root: Debian's postgres, else nobody."""
+    """Return the user to run as when we are root: `postgres` of Debian, else `nobody`."""
     if os.geteuid() != 0:
         return None
     known = {entry.pw_name for entry in pwd.getpwall()}

@@ -67,8 +67,8 @@ async def prepare(place: StackHome) -> Server:
 def _environment(directory: Path, port: int, mapper_port: int) -> dict[str, str]:
     # The data directory is named after the node, so the name must be the same at every start.
     home_id = hashlib.sha256(str(directory).encode()).hexdigest()[:8]
-    # Half of the processors: one message carries hundreds of grabs, and the other half is needed
-    # by those who write and read them. No busy waiting for the same reason.
+    # Half of the processors: one message carries hundreds of grabs, and the processes that publish
+    # and consume it need the other half. No busy waiting for the same reason.
     schedulers = max(1, (os.cpu_count() or 1) // 2)
     return {
         # The script then replaces itself by the virtual machine, so that our child is the broker.

@@ -31,7 +31,7 @@ async def prepare(place: StackHome) -> Server:
 
 
 async def _answers(url: str) -> None:
-    """Wait for PONG; while the append-only file is being read, Redis says LOADING."""
+    """Wait for PONG; while Redis reads the append-only file, it answers LOADING."""
     client = Redis.from_url(url, socket_timeout=1, retry=Retry(NoBackoff(), 0))
     async with client:
         await until_answers(client.ping, (NotConnected, NoAnswer))

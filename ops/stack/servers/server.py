@@ -17,7 +17,7 @@ from ops.stack.credentials import Credentials
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A store to run: its address, and its processes in the order in which to start them."""
+    """A store to run: its address, and its processes in the order of their start."""
 
     name: str
     url: str
@@ -70,7 +70,7 @@ def configuration(template: str, *lines: str) -> str:
 
 
 def write_private(file: Path, text: str) -> None:
-    """Write a file that only we can read; it may hold a password."""
+    """Write a file that only this user can read; it may hold a password."""
     file.touch(mode=0o600)
     file.write_text(text)
 
@@ -78,7 +78,7 @@ def write_private(file: Path, text: str) -> None:
 async def until_answers(
     ask: Callable[[], Awaitable[object]], not_yet: tuple[type[Exception], ...]
 ) -> None:
-    """Ask until an answer comes. Whoever waits for it has the deadline."""
+    """Ask until an answer comes; the caller has the deadline."""
     while True:
         try:
             await ask()

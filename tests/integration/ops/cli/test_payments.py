@@ -96,7 +96,7 @@ async def test_payments_without_an_outcome_are_listed_and_asked_about(
     sale = await open_sale(stock=1)
     [order] = await shop.order(sale, payer())
     async with CardPaymentBench.open(db) as cards:
-        cards.sandbox.habits.lose_replies = 1
+        cards.sandbox.behaviour.lose_replies = 1
         await cards.pay(order)
         await cards.hasten(sale)
         await cards.payments.ask_due()
@@ -108,7 +108,7 @@ async def test_payments_without_an_outcome_are_listed_and_asked_about(
             1,
             None,
         )
-        cards.sandbox.habits.lose_replies = 0
+        cards.sandbox.behaviour.lose_replies = 0
         assert "said: nothing" in seckill("unknown-payments", "--ask-now").stdout
         assert await cards.payments.ask_due() >= 1
     await assert_balanced(sale)

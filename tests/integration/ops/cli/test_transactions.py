@@ -105,7 +105,7 @@ async def test_settling_closes_it_and_leaves_a_trace(tx, parked, probe, db):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "complaint"),
     [
         (("show", "no-such"), "no transaction no-such"),
         (("retry", "no-such"), "no transaction no-such"),
@@ -116,10 +116,10 @@ async def test_settling_closes_it_and_leaves_a_trace(tx, parked, probe, db):
         (("list", "--state", "odd"), "odd"),
     ],
 )
-def test_what_was_typed_wrong_is_said_without_a_traceback(tx, arguments, says):
+def test_what_was_typed_wrong_is_one_line_without_a_traceback(tx, arguments, complaint):
     done = tx(*arguments)
     assert done.returncode == 2
-    assert says in done.stderr
+    assert complaint in done.stderr
     assert "Traceback" not in done.stderr
 
 

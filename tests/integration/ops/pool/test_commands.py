@@ -1,4 +1,4 @@
-"""The pool with real processes: what it is asked for happens, and what it says is so."""
+"""The pool with real processes: what it is asked for happens, and its figures are right."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def pool(settings: Settings, queues) -> AsyncIterator[RunningPool]:
 
 @pytest.fixture
 def send(publisher, shop, open_sale) -> Callable:
-    """Hand over grabs as a gateway would, a message each."""
+    """Publish grabs as a gateway would, a message each."""
 
     async def send(sale, *buyers: str) -> None:
         for placement in await shop.grab(sale, *buyers):
@@ -44,7 +44,7 @@ def send(publisher, shop, open_sale) -> Callable:
 
 @pytest.fixture
 def no_placing(db) -> Callable:
-    """Hold up the orders of a sale for the length of a block."""
+    """Let no order of a sale be placed inside a block."""
 
     @asynccontextmanager
     async def no_placing(sale) -> AsyncIterator[None]:
@@ -107,7 +107,7 @@ async def test_wanted_back_before_it_has_left_a_worker_keeps_its_name(pool) -> N
     assert (await pool.pids()).keys() == {"consumers-1", "consumers-2"}
 
 
-async def test_a_killed_worker_is_back_with_its_roles_counted_and_told(pool) -> None:
+async def test_a_killed_worker_is_back_with_its_roles_assigned_and_counted(pool) -> None:
     await pool.start(2)
     await pool.kill("consumers-2")
 
@@ -144,7 +144,7 @@ async def test_a_killed_manager_takes_its_workers_along_and_the_next_goes_on_as_
     await eventually(placed, "what came meanwhile is placed")
 
 
-async def test_draining_finishes_what_is_in_hand_and_loses_nothing(
+async def test_draining_finishes_what_is_in_flight_and_loses_nothing(
     pool, shop, open_sale, send, queues, no_placing
 ) -> None:
     sale = await open_sale(stock=10)
@@ -155,7 +155,7 @@ async def test_draining_finishes_what_is_in_hand_and_loses_nothing(
         async def taken() -> bool:
             return (await pool.role(PLACE))["in_hand"] > 0
 
-        await eventually(taken, "messages are in hand")
+        await eventually(taken, "messages are in flight")
         await pool.ask(PoolRequest("drain"))  # a command would take a second of the consumer's wait
         assert (await pool.role(PLACE))["in_hand"] > 0, "an unfinished batch is not let go"
     await pool.do("drain")
@@ -280,13 +280,13 @@ async def test_figures_of_a_queue_are_the_brokers_own(
         async def taken() -> bool:
             return (await pool.role(PLACE))["in_hand"] > 0
 
-        await eventually(taken, "messages are in hand")
+        await eventually(taken, "messages are in flight")
         busy = await pool.agrees(services, PLACE, topology.ORDERS_PLACE)
     assert busy["in_hand"] + busy["backlog"] == 6
     assert busy["oldest_age_s"] > 0
 
 
-async def test_a_store_that_is_away_is_unknown_with_a_word_never_zero(
+async def test_a_store_that_is_unavailable_is_unknown_with_a_note_never_zero(
     pool, services: Services
 ) -> None:
     await pool.start()

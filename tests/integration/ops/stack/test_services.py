@@ -76,7 +76,7 @@ def redis(home: Path) -> Redis:
 
 
 def processes_of(home: Path) -> list[str]:
-    """Every process of this machine that has to do with `home`, by all that gives it away."""
+    """Every process whose command line, environment or directory names `home`."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -220,7 +220,7 @@ def test_stopped_pool_is_left_alone_until_it_is_started_and_is_guarded_again(
     stopped = seckill(running, "pool", "stop")
     assert (stopped.returncode, stopped.stdout) == (0, "stopped\n")
     assert status(running).keys() == {"redis", "rabbitmq", "postgresql", "gateway-1"}
-    eventually(lambda: "is left alone" in (running / "logs/up.log").read_text(), "said so")
+    eventually(lambda: "is left alone" in (running / "logs/up.log").read_text(), "the log names it")
     assert pool_of(running) is None
     missing = seckill(running, "status")
     assert (missing.returncode, missing.stderr.count("\n")) == (1, 1)

@@ -53,10 +53,10 @@ async def test_a_declined_payment_leaves_the_order_payable_under_another_key(
     cards, place, shop, assert_balanced
 ):
     sale, [order] = await place()
-    cards.sandbox.habits.decline = 1
+    cards.sandbox.behaviour.decline = 1
     assert await cards.pay(order) == DECLINED
     assert await shop.states(sale, [order]) == ["pending"]
-    cards.sandbox.habits.decline = 0
+    cards.sandbox.behaviour.decline = 0
     assert await cards.pay(order) == PAID
     assert sorted(charge.status for charge in cards.charges()) == ["authorised", "declined"]
     await assert_balanced(sale)
@@ -66,13 +66,13 @@ async def test_a_lost_reply_is_unknown_until_the_charge_is_found(
     cards, place, shop, verify, assert_balanced
 ):
     sale, [order] = await place()
-    cards.sandbox.habits.lose_replies = 1
+    cards.sandbox.behaviour.lose_replies = 1
     assert await cards.pay(order) == UNKNOWN
     assert await shop.states(sale, [order]) == ["paying"]
     books = await verify(sale)
     assert (books.balanced, books.quiet) == (True, False)
     assert len(books.unknown_txs) == books.lines["card payments unknown"] == 1
-    cards.sandbox.habits.lose_replies = 0
+    cards.sandbox.behaviour.lose_replies = 0
     await cards.settle(sale)
     assert [charge.history for charge in cards.charges()] == [["authorised"]]
     assert (await assert_balanced(sale)).lines["orders paid"] == 1
@@ -82,10 +82,10 @@ async def test_a_request_that_never_arrived_is_sent_again_under_its_key(
     cards, place, assert_balanced
 ):
     sale, [order] = await place()
-    cards.sandbox.habits.lose_requests = 1
+    cards.sandbox.behaviour.lose_requests = 1
     assert await cards.pay(order, tx_id=(tx_id := new_tx_id())) == UNKNOWN
     assert cards.charges() == []
-    cards.sandbox.habits.lose_requests = 0
+    cards.sandbox.behaviour.lose_requests = 0
     await cards.settle(sale)
     assert [(c.key, c.history) for c in cards.charges()] == [(tx_id, ["authorised"])]
     assert (await assert_balanced(sale)).lines["orders paid"] == 1
@@ -93,9 +93,9 @@ async def test_a_request_that_never_arrived_is_sent_again_under_its_key(
 
 async def test_a_lost_reply_of_a_decline_is_found_declined(cards, place, shop, assert_balanced):
     sale, [order] = await place()
-    cards.sandbox.habits.lose_replies = cards.sandbox.habits.decline = 1
+    cards.sandbox.behaviour.lose_replies = cards.sandbox.behaviour.decline = 1
     assert await cards.pay(order) == UNKNOWN
-    cards.sandbox.habits.lose_replies = 0
+    cards.sandbox.behaviour.lose_replies = 0
     await cards.settle(sale)
     assert await shop.states(sale, [order]) == ["pending"]
     await assert_balanced(sale)
@@ -106,8 +106,8 @@ async def test_F09_a_bank_that_says_yes_after_the_window_and_the_grace_gets_noth
 ):
     # Given a payment of which the bank has not said anything
     sale, [order] = await place()
-    cards.sandbox.habits.late = 1
-    cards.sandbox.habits.late_after_s = 2.0
+    cards.sandbox.behaviour.late = 1
+    cards.sandbox.behaviour.late_after_s = 2.0
     assert await cards.pay(order) == UNKNOWN
     # While its time lasts it is only asked about
     await cards.hasten(sale)
@@ -132,14 +132,14 @@ async def test_within_the_grace_an_expired_payment_may_still_be_paid(
     cards, place, shop, db, assert_balanced
 ):
     sale, [order] = await place()
-    cards.sandbox.habits.lose_replies = 1
+    cards.sandbox.behaviour.lose_replies = 1
     assert await cards.pay(order) == UNKNOWN
     await db.execute(
         "UPDATE orders SET pay_by = now() - make_interval(secs => $2) WHERE order_id = $1",
         order.order_id,
         GRACE_S / 2,
     )
-    cards.sandbox.habits.lose_replies = 0
+    cards.sandbox.behaviour.lose_replies = 0
     await cards.settle(sale)
     assert (await assert_balanced(sale)).lines["orders paid"] == 1
 
@@ -166,9 +166,9 @@ async def test_what_was_given_up_is_not_paid_although_the_provider_says_yes(
     cards, place, shop, assert_balanced
 ):
     sale, [order] = await place()
-    cards.sandbox.habits.lose_replies = 1
+    cards.sandbox.behaviour.lose_replies = 1
     await cards.pay(order, tx_id=(tx_id := new_tx_id()))
-    cards.sandbox.habits.lose_replies = 0
+    cards.sandbox.behaviour.lose_replies = 0
     # One process gives it up, while another has just found it authorised
     await cards.store.give_up([tx_id])
     assert await cards.store.settle({tx_id: ChargeStatus.AUTHORISED}) == {tx_id: "trying"}
@@ -193,11 +193,11 @@ async def test_a_webhook_before_the_reply_and_a_second_one_change_nothing(
     cards, place, eventually, assert_balanced
 ):
     sale, [order] = await place()
-    cards.sandbox.habits.delay_s = 0.5
+    cards.sandbox.behaviour.delay_s = 0.5
     paying = asyncio.create_task(cards.pay(order, tx_id=(tx_id := new_tx_id())))
     await eventually(cards.charges, "the provider has charged it")
     assert not paying.done()
-    cards.sandbox.habits.delay_s = 0
+    cards.sandbox.behaviour.delay_s = 0
     assert await cards.store.ask_now(tx_id)
     assert await cards.another().ask_due() == 1
     assert await paying == PAID
@@ -210,9 +210,9 @@ async def test_a_webhook_before_the_reply_and_a_second_one_change_nothing(
 
 async def test_two_processes_never_ask_about_the_same_payment(cards, place, db, assert_balanced):
     sale, orders = await place(150)
-    cards.sandbox.habits.lose_replies = 1
+    cards.sandbox.behaviour.lose_replies = 1
     assert set(await asyncio.gather(*map(cards.pay, orders))) == {UNKNOWN}
-    cards.sandbox.habits.lose_replies = 0
+    cards.sandbox.behaviour.lose_replies = 0
     assert await cards.hasten(sale) == 150
     first, second = cards.another(), cards.another()
     asked = await asyncio.gather(first.ask_due(), second.ask_due())
@@ -270,7 +270,7 @@ async def test_a_coupon_of_a_declined_payment_is_good_again(
 ):
     sale, [order] = await place()
     coupon = await checkout.coupon(order.buyer_id, 500)
-    cards.sandbox.habits.decline = 1
+    cards.sandbox.behaviour.decline = 1
     assert await cards.pay(order, coupon=coupon) == DECLINED
     assert [c.state for c in await wallets.coupons_of(cards.db, order.buyer_id)] == ["available"]
     await assert_balanced(sale)
@@ -283,9 +283,9 @@ async def test_a_refund_goes_back_to_the_card(cards, place, shop, checkout, db, 
     await refunds.refund(db, order.order_id, actor="ann", reason="returned")
     assert await shop.states(sale, [order]) == ["refunding returned"]
     assert cards.held() == 1499
-    cards.sandbox.habits.lose_replies = 1
+    cards.sandbox.behaviour.lose_replies = 1
     await cards.payments.ask_due()
-    cards.sandbox.habits.lose_replies = 0
+    cards.sandbox.behaviour.lose_replies = 0
     await cards.settle(sale)
     assert await shop.states(sale, [order]) == ["refunded returned"]
     assert cards.held() == 0

@@ -1,4 +1,4 @@
-"""The table of commands: what `seckill --help` shows is what each command says of itself."""
+"""The table of commands: `seckill --help` shows the first line of each command's own help."""
 
 from __future__ import annotations
 

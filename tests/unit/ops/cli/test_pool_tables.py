@@ -62,10 +62,10 @@ def test_each_role_is_one_line_with_all_its_figures() -> None:
         ]
 
 
-def test_what_is_odd_is_told_below_and_a_worker_of_all_roles_is_one_line() -> None:
-    lines = shown([role(n, note="PostgreSQL [away]" if n == "sweep" else None) for n in ROLES])
+def test_what_is_odd_is_shown_below_and_a_worker_of_all_roles_is_one_line() -> None:
+    lines = shown([role(n, note="PostgreSQL [down]" if n == "sweep" else None) for n in ROLES])
 
-    assert "sweep: PostgreSQL [away]" in lines
+    assert "sweep: PostgreSQL [down]" in lines
     assert any(line.startswith("consumers-20") and line.endswith("all roles") for line in lines)
 
 

@@ -17,9 +17,9 @@ from ops.pool.autoscaler import (
 BUSY = Reading(backlog=50, oldest_age_s=GROW_AGE_S)
 CALM = Reading(backlog=0, oldest_age_s=0.0)
 BETWEEN = Reading(backlog=50, oldest_age_s=(CALM_AGE_S + GROW_AGE_S) / 2)
-AWAY = Reading(backlog=None, oldest_age_s=None)
+UNKNOWN = Reading(backlog=None, oldest_age_s=None)
 HELD = Reading(backlog=50, oldest_age_s=60.0, held=True)
-#: The oldest is in hand and nothing waits: another process would find nothing to take.
+#: The oldest is in flight and nothing waits: another process would find nothing to take.
 ALL_IN_HAND = Reading(backlog=0, oldest_age_s=60.0)
 
 
@@ -42,12 +42,12 @@ def after(wanted: int, *readings: Reading, low: int = 1, high: int = 8) -> int:
         (4, [CALM] * SHRINK_AFTER, 3),
         (4, [CALM] * 10 * SHRINK_AFTER, 1),
         (4, [BETWEEN] * 10 * SHRINK_AFTER, 4),
-        (4, [AWAY] * 10 * SHRINK_AFTER, 4),
+        (4, [UNKNOWN] * 10 * SHRINK_AFTER, 4),
         (4, [HELD] * 10 * SHRINK_AFTER, 4),
         (4, [ALL_IN_HAND] * 10 * SHRINK_AFTER, 4),
         (4, [BUSY, CALM] * SHRINK_AFTER, 4),
         (4, [BUSY, BETWEEN] * SHRINK_AFTER, 4),
-        (4, [BUSY, AWAY] * SHRINK_AFTER, 4),
+        (4, [BUSY, UNKNOWN] * SHRINK_AFTER, 4),
         (4, [*[CALM] * (SHRINK_AFTER - 1), BETWEEN] * 5, 4),
     ],
 )

@@ -39,11 +39,11 @@ def metrics(in_hand: int = 0, done: int = 0, age: float = 0, errors: int = 0) ->
 
 
 def test_only_the_figures_of_roles_are_picked() -> None:
-    said = parse(metrics(in_hand=3, done=7))
-    assert said.keys() == {"place_orders", "sweep"}
-    assert said["place_orders"]["in_hand"] == 3
-    assert said["place_orders"]["done_total"] == 7
-    assert running_roles(said) == ["place_orders"]
+    scraped = parse(metrics(in_hand=3, done=7))
+    assert scraped.keys() == {"place_orders", "sweep"}
+    assert scraped["place_orders"]["in_hand"] == 3
+    assert scraped["place_orders"]["done_total"] == 7
+    assert running_roles(scraped) == ["place_orders"]
     assert running_roles(None) == []
 
 
@@ -81,30 +81,30 @@ async def figures() -> AsyncIterator[Figures]:
 
 
 def row(
-    figures: Figures, said: object, backlog: Backlog | None = None, duty: WorkerDuty | None = None
+    figures: Figures, workers: dict, backlog: Backlog | None = None, duty: WorkerDuty | None = None
 ):
-    return figures.of_role("place_orders", duty or WorkerDuty(2), said.values(), backlog, 0)
+    return figures.of_role("place_orders", duty or WorkerDuty(2), workers.values(), backlog, 0)
 
 
 async def test_figures_of_workers_are_added_up(figures: Figures, worker) -> None:
     fake, url = worker
     fake.text = metrics(in_hand=2, age=1.5)
-    said = await figures.scrape({1: url, 2: url, 3: "http://127.0.0.1:1"})
-    found = row(figures, said, Backlog(9, 4.0, consumers=2))
-    assert said[3] is None
+    scraped = await figures.scrape({1: url, 2: url, 3: "http://127.0.0.1:1"})
+    found = row(figures, scraped, Backlog(9, 4.0, consumers=2))
+    assert scraped[3] is None
     assert (found["running"], found["in_hand"], found["backlog"]) == (2, 4, 9)
-    assert found["oldest_age_s"] == 1.5, "what is in hand is known; the queue's is an upper bound"
+    assert found["oldest_age_s"] == 1.5, "what is in flight is known; the queue's is an upper bound"
 
 
 async def test_counts_survive_their_workers(figures: Figures, worker) -> None:
     fake, url = worker
     for pids, errors in (({1: url}, 3), ({1: url}, 5), ({2: url}, 1), ({2: url}, 1)):
         fake.text = metrics(errors=errors)
-        said = await figures.scrape(pids)
-    assert row(figures, said)["errors"] == 5 + 1
+        scraped = await figures.scrape(pids)
+    assert row(figures, scraped)["errors"] == 5 + 1
 
 
-async def test_what_is_not_known_is_null_with_a_word(figures: Figures) -> None:
+async def test_what_is_not_known_is_null_with_a_note(figures: Figures) -> None:
     found = row(figures, {1: None}, Backlog(None, note="RabbitMQ does not answer"))
     assert (found["backlog"], found["oldest_age_s"], found["consumers"]) == (None, None, None)
     assert found["note"] == "RabbitMQ does not answer"
@@ -140,11 +140,11 @@ async def a_role(figures: Figures, **changes: object) -> dict[str, object]:
         ({"role": "sweep", "wanted": 2, "running": 0}, False),  # not asked about
     ],
 )
-async def test_a_change_is_in_force_when_workers_and_broker_say_so(figures, changes, late) -> None:
+async def test_a_change_is_in_force_when_workers_and_broker_agree(figures, changes, late) -> None:
     assert bool(not_in_force(status(await a_role(figures, **changes)), ["place_orders"])) is late
 
 
-async def test_the_table_says_what_is_odd(figures: Figures) -> None:
+async def test_the_table_shows_what_is_odd(figures: Figures) -> None:
     now = status(
         await a_role(figures, note="RabbitMQ does not answer", backlog=None),
         await a_role(figures, role="sweep", paused=True, min=1, max=4),

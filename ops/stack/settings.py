@@ -1,0 +1,76 @@
+"""The settings of a stack: composed from the environment and the home, and shown as variables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr
+from pydantic_settings import EnvSettingsSource
+
+from config.settings import Settings
+from ops.processes.home import supervisor
+from ops.processes.ports import free_port
+from ops.stack.credentials import load_credentials
+from seckill.errors import SeckillError
+
+#: Store -> the setting that, found in the environment, means "use this one, start nothing".
+STORE_SETTINGS = {"redis": "redis_url", "rabbitmq": "amqp_url", "postgresql": "postgres_dsn"}
+ADDRESSES = (*STORE_SETTINGS.values(), "gateway_url", "admin_url")
+
+#: What `<home>/settings.json` holds: the settings of every process of the stack.
+StackSettings = dict[str, Any]
+
+
+def given_settings() -> dict[str, Any]:
+    """Return what the environment itself sets; the settings file of a stack does not count."""
+    return EnvSettingsSource(Settings)()
+
+
+def stack_settings(settings: Settings, home: Path, store_urls: dict[str, str]) -> StackSettings:
+    """Compose what all processes of a stack, and commands beside it, should know.
+
+    A port comes from the environment or is picked; the settings' own default would let only one
+    stack run on a machine.
+    """
+    given = given_settings()
+    credentials = load_credentials(home)
+    gateway_port = int(given.get("gateway_port", 0)) or free_port()
+    admin_port = int(given.get("admin_port", 0)) or free_port()
+    scheme = "https" if settings.tls_cert else "http"
+    return {
+        **store_urls,
+        "gateway_host": settings.gateway_host,
+        "gateway_port": gateway_port,
+        "gateway_url": f"{scheme}://{settings.gateway_host}:{gateway_port}",
+        "admin_host": settings.admin_host,
+        "admin_port": admin_port,
+        "admin_url": f"http://{settings.admin_host}:{admin_port}",
+        "ticket_keys": given.get("ticket_keys") or credentials.ticket_keys,
+        "jwt_keys": given.get("jwt_keys") or credentials.jwt_keys,
+        "webhook_keys": given.get("webhook_keys") or credentials.webhook_keys,
+        "admin_token": given.get("admin_token", credentials.admin_token),
+    }
+
+
+def variables(values: Mapping[str, object]) -> dict[str, str]:
+    """Pick the addresses and the admin token out of settings, under their variables' names."""
+    found = {name: _text(values.get(name) or "") for name in (*ADDRESSES, "admin_token")}
+    return {f"SECKILL_{name.upper()}": text for name, text in found.items() if text}
+
+
+def current_variables(settings: Settings) -> dict[str, str]:
+    """Return the addresses of the running stack, or those that the environment gives.
+
+    The settings file of a stack that was killed does not count: no process answers there.
+    """
+    running = supervisor(settings.home.absolute())
+    values = settings.model_dump() if running else given_settings()
+    if not all(values.get(name) for name in ADDRESSES):
+        raise SeckillError(f"no stack runs in {settings.home}; start one: seckill up")
+    return variables(values)
+
+
+def _text(value: object) -> str:
+    return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
