@@ -127,7 +127,7 @@ class Demo:
             await asyncio.sleep(0.05)
 
     async def _pay_some(self, session: ClientSession, sale: Sale, payers: dict[str, str]) -> None:
-        """Let buyers pay from their wallets: the first with a coupon, the last without the money."""
+        """Pay from the wallets: the first with a coupon, the last without the money."""
         *rich, poor = payers
         coupon = Coupon(f"{sale.sale_id}-coupon", rich[0], COUPON_CENTS)
         await wallets.issue_coupons(self._stores.db, [coupon])
