@@ -1,31 +1,30 @@
-"""`sh scripts/locust`: a flash sale with a crowd of locust's, held against the ledger.
+"""`sh scripts/locust`: a flash sale with a crowd of locust's, compared with the ledger.
 
 Private services, gateways and consumers, and a sale that opens some seconds later with a short time
-to pay. People and bots come as in loadtest/locust_crowd/locustfile.py, from locust's own virtual
-environment.
-What they were told, locust says; what was sold, the ledger. Both have to be clean.
+to pay. Buyers and bots come as in loadtest/locust_crowd/locustfile.py, from locust's own virtual
+environment. Locust reports the answers that they got; the ledger, what was sold. Both have to be
+clean.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-import msgspec
 import typer
 
 from config.settings import PROJECT_ROOT
-from loadtest.findings import AsJson, Finding, ledger_finding, measure
-from loadtest.locust_crowd.expectations import AnswerClass, Call
-from loadtest.stack import HOME, BenchStack, bench_stack
+from loadtest.findings import AsJson, Finding, ledger_finding, measure, none_of
+from loadtest.stack import HOME, PATIENCE_S, BenchStack, bench_stack
 from ops.processes.child import Child, Spec, log_tail
 from ops.processes.ports import free_port
 from seckill.consistency.verify import Ledger
@@ -36,51 +35,26 @@ from seckill.payments.wallets import TopUp
 from seckill.sales.sales import Sale
 
 LOCUST = PROJECT_ROOT / ".venv-load" / "bin" / "locust"
+REPORT = HOME / "locust.json"
 GATEWAYS, CONSUMERS = 2, 2
 #: Beginning of the buyers' ids. Their wallets outlive a run.
 BUYERS = "b"
-#: From the start of locust to the opening: it needs some seconds until people come.
+#: From the start of locust to the opening: it needs some seconds until users come.
 OPENS_IN_S = 12
-#: Tickets are handed out so long before, so that those who come first are told to wait.
+#: Tickets are handed out so long before, so that those who come first are too early.
 TICKET_LEAD_S = 5
 #: Time to pay; short, so that units come back while the crowd is there.
 WINDOW_S = 8
-#: Longest wait for anything that should take seconds.
-PATIENCE_S = 60.0
-#: How often the sale is told about.
-TELL_S = 3.0
+#: How often the state of the sale is printed.
+STATE_S = 3.0
 NAMED_MAX = 3
 
 app = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=False)
 
 
-class Line(msgspec.Struct):
-    """A line of locust's table, or a kind of failure."""
-
-    name: str
-    count: int
-    p50_ms: float = 0
-    p99_ms: float = 0
-    max_ms: float = 0
-
-
-class CrowdResult(msgspec.Struct):
-    """What the crowd was told, as loadtest/locust_crowd/locustfile.py reports it."""
-
-    answers: list[Line]
-    failures: list[Line]
-    exceptions: list[Line]
-    too_busy: bool
-
-    def count(self, call: Call, outcome: AnswerClass) -> int:
-        """Count the answers of one kind."""
-        name = f"{call}: {outcome}"
-        return sum(line.count for line in self.answers if line.name == name)
-
-
 @dataclass(frozen=True, slots=True)
 class CrowdPlan:
-    """What is asked for."""
+    """The options of a run."""
 
     users: int
     units: int
@@ -89,6 +63,8 @@ class CrowdPlan:
     rate: int
     pay_share: float
     html: Path
+    #: Prints a line for a person who waits.
+    say: Callable[[str], None]
 
 
 @app.command()
@@ -105,53 +81,58 @@ def main(
     / "locust.html",
     as_json: AsJson = False,
 ) -> None:
-    """Let a crowd loose on a sale that opens, and hold what it was told against the ledger."""
-    plan = CrowdPlan(users, units, seconds, processes, rate, pay_share, html.resolve())
-    say = _mute if as_json else _say
-    measure(_measure(plan, say), as_json)
+    """Send a crowd to a sale that opens, and compare the answers that it gets with the ledger."""
+
+    def say(line: str) -> None:
+        if not as_json:
+            print(line, file=sys.stderr)
+
+    plan = CrowdPlan(users, units, seconds, processes, rate, pay_share, html.resolve(), say)
+    measure(_measure(plan), as_json)
 
 
-async def _measure(plan: CrowdPlan, say: Callable[[str], None]) -> list[Finding]:
+async def _measure(plan: CrowdPlan) -> list[Finding]:
     if not LOCUST.exists():
         raise SeckillError("locust is missing; type: sh scripts/setup-load")
-    say("starting private services, gateways and consumers")
+    plan.say("starting private services, gateways and consumers")
     async with bench_stack() as stack:
         cores, port = os.cpu_count() or 1, free_port()
+        lead = {"SECKILL_TICKET_LEAD_S": str(TICKET_LEAD_S)}
         for n in range(GATEWAYS):
-            await stack.run(
-                "gateway", n % cores, port=port, SECKILL_TICKET_LEAD_S=str(TICKET_LEAD_S)
-            )
+            gateway = await stack.run("gateway", n % cores, port=port, **lead)
         for n in range(CONSUMERS):
             await stack.run("consumers", n % cores)
         opens_at = datetime.now(UTC) + timedelta(seconds=OPENS_IN_S)
         sale = await stack.open_sale(units=plan.units, payment_window_s=WINDOW_S, opens_at=opens_at)
         await stack.limit(sale, plan.rate)
         await _fill_wallets(stack, plan, sale)
-        say(
-            f"sale {sale.sale_id}: {plan.units} units, {plan.users} people, opens in {OPENS_IN_S} s"
+        plan.say(f"sale {sale.sale_id}: {plan.units} units, {plan.users} users")
+        locust = _locust(stack, plan, sale, gateway.url)
+        report = await _visit(stack, plan, sale, locust)
+        plan.say("the crowd has left; waiting for unpaid orders to expire, and for quiet")
+        none_to_pay = (
+            "SELECT NOT EXISTS (SELECT FROM orders"
+            " WHERE sale_id = $1 AND state IN ('pending', 'paying'))"
         )
-        crowd, report = _crowd(stack, plan, sale, f"http://127.0.0.1:{port}")
-        told = await _visit(stack, plan, sale, crowd, report, say)
-        say("the crowd has left; waiting for unpaid orders to expire, and for quiet")
-        books = await _settle(stack, sale)
-        ended = crowd.describe_end()
-    return _findings(plan, told, books, ended)
+        await stack.until(none_to_pay, sale, "unpaid orders do not expire")
+        ledger = await stack.verify(sale)
+    return _findings(plan, report, ledger, locust.describe_end())
 
 
 async def _fill_wallets(stack: BenchStack, plan: CrowdPlan, sale: Sale) -> None:
     """Give every buyer who may come the price of a unit."""
-    # Locust deals people out evenly; a bot or a buyer more or less is due to rounding.
+    # Locust spreads users evenly over its processes; a user more or less is due to rounding.
     each = plan.users // plan.processes + 2
     buyers = [f"{BUYERS}-{worker}-{n}" for worker in range(plan.processes) for n in range(each)]
     top_ups = [TopUp(new_tx_id(), buyer, sale.price_cents) for buyer in buyers]
     await wallets.top_up(stack.db, top_ups)
 
 
-def _crowd(stack: BenchStack, plan: CrowdPlan, sale: Sale, url: str) -> tuple[Child, Path]:
-    """Describe locust as a child, and where it will report."""
-    report, port = HOME / "locust.json", str(free_port())
-    report.unlink(missing_ok=True)
+def _locust(stack: BenchStack, plan: CrowdPlan, sale: Sale, url: str) -> Child:
+    """Describe locust as a child process."""
+    REPORT.unlink(missing_ok=True)
     plan.html.parent.mkdir(parents=True, exist_ok=True)
+    port = free_port()
     options = {
         "--host": url,
         "--sale": sale.sale_id,
@@ -161,131 +142,90 @@ def _crowd(stack: BenchStack, plan: CrowdPlan, sale: Sale, url: str) -> tuple[Ch
         "--run-time": f"{plan.seconds}s",
         "--processes": plan.processes,
         "--html": plan.html,
-        "--report": report,
+        "--report": REPORT,
         "--master-bind-port": port,
         "--master-port": port,
     }
+    flat = [str(part) for option in options.items() for part in option]
     spec = Spec(
         name="locust",
-        argv=[LOCUST, "--headless", "--only-summary", *_flat(options.items())],
-        # Here, for everybody on the machine can read a command line; and nothing else, for a
-        # LOCUST_... of ours would make it another run.
+        argv=[LOCUST, "--headless", "--only-summary", *flat],
+        # Keys are here, for every user of the machine can read a command line; and nothing else is,
+        # for a LOCUST_... of ours would make it another run.
         env={"SECKILL_JWT_KEYS": stack.credentials.jwt_keys, "PYTHONUTF8": "1"},
         cwd=PROJECT_ROOT,
         log=HOME / "logs" / "locust.log",
         pid_file=HOME / "run" / "locust.pid",
     )
-    return Child(spec, asyncio.Event().wait), report
+    return Child(spec, asyncio.Event().wait)
 
 
-async def _visit(
-    stack: BenchStack,
-    plan: CrowdPlan,
-    sale: Sale,
-    crowd: Child,
-    report: Path,
-    say: Callable[[str], None],
-) -> CrowdResult:
-    """Let the crowd come, tell how it goes, and return what it was told."""
-    await crowd.spawn()
-    ended = asyncio.create_task(crowd.wait())
+async def _visit(stack: BenchStack, plan: CrowdPlan, sale: Sale, locust: Child) -> dict[str, Any]:
+    """Let the crowd come, and return what locustfile.py reports."""
+    await locust.spawn()
+    ended = asyncio.create_task(locust.wait())
     deadline = time.monotonic() + plan.seconds + PATIENCE_S
     try:
         while not ended.done():
-            await asyncio.wait({ended}, timeout=TELL_S)
-            say(await _state_of(stack, sale))
+            await asyncio.wait({ended}, timeout=STATE_S)
+            plan.say(await _state_of(stack, sale))
             if time.monotonic() > deadline:
-                raise SeckillError(f"locust does not end{log_tail(crowd.spec.log)}")
+                raise SeckillError(f"locust does not end{log_tail(locust.spec.log)}")
     finally:
-        await crowd.stop()
+        await locust.stop()
         await ended
-    return _read(report, crowd)
-
-
-def _read(report: Path, crowd: Child) -> CrowdResult:
-    try:
-        return msgspec.json.decode(report.read_bytes(), type=CrowdResult)
-    except (OSError, msgspec.DecodeError):
-        end = crowd.describe_end()
-        raise SeckillError(f"locust {end} without a report{log_tail(crowd.spec.log)}") from None
+    if not REPORT.exists():
+        end = locust.describe_end()
+        raise SeckillError(f"locust {end} without a report{log_tail(locust.spec.log)}")
+    report: dict[str, Any] = json.loads(REPORT.read_text())
+    return report
 
 
 async def _state_of(stack: BenchStack, sale: Sale) -> str:
-    """Return a line about the sale for somebody who waits."""
-    row = await stack.db.fetchrow(
-        "SELECT available, frozen, sold FROM inventory WHERE sale_id = $1", sale.sale_id
-    )
     opens_in_s = (sale.opens_at - datetime.now(UTC)).total_seconds() if sale.opens_at else 0
     if opens_in_s > 0:
-        return f"opens in {opens_in_s:.0f} s: people gather"
-    return (
-        f"open for {-opens_in_s:.0f} s: {row['available']} units for sale, "
-        f"{row['frozen']} in orders to be paid, {row['sold']} paid"
+        return f"opens in {opens_in_s:.0f} s: users gather"
+    query = "SELECT available, frozen, sold FROM inventory WHERE sale_id = $1"
+    available, frozen, sold = await stack.db.fetchrow(query, sale.sale_id)
+    units = f"{available} units for sale, {frozen} in orders to be paid, {sold} paid"
+    return f"open for {-opens_in_s:.0f} s: {units}"
+
+
+def _findings(plan: CrowdPlan, report: dict[str, Any], ledger: Ledger, ended: str) -> list[Finding]:
+    answers, lines = report["answers"], Counter(ledger.lines)
+    counts = Counter({name: line["count"] for name, line in answers.items()})
+    won, paid, poor = (
+        counts[name] for name in ("grab: 202", "pay: 200", "pay: 402 insufficient_funds")
     )
-
-
-async def _settle(stack: BenchStack, sale: Sale) -> Ledger:
-    """Wait until no order is left to be paid, then for quiet; return the ledger."""
-    deadline = time.monotonic() + WINDOW_S + PATIENCE_S
-    while time.monotonic() < deadline:
-        books = await stack.verify(sale, wait_s=0)
-        if not (books.lines.get("orders pending") or books.lines.get("orders paying")):
-            break
-        await asyncio.sleep(0.5)
-    return await stack.verify(sale, wait_s=PATIENCE_S)
-
-
-def _findings(plan: CrowdPlan, told: CrowdResult, books: Ledger, ended: str) -> list[Finding]:
-    lines = Counter(books.lines)
-    won = told.count(Call.GRAB, AnswerClass.WON)
-    paid = told.count(Call.PAY, AnswerClass.PAID)
-    poor = told.count(Call.PAY, AnswerClass.NO_MONEY)
     orders = sum(count for name, count in lines.items() if name.startswith("orders "))
-    in_books = sum(lines[f"orders {state}"] for state in ("paid", "refunding", "refunded"))
-    # With so few units there is somebody for each of them; a crowd that never came proves nothing.
+    orders_paid = sum(lines[f"orders {state}"] for state in ("paid", "refunding", "refunded"))
+    # With so few units there is a buyer for each; a crowd that never came proves nothing.
     least = min(plan.units, plan.users // 3)
-    wrong = sorted([*told.failures, *told.exceptions], key=lambda line: -line.count)
+    failures = Counter(report["failures"])
+    named = [f"{count:,} x {name}" for name, count in failures.most_common(NAMED_MAX)]
+    wrong = "; ".join([f"{failures.total():,}", *named])
+    generator = "too busy: waits are its own, too" if report["too_busy"] else "kept up"
     return [
         *(
             Finding(
-                line.name,
-                f"{line.count:,} x, p50 {line.p50_ms:.0f} ms, p99 {line.p99_ms:.0f} ms, "
-                f"max {line.max_ms:.0f} ms",
+                name,
+                f"{line['count']:,} x, p50 {line['p50_ms']:.0f} ms, p99 {line['p99_ms']:.0f} ms, "
+                f"max {line['max_ms']:.0f} ms",
             )
-            for line in sorted(told.answers, key=lambda line: line.name)
+            for name, line in sorted(answers.items())
         ),
-        Finding("untrue or unexpected answers", _text(wrong), "0", not wrong),
+        Finding("untrue or unexpected answers", wrong, "0", not failures),
         Finding("locust", ended, "exited with 0", ended == "exited with 0"),
-        Finding("generator", "too busy: waits are its own, too" if told.too_busy else "kept up"),
+        Finding("generator", generator),
         Finding("grabs won", f"{won:,}", f"at least {least:,}", won >= least),
         Finding("orders", f"{orders:,}", f"one for each of {won:,} won", orders >= won),
-        Finding(
-            "orders rejected", f"{lines['orders rejected']:,}", "0", not lines["orders rejected"]
-        ),
-        Finding("orders paid", f"{in_books:,}", f"each of {paid:,} told so", in_books >= paid),
-        Finding("buyers without money", f"{poor:,}", "0", not poor),
+        none_of("orders rejected", lines["orders rejected"]),
+        Finding("orders paid", f"{orders_paid:,}", f"all {paid:,} payments", orders_paid >= paid),
+        none_of("buyers without money", poor),
         Finding("units", f"{lines['sold']:,} sold, {lines['available']:,} for sale again"),
-        ledger_finding(books),
+        ledger_finding(ledger),
         Finding("report", os.path.relpath(plan.html)),
     ]
-
-
-def _text(wrong: list[Line]) -> str:
-    total = sum(line.count for line in wrong)
-    named = [f"{line.count:,} x {line.name}" for line in wrong[:NAMED_MAX]]
-    return "; ".join([f"{total:,}", *named])
-
-
-def _flat(options: Iterable[tuple[str, object]]) -> list[str]:
-    return [str(part) for option in options for part in option]
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)
-
-
-def _mute(_: str) -> None:
-    pass
 
 
 if __name__ == "__main__":

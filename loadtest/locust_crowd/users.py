@@ -1,198 +1,280 @@
-"""The people of a flash sale, for locust: honest buyers, and bots."""
+"""The users of locust: honest buyers, and bots. Each answer is compared with those before it.
+
+They use the gateway's public HTTP contract alone; the shop's key signs their logins. What a user
+does is a generator that yields the seconds until the next step. So locust, which ends users while
+they wait, never cuts off a request whose outcome would stay unknown.
+"""
 
 from __future__ import annotations
 
+import itertools
+import logging
 import random
 import time
 from collections.abc import Callable, Generator
+from functools import cache
+from typing import Any
+
+from locust import FastHttpUser, task
+from locust.env import Environment
 
 from loadtest.locust_crowd.expectations import (
-    AGAIN,
-    PAID_STATES,
-    AnswerClass,
+    STANDING,
     Call,
+    PromisedOrder,
     Received,
-    SaleInfo,
-    tickets_from_s,
+    unix_s,
+    untrue_after_payment,
     untrue_payment,
 )
-from loadtest.locust_crowd.user import LOGIN_S, Person, Steps
+from seckill.auth import login_tokens
+from seckill.auth.key_ring import KeyRing
 
-#: Shares of buyers: who press once more although they have an order, and who wait for units to come
-#: back when all are taken.
+#: The gateway answers within two seconds; after so long there is no answer.
+ANSWER_S = 10.0
+#: A login outlives any run, and a user who has left waits until locust ends it.
+LOGIN_S = GONE_S = 3600
+#: Shares of buyers: who grab once more although they have an order, and who come back for returned
+#: units when all are taken.
 IMPATIENT_SHARE, HOPEFUL_SHARE = 0.3, 0.5
-#: How often those look, and how long a buyer takes to find his wallet.
+#: How often those come back, and how long a buyer takes to begin to pay.
 LOOK_S, PAY_S = (1.0, 3.0), (0.2, 2.0)
-#: Clocks differ, and who pressed too early presses again so soon.
+#: Clocks differ, and a buyer who grabbed too early grabs again so soon.
 NOT_YET_S = 0.1
-#: Twice as often as the gateway lets one buyer press; and a bound on what bots cost the machine
-#: that they share with what they attack.
+#: Twice as often as the gateway lets one buyer grab; and a bound on what bots cost the machine that
+#: they share with the gateway.
 BOT_PAUSE_S = 0.05
-#: One bot in so many makes up its tickets, or once in a while does without.
+#: One bot in so many makes up its tickets, or once in a while sends none.
 FORGER_EVERY, NO_TICKET_SHARE = 3, 0.1
 
+Steps = Generator[float, None, None]
+
+log = logging.getLogger("crowd")
+_numbers = itertools.count()
 #: Not the generator that locust's workers, which are forks, would start with in the same state.
-_dice = random.SystemRandom()
+_chance = random.SystemRandom()
 
 
-class Buyer(Person):
-    """Wants one unit, does as told, and pays for it (or not)."""
+@cache
+def key_ring(text: str) -> KeyRing:
+    """Read the keys of the shop's logins; raise UserMistake if they are wrong."""
+    return KeyRing.parse(text, setting="SECKILL_JWT_KEYS")
+
+
+class GaveUp(Exception):
+    """The buyer leaves without a unit."""
+
+
+class ShopUser(FastHttpUser):
+    """A user who is logged in."""
+
+    abstract = True
+    #: Yields the seconds until each next step.
+    story: Callable[[], Steps]
+    network_timeout = connection_timeout = ANSWER_S
+
+    def __init__(self, environment: Environment) -> None:
+        super().__init__(environment)
+        self.options = environment.parsed_options
+        self.number = next(_numbers)
+        self.buyer_id = f"{self.options.buyers}-{environment.runner.worker_index}-{self.number}"
+        ring, until = key_ring(self.options.jwt_keys), int(time.time()) + LOGIN_S
+        token = login_tokens.issue(ring, buyer_id=self.buyer_id, expires_at_s=until)
+        self.login = {"Authorization": f"Bearer {token}"}
+        self.ticket: dict[str, str] = {}
+        self.path = f"/v1/sales/{self.options.sale}"
+        self.promise = PromisedOrder()
+        self._steps = self.story()
+        self._rest_s: float = 0
+
+    @task
+    def go_on(self) -> None:
+        """Take the next step."""
+        try:
+            self._rest_s = next(self._steps, GONE_S)
+        except GaveUp:
+            self._rest_s = GONE_S
+
+    def wait_time(self) -> float:
+        """Return the seconds until the next step."""
+        return self._rest_s
+
+    def ask(
+        self,
+        call: Call,
+        method: str,
+        path: str,
+        headers: dict[str, str] | None = None,
+        body: dict[str, object] | None = None,
+    ) -> Received:
+        """Ask once; an answer that no buyer should get fails the run."""
+        with self.client.request(
+            method, path, name=call, headers=headers, json=body, catch_response=True
+        ) as response:
+            retry_after = (response.headers or {}).get("Retry-After")
+            answer = Received.read(call, response.status_code, response.text, retry_after)
+            response.request_meta["name"] = f"{call}: {answer.name}"
+            response.success()
+        if answer.failed:
+            self.fail(call, answer.name if answer.status else f"no answer ({response.error!r})")
+        return answer
+
+    def fail(self, call: Call, what: str) -> None:
+        """Fail the run by an unexpected or untrue answer, if there is one."""
+        if what:
+            log.error("%s, order %s, %s: %s", self.buyer_id, self.promise.order_id, call, what)
+            self.environment.stats.log_error("", call, what)
+
+    def ask_for_ticket(self) -> Received:
+        """Ask for a ticket."""
+        answer = self.ask(Call.TICKET, "POST", f"{self.path}/tickets", self.login)
+        if answer.status == 201:
+            self.ticket = {"Seckill-Ticket": answer.body["ticket"]}
+        return answer
+
+    def see_order(self) -> Received:
+        """Look at the order; it was promised, so that its absence is a failure."""
+        return self.ask(Call.ORDER, "GET", f"/v1/orders/{self.promise.order_id}", self.ticket)
+
+    def grab(self, call: Call = Call.GRAB) -> Received:
+        """Grab a unit, and compare the answer with what was promised before."""
+        answer = self.ask(call, "POST", f"{self.path}/grabs", self.ticket, {"quantity": 1})
+        if doubt := self.promise.doubt(answer):
+            if self.promise.order_id:
+                order = self.see_order()
+            else:  # a grab without an answer may have won
+                order = self.ask(Call.MINE, "GET", f"{self.path}/orders/mine", self.ticket)
+            if order.order_status in STANDING:
+                self.fail(call, f"{doubt} ({order.order_status})")
+            elif order.status in (200, 404):
+                self.promise.forget()
+        self.promise.note(answer)
+        return answer
+
+
+class Buyer(ShopUser):
+    """Wants one unit, comes back when an answer says so, and pays for the unit (or not)."""
 
     weight = 20
+    _server_ahead_s = 0.0
+    _pay_by = ""
 
     def story(self) -> Steps:
-        """Get a ticket, be there when it opens, get a unit or not, and pay for it or not."""
-        sale = yield from self.see_sale()
-        if not (sale and (yield from self.get_ticket(sale))):
-            return
-        if not (yield from self.win(sale)):
-            return
-        if _dice.random() < IMPATIENT_SHARE:
-            self.press()
+        """Get a ticket, grab when the sale opens, and pay for the order or not."""
+        yield from self.get_ticket()
+        yield from self.win()
+        if _chance.random() < IMPATIENT_SHARE:
+            self.grab()
         status = yield from self.watch("queued")
-        if status != "pending" or _dice.random() >= self.options.pay_share:
+        if status != "pending" or _chance.random() >= self.options.pay_share:
             return
-        yield _dice.uniform(*PAY_S)
+        yield _chance.uniform(*PAY_S)
         yield from self.pay()
-        if _dice.random() < IMPATIENT_SHARE:
-            self.press()
+        if _chance.random() < IMPATIENT_SHARE:
+            self.grab()
 
-    def insist(
-        self, ask: Callable[[], tuple[AnswerClass, Received]]
-    ) -> Generator[float, None, tuple[AnswerClass, Received]]:
-        """Ask, and come back when told, until there is another answer than that."""
-        while True:
-            outcome, answer = ask()
-            if outcome not in AGAIN:
-                return outcome, answer
+    def insist(self, ask: Callable[[], Received]) -> Generator[float, None, Received]:
+        """Ask, and come back when the answer says so, until there is another one."""
+        while (answer := ask()).again:
             yield answer.come_back_s
+        return answer
 
-    def see_sale(self) -> Generator[float, None, SaleInfo | None]:
-        """Return what the sale's page says; None when there is no such page."""
-        outcome, answer = yield from self.insist(self.look)
-        return SaleInfo.of(answer) if outcome is AnswerClass.OK else None
+    def see_sale(self) -> Generator[float, None, dict[str, Any]]:
+        """Return the sale's page, and the seconds until the opening."""
+        answer = yield from self.insist(self._look)
+        if answer.failed or answer.body["state"] == "closed":
+            raise GaveUp
+        opens_in_s = unix_s(answer.body["opens_at"]) - self._server_now_s()
+        return {"opens_in_s": max(0.0, opens_in_s), **answer.body}
 
-    def get_ticket(self, sale: SaleInfo) -> Generator[float, None, bool]:
-        """Get a ticket, when they are handed out; tell whether there is one."""
+    def get_ticket(self) -> Steps:
+        """Get a ticket, when they are handed out: some time before the opening."""
+        while not self.ticket:
+            answer = yield from self.insist(self.ask_for_ticket)
+            if answer.failed:
+                raise GaveUp
+            if answer.name == "403 too_early":
+                sale = yield from self.see_sale()
+                yield sale["opens_in_s"] / 2 + _chance.uniform(0.1, 1.0)
+
+    def win(self) -> Steps:
+        """Grab when the sale opens, and until there is an order."""
+        hopeful = _chance.random() < HOPEFUL_SHARE
         while True:
-            outcome, answer = yield from self.insist(self.ask_for_ticket)
-            if outcome is not AnswerClass.TOO_EARLY:
-                return outcome is AnswerClass.OK
-            from_s = tickets_from_s(sale, answer) - self.server_now_s()
-            yield max(from_s, 0.0) + _dice.uniform(0.1, 1.0)
-
-    def win(self, sale: SaleInfo) -> Generator[float, None, bool]:
-        """Press when the sale opens, and until it is clear; tell whether there is an order."""
-        hopeful = _dice.random() < HOPEFUL_SHARE
-        if not (yield from self.wait_for_opening(sale)):
-            return False
-        while True:
-            outcome, answer = yield from self.insist(self.press)
-            if outcome in (AnswerClass.WON, AnswerClass.REPEAT):
+            sale = yield from self.see_sale()
+            yield sale["opens_in_s"]
+            if sale["state"] == "created":  # the shop opens it by hand
+                yield _chance.uniform(*LOOK_S)
+                continue
+            answer = yield from self.insist(self.grab)
+            if answer.status in (200, 202):
                 yield answer.next_poll_s
-                return True
-            if outcome is AnswerClass.NOT_OPEN:
+                return
+            if answer.name == "403 not_open":
                 yield NOT_YET_S
-                here = yield from self.wait_for_opening((yield from self.see_sale()))
+            elif answer.name == "409 sold_out" and hopeful:
+                yield _chance.uniform(*LOOK_S)
             else:
-                here = outcome is AnswerClass.SOLD_OUT and hopeful
-                here = here and (yield from self.wait_for_units())
-            if not here:
-                return False
+                raise GaveUp
 
-    def wait_for_opening(self, sale: SaleInfo | None) -> Generator[float, None, bool]:
-        """Wait until the sale is open; tell whether it will ever be."""
-        while sale and sale.state != "closed":
-            opens_in_s = sale.opens_at_s - self.server_now_s()
-            if opens_in_s > 0:
-                yield opens_in_s
-            if sale.state != "created":
-                return True
-            yield _dice.uniform(*LOOK_S)  # nobody knows when: the shop opens it by hand
-            sale = yield from self.see_sale()
-        return False
-
-    def wait_for_units(self) -> Generator[float, None, bool]:
-        """Wait until somebody's units are for sale again; tell whether they ever can be."""
-        while True:
-            yield _dice.uniform(*LOOK_S)
-            sale = yield from self.see_sale()
-            if sale is None or sale.state == "closed":
-                return False
-            if not sale.sold_out:
-                return True
-
-    def watch(self, *while_: str) -> Generator[float, None, str]:
+    def watch(self, *states: str) -> Generator[float, None, str]:
         """Look at the order until it has none of these states; return its state."""
-        while True:
-            outcome, answer = yield from self.insist(self.see_order)
-            if answer.order_status not in while_:
-                self._pay_by = str(answer.body.get("pay_by", ""))
-                return answer.order_status if outcome is AnswerClass.OK else ""
+        while (answer := (yield from self.insist(self.see_order))).order_status in states:
             yield answer.next_poll_s
+        self._pay_by = str(answer.body.get("pay_by", ""))
+        return answer.order_status
 
     def pay(self) -> Steps:
-        """Pay from the wallet, until it is clear whether it is paid."""
+        """Pay from the wallet, until it is clear whether the order is paid."""
         while True:
-            outcome, answer = yield from self.insist(self._pay_once)
-            if outcome is AnswerClass.PAID:
-                self.see_order(_untrue_after_payment)
-            if outcome is not AnswerClass.PAYING:
+            answer = yield from self.insist(self._pay_once)
+            if answer.status == 200:
+                self.fail(Call.ORDER, untrue_after_payment(self.see_order()))
+            if answer.name not in ("202", "409 payment_in_progress"):
                 return
             yield answer.next_poll_s
             if (yield from self.watch("queued", "paying")) != "pending":
                 return
 
-    def _pay_once(self) -> tuple[AnswerClass, Received]:
-        return self.ask(
-            Call.PAY,
-            "POST",
-            f"/v1/orders/{self.promise.order_id}/payments",
-            headers=self.login,
-            body={"method": "wallet"},
-            untrue=self._untrue_payment,
-        )
+    def _pay_once(self) -> Received:
+        path = f"/v1/orders/{self.promise.order_id}/payments"
+        answer = self.ask(Call.PAY, "POST", path, self.login, {"method": "wallet"})
+        if answer.name in ("410 expired", "409 not_payable"):
+            now_s, order = self._server_now_s(), self.see_order()
+            self.fail(Call.PAY, untrue_payment(answer, order, pay_by=self._pay_by, now_s=now_s))
+        return answer
 
-    def _untrue_payment(self, outcome: AnswerClass, _: Received) -> str:
-        if outcome not in (AnswerClass.TOO_LATE, AnswerClass.ENDED):
-            return ""
-        now_s = self.server_now_s()
-        _, order = self.see_order()
-        return untrue_payment(outcome, order, pay_by=self._pay_by, now_s=now_s)
+    def _look(self) -> Received:
+        sent_s = time.time()
+        answer = self.ask(Call.SALE, "GET", self.path)
+        if answer.status == 200:
+            half_way_s = (sent_s + time.time()) / 2
+            self._server_ahead_s = unix_s(answer.body["server_time"]) - half_way_s
+        return answer
+
+    def _server_now_s(self) -> float:
+        return time.time() + self._server_ahead_s
 
 
-class Bot(Person):
-    """Presses as fast as it can, whatever it is told; some make up their tickets."""
+class Bot(ShopUser):
+    """Grabs as fast as it can, whatever the answers; some make up their tickets."""
 
     weight = 1
 
     def story(self) -> Steps:
-        """Press."""
-        if self.number % FORGER_EVERY == 0:
-            while True:
-                self.ask(
-                    Call.FORGED,
-                    "POST",
-                    f"{self.path}/grabs",
-                    headers=self._forged(),
-                    body={"quantity": 1},
-                )
-                yield BOT_PAUSE_S
-        while not self.ticket:
+        """Grab."""
+        forger = self.number % FORGER_EVERY == 0
+        while not forger and not self.ticket:
             self.ask_for_ticket()
             yield BOT_PAUSE_S
         while True:
-            self.press()
+            if forger:
+                self.ticket = self._forged_ticket()
+            self.grab(Call.FORGED if forger else Call.GRAB)
             yield BOT_PAUSE_S
 
-    def _forged(self) -> dict[str, str]:
-        """Make a ticket that looks right, or do without one."""
-        mac = f"{_dice.getrandbits(128):032x}"
+    def _forged_ticket(self) -> dict[str, str]:
+        """Make a ticket that looks right, or none."""
+        mac = f"{_chance.getrandbits(128):032x}"
         ticket = f"k1~{int(time.time()) + LOGIN_S}~{self.buyer_id}~{mac}"
-        return {"Seckill-Ticket": ticket} if _dice.random() >= NO_TICKET_SHARE else {}
-
-
-def _untrue_after_payment(outcome: AnswerClass, order: Received) -> str:
-    if outcome is not AnswerClass.OK or order.order_status in PAID_STATES:
-        return ""
-    return f"paid, and then shown as {order.order_status}"
+        return {"Seckill-Ticket": ticket} if _chance.random() >= NO_TICKET_SHARE else {}
