@@ -41,7 +41,7 @@ def asking(method: str, origin: str = SHOP) -> dict[str, str]:
         ("/v1/orders/00000000-0000-8000-8000-000000000000", "GET, DELETE"),
     ],
 )
-async def test_a_preflight_tells_what_a_path_takes(http, path, methods):
+async def test_a_preflight_answers_what_a_path_takes(http, path, methods):
     async with http.options(path, headers=asking("POST")) as response:
         assert (response.status, await response.read()) == (204, b"")
         got = response.headers
@@ -92,7 +92,7 @@ async def test_whoever_is_no_browser_notices_nothing(http):
         assert "Access-Control-Allow-Origin" not in response.headers
 
 
-async def test_a_star_lets_everybody_in(processes: Processes):
+async def test_a_star_allows_every_origin(processes: Processes):
     gateway = await processes.run("gateway", SECKILL_CORS_ORIGINS="*")
     async with ClientSession(gateway.url) as http:
         for headers in ({"Origin": OTHER}, {}):

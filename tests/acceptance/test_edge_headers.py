@@ -57,7 +57,7 @@ async def test_every_answer_carries_them(http, open_sale, ticket_for, login_for)
     ],
     ids=["tls", "bad header", "long line", "options *", "expectation"],
 )
-async def test_answers_that_aiohttp_gives_by_itself_tell_no_version(
+async def test_answers_that_aiohttp_gives_by_itself_name_no_version(
     gateway: Process, request_: bytes
 ):
     host, port = gateway.url.removeprefix("http://").split(":")

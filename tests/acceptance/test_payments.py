@@ -277,7 +277,7 @@ async def test_beyond_the_limit_payments_are_deferred_or_refused_with_a_turn(
     assert ledger.lines["charged, cents"] == 6 * 1999
 
 
-async def test_more_payments_than_fit_are_503_and_those_in_hand_go_on(
+async def test_more_payments_than_fit_are_503_and_those_under_way_go_on(
     processes, open_sale, placed_for, pay, checkout, row_held, order_now, assert_balanced
 ):
     small = await processes.run("gateway", SECKILL_PAYMENTS_IN_HAND_MAX="1")

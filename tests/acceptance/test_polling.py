@@ -9,7 +9,7 @@ from aiohttp import ClientSession
 from tests.processes import eventually
 
 
-async def test_a_crowd_is_told_to_ask_later_and_finds_half_a_second_again_afterwards(
+async def test_a_crowd_polls_later_and_every_half_second_again_afterwards(
     processes, open_sale, ticket_for
 ):
     gateway = await processes.run("gateway", SECKILL_POLL_BUDGET_PER_S="20")

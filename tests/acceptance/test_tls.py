@@ -89,7 +89,7 @@ async def test_tls_1_2_and_1_3_are_spoken(secure: Process, version: ssl.TLSVersi
         assert await answers(https)
 
 
-async def test_who_does_not_speak_tls_is_hung_up_on_and_harms_nobody(
+async def test_a_client_without_tls_is_cut_off_and_harms_no_other(
     secure: Process, https: ClientSession, tmp_path: Path
 ):
     port = int(secure.url.rpartition(":")[2])
@@ -146,7 +146,7 @@ async def test_a_wrong_key_stops_the_start_with_one_line(processes: Processes, t
     assert "Traceback" not in str(failed.value)
 
 
-async def test_a_stack_with_a_certificate_tells_an_https_address(
+async def test_a_stack_with_a_certificate_prints_an_https_address(
     settings: Settings, tmp_path: Path
 ):
     environment = {

@@ -38,7 +38,7 @@ async def test_F09_killed_between_try_and_reply_the_payment_is_found_and_paid_on
     assert [charge.history for charge in sandbox.charges.values()] == [["authorised", "captured"]]
 
 
-async def test_while_the_provider_is_away_the_order_is_paying_and_then_it_is_paid(
+async def test_while_the_provider_is_unavailable_the_order_is_paying_and_then_it_is_paid(
     processes, open_sale, ticket_for, login_for, db, assert_balanced
 ):
     sandbox, port = Sandbox(SandboxBehaviour()), free_port()

@@ -126,7 +126,7 @@ async def test_a_grab_whose_buyer_hangs_up_is_kept_or_never_made(
     await assert_balanced(sale)
 
 
-async def test_sigterm_answers_what_is_in_hand_and_exits_cleanly(
+async def test_sigterm_answers_what_is_in_flight_and_exits_cleanly(
     processes, open_sale, ticket_for, amqp_proxy, assert_balanced
 ):
     proxy, url = amqp_proxy

@@ -117,7 +117,7 @@ def trouble(redis_proxy, amqp_proxy, services, store):
         ("outbox_full", Verdict.OUTBOX_FULL),
     ],
 )
-async def test_F14_the_latch_of_a_desk_stays_open(
+async def test_F14_the_latch_of_a_sale_stays_open(
     make_reservations, open_sale, trouble, name, expected
 ):
     sale = await open_sale(stock=3, per_order_max=3)

@@ -37,7 +37,7 @@ async def cancelled(db, sale) -> int:
 @pytest.mark.parametrize(
     ("timeouts", "way"), [("key_expiry", "key"), ("delay_queue", "timer"), ("", "sweep")]
 )
-async def test_F6_one_configured_way_cancels_what_nobody_pays(
+async def test_F6_one_configured_way_cancels_unpaid_orders(
     processes, open_sale, ticket_for, db, assert_balanced, timeouts, way
 ):
     gateway = await processes.run("gateway")

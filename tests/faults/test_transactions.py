@@ -23,7 +23,7 @@ async def bench(db: asyncpg.Pool) -> TransactionBench:
     return TransactionBench(probe)
 
 
-async def test_F12_killed_coordinators_leave_nothing_half_done_and_have_told_no_lies(
+async def test_F12_killed_coordinators_leave_nothing_half_done_and_answered_no_lies(
     bench, db, settings: Settings
 ):
     answered: dict[str, str] = {}

@@ -27,7 +27,7 @@ class Gone:
         assert not self.closing, "uvloop raises here"
 
 
-def test_a_turn_that_was_due_when_the_client_went_away_tells_the_transport_nothing() -> None:
+def test_a_client_that_left_while_its_turn_was_due_costs_the_transport_no_call() -> None:
     shared = SimpleNamespace(
         loop=SimpleNamespace(time=float),
         limits=SimpleNamespace(enter=lambda _: True, leave=lambda: None),

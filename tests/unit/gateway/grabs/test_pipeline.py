@@ -183,7 +183,7 @@ async def test_a_token_that_had_to_be_asked_for_leads_to_the_grab(bench: Bench) 
         ((Verdict.ACCEPTED, Holding("order-0", 1)), Verdict.DUPLICATE),
     ],
 )
-async def test_F36_who_is_refused_a_token_is_told_if_it_is_over(
+async def test_F36_a_refusal_for_want_of_a_token_says_if_the_sale_is_over(
     bench: Bench, found: tuple[Verdict, Holding | None], answer: Any
 ) -> None:
     bench.limiter.has_token = False
@@ -216,7 +216,7 @@ async def test_a_bug_is_logged_and_answered(bench: Bench, caplog: pytest.LogCapt
     assert "a grab failed" in caplog.text
 
 
-async def test_a_client_that_went_away_leaves_the_batch_and_hears_nothing(bench: Bench) -> None:
+async def test_a_client_that_left_is_out_of_the_batch_and_gets_no_answer(bench: Bench) -> None:
     pending = bench.submit()
     assert pending is not None
     pending.cancel()

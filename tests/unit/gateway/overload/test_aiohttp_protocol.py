@@ -60,7 +60,7 @@ def test_no_part_of_a_request_is_one(end: int) -> None:
     assert not is_one_request(GRAB[:end])
 
 
-def test_aiohttp_still_has_what_the_door_builds_on() -> None:
+def test_aiohttp_still_has_what_the_protocol_builds_on() -> None:
     """It counts answers in `log_access`, reads three attributes of its base and sets one."""
     overridden = ("connection_made", "connection_lost", "data_received")
     for name in (*overridden, "log_access", "close"):

@@ -29,7 +29,7 @@ def test_a_lone_buyer_asks_again_after_half_a_second(clock: Clock) -> None:
     assert schedule.next_poll_ms() == 500
 
 
-def test_arrivals_within_the_budget_are_told_the_least(clock: Clock) -> None:
+def test_arrivals_within_the_budget_get_the_least_wait(clock: Clock) -> None:
     schedule = PollSchedule(100, clock)
     for _ in range(1000):
         assert schedule.next_poll_ms() == pytest.approx(LEAST_MS, abs=1)
@@ -46,7 +46,9 @@ def test_a_crowd_is_spread_over_the_time_that_the_budget_needs(clock: Clock) -> 
         assert len(due) == pytest.approx(100, abs=1)
 
 
-def test_a_crowd_that_polls_when_told_never_polls_faster_than_the_budget(clock: Clock) -> None:
+def test_a_crowd_that_keeps_its_appointments_never_polls_faster_than_the_budget(
+    clock: Clock,
+) -> None:
     schedule = PollSchedule(100, clock)
     polls: dict[int, int] = {}
     due = [schedule.next_poll_ms() for _ in range(800)]

@@ -188,7 +188,7 @@ async def test_the_lease_asked_for_follows_the_demand(
     assert shared.wanted == [max(0, int(demand * LEASE_SHARE) - 1)] * 2
 
 
-async def test_nothing_is_asked_while_nobody_comes(shared, advance):
+async def test_nothing_is_asked_while_no_request_comes(shared, advance):
     make_sale_limiter(shared)
     advance(3600)
     await settle()

@@ -114,7 +114,7 @@ async def test_a_payment_beyond_the_limit_is_refused_until_one_has_ended(make, p
 
 
 @pytest.mark.parametrize(("error", "logged"), [(Unavailable("no answer"), 0), (KeyError("bug"), 1)])
-async def test_a_failure_that_nobody_waits_for_is_logged_when_it_is_a_bug(
+async def test_a_failure_without_a_waiting_client_is_logged_when_it_is_a_bug(
     make, caplog, error, logged
 ):
     checkout = Gate()

@@ -56,7 +56,7 @@ def test_challenges_of_every_length_are_solved_alike() -> None:
     ]
 
 
-def test_progress_is_told_until_the_solution_comes() -> None:
+def test_progress_is_reported_until_the_solution_comes() -> None:
     challenge = "k1~2000000000~17~abcdefghijklmnopqrstuv~00000000000000000000000000000014"
     assert work((17, challenge)) == [
         {"hashes": 65_536},
