@@ -189,8 +189,8 @@ def discard(
             done = await resolution.discard(
                 stores.db, stores.redis, letter_id, actor=actor, reason=reason
             )
-            outcome = {"letter_id": letter_id, "outcome": done.ending, "units": done.units}
-            return outcome | ({"orders": dict(done.fates)} if done.fates is not None else {})
+            outcome = {"letter_id": letter_id, "outcome": done.resolution, "units": done.units}
+            return outcome | ({"orders": dict(done.effects)} if done.effects is not None else {})
 
         yield one
 

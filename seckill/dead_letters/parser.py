@@ -1,7 +1,7 @@
-"""What a dead message says of itself: why it died, when, and which orders it names.
+"""Read a dead message: why it died, when, and which orders it names.
 
-Nothing here fails, whatever the message is: the less can be read, the less is said. All text is
-such that PostgreSQL takes it, so that a letter is never refused.
+Nothing here fails, whatever the message holds: what cannot be read is None. PostgreSQL accepts all
+text that is returned, so that a letter is never refused.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from seckill.adapters import topology
 from seckill.auth import tickets
 from seckill.sales.sales import UNITS_MAX
 
-#: 9999-12-31: the last day that a datetime can say.
+#: 9999-12-31: the last day that a datetime can hold.
 _MS_MAX = 253_402_214_400_000
 _BIGINT_MAX = 2**63 - 1
-#: RabbitMQ's words for why it moved a message, in ours.
+#: RabbitMQ's reason for moving a message -> our words.
 _BROKER_REASONS = {
     "delivery_limit": f"delivered {topology.DELIVERY_LIMIT} times without an answer:"
     " it may take its consumers down",
@@ -33,7 +33,7 @@ _BROKER_REASONS = {
 
 
 class NamedOrder(NamedTuple):
-    """An order that a message names; what cannot be a buyer or a quantity is None."""
+    """An order that a message names; a bad buyer or quantity is None."""
 
     order_id: str
     buyer_id: str | None
@@ -42,7 +42,7 @@ class NamedOrder(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class DeadMessage:
-    """A message as it goes into `dead_letters`; times that it does not tell are None."""
+    """A message as it goes into `dead_letters`; a time that the message lacks is None."""
 
     #: The work queue on which it died.
     queue: str
@@ -59,7 +59,7 @@ class DeadMessage:
 
     @property
     def digest(self) -> bytes:
-        """Identify the message: its copies have the same queue and body."""
+        """The identity of the message: its copies have the same queue and body."""
         return hashlib.sha256(self.queue.encode() + b"\0" + self.body).digest()
 
 
@@ -86,16 +86,20 @@ def read(queue: str, body: bytes, headers: Mapping[str, Any]) -> DeadMessage:
 
 
 def decode(body: bytes) -> object | None:
-    """Return a body's content as JSON can say it; None when it cannot be read."""
+    """Return a body's content in types of JSON; None if it cannot be read."""
     try:
         plain: object = msgspec.json.decode(msgspec.json.encode(_decode(body), enc_hook=repr))
-    except (TypeError, ValueError, RecursionError):  # keys that JSON has not, or nested too deeply
+    except (
+        TypeError,
+        ValueError,
+        RecursionError,
+    ):  # not keys of JSON, or nested too deeply
         return None
     return plain
 
 
 def first_line(text: str) -> str:
-    """Return the line that says it; PostgreSQL puts whole rows into the next ones."""
+    """Return the first line of an error; PostgreSQL puts whole rows into the next lines."""
     return text.partition("\n")[0]
 
 
@@ -123,7 +127,7 @@ def _attempts(headers: Mapping[str, Any], death: Mapping[str, Any]) -> int | Non
 
 
 def _death_on(queue: str, headers: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return what RabbitMQ notes of this queue. It notes other moves, too, such as a timer's."""
+    """Return RabbitMQ's note on this queue; it also notes other moves, such as a timer's."""
     deaths = headers.get("x-death")
     for death in deaths if isinstance(deaths, list) else ():
         if isinstance(death, dict) and death.get("queue") == queue:
@@ -132,7 +136,7 @@ def _death_on(queue: str, headers: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _orders(content: Mapping[Any, Any]) -> tuple[NamedOrder, ...]:
-    """Return what orders.place and orders.expire messages name, each once."""
+    """Return the orders that an orders.place or orders.expire message names, each once."""
     grabs, expiring = content.get("grabs"), content.get("orders")
     entries = [
         *(entry for entry in (grabs if isinstance(grabs, list) else ()) if isinstance(entry, list)),
@@ -160,7 +164,7 @@ def _moment(ms: object) -> datetime | None:
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 - whatever AMQP can carry
-    """Return a header as JSON can say it. NUL, which PostgreSQL refuses, becomes visible."""
+    """Return a header in types of JSON. NUL, which PostgreSQL refuses, becomes visible."""
     if isinstance(value, bytes | bytearray):
         value = value.decode(errors="backslashreplace")
     if isinstance(value, str):

@@ -1,4 +1,4 @@
-"""How a dead letter ends: replayed, so that its message is tried again, or discarded."""
+"""End a dead letter: replay it, so that its message is tried again, or discard it."""
 
 from __future__ import annotations
 
@@ -22,34 +22,34 @@ from seckill.inventory.holders import find_holdings
 from seckill.inventory.reservations import Holding
 from seckill.orders import orders
 
-#: A message that died after so many replays has no cause that passes by itself.
+#: After so many replays the cause of death will not pass by itself.
 REPLAYS_MAX = 5
 
 
 class Resolution(StrEnum):
-    """What became of a letter that was to be ended."""
+    """What became of a letter that an operator wanted to end."""
 
     REPLAYED = "replayed"
     DISCARDED = "discarded"
-    #: Somebody else ended it first, or there is no such letter: nothing was done.
+    #: Another operator ended it first, or there is no such letter: nothing was done.
     NOT_OPEN = "not open"
     #: Replayed REPLAYS_MAX times already: nothing was done.
     TOO_OFTEN = "replayed too often"
-    #: Its queue is none of ours: nothing was done.
+    #: Its queue is no work queue: nothing was done.
     NO_QUEUE = "no such queue"
 
 
 class DiscardEffect(StrEnum):
-    """What discarding a letter meant for an order that it names."""
+    """What discarding a letter did to an order that it names."""
 
     GIVEN_BACK = "given back"
     #: Cancelled, but Redis held no unit for it.
     NOTHING_HELD = "nothing held"
     #: It has a row, so its units are accounted for: left alone.
     HAS_ROW = "has a row"
-    #: Without a sale in PostgreSQL there is nowhere to give back to.
+    #: PostgreSQL has no such sale to which units could be returned.
     UNKNOWN_SALE = "unknown sale"
-    #: The letter only names it; no unit hangs on a message of this queue.
+    #: The letter only names it; messages of this queue hold no units.
     NAMED_ONLY = "named only"
 
 
@@ -57,10 +57,10 @@ class DiscardEffect(StrEnum):
 class DiscardReport:
     """What one call of `discard` did."""
 
-    ending: Resolution
+    resolution: Resolution
     units: int = 0
-    #: order_id -> its fate
-    fates: Mapping[str, DiscardEffect] | None = None
+    #: By order_id.
+    effects: Mapping[str, DiscardEffect] | None = None
 
 
 async def replay(
@@ -69,8 +69,9 @@ async def replay(
     """Publish an open letter's message to its own queue again, as if it were new.
 
     The letter stays locked from before the publish until the commit. A crash in between leaves it
-    open: replayed again, its orders become rows once. A message that dies at once waits for the
-    lock, and opens the letter after it was closed; without the lock it would be closed unseen.
+    open, and a second replay makes its orders rows once. A message that dies again at once waits
+    for the lock and opens the letter after it was closed. Without the lock, the close would come
+    second and hide it.
     """
     async with transaction(db) as connection:
         letter = await store.lock_open(connection, letter_id)
@@ -96,21 +97,23 @@ async def replay(
 async def discard(
     db: asyncpg.Pool, redis: Redis, letter_id: int, *, actor: str, reason: str
 ) -> DiscardReport:
-    """Give up an open letter: cancel the orders it names that have no row, and return their units.
+    """Discard an open letter: cancel its orders that have no row, and return their units.
 
     Letter, rows, returns and the audit row are one transaction, so that all of it happens once.
-    Permanent when PostgreSQL refuses such a row: then nothing is done.
+    Raise Permanent if PostgreSQL refuses such a row; then nothing is done.
     """
-    # Read before any lock is taken: it may take a while, and of these orders no holder can come up
-    # any more. One that goes meanwhile goes after its row was written, and that we see.
+    # Read before any lock is taken, because it may take a while. No holder of these orders can
+    # appear any more. A holder that disappears meanwhile has a row, which is found below.
     held = await _holdings(db, redis, letter_id)
     with _refusals_as_permanent():
         async with transaction(db) as connection:
             letter = await store.lock_open(connection, letter_id)
             if letter is None:
                 return DiscardReport(Resolution.NOT_OPEN)
-            fates = await _cancel(connection, letter, held)
-            units = sum(held[i][1].quantity for i in fates if fates[i] is DiscardEffect.GIVEN_BACK)
+            effects = await _cancel(connection, letter, held)
+            units = sum(
+                held[i][1].quantity for i in effects if effects[i] is DiscardEffect.GIVEN_BACK
+            )
             await store.close(connection, letter_id, state="discarded", actor=actor, reason=reason)
             await audit.record(
                 connection,
@@ -123,10 +126,10 @@ async def discard(
                     "queue": letter.queue,
                     "died_of": letter.reason,
                     "units": units,
-                    "orders": fates,
+                    "orders": effects,
                 },
             )
-    return DiscardReport(Resolution.DISCARDED, units, fates)
+    return DiscardReport(Resolution.DISCARDED, units, effects)
 
 
 @contextmanager
@@ -141,14 +144,14 @@ def _refusals_as_permanent() -> Iterator[None]:
 
 
 def _sale_of_units(letter: DeadLetter) -> str | None:
-    """Return the sale whose units may hang on a letter. The sweep returns those of timers."""
+    """Return the sale whose units a letter may hold; the sweep returns the units of timers."""
     return letter.sale_id if letter.queue == topology.ORDERS_PLACE else None
 
 
 async def _holdings(
     db: asyncpg.Pool, redis: Redis, letter_id: int
 ) -> dict[str, tuple[str, Holding]]:
-    """Return order_id -> (buyer, holding): what Redis reserved, whatever the letter says."""
+    """Return order_id -> (buyer, holding) as Redis has them, whatever the letter says."""
     for letter in await store.page(db, LetterFilter(ids=[letter_id], state=None), limit=1):
         if sale_id := _sale_of_units(letter):
             wanted = {order.order_id: order.buyer_id for order in letter.orders}
@@ -162,7 +165,7 @@ async def _cancel(
     """Write the rows without which no holder may be released, and their returns.
 
     The state is `cancelled`, as when a buyer cancels before there is a row: a person has decided
-    it. `rejected` is what the consumers say of a grab by themselves.
+    it. `rejected` is for the decisions of the consumers.
     """
     sale_id = _sale_of_units(letter)
     if sale_id is None:
@@ -171,10 +174,10 @@ async def _cancel(
         "SELECT EXISTS (SELECT FROM sales WHERE sale_id = $1)", sale_id
     ):
         return {order.order_id: DiscardEffect.UNKNOWN_SALE for order in letter.orders}
-    fates = {}
-    for order in letter.orders:  # sorted by id, the order in which all lock them
-        fates[order.order_id] = await _cancel_one(connection, sale_id, order, held)
-    return fates
+    effects = {}
+    for order in letter.orders:  # sorted by id, the order in which every transaction locks them
+        effects[order.order_id] = await _cancel_one(connection, sale_id, order, held)
+    return effects
 
 
 async def _cancel_one(

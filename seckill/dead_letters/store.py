@@ -1,7 +1,7 @@
-"""Dead letters: messages that can never succeed as they stand, in SQL, the one place to look.
+"""The dead letters in PostgreSQL.
 
 A letter is one message: copies with the same queue and body share its row. It is open until an
-operator replays or discards it, and open again when the message dies again.
+operator replays or discards it, and open again if the message dies again.
 """
 
 from __future__ import annotations
@@ -53,31 +53,31 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class LetterFilter:
-    """Which letters are meant; what is None does not matter."""
+    """A filter of letters; a field that is None lets every letter pass."""
 
     ids: Sequence[int] | None = None
     queue: str | None = None
     sale_id: str | None = None
-    #: Part of the reason, in whatever case.
+    #: Part of the reason, in upper or lower case.
     reason: str | None = None
     state: str | None = "open"
 
     def arguments(self) -> list[object]:
-        """Return the values of _MEANT's parameters."""
+        """Return the values of _MATCHES's parameters."""
         ids = None if self.ids is None else list(self.ids)
         return [ids, self.queue, self.sale_id, self.reason, self.state]
 
 
-_MEANT = (
+_MATCHES = (
     "($1::bigint[] IS NULL OR letter_id = ANY ($1)) AND ($2::text IS NULL OR queue = $2)"
     " AND ($3::text IS NULL OR sale_id = $3)"
     " AND ($4::text IS NULL OR strpos(lower(reason), lower($4)) > 0)"
     " AND ($5::text IS NULL OR state = $5)"
 )
 
-# A copy with the same time of death is the same death, delivered again: it changes nothing, above
-# all it does not open a letter that was closed meanwhile. Without that time nobody can tell, and
-# to look once more is the smaller harm.
+# A copy with the same time of death is the same death, delivered again: it changes nothing, and
+# does not open a letter that was closed meanwhile. Without that time it counts as a new death,
+# because a second look does less harm than a lost letter.
 _ARRIVE = """
 INSERT INTO dead_letters AS d (digest, queue, body, headers, sale_id, reason, stack, attempts, first_at, last_at)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, coalesce($9, $10, now()), coalesce($10, now()))
@@ -94,25 +94,26 @@ RETURNING letter_id
 
 @dataclass(frozen=True, slots=True)
 class NewLetter:
-    """A message that was not known to be dead, and its letter."""
+    """A message that died now, and its letter."""
 
     letter_id: int
     message: DeadMessage
 
 
 async def arrive(db: asyncpg.Pool, messages: Iterable[DeadMessage]) -> list[NewLetter]:
-    """Write dead messages down in one transaction; return those that were news."""
+    """Write dead messages down in one transaction; return those that died now."""
     arrivals = []
     async with transaction(db) as connection:
         # Sorted, so that two processes lock rows in one order.
         for message in sorted(messages, key=lambda m: m.digest):
-            letter_id = await _write(connection, message)
+            letter_id = await write(connection, message)
             if letter_id is not None:
                 arrivals.append(NewLetter(letter_id, message))
     return arrivals
 
 
-async def _write(connection: asyncpg.Connection, message: DeadMessage) -> int | None:
+async def write(connection: asyncpg.Connection, message: DeadMessage) -> int | None:
+    """Write one dead message down; return the id of its letter, or None for an old death."""
     letter_id: int | None = await connection.fetchval(
         _ARRIVE,
         message.digest,
@@ -138,7 +139,7 @@ async def _write(connection: asyncpg.Connection, message: DeadMessage) -> int | 
 
 async def page(
     db: asyncpg.Pool | asyncpg.Connection,
-    meant: LetterFilter,
+    wanted: LetterFilter,
     *,
     limit: int,
     after: int = 0,
@@ -148,9 +149,9 @@ async def page(
     direction = "DESC" if newest_first else "ASC"
     with database_errors_as_unavailable():
         rows = await db.fetch(
-            f"SELECT {_COLUMNS} FROM dead_letters WHERE {_MEANT} AND letter_id > $6"  # noqa: S608 - constants
+            f"SELECT {_COLUMNS} FROM dead_letters WHERE {_MATCHES} AND letter_id > $6"  # noqa: S608 - constants
             f" ORDER BY letter_id {direction} LIMIT $7",
-            *meant.arguments(),
+            *wanted.arguments(),
             after,
             limit,
         )
@@ -165,27 +166,27 @@ async def page(
     return [_letter(row, orders[row["letter_id"]]) for row in rows]
 
 
-async def every(db: asyncpg.Pool, meant: LetterFilter) -> AsyncIterator[DeadLetter]:
-    """Yield all letters that are meant, oldest first, a page in memory at a time."""
+async def every(db: asyncpg.Pool, wanted: LetterFilter) -> AsyncIterator[DeadLetter]:
+    """Yield all letters of a filter, oldest first, with one page in memory at a time."""
     after = 0
-    while letters := await page(db, meant, limit=PAGE, after=after):
+    while letters := await page(db, wanted, limit=PAGE, after=after):
         for letter in letters:
             yield letter
         after = letters[-1].letter_id
 
 
-async def count(db: asyncpg.Pool, meant: LetterFilter) -> int:
-    """Count the letters that are meant."""
+async def count(db: asyncpg.Pool, wanted: LetterFilter) -> int:
+    """Count the letters of a filter."""
     with database_errors_as_unavailable():
         number: int = await db.fetchval(
-            f"SELECT count(*) FROM dead_letters WHERE {_MEANT}",  # noqa: S608 - a constant
-            *meant.arguments(),
+            f"SELECT count(*) FROM dead_letters WHERE {_MATCHES}",  # noqa: S608 - a constant
+            *wanted.arguments(),
         )
     return number
 
 
 async def find(db: asyncpg.Pool, letter_id: int) -> DeadLetter:
-    """Return one letter, whatever its state; Missing when there is none."""
+    """Return one letter, whatever its state; raise Missing if there is none."""
     found = await page(db, LetterFilter(ids=[letter_id], state=None), limit=1)
     if not found:
         raise Missing(f"there is no dead letter {letter_id}; see: seckill dead list --state all")
@@ -193,7 +194,7 @@ async def find(db: asyncpg.Pool, letter_id: int) -> DeadLetter:
 
 
 async def open_order_ids(db: asyncpg.Pool, sale_id: str) -> set[str]:
-    """Return the order ids that open letters of a sale name: their units wait for an operator."""
+    """Return the orders that open letters of a sale name: their units wait for an operator."""
     with database_errors_as_unavailable():
         rows = await db.fetch(
             "SELECT DISTINCT order_id::text FROM dead_letters JOIN dead_letter_orders"
@@ -204,7 +205,7 @@ async def open_order_ids(db: asyncpg.Pool, sale_id: str) -> set[str]:
 
 
 async def open_by_queue(db: asyncpg.Pool) -> dict[str, int]:
-    """Count the open letters of each queue that has any."""
+    """Count the open letters by queue."""
     with database_errors_as_unavailable():
         rows = await db.fetch(
             "SELECT queue, count(*) FROM dead_letters WHERE state = 'open' GROUP BY 1"
@@ -213,9 +214,9 @@ async def open_by_queue(db: asyncpg.Pool) -> dict[str, int]:
 
 
 async def lock_open(connection: asyncpg.Connection, letter_id: int) -> DeadLetter | None:
-    """Lock a letter until the transaction ends; None when it is not open.
+    """Lock a letter until the transaction ends; return None if it is not open.
 
-    A copy that dies meanwhile waits here, and opens the letter again after it was closed.
+    A copy that dies meanwhile waits for the lock, and opens the letter after it was closed.
     """
     locked = await connection.fetchval(
         "SELECT letter_id FROM dead_letters WHERE letter_id = $1 AND state = 'open' FOR UPDATE",
@@ -230,7 +231,7 @@ async def lock_open(connection: asyncpg.Connection, letter_id: int) -> DeadLette
 async def close(
     connection: asyncpg.Connection, letter_id: int, *, state: str, actor: str, reason: str | None
 ) -> None:
-    """End a letter that this transaction has locked."""
+    """Close a letter that this transaction has locked."""
     await connection.execute(
         "UPDATE dead_letters SET state = $2, closed_at = now(), closed_by = $3, closed_reason = $4,"
         " replays = replays + ($2 = 'replayed')::int WHERE letter_id = $1",

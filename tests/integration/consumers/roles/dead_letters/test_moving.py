@@ -189,14 +189,14 @@ UNAVAILABLE = {
 async def test_F13_while_postgresql_is_unavailable_letters_are_held_and_then_moved(
     put_dead, moved, monkeypatch, error
 ):
-    real, failures = store._write, [error(), error()]
+    real, failures = store.write, [error(), error()]
 
     async def write(*args):
         if failures:
             raise failures.pop()
         return await real(*args)
 
-    monkeypatch.setattr(store, "_write", write)
+    monkeypatch.setattr(store, "write", write)
     await put_dead(b"x")
 
     assert len(await moved()) == 1
@@ -208,14 +208,14 @@ async def test_F13_a_letter_that_postgresql_does_not_take_comes_back_with_its_he
 ):
     """And its neighbours are moved at once."""
     monkeypatch.setattr(dead_letters_role, "AGAIN_S", topology.RETRY_DELAYS_S[0])
-    real, refusals = store._write, [asyncpg.DataError("no")] * 2
+    real, refusals = store.write, [asyncpg.DataError("no")] * 2
 
     async def write(connection, message):
         if message.body == b"odd" and refusals:
             raise refusals.pop()
         return await real(connection, message)
 
-    monkeypatch.setattr(store, "_write", write)
+    monkeypatch.setattr(store, "write", write)
     headers = {"x-reason": "its own", "x-attempts": 4, "x-last-failed-ms": 2_000}
     await put_dead(b"odd", headers)
     await put_dead(b"good")
