@@ -56,19 +56,14 @@ class KeyExpiry:
             except Unavailable:
                 await self.close()
                 raise
-        ended = await self.cancel()
-        return Polled(len(ended), more=True)
-
-    async def cancel(self) -> list[str]:
-        """Cancel the collected orders, and return the ids that this call ended."""
         if not self._due:
-            return []
+            return Polled(0, more=True)
         ended = await orders.release(
             self._db, sorted(self._due), to_state="cancelled", reason="expired", overdue_only=True
         )
         self._due.clear()
         metrics.EXPIRED.labels("key").inc(len(ended))
-        return ended
+        return Polled(len(ended), more=True)
 
     async def close(self) -> None:
         """Close the subscription, if there is one."""
