@@ -241,11 +241,11 @@ def test_the_sale_of_a_message_is_told_without_its_grabs() -> None:
     assert messages.sale_of(b"\xff") == ""
 
 
-def test_a_parcel_gives_out_what_was_put_in() -> None:
+def test_a_multi_sale_message_returns_its_parts() -> None:
     parts = [body(), body(sale="summer"), b"\xff"]
-    parcel = messages.encode_multi_sale(parts)
-    assert messages.parts_of(parcel) == parts
-    assert messages.sale_of(parcel) == ""
+    message = messages.encode_multi_sale(parts)
+    assert messages.parts_of(message) == parts
+    assert messages.sale_of(message) == ""
 
 
 @pytest.mark.parametrize(
@@ -261,10 +261,10 @@ def test_a_parcel_gives_out_what_was_put_in() -> None:
     ],
     ids=repr,
 )
-def test_what_is_no_parcel_is_its_own_one_part(other: bytes) -> None:
+def test_any_other_message_is_its_own_only_part(other: bytes) -> None:
     assert messages.parts_of(other) == [other]
 
 
-def test_a_consumer_that_knows_no_parcels_takes_one_for_a_newer_message() -> None:
+def test_an_older_consumer_takes_a_multi_sale_message_for_a_newer_one() -> None:
     with pytest.raises(NewerMessage, match="version 2"):
         messages.decode_place(messages.encode_multi_sale([body()]))

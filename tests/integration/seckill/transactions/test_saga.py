@@ -239,16 +239,16 @@ async def test_a_compensation_that_cannot_finish_is_parked(
     assert await probe.effects(works[0].tx_id) == ["capture do", "ship do"]
 
 
-async def test_a_saga_that_this_version_does_not_know_climbs_the_ladder(
+async def test_a_saga_that_this_version_does_not_know_is_retried(
     fulfilment, work, queues, eventually
 ):
     await fulfilment.saga().start(new_works(1))
 
-    async def climbs() -> bool:
+    async def is_retried() -> bool:
         return await queues.size(topology.retry(topology.RETRY_DELAYS_S[0])) == 1
 
     async with work():
-        await eventually(climbs, "it is on the first rung")
+        await eventually(is_retried, "it is in the first retry queue")
 
 
 async def test_a_step_that_this_version_does_not_know_waits_for_a_newer_one(fulfilment, probe, db):
