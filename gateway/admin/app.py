@@ -23,6 +23,8 @@ from seckill.sales.sales import NewSale
 
 #: Longest wait for a quiet ledger; to wait longer, a client asks again.
 WAIT_MAX_S = 60.0
+#: What `show_sale` says of a sale in Redis.
+SHOWN_OF_REDIS = ("state", "stock", "holders", "outbox", "corrections", "epoch", "total")
 #: Held while a ledger is counted.
 COUNTING = web.AppKey("counting", asyncio.Lock)
 
@@ -70,15 +72,7 @@ async def show_sale(request: web.Request) -> web.Response:
     edge = request.app[EDGE]
     sale = await sales.find(edge[DB], sale_id_of(request))
     seen = await snapshots.read_change_marks(edge[REDIS], sale.sale_id)
-    redis = seen and {
-        "state": seen.state,
-        "stock": seen.stock,
-        "holders": seen.holders,
-        "outbox": seen.outbox,
-        "corrections": seen.corrections,
-        "epoch": seen.epoch,
-        "total": seen.total,
-    }
+    redis = seen and {name: getattr(seen, name) for name in SHOWN_OF_REDIS}
     return json_response({**asdict(sale), "redis": redis})
 
 

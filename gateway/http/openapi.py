@@ -26,42 +26,34 @@ from gateway.http.contract import (
 from gateway.http.problems import CONTENT_TYPE, Problem, problem_body
 from gateway.http.responses import COMMON
 
-#: The document, built once at start.
-DOCUMENT = web.AppKey("openapi_document", bytes)
-
 Json = dict[str, Any]
 Schemas = Mapping[type, Json]
 
+#: The document, built once at start.
+DOCUMENT = web.AppKey("openapi_document", bytes)
+
 JSON = "application/json"
 _REF = "#/components/schemas/{name}"
+_TEXT: Json = {"type": "string"}
 
 #: Every header that an answer may carry as part of the contract.
 HEADERS: dict[str, Json] = {
-    "Allow": {
-        "description": "The methods that this path has.",
-        "schema": {"type": "string"},
-    },
-    "Cache-Control": {
-        "description": "How long a copy is good.",
-        "schema": {"type": "string"},
-    },
+    "Allow": {"description": "The methods that this path has.", "schema": _TEXT},
+    "Cache-Control": {"description": "How long a copy is good.", "schema": _TEXT},
     "RateLimit": {
         "description": "What is left of the limit that refused, and when there is more "
         "(draft-ietf-httpapi-ratelimit-headers).",
-        "schema": {"type": "string"},
+        "schema": _TEXT,
     },
     "RateLimit-Policy": {
         "description": "That limit: requests (q) in seconds (w).",
-        "schema": {"type": "string"},
+        "schema": _TEXT,
     },
     "Retry-After": {
         "description": "Seconds after which the same request may succeed.",
         "schema": {"type": "integer", "minimum": 1},
     },
-    "WWW-Authenticate": {
-        "description": "How to log in.",
-        "schema": {"type": "string"},
-    },
+    "WWW-Authenticate": {"description": "How to log in.", "schema": _TEXT},
 }
 
 #: What `problem_body` builds; each answer narrows `status` and `code`.

@@ -7,8 +7,9 @@ between the first two looks is found by the third.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
+from typing import TypeVar
 
 import asyncpg
 from aiohttp import web
@@ -23,6 +24,8 @@ from seckill.orders import orders
 from seckill.orders.orders import KnownState, Order, SaleBuyer
 from seckill.sales.directory import SaleDirectory
 from seckill.sales.sales import Sale
+
+T = TypeVar("T")
 
 #: While PostgreSQL is unavailable, a holder this young counts as queued: it has hardly had time to
 #: be more.
@@ -60,11 +63,7 @@ class OrderLookup:
 
     async def find(self, sale: Sale, order_id: str, buyer_id: str) -> Order | QueuedGrab | None:
         """Return a buyer's order; None when they have none of this id."""
-        sql_error: Unavailable | None = None
-        try:
-            row = await self._rows.submit(order_id)
-        except Unavailable as error:
-            row, sql_error = None, error
+        row, sql_error = await _attempt(self._rows.submit(order_id))
         if row is None:
             holding = await self._holding(sale, buyer_id)
             if holding is not None and holding.order_id == order_id:
@@ -77,11 +76,7 @@ class OrderLookup:
     async def find_mine(self, sale: Sale, buyer_id: str) -> Order | QueuedGrab | None:
         """Return a buyer's latest order in a sale; None when there has been none."""
         pair = SaleBuyer(sale.sale_id, buyer_id)
-        sql_error: Unavailable | None = None
-        try:
-            latest = await self._latest.submit(pair)
-        except Unavailable as error:
-            latest, sql_error = None, error
+        latest, sql_error = await _attempt(self._latest.submit(pair))
         if latest is not None and latest.state in orders.LIVE:
             return latest
         holding = await self._holding(sale, buyer_id)
@@ -119,6 +114,14 @@ class OrderLookup:
         if verdict is Verdict.UNAVAILABLE:
             raise Unavailable(f"Redis has lost sale {sale.sale_id}")
         return holding
+
+
+async def _attempt(reading: Awaitable[T | None]) -> tuple[T | None, Unavailable | None]:
+    """Return what was read, and the error that kept it from being read."""
+    try:
+        return await reading, None
+    except Unavailable as error:
+        return None, error
 
 
 def _queued(holding: Holding, sql_error: Unavailable | None) -> QueuedGrab:
