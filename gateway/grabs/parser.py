@@ -19,12 +19,12 @@ from gateway.http.requests import BODY_MAX
 #: A longer head is aiohttp's: it knows where its own limits are.
 HEAD_MAX = 8 * 1024
 HEADERS_MAX = 64
-#: Heads of one client have the same names; so many clients are told apart without looking again.
+#: Heads of one client have the same names. So many kinds of heads are known without looking again.
 SHAPES_MAX = 256
 
 _BEGINNING = b"POST /v1/sales/"
 _REQUEST_LINE = re.compile(rb"POST /v1/sales/([A-Za-z0-9_.-]{1,64})/grabs HTTP/1\.1\r\n")
-#: As everybody writes them: without a sign, or zeros before.
+#: As ordinary clients write them: without a sign, or zeros before.
 _LENGTHS = {b"%d" % length: length for length in range(1, BODY_MAX + 1)}
 #: Each changes what the request means, or how long it is.
 _UNUSUAL = {b"transfer-encoding", b"content-encoding", b"expect", b"upgrade", b"trailer", b"te"}

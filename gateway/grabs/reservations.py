@@ -38,7 +38,7 @@ def result_of_look_up(verdict: Verdict, holding: Holding | None) -> GrabResult:
 
 
 class RedisClock:
-    """Redis's time as this process knows it: each reply tells how far the clocks are apart.
+    """Redis's time as this process knows it: each reply shows how far the clocks are apart.
 
     Redis read its clock between the call and the reply. What was known before is kept where it
     agrees with that. Otherwise a reply that lay unread for a second, because the process stood
