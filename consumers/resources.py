@@ -69,14 +69,7 @@ async def open_resources(settings: Settings, stack: AsyncExitStack) -> Resources
                 calls_max=settings.provider_calls_max,
             )
         )
+    sales, consuming = SaleDirectory(db), broker("consuming")
     return Resources(
-        settings=settings,
-        redis=redis,
-        stock=stock,
-        db=db,
-        sales=SaleDirectory(db),
-        publisher=publisher,
-        event_publisher=event_publisher,
-        consuming=broker("consuming"),
-        provider=provider,
+        settings, redis, stock, db, sales, publisher, event_publisher, consuming, provider
     )
