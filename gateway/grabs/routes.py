@@ -8,7 +8,6 @@ from typing import Literal
 import msgspec
 from aiohttp import web
 
-from gateway.app_keys import SALES
 from gateway.grabs.parser import DECODER, GrabRequest
 from gateway.grabs.pipeline import PIPELINE
 from gateway.grabs.responses import REFUSALS, web_response
@@ -67,7 +66,7 @@ async def grab(request: web.Request) -> web.Response:
     """Reserve units for the ticket's buyer and answer once that cannot be lost."""
     metrics.GRABS_BY_AIOHTTP.inc()
     app = request.app
-    sale = await find_sale(request, app[SALES])
+    sale = await find_sale(request)
     buyer_of_ticket(request, sale.sale_id)  # no body is read for who has no ticket
     wanted = await read_json(request, DECODER)
     app[GRABS_IN_FLIGHT].arrived()

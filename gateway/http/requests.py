@@ -9,11 +9,11 @@ import msgspec
 from aiohttp import ClientPayloadError, web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from gateway.app_keys import SALES
 from gateway.http.contract import Body, Parameter
 from gateway.http.problems import Problem, Refused
 from seckill import order_ids
 from seckill.auth.tickets import ID
-from seckill.sales.directory import SaleDirectory
 from seckill.sales.sales import Sale
 
 S = TypeVar("S", bound=msgspec.Struct)
@@ -83,8 +83,9 @@ def parse_json(body: bytes, decoder: msgspec.json.Decoder[S]) -> S:
         raise Refused(Problem.MALFORMED, f"not JSON: {error}") from error
 
 
-async def find_sale(request: web.Request, sales: SaleDirectory) -> Sale:
+async def find_sale(request: web.Request) -> Sale:
     """Return the sale that the path names, or refuse."""
+    sales = request.app[SALES]
     sale = sales.known(request.match_info["sale_id"])
     if sale is not None:
         return sale

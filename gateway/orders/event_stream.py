@@ -22,7 +22,6 @@ from gateway.http.requests import ORDER_ID
 from gateway.orders.lookup import ORDER_LOOKUP
 from gateway.orders.routes import PENDING, OrderView, sale_of_path, view_of
 from gateway.orders.watcher import ORDER_WATCHER, StreamSlot
-from gateway.overload.poll_schedule import POLL_SCHEDULE
 from seckill import metrics
 from seckill.orders.orders import FINAL
 from seckill.sales.sales import Sale
@@ -92,7 +91,7 @@ async def stream_order(request: web.Request) -> web.StreamResponse:
     buyer_id = buyer_of_any(request, sale.sale_id)
     with request.app[ORDER_WATCHER].slot(order_id, buyer_id) as slot:
         order = await request.app[ORDER_LOOKUP].find(sale, order_id, buyer_id)
-        view = view_of(sale, order, request.app[POLL_SCHEDULE])
+        view = view_of(request, sale, order)
         slot.seen = view.status
         is_known = request.headers.get("Last-Event-ID") == view.status
         if is_known and view.status in FINAL:
@@ -119,11 +118,11 @@ async def _follow(
     request: web.Request, response: web.StreamResponse, sale: Sale, slot: StreamSlot
 ) -> None:
     """Send each change of the order, and heartbeats between them."""
-    schedule, heartbeat_s = request.app[POLL_SCHEDULE], request.app[SETTINGS].event_heartbeat_s
+    heartbeat_s = request.app[SETTINGS].event_heartbeat_s
     while not slot.ended:
         change = await slot.next_change(heartbeat_s)
         if change is not None:
-            await _send(request, response, _event(view_of(sale, change, schedule)))
+            await _send(request, response, _event(view_of(request, sale, change)))
             if change.state in FINAL:
                 return
         elif not slot.ended:

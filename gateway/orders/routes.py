@@ -8,7 +8,6 @@ from typing import Annotated
 import msgspec
 from aiohttp import web
 
-from gateway.app_keys import SALES
 from gateway.http.auth import LOGIN, TICKET, buyer_of_any, buyer_of_login
 from gateway.http.contract import ResponseSpec, operation
 from gateway.http.problems import Problem, Refused
@@ -16,7 +15,7 @@ from gateway.http.requests import ORDER_ID, SALE_ID, find_sale, order_id_of
 from gateway.http.responses import Moment, json_response
 from gateway.orders.lookup import ORDER_LOOKUP, QueuedGrab
 from gateway.overload.aiohttp_protocol import in_flight
-from gateway.overload.poll_schedule import POLL_SCHEDULE, PollSchedule
+from gateway.overload.poll_schedule import POLL_SCHEDULE
 from gateway.overload.rate_limiter import LIMITER, rate_limited
 from seckill.orders.orders import FINAL, Order
 from seckill.sales.sales import Sale
@@ -82,7 +81,7 @@ async def show_order(request: web.Request) -> web.Response:
     buyer_id = buyer_of_any(request, sale.sale_id)
     with in_flight(request):
         order = await request.app[ORDER_LOOKUP].find(sale, order_id, buyer_id)
-    return json_response(view_of(sale, order, request.app[POLL_SCHEDULE]))
+    return json_response(view_of(request, sale, order))
 
 
 @operation(
@@ -101,11 +100,11 @@ async def show_order(request: web.Request) -> web.Response:
 )
 async def show_mine(request: web.Request) -> web.Response:
     """Answer with the buyer's latest order in a sale."""
-    sale = await find_sale(request, request.app[SALES])
+    sale = await find_sale(request)
     buyer_id = buyer_of_any(request, sale.sale_id)
     with in_flight(request):
         order = await request.app[ORDER_LOOKUP].find_mine(sale, buyer_id)
-    return json_response(view_of(sale, order, request.app[POLL_SCHEDULE]))
+    return json_response(view_of(request, sale, order))
 
 
 @operation(
@@ -131,7 +130,7 @@ async def cancel_order(request: web.Request) -> web.Response:
         raise Refused(Problem.PAYMENT_IN_PROGRESS)
     if order is not None and order.state not in FINAL:
         raise Refused(Problem.NOT_CANCELLABLE)
-    return json_response(view_of(sale, order, request.app[POLL_SCHEDULE]))
+    return json_response(view_of(request, sale, order))
 
 
 async def sale_of_path(request: web.Request) -> tuple[Sale, str]:
@@ -143,7 +142,7 @@ async def sale_of_path(request: web.Request) -> tuple[Sale, str]:
     return sale, order_id
 
 
-def view_of(sale: Sale, order: Order | QueuedGrab | None, schedule: PollSchedule) -> OrderView:
+def view_of(request: web.Request, sale: Sale, order: Order | QueuedGrab | None) -> OrderView:
     """Return an order as its buyer sees it, or refuse when the buyer has none."""
     if order is None:
         raise Refused(Problem.NOT_FOUND, "you have no such order")
@@ -160,5 +159,5 @@ def view_of(sale: Sale, order: Order | QueuedGrab | None, schedule: PollSchedule
         amount_cents=amount,
         reason=reason,
         pay_by=pay_by,
-        next_poll_ms=schedule.next_poll_ms() if status in MOVING else None,
+        next_poll_ms=request.app[POLL_SCHEDULE].next_poll_ms() if status in MOVING else None,
     )

@@ -16,7 +16,6 @@ from gateway.http.responses import json_response
 from gateway.orders.lookup import ORDER_LOOKUP, QueuedGrab
 from gateway.orders.routes import PENDING, sale_of_path, view_of
 from gateway.overload.aiohttp_protocol import in_flight
-from gateway.overload.poll_schedule import POLL_SCHEDULE
 from gateway.overload.rate_limiter import RateLimited, rate_limited
 from gateway.payments.tasks import PAYMENT_TASKS, PaymentTasks
 from seckill.auth.tickets import ID
@@ -91,7 +90,7 @@ async def pay_order(request: web.Request) -> web.Response:
         raise Refused(Problem.QUEUED)
     payment = Payment(sale.sale_id, order_id, buyer_id, wanted.method, wanted.coupon)
     state = "paid" if _is_paid(order) else await _pay(request.app[PAYMENT_TASKS], payment)
-    view = view_of(sale, replace(order, state=state), request.app[POLL_SCHEDULE])
+    view = view_of(request, sale, replace(order, state=state))
     return json_response(view, status=200 if state == "paid" else 202)
 
 

@@ -20,7 +20,7 @@ import msgspec
 from aiohttp import web
 from redis.asyncio import Redis
 
-from gateway.app_keys import REDIS, SALES, SETTINGS
+from gateway.app_keys import REDIS, SETTINGS
 from gateway.http.auth import LOGIN, TICKET_KEYS, buyer_of_login
 from gateway.http.contract import ResponseSpec, operation
 from gateway.http.problems import Problem, Refused
@@ -102,7 +102,7 @@ async def issue_challenge(request: web.Request) -> web.Response:
     """
     settings = request.app[SETTINGS]
     buyer_id = buyer_of_login(request)
-    sale = await find_sale(request, request.app[SALES])
+    sale = await find_sale(request)
     now_s = time.time()
     opening_of(sale, lead_s=settings.ticket_lead_s, now_s=now_s)
     expires_at_s = int(now_s + settings.challenge_ttl_s)

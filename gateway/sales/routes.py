@@ -8,7 +8,6 @@ from typing import Annotated
 import msgspec
 from aiohttp import web
 
-from gateway.app_keys import SALES
 from gateway.http.contract import ResponseSpec, operation
 from gateway.http.problems import Problem
 from gateway.http.requests import SALE_ID, find_sale
@@ -89,7 +88,7 @@ async def list_sales(request: web.Request) -> web.Response:
 )
 async def show_sale(request: web.Request) -> web.Response:
     """Answer with one sale."""
-    sale = await find_sale(request, request.app[SALES])
+    sale = await find_sale(request)
     with in_flight(request):
         remaining = await request.app[REMAINING_UNITS].read()
     # A sale made within the last second may not have been read yet: nothing of it is sold.

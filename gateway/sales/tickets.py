@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 import msgspec
 from aiohttp import web
 
-from gateway.app_keys import SALES, SETTINGS
+from gateway.app_keys import SETTINGS
 from gateway.http.auth import LOGIN, TICKET_KEYS, buyer_of_login
 from gateway.http.contract import ResponseSpec, operation
 from gateway.http.problems import Problem
@@ -61,7 +61,7 @@ async def issue_ticket(request: web.Request) -> web.Response:
     """
     settings = request.app[SETTINGS]
     buyer_id = buyer_of_login(request)
-    sale = await find_sale(request, request.app[SALES])
+    sale = await find_sale(request)
     now_s = time.time()
     opens_at_s = opening_of(sale, lead_s=settings.ticket_lead_s, now_s=now_s)
     sent = await read_proof(request, sale) if sale.proof_bits else None
