@@ -66,7 +66,7 @@ class CheckoutBench:
             Payment(order.sale_id, order.order_id, order.buyer_id, coupon_id=coupon)
         )
 
-    def work(
+    def call(
         self, order: Placement, *, buyer_id: str = "", coupon: str | None = None
     ) -> BranchCall:
         """Make a payment as the log would hand it to a branch."""
@@ -75,9 +75,9 @@ class CheckoutBench:
         )
         return BranchCall(new_tx_id(), payment.args())
 
-    async def run(self, branch: str, op: BranchOp, *works: BranchCall) -> Mapping[str, str]:
+    async def run(self, branch: str, op: BranchOp, *calls: BranchCall) -> Mapping[str, str]:
         """Run an operation of a branch; return tx_id -> why of those refused."""
-        return dict(await self._branches[branch].run(op, works))
+        return dict(await self._branches[branch].run(op, calls))
 
     async def recover(self, sale_id: str) -> None:
         """Finish the payments of a sale that were left, as if their leases had run out."""

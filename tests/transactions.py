@@ -29,7 +29,7 @@ def new_id() -> str:
     return f"tx-{os.getpid()}-{next(_numbers)}"
 
 
-def new_works(count: int, **args: Any) -> list[BranchCall]:
+def new_calls(count: int, **args: Any) -> list[BranchCall]:
     return [BranchCall(new_id(), args) for _ in range(count)]
 
 
@@ -57,18 +57,18 @@ class Probe:
 
     def _operation(self, branch: str, op: BranchOp) -> Any:
         async def operation(
-            connection: asyncpg.Connection, works: Sequence[BranchCall]
+            connection: asyncpg.Connection, calls: Sequence[BranchCall]
         ) -> Mapping[str, str]:
             faults = self.faults[branch, op]
             if faults and (fault := faults.pop(0)):
                 raise fault
-            if any(work.args.get("breaks") == f"{branch} {op}" for work in works):
+            if any(call.args.get("breaks") == f"{branch} {op}" for call in calls):
                 raise ArithmeticError("a bug")
-            refused = {w.tx_id: "no" for w in works if self._refuses(w, f"{branch} {op}")}
+            refused = {w.tx_id: "no" for w in calls if self._refuses(w, f"{branch} {op}")}
             await connection.execute(
                 "INSERT INTO tx_effects (tx_id, branch, op)"
                 " SELECT t, $2, $3 FROM unnest($1::text[]) t",
-                [work.tx_id for work in works if work.tx_id not in refused],
+                [call.tx_id for call in calls if call.tx_id not in refused],
                 branch,
                 op,
             )
@@ -76,11 +76,11 @@ class Probe:
 
         return operation
 
-    def _refuses(self, work: BranchCall, operation: str) -> bool:
-        if work.args.get("refuses_once") == operation and work.tx_id not in self.refused_once:
-            self.refused_once.add(work.tx_id)
+    def _refuses(self, call: BranchCall, operation: str) -> bool:
+        if call.args.get("refuses_once") == operation and call.tx_id not in self.refused_once:
+            self.refused_once.add(call.tx_id)
             return True
-        return work.args.get("refuses") == operation
+        return call.args.get("refuses") == operation
 
     async def effects(self, tx_id: str) -> list[str]:
         """Return what was done for a transaction, as "branch op", in order."""
@@ -89,30 +89,30 @@ class Probe:
         )
         return [f"{row['branch']} {row['op']}" for row in rows]
 
-    async def states(self, works: Iterable[BranchCall]) -> list[tuple[str, str | None]]:
+    async def states(self, calls: Iterable[BranchCall]) -> list[tuple[str, str | None]]:
         """Return (state, reason) of transactions in their order; ("", None) for an unknown one."""
         found = {
             row["tx_id"]: (row["state"], row["reason"])
             for row in await self.db.fetch(
                 "SELECT tx_id, state, reason FROM transactions WHERE tx_id = ANY ($1)",
-                [work.tx_id for work in works],
+                [call.tx_id for call in calls],
             )
         }
-        return [found.get(work.tx_id, ("", None)) for work in works]
+        return [found.get(call.tx_id, ("", None)) for call in calls]
 
-    async def make_due(self, works: Iterable[BranchCall]) -> None:
+    async def make_due(self, calls: Iterable[BranchCall]) -> None:
         """End the leases and waits of transactions."""
         await self.db.execute(
             "UPDATE transactions SET due_at = now() - interval '1 minute'"
             " WHERE tx_id = ANY ($1) AND due_at IS NOT NULL",
-            [work.tx_id for work in works],
+            [call.tx_id for call in calls],
         )
 
-    async def assert_whole(self, branches: Sequence[str], works: Iterable[BranchCall]) -> None:
+    async def assert_whole(self, branches: Sequence[str], calls: Iterable[BranchCall]) -> None:
         """I8: every try has one confirm or one cancel, the same at every branch, and none twice."""
-        works = list(works)
-        for work, (state, _) in zip(works, await self.states(works), strict=True):
-            effects = await self.effects(work.tx_id)
+        calls = list(calls)
+        for call, (state, _) in zip(calls, await self.states(calls), strict=True):
+            effects = await self.effects(call.tx_id)
             assert len(effects) == len(set(effects)), effects
             if state == TransactionState.CONFIRMED:
                 expected = {
@@ -120,7 +120,7 @@ class Probe:
                 }
                 assert set(effects) == expected
             else:
-                assert state in ("", TransactionState.CANCELED), (work, state, effects)
+                assert state in ("", TransactionState.CANCELED), (call, state, effects)
                 tried = {e.removesuffix(" try") for e in effects if e.endswith(" try")}
                 canceled = {e.removesuffix(" cancel") for e in effects if e.endswith(" cancel")}
                 assert tried == canceled, effects
@@ -187,7 +187,7 @@ def _mortal(method: Callable[..., Any], fuse: Fuse) -> Callable[..., Any]:
 
 
 class LosesReplies:
-    """A branch whose answers get lost: the operation is done, its caller hears nothing."""
+    """A branch whose replies get lost: the operation is done, its caller gets no answer."""
 
     def __init__(self, branch: SqlBranch, op: BranchOp, times: int) -> None:
         self.name = branch.name
@@ -195,8 +195,8 @@ class LosesReplies:
         self._op = op
         self._times = times
 
-    async def run(self, op: BranchOp, works: Sequence[BranchCall]) -> Mapping[str, str]:
-        refused = await self._branch.run(op, works)
+    async def run(self, op: BranchOp, calls: Sequence[BranchCall]) -> Mapping[str, str]:
+        refused = await self._branch.run(op, calls)
         if op is self._op and self._times:
             self._times -= 1
             raise Unavailable("the reply was lost")
@@ -212,17 +212,22 @@ class TransactionBench:
         self.name = f"bench-{next(_numbers)}"
 
     def coordinator(
-        self, db: Any = None, branches: Sequence[Any] = (), **limits: Any
+        self,
+        db: Any = None,
+        branches: Sequence[Any] = (),
+        log: TransactionLog | None = None,
+        **limits: Any,
     ) -> Coordinator:
         db = db or self.probe.db
         branches = branches or [self.probe.branch(name, db) for name in self.names]
-        return Coordinator(Definition(self.name, tuple(branches)), TransactionLog(db), **limits)
+        definition = Definition(self.name, tuple(branches))
+        return Coordinator(definition, log or TransactionLog(db), **limits)
 
     def recovery(self, db: Any = None, branches: Sequence[Any] = ()) -> Recovery:
-        coordinator = self.coordinator(db, branches)
-        return Recovery(coordinator._log, [coordinator], retention_s=DAY_S)
+        log = TransactionLog(db or self.probe.db)
+        return Recovery(log, [self.coordinator(db, branches, log=log)], retention_s=DAY_S)
 
-    async def recover(self, works: Sequence[BranchCall], **how: Any) -> None:
+    async def recover(self, calls: Sequence[BranchCall], **how: Any) -> None:
         """Recover as after the leases of these transactions."""
-        await self.probe.make_due(works)
+        await self.probe.make_due(calls)
         await self.recovery(**how).run_once()

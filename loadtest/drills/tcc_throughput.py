@@ -52,7 +52,7 @@ class IdleBranch:
     def __init__(self, name: str) -> None:
         self.name = name
 
-    async def run(self, op: BranchOp, works: Sequence[BranchCall]) -> Mapping[str, str]:
+    async def run(self, op: BranchOp, calls: Sequence[BranchCall]) -> Mapping[str, str]:
         """Agree."""
         return {}
 

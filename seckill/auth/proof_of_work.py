@@ -89,18 +89,6 @@ def check(
     return Proof(nonce, int(expires))
 
 
-def solve(challenge: str, bits: int) -> str:
-    """Return the least number that solves a challenge; it takes about 2**bits hashes."""
-    begun = sha256(f"{challenge}:".encode())
-    number = 0
-    while True:
-        attempt = begun.copy()
-        attempt.update(b"%d" % number)
-        if leading_zero_bits(attempt.digest()) >= bits:
-            return str(number)
-        number += 1
-
-
 def leading_zero_bits(digest: bytes) -> int:
     """Count the zero bits before the first one bit."""
     return 8 * len(digest) - int.from_bytes(digest, "big").bit_length()

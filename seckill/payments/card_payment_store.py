@@ -197,5 +197,5 @@ class CardPaymentStore:
                 tx_ids,
             )
             if rows and self._on_paid:
-                works = [BranchCall(tx_id, Payment(*rest).args()) for tx_id, *rest in rows]
-                await self._on_paid(connection, works)
+                calls = [BranchCall(tx_id, Payment(*rest).args()) for tx_id, *rest in rows]
+                await self._on_paid(connection, calls)

@@ -140,10 +140,10 @@ class CardPayments:
         # Any other answer to this is none.
         return said if said in (ChargeStatus.VOIDED, ChargeStatus.DECLINED) else None
 
-    async def _answer(self, call: Awaitable[ChargeStatus]) -> ChargeStatus | None:
+    async def _answer(self, reply: Awaitable[ChargeStatus]) -> ChargeStatus | None:
         """Return what the provider says; None, with the trouble noted, when it says nothing."""
         try:
-            return await call
+            return await reply
         except Unavailable as error:
             self._trouble = error
             return None

@@ -114,14 +114,14 @@ class Checkout:
 
 
 async def _try_order(
-    connection: asyncpg.Connection, works: Sequence[BranchCall]
+    connection: asyncpg.Connection, calls: Sequence[BranchCall]
 ) -> Mapping[str, str]:
     rows = await connection.fetch(
         "SELECT tx, why FROM try_payments($1, $2, $3, $4, $5)",
-        *_txs_and_orders(works),
-        [work.args["buyer_id"] for work in works],
-        [work.args["method"] for work in works],
-        [work.args["coupon_id"] for work in works],
+        *_txs_and_orders(calls),
+        [call.args["buyer_id"] for call in calls],
+        [call.args["method"] for call in calls],
+        [call.args["coupon_id"] for call in calls],
     )
     return dict(rows)
 
@@ -129,31 +129,31 @@ async def _try_order(
 def _confirm_order(log: TransactionLog) -> Operation:
     """Make orders paid, and begin to fulfil them, in one transaction."""
 
-    async def run(connection: asyncpg.Connection, works: Sequence[BranchCall]) -> Mapping[str, str]:
+    async def run(connection: asyncpg.Connection, calls: Sequence[BranchCall]) -> Mapping[str, str]:
         query = "SELECT tx, why FROM confirm_payments($1, $2)"
-        refused = dict(await connection.fetch(query, *_txs_and_orders(works)))
-        await fulfilment.begin(log, connection, [w for w in works if w.tx_id not in refused])
+        refused = dict(await connection.fetch(query, *_txs_and_orders(calls)))
+        await fulfilment.begin(log, connection, [w for w in calls if w.tx_id not in refused])
         return refused
 
     return run
 
 
 async def _cancel_order(
-    connection: asyncpg.Connection, works: Sequence[BranchCall]
+    connection: asyncpg.Connection, calls: Sequence[BranchCall]
 ) -> Mapping[str, str]:
-    await connection.execute("SELECT cancel_payments($1, $2)", *_txs_and_orders(works))
+    await connection.execute("SELECT cancel_payments($1, $2)", *_txs_and_orders(calls))
     return {}
 
 
-def _txs_and_orders(works: Sequence[BranchCall]) -> tuple[list[str], list[str]]:
-    return [work.tx_id for work in works], [work.args["order_id"] for work in works]
+def _txs_and_orders(calls: Sequence[BranchCall]) -> tuple[list[str], list[str]]:
+    return [call.tx_id for call in calls], [call.args["order_id"] for call in calls]
 
 
 def _with_coupon(operation: Operation) -> Operation:
     """Do an operation only for payments that ask for a coupon."""
 
-    async def run(connection: asyncpg.Connection, works: Sequence[BranchCall]) -> Mapping[str, str]:
-        asking = [work for work in works if work.args["coupon_id"] is not None]
+    async def run(connection: asyncpg.Connection, calls: Sequence[BranchCall]) -> Mapping[str, str]:
+        asking = [call for call in calls if call.args["coupon_id"] is not None]
         return await operation(connection, asking) if asking else {}
 
     return run
@@ -162,9 +162,9 @@ def _with_coupon(operation: Operation) -> Operation:
 def _asking(function: str) -> Operation:
     """Call a function that takes transactions and returns those it refuses."""
 
-    async def run(connection: asyncpg.Connection, works: Sequence[BranchCall]) -> Mapping[str, str]:
+    async def run(connection: asyncpg.Connection, calls: Sequence[BranchCall]) -> Mapping[str, str]:
         query = f"SELECT tx, why FROM {function}($1)"  # noqa: S608 - a constant
-        return dict(await connection.fetch(query, [work.tx_id for work in works]))
+        return dict(await connection.fetch(query, [call.tx_id for call in calls]))
 
     return run
 
@@ -172,8 +172,8 @@ def _asking(function: str) -> Operation:
 def _telling(function: str) -> Operation:
     """Call a function that takes transactions and refuses none."""
 
-    async def run(connection: asyncpg.Connection, works: Sequence[BranchCall]) -> Mapping[str, str]:
-        await connection.execute(f"SELECT {function}($1)", [work.tx_id for work in works])
+    async def run(connection: asyncpg.Connection, calls: Sequence[BranchCall]) -> Mapping[str, str]:
+        await connection.execute(f"SELECT {function}($1)", [call.tx_id for call in calls])
         return {}
 
     return run

@@ -51,7 +51,7 @@ async def begin(
     log: TransactionLog, connection: asyncpg.Connection, payments: Sequence[BranchCall]
 ) -> None:
     """Write down the Sagas of orders that these payments have paid, in the same transaction."""
-    works = [
+    calls = [
         BranchCall(
             tx_id_of(payment.args["order_id"]),
             {
@@ -62,12 +62,12 @@ async def begin(
         )
         for payment in payments
     ]
-    if works:
+    if calls:
         await log.begin(
             "saga",
             FULFILMENT,
             TransactionState.RUNNING,
-            works,
+            calls,
             lease_s=START_S,
             connection=connection,
         )
@@ -99,65 +99,65 @@ class Capture:
         self._db = db
         self._provider = provider
 
-    async def run(self, op: BranchOp, works: Sequence[BranchCall]) -> Mapping[str, str]:
+    async def run(self, op: BranchOp, calls: Sequence[BranchCall]) -> Mapping[str, str]:
         """Capture or refund; PartlyDone when some of it has to be tried again."""
-        failed = await (self._capture(works) if op is BranchOp.DO else self._refund(works))
+        failed = await (self._capture(calls) if op is BranchOp.DO else self._refund(calls))
         if failed:
             raise PartlyDone({}, failed)
         return {}
 
-    async def _capture(self, works: Sequence[BranchCall]) -> dict[str, Exception]:
-        cents = await self._cards(works)
-        holding = [work for work in works if cents.get(work.args["payment_tx"])]
+    async def _capture(self, calls: Sequence[BranchCall]) -> dict[str, Exception]:
+        cents = await self._cards(calls)
+        holding = [call for call in calls if cents.get(call.args["payment_tx"])]
         return await self._ask("capture", holding, {ChargeStatus.CAPTURED})
 
-    async def _refund(self, works: Sequence[BranchCall]) -> dict[str, Exception]:
-        booked = await refunds.begin(self._db, _orders(works), UNFULFILLED)
+    async def _refund(self, calls: Sequence[BranchCall]) -> dict[str, Exception]:
+        booked = await refunds.begin(self._db, _orders(calls), UNFULFILLED)
         failed: dict[str, Exception] = {
-            work.tx_id: StillBooked() for work in works if work.args["order_id"] in booked
+            call.tx_id: StillBooked() for call in calls if call.args["order_id"] in booked
         }
-        cents = await self._cards(works)
-        holding = [w for w in works if w.tx_id not in failed and cents.get(w.args["payment_tx"])]
+        cents = await self._cards(calls)
+        holding = [w for w in calls if w.tx_id not in failed and cents.get(w.args["payment_tx"])]
         # Declined: there is nothing to give back.
         failed |= await self._ask("void", holding, {ChargeStatus.VOIDED, ChargeStatus.DECLINED})
-        done = [work for work in works if work.tx_id not in failed]
+        done = [call for call in calls if call.tx_id not in failed]
         await refunds.finish(
             self._db,
-            _orders([work for work in done if work.args["payment_tx"] not in cents]),
-            [work.args["payment_tx"] for work in done if work.args["payment_tx"] in cents],
+            _orders([call for call in done if call.args["payment_tx"] not in cents]),
+            [call.args["payment_tx"] for call in done if call.args["payment_tx"] in cents],
         )
         return failed
 
-    async def _cards(self, works: Sequence[BranchCall]) -> dict[str, int]:
+    async def _cards(self, calls: Sequence[BranchCall]) -> dict[str, int]:
         """Return the cents that each payment by card is about; of 0 the provider knows nothing."""
         with database_errors_as_unavailable():
             rows = await self._db.fetch(
                 "SELECT tx_id, amount_cents FROM payments"
                 " WHERE tx_id = ANY ($1) AND method = 'card'",
-                [work.args["payment_tx"] for work in works],
+                [call.args["payment_tx"] for call in calls],
             )
         return dict(rows)
 
     async def _ask(
         self,
         what: Literal["capture", "void"],
-        works: Sequence[BranchCall],
+        calls: Sequence[BranchCall],
         wanted: Set[ChargeStatus],
     ) -> dict[str, Exception]:
         """Ask the provider for each payment at once; return tx_id -> why it is not as wanted."""
         provider = self._provider
         if provider is None:
-            return {work.tx_id: NotYet("SECKILL_PROVIDER_URL is not set") for work in works}
-        call = provider.capture if what == "capture" else provider.void
-        errors = await asyncio.gather(*(_failure(call, work, wanted) for work in works))
-        return {w.tx_id: error for w, error in zip(works, errors, strict=True) if error}
+            return {call.tx_id: NotYet("SECKILL_PROVIDER_URL is not set") for call in calls}
+        ask = provider.capture if what == "capture" else provider.void
+        errors = await asyncio.gather(*(_failure(ask, call, wanted) for call in calls))
+        return {w.tx_id: error for w, error in zip(calls, errors, strict=True) if error}
 
 
 async def _failure(
-    call: Callable[[str], Awaitable[ChargeStatus]], work: BranchCall, wanted: Set[ChargeStatus]
+    ask: Callable[[str], Awaitable[ChargeStatus]], call: BranchCall, wanted: Set[ChargeStatus]
 ) -> Exception | None:
     try:
-        status = await call(work.args["payment_tx"])
+        status = await ask(call.args["payment_tx"])
     except Transient as error:
         return error
     if status in wanted:
@@ -168,36 +168,36 @@ async def _failure(
 
 
 async def _allocate(
-    connection: asyncpg.Connection, works: Sequence[BranchCall]
+    connection: asyncpg.Connection, calls: Sequence[BranchCall]
 ) -> Mapping[str, str]:
     rows = await connection.fetch(
         "SELECT tx, why FROM allocate_shipments($1, $2)",
-        [work.tx_id for work in works],
-        _orders(works),
+        [call.tx_id for call in calls],
+        _orders(calls),
     )
     return dict(rows)
 
 
 async def _release(
-    connection: asyncpg.Connection, works: Sequence[BranchCall]
+    connection: asyncpg.Connection, calls: Sequence[BranchCall]
 ) -> Mapping[str, str]:
-    await connection.execute("SELECT release_shipments($1)", _orders(works))
+    await connection.execute("SELECT release_shipments($1)", _orders(calls))
     return {}
 
 
 async def _announce(
-    connection: asyncpg.Connection, works: Sequence[BranchCall]
+    connection: asyncpg.Connection, calls: Sequence[BranchCall]
 ) -> Mapping[str, str]:
-    await connection.execute("SELECT notify_buyers($1, 'shipping')", _orders(works))
+    await connection.execute("SELECT notify_buyers($1, 'shipping')", _orders(calls))
     return {}
 
 
 async def _withdraw(
-    connection: asyncpg.Connection, works: Sequence[BranchCall]
+    connection: asyncpg.Connection, calls: Sequence[BranchCall]
 ) -> Mapping[str, str]:
-    await connection.execute("SELECT notify_buyers($1, 'withdrawn')", _orders(works))
+    await connection.execute("SELECT notify_buyers($1, 'withdrawn')", _orders(calls))
     return {}
 
 
-def _orders(works: Sequence[BranchCall]) -> list[str]:
-    return [work.args["order_id"] for work in works]
+def _orders(calls: Sequence[BranchCall]) -> list[str]:
+    return [call.args["order_id"] for call in calls]

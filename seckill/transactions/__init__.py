@@ -1,6 +1,7 @@
-"""Transactions over several branches, each of which answers for its own data alone.
+"""Transactions over several branches, each of which owns its data: TCC and Saga, with one log.
 
-tcc.py holds something at every branch, then confirms or cancels all of them; saga.py does steps
-one by one, and undoes them in reverse. Both keep their state in log.py, pass barrier.py, and are
-resumed by recovery.py.
+They promise that every Try ends in exactly one Confirm or Cancel, and that every failed Saga ends
+compensated or parked for an operator, whatever process is killed. They rely on the log and on the
+barrier, both in PostgreSQL. Begin with `states.py` (the words) and `branches.py`, then `tcc.py` or
+`saga.py`; `recovery.py` finishes what a killed process left.
 """

@@ -1,4 +1,4 @@
-"""One stage of many transactions at one branch: halved around what fails, and tried again."""
+"""One stage of many transactions at one branch: tried again, and halved around a failure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from seckill.transactions.states import AttemptNote, BranchCall, BranchOp
 
 log = logging.getLogger(__name__)
 
-#: A lost reply or a lock is over by then; what takes longer is left to `recover`, for a caller
+#: A lost reply or a lock is over by then. What takes longer is left to `recover`, because a caller
 #: waits meanwhile.
 TRIES = 3
 BACKOFF = Backoff(0.05, 0.2)
@@ -25,32 +25,32 @@ class RefusedToEnd(Permanent):
 
 
 class StageResult(NamedTuple):
-    """What became of a stage; those in neither are done."""
+    """The result of a stage, by tx_id; the other calls are done."""
 
     refused: dict[str, str]
-    #: Outcome unknown, or impossible; never taken for either done or refused.
+    #: Outcome unknown, or impossible: neither done nor refused.
     failed: dict[str, Exception]
 
 
 async def attempt(
-    branch: Branch, op: BranchOp, works: Sequence[BranchCall], *, tries: int = TRIES
+    branch: Branch, op: BranchOp, calls: Sequence[BranchCall], *, tries: int = TRIES
 ) -> StageResult:
-    """Run an operation; what fails for now is tried again, `tries` times in all.
+    """Run an operation; try what fails for now again, `tries` times in all.
 
-    A failure that is not about a store being away may be the fault of one work alone, so the batch
-    is halved until that one is by itself.
+    A failure other than an unavailable store may be the fault of one call alone, so the batch is
+    halved until that call is by itself.
     """
     refused: dict[str, str] = {}
     failed: dict[str, Exception] = {}
     for number in range(1, tries + 1):
-        again = await _halving(branch, op, works)
+        again = await _halving(branch, op, calls)
         refused |= again.refused
         failed |= again.failed
-        works = [w for w in works if isinstance(again.failed.get(w.tx_id), Transient)]
-        for work in works:
+        calls = [w for w in calls if isinstance(again.failed.get(w.tx_id), Transient)]
+        for call in calls:
             if number < tries:
-                del failed[work.tx_id]
-        if not works:
+                del failed[call.tx_id]
+        if not calls:
             break
         if number < tries:
             await asyncio.sleep(BACKOFF.wait_s(number))
@@ -63,23 +63,23 @@ async def attempt(
 def notes_of(
     branch: Branch, op: BranchOp, refused: Mapping[str, str], failed: Mapping[str, Exception]
 ) -> list[AttemptNote]:
-    """Return what an operator should know of what did not work."""
+    """Return what an operator should know of the calls that were refused or failed."""
     errors = dict(refused) | {t: f"{type(e).__name__}: {e}" for t, e in failed.items()}
     return [AttemptNote(tx_id, branch.name, op, error) for tx_id, error in errors.items()]
 
 
-async def _halving(branch: Branch, op: BranchOp, works: Sequence[BranchCall]) -> StageResult:
+async def _halving(branch: Branch, op: BranchOp, calls: Sequence[BranchCall]) -> StageResult:
     try:
-        return StageResult(dict(await branch.run(op, works)), {})
+        return StageResult(dict(await branch.run(op, calls)), {})
     except PartlyDone as partly:
         return StageResult(dict(partly.refused), dict(partly.failed))
     except Unavailable as error:
-        return StageResult({}, {work.tx_id: error for work in works})
+        return StageResult({}, {call.tx_id: error for call in calls})
     except Exception as error:  # kept with the transaction, and shown to the operator
-        if len(works) == 1:
-            log.exception("%s of %s failed for %s", op, branch.name, works[0].tx_id)
-            return StageResult({}, {works[0].tx_id: error})
-    middle = len(works) // 2
-    first = await _halving(branch, op, works[:middle])
-    rest = await _halving(branch, op, works[middle:])
+        if len(calls) == 1:
+            log.exception("%s of %s failed for %s", op, branch.name, calls[0].tx_id)
+            return StageResult({}, {calls[0].tx_id: error})
+    middle = len(calls) // 2
+    first = await _halving(branch, op, calls[:middle])
+    rest = await _halving(branch, op, calls[middle:])
     return StageResult(first.refused | rest.refused, first.failed | rest.failed)

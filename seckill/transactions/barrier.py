@@ -1,12 +1,12 @@
 """The barrier: each operation of a branch takes effect once, and never in the wrong order.
 
 One row per transaction, branch and operation, inserted in the branch's own transaction. Three
-things go wrong between a coordinator and its branches, and the unique key catches them all:
+things can go wrong between a coordinator and its branches, and the unique key catches all of them:
 
 | arrives | found | then |
 |---|---|---|
 | an operation again | its own row | done before: skip |
-| a cancel whose try never came | no row of the try; writes it | empty cancel: skip |
+| a cancel whose try never came | no row of the try, and writes one | empty cancel: skip |
 | the try after that | the row that the cancel wrote | late: refuse |
 
 A second session that inserts the same key waits until the first has committed or rolled back, so
@@ -22,8 +22,10 @@ import asyncpg
 
 from seckill.transactions.states import UNDOES, BranchCall, BranchOp
 
-#: The reason that a late try is refused for.
+#: The reason for which a late try is refused.
 LATE = "late"
+
+_UNDONE_BY = {undone: op for op, undone in UNDOES.items()}
 
 # Sorted, so that two sessions with the same keys wait for each other in one order.
 _ENTER = """
@@ -49,36 +51,33 @@ SELECT coalesce(array_agg(tx_id), '{}')
 
 
 class BarrierResult(NamedTuple):
-    """What to do for real, and what to refuse; all else was done before or has nothing to undo."""
+    """The calls to do now and those to refuse; any other was done before, or undoes nothing."""
 
-    works: Sequence[BranchCall]
+    calls: Sequence[BranchCall]
     refused: dict[str, str]
 
 
 async def enter(
-    connection: asyncpg.Connection, branch: str, op: BranchOp, works: Sequence[BranchCall]
+    connection: asyncpg.Connection, branch: str, op: BranchOp, calls: Sequence[BranchCall]
 ) -> BarrierResult:
     """Write the barrier rows of an operation, in the caller's transaction."""
-    ids = [work.tx_id for work in works]
+    ids = [call.tx_id for call in calls]
     if op in UNDOES:
         passed = await connection.fetchval(_ENTER_UNDOING, ids, branch, op, UNDOES[op])
     else:
         passed = await connection.fetchval(_ENTER, ids, branch, op)
-    if len(passed) == len(works):
-        return BarrierResult(works, {})
+    if len(passed) == len(calls):
+        return BarrierResult(calls, {})
     new = set(passed)
     late: list[str] = []
     if undone_by := _UNDONE_BY.get(op):
         again = [tx_id for tx_id in ids if tx_id not in new]
         late = await connection.fetchval("SELECT undone($1, $2, $3)", again, branch, undone_by)
-    return BarrierResult([w for w in works if w.tx_id in new], dict.fromkeys(late, LATE))
+    return BarrierResult([w for w in calls if w.tx_id in new], dict.fromkeys(late, LATE))
 
 
 async def withdraw(
     connection: asyncpg.Connection, branch: str, op: BranchOp, refused: Sequence[str]
 ) -> None:
-    """Forget an operation that was refused: nothing was done, so there is nothing to undo."""
+    """Remove the row of a refused operation: nothing was done, so there is nothing to undo."""
     await connection.execute("SELECT withdraw($1, $2, $3)", refused, branch, op)
-
-
-_UNDONE_BY = {undone: op for op, undone in UNDOES.items()}

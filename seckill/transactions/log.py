@@ -1,8 +1,8 @@
-"""The log: what every process writes before it acts, and what recovery goes on from.
+"""The log: every process writes it before it acts, and recovery goes on from it.
 
-Every call writes or reads many transactions in one statement, which is one commit: so the log
-costs a few fsyncs per hundreds of transactions. Changes of state are compare-and-set, and the
-transactions that a call returns are the ones it changed.
+Every method writes or reads many transactions in one statement, which is one commit, so the log
+costs a few fsyncs per hundreds of transactions. Changes of state are compare-and-set: a method
+returns the transactions that it changed.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from seckill.transactions.states import (
     TransactionState,
 )
 
-#: For this long nobody else takes a transaction that a process works on. Longer than its stages
-#: take with a time limit or two run out; short, because the buyers of a killed process wait for it.
-#: Correctness does not hang on it: the barrier holds when two work on one.
+#: So long no other process takes a transaction. It is longer than all stages with a time limit or
+#: two run out, and short because the buyers of a killed process wait for it. Correctness does not
+#: depend on it: the barrier holds when two processes work on one transaction.
 LEASE_S = 10.0
 
 _encode = msgspec.json.Encoder().encode
@@ -35,11 +35,11 @@ _decode = msgspec.json.Decoder().decode
 
 
 class TransactionLog:
-    """The tables `transactions` and `branches`, as one process writes them."""
+    """The tables `transactions` and `branches`, written by one process."""
 
     def __init__(self, db: asyncpg.Pool) -> None:
         self._db = db
-        #: Whose leases these are.
+        #: The owner of the leases.
         self.owner = f"{os.getpid()}-{secrets.token_hex(4)}"
 
     async def begin(
@@ -47,18 +47,18 @@ class TransactionLog:
         engine: str,
         name: str,
         state: TransactionState,
-        works: Sequence[BranchCall],
+        calls: Sequence[BranchCall],
         *,
         lease_s: float = LEASE_S,
         connection: asyncpg.Connection | None = None,
     ) -> dict[str, TransactionOutcome]:
-        """Write transactions down; return where those are that were in the log before.
+        """Write transactions down; return the outcomes of those that were in the log before.
 
-        Recovery takes them when the lease is over. With a connection they become part of its
-        transaction.
+        Recovery takes the new ones when the lease is over. With a connection they become part of
+        its transaction.
         """
-        ids = [work.tx_id for work in works]
-        args = [_encode(work.args).decode() for work in works]
+        ids = [call.tx_id for call in calls]
+        args = [_encode(call.args).decode() for call in calls]
         run = connection or self._db
         with database_errors_as_unavailable():
             new = await run.fetchval(
@@ -76,7 +76,7 @@ class TransactionLog:
                 self.owner,
                 lease_s,
             )
-            if new and len(new) == len(works):
+            if new and len(new) == len(calls):
                 return {}
             rows = await run.fetch(
                 "SELECT tx_id, state, reason FROM transactions WHERE tx_id = ANY ($1)",
@@ -88,10 +88,10 @@ class TransactionLog:
         }
 
     async def decide(self, decisions: Mapping[str, TransactionOutcome]) -> set[str]:
-        """Decide transactions; return those that are now as decided. The same again is no harm.
+        """Decide transactions; return those that are now as decided. A repeat does no harm.
 
-        The compare-and-set that a coordinator and recovery race for: who comes second, with another
-        decision, gets nothing back.
+        A coordinator and recovery race for this compare-and-set: the one that comes second, with
+        another decision, gets nothing back.
         """
         with database_errors_as_unavailable():
             decided = await self._db.fetchval(
@@ -105,12 +105,12 @@ class TransactionLog:
     async def end(
         self, tx_ids: Sequence[str], state: TransactionState, to_state: TransactionState
     ) -> None:
-        """Close transactions whose branches have all finished, whoever owns them."""
+        """Close transactions whose branches have all finished, whatever process owns them."""
         with database_errors_as_unavailable():
             await self._db.execute("SELECT end_transactions($1, $2, $3)", tx_ids, state, to_state)
 
     async def put_off(self, waits_s: Mapping[str, float]) -> None:
-        """Let recovery take transactions of ours after a wait in seconds, not after the lease."""
+        """Let recovery take own transactions after a wait in seconds, not after the lease."""
         with database_errors_as_unavailable():
             await self._db.execute(
                 "SELECT put_off_transactions($1, $2, $3)",
@@ -120,7 +120,7 @@ class TransactionLog:
             )
 
     async def park(self, tx_ids: Sequence[str]) -> None:
-        """Set transactions of ours aside for an operator."""
+        """Park own transactions for an operator."""
         with database_errors_as_unavailable():
             await self._db.execute(
                 "UPDATE transactions SET state = 'FAILED', parked_in = state, due_at = NULL,"
@@ -131,7 +131,7 @@ class TransactionLog:
             )
 
     async def take_due(self, names: Iterable[str], limit: int) -> list[LoggedTransaction]:
-        """Take transactions of these definitions whose lease or wait is over, oldest first."""
+        """Take transactions by definition whose lease or wait is over, oldest first."""
         with database_errors_as_unavailable():
             rows = await self._db.fetch(
                 "SELECT * FROM take_due_transactions($1, $2, $3, $4)",
@@ -143,7 +143,7 @@ class TransactionLog:
         return [_taken(row) for row in rows]
 
     async def claim(self, name: str, positions: Sequence[SagaPosition]) -> list[LoggedTransaction]:
-        """Take Sagas that still are where a message says, whoever owned them; return those."""
+        """Take the Sagas that are still where a message says, whatever process owned them."""
         with database_errors_as_unavailable():
             rows = await self._db.fetch(
                 "SELECT * FROM claim_sagas($1, $2, $3, $4, $5, $6)",
@@ -157,7 +157,7 @@ class TransactionLog:
         return [_taken(row) for row in rows]
 
     async def advance(self, moves: Sequence[SagaMove]) -> set[str]:
-        """Move Sagas on from the positions given; return those that were still there."""
+        """Move Sagas on; return those that were still at the position given."""
         with database_errors_as_unavailable():
             moved = await self._db.fetchval(
                 "SELECT advance_sagas($1, $2, $3, $4, $5, $6, $7, $8, $9)",

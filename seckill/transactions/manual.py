@@ -1,4 +1,4 @@
-"""What an operator sees of transactions, and what he may do to one that is parked."""
+"""What an operator sees of transactions, and may do to one that is parked."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from seckill.transactions.states import ENDED, TransactionState
 
 _decode = msgspec.json.Decoder().decode
 
-#: What `tx list` shows unless asked for more: everything that has not ended.
+#: The states that `tx list` shows by default: those of transactions that have not ended.
 OPEN = tuple(state for state in TransactionState if state not in ENDED)
 #: Engine -> how a transaction can be settled, in the words of the command line.
 SETTLED = {
@@ -36,16 +36,16 @@ class ListedTransaction:
     state: str
     step: int
     reason: str | None
-    #: Failed since it last made progress.
+    #: Attempts that failed since it last made progress.
     attempts: int
     created_at: datetime
     updated_at: datetime
-    #: Its next attempt, or the end of the lease of whoever works on it.
+    #: Its next attempt, or the end of the lease of the process that works on it.
     due_at: datetime | None
     ended_at: datetime | None
     parked_in: str | None
     owner: str
-    #: Of the operation that failed last and is not done.
+    #: The error of the operation that failed last and is not done.
     error: str | None
 
 
@@ -64,7 +64,7 @@ class BranchView:
 
 @dataclass(frozen=True, slots=True)
 class TransactionView:
-    """All that is known of one transaction."""
+    """Everything that is known of one transaction."""
 
     transaction: ListedTransaction
     args: dict[str, Any]
@@ -93,10 +93,10 @@ async def list_(
 
 
 async def show(db: asyncpg.Pool, tx_id: str) -> TransactionView:
-    """Return one transaction and the operations of its branches in order; Missing without one.
+    """Return one transaction and the operations of its branches; raise Missing if there is none.
 
-    An operation of which only the barrier knows was done at the first attempt; of one of which the
-    barrier does not know, but attempts do, the branch is another service, or it failed.
+    An operation that only the barrier has was done at its first attempt. An operation that only
+    the attempts have failed, or its branch is another service.
     """
     with database_errors_as_unavailable():
         row = await db.fetchrow(
@@ -112,7 +112,7 @@ async def show(db: asyncpg.Pool, tx_id: str) -> TransactionView:
             "       coalesce(b.done_at, a.done_at) AS done_at, a.error"
             "  FROM (SELECT * FROM branches WHERE tx_id = $1) a"
             "  FULL JOIN (SELECT * FROM barriers WHERE tx_id = $1) b USING (branch, op)"
-            " WHERE a.branch IS NOT NULL OR b.done_at IS NOT NULL"  # else it never came
+            " WHERE a.branch IS NOT NULL OR b.done_at IS NOT NULL"  # else the operation never came
             " ORDER BY coalesce(b.done_at, a.done_at, a.last_at), branch",
             tx_id,
         )
@@ -124,7 +124,7 @@ async def show(db: asyncpg.Pool, tx_id: str) -> TransactionView:
 
 
 async def retry(db: asyncpg.Pool, tx_id: str) -> ListedTransaction:
-    """Let recovery go on with a transaction at once: one that is parked, or waits."""
+    """Let recovery go on at once with a transaction that is parked or waits."""
     async with transaction(db) as connection:
         found = await _lock(connection, tx_id)
         if found.ended_at is not None:
@@ -147,7 +147,7 @@ async def retry(db: asyncpg.Pool, tx_id: str) -> ListedTransaction:
 async def settle(db: asyncpg.Pool, tx_id: str, to: str, reason: str) -> ListedTransaction:
     """Close a parked transaction as "confirmed" or "canceled"; its branches are not touched.
 
-    A person has made sure of what they did; the audit row says who, and why.
+    The operator has checked what the branches did; the audit row names the operator and reason.
     """
     async with transaction(db) as connection:
         found = await _lock(connection, tx_id)

@@ -1,7 +1,7 @@
-"""Recovery: finishes what a killed process left, and whatever waits for its next attempt.
+"""Recovery: finish what a killed process left, and what waits for its next attempt.
 
-A transaction is taken by moving its lease, in one statement that skips what another recoverer has
-locked: so two never take the same one within a lease.
+A transaction is taken by moving its lease, in one statement that skips what another process has
+locked. So two processes never take the same transaction within a lease.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from seckill import metrics
 from seckill.transactions.log import TransactionLog
 from seckill.transactions.states import LoggedTransaction
 
-#: Taken in one pass: few enough to be through within a lease, or another process does it again.
+#: Transactions taken in one pass: few enough to be finished within a lease.
 BATCH_MAX = 200
-#: Ended ones removed in one pass: some milliseconds.
+#: Ended transactions removed in one pass: some milliseconds.
 REMOVE_MAX = 500
 
 
 class Engine(Protocol):
-    """What finishes the transactions of one definition: a Coordinator or a Saga."""
+    """Finishes the transactions of one definition: a Coordinator or a Saga."""
 
     @property
     def name(self) -> str:
@@ -32,11 +32,11 @@ class Engine(Protocol):
         """Its kind."""
 
     async def resume(self, taken: Sequence[LoggedTransaction]) -> None:
-        """Go on with transactions that were left."""
+        """Go on with transactions of a killed process, or due again."""
 
 
 class RecoveryReport(NamedTuple):
-    """What one pass did; `full` when there may be more to do at once."""
+    """What one pass did; `full` if there may be more to do at once."""
 
     taken: int
     removed: int
@@ -44,7 +44,7 @@ class RecoveryReport(NamedTuple):
 
 
 class Recovery:
-    """Resumes the transactions of these engines; those of unknown definitions are left alone."""
+    """Resumes the transactions of some engines; leaves unknown definitions alone."""
 
     def __init__(
         self, log: TransactionLog, engines: Iterable[Engine], *, retention_s: float

@@ -1,11 +1,11 @@
-"""Saga: do steps one after the other; when one cannot be done, undo it and those before it.
+"""Saga: do steps one after the other; if one cannot be done, undo it and those before it.
 
 Each step is one message on the broker that names a saga and a position (doing or undoing, and which
-step). Its place is in the log, so any worker can take any message: it does the step if the log is
-still there, moves the log on by compare-and-set, and sends the message of the next step. A message
-that comes twice finds the log elsewhere, or passes the barrier once. A message that is lost, or a
-worker that is killed between any two of these, leaves a row whose lease runs out: recovery sends
-the message again. The same way a step that failed gets its next attempt.
+step). The position is in the log, so any worker can take any message: it does the step if the saga
+is still at that position, moves the log on by compare-and-set, and sends the message of the next
+step. A message that comes twice finds another position in the log, or passes the barrier once. A
+lost message, or a worker that is killed between any two of these, leaves a row whose lease runs
+out: recovery sends the message again. A step that failed gets its next attempt in the same way.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
-
-import asyncpg
 
 from seckill import messages, metrics
 from seckill.adapters import topology
@@ -27,7 +25,6 @@ from seckill.transactions.branches import Definition
 from seckill.transactions.log import TransactionLog
 from seckill.transactions.states import (
     AttemptNote,
-    BranchCall,
     BranchOp,
     LoggedTransaction,
     SagaMove,
@@ -37,8 +34,8 @@ from seckill.transactions.states import (
 
 log = logging.getLogger(__name__)
 
-#: Waits between attempts at a step, and how many: about two minutes, for a buyer waits for the
-#: outcome. What must be undone is tried for a quarter of an hour; after that a person should know.
+#: Waits between attempts at a step, and how many: about two minutes, because a buyer waits for the
+#: outcome. Undoing is tried for a quarter of an hour; after that an operator should know.
 BACKOFF = Backoff(1.0, 60.0)
 DO_ATTEMPTS_MAX, UNDO_ATTEMPTS_MAX = 8, 20
 
@@ -55,24 +52,6 @@ class Saga:
         self._steps = definition.branches
         self._log = log
         self._publisher = publisher
-
-    async def start(self, works: Sequence[BranchCall]) -> None:
-        """Begin sagas and send their first messages; begun before is no error."""
-        await self.begin(works)
-        await self.announce(
-            [SagaPosition(work.tx_id, TransactionState.RUNNING, 0) for work in works]
-        )
-
-    async def begin(
-        self, works: Sequence[BranchCall], connection: asyncpg.Connection | None = None
-    ) -> None:
-        """Write sagas down, with a connection as part of its transaction.
-
-        Recovery starts them after a lease; `announce` after the commit starts them at once.
-        """
-        await self._log.begin(
-            self.engine, self.name, TransactionState.RUNNING, works, connection=connection
-        )
 
     async def announce(self, positions: Sequence[SagaPosition]) -> None:
         """Send the messages of positions; what cannot be sent now is left to recovery."""
@@ -93,14 +72,14 @@ class Saga:
         await self.announce([t.position for t in taken])
 
     async def handle(self, positions: Sequence[SagaPosition]) -> None:
-        """Do what messages name, where the log is still there; Unavailable while it is away."""
+        """Do the named steps of sagas that are still there; raise Unavailable without the log."""
         at: dict[tuple[TransactionState, int], list[LoggedTransaction]] = defaultdict(list)
         for saga in await self._log.claim(self.name, sorted(set(positions))):
             at[saga.state, saga.step].append(saga)
         for (state, step), sagas in at.items():
             if step < len(self._steps):
                 await self._work(state, step, sagas)
-            else:  # begun by a newer version, which will take it
+            else:  # begun by a newer version, which will take the message
                 log.warning("%s: no step %d in this version", self.name, step + 1)
                 await self._log.put_off(dict.fromkeys((s.tx_id for s in sagas), BACKOFF.last_s))
 
@@ -109,7 +88,7 @@ class Saga:
     ) -> None:
         """Do or undo one step of sagas that are all at it, and move them on."""
         branch, op = self._steps[step], _OP[state]
-        refused, failed = await attempt(branch, op, [s.work for s in sagas], tries=1)
+        refused, failed = await attempt(branch, op, [s.call for s in sagas], tries=1)
         done = [s for s in sagas if s.tx_id not in refused and s.tx_id not in failed]
         notes = notes_of(branch, op, refused, failed)
         await self._log.note([*notes, *(AttemptNote(s.tx_id, branch.name, op) for s in done)])
@@ -117,8 +96,8 @@ class Saga:
         spent = [s for s in sagas if s.tx_id in failed and _is_spent(s, failed[s.tx_id])]
         moves = [self._after(s, state, step + (1 if op is BranchOp.DO else -1)) for s in done]
         if op is BranchOp.DO:
-            # From this step on, not from the one before: undoing what was refused or never came
-            # does nothing, and makes sure that a second copy of the message does nothing either.
+            # Undo from this step, not from the one before: undoing a step that was refused or
+            # never came does nothing, and then a second copy of its message does nothing either.
             given_up = [s for s in sagas if s.tx_id in refused] + spent
             moves += [
                 self._after(s, TransactionState.COMPENSATING, step, reasons[s.tx_id])
@@ -134,7 +113,7 @@ class Saga:
     def _after(
         self, saga: LoggedTransaction, state: TransactionState, step: int, reason: str | None = None
     ) -> SagaMove:
-        """Return the way from where a saga is to a step, or to its end when there is none."""
+        """Return the move of a saga to a step, or to its end if there is no such step."""
         if step == len(self._steps):
             state = TransactionState.COMPLETED
         elif step < 0:
@@ -143,7 +122,7 @@ class Saga:
         return SagaMove(saga.position, state, saga.step if ended else step, ended, reason)
 
     async def _advance(self, moves: Sequence[SagaMove]) -> None:
-        """Move sagas on; send the messages of those that this worker moved and that go on."""
+        """Move sagas on; send the next messages of those that this worker moved."""
         if not moves:
             return
         moved = await self._log.advance(moves)
@@ -165,7 +144,7 @@ class Saga:
 
 
 def _is_spent(saga: LoggedTransaction, error: Exception) -> bool:
-    """Tell whether a step that has just failed gets no further attempt."""
+    """Return whether a step that has just failed gets no further attempt."""
     made = saga.attempts + 1
     if saga.state is TransactionState.COMPENSATING:
         return made >= UNDO_ATTEMPTS_MAX

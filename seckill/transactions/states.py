@@ -1,4 +1,4 @@
-"""The words that both engines share: operations, states, one transaction's share of a call."""
+"""The words that both engines share: operations, states, calls, outcomes."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-#: What an operation gets. JSON can say it: recovery reads it from the log.
+#: The arguments of an operation, in types of JSON: recovery reads them from the log.
 Args = Mapping[str, Any]
 
 
 class BranchOp(StrEnum):
-    """What a branch can be asked to do: TCC the first three, a Saga the other two."""
+    """The operations of a branch: the first three are for TCC, the other two for a Saga."""
 
     TRY = "try"
     CONFIRM = "confirm"
@@ -25,7 +25,7 @@ UNDOES = {BranchOp.CANCEL: BranchOp.TRY, BranchOp.UNDO: BranchOp.DO}
 
 
 class TransactionState(StrEnum):
-    """Where a transaction is; FAILED means parked for an operator."""
+    """The state of a transaction; FAILED means parked for an operator."""
 
     TRYING = "TRYING"
     CONFIRMING = "CONFIRMING"
@@ -51,30 +51,30 @@ ENDED = frozenset(
 
 
 class BranchCall(NamedTuple):
-    """One transaction's share of a call."""
+    """An operation to do for one transaction; a branch gets many at once."""
 
     tx_id: str
     args: Args
 
 
 class TransactionOutcome(NamedTuple):
-    """Where a transaction is when its submitter is answered.
+    """The state of a transaction when its submitter gets an answer.
 
     Neither confirmed nor canceled means pending: it is in the log, and `recover` finishes it.
     """
 
     state: TransactionState
-    #: Why it was, or will be, canceled; the refusing branch's word.
+    #: Why it was, or will be, canceled: the word of the branch that refused.
     reason: str | None = None
 
     @property
     def confirmed(self) -> bool:
-        """Every branch has confirmed."""
+        """Whether every branch has confirmed."""
         return self.state is TransactionState.CONFIRMED
 
     @property
     def canceled(self) -> bool:
-        """Every branch has canceled."""
+        """Whether every branch has canceled."""
         return self.state is TransactionState.CANCELED
 
 
@@ -87,7 +87,7 @@ class SagaPosition(NamedTuple):
 
 
 class SagaMove(NamedTuple):
-    """A Saga's way from one position to the next; `ended` when it has come to its end."""
+    """A move of a Saga from one position to the next, or to its end."""
 
     position: SagaPosition
     to_state: TransactionState
@@ -102,7 +102,7 @@ class LoggedTransaction(NamedTuple):
     tx_id: str
     name: str
     state: TransactionState
-    #: A Saga's.
+    #: Only of a Saga.
     step: int
     args: dict[str, Any]
     reason: str | None
@@ -110,21 +110,21 @@ class LoggedTransaction(NamedTuple):
     attempts: int
 
     @property
-    def work(self) -> BranchCall:
-        """What its branches get."""
+    def call(self) -> BranchCall:
+        """The call that its branches get."""
         return BranchCall(self.tx_id, self.args)
 
     @property
     def position(self) -> SagaPosition:
-        """Where a Saga is."""
+        """The position of a Saga."""
         return SagaPosition(self.tx_id, self.state, self.step)
 
 
 class AttemptNote(NamedTuple):
-    """One attempt at an operation of a branch, for the operator to see."""
+    """One attempt at an operation of a branch, kept for the operator."""
 
     tx_id: str
     branch: str
     op: BranchOp
-    #: Why it failed or was refused; None when it is done.
+    #: Why it failed or was refused; None if it is done.
     error: str | None = None

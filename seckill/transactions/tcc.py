@@ -1,16 +1,17 @@
 """TCC: try every branch, decide once, then confirm all of them or cancel all of them.
 
 A batch goes through the stages together, so that each costs one call for hundreds of transactions:
-begin in the log -> try each branch in turn, for those that none has refused -> decide in the log ->
-confirm or cancel each branch -> end in the log. A kill between any two leaves what `resume` needs:
+begin in the log -> try each branch in turn, for transactions that no branch has refused -> decide
+in the log -> confirm or cancel each branch -> end in the log. After a kill between any two stages
+`resume` goes on by the log:
 
-| log says | so | resume |
+| the log says | so | resume |
 |---|---|---|
-| TRYING | nothing is confirmed | decides to cancel |
-| CONFIRMING, CANCELING | it is decided | does that again; the barrier lets it through once |
+| TRYING | no branch has confirmed | decides to cancel |
+| CONFIRMING, CANCELING | it is decided | does that again; the barrier lets each call through once |
 
 An unknown outcome of a try is no refusal and no success: such a transaction is cancelled, and the
-barrier refuses that try should it still arrive.
+barrier refuses that try if it still arrives.
 """
 
 from __future__ import annotations
@@ -37,11 +38,11 @@ from seckill.transactions.states import (
 
 log = logging.getLogger(__name__)
 
-#: Reasons of the engine's own.
+#: The reasons that the engine itself gives.
 UNAVAILABLE, BROKEN, ABANDONED = "unavailable", "error", "abandoned"
 
-#: Waits between attempts to confirm or cancel, and how many make a quarter of an hour: longer than
-#: a restart or a failover; after that a person should know.
+#: Waits between attempts to confirm or cancel, and how many: a quarter of an hour, longer than a
+#: restart or a failover; after that an operator should know.
 BACKOFF = Backoff(1.0, 60.0)
 ATTEMPTS_MAX = 20
 
@@ -53,7 +54,7 @@ _END = {
 
 
 class CoordinatorFull(Transient):
-    """As many transactions are in hand as this process may hold; try again later."""
+    """As many transactions are in flight as this process may hold; try again later."""
 
 
 class Coordinator:
@@ -70,7 +71,7 @@ class Coordinator:
         batch_max: int = 512,
         calls: int = 2,
     ) -> None:
-        """Hold at most `capacity` transactions; up to `calls` batches are under way at once."""
+        """Hold at most `capacity` transactions, and run up to `calls` batches at once."""
         self.name = definition.name
         self._branches = definition.branches
         self._log = log
@@ -81,10 +82,10 @@ class Coordinator:
         )
 
     async def submit(self, tx_id: str, args: Args) -> TransactionOutcome:
-        """Run one transaction to its end; CoordinatorFull at once when `capacity` are in flight.
+        """Run one transaction to its end; raise CoordinatorFull if `capacity` are in flight.
 
-        A tx_id that the log knows is not run again: its outcome so far is returned. Unavailable
-        means unknown; submitting the same tx_id again tells.
+        A tx_id that the log knows is not run again: its outcome so far is returned. If this raises
+        Unavailable the outcome is unknown, and submitting the same tx_id again returns it.
         """
         if self._batcher.in_flight >= self._capacity:
             self._count("busy", 1)
@@ -92,10 +93,10 @@ class Coordinator:
         return await self._batcher.submit(BranchCall(tx_id, args))
 
     async def _answer(self, batch: Sequence[Waiter[BranchCall, TransactionOutcome]]) -> None:
-        """Run a batch; what the log cannot write (an odd id, odd args) fails by itself."""
-        works = {waiter.item.tx_id: waiter.item for waiter in batch}
+        """Run a batch; a transaction that the log cannot write (an odd id) fails by itself."""
+        calls = {waiter.item.tx_id: waiter.item for waiter in batch}
         try:
-            outcomes = await self.run(list(works.values()))
+            outcomes = await self.run(list(calls.values()))
         except Exception as error:
             if isinstance(error, Unavailable) or len(batch) == 1:
                 for waiter in batch:
@@ -108,18 +109,18 @@ class Coordinator:
             for waiter in batch:
                 waiter.answer(outcomes[waiter.item.tx_id])
 
-    async def run(self, works: Sequence[BranchCall]) -> dict[str, TransactionOutcome]:
+    async def run(self, calls: Sequence[BranchCall]) -> dict[str, TransactionOutcome]:
         """Run a batch of distinct transactions; return an outcome for each."""
-        known = await self._log.begin(self.engine, self.name, TransactionState.TRYING, works)
-        new = [work for work in works if work.tx_id not in known] if known else works
+        known = await self._log.begin(self.engine, self.name, TransactionState.TRYING, calls)
+        new = [call for call in calls if call.tx_id not in known] if known else calls
         if not new:
             return known
         reasons = await self._try(new)
         wanted = {
-            work.tx_id: TransactionOutcome(TransactionState.CANCELING, reasons[work.tx_id])
-            if work.tx_id in reasons
+            call.tx_id: TransactionOutcome(TransactionState.CANCELING, reasons[call.tx_id])
+            if call.tx_id in reasons
             else TransactionOutcome(TransactionState.CONFIRMING)
-            for work in new
+            for call in new
         }
         outcomes = known | dict.fromkeys(wanted, TransactionOutcome(TransactionState.TRYING))
         try:
@@ -131,47 +132,47 @@ class Coordinator:
         for state in _OP:
             ending = [w for w in new if w.tx_id in decided and wanted[w.tx_id].state is state]
             ended = await self._end(state, ending)
-            for work in ending:
-                reached = _END[state] if work.tx_id in ended else state
-                outcomes[work.tx_id] = TransactionOutcome(reached, reasons.get(work.tx_id))
+            for call in ending:
+                reached = _END[state] if call.tx_id in ended else state
+                outcomes[call.tx_id] = TransactionOutcome(reached, reasons.get(call.tx_id))
         return outcomes
 
     async def resume(self, taken: Sequence[LoggedTransaction]) -> None:
-        """Finish transactions that were left, one attempt each."""
-        untold = {
+        """Finish transactions that a killed process left or that are due, one attempt each."""
+        undecided = {
             t.tx_id: TransactionOutcome(TransactionState.CANCELING, ABANDONED)
             for t in taken
             if t.state is TransactionState.TRYING
         }
-        decided = await self._log.decide(untold) if untold else set()
+        decided = await self._log.decide(undecided) if undecided else set()
         attempts = {t.tx_id: t.attempts for t in taken}
-        confirming = [t.work for t in taken if t.state is TransactionState.CONFIRMING]
+        confirming = [t.call for t in taken if t.state is TransactionState.CONFIRMING]
         canceling = [
-            t.work for t in taken if t.state is TransactionState.CANCELING or t.tx_id in decided
+            t.call for t in taken if t.state is TransactionState.CANCELING or t.tx_id in decided
         ]
         await self._end(TransactionState.CONFIRMING, confirming, attempts)
         await self._end(TransactionState.CANCELING, canceling, attempts)
 
-    async def _try(self, works: Sequence[BranchCall]) -> dict[str, str]:
+    async def _try(self, calls: Sequence[BranchCall]) -> dict[str, str]:
         """Try every branch; return tx_id -> reason for those that must be cancelled."""
         reasons: dict[str, str] = {}
         notes: list[AttemptNote] = []
         for branch in self._branches:
-            refused, failed = await attempt(branch, BranchOp.TRY, works)
+            refused, failed = await attempt(branch, BranchOp.TRY, calls)
             if not refused and not failed:
                 continue
             reasons |= refused
             for tx_id, error in failed.items():
                 reasons[tx_id] = UNAVAILABLE if isinstance(error, Transient) else BROKEN
             notes += notes_of(branch, BranchOp.TRY, refused, failed)
-            works = [work for work in works if work.tx_id not in reasons]
-            if not works:
+            calls = [call for call in calls if call.tx_id not in reasons]
+            if not calls:
                 break
         await self._note(notes)
         return reasons
 
     async def _decide(self, wanted: Mapping[str, TransactionOutcome]) -> set[str]:
-        """Write the decisions down; a lost reply is no reason to leave them."""
+        """Write the decisions down; repeat them once after a lost reply."""
         try:
             return await self._log.decide(wanted)
         except Unavailable:
@@ -180,42 +181,42 @@ class Coordinator:
     async def _end(
         self,
         state: TransactionState,
-        works: Sequence[BranchCall],
+        calls: Sequence[BranchCall],
         attempts: Mapping[str, int] | None = None,
     ) -> set[str]:
-        """Confirm or cancel at every branch; return those that are through with all of them.
+        """Confirm or cancel at every branch; return the transactions that every branch has done.
 
-        `attempts` are those before this one, where recovery makes it: with waits in between that
-        are the log's, and with its story told in full.
+        `attempts` counts the earlier attempts if recovery makes this one: then each branch is
+        called once, because the log keeps the waits, and successes are noted, too.
         """
-        if not works:
+        if not calls:
             return set()
         op = _OP[state]
         branches = self._branches if op is BranchOp.CONFIRM else self._branches[::-1]
         failures: dict[str, Exception] = {}
         notes: list[AttemptNote] = []
         for branch in branches:
-            _, failed = await attempt(branch, op, works, tries=1 if attempts else TRIES)
+            _, failed = await attempt(branch, op, calls, tries=1 if attempts else TRIES)
             failures |= failed
             notes += notes_of(branch, op, {}, failed)
             if attempts:
                 notes += [
-                    AttemptNote(w.tx_id, branch.name, op) for w in works if w.tx_id not in failed
+                    AttemptNote(w.tx_id, branch.name, op) for w in calls if w.tx_id not in failed
                 ]
-        done = [work.tx_id for work in works if work.tx_id not in failures]
+        done = [call.tx_id for call in calls if call.tx_id not in failures]
         try:
             if done:
                 await self._log.end(done, state, _END[state])
             if failures:
                 await self._leave(list(failures), attempts or {})
-        except Unavailable as error:  # every branch is through, or the lease brings it back
-            log.warning("%s: %d stay %s for now: %s", self.name, len(works), state, error)
+        except Unavailable as error:  # if a branch has not done it, the lease brings it back
+            log.warning("%s: %d stay %s for now: %s", self.name, len(calls), state, error)
         await self._note(notes)
         self._count(_END[state].lower(), len(done))
         return set(done)
 
     async def _leave(self, tx_ids: Sequence[str], attempts: Mapping[str, int]) -> None:
-        """Put transactions off until their next attempt, or park those that had their last."""
+        """Put transactions off until their next attempt, or park them after their last."""
         made = {tx_id: attempts.get(tx_id, 0) + 1 for tx_id in tx_ids}
         spent = [tx_id for tx_id, number in made.items() if number >= ATTEMPTS_MAX]
         if spent:
@@ -230,7 +231,7 @@ class Coordinator:
             self._count("left", len(again))
 
     async def _note(self, notes: Sequence[AttemptNote]) -> None:
-        """Tell the operator; what cannot be told changes nothing."""
+        """Note attempts for the operator; a note that is lost changes nothing."""
         if not notes:
             return
         try:

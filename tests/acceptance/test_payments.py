@@ -177,7 +177,7 @@ async def test_an_order_being_paid_is_neither_paid_nor_cancelled_by_others(
 ):
     sale = await open_sale(stock=2)
     order = await placed_for(http, sale, payer())
-    await checkout.run("order", BranchOp.TRY, work := checkout.work(order))
+    await checkout.run("order", BranchOp.TRY, call := checkout.call(order))
     status, body, _ = await pay(http, order)
     assert (status, body["code"]) == (409, "payment_in_progress")
     status, body = await cancel(http, order)
@@ -185,7 +185,7 @@ async def test_an_order_being_paid_is_neither_paid_nor_cancelled_by_others(
     seen = await order_now(http, order)
     assert seen["status"] == "paying"
     assert seen["next_poll_ms"] > 0
-    await checkout.run("order", BranchOp.CANCEL, work)
+    await checkout.run("order", BranchOp.CANCEL, call)
     assert (await cancel(http, order))[0] == 200
 
 

@@ -23,6 +23,7 @@ from seckill.adapters import redis_keys
 from seckill.auth import proof_of_work
 from seckill.auth.key_ring import KeyRing
 from tests.processes import eventually
+from tests.proofs import solve
 
 BITS = 10
 WORKER = PROJECT_ROOT / "gateway" / "static" / "proof-worker.js"
@@ -45,7 +46,7 @@ async def get_challenge(http, sale, headers):
 async def get_proof(http, sale, headers):
     """Do the work: the JSON body of a ticket's request."""
     asked = await get_challenge(http, sale, headers)
-    solution = proof_of_work.solve(asked["challenge"], asked["bits"])
+    solution = solve(asked["challenge"], asked["bits"])
     return {"challenge": asked["challenge"], "solution": solution}
 
 
@@ -68,7 +69,7 @@ async def test_a_proof_gets_a_ticket_and_the_ticket_grabs(http, open_sale, login
     lives = datetime.fromisoformat(asked["expires_at"]) - datetime.now(UTC)
     assert asked["bits"] == BITS
     assert timedelta(minutes=4) < lives <= timedelta(minutes=5)
-    solution = proof_of_work.solve(asked["challenge"], BITS)
+    solution = solve(asked["challenge"], BITS)
     proof = {"challenge": asked["challenge"], "solution": solution}
     status, body = await get_ticket(http, sale, headers=alice, json=proof)
     assert status == 201
@@ -125,7 +126,7 @@ async def test_what_is_no_proof_is_refused_by_field_and_burns_nothing(
             "expires_at_s": int(time.time()) + 60,
         }
         challenge = proof_of_work.issue(ring, **(terms | changes))
-        return {"challenge": challenge, "solution": proof_of_work.solve(challenge, BITS)}
+        return {"challenge": challenge, "solution": solve(challenge, BITS)}
 
     for bad, field in [
         (proof | {"challenge": proof["challenge"] + "0"}, "challenge"),
@@ -164,7 +165,7 @@ async def test_a_sale_that_asks_for_no_work_takes_any_request(http, open_sale, l
     assert asked["bits"] == 0
     solved = {
         "challenge": asked["challenge"],
-        "solution": proof_of_work.solve(asked["challenge"], 0),
+        "solution": solve(asked["challenge"], 0),
     }
     for body in ({}, {"json": solved}, {"json": solved}, {"data": b"anything"}, {"data": b""}):
         assert (await get_ticket(http, sale, headers=alice, **body))[0] == 201

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import ClientSession
 
-from seckill.auth import proof_of_work
+from tests.proofs import solve
 
 BITS = 8
 
@@ -22,7 +22,7 @@ async def test_a_proof_is_not_taken_on_trust_while_redis_does_not_answer(
         async def proof():
             async with http.post(f"{path}/challenges") as response:
                 challenge = (await response.json())["challenge"]
-            return {"challenge": challenge, "solution": proof_of_work.solve(challenge, BITS)}
+            return {"challenge": challenge, "solution": solve(challenge, BITS)}
 
         async def ticket(sent):
             async with http.post(f"{path}/tickets", json=sent) as response:

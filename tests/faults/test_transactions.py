@@ -31,13 +31,13 @@ async def test_F12_killed_coordinators_leave_nothing_half_done_and_answered_no_l
     for _ in range(KILLS):
         answered |= await _victim(settings, bench.name)
         open_at_kills += await _open(db, bench)
-        works = await _all(db, bench)
+        calls = await _all(db, bench)
         while await _open(db, bench):
-            await bench.recover(works)
+            await bench.recover(calls)
 
-    works = await _all(db, bench)
-    await bench.probe.assert_whole(bench.names, works)
-    ended = dict(zip((w.tx_id for w in works), await bench.probe.states(works), strict=True))
+    calls = await _all(db, bench)
+    await bench.probe.assert_whole(bench.names, calls)
+    ended = dict(zip((w.tx_id for w in calls), await bench.probe.states(calls), strict=True))
     lies = {t: s for t, s in answered.items() if TransactionState(s) in ENDED and ended[t][0] != s}
     assert lies == {}
     assert {TransactionState.CONFIRMED, TransactionState.CANCELED} <= set(answered.values())

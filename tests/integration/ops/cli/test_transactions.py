@@ -56,9 +56,9 @@ async def parked(bench, probe, monkeypatch) -> BranchCall:
     monkeypatch.setattr(tcc, "ATTEMPTS_MAX", 1)
     monkeypatch.setattr(attempts, "TRIES", 1)
     probe.faults["wallet", BranchOp.CONFIRM] = [ArithmeticError("a bug")]
-    work = BranchCall(new_id(), {"cents": 5})
-    assert (await bench.coordinator().submit(*work)).state is TransactionState.CONFIRMING
-    return work
+    call = BranchCall(new_id(), {"cents": 5})
+    assert (await bench.coordinator().submit(*call)).state is TransactionState.CONFIRMING
+    return call
 
 
 def test_a_parked_transaction_is_listed_and_shown(tx, parked):
@@ -123,8 +123,8 @@ def test_what_was_typed_wrong_is_one_line_without_a_traceback(tx, arguments, com
     assert "Traceback" not in done.stderr
 
 
-async def _audited(db: asyncpg.Pool, work: BranchCall) -> list[str]:
+async def _audited(db: asyncpg.Pool, call: BranchCall) -> list[str]:
     rows = await db.fetch(
-        "SELECT action FROM audit WHERE details->>'tx_id' = $1 ORDER BY audit_id", work.tx_id
+        "SELECT action FROM audit WHERE details->>'tx_id' = $1 ORDER BY audit_id", call.tx_id
     )
     return [row["action"] for row in rows]

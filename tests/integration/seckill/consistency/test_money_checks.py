@@ -74,11 +74,11 @@ async def test_what_is_still_being_charged_is_not_refunded(checkout, shop, open_
     sale = await open_sale(stock=3)
     (order,) = await shop.order(sale, payer())
     await checkout.give(order.buyer_id, 1999)
-    work = checkout.work(order, coupon=await checkout.coupon(order.buyer_id, 5))
+    call = checkout.call(order, coupon=await checkout.coupon(order.buyer_id, 5))
     for branch in BRANCHES:
-        await checkout.run(branch, BranchOp.TRY, work)
+        await checkout.run(branch, BranchOp.TRY, call)
     for branch in BRANCHES:
-        await checkout.run(branch, BranchOp.CONFIRM, work)
+        await checkout.run(branch, BranchOp.CONFIRM, call)
         if branch != BRANCHES[-1]:
             with pytest.raises(WrongState, match="still being booked"):
                 await refunds.refund(db, order.order_id, actor="ann", reason="r")
@@ -89,9 +89,9 @@ async def test_an_open_transaction_is_not_quiet(checkout, shop, open_sale, asser
     sale = await open_sale(stock=3)
     (order,) = await shop.order(sale, payer())
     await checkout.log.begin(
-        "tcc", "payment", TransactionState.TRYING, [work := checkout.work(order)]
+        "tcc", "payment", TransactionState.TRYING, [call := checkout.call(order)]
     )
-    await checkout.run("order", BranchOp.TRY, work)
+    await checkout.run("order", BranchOp.TRY, call)
     ledger = await assert_balanced(sale, wait_s=0)
     assert (ledger.quiet, ledger.lines["transactions open"]) == (False, 1)
     with pytest.raises(AssertionError, match=r"1 .* transactions open"):

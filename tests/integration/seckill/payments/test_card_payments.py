@@ -316,9 +316,9 @@ async def test_what_follows_a_payment_is_begun_with_it_and_once(cards, place, as
     sale, [order] = await place()
     begun = []
 
-    async def begin(connection, works):
+    async def begin(connection, calls):
         assert connection.is_in_transaction()
-        begun.extend(works)
+        begun.extend(calls)
 
     cards.payments = cards.another(on_paid=begin)
     tx_id = new_tx_id()

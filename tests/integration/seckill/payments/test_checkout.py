@@ -179,14 +179,14 @@ async def test_F12_a_kill_between_any_two_statements_is_recovered(
         sale = await open_sale(stock=3)
         rich, poor = await shop.order(sale, payer(), payer())
         await checkout.give(rich.buyer_id, 1999)
-        works = [
-            checkout.work(o, coupon=await checkout.coupon(o.buyer_id, 9)) for o in (rich, poor)
+        calls = [
+            checkout.call(o, coupon=await checkout.coupon(o.buyer_id, 9)) for o in (rich, poor)
         ]
         try:
-            await checkout.mortal(point).coordinator.run(works)
+            await checkout.mortal(point).coordinator.run(calls)
         except Killed:
             begun = await checkout.db.fetchval(
-                "SELECT count(*) FROM transactions WHERE tx_id = $1", works[0].tx_id
+                "SELECT count(*) FROM transactions WHERE tx_id = $1", calls[0].tx_id
             )
         else:
             break
@@ -197,8 +197,8 @@ async def test_F12_a_kill_between_any_two_statements_is_recovered(
         is_paid = ends[-1][0] == "paid"
         if begun:  # what the dead process had sent may still come
             for branch in BRANCHES:
-                refused = await checkout.run(branch, BranchOp.TRY, *works)
-                assert refused == {work.tx_id: "late" for work in works[is_paid:]}
+                refused = await checkout.run(branch, BranchOp.TRY, *calls)
+                assert refused == {call.tx_id: "late" for call in calls[is_paid:]}
         books = await assert_balanced(sale)
         assert books.lines["charged, cents"] == (1990 if is_paid else 0)
     # Nothing is paid up to some point, and everything from there on.

@@ -194,8 +194,8 @@ async def test_who_was_told_of_a_shipment_is_told_that_it_does_not_come(
     notify = worker.saga._steps[2]
     run = notify.run
 
-    async def lost(op, works):
-        await run(op, works)
+    async def lost(op, calls):
+        await run(op, calls)
         if op is BranchOp.DO:
             raise Unavailable("the reply was lost")
         return {}
@@ -242,7 +242,7 @@ async def test_an_order_refunded_by_hand_is_not_shipped(
 
 async def test_an_unpaid_order_has_no_saga(order, db, checkout):
     _, placement = order
-    payment = checkout.work(placement)
+    payment = checkout.call(placement)
     assert not await checkout.run("order", BranchOp.TRY, payment)
     assert await saga_of(db, placement.order_id) is None
     await checkout.run("order", BranchOp.CANCEL, payment)
@@ -257,7 +257,7 @@ async def test_F12_no_paid_order_without_a_saga_wherever_the_payment_is_killed(
         (placement,) = await shop.order(sale, payer())
         await checkout.give(placement.buyer_id, PRICE)
         try:
-            await checkout.mortal(point).coordinator.run([checkout.work(placement)])
+            await checkout.mortal(point).coordinator.run([checkout.call(placement)])
         except Killed:
             paid = await shop.states(sale, [placement]) == ["paid"]
             assert (await saga_of(db, placement.order_id) is not None) == paid
@@ -274,7 +274,7 @@ async def test_a_refund_waits_for_a_payment_that_is_still_being_booked(
     """Its units are sold, its wallet not charged yet: only what was charged can be given back."""
     sale, placement = order
     await ship_at_most(sale, 0)
-    payment = checkout.work(placement)
+    payment = checkout.call(placement)
     await checkout.log.begin("tcc", "payment", "CONFIRMING", [payment])
     for branch in ("order", "coupon", "wallet"):
         assert not await checkout.run(branch, BranchOp.TRY, payment)

@@ -87,7 +87,7 @@ class Payments(RuleBasedStateMachine):
     """One small sale, its buyers, and any number of processes."""
 
     placed: Bundle[Placement] = Bundle("placed")
-    works: Bundle[BranchCall] = Bundle("works")
+    calls: Bundle[BranchCall] = Bundle("calls")
 
     def __init__(self, world: World) -> None:
         super().__init__()
@@ -148,34 +148,34 @@ class Payments(RuleBasedStateMachine):
     def top_up(self, buyer: int, cents: int) -> None:
         self._run(self._till.give(self._buyers[buyer], cents))
 
-    @rule(target=works, order=placed, coupon=strategies.booleans(), dies_at=deaths)
+    @rule(target=calls, order=placed, coupon=strategies.booleans(), dies_at=deaths)
     def pay(self, order: Placement, coupon: bool, dies_at: int | None) -> BranchCall:
-        work = self._work(order, coupon)
-        self._run(self._pay(work, dies_at))
-        return work
+        call = self._work(order, coupon)
+        self._run(self._pay(call, dies_at))
+        return call
 
     @rule(
-        target=works,
+        target=calls,
         order=placed,
         coupon=strategies.booleans(),
         tried=strategies.integers(0, len(BRANCHES)),
     )
     def stop_before_the_decision(self, order: Placement, coupon: bool, tried: int) -> BranchCall:
-        work = self._work(order, coupon)
-        self._run(self._try(work, BRANCHES[:tried]))
-        return work
+        call = self._work(order, coupon)
+        self._run(self._try(call, BRANCHES[:tried]))
+        return call
 
-    @rule(target=works, order=placed, dies_at=strategies.tuples(deaths, deaths))
+    @rule(target=calls, order=placed, dies_at=strategies.tuples(deaths, deaths))
     def pay_twice_while_it_times_out(
         self, order: Placement, dies_at: tuple[int | None, int | None]
     ) -> object:
-        works = [self._work(order, coupon) for coupon in (False, True)]
+        calls = [self._work(order, coupon) for coupon in (False, True)]
         self._run(
-            self._pay(works[0], dies_at[0]),
-            self._pay(works[1], dies_at[1]),
+            self._pay(calls[0], dies_at[0]),
+            self._pay(calls[1], dies_at[1]),
             self._time_out(order),
         )
-        return multiple(*works)
+        return multiple(*calls)
 
     @rule(order=placed)
     def time_out(self, order: Placement) -> None:
@@ -189,27 +189,27 @@ class Payments(RuleBasedStateMachine):
     def refund(self, order: Placement) -> None:
         self._run(self._refund(order))
 
-    @rule(work=works, branch=strategies.sampled_from(BRANCHES), number=strategies.integers(0, 1))
-    def a_message_comes_late(self, work: BranchCall, branch: str, number: int) -> None:
-        self._run(self._late(work, branch, number))
+    @rule(call=calls, branch=strategies.sampled_from(BRANCHES), number=strategies.integers(0, 1))
+    def a_message_comes_late(self, call: BranchCall, branch: str, number: int) -> None:
+        self._run(self._late(call, branch, number))
 
     @rule(dies_at=deaths)
     def recover(self, dies_at: int | None) -> None:
         self._run(self._recover(dies_at))
 
     @rule(
-        work=works,
+        call=calls,
         branch=strategies.sampled_from(BRANCHES),
         dies_at=strategies.tuples(deaths, deaths),
     )
     def recover_twice_at_once(
-        self, work: BranchCall, branch: str, dies_at: tuple[int | None, int | None]
+        self, call: BranchCall, branch: str, dies_at: tuple[int | None, int | None]
     ) -> None:
         self._run(
             self._recover(dies_at[0]),
             self._recover(dies_at[1]),
-            self._late(work, branch, 0),
-            self._late(work, branch, 1),
+            self._late(call, branch, 0),
+            self._late(call, branch, 1),
         )
 
     @rule()
@@ -230,19 +230,19 @@ class Payments(RuleBasedStateMachine):
         assert books.quiet, books.lines
 
     def _work(self, order: Placement, coupon: bool) -> BranchCall:
-        return self._till.work(order, coupon=self._coupons[order.buyer_id] if coupon else None)
+        return self._till.call(order, coupon=self._coupons[order.buyer_id] if coupon else None)
 
     async def _verify(self) -> verify.Ledger:
         return await verify.verify(self._world.redis, self._db, self._sale.sale_id)
 
-    async def _try(self, work: BranchCall, branches: Sequence[str]) -> None:
-        await self._till.log.begin("tcc", PAYMENT, TransactionState.TRYING, [work])
+    async def _try(self, call: BranchCall, branches: Sequence[str]) -> None:
+        await self._till.log.begin("tcc", PAYMENT, TransactionState.TRYING, [call])
         for branch in branches:
-            if await self._till.run(branch, BranchOp.TRY, work):
+            if await self._till.run(branch, BranchOp.TRY, call):
                 return
 
-    async def _pay(self, work: BranchCall, dies_at: int | None) -> None:
-        await self._till.mortal(dies_at).coordinator.run([work])
+    async def _pay(self, call: BranchCall, dies_at: int | None) -> None:
+        await self._till.mortal(dies_at).coordinator.run([call])
 
     async def _recover(self, dies_at: int | None) -> None:
         await self._till.mortal(dies_at).recover(self._sale.sale_id)
@@ -263,13 +263,13 @@ class Payments(RuleBasedStateMachine):
         wallet = await wallets.find_wallet(self._db, order.buyer_id)
         assert wallet.available_cents > 0
 
-    async def _late(self, work: BranchCall, branch: str, number: int) -> None:
+    async def _late(self, call: BranchCall, branch: str, number: int) -> None:
         state = await self._db.fetchval(
-            "SELECT state FROM transactions WHERE tx_id = $1", work.tx_id
+            "SELECT state FROM transactions WHERE tx_id = $1", call.tx_id
         )
         if state:
             ops = ON_ITS_WAY[TransactionState(state)]
-            await self._till.run(branch, ops[number % len(ops)], work)
+            await self._till.run(branch, ops[number % len(ops)], call)
 
     async def _give_back(self) -> None:
         while (await stock_returns.return_batch(self._db, self._stock)).done:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import asyncpg
 import pytest
@@ -26,8 +27,8 @@ from tests.transactions import (
     LosesReplies,
     MortalPool,
     Probe,
+    new_calls,
     new_id,
-    new_works,
 )
 
 STEPS = ("capture", "ship", "notify")
@@ -56,9 +57,19 @@ class Fulfilment:
         log = TransactionLog(db or self.probe.db)
         return Saga(Definition(self.name, tuple(steps)), log, self.publisher)
 
+    async def begin(self, calls: Sequence[BranchCall], db=None, connection=None) -> None:
+        """Write sagas down, as the business transaction does."""
+        log = TransactionLog(db or self.probe.db)
+        await log.begin("saga", self.name, TransactionState.RUNNING, calls, connection=connection)
+
+    async def start(self, calls: Sequence[BranchCall]) -> None:
+        """Write sagas down, and send the messages of their first steps."""
+        await self.begin(calls)
+        positions = [SagaPosition(call.tx_id, TransactionState.RUNNING, 0) for call in calls]
+        await self.saga().announce(positions)
+
     def recovery(self, **how) -> Recovery:
-        worker = self.saga(**how)
-        return Recovery(worker._log, [worker], retention_s=DAY_S)
+        return Recovery(TransactionLog(self.probe.db), [self.saga(**how)], retention_s=DAY_S)
 
 
 @pytest.fixture
@@ -67,7 +78,7 @@ def fulfilment(probe: Probe, publisher: Publisher) -> Fulfilment:
 
 
 @pytest.fixture
-def work(queue_role, running):
+def working(queue_role, running):
     """Run a worker of these sagas for as long as the block lasts."""
     return lambda *sagas: running(queue_role(topology.SAGA_STEPS, SagaSteps(sagas).handle))
 
@@ -76,34 +87,34 @@ def work(queue_role, running):
 def reach(probe, eventually):
     """Wait until sagas are in a state."""
 
-    async def wait(works: list[BranchCall], state: TransactionState) -> None:
+    async def wait(calls: list[BranchCall], state: TransactionState) -> None:
         async def there() -> bool:
-            return {found for found, _ in await probe.states(works)} == {state}
+            return {found for found, _ in await probe.states(calls)} == {state}
 
         await eventually(there, f"all {state}")
 
     return wait
 
 
-async def test_steps_are_done_one_after_the_other(fulfilment, probe, work, reach):
-    works = new_works(5)
-    async with work(fulfilment.saga()):
-        await fulfilment.saga().start(works)
-        await reach(works, TransactionState.COMPLETED)
-    for each in works:
+async def test_steps_are_done_one_after_the_other(fulfilment, probe, working, reach):
+    calls = new_calls(5)
+    async with working(fulfilment.saga()):
+        await fulfilment.start(calls)
+        await reach(calls, TransactionState.COMPLETED)
+    for each in calls:
         assert await probe.effects(each.tx_id) == ALL_DONE
 
 
 async def test_a_refused_third_step_undoes_the_first_two_in_reverse_once_each(
-    fulfilment, probe, work, reach, db
+    fulfilment, probe, working, reach, db
 ):
-    works = new_works(1, refuses="notify do")
-    async with work(fulfilment.saga()):
-        await fulfilment.saga().start(works)
-        await reach(works, TransactionState.COMPENSATED)
-    tx_id = works[0].tx_id
+    calls = new_calls(1, refuses="notify do")
+    async with working(fulfilment.saga()):
+        await fulfilment.start(calls)
+        await reach(calls, TransactionState.COMPENSATED)
+    tx_id = calls[0].tx_id
     assert await probe.effects(tx_id) == ["capture do", "ship do", "ship undo", "capture undo"]
-    assert await probe.states(works) == [(TransactionState.COMPENSATED, "no")]
+    assert await probe.states(calls) == [(TransactionState.COMPENSATED, "no")]
     shown = await manual.show(db, tx_id)
     assert [(b.branch, b.op, b.attempts, b.error) for b in shown.branches] == [
         ("capture", "do", 1, None),
@@ -118,99 +129,101 @@ async def test_a_refused_third_step_undoes_the_first_two_in_reverse_once_each(
 
 async def test_F23_a_second_copy_of_a_refused_step_does_nothing_later(fulfilment, probe):
     """Two workers have the same message: refused to one, the other would do it."""
-    (tx,) = works = new_works(1, refuses_once="capture do")
-    await fulfilment.saga().begin(works)
+    (tx,) = calls = new_calls(1, refuses_once="capture do")
+    await fulfilment.begin(calls)
     await fulfilment.saga().handle([SagaPosition(tx.tx_id, TransactionState.RUNNING, 0)])
     await fulfilment.saga().handle([SagaPosition(tx.tx_id, TransactionState.COMPENSATING, 0)])
-    assert await probe.states(works) == [(TransactionState.COMPENSATED, "no")]
+    assert await probe.states(calls) == [(TransactionState.COMPENSATED, "no")]
     capture = probe.branch("capture", ops=SAGA_OPS)
-    assert await capture.run(BranchOp.DO, works) == {tx.tx_id: "late"}
+    assert await capture.run(BranchOp.DO, calls) == {tx.tx_id: "late"}
     assert await probe.effects(tx.tx_id) == []
 
 
-async def test_a_first_step_that_is_refused_has_nothing_to_undo(fulfilment, probe, work, reach):
-    works = new_works(1, refuses="capture do")
-    async with work(fulfilment.saga()):
-        await fulfilment.saga().start(works)
-        await reach(works, TransactionState.COMPENSATED)
-    assert await probe.effects(works[0].tx_id) == []
+async def test_a_first_step_that_is_refused_has_nothing_to_undo(fulfilment, probe, working, reach):
+    calls = new_calls(1, refuses="capture do")
+    async with working(fulfilment.saga()):
+        await fulfilment.start(calls)
+        await reach(calls, TransactionState.COMPENSATED)
+    assert await probe.effects(calls[0].tx_id) == []
 
 
 async def test_a_step_in_trouble_waits_longer_each_time_and_is_then_done(
-    fulfilment, probe, work, reach, eventually, db
+    fulfilment, probe, working, reach, eventually, db
 ):
     probe.faults["ship", BranchOp.DO] = [Unavailable("away")] * 3
-    works = new_works(1)
+    calls = new_calls(1)
     failed = "SELECT attempts FROM transactions WHERE tx_id = $1"
-    async with work(fulfilment.saga()):
-        await fulfilment.saga().start(works)
+    async with working(fulfilment.saga()):
+        await fulfilment.start(calls)
         for attempt in (1, 2, 3):
 
             async def noted(attempt=attempt) -> bool:
-                return await db.fetchval(failed, works[0].tx_id) == attempt
+                return await db.fetchval(failed, calls[0].tx_id) == attempt
 
             await eventually(noted, f"failure {attempt}")
-            await probe.make_due(works)
+            await probe.make_due(calls)
             assert (await fulfilment.recovery().run_once()).taken == 1
-        await reach(works, TransactionState.COMPLETED)
-    assert await probe.effects(works[0].tx_id) == ALL_DONE
-    shown = await manual.show(db, works[0].tx_id)
+        await reach(calls, TransactionState.COMPLETED)
+    assert await probe.effects(calls[0].tx_id) == ALL_DONE
+    shown = await manual.show(db, calls[0].tx_id)
     ship = shown.branches[1]
     assert (ship.branch, ship.attempts, ship.error) == ("ship", 4, "Unavailable: away")
     assert ship.first_at < ship.done_at
 
 
-async def test_a_step_that_stays_unknown_is_undone_too(fulfilment, probe, work, reach, monkeypatch):
+async def test_a_step_that_stays_unknown_is_undone_too(
+    fulfilment, probe, working, reach, monkeypatch
+):
     monkeypatch.setattr(saga, "DO_ATTEMPTS_MAX", 1)
     lossy = LosesReplies(probe.branch("ship", ops=SAGA_OPS), BranchOp.DO, times=1)
     steps = [probe.branch("capture", ops=SAGA_OPS), lossy, probe.branch("notify", ops=SAGA_OPS)]
-    works = new_works(1)
-    async with work(fulfilment.saga(steps=steps)):
-        await fulfilment.saga(steps=steps).start(works)
-        await reach(works, TransactionState.COMPENSATED)
-    effects = await probe.effects(works[0].tx_id)
+    calls = new_calls(1)
+    async with working(fulfilment.saga(steps=steps)):
+        await fulfilment.start(calls)
+        await reach(calls, TransactionState.COMPENSATED)
+    effects = await probe.effects(calls[0].tx_id)
     assert effects == ["capture do", "ship do", "ship undo", "capture undo"]
 
 
-async def test_a_lost_message_is_sent_again_by_recovery(fulfilment, probe, work, reach, queues):
-    works = new_works(3)
-    await fulfilment.saga().start(works)
-    await queues.take(topology.SAGA_STEPS, len(works))  # and lost
-    await probe.make_due(works)
-    async with work(fulfilment.saga()):
+async def test_a_lost_message_is_sent_again_by_recovery(fulfilment, probe, working, reach, queues):
+    calls = new_calls(3)
+    await fulfilment.start(calls)
+    await queues.take(topology.SAGA_STEPS, len(calls))  # and lost
+    await probe.make_due(calls)
+    async with working(fulfilment.saga()):
         await fulfilment.recovery().run_once()
-        await reach(works, TransactionState.COMPLETED)
-    assert await probe.effects(works[0].tx_id) == ALL_DONE
+        await reach(calls, TransactionState.COMPLETED)
+    assert await probe.effects(calls[0].tx_id) == ALL_DONE
 
 
 async def test_a_broker_that_is_away_delays_a_saga_and_loses_nothing(
-    fulfilment, probe, work, reach, monkeypatch
+    fulfilment, probe, working, reach, monkeypatch
 ):
-    works = new_works(2)
+    calls = new_calls(2)
 
     async def away(*_: object) -> None:
         raise Unavailable("RabbitMQ: away")
 
     with monkeypatch.context() as patch:
         patch.setattr(fulfilment.publisher, "publish", away)
-        await fulfilment.saga().start(works)
-    await probe.make_due(works)
-    async with work(fulfilment.saga()):
+        await fulfilment.start(calls)
+    await probe.make_due(calls)
+    async with working(fulfilment.saga()):
         await fulfilment.recovery().run_once()
-        await reach(works, TransactionState.COMPLETED)
+        await reach(calls, TransactionState.COMPLETED)
 
 
 async def test_F23_messages_that_come_again_do_nothing_again(
-    fulfilment, probe, work, reach, publisher, queues
+    fulfilment, probe, working, reach, publisher, queues
 ):
-    works = new_works(1)
-    (tx_id, _) = works[0]
-    async with work(fulfilment.saga()), work(fulfilment.saga()):
-        await fulfilment.saga().start(works)
+    calls = new_calls(1)
+    (tx_id, _) = calls[0]
+    async with working(fulfilment.saga()), working(fulfilment.saga()):
+        await fulfilment.start(calls)
         for _ in range(10):
             body = messages.encode_saga_step(fulfilment.name, tx_id, TransactionState.RUNNING, 0)
             await publisher.publish(topology.SAGA_STEPS, body)
-        await reach(works, TransactionState.COMPLETED)
+        await reach(calls, TransactionState.COMPLETED)
         body = messages.encode_saga_step(fulfilment.name, tx_id, TransactionState.COMPENSATING, 2)
         await publisher.publish(topology.SAGA_STEPS, body)
     assert await probe.effects(tx_id) == ALL_DONE
@@ -218,74 +231,75 @@ async def test_F23_messages_that_come_again_do_nothing_again(
 
 
 async def test_two_workers_with_the_same_step_do_it_once(fulfilment, probe):
-    works = new_works(20)
-    await fulfilment.saga().begin(works)
-    positions = [SagaPosition(work.tx_id, TransactionState.RUNNING, 0) for work in works]
+    calls = new_calls(20)
+    await fulfilment.begin(calls)
+    positions = [SagaPosition(call.tx_id, TransactionState.RUNNING, 0) for call in calls]
     await asyncio.gather(*(fulfilment.saga().handle(positions) for _ in range(4)))
-    for each in works:
+    for each in calls:
         assert await probe.effects(each.tx_id) == ["capture do"]
 
 
 async def test_a_compensation_that_cannot_finish_is_parked(
-    fulfilment, probe, work, reach, monkeypatch
+    fulfilment, probe, working, reach, monkeypatch
 ):
     monkeypatch.setattr(saga, "UNDO_ATTEMPTS_MAX", 1)
-    works = new_works(1, refuses="notify do", breaks="ship undo")
-    async with work(fulfilment.saga()):
-        await fulfilment.saga().start(works)
-        await reach(works, TransactionState.FAILED)
-    await probe.make_due(works)
+    calls = new_calls(1, refuses="notify do", breaks="ship undo")
+    async with working(fulfilment.saga()):
+        await fulfilment.start(calls)
+        await reach(calls, TransactionState.FAILED)
+    await probe.make_due(calls)
     assert (await fulfilment.recovery().run_once()).taken == 0
-    assert await probe.effects(works[0].tx_id) == ["capture do", "ship do"]
+    assert await probe.effects(calls[0].tx_id) == ["capture do", "ship do"]
 
 
 async def test_a_saga_that_this_version_does_not_know_is_retried(
-    fulfilment, work, queues, eventually
+    fulfilment, working, queues, eventually
 ):
-    await fulfilment.saga().start(new_works(1))
+    await fulfilment.start(new_calls(1))
 
-    async def is_retried() -> bool:
+    async def waits() -> bool:
         return await queues.size(topology.retry(topology.RETRY_DELAYS_S[0])) == 1
 
-    async with work():
-        await eventually(is_retried, "it is in the first retry queue")
+    async with working():
+        await eventually(waits, "it waits in the first retry queue")
 
 
 async def test_a_step_that_this_version_does_not_know_waits_for_a_newer_one(fulfilment, probe, db):
-    works = new_works(1, refuses="notify do")
-    await fulfilment.saga().begin(works)
-    (tx_id, _) = works[0]
+    calls = new_calls(1, refuses="notify do")
+    await fulfilment.begin(calls)
+    (tx_id, _) = calls[0]
     for step in range(2):
         await fulfilment.saga().handle([SagaPosition(tx_id, TransactionState.RUNNING, step)])
     old = fulfilment.saga(steps=[probe.branch("capture", ops=SAGA_OPS)])
     await old.handle([SagaPosition(tx_id, TransactionState.RUNNING, 2)])
-    assert await probe.states(works) == [(TransactionState.RUNNING, None)]
+    assert await probe.states(calls) == [(TransactionState.RUNNING, None)]
     assert await probe.effects(tx_id) == ["capture do", "ship do"]
     waits = "SELECT due_at > now() + interval '20 seconds' FROM transactions WHERE tx_id = $1"
     assert await db.fetchval(waits, tx_id), "as long as between attempts, not a lease"
 
 
 async def test_a_saga_begun_in_a_transaction_that_is_rolled_back_never_was(fulfilment, probe, db):
-    works = new_works(1)
+    calls = new_calls(1)
     async with db.acquire() as connection:
         transaction = connection.transaction()
         await transaction.start()
-        await fulfilment.saga().begin(works, connection)
+        await fulfilment.begin(calls, connection=connection)
         await transaction.rollback()
-    assert await probe.states(works) == [("", None)]
+    assert await probe.states(calls) == [("", None)]
 
 
 @pytest.mark.parametrize("refuses", ["", "notify do"])
 async def test_F12_a_worker_killed_at_any_point_leaves_nothing_half_done(
-    fulfilment, probe, work, reach, refuses, queues
+    fulfilment, probe, working, reach, refuses, queues
 ):
-    works = []
+    calls = []
     for points in range(1000):
-        one = new_works(1, refuses=refuses)
-        works += one
+        one = new_calls(1, refuses=refuses)
+        calls += one
         try:
-            mortal = fulfilment.saga(MortalPool(probe.db, Fuse(points)))
-            await mortal.begin(one)
+            pool = MortalPool(probe.db, Fuse(points))
+            await fulfilment.begin(one, pool)
+            mortal = fulfilment.saga(pool)
             for state, step in _WAY[bool(refuses)]:
                 await mortal.handle([SagaPosition(one[0].tx_id, state, step)])
         except Killed:
@@ -293,9 +307,9 @@ async def test_F12_a_worker_killed_at_any_point_leaves_nothing_half_done(
         break
     await queues.empty()  # every message is lost as well
 
-    begun = [w for w, (state, _) in zip(works, await probe.states(works), strict=True) if state]
+    begun = [w for w, (state, _) in zip(calls, await probe.states(calls), strict=True) if state]
     await probe.make_due(begun)
-    async with work(fulfilment.saga()):
+    async with working(fulfilment.saga()):
         await fulfilment.recovery().run_once()
         await reach(begun, TransactionState.COMPENSATED if refuses else TransactionState.COMPLETED)
 

@@ -20,8 +20,8 @@ from tests.transactions import (
     MortalPool,
     Probe,
     TransactionBench,
+    new_calls,
     new_id,
-    new_works,
 )
 
 ALL_TRIED = ["stock try", "wallet try", "coupon try"]
@@ -63,18 +63,18 @@ async def test_a_refusal_cancels_what_was_tried_and_nothing_else(bench, probe):
 async def test_a_batch_goes_through_in_one_call_a_stage(bench, probe):
     fuse = Fuse()
     coordinator = bench.coordinator(MortalPool(probe.db, fuse), calls=1)
-    await asyncio.gather(*(coordinator.submit(*work) for work in new_works(100)))
+    await asyncio.gather(*(coordinator.submit(*call) for call in new_calls(100)))
     alone = Fuse()
-    await bench.coordinator(MortalPool(probe.db, alone)).run(new_works(1))
+    await bench.coordinator(MortalPool(probe.db, alone)).run(new_calls(1))
     assert fuse.passed == alone.passed
 
 
 async def test_winners_and_losers_of_a_batch_do_not_touch_each_other(bench, probe):
-    works = new_works(3) + new_works(3, refuses="coupon try")
-    outcomes = await bench.coordinator().run(works)
+    calls = new_calls(3) + new_calls(3, refuses="coupon try")
+    outcomes = await bench.coordinator().run(calls)
     expected = [TransactionState.CONFIRMED] * 3 + [TransactionState.CANCELED] * 3
-    assert [outcomes[work.tx_id].state for work in works] == expected
-    await probe.assert_whole(bench.names, works)
+    assert [outcomes[call.tx_id].state for call in calls] == expected
+    await probe.assert_whole(bench.names, calls)
 
 
 async def test_a_transaction_submitted_again_is_not_run_again(bench, probe):
@@ -90,52 +90,52 @@ async def test_a_transaction_submitted_again_is_not_run_again(bench, probe):
 
 
 async def test_one_that_another_process_works_on_is_pending(bench, probe):
-    work = BranchCall(new_id(), {})
+    call = BranchCall(new_id(), {})
     other = bench.coordinator()
-    await other._log.begin("tcc", bench.name, TransactionState.TRYING, [work])
-    outcome = await bench.coordinator().submit(*work)
+    await other._log.begin("tcc", bench.name, TransactionState.TRYING, [call])
+    outcome = await bench.coordinator().submit(*call)
     assert (outcome.confirmed, outcome.canceled, outcome.state) == (
         False,
         False,
         TransactionState.TRYING,
     )
-    assert await probe.effects(work.tx_id) == []
+    assert await probe.effects(call.tx_id) == []
 
 
 async def test_beyond_its_capacity_a_coordinator_refuses_at_once(bench, probe):
     coordinator = bench.coordinator(capacity=3)
-    works = new_works(5)
+    calls = new_calls(5)
     answers = await asyncio.gather(
-        *(coordinator.submit(*work) for work in works), return_exceptions=True
+        *(coordinator.submit(*call) for call in calls), return_exceptions=True
     )
     assert [type(answer) for answer in answers] == [TransactionOutcome] * 3 + [CoordinatorFull] * 2
     assert (await coordinator.submit(new_id(), {})).confirmed  # there is room again
-    assert await probe.states(works[3:]) == [("", None)] * 2
+    assert await probe.states(calls[3:]) == [("", None)] * 2
 
 
 @pytest.mark.parametrize("op", [BranchOp.TRY, BranchOp.CONFIRM])
 async def test_a_branch_that_is_away_for_a_moment_is_asked_again(bench, probe, op):
     probe.faults["wallet", op] = [Unavailable(), Unavailable()]
-    work = BranchCall(new_id(), {})
-    assert (await bench.coordinator().submit(*work)).confirmed
-    assert await probe.effects(work.tx_id) == ALL_TRIED + ALL_CONFIRMED
+    call = BranchCall(new_id(), {})
+    assert (await bench.coordinator().submit(*call)).confirmed
+    assert await probe.effects(call.tx_id) == ALL_TRIED + ALL_CONFIRMED
 
 
 @pytest.mark.parametrize("op", [BranchOp.TRY, BranchOp.CONFIRM, BranchOp.CANCEL])
 async def test_F7_lost_replies_do_nothing_twice(bench, probe, op):
     branches = [probe.branch("stock"), LosesReplies(probe.branch("wallet"), op, times=2)]
-    work = BranchCall(new_id(), {"refuses": "coupon try"} if op is BranchOp.CANCEL else {})
-    outcomes = await bench.coordinator(branches=[*branches, probe.branch("coupon")]).run([work])
-    assert outcomes[work.tx_id].canceled is (op is BranchOp.CANCEL)
-    await probe.assert_whole(bench.names, [work])
+    call = BranchCall(new_id(), {"refuses": "coupon try"} if op is BranchOp.CANCEL else {})
+    outcomes = await bench.coordinator(branches=[*branches, probe.branch("coupon")]).run([call])
+    assert outcomes[call.tx_id].canceled is (op is BranchOp.CANCEL)
+    await probe.assert_whole(bench.names, [call])
 
 
 async def test_a_try_of_unknown_outcome_is_cancelled_and_its_effect_undone(bench, probe):
     branches = [probe.branch("stock"), LosesReplies(probe.branch("wallet"), BranchOp.TRY, times=99)]
-    work = BranchCall(new_id(), {})
-    outcomes = await bench.coordinator(branches=branches).run([work])
-    assert outcomes[work.tx_id] == TransactionOutcome(TransactionState.CANCELED, "unavailable")
-    assert await probe.effects(work.tx_id) == [
+    call = BranchCall(new_id(), {})
+    outcomes = await bench.coordinator(branches=branches).run([call])
+    assert outcomes[call.tx_id] == TransactionOutcome(TransactionState.CANCELED, "unavailable")
+    assert await probe.effects(call.tx_id) == [
         "stock try",
         "wallet try",
         "wallet cancel",
@@ -144,16 +144,16 @@ async def test_a_try_of_unknown_outcome_is_cancelled_and_its_effect_undone(bench
 
 
 async def test_a_bug_takes_only_the_transaction_that_hits_it(bench, probe):
-    good, bad = new_works(7), new_works(1, breaks="wallet try")
+    good, bad = new_calls(7), new_calls(1, breaks="wallet try")
     outcomes = await bench.coordinator().run(good[:4] + bad + good[4:])
-    assert all(outcomes[work.tx_id].confirmed for work in good)
+    assert all(outcomes[call.tx_id].confirmed for call in good)
     assert outcomes[bad[0].tx_id] == TransactionOutcome(TransactionState.CANCELED, "error")
     await probe.assert_whole(bench.names, good + bad)
 
 
 async def test_what_the_log_cannot_write_fails_by_itself(bench, probe):
     coordinator = bench.coordinator(calls=1)
-    good = new_works(9)
+    good = new_calls(9)
     odd = [
         BranchCall("x" * 65, {}),
         BranchCall("nul\0", {}),
@@ -161,7 +161,7 @@ async def test_what_the_log_cannot_write_fails_by_itself(bench, probe):
         BranchCall(new_id(), {"what": object()}),
     ]
     answers = await asyncio.gather(
-        *(coordinator.submit(*work) for work in good[:4] + odd + good[4:]), return_exceptions=True
+        *(coordinator.submit(*call) for call in good[:4] + odd + good[4:]), return_exceptions=True
     )
     told = [isinstance(answer, Exception) for answer in answers]
     assert told == [False] * 4 + [True] * 4 + [False] * 5
@@ -170,60 +170,60 @@ async def test_what_the_log_cannot_write_fails_by_itself(bench, probe):
 
 async def test_what_cannot_be_confirmed_now_stays_decided_until_it_can(bench, probe):
     probe.faults["wallet", BranchOp.CONFIRM] = [Unavailable()] * attempts.TRIES
-    work = BranchCall(new_id(), {})
-    outcome = await bench.coordinator().submit(*work)
+    call = BranchCall(new_id(), {})
+    outcome = await bench.coordinator().submit(*call)
     assert outcome.state is TransactionState.CONFIRMING
     due = await probe.db.fetchval(
         "SELECT due_at - now() < make_interval(secs => $2) FROM transactions WHERE tx_id = $1",
-        work.tx_id,
+        call.tx_id,
         tcc.BACKOFF.first_s,
     )
     assert due, "its next attempt should not wait for the lease"
 
-    await bench.recover([work])
+    await bench.recover([call])
 
-    assert await probe.states([work]) == [(TransactionState.CONFIRMED, None)]
-    await probe.assert_whole(bench.names, [work])
+    assert await probe.states([call]) == [(TransactionState.CONFIRMED, None)]
+    await probe.assert_whole(bench.names, [call])
 
 
 async def test_what_cannot_be_confirmed_at_all_is_parked(bench, probe, monkeypatch):
     monkeypatch.setattr(tcc, "ATTEMPTS_MAX", 3)
-    work = BranchCall(new_id(), {"breaks": "wallet confirm"})
-    await bench.coordinator().submit(*work)
+    call = BranchCall(new_id(), {"breaks": "wallet confirm"})
+    await bench.coordinator().submit(*call)
     for _ in range(2):
-        assert await probe.states([work]) == [(TransactionState.CONFIRMING, None)]
-        await bench.recover([work])
-    assert await probe.states([work]) == [(TransactionState.FAILED, None)]
-    await bench.recover([work])  # is left alone, and counted
+        assert await probe.states([call]) == [(TransactionState.CONFIRMING, None)]
+        await bench.recover([call])
+    assert await probe.states([call]) == [(TransactionState.FAILED, None)]
+    await bench.recover([call])  # is left alone, and counted
     assert REGISTRY.get_sample_value("seckill_transactions_parked") >= 1
     row = await probe.db.fetchrow(
         "SELECT attempts, error, done_at FROM branches WHERE tx_id = $1 AND branch = 'wallet'",
-        work.tx_id,
+        call.tx_id,
     )
     assert tuple(row) == (3, "ArithmeticError: a bug", None)
 
 
 async def test_a_branch_that_refuses_to_confirm_is_in_trouble_not_obeyed(bench, probe):
-    work = BranchCall(new_id(), {"refuses": "coupon confirm"})
-    assert (await bench.coordinator().submit(*work)).state is TransactionState.CONFIRMING
-    assert await probe.states([work]) == [(TransactionState.CONFIRMING, None)]
+    call = BranchCall(new_id(), {"refuses": "coupon confirm"})
+    assert (await bench.coordinator().submit(*call)).state is TransactionState.CONFIRMING
+    assert await probe.states([call]) == [(TransactionState.CONFIRMING, None)]
 
 
 async def test_F12_a_coordinator_killed_at_any_point_leaves_nothing_half_done(bench, probe):
-    works = await _kill_everywhere(bench, probe)
-    await bench.recover(works)
-    await probe.assert_whole(bench.names, works)
-    states = {state for state, _ in await probe.states(works)}
+    calls = await _kill_everywhere(bench, probe)
+    await bench.recover(calls)
+    await probe.assert_whole(bench.names, calls)
+    states = {state for state, _ in await probe.states(calls)}
     assert states == {"", TransactionState.CONFIRMED, TransactionState.CANCELED}, (
         "before, in the middle, after"
     )
 
 
 async def test_F12_a_recoverer_killed_at_any_point_leaves_nothing_half_done(bench, probe):
-    works = await _kill_everywhere(bench, probe)
+    calls = await _kill_everywhere(bench, probe)
     points = 0
     for points in range(1000):
-        await probe.make_due(works)
+        await probe.make_due(calls)
         mortal = MortalPool(probe.db, Fuse(points))
         try:
             await bench.recovery(mortal).run_once()
@@ -231,72 +231,72 @@ async def test_F12_a_recoverer_killed_at_any_point_leaves_nothing_half_done(benc
             continue
         break
     assert points > 10
-    await bench.recover(works)
-    await probe.assert_whole(bench.names, works)
+    await bench.recover(calls)
+    await probe.assert_whole(bench.names, calls)
 
 
 async def _kill_everywhere(bench: TransactionBench, probe: Probe) -> list[BranchCall]:
     """Run batches of two, one to win and one to lose, each killed at the next point."""
-    works: list[BranchCall] = []
+    calls: list[BranchCall] = []
     for points in range(1000):
-        pair = [*new_works(1), *new_works(1, refuses="coupon try")]
-        works += pair
+        pair = [*new_calls(1), *new_calls(1, refuses="coupon try")]
+        calls += pair
         try:
             await bench.coordinator(MortalPool(probe.db, Fuse(points))).run(pair)
         except Killed:
             continue
-        return works
+        return calls
     raise AssertionError("it never came to its end")
 
 
 async def test_two_recoverers_at_once_share_the_work(bench, probe):
-    works = new_works(60)
-    await bench.coordinator()._log.begin("tcc", bench.name, TransactionState.TRYING, works)
-    await probe.make_due(works)
+    calls = new_calls(60)
+    await bench.coordinator()._log.begin("tcc", bench.name, TransactionState.TRYING, calls)
+    await probe.make_due(calls)
     passes = await asyncio.gather(*(bench.recovery().run_once() for _ in range(4)))
-    assert sum(p.taken for p in passes) == len(works)
-    assert set(await probe.states(works)) == {(TransactionState.CANCELED, "abandoned")}
+    assert sum(p.taken for p in passes) == len(calls)
+    assert set(await probe.states(calls)) == {(TransactionState.CANCELED, "abandoned")}
 
 
 async def test_a_lease_keeps_recoverers_away_until_it_runs_out(bench, probe, monkeypatch):
-    work = BranchCall(new_id(), {})
-    await bench.coordinator()._log.begin("tcc", bench.name, TransactionState.TRYING, [work])
+    call = BranchCall(new_id(), {})
+    await bench.coordinator()._log.begin("tcc", bench.name, TransactionState.TRYING, [call])
     assert (await bench.recovery().run_once()).taken == 0
     monkeypatch.setattr(log, "LEASE_S", 0.0)
-    await probe.make_due([work])
+    await probe.make_due([call])
     assert len(await bench.coordinator()._log.take_due([bench.name], 10)) == 1
     assert len(await bench.coordinator()._log.take_due([bench.name], 10)) == 1
 
 
 async def test_who_lost_the_lease_while_trying_does_not_confirm(bench, probe):
     """A coordinator that was frozen wakes up to find its transaction cancelled."""
-    work = BranchCall(new_id(), {})
+    call = BranchCall(new_id(), {})
     stock = probe.branch("stock")
 
     class Slow:
         name = "wallet"
 
-        async def run(self, op, works):
+        async def run(self, op, calls):
             if op is BranchOp.TRY:
-                await bench.recover(works, branches=[stock, probe.branch("wallet")])
-            return await probe.branch("wallet").run(op, works)
+                await bench.recover(calls, branches=[stock, probe.branch("wallet")])
+            return await probe.branch("wallet").run(op, calls)
 
-    outcomes = await bench.coordinator(branches=[stock, Slow()]).run([work])
+    outcomes = await bench.coordinator(branches=[stock, Slow()]).run([call])
 
-    assert not outcomes[work.tx_id].confirmed
-    assert await probe.effects(work.tx_id) == ["stock try", "stock cancel"]
-    assert await probe.states([work]) == [(TransactionState.CANCELED, "abandoned")]
+    assert not outcomes[call.tx_id].confirmed
+    assert await probe.effects(call.tx_id) == ["stock try", "stock cancel"]
+    assert await probe.states([call]) == [(TransactionState.CANCELED, "abandoned")]
 
 
 async def test_definitions_that_a_process_does_not_know_are_left_alone(bench, probe):
-    work = BranchCall(new_id(), {})
-    await bench.coordinator()._log.begin("tcc", bench.name, TransactionState.TRYING, [work])
-    await probe.make_due([work])
+    call = BranchCall(new_id(), {})
+    await bench.coordinator()._log.begin("tcc", bench.name, TransactionState.TRYING, [call])
+    await probe.make_due([call])
     assert (await TransactionBench(probe).recovery().run_once()).taken == 0
 
 
 async def test_what_ended_long_ago_is_removed_with_its_barriers(bench, probe, db):
-    old, young = new_works(2)
+    old, young = new_calls(2)
     await bench.coordinator().run([old, young])
     await db.execute(
         "UPDATE transactions SET ended_at = now() - interval '2 days' WHERE tx_id = $1", old.tx_id
@@ -307,24 +307,24 @@ async def test_what_ended_long_ago_is_removed_with_its_barriers(bench, probe, db
     assert [await db.fetchval(count, w.tx_id) for w in (old, young)] == [0, 6]
 
 
-@pytest.mark.parametrize("call", range(1, 4))
+@pytest.mark.parametrize("number", range(1, 4))
 async def test_PostgreSQL_away_at_any_write_of_the_log_leaves_it_to_recovery(
-    bench, probe, monkeypatch, call
+    bench, probe, monkeypatch, number
 ):
     coordinator = bench.coordinator()
-    name = ("begin", "decide", "end")[call - 1]
+    name = ("begin", "decide", "end")[number - 1]
 
     async def away(*_: object, **__: object) -> None:
         raise Unavailable
 
     monkeypatch.setattr(coordinator._log, name, away)
-    works = [*new_works(1), *new_works(1, refuses="wallet try")]
+    calls = [*new_calls(1), *new_calls(1, refuses="wallet try")]
     try:
-        outcomes = await coordinator.run(works)
+        outcomes = await coordinator.run(calls)
     except Unavailable:
         assert name == "begin"
     else:
-        pending = not outcomes[works[0].tx_id].confirmed
+        pending = not outcomes[calls[0].tx_id].confirmed
         assert pending is (name == "decide")
-    await bench.recover(works)
-    await probe.assert_whole(bench.names, works)
+    await bench.recover(calls)
+    await probe.assert_whole(bench.names, calls)

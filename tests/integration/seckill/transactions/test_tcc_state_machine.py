@@ -26,7 +26,7 @@ from seckill.backoff import Backoff
 from seckill.errors import Unavailable
 from seckill.transactions import attempts
 from seckill.transactions.states import BranchCall, BranchOp, TransactionState
-from tests.transactions import Fuse, Killed, MortalPool, Probe, TransactionBench, new_works
+from tests.transactions import Fuse, Killed, MortalPool, Probe, TransactionBench, new_calls
 
 BRANCHES = ("stock", "wallet", "coupon")
 #: What a network can still deliver of a transaction, by what the log says of it.
@@ -45,7 +45,7 @@ branches = strategies.sampled_from(BRANCHES)
 class Transactions(RuleBasedStateMachine):
     """One definition, any number of coordinators and recoverers."""
 
-    works: Bundle[BranchCall] = Bundle("works")
+    calls: Bundle[BranchCall] = Bundle("calls")
 
     def __init__(self, runner: asyncio.Runner, pool: asyncpg.Pool) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class Transactions(RuleBasedStateMachine):
                 raise result
 
     @rule(
-        target=works,
+        target=calls,
         winners=strategies.integers(0, 2),
         refused=strategies.lists(
             strategies.tuples(strategies.sampled_from(["refuses", "refuses_once"]), branches),
@@ -78,17 +78,17 @@ class Transactions(RuleBasedStateMachine):
         dies_at=deaths,
     )
     def submit(self, winners: int, refused: list[tuple[str, str]], dies_at: int | None) -> object:
-        batch = new_works(winners)
+        batch = new_calls(winners)
         for how, name in refused:
-            batch += new_works(1, **{how: f"{name} try"})
+            batch += new_calls(1, **{how: f"{name} try"})
         self._all += batch
         if batch:
             self._run(self._submit(batch, dies_at))
         return multiple(*batch)
 
-    @rule(work=works, dies_at=deaths)
-    def submit_again(self, work: BranchCall, dies_at: int | None) -> None:
-        self._run(self._submit([work], dies_at))
+    @rule(call=calls, dies_at=deaths)
+    def submit_again(self, call: BranchCall, dies_at: int | None) -> None:
+        self._run(self._submit([call], dies_at))
 
     @rule(
         name=branches, op=strategies.sampled_from([BranchOp.TRY, BranchOp.CONFIRM, BranchOp.CANCEL])
@@ -96,36 +96,36 @@ class Transactions(RuleBasedStateMachine):
     def a_branch_will_be_away(self, name: str, op: BranchOp) -> None:
         self._probe.faults[name, op] += [Unavailable("away")] * attempts.TRIES
 
-    @rule(work=works, name=branches, number=strategies.integers(0, 1), dies_at=deaths)
+    @rule(call=calls, name=branches, number=strategies.integers(0, 1), dies_at=deaths)
     def a_message_comes_late(
-        self, work: BranchCall, name: str, number: int, dies_at: int | None
+        self, call: BranchCall, name: str, number: int, dies_at: int | None
     ) -> None:
-        self._run(self._late(work, name, number, dies_at))
+        self._run(self._late(call, name, number, dies_at))
 
     @rule(dies_at=deaths)
     def recover(self, dies_at: int | None) -> None:
         self._run(self._recover(dies_at))
 
-    @rule(work=works, name=branches, dies_at=strategies.tuples(deaths, deaths))
+    @rule(call=calls, name=branches, dies_at=strategies.tuples(deaths, deaths))
     def all_at_once(
-        self, work: BranchCall, name: str, dies_at: tuple[int | None, int | None]
+        self, call: BranchCall, name: str, dies_at: tuple[int | None, int | None]
     ) -> None:
         self._run(
             self._recover(dies_at[0]),
             self._recover(dies_at[1]),
-            self._late(work, name, 0, None),
-            self._late(work, name, 1, None),
+            self._late(call, name, 0, None),
+            self._late(call, name, 1, None),
         )
 
     async def _submit(self, batch: list[BranchCall], dies_at: int | None) -> None:
         await self._bench.coordinator(self._mortal(dies_at)).run(batch)
 
-    async def _late(self, work: BranchCall, name: str, number: int, dies_at: int | None) -> None:
-        ((state, _),) = await self._probe.states([work])
+    async def _late(self, call: BranchCall, name: str, number: int, dies_at: int | None) -> None:
+        ((state, _),) = await self._probe.states([call])
         if state:
             ops = ON_ITS_WAY[TransactionState(state)]
             branch = self._probe.branch(name, self._mortal(dies_at))
-            await branch.run(ops[number % len(ops)], [work])
+            await branch.run(ops[number % len(ops)], [call])
 
     async def _recover(self, dies_at: int | None) -> None:
         await self._probe.make_due(self._all)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from config.settings import PROJECT_ROOT
-from seckill.auth import proof_of_work
+from tests.proofs import solve
 from tests.unit.seckill.auth.test_proof_of_work import KNOWN
 
 WORKER = PROJECT_ROOT / "gateway" / "static" / "proof-worker.js"
@@ -52,7 +52,7 @@ def test_challenges_of_every_length_are_solved_alike() -> None:
     """Blocks of SHA-256 end at each place: in the challenge, in the number, in the padding."""
     tasks = [(7, "c" * length) for length in range(150)]
     assert [answer["solution"] for answer in work(*tasks)] == [
-        proof_of_work.solve(challenge, bits) for bits, challenge in tasks
+        solve(challenge, bits) for bits, challenge in tasks
     ]
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from seckill.auth import proof_of_work, tickets
 from seckill.auth.key_ring import KeyRing
 from seckill.auth.proof_of_work import Flaw, Proof
+from tests.proofs import solve
 
 RING = KeyRing("k1", {"k1": b"a" * 40})
 SALE, BUYER, EXPIRES_AT_S, BITS = "spring", "buyer-7", 2_000_000_000, 9
@@ -60,7 +61,7 @@ def test_any_buyer_who_did_the_work_has_a_proof(
     )
     found = check(
         challenge,
-        proof_of_work.solve(challenge, bits),
+        solve(challenge, bits),
         sale_id=sale_id,
         buyer_id=buyer_id,
         bits=bits,
@@ -105,7 +106,7 @@ def test_numbers_in_another_spelling_solve_nothing(solution: str) -> None:
 
 def test_the_work_of_one_buyer_is_nobody_elses() -> None:
     challenge = issue()
-    solution = proof_of_work.solve(challenge, BITS)
+    solution = solve(challenge, BITS)
     assert check(challenge, solution, buyer_id="buyer-8") is Flaw.FOREIGN
     assert check(challenge, solution, sale_id="autumn") is Flaw.FOREIGN
     # Sale and buyer are told apart even where they are written one after the other.
@@ -117,14 +118,14 @@ def test_the_work_of_one_buyer_is_nobody_elses() -> None:
 
 def test_a_challenge_is_good_until_its_second() -> None:
     challenge = issue()
-    solution = proof_of_work.solve(challenge, BITS)
+    solution = solve(challenge, BITS)
     assert isinstance(check(challenge, solution, now_s=EXPIRES_AT_S - 0.001), Proof)
     assert check(challenge, solution, now_s=EXPIRES_AT_S) is Flaw.EXPIRED
 
 
 def test_a_challenge_is_too_easy_once_the_sale_asks_for_more() -> None:
     challenge = issue()
-    solution = proof_of_work.solve(challenge, BITS)
+    solution = solve(challenge, BITS)
     assert check(challenge, solution, bits=BITS + 1) is Flaw.TOO_EASY
     assert isinstance(check(challenge, solution, bits=BITS - 1), Proof)
 
@@ -153,7 +154,7 @@ def test_zero_bits_need_not_fill_bytes(digest: str, bits: int) -> None:
 @pytest.mark.parametrize("bits", range(12))
 def test_the_solution_found_is_the_least(bits: int) -> None:
     challenge = issue(bits=bits)
-    found = int(proof_of_work.solve(challenge, bits))
+    found = int(solve(challenge, bits))
     assert zero_bits(f"{challenge}:{found}") >= bits
     assert all(zero_bits(f"{challenge}:{n}") < bits for n in range(found))
 
@@ -162,7 +163,7 @@ def test_the_solution_found_is_the_least(bits: int) -> None:
 def test_known_challenges_have_their_known_solutions(
     bits: int, challenge: str, solution: str
 ) -> None:
-    assert proof_of_work.solve(challenge, bits) == solution
+    assert solve(challenge, bits) == solution
 
 
 def test_no_two_challenges_are_the_same() -> None:

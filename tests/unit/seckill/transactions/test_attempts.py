@@ -25,8 +25,8 @@ class Scripted:
         self.script = list(script)
         self.calls: list[str] = []
 
-    async def run(self, op: BranchOp, works: Sequence[BranchCall]) -> Mapping[str, str]:
-        self.calls.append("".join(work.tx_id for work in works))
+    async def run(self, op: BranchOp, calls: Sequence[BranchCall]) -> Mapping[str, str]:
+        self.calls.append("".join(call.tx_id for call in calls))
         step = self.script.pop(0) if self.script else {}
         if isinstance(step, Exception):
             raise step
@@ -37,9 +37,9 @@ class Scripted:
 class Poisoned(Scripted):
     """A branch that fails for good whenever `poison` is among the works."""
 
-    async def run(self, op: BranchOp, works: Sequence[BranchCall]) -> Mapping[str, str]:
-        await super().run(op, works)
-        if C in works:
+    async def run(self, op: BranchOp, calls: Sequence[BranchCall]) -> Mapping[str, str]:
+        await super().run(op, calls)
+        if C in calls:
             raise ArithmeticError
         return {}
 
