@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from config.settings import PROJECT_ROOT, Settings, load_settings
 from ops.buyers import BuyerReply, flash_crowd, grab
 from ops.cli.stores import Stores, open_stores
-from ops.cli.verify import print_ledger
+from ops.cli.verify import shown
 from ops.processes.tasks import until_signal
 from ops.stack.supervisor import StackListener, run_stack
 from seckill.auth import login_tokens, tickets
@@ -70,7 +70,7 @@ class Demo:
         outcome = await verify.verify(
             self._stores.redis, self._stores.db, sale.sale_id, wait_s=PATIENCE_S
         )
-        print_ledger(self._console, sale.sale_id, outcome)
+        self._console.print(shown(sale.sale_id, outcome))
         return outcome.balanced and len(winners) == UNITS and late == LATECOMERS
 
     async def _open_sale(self) -> Sale:

@@ -1,13 +1,18 @@
-"""What the commands share at the terminal: ids and `--json` in, JSON out."""
+"""What the commands share at the terminal: ids and `--json` in; lines, tables and JSON out."""
 
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import datetime
-from typing import Annotated, Any
+from pathlib import Path
+from typing import IO, Annotated, Any
 
 import typer
+from rich.console import Console, RenderableType
+from rich.table import Column, Table
 
 from seckill.auth import tickets
 from seckill.errors import UserMistake
@@ -18,6 +23,11 @@ def check_id(text: str) -> str:
     if not tickets.ID.match(text):
         raise UserMistake(f"id {text!r}: use 1 to 64 of A-Z a-z 0-9 _ . -")
     return text
+
+
+def check_optional_id(text: str | None) -> str | None:
+    """Return an id, or None when none was typed; raise UserMistake if it cannot be one."""
+    return None if text is None else check_id(text)
 
 
 def check_ids(texts: list[str] | None) -> list[str]:
@@ -42,9 +52,34 @@ def to_json(value: object) -> str:
     return json.dumps(value, default=_plain)
 
 
-def print_json(value: object) -> None:
-    """Print one line of JSON."""
-    typer.echo(to_json(value))
+def show(value: object, as_json: bool, *parts: RenderableType) -> None:
+    """Print a result: as JSON for machines, or its parts, lines and tables, for people."""
+    if as_json:
+        typer.echo(to_json(value))
+        return
+    for part in parts:
+        if isinstance(part, str):
+            typer.echo(part)
+        else:
+            Console().print(part)
+
+
+def table(
+    *columns: str | Column, rows: Iterable[Iterable[str]], caption: str | None = None
+) -> Table:
+    """Return a table."""
+    made = Table(*columns, caption=caption)
+    for row in rows:
+        made.add_row(*row)
+    return made
+
+
+def open_output(out: Path | None) -> IO[str]:
+    """Open the file that `--out` names, or the terminal."""
+    try:
+        return out.open("w") if out else sys.stdout
+    except OSError as error:
+        raise UserMistake(f"--out {out}: {error.strerror}") from error
 
 
 def _plain(value: Any) -> object:  # noqa: ANN401 - of any type that json does not know

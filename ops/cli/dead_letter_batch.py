@@ -13,8 +13,8 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from ops.cli.console import print_json
-from ops.cli.dead_letter_tables import describe, print_letters, print_outcomes
+from ops.cli.console import show
+from ops.cli.dead_letter_tables import describe, outcome_lines, summary
 from ops.cli.stores import Stores, run
 from seckill.dead_letters import store
 from seckill.dead_letters.resolution import Resolution
@@ -45,20 +45,18 @@ def end_letters(batch: Batch, opening: Opening) -> None:
     ids, total, shown = run(lambda stores: _choose(stores, batch))
     plan = f"{len(ids)} of {total} letters to {batch.verb}"
     if batch.dry_run:
-        if batch.as_json:
-            print_json([describe(letter) for letter in shown])
-        else:
-            print_letters(Console(), shown)
-            typer.echo(plan)
-        return
+        plain = [describe(letter) for letter in shown]
+        return show(plain, batch.as_json, *map(summary, shown), plan)
     if ids and batch.meant.ids is None:  # a person who names letters has looked at them
         _ask(plan, batch)
     outcomes, outage = run(lambda stores: _end_all(stores, ids, batch, opening))
-    print_outcomes(outcomes, total - len(outcomes), as_json=batch.as_json)
+    left = total - len(outcomes)
+    show({"letters": outcomes, "left": left}, batch.as_json, *outcome_lines(outcomes, left))
     if outage:
         raise outage
     if any(o["outcome"] not in (Resolution.REPLAYED, Resolution.DISCARDED) for o in outcomes):
         raise typer.Exit(1)
+    return None
 
 
 async def _choose(stores: Stores, batch: Batch) -> tuple[list[int], int, list[DeadLetter]]:

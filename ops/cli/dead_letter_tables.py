@@ -5,16 +5,14 @@ from __future__ import annotations
 import base64
 import json
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-import typer
-from rich.console import Console
-from rich.table import Table
+from rich.console import RenderableType
 
-from ops.cli.console import print_json
+from ops.cli.console import table
 from seckill.dead_letters import parser
 from seckill.dead_letters.parser import first_line
 from seckill.dead_letters.store import DeadLetter
@@ -37,56 +35,52 @@ def describe(letter: DeadLetter, *, whole: bool = False) -> dict[str, Any]:
     return fields
 
 
-def print_letters(console: Console, letters: Sequence[DeadLetter]) -> None:
-    """Print letters, two lines each: a table would leave no room for the reason."""
-    for letter in letters:
-        _print(
-            console,
-            f"{letter.letter_id}  {letter.last_at:%Y-%m-%d %H:%M:%S}  {letter.queue}"
-            f"  sale {letter.sale_id or 'unknown'}, {len(letter.orders)} orders, {letter.state},"
-            f" died {letter.deaths}, replayed {letter.replays} times\n"
-            f"    {first_line(letter.reason)}",
-        )
+def summary(letter: DeadLetter) -> str:
+    """Return a letter in two lines: a table would leave no room for the reason."""
+    return (
+        f"{letter.letter_id}  {letter.last_at:%Y-%m-%d %H:%M:%S}  {letter.queue}"
+        f"  sale {letter.sale_id or 'unknown'}, {len(letter.orders)} orders, {letter.state},"
+        f" died {letter.deaths}, replayed {letter.replays} times\n"
+        f"    {first_line(letter.reason)}"
+    )
 
 
-def print_letter(console: Console, letter: DeadLetter, standing: Sequence[dict[str, Any]]) -> None:
-    """Print all of a letter; `standing` has the orders that it names, as they are now."""
+def details(letter: DeadLetter, standing: Sequence[dict[str, Any]]) -> Iterator[RenderableType]:
+    """Yield all of a letter; `standing` has the orders that it names, as they are now."""
     for name, value in describe(letter, whole=True).items():
         if name not in ("orders", "body", "content") and value is not None:
-            _print(console, f"{name:<15}{value}")
+            yield f"{name:<15}{value}"
     content = parser.decode(letter.body)
-    _print(console, f"{'body':<15}{len(letter.body)} bytes{', unreadable' * (content is None)}")
-    _print(console, repr(letter.body) if content is None else json.dumps(content))
-    if standing:
-        table = Table("order", "buyer", "quantity", "row now", "holder in Redis now")
-        for order in standing:
-            holder = order["holder"]
-            table.add_row(
-                order["order_id"],
-                order["buyer_id"] or "-",
-                str(order["quantity"] or "-"),
-                order["row"] or "none",
-                f"{holder['buyer_id']}: {holder['quantity']}" if holder else "none",
-            )
-        console.print(table)
+    yield f"{'body':<15}{len(letter.body)} bytes{', unreadable' * (content is None)}"
+    yield repr(letter.body) if content is None else json.dumps(content)
+    rows = [
+        (
+            order["order_id"],
+            order["buyer_id"] or "-",
+            str(order["quantity"] or "-"),
+            order["row"] or "none",
+            f"{holder['buyer_id']}: {holder['quantity']}" if holder else "none",
+        )
+        for order in standing
+        for holder in [order["holder"]]
+    ]
+    if rows:
+        yield table("order", "buyer", "quantity", "row now", "holder in Redis now", rows=rows)
 
 
-def print_outcomes(outcomes: Sequence[dict[str, Any]], left: int, *, as_json: bool) -> None:
-    """Print what became of letters, and how many are left."""
-    if as_json:
-        print_json({"letters": outcomes, "left": left})
-        return
+def outcome_lines(outcomes: Sequence[dict[str, Any]], left: int) -> Iterator[str]:
+    """Yield what became of letters, and how many are left."""
     by_text: dict[str, list[int]] = defaultdict(list)
     for outcome in outcomes:
         by_text[_text(outcome)].append(outcome["letter_id"])
     for text, ids in by_text.items():
         named = ", ".join(map(str, ids[:NAMED_MAX]))
         more = f" and {len(ids) - NAMED_MAX} more" if len(ids) > NAMED_MAX else ""
-        typer.echo(f"letter {named}{more}: {text}")
+        yield f"letter {named}{more}: {text}"
     if left:
-        typer.echo(f"{left} left; run it again for the next")
+        yield f"{left} left; run it again for the next"
     elif not outcomes:
-        typer.echo("no open letter is meant")
+        yield "no open letter is meant"
 
 
 def _text(outcome: dict[str, Any]) -> str:
@@ -94,7 +88,3 @@ def _text(outcome: dict[str, Any]) -> str:
     orders = "".join(f", {count} {effect}" for effect, count in effects.items())
     units = f", {outcome['units']} units back" if outcome.get("units") else ""
     return f"{outcome['outcome']}{orders}{units}"
-
-
-def _print(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
-from ops.cli.console import Json, check_id, check_reason, print_json, to_json
+from ops.cli.console import Json, check_optional_id, check_reason, open_output, show, to_json
 from ops.cli.dead_letter_batch import Batch, End, end_letters
-from ops.cli.dead_letter_tables import describe, print_letter, print_letters
+from ops.cli.dead_letter_tables import describe, details, summary
 from ops.cli.stores import Stores, run
 from seckill import audit
 from seckill.adapters import topology
@@ -36,19 +34,44 @@ dead_app = typer.Typer(
     no_args_is_help=True,
 )
 
+
+def _queue(name: str | None) -> str | None:
+    """Return the queue that a name, also that of its dead queue, means."""
+    queue = name and name.removesuffix(topology.dead(""))
+    if queue is not None and queue not in topology.WORK_QUEUES:
+        names = ", ".join(topology.WORK_QUEUES)
+        raise UserMistake(f"--queue: there is no queue {queue!r}; there are: {names}")
+    return queue
+
+
+def _state(name: str) -> str:
+    if name not in ("open", "replayed", "discarded", "all"):
+        raise UserMistake(f"--state {name!r}: give open, replayed, discarded or all")
+    return name
+
+
+def _text(param: typer.CallbackParam, text: str | None) -> str | None:
+    try:
+        (text or "").encode()
+    except UnicodeEncodeError as error:
+        raise UserMistake(f"{param.opts[0]}: give text in UTF-8") from error
+    return text
+
+
 LetterId = Annotated[int, typer.Argument(metavar="ID", min=1, max=2**63 - 1)]
 Ids = Annotated[
     list[int] | None, typer.Argument(metavar="ID", min=1, max=2**63 - 1, help="Letters.")
 ]
-Queue = Annotated[str | None, typer.Option(help="Those that died on this queue.")]
-SaleOption = Annotated[str | None, typer.Option("--sale", help="Those of this sale.")]
-#: `discard --reason` is why a letter is discarded, so there only --match selects by reason.
-Match = Annotated[str | None, typer.Option("--match", help="Those whose reason has this text.")]
-Reason = Annotated[
-    str | None, typer.Option("--match", "--reason", help="Those whose reason has this text.")
+Queue = Annotated[str | None, typer.Option(help="Those that died on this queue.", callback=_queue)]
+SaleOption = Annotated[
+    str | None, typer.Option("--sale", help="Those of this sale.", callback=check_optional_id)
 ]
+_MATCH = "Those whose reason has this text."
+#: `discard --reason` is why a letter is discarded, so there only --match selects by reason.
+Match = Annotated[str | None, typer.Option("--match", help=_MATCH, callback=_text)]
+Reason = Annotated[str | None, typer.Option("--match", "--reason", help=_MATCH, callback=_text)]
 All = Annotated[bool, typer.Option("--all", help="All open letters.")]
-State = Annotated[str, typer.Option(help="open, replayed, discarded or all.")]
+State = Annotated[str, typer.Option(help="open, replayed, discarded or all.", callback=_state)]
 Limit = Annotated[
     int, typer.Option(help="At most this many letters, oldest first.", min=1, max=LIMIT_MAX)
 ]
@@ -68,22 +91,20 @@ def list_letters(
     as_json: Json = False,
 ) -> None:
     """List dead letters, newest first."""
-    meant = _selection(None, queue, sale, match, state)
+    meant = _filter(None, queue, sale, match, state)
 
     async def look(stores: Stores) -> tuple[list[DeadLetter], int]:
         found = await store.page(stores.db, meant, limit=limit, newest_first=True)
         return found, await store.count(stores.db, meant)
 
     found, total = run(look)
-    if as_json:
-        print_json([describe(letter) for letter in found])
-        return
-    print_letters(Console(), found)
-    typer.echo(f"{total} dead letters" + (f", {total - len(found)} older" * (total > len(found))))
+    older = f", {total - len(found)} older" if total > len(found) else ""
+    plain = [describe(letter) for letter in found]
+    show(plain, as_json, *map(summary, found), f"{total} dead letters{older}")
 
 
 @dead_app.command("show")
-def show(letter_id: LetterId, as_json: Json = False) -> None:
+def show_letter(letter_id: LetterId, as_json: Json = False) -> None:
     """Show all of a letter, and how the orders that it names stand now."""
 
     async def look(stores: Stores) -> tuple[DeadLetter, list[dict[str, Any]], str]:
@@ -91,10 +112,8 @@ def show(letter_id: LetterId, as_json: Json = False) -> None:
         return letter, *await _standing(stores, letter)
 
     letter, standing, trouble = run(look)
-    if as_json:
-        print_json({**describe(letter, whole=True), "orders": standing})
-    else:
-        print_letter(Console(), letter, standing)
+    plain = {**describe(letter, whole=True), "orders": standing}
+    show(plain, as_json, *details(letter, standing))
     if trouble:
         typer.echo(f"seckill: holders are not known: {trouble}", err=True)
 
@@ -109,11 +128,8 @@ def export(
     out: Annotated[Path | None, typer.Option(help="File to write; else the terminal.")] = None,
 ) -> None:
     """Write letters as JSON lines, each with its body decoded (where possible) and in base64."""
-    meant = _selection(ids, queue, sale, match, state)
-    try:
-        file = out.open("w") if out else sys.stdout
-    except OSError as error:
-        raise UserMistake(f"--out {out}: {error.strerror}") from error
+    meant = _filter(ids, queue, sale, match, state)
+    file = open_output(out)
 
     async def write(stores: Stores) -> int:
         written = 0
@@ -166,7 +182,7 @@ def replay(
 
 @dead_app.command("discard")
 def discard(
-    reason: Annotated[str, typer.Option(help="Why, for the audit trail.")],
+    reason: Annotated[str, typer.Option(help="Why, for the audit trail.", callback=_text)],
     ids: Ids = None,
     queue: Queue = None,
     sale: SaleOption = None,
@@ -178,7 +194,6 @@ def discard(
     as_json: Json = False,
 ) -> None:
     """Give letters up: cancel the orders they name that have no row, and return their units."""
-    _check_text("--reason", reason)
     check_reason(reason, "; it goes into the audit trail")
     meant = _meant(ids, queue, sale, match, everything)
     actor = audit.operator_name()
@@ -226,28 +241,10 @@ def _meant(
     filtered = any(given is not None for given in (queue, sale, match))
     if bool(ids) + filtered + everything != 1:
         raise UserMistake("which letters? give ids, or --queue, --sale, --match, or else --all")
-    return _selection(ids, queue, sale, match, "open")
+    return _filter(ids, queue, sale, match, "open")
 
 
-def _selection(
+def _filter(
     ids: list[int] | None, queue: str | None, sale: str | None, match: str | None, state: str
 ) -> LetterFilter:
-    if queue is not None:
-        queue = queue.removesuffix(topology.dead(""))
-        if queue not in topology.WORK_QUEUES:
-            names = ", ".join(topology.WORK_QUEUES)
-            raise UserMistake(f"--queue: there is no queue {queue!r}; there are: {names}")
-    if sale is not None:
-        check_id(sale)
-    if match is not None:
-        _check_text("--match", match)
-    if state not in ("open", "replayed", "discarded", "all"):
-        raise UserMistake(f"--state {state!r}: give open, replayed, discarded or all")
     return LetterFilter(ids or None, queue, sale, match, None if state == "all" else state)
-
-
-def _check_text(option: str, text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise UserMistake(f"{option}: give text in UTF-8") from error

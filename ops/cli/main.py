@@ -29,9 +29,9 @@ COMMANDS = {
         "ops.cli.stack:env",
         'Print the addresses and the admin token, for `eval "$(seckill env)"`.',
     ),
-    "gateway": ("ops.cli.workers:gateway", "Serve buyers, in the foreground."),
+    "gateway": ("ops.cli.stack:gateway", "Serve buyers, in the foreground."),
     "consumers": (
-        "ops.cli.workers:consumers",
+        "ops.cli.stack:consumers",
         "Do the work behind the gateway, in the foreground: by all roles, or those named.",
     ),
     "ticket": (

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ops.cli.console import BuyerId, Json, check_id, check_reason, print_json
+from ops.cli.console import BuyerId, Json, check_optional_id, check_reason, show
 from ops.cli.stores import Stores, run
 from seckill import audit
 from seckill.errors import UserMistake
@@ -33,26 +33,21 @@ def wallet(
         return await wallets.find_wallet(stores.db, buyer_id)
 
     found = run(change)
-    if as_json:
-        print_json(found)
-        return
-    typer.echo(
-        f"wallet of {buyer_id}: {found.available_cents / 100:.2f} available, "
-        f"{found.frozen_cents / 100:.2f} frozen"
-    )
+    available, frozen = found.available_cents / 100, found.frozen_cents / 100
+    show(found, as_json, f"wallet of {buyer_id}: {available:.2f} available, {frozen:.2f} frozen")
 
 
 def coupon(
     buyer_id: BuyerId,
-    add: Annotated[str | None, typer.Option(help="Hand out one with this id.")] = None,
+    add: Annotated[
+        str | None, typer.Option(help="Hand out one with this id.", callback=check_optional_id)
+    ] = None,
     cents: Annotated[int | None, typer.Option(help="Its worth.", min=1, max=CENTS_MAX)] = None,
     as_json: Json = False,
 ) -> None:
     """List a buyer's coupons, or hand one out with --add ID --cents N."""
     if (add is None) != (cents is None):
         raise UserMistake("--add and --cents go together")
-    if add is not None:
-        check_id(add)
 
     async def change(stores: Stores) -> list[Coupon]:
         if add is not None and cents is not None:
@@ -62,11 +57,8 @@ def coupon(
         return await wallets.coupons_of(stores.db, buyer_id)
 
     found = run(change)
-    if as_json:
-        print_json(found)
-        return
-    for each in found:
-        typer.echo(f"{each.coupon_id:<24}{each.cents / 100:>12.2f}  {each.state}")
+    lines = (f"{each.coupon_id:<24}{each.cents / 100:>12.2f}  {each.state}" for each in found)
+    show(found, as_json, *lines)
 
 
 def refund(
@@ -81,12 +73,8 @@ def refund(
     check_reason(reason)
     actor = audit.operator_name()
     state = run(lambda s: refunds.refund(s.db, order_id, actor=actor, reason=reason))
-    if as_json:
-        print_json({"order_id": order_id, "status": state})
-    elif state == "refunded":
-        typer.echo(f"order {order_id} is refunded")
-    else:
-        typer.echo(f"order {order_id} is {state}: the provider is told to give the money back")
+    more = "" if state == "refunded" else ": the provider is told to give the money back"
+    show({"order_id": order_id, "status": state}, as_json, f"order {order_id} is {state}{more}")
 
 
 def unknown_payments(
@@ -104,11 +92,9 @@ def unknown_payments(
         return await payments.open_payments(LISTED_MAX)
 
     found = run(look)
-    if as_json:
-        print_json([each._asdict() for each in found])
-        return
-    for each in found:
-        typer.echo(
-            f"{each.tx_id:<36}{each.state:<12}{each.cents / 100:>10.2f}  for {each.age_s:,.0f} s, "
-            f"asked {each.asks} times, said: {each.said or 'nothing'}"
-        )
+    lines = (
+        f"{each.tx_id:<36}{each.state:<12}{each.cents / 100:>10.2f}  for {each.age_s:,.0f} s, "
+        f"asked {each.asks} times, said: {each.said or 'nothing'}"
+        for each in found
+    )
+    show([each._asdict() for each in found], as_json, *lines)

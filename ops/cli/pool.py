@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.live import Live
 
 from config.settings import load_settings
-from ops.cli.console import Json, print_json
+from ops.cli.console import Json, show, to_json
 from ops.cli.pool_tables import tables
 from ops.pool.plan import COUNT_MAX, parse_scale
 from ops.processes.child import START_DEADLINE_S, log_tail
@@ -76,7 +75,7 @@ def start(
 @pool_app.command()
 def status(as_json: Json = False) -> None:
     """Show what each role and each worker does."""
-    _print(_status(), as_json)
+    _show(_status(), as_json)
 
 
 @pool_app.command()
@@ -97,7 +96,7 @@ def top(
                 live.update(str(silent), refresh=True)  # it may come back
             else:
                 if live is None:
-                    print_json(now)
+                    typer.echo(to_json(now))
                 else:
                     live.update(tables(now), refresh=True)
             if look == count:
@@ -143,7 +142,7 @@ def restart(as_json: Json = False) -> None:
     """Replace the workers, one after the other; each finishes its batch first."""
     home = load_settings().home.absolute()
     pool_socket(home).ask(PoolRequest("restart"), timeout_s=None)  # as long as there are workers
-    _print(_status(), as_json)
+    _show(_status(), as_json)
 
 
 @pool_app.command()
@@ -155,12 +154,9 @@ def stop(as_json: Json = False) -> None:
         stack_socket(home).ask(StackRequest("stop_pool"), timeout_s=None)
     else:
         started = start_time(pid)
-        pool_socket(home).ask(PoolRequest("stop"), timeout_s=None)
-        wait_for_end(pid, started)  # its lock is free for the next one
-    if as_json:
-        print_json({"stopped": pid})
-    else:
-        typer.echo("stopped")
+        pool_socket(home).ask(PoolRequest("stop"))
+        wait_for_end(pid, started)
+    show({"stopped": pid}, as_json, "stopped")
 
 
 def _start_by(stack: int, home: Path, consumers: int | None) -> None:
@@ -190,7 +186,7 @@ def _change(request: PoolRequest, roles: list[str], wait_s: float, as_json: bool
                 break
             raise SeckillError(f"not in force after {wait_s:g} s: {', '.join(late)}")
         time.sleep(LOOK_PAUSE_S)  # between two questions; the manager sends no word by itself
-    _print(now, as_json)
+    _show(now, as_json)
 
 
 def not_in_force(now: Reply, roles: list[str]) -> list[str]:
@@ -207,8 +203,5 @@ def not_in_force(now: Reply, roles: list[str]) -> list[str]:
     return late
 
 
-def _print(now: Reply, as_json: bool) -> None:
-    if as_json:
-        print_json(now)
-    else:
-        Console().print(tables(now))
+def _show(now: Reply, as_json: bool) -> None:
+    show(now, as_json, tables(now))

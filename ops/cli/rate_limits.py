@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from config.limits import Op, load_limits
 from config.settings import load_settings
-from ops.cli.console import Json, SaleId, print_json
+from ops.cli.console import Json, SaleId, show, table
 from ops.cli.stores import Stores, run
 from seckill.errors import UserMistake
 from seckill.sales import rate_limits
@@ -53,19 +51,23 @@ def limit(
         return dict(await rate_limits.limits_of(stores.db, sale_id))
 
     shown = rate_limits.in_force(profile, run(change))
-    if as_json:
-        print_json(shown)
-        return
     for name, new_limit in wanted.items():
-        if not new_limit.keeps_turns:
+        if not (as_json or new_limit.keeps_turns):
             typer.echo(
                 f"seckill: --{name}-burst is small for this rate: no tokens are kept for those who "
                 "wait, and Retry-After is a guess",
                 err=True,
             )
-    table = Table("operation", "rate/s", "burst", "set for this sale", "mode")
-    table.caption = "not set: as configured here; what a gateway has in force: its admin API"
-    for shown_op, line in shown.items():
-        own_text = "yes" if line["own"] else "no"
-        table.add_row(shown_op, str(line["rate"]), str(line["burst"]), own_text, str(line["mode"]))
-    Console().print(table)
+    columns = ("operation", "rate/s", "burst", "set for this sale", "mode")
+    rows = [
+        (
+            op,
+            str(line["rate"]),
+            str(line["burst"]),
+            "yes" if line["own"] else "no",
+            str(line["mode"]),
+        )
+        for op, line in shown.items()
+    ]
+    caption = "not set: as configured here; what a gateway has in force: its admin API"
+    show(shown, as_json, table(*columns, rows=rows, caption=caption))

@@ -1,4 +1,4 @@
-"""`seckill sale rebuild` and `seckill reconcile`: what to do when the stores do not agree."""
+"""`seckill sale rebuild`: a sale that Redis lost, written anew from PostgreSQL."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ops.cli.console import Json, check_ids, print_json
+from ops.cli.console import Json, check_ids, show
 from ops.cli.stores import Stores, run
 from seckill import audit
 from seckill.adapters import topology
@@ -36,22 +36,22 @@ def rebuild(
     if bool(sale_ids) == all_lost:
         raise UserMistake("give either sales or --all-lost")
     left, done, failed = run(lambda s: _rebuild(s, sale_ids or [], wait, force))
-    if as_json:
-        print_json({"left": left and left._asdict(), "rebuilt": done, "failed": failed})
-    else:
-        if left and any(left):
-            typer.echo(
-                f"not placed in time: {left.messages} messages on the broker, {left.outbox_entries}"
-                f" outbox entries, {left.holders} holders; what is of these sales is rejected"
-            )
-        for each in done:
-            typer.echo(
-                f"sale {each.sale_id}: {each.state}, "
-                f"{'not opened yet' if each.stock is None else f'{each.stock} units left'}, "
-                f"{each.holders} orders hold units, {each.rejected} grabs rejected"
-            )
-        if not done and not failed:
-            typer.echo("no sale needs a rebuild")
+    lines = [
+        f"sale {each.sale_id}: {each.state}, "
+        f"{'not opened yet' if each.stock is None else f'{each.stock} units left'}, "
+        f"{each.holders} orders hold units, {each.rejected} grabs rejected"
+        for each in done
+    ]
+    if left and any(left):
+        late = (
+            f"not placed in time: {left.messages} messages on the broker, {left.outbox_entries}"
+            f" outbox entries, {left.holders} holders; what is of these sales is rejected"
+        )
+        lines.insert(0, late)
+    if not done and not failed:
+        lines.append("no sale needs a rebuild")
+    plain = {"left": left and left._asdict(), "rebuilt": done, "failed": failed}
+    show(plain, as_json, *lines)
     if failed:
         raise SeckillError("; ".join(failed.values()))
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Iterator
 from functools import partial
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
+from rich.console import RenderableType
 
-from ops.cli.console import Json, check_ids, print_json
+from ops.cli.console import Json, check_ids, show, table
 from ops.cli.stores import Stores, run
 from seckill import audit
 from seckill.adapters import topology
@@ -36,10 +36,7 @@ def reconcile(
 ) -> None:
     """Compare the stores order by order, twice; exit 1 when something is left to be done."""
     report = run(lambda stores: _compare(stores, sale_ids or None, apply=apply))
-    if as_json:
-        print_json(report)
-    else:
-        _print_report(report, applied=apply)
+    show(report, as_json, *_parts(report, applied=apply))
     if any(each["needs_rebuild"] or each["left"] for each in report.values()):
         raise typer.Exit(1)
 
@@ -111,29 +108,27 @@ def _plain(difference: Difference) -> dict[str, object]:
     }
 
 
-def _print_report(report: Report, *, applied: bool) -> None:
-    table = Table("sale", "order", "buyer", "units", "action", "because")
-    for sale_id, each in report.items():
-        for found in each["differences"]:
-            because = diff.REASONS[found["action"]]
-            table.add_row(
-                sale_id,
-                found["order_id"],
-                found["buyer_id"],
-                str(found["quantity"]),
-                found["action"],
-                because,
-            )
-    if table.row_count:
-        Console().print(table)
-    for sale_id, each in report.items():
-        if trouble := each["needs_rebuild"]:
-            typer.echo(fencing.advice(sale_id, trouble))
+def _parts(report: Report, *, applied: bool) -> Iterator[RenderableType]:
+    rows = [
+        (
+            sale_id,
+            found["order_id"],
+            found["buyer_id"],
+            str(found["quantity"]),
+            found["action"],
+            diff.REASONS[found["action"]],
+        )
+        for sale_id, each in report.items()
+        for found in each["differences"]
+    ]
+    if rows:
+        yield table("sale", "order", "buyer", "units", "action", "because", rows=rows)
+    reasons = {sale_id: each["needs_rebuild"] for sale_id, each in report.items()}
+    yield from (fencing.advice(sale_id, reason) for sale_id, reason in reasons.items() if reason)
     left = sum(each["left"] for each in report.values())
-    if not table.row_count:
-        if not any(each["needs_rebuild"] for each in report.values()):
-            typer.echo("the stores agree")
-    elif applied:
-        typer.echo(f"repaired {table.row_count - left}, left {left}: see again in some seconds")
-    else:
-        typer.echo("nothing was changed; to repair it, add --apply")
+    if not rows and not any(reasons.values()):
+        yield "the stores agree"
+    elif rows and applied:
+        yield f"repaired {len(rows) - left}, left {left}: see again in some seconds"
+    elif rows:
+        yield "nothing was changed; to repair it, add --apply"

@@ -8,10 +8,8 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from ops.cli.console import Json, SaleId, print_json
+from ops.cli.console import Json, SaleId, show, table
 from ops.cli.rate_limits import limit
 from ops.cli.rebuild import rebuild
 from ops.cli.stores import Stores, T, run
@@ -76,23 +74,15 @@ def create_sale(
 def show_sale(sale_id: SaleId, as_json: Json = False) -> None:
     """Show one sale."""
     sale, troubles = run(lambda s: _with_troubles(s, sales.find(s.db, sale_id), [sale_id]))
-    if as_json:
-        print_json(_with_need(sale, troubles))
-    else:
-        _show(sale, as_json)
-        _print_troubles(troubles)
+    show(_with_need(sale, troubles), as_json, _line(sale), *_advice(troubles))
 
 
 @sale_app.command("list")
 def list_sales(as_json: Json = False) -> None:
     """List all sales."""
     found, troubles = run(lambda s: _with_troubles(s, sales.all_sales(s.db), None))
-    if as_json:
-        print_json([_with_need(sale, troubles) for sale in found])
-        return
-    table = Table("sale", "state", "total", "price", "opens", "closes", "payment window")
-    for sale in found:
-        table.add_row(
+    rows = [
+        (
             sale.sale_id,
             sale.state,
             str(sale.total),
@@ -101,8 +91,11 @@ def list_sales(as_json: Json = False) -> None:
             str(sale.closes_at or "-"),
             f"{sale.payment_window_s} s",
         )
-    Console().print(table)
-    _print_troubles(troubles)
+        for sale in found
+    ]
+    columns = ("sale", "state", "total", "price", "opens", "closes", "payment window")
+    plain = [_with_need(sale, troubles) for sale in found]
+    show(plain, as_json, table(*columns, rows=rows), *_advice(troubles))
 
 
 @sale_app.command("open")
@@ -181,18 +174,18 @@ def _with_need(sale: Sale, troubles: dict[str, FenceReason] | None) -> dict[str,
     return asdict(sale) | {"needs_rebuild": need}
 
 
-def _print_troubles(troubles: dict[str, FenceReason] | None) -> None:
-    for sale_id, trouble in (troubles or {}).items():
-        typer.echo(fencing.advice(sale_id, trouble))
+def _advice(troubles: dict[str, FenceReason] | None) -> list[str]:
+    return [fencing.advice(sale_id, reason) for sale_id, reason in (troubles or {}).items()]
 
 
 def _show(sale: Sale, as_json: bool) -> None:
-    if as_json:
-        print_json(sale)
-        return
+    show(sale, as_json, _line(sale))
+
+
+def _line(sale: Sale) -> str:
     opens = f", opens {sale.opens_at.isoformat()}" if sale.opens_at else ""
     closes = f", closes {sale.closes_at.isoformat()}" if sale.closes_at else ""
-    typer.echo(
+    return (
         f"sale {sale.sale_id}: {sale.state}, {sale.total} units at {sale.price_cents / 100:.2f}, "
         f"{sale.payment_window_s} s to pay{opens}{closes}"
     )

@@ -1,17 +1,20 @@
-"""`seckill up`, `down`, `status` and `env`: everything on this machine, started and shown."""
+"""What runs here: `seckill up`, `down`, `status`, `env`, and a `gateway` or `consumers` by hand."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Annotated
 
 import typer
 
 from config.settings import load_settings
-from ops.cli.console import Json, print_json
+from ops.cli.console import Json, show
 from ops.pool.plan import COUNT_MAX
 from ops.processes.home import bring_down, pool_manager
 from ops.processes.requests import pool_overview, running_stack
+from ops.processes.tasks import until_signal
+from ops.processes.workers import run_gateways, worker_settings
 from seckill.errors import SeckillError
 
 
@@ -49,16 +52,16 @@ def status(as_json: Json = False) -> None:
     services = stack["services"] if stack else []
     processes = [*(stack["processes"] if stack else []), *(found["workers"] if found else [])]
     pool = {"pid": found["pid"]} if found else None
-    if as_json:
-        print_json({"services": services, "processes": processes, "pool": pool})
-    else:
-        for service in services:
-            typer.echo(f"{service['name']:<14}{service['pid'] or '-':<10}{service['address']}")
-        for process in processes:
-            where = f"{process['role']:<12}{process['admin_url']}"
-            typer.echo(f"{process['name']:<14}{process['pid'] or '-':<10}{where}")
-        if pool:
-            typer.echo(f"{'pool':<14}{pool['pid']:<10}see: seckill pool status")
+    show(
+        {"services": services, "processes": processes, "pool": pool},
+        as_json,
+        *(f"{s['name']:<14}{s['pid'] or '-':<10}{s['address']}" for s in services),
+        *(
+            f"{p['name']:<14}{p['pid'] or '-':<10}{p['role']:<12}{p['admin_url']}"
+            for p in processes
+        ),
+        *([f"{'pool':<14}{pool['pid']:<10}see: seckill pool status"] if pool else []),
+    )
     if stack is None:
         raise SeckillError(f"nothing runs in {home}; start it: seckill up")
     if found is None:
@@ -73,7 +76,30 @@ def env(as_json: Json = False) -> None:
     from ops.stack.settings import current_variables
 
     found = current_variables(load_settings())
-    if as_json:
-        print_json(found)
-    else:
-        typer.echo("\n".join(f"export {name}='{value}'" for name, value in found.items()))
+    show(found, as_json, *(f"export {name}='{value}'" for name, value in found.items()))
+
+
+def gateway(
+    workers: Annotated[int, typer.Option(help="Processes on one port.", min=1)] = 1,
+) -> None:
+    """Serve buyers, in the foreground."""
+    settings = worker_settings()
+    if workers > 1:
+        log = logging.getLogger("seckill").warning
+        asyncio.run(until_signal(run_gateways(settings, workers, log)))
+        return
+    from gateway.server import run
+
+    run(settings)
+
+
+def consumers(
+    roles: Annotated[list[str] | None, typer.Argument(metavar="[ROLE]...")] = None,
+    managed: Annotated[bool, typer.Option("--managed", hidden=True)] = False,
+) -> None:
+    """Do the work behind the gateway, in the foreground: by all roles, or those named."""
+    from consumers.main import default_roles, known, run
+
+    chosen, settings = known(roles or ()), worker_settings()
+    # Hidden, as only a pool manager assigns roles on stdin.
+    run(settings, chosen or (() if managed else default_roles(settings)), managed=managed)

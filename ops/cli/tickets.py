@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +9,7 @@ from typing import Annotated
 import typer
 
 from config.settings import BadSettings, load_settings
-from ops.cli.console import BuyerId, check_id
+from ops.cli.console import BuyerId, check_id, open_output
 from seckill.auth import login_tokens, tickets
 from seckill.auth.key_ring import KeyRing
 from seckill.errors import UserMistake
@@ -35,11 +34,7 @@ def ticket(
             tickets.issue(keys, sale_id=sale_id, buyer_id=buyer_id, expires_at_s=expires_at_s)
         )
         return
-    try:
-        file = out.open("w") if out else sys.stdout
-    except OSError as error:
-        raise UserMistake(f"--out {out}: {error.strerror}") from error
-    with file:
+    with open_output(out) as file:
         for number in range(1, count + 1):
             buyer = f"buyer-{number:07d}"
             made = tickets.issue(keys, sale_id=sale_id, buyer_id=buyer, expires_at_s=expires_at_s)

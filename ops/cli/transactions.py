@@ -9,13 +9,12 @@ from enum import StrEnum
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Column, Table
+from rich.table import Column
 
-from ops.cli.console import Json, check_reason, print_json
+from ops.cli.console import Json, check_reason, show, table
 from ops.cli.stores import run
 from seckill.transactions import manual
-from seckill.transactions.manual import ListedTransaction, TransactionView
+from seckill.transactions.manual import ListedTransaction
 from seckill.transactions.states import TransactionState
 
 tx_app = typer.Typer(help="Show, retry and settle transactions.", no_args_is_help=True)
@@ -41,37 +40,58 @@ def list_(
 ) -> None:
     """List transactions: those that have not ended, or those in some states."""
     found = run(lambda s: manual.list_(s.db, state or manual.OPEN, limit))
-    if as_json:
-        print_json(found)
-        return
-    if not found:
-        typer.echo("no transactions")
-        return
-    table = _table("transaction", "of", "state", "failed", "begun", "next attempt", "why")
-    table.caption = "failed: attempts since it last made progress; times are UTC"
-    for each in found:
-        table.add_row(
+    rows = [
+        (
             each.tx_id,
             each.name,
             _state(each),
             str(each.attempts),
             _moment(each.created_at),
             _moment(each.due_at),
-            each.reason if each.ended_at else each.error or each.reason,
+            (each.reason if each.ended_at else each.error or each.reason) or "",
         )
-    Console().print(table)
+        for each in found
+    ]
+    columns = _columns("transaction", "of", "state", "failed", "begun", "next attempt", "why")
+    caption = "failed: attempts since it last made progress; times are UTC"
+    shown = table(*columns, rows=rows, caption=caption) if found else "no transactions"
+    show(found, as_json, shown)
 
 
 @tx_app.command("show")
-def show(tx_id: TxId, as_json: Json = False) -> None:
+def show_one(tx_id: TxId, as_json: Json = False) -> None:
     """Show one transaction, with every operation of its branches."""
-    _show(run(lambda s: manual.show(s.db, tx_id)), as_json)
+    found = run(lambda s: manual.show(s.db, tx_id))
+    each = found.transaction
+    facts = {
+        "transaction": f"{each.tx_id} ({each.engine} {each.name})",
+        "state": _state(each),
+        "reason": each.reason,
+        "begun": _moment(each.created_at),
+        "ended": _moment(each.ended_at),
+        "next attempt": _moment(each.due_at),
+        "failed attempts": each.attempts or None,
+        "worked on by": each.owner,
+        "args": json.dumps(found.args),
+    }
+    rows = []
+    for b in found.branches:
+        times = (_moment(moment) for moment in (b.first_at, b.last_at, b.done_at))
+        rows.append((b.branch, b.op, str(b.attempts), *times, b.error or ""))
+    columns = _columns("branch", "operation", "attempts", "first", "last", "done", "last error")
+    show(
+        {**asdict(each), "args": found.args, "branches": found.branches},
+        as_json,
+        *(f"{name:<16}{value}" for name, value in facts.items() if value),
+        table(*columns, rows=rows, caption="times are UTC"),
+    )
 
 
 @tx_app.command("retry")
 def retry(tx_id: TxId, as_json: Json = False) -> None:
     """Try a parked transaction again, or one that waits, at once (by the role `recover`)."""
-    _print(run(lambda s: manual.retry(s.db, tx_id)), "goes on", as_json)
+    each = run(lambda s: manual.retry(s.db, tx_id))
+    show(each, as_json, f"{each.tx_id} goes on: {_state(each)}")
 
 
 @tx_app.command("settle")
@@ -83,46 +103,13 @@ def settle(
 ) -> None:
     """Close a parked transaction by hand. Nothing is done at its branches: that is up to you."""
     check_reason(reason)
-    _print(run(lambda s: manual.settle(s.db, tx_id, to, reason)), "is settled", as_json)
+    each = run(lambda s: manual.settle(s.db, tx_id, to, reason))
+    show(each, as_json, f"{each.tx_id} is settled: {_state(each)}")
 
 
-def _show(shown: TransactionView, as_json: bool) -> None:
-    each = shown.transaction
-    if as_json:
-        print_json({**asdict(each), "args": shown.args, "branches": shown.branches})
-        return
-    lines = {
-        "transaction": f"{each.tx_id} ({each.engine} {each.name})",
-        "state": _state(each),
-        "reason": each.reason,
-        "begun": _moment(each.created_at),
-        "ended": _moment(each.ended_at),
-        "next attempt": _moment(each.due_at),
-        "failed attempts": each.attempts or None,
-        "worked on by": each.owner,
-        "args": json.dumps(shown.args),
-    }
-    for name, value in lines.items():
-        if value:
-            typer.echo(f"{name:<16}{value}")
-    table = _table("branch", "operation", "attempts", "first", "last", "done", "last error")
-    table.caption = "times are UTC"
-    for b in shown.branches:
-        times = (_moment(moment) for moment in (b.first_at, b.last_at, b.done_at))
-        table.add_row(b.branch, b.op, str(b.attempts), *times, b.error or "")
-    Console().print(table)
-
-
-def _table(first: str, *others: str) -> Table:
-    """Make a table whose first column can be copied whole, however narrow the terminal is."""
-    return Table(Column(first, no_wrap=True), *(Column(name, overflow="fold") for name in others))
-
-
-def _print(each: ListedTransaction, what: str, as_json: bool) -> None:
-    if as_json:
-        print_json(each)
-    else:
-        typer.echo(f"{each.tx_id} {what}: {_state(each)}")
+def _columns(first: str, *others: str) -> list[Column]:
+    """Return columns of which the first can be copied whole, however narrow the terminal is."""
+    return [Column(first, no_wrap=True), *(Column(name, overflow="fold") for name in others)]
 
 
 def _state(each: ListedTransaction) -> str:

@@ -6,10 +6,11 @@ import math
 from typing import Annotated
 
 import typer
-from rich.console import Console
+from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
-from ops.cli.console import Json, check_id, print_json
+from ops.cli.console import Json, check_id, show
 from ops.cli.stores import Stores, run
 from seckill.consistency import verify as ledgers
 from seckill.consistency.verify import Ledger
@@ -33,21 +34,17 @@ def verify(
         return await ledgers.verify(stores.redis, stores.db, sale_id, wait_s=wait)
 
     ledger = run(look)
-    if as_json:
-        print_json(ledger.summary())
-    else:
-        print_ledger(Console(), sale_id, ledger)
+    show(ledger.summary(), as_json, shown(sale_id, ledger))
     if not ledger.balanced:
         raise typer.Exit(1)
 
 
-def print_ledger(console: Console, sale_id: str, ledger: Ledger) -> None:
-    """Print a ledger as a table, with its verdict."""
-    table = Table("line", "number", title=f"ledger of {sale_id}", min_width=40)
-    table.columns[1].justify = "right"
+def shown(sale_id: str, ledger: Ledger) -> Group:
+    """Return a ledger as a table, with its verdict."""
+    numbers = Table("line", "number", title=f"ledger of {sale_id}", min_width=40)
+    numbers.columns[1].justify = "right"
     for name, number in ledger.lines.items():
-        table.add_row(name, str(number))
-    console.print(table)
-    for violation in ledger.violations:
-        console.print(f"[red]violation[/red] {violation}", highlight=False)
-    console.print("[green]balanced[/green]" if ledger.balanced else "[red]NOT balanced[/red]")
+        numbers.add_row(name, str(number))
+    violations = (Text.assemble(("violation", "red"), f" {text}") for text in ledger.violations)
+    verdict = Text("balanced", "green") if ledger.balanced else Text("NOT balanced", "red")
+    return Group(numbers, *violations, verdict)

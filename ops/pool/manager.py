@@ -84,22 +84,18 @@ class Pool:
         self._trends: dict[str, Trend] = {}
         self._looking = SingleFlight(self._look, interval_s=FRESH_S)
         self._stop = asyncio.Event()
-        self._ended = asyncio.Event()
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Run until cancelled or asked to stop; call `ready` when each worker was tried once."""
-        async with pool_socket(self._home).serving(PoolRequest, self.handle):
+        control = pool_socket(self._home)
+        async with control.serving(PoolRequest, self.handle), self._workers.running():
             try:
-                async with self._workers.running():
-                    try:
-                        self._workers.follow(self._plan)
-                        await self._workers.tried()
-                        ready()
-                        await self._watch()
-                    finally:
-                        self._stop.set()  # no change comes from now on
+                self._workers.follow(self._plan)
+                await self._workers.tried()
+                ready()
+                await self._watch()
             finally:
-                self._ended.set()
+                self._stop.set()  # no change comes from now on
 
     async def handle(self, request: PoolRequest) -> Reply:
         """Do what is asked through the control socket."""
@@ -112,8 +108,7 @@ class Pool:
         if request.op == "restart":
             await self._workers.restart()
         elif request.op == "stop":
-            self._stop.set()
-            await self._ended.wait()
+            self._stop.set()  # who asked waits for the end of this process
         else:
             self._change(request)
         return {"ok": True}
