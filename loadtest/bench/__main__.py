@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 from rich.progress import Progress
 
-from loadtest.bench.grab_costs import FEW, MANY, Growth, holders_growth
+from loadtest.bench.grab_costs import FEW, MANY, GrabCosts, Point
 from loadtest.bench.order_sides import order_sides, p99_side
 from loadtest.bench.sides import Side, one_core_sides, two_process_sides
 from loadtest.bench.wrk import require_wrk
@@ -49,7 +49,7 @@ class Row:
     def finding(self, sides: Mapping[str, Side]) -> Finding:
         """Return the line for the table."""
         name = f"{self.number:>1} {self.name}"
-        goals = [("most" if self.less else "least", self.bound), ("aim", self.aim)]
+        goals = [("at most" if self.less else "at least", self.bound), ("aim", self.aim)]
         promised = ", ".join(f"{word} {goal:,g}" for word, goal in goals if goal is not None)
         figure = self.figure(sides)
         if figure is None:
@@ -109,11 +109,9 @@ async def run(runs: int, seconds: int, holders: int, bars: Progress) -> dict[str
     if holders:
         async with temporary_stack(OTHER_CORE) as stack:
             gateway = await stack.run("gateway", TESTED_CORE, **NO_SHEDDING)
-            sizes = FEW, holders
-            growth = await holders_growth(
-                stack, gateway, sizes, rounds=runs, seconds=seconds, bars=bars
-            )
-        sides |= dict(zip(("few", "many"), _sides_of(growth), strict=True))
+            costs = GrabCosts(stack, gateway, runs, seconds, bars)
+            few, many = (await costs.by_holders((FEW, holders))).points
+        sides |= {"few": _side_of(few), "many": _side_of(many)}
     return sides
 
 
@@ -127,18 +125,12 @@ async def _interleave(sides: Iterable[Side], runs: int, bars: Progress) -> None:
             bars.advance(bar)
 
 
-def _sides_of(growth: Growth) -> list[Side]:
+def _side_of(point: Point) -> Side:
     async def measured_already() -> float:
-        raise AssertionError("bug: growth is measured as a whole")
+        raise AssertionError("bug: holders are measured as a whole")
 
-    return [
-        Side(
-            f"a grab among {point.size:,} holders, us",
-            measured_already,
-            figures=point.costs("time_us"),
-        )
-        for point in growth.points
-    ]
+    name = f"a grab among {point.size:,} holders, us"
+    return Side(name, measured_already, figures=point.costs("time_us"))
 
 
 def main(
@@ -163,7 +155,7 @@ def main(
         plain = {"rows": [row.plain(sides) for row in ROWS], "sides": measured}
         print(json.dumps(origin("bench", {}) | plain))
         raise typer.Exit(0 if all(row.reached is not False for row in rows) else 1)
-    print(f"medians of {runs} interleaved runs of {seconds} s, a second where not said otherwise")
+    print(f"medians of {runs} interleaved runs of {seconds} s; a second, where no unit is named")
     report([*map(_side_finding, sides.values()), *rows])
 
 

@@ -1,6 +1,6 @@
 """What a grab costs: by wrk and one gateway on a core of its own, in interleaved rounds.
 
-    growth = await holders_growth(stack, gateway, sizes, rounds=5, seconds=3, bars=bars)
+    growth = await GrabCosts(stack, gateway, rounds, seconds, bars).by_holders((FEW, MANY))
     growth.ratio, growth.cpu_ratio, growth.points
 
 The cost is the time between two grabs, and the CPU time that gateway and Redis took for one, which
@@ -10,7 +10,7 @@ other work on the machine disturbs less.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from statistics import median
@@ -63,7 +63,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """How the cost of a grab grows with one thing; points from few to many."""
+    """How the cost of a grab grows with holders, or sales; points from few to many."""
 
     thing: str
     points: list[Point]
@@ -93,104 +93,81 @@ class Growth:
         ]
 
 
-async def holders_growth(
-    stack: BenchStack,
-    gateway: Process,
-    sizes: Sequence[int],
-    *,
-    rounds: int,
-    seconds: int,
-    bars: Progress,
-) -> Growth:
-    """Measure grabs in sales that have so many holders when a round begins."""
-    holders.check_memory(sum(sizes))
-    bar = bars.add_task("filling", total=sum(sizes))
-    made: list[tuple[int, list[Sale]]] = []
-    try:
-        async with holders.quick_filling(stack.redis):
-            for size in sizes:
-                made.append((size, [sale := await stack.open_sale()]))
-                await holders.fill(stack.redis, sale, size, partial(bars.advance, bar))
-        return await _measure("holders", stack, gateway, made, rounds, seconds, bars)
-    finally:
-        async with holders.quick_filling(stack.redis):
-            for _, (sale,) in made:
-                await holders.take_out_all(stack.redis, sale)
+@dataclass(frozen=True, slots=True)
+class GrabCosts:
+    """Measures what a grab costs, by wrk and one gateway on a core of its own."""
 
+    stack: BenchStack
+    gateway: Process
+    rounds: int
+    seconds: int
+    bars: Progress
 
-async def sales_growth(
-    stack: BenchStack,
-    gateway: Process,
-    counts: Sequence[int],
-    *,
-    rounds: int,
-    seconds: int,
-    bars: Progress,
-) -> Growth:
-    """Measure grabs that are spread over so many sales."""
-    bar = bars.add_task("opening sales", total=sum(counts))
-    made: list[tuple[int, list[Sale]]] = [(count, []) for count in counts]
-    for count, sales in made:
-        for _ in range(count):
-            sales.append(await stack.open_sale())
-            bars.advance(bar)
-    return await _measure("sales", stack, gateway, made, rounds, seconds, bars)
+    async def by_holders(self, sizes: Sequence[int]) -> Growth:
+        """Measure grabs in sales that have so many holders when a round begins."""
+        holders.check_memory(sum(sizes))
+        bar = self.bars.add_task("filling", total=sum(sizes))
+        redis, made = self.stack.redis, [(size, [await self.stack.open_sale()]) for size in sizes]
+        try:
+            async with holders.quick_filling(redis):
+                for size, (sale,) in made:
+                    await holders.fill(redis, sale, size, partial(self.bars.advance, bar))
+            return await self._measure("holders", made)
+        finally:
+            async with holders.quick_filling(redis):
+                for _, (sale,) in made:
+                    await holders.take_out_all(redis, sale)
 
+    async def by_sales(self, counts: Sequence[int]) -> Growth:
+        """Measure grabs that are spread over so many sales."""
+        bar = self.bars.add_task("opening sales", total=sum(counts))
+        made: list[tuple[int, list[Sale]]] = [(count, []) for count in counts]
+        for count, sales in made:
+            while len(sales) < count:
+                sales.append(await self.stack.open_sale())
+                self.bars.advance(bar)
+        return await self._measure("sales", made)
 
-async def _measure(
-    thing: str,
-    stack: BenchStack,
-    gateway: Process,
-    made: list[tuple[int, list[Sale]]],
-    rounds: int,
-    seconds: int,
-    bars: Progress,
-) -> Growth:
-    points = [Point(size) for size, _ in made]
-    bar = bars.add_task(f"measuring by {thing}", total=rounds * len(points))
-    await _round(stack, gateway, made[0][1], 1)  # whatever is slow the first time
-    for _ in range(rounds):
-        for point, (_, sales) in zip(points, made, strict=True):
-            point.rounds.append(await _round(stack, gateway, sales, seconds))
-            bars.advance(bar)
-    return Growth(thing, points)
+    async def _measure(self, thing: str, made: Sequence[tuple[int, list[Sale]]]) -> Growth:
+        points = [Point(size) for size, _ in made]
+        bar = self.bars.add_task(f"measuring by {thing}", total=self.rounds * len(points))
+        await self._round(made[0][1], 1)  # whatever is slow the first time
+        for _ in range(self.rounds):
+            for point, (_, sales) in zip(points, made, strict=True):
+                point.rounds.append(await self._round(sales, self.seconds))
+                self.bars.advance(bar)
+        return Growth(thing, points)
 
+    async def _round(self, sales: Sequence[Sale], seconds: int) -> Round:
+        """Grab for so long, and leave the sales as they were."""
+        stack, gateway = self.stack, self.gateway
+        redis_pid = stack.services.pid("redis")
+        if redis_pid is None:
+            raise UserMistake("growth needs a Redis of its own; unset SECKILL_REDIS_URL")
+        held = await self._total("hlen", redis_keys.holders, sales)
+        before = gateway.cpu_s(), cpu_s_of(redis_pid)
+        grabbed = await grab_in(stack, gateway.url, sales, seconds)
+        after = gateway.cpu_s(), cpu_s_of(redis_pid)
+        async with asyncio.timeout(QUIET_S):  # every accepted batch is confirmed and dropped
+            while True:
+                if not await self._total("xlen", redis_keys.outbox, sales):
+                    break
+                await asyncio.sleep(holders.LOOK_S)
+        # Some grabs were in flight in the end, and wrk does not count them.
+        await holders.take_out(stack.redis, sales, grabbed.grabs + 2 * CONNECTIONS)
+        if await self._total("hlen", redis_keys.holders, sales) != held:
+            raise AssertionError("bug: a round left holders behind")
+        await stack.drop_queue()
+        gateway_us, redis_us = (
+            1e6 * (end - begin) / grabbed.grabs for begin, end in zip(before, after, strict=True)
+        )
+        return Round(grabbed.grabs, 1e6 / grabbed.per_s, gateway_us, redis_us)
 
-async def _round(stack: BenchStack, gateway: Process, sales: Sequence[Sale], seconds: int) -> Round:
-    """Grab for so long, and leave the sales as they were."""
-    redis_pid = stack.services.pid("redis")
-    if redis_pid is None:
-        raise UserMistake("growth needs a Redis of its own; unset SECKILL_REDIS_URL")
-    held = await _held(stack, sales)
-    before = gateway.cpu_s(), cpu_s_of(redis_pid)
-    grabbed = await grab_in(stack, gateway.url, sales, seconds)
-    after = gateway.cpu_s(), cpu_s_of(redis_pid)
-    await _quiet(stack, sales)
-    # Some grabs were in flight in the end, and wrk does not count them.
-    await holders.take_out(stack.redis, sales, grabbed.grabs + 2 * CONNECTIONS)
-    if await _held(stack, sales) != held:
-        raise AssertionError("bug: a round left holders behind")
-    await stack.drop_queue()
-    gateway_us, redis_us = (
-        1e6 * (end - begin) / grabbed.grabs for begin, end in zip(before, after, strict=True)
-    )
-    return Round(grabbed.grabs, 1e6 / grabbed.per_s, gateway_us, redis_us)
-
-
-async def _held(stack: BenchStack, sales: Sequence[Sale]) -> int:
-    async with stack.redis.pipeline(transaction=False) as pipe:
-        for sale in sales:
-            pipe.hlen(redis_keys.holders(sale.sale_id))
-        return sum(await pipe.execute())
-
-
-async def _quiet(stack: BenchStack, sales: Sequence[Sale]) -> None:
-    """Wait until every accepted batch is confirmed and dropped from its outbox."""
-    async with asyncio.timeout(QUIET_S):
-        while True:
-            async with stack.redis.pipeline(transaction=False) as pipe:
-                for sale in sales:
-                    pipe.xlen(redis_keys.outbox(sale.sale_id))
-                if not any(await pipe.execute()):
-                    return
-            await asyncio.sleep(holders.LOOK_S)
+    async def _total(
+        self, command: str, key_of: Callable[[str], str], sales: Sequence[Sale]
+    ) -> int:
+        """Return the sum of the lengths of a key of these sales."""
+        async with self.stack.redis.pipeline(transaction=False) as pipe:
+            for sale in sales:
+                getattr(pipe, command)(key_of(sale.sale_id))
+            return sum(await pipe.execute())

@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 from rich.progress import Progress
 
-from loadtest.bench.grab_costs import FEW, MANY, Growth, holders_growth, sales_growth
+from loadtest.bench.grab_costs import FEW, MANY, GrabCosts, Growth
 from loadtest.bench.wrk import CONNECTIONS, require_wrk
 from loadtest.findings import Finding, check_output, origin, progress, report, write_json
 from loadtest.stack import NO_SHEDDING, OTHER_CORE, TESTED_CORE, require_two_cores, temporary_stack
@@ -28,16 +28,15 @@ PROMISED = 1.3
 
 def findings_of(growth: Growth) -> list[Finding]:
     """Return the cost at each point."""
-    return [
-        Finding(
-            f"a grab, {growth.thing}: {point.size:,}",
-            f"{point.median('time_us'):.1f} us "
-            f"({min(point.costs('time_us')):.1f} .. {max(point.costs('time_us')):.1f}); CPU: "
-            f"gateway {point.median('gateway_cpu_us'):.1f}, "
-            f"Redis {point.median('redis_cpu_us'):.1f} us",
+    findings = []
+    for point in growth.points:
+        times, cost = point.costs("time_us"), point.median
+        text = (
+            f"{cost('time_us'):.1f} us ({min(times):.1f} .. {max(times):.1f}); CPU: "
+            f"gateway {cost('gateway_cpu_us'):.1f}, Redis {cost('redis_cpu_us'):.1f} us"
         )
-        for point in growth.points
-    ]
+        findings.append(Finding(f"a grab, {growth.thing}: {point.size:,}", text))
+    return findings
 
 
 def ratio_of(growth: Growth, few: int, promised: float | None = None) -> list[Finding]:
@@ -62,27 +61,21 @@ async def run(
 ) -> list[Finding]:
     """Measure both on stores that are removed afterwards."""
     require_wrk()
-    measured: list[Growth] = []
-    findings: list[Finding] = []
     async with temporary_stack(OTHER_CORE) as stack:
         gateway = await stack.run("gateway", TESTED_CORE, **NO_SHEDDING)
-        for grow, values in ((holders_growth, sizes), (sales_growth, counts)):
-            if values:
-                measured.append(
-                    await grow(stack, gateway, values, rounds=rounds, seconds=seconds, bars=bars)
-                )
+        costs = GrabCosts(stack, gateway, rounds, seconds, bars)
+        measured = [await costs.by_holders(sizes)] if sizes else []
+        measured += [await costs.by_sales(counts)] if counts else []
         stores = await stack.versions()
-    for growth in measured:
-        findings += findings_of(growth)
+    findings = [finding for growth in measured for finding in findings_of(growth)]
     for growth in measured:
         few, promised = (FEW, PROMISED) if growth.thing == "holders" else (1, None)
         findings += ratio_of(growth, few, promised)
     if json_file is not None:
-        head = origin("growth", stores) | {
-            "options": {"rounds": rounds, "seconds": seconds, "connections": CONNECTIONS},
-            "findings": [asdict(finding) for finding in findings],
-        }
-        write_json(json_file, head | {growth.thing: growth.plain() for growth in measured})
+        options = {"rounds": rounds, "seconds": seconds, "connections": CONNECTIONS}
+        plain = {"options": options, "findings": [asdict(finding) for finding in findings]}
+        plain |= {growth.thing: growth.plain() for growth in measured}
+        write_json(json_file, origin("growth", stores) | plain)
     return findings
 
 

@@ -10,8 +10,9 @@ from math import inf
 
 from loadtest.bench.sides import Side
 from loadtest.bench.wrk import grab_in
+from loadtest.crowd.offer import offer_grabs
 from loadtest.crowd.report import CrowdReport
-from loadtest.crowd.schedule import Schedule, offer_grabs
+from loadtest.crowd.schedule import Schedule
 from loadtest.stack import NO_SHEDDING, BenchStack, Process
 from seckill import messages
 from seckill.adapters import topology

@@ -17,7 +17,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from loadtest.bench.peers.servers import HELLO, NGINX, Peer, running
 from loadtest.bench.wrk import grabs_per_second, pages_per_second, refusals_per_second
-from loadtest.crowd.schedule import Schedule, offer_grabs
+from loadtest.crowd.offer import offer_grabs
+from loadtest.crowd.schedule import Schedule
 from loadtest.stack import NO_SHEDDING, OTHER_CORE, TESTED_CORE, BenchStack, Process
 from ops.processes.ports import free_port
 from seckill.errors import SeckillError

@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from loadtest.crowd.arrivals import Arrivals
 from loadtest.crowd.generator import grab_bytes
+from loadtest.crowd.offer import CONNECTIONS, offer, offer_grabs, read_tickets
 from loadtest.crowd.report import CrowdReport, PlannedRequest
-from loadtest.crowd.schedule import CONNECTIONS, Schedule, offer, offer_grabs, read_tickets
+from loadtest.crowd.schedule import Arrivals, Schedule
 from loadtest.findings import (
     Finding,
     check_output,
@@ -30,7 +29,6 @@ from loadtest.findings import (
 )
 from loadtest.stack import UNITS, bench_stack
 from ops.processes.ports import free_port
-from seckill.consistency.verify import Ledger
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,60 +51,40 @@ async def run_own(
 ) -> list[Finding]:
     """Start a stack, offer it the schedule, and verify the ledger of each sale."""
     async with bench_stack(plan.other_cores) as stack:
-        port = free_port()
-        cores = itertools.cycle(plan.gateway_cores or [None])
+        port, cores = free_port(), itertools.cycle(plan.gateway_cores or [None])
         for core in itertools.islice(cores, plan.gateways):
             gateway = await stack.run("gateway", core, port=port)
         for _ in range(plan.consumers):
             await stack.run("consumers", plan.other_cores)
         sales = [await stack.open_sale(units=plan.units) for _ in range(plan.sales)]
+        options = {"gateways": plan.gateways, "connections": connections}
         report = await offer_grabs(
-            stack,
-            gateway.url,
-            sales,
-            schedule,
-            gateways=plan.gateways,
-            connections=connections,
-            cores=plan.other_cores,
+            stack, gateway.url, sales, schedule, cores=plan.other_cores, **options
         )
         ledgers = [await stack.verify(sale) for sale in sales]
         stores = await stack.versions()
-    findings = [*report.findings(), _all_ledgers(ledgers)]
-    options = asdict(schedule) | asdict(plan) | {"connections": connections}
-    _save(json_file, report, findings, options, stores)
+    wrong = [ledger for ledger in ledgers if not ledger.balanced]
+    placed = sum(ledger.lines.get("orders pending", 0) for ledger in ledgers)
+    name = f"ledger of {len(ledgers):,} sale{'s' if len(ledgers) > 1 else ''}, {placed:,} orders"
+    findings = [*report.findings(), replace(ledger_finding((wrong or ledgers)[0]), name=name)]
+    _save(json_file, report, findings, asdict(schedule) | asdict(plan) | options, stores)
     return findings
 
 
 async def run_at(
-    schedule: Schedule,
-    url: str,
-    sale_id: str,
-    tickets: Path,
-    connections: int,
-    json_file: Path | None,
+    schedule: Schedule, url: str, sale: str, tickets: Path, connections: int, json_file: Path | None
 ) -> list[Finding]:
     """Offer the schedule to a gateway that runs already, with the tickets of a file."""
     dues = schedule.due_times()
     requests = [
-        PlannedRequest(due_s, grab_bytes(sale_id, ticket))
+        PlannedRequest(due_s, grab_bytes(sale, ticket))
         for due_s, ticket in zip(dues, read_tickets(tickets, len(dues)), strict=True)
     ]
-    report = await offer(
-        url, requests, schedule.seconds, sale_ids=[sale_id], connections=connections
-    )
+    report = await offer(url, requests, schedule.seconds, sale_ids=[sale], connections=connections)
     findings = report.findings()
-    options = asdict(schedule) | {"url": url, "sale": sale_id, "connections": connections}
-    _save(json_file, report, findings, options, {})
+    options = {"url": url, "sale": sale, "connections": connections}
+    _save(json_file, report, findings, asdict(schedule) | options, {})
     return findings
-
-
-def _all_ledgers(ledgers: Sequence[Ledger]) -> Finding:
-    """Return one finding of all ledgers: of the first that does not balance, or of the last."""
-    wrong = [ledger for ledger in ledgers if not ledger.balanced]
-    finding = ledger_finding((wrong or ledgers)[0])
-    placed = sum(ledger.lines.get("orders pending", 0) for ledger in ledgers)
-    name = f"ledger of {len(ledgers):,} sale{'s' if len(ledgers) > 1 else ''}, {placed:,} orders"
-    return Finding(name, finding.value, finding.promised, finding.reached)
 
 
 def _save(
@@ -148,7 +126,7 @@ def main(
     sales: Annotated[int, typer.Option(help="Sales that the grabs take in turn.", min=1)] = 1,
     units: Annotated[int, typer.Option(help="Units of each sale.", min=1, max=UNITS)] = UNITS,
     gateway_cores: Annotated[
-        str | None, typer.Option(help="Cores like 0,1, to which gateways are dealt; else any.")
+        str | None, typer.Option(help="Cores like 0,1, one for each gateway, in turn; else any.")
     ] = None,
     other_cores: Annotated[
         str | None, typer.Option(help="Cores of stores, consumers and generator; else any.")

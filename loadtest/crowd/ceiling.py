@@ -16,10 +16,10 @@ from typing import Annotated, cast
 import typer
 import uvloop
 
-from loadtest.crowd.arrivals import Arrivals, due_times
 from loadtest.crowd.generator import grab_bytes
+from loadtest.crowd.offer import offer
 from loadtest.crowd.report import CPU_SHARE_MAX, CrowdReport, PlannedRequest
-from loadtest.crowd.schedule import offer
+from loadtest.crowd.schedule import Schedule
 from loadtest.findings import Finding, measure
 from loadtest.stack import OTHER_CORE, TESTED_CORE, pinned, require_two_cores
 
@@ -82,13 +82,10 @@ async def _climb(url: str, seconds: float) -> list[CrowdReport]:
     reports: list[CrowdReport] = []
     rate = float(FIRST_RATE)
     while not reports or _kept_up(reports[-1]):
-        requests = [
-            PlannedRequest(due_s, grab_bytes("demo", TICKET % n))
-            for n, due_s in enumerate(due_times(Arrivals.EVEN, rate, seconds))
-        ]
-        reports.append(
-            await offer(url, requests, seconds, connections=CONNECTIONS, cores=OTHER_CORE)
-        )
+        dues = Schedule(rate=rate, seconds=seconds).due_times()
+        grabs = [PlannedRequest(s, grab_bytes("demo", TICKET % n)) for n, s in enumerate(dues)]
+        report = await offer(url, grabs, seconds, connections=CONNECTIONS, cores=OTHER_CORE)
+        reports.append(report)
         rate *= STEP
     return reports
 

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 Json = Mapping[str, Any]
 
-#: Class of answer -> what it means, and a colour that everybody can tell from the others (the
-#: palette of Okabe and Ito).
+#: Class of answer -> what it means, and its colour. Every pair of colours looks different also to
+#: colour-blind people: the palette of Okabe and Ito.
 CLASSES = {
     "200": ("200 yours already", "#56B4E9"),
     "202": ("202 reserved", "#0072B2"),
@@ -32,16 +32,21 @@ CLASSES = {
     "503": ("503 come back", "#D55E00"),
     "none": ("no answer", "#666666"),
 }
-OTHER_COLOUR = "#009E73"
-INK, GRID = "#333333", "#e4e4e4"
+OTHER_COLOUR, INK, INVALID, GRID = "#009E73", "#333333", "#c00000", "#e4e4e4"
 #: Cost -> what it is called, and its colour.
 COSTS = {
     "time_us": ("time between two grabs", "#0072B2"),
     "gateway_cpu_us": ("CPU of the gateway", "#E69F00"),
     "redis_cpu_us": ("CPU of Redis", "#D55E00"),
 }
+#: What grows -> the label of its axis.
+THINGS = {
+    "holders": "holders in the sale when a round begins",
+    "sales": "sales that the same load is spread over",
+}
 #: A class with fewer answers than this in a bucket has no percentiles worth a line.
 DRAWN_LEAST = 5
+BESIDE = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5), "frameon": False}
 
 
 class Format(StrEnum):
@@ -59,7 +64,7 @@ def draw(figures: Json, path: Path) -> None:
         figure = Figure(figsize=(10, 7), layout="constrained")
         draw_crowd(figures, figure)
     else:
-        things = [thing for thing in ("holders", "sales") if thing in figures]
+        things = [thing for thing in THINGS if thing in figures]
         figure = Figure(figsize=(2 + 5.5 * len(things), 5.2), layout="constrained")
         draw_growth(figures, things, figure)
     figure.supxlabel(origin_text(figures), fontsize=8, color=INK)
@@ -73,46 +78,34 @@ def draw_crowd(figures: Json, figure: Figure) -> None:
     rates, waits = figure.subplots(2, sharex=True)
     series, width_s = figures["buckets"], figures["bucket_s"]
     edges = [width_s * n for n in range(len(series) + 1)]
-    shown = rates_of(series, width_s)
+    middles = [(begin + end) / 2 for begin, end in pairwise(edges)]
     below = [0.0] * len(series)
-    for status, per_s in shown.items():
-        name, colour = _class(status)
+    for status, per_s in rates_of(series, width_s).items():
+        name, colour = CLASSES.get(status, (status, OTHER_COLOUR))
         top = [sum(pair) for pair in zip(below, per_s, strict=True)]
         rates.stairs(top, edges, baseline=below, fill=True, color=colour, alpha=0.8, label=name)
         below = top
+        for share, style in {} if status == "none" else {"p50": ":", "p99": "-"}.items():
+            values = line_of(series, status, share)
+            waits.plot(middles, values, style, color=colour, label=f"{name}, {share}")
     offered = [bucket["offered"] / width_s for bucket in series]
     rates.stairs(offered, edges, color=INK, linewidth=1.2, label="offered")
-    rates.set_ylabel("grabs/s, by the time intended")
     rates.set_ylim(bottom=0)
-    _tidy(rates)
-    rates.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    _label(rates, "grabs/s, by the time intended")
+    rates.legend(**BESIDE)
 
-    for status in shown:
-        if status == "none":
-            continue
-        name, colour = _class(status)
-        for share, style in {"p50": ":", "p99": "-"}.items():
-            values = line_of(series, status, share)
-            waits.plot(_middles(edges), values, style, color=colour, label=f"{name}, {share}")
-    most = [bucket["all"].get("max", float("nan")) for bucket in series]
-    waits.plot(_middles(edges), most, ".", color=INK, markersize=3, label="longest")
+    longest = [bucket["all"].get("max", float("nan")) for bucket in series]
+    waits.plot(middles, longest, ".", color=INK, markersize=3, label="longest")
     waits.set_yscale("log", subs=[])
     waits.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    waits.yaxis.set_major_formatter(_plain_number)
-    waits.set_ylabel("wait from the time intended, ms")
-    waits.set_xlabel("time intended, s after the start")
     waits.set_xlim(0, edges[-1])
-    _tidy(waits)
-    waits.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-    figure.suptitle(crowd_title(figures), fontsize=13, color=INK if figures["valid"] else "#c00000")
+    _label(waits, "wait from the time intended, ms", "time intended, s after the start")
+    waits.legend(**BESIDE)
+    figure.suptitle(crowd_title(figures), fontsize=13, color=INK if figures["valid"] else INVALID)
 
 
 def draw_growth(figures: Json, things: Sequence[str], figure: Figure) -> None:
     """Draw the cost of a grab against the number of holders, and of sales."""
-    titles = {
-        "holders": "holders in the sale when a round begins",
-        "sales": "sales that the same load is spread over",
-    }
     figure.set_layout_engine("constrained", wspace=0.08)
     panels = figure.subplots(1, len(things), squeeze=False)[0]
     for axes, thing in zip(panels, things, strict=True):
@@ -128,9 +121,7 @@ def draw_growth(figures: Json, things: Sequence[str], figure: Figure) -> None:
         axes.minorticks_off()
         axes.margins(x=0.08)
         axes.set_ylim(0, 1.12 * axes.get_ylim()[1])  # room for the legend
-        axes.set_xlabel(titles[thing])
-        axes.set_ylabel("microseconds a grab")
-        _tidy(axes)
+        _label(axes, "microseconds a grab", THINGS[thing])
     panels[0].legend(loc="upper center", ncols=len(COSTS), fontsize=9, frameon=False)
     figure.suptitle(growth_title(figures), fontsize=13, color=INK)
 
@@ -139,9 +130,7 @@ def rates_of(series: Sequence[Json], width_s: float) -> dict[str, list[float]]:
     """Return class -> answers a second in each bucket, and under "none" what got no answer."""
     classes = sorted({status for bucket in series for status in bucket["classes"]})
     rates = {
-        status: [
-            bucket["classes"].get(status, {"count": 0})["count"] / width_s for bucket in series
-        ]
+        status: [_point(bucket, status)["count"] / width_s for bucket in series]
         for status in classes
     }
     missing = [(bucket["offered"] - bucket["all"]["count"]) / width_s for bucket in series]
@@ -155,14 +144,13 @@ def line_of(series: Sequence[Json], status: str, share: str) -> list[float]:
 
 
 def crowd_title(figures: Json) -> str:
-    """Say what was offered to what."""
+    """Return what was offered to what."""
     options = figures["options"]
-    stack = (
-        f"{_number(options['gateways'], 'gateway')}, {_number(options['consumers'], 'consumer')}, "
-        f"{_number(options['sales'], 'sale')}"
-        if "gateways" in options
-        else f"sale {options['sale']} at {options['url']}"
-    )
+    if "gateways" in options:
+        parts = [_number(options[f"{name}s"], name) for name in ("gateway", "consumer", "sale")]
+        stack = ", ".join(parts)
+    else:
+        stack = f"sale {options['sale']} at {options['url']}"
     rate, seconds = f"{figures['offered_per_s']:,.0f}", f"{figures['seconds']:g}"
     mean = "" if options["arrivals"] == "even" else " on average"
     title = f"Open-loop crowd, {options['arrivals']}: {rate} grabs/s{mean} for {seconds} s\n{stack}"
@@ -170,7 +158,7 @@ def crowd_title(figures: Json) -> str:
 
 
 def growth_title(figures: Json) -> str:
-    """Say what was measured."""
+    """Return what was measured."""
     options = figures["options"]
     return (
         f"Cost of a grab, one gateway on one core, {options['connections']} connections; "
@@ -179,7 +167,7 @@ def growth_title(figures: Json) -> str:
 
 
 def origin_text(figures: Json) -> str:
-    """Say where and when it was measured, and with what versions."""
+    """Return where and when it was measured, and with what versions."""
     machine, day = figures["machine"], figures["measured_at"][:10]
     versions = ", ".join(f"{name} {version}" for name, version in figures["versions"].items())
     return (
@@ -197,7 +185,7 @@ def read(path: Path) -> Json:
     except OSError as error:
         raise typer.BadParameter(f"{path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError):
-        pass  # somebody else's file
+        pass  # not a file of figures
     raise typer.BadParameter(f"{path}: give a file that crowd or growth wrote with --json")
 
 
@@ -206,28 +194,17 @@ def _point(bucket: Json, status: str) -> Json:
     return point
 
 
-def _class(status: str) -> tuple[str, str]:
-    return CLASSES.get(status, (status, OTHER_COLOUR))
-
-
-def _middles(edges: Sequence[float]) -> list[float]:
-    return [(begin + end) / 2 for begin, end in pairwise(edges)]
-
-
 def _number(count: int, name: str) -> str:
     return f"{count:,} {name}{'' if count == 1 else 's'}"
 
 
-def _plain_number(value: float, _: object) -> str:
-    return f"{value:,g}"
-
-
-def _tidy(axes: Axes) -> None:
+def _label(axes: Axes, y: str, x: str = "") -> None:
+    axes.set_ylabel(y)
+    axes.set_xlabel(x)
     axes.grid(color=GRID)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    if axes.get_yscale() == "linear":
-        axes.yaxis.set_major_formatter(_plain_number)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
 
 
 def main(
@@ -241,12 +218,9 @@ def main(
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
-        raise SystemExit(
-            "plots: matplotlib is missing; type: "
-            ".venv/bin/pip install -c constraints.txt -e '.[bench]'"
-        ) from error
-    read_all = [(path, read(path)) for path in files]
-    for path, figures in read_all:
+        install = ".venv/bin/pip install -c constraints.txt -e '.[bench]'"
+        raise SystemExit(f"plots: matplotlib is missing; type: {install}") from error
+    for path, figures in [(path, read(path)) for path in files]:
         picture = (out or path.parent) / f"{path.stem}.{form}"
         picture.parent.mkdir(parents=True, exist_ok=True)
         draw(figures, picture)

@@ -17,8 +17,8 @@ from typing import Annotated
 import asyncpg
 import typer
 
+from loadtest.crowd.offer import offer, plan_grabs
 from loadtest.crowd.report import CrowdReport, PlannedRequest, percentile
-from loadtest.crowd.schedule import offer, plan_grabs
 from loadtest.findings import AsJson, Finding, measure
 from loadtest.stack import (
     NO_SHEDDING,

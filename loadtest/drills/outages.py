@@ -14,8 +14,9 @@ from typing import Annotated
 
 import typer
 
+from loadtest.crowd.offer import offer_grabs
 from loadtest.crowd.report import CrowdReport
-from loadtest.crowd.schedule import Schedule, offer_grabs
+from loadtest.crowd.schedule import Schedule
 from loadtest.findings import AsJson, Finding, all_of, ledger_finding, measure
 from loadtest.stack import NO_SHEDDING, OTHER_CORE, TESTED_CORE, BenchStack, Process, bench_stack
 from seckill import audit

@@ -16,8 +16,8 @@ from typing import Annotated
 import typer
 
 from loadtest.bench.wrk import CONNECTIONS, grabs_per_second
+from loadtest.crowd.offer import offer, plan_grabs
 from loadtest.crowd.report import CrowdReport
-from loadtest.crowd.schedule import offer, plan_grabs
 from loadtest.findings import AsJson, Finding, ledger_finding, measure
 from loadtest.stack import NO_SHEDDING, OTHER_CORE, TESTED_CORE, bench_stack
 from ops.processes.ports import free_port

@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -82,11 +83,7 @@ def main(
     as_json: AsJson = False,
 ) -> None:
     """Send a crowd to a sale that opens, and compare the answers that it gets with the ledger."""
-
-    def say(line: str) -> None:
-        if not as_json:
-            print(line, file=sys.stderr)
-
+    say = (lambda _: None) if as_json else partial(print, file=sys.stderr)
     plan = CrowdPlan(users, units, seconds, processes, rate, pay_share, html.resolve(), say)
     measure(_measure(plan), as_json)
 
@@ -110,11 +107,8 @@ async def _measure(plan: CrowdPlan) -> list[Finding]:
         locust = _locust(stack, plan, sale, gateway.url)
         report = await _visit(stack, plan, sale, locust)
         plan.say("the crowd has left; waiting for unpaid orders to expire, and for quiet")
-        none_to_pay = (
-            "SELECT NOT EXISTS (SELECT FROM orders"
-            " WHERE sale_id = $1 AND state IN ('pending', 'paying'))"
-        )
-        await stack.until(none_to_pay, sale, "unpaid orders do not expire")
+        unpaid = "SELECT FROM orders WHERE sale_id = $1 AND state IN ('pending', 'paying')"
+        await stack.until(f"SELECT NOT EXISTS ({unpaid})", sale, "unpaid orders do not expire")
         ledger = await stack.verify(sale)
     return _findings(plan, report, ledger, locust.describe_end())
 
@@ -133,23 +127,15 @@ def _locust(stack: BenchStack, plan: CrowdPlan, sale: Sale, url: str) -> Child:
     REPORT.unlink(missing_ok=True)
     plan.html.parent.mkdir(parents=True, exist_ok=True)
     port = free_port()
-    options = {
-        "--host": url,
-        "--sale": sale.sale_id,
-        "--buyers": BUYERS,
-        "--pay-share": plan.pay_share,
-        "--users": plan.users,
-        "--run-time": f"{plan.seconds}s",
-        "--processes": plan.processes,
-        "--html": plan.html,
-        "--report": REPORT,
-        "--master-bind-port": port,
-        "--master-port": port,
-    }
-    flat = [str(part) for option in options.items() for part in option]
     spec = Spec(
         name="locust",
-        argv=[LOCUST, "--headless", "--only-summary", *flat],
+        argv=[
+            *(LOCUST, "--headless", "--only-summary", f"--host={url}", f"--sale={sale.sale_id}"),
+            *(f"--buyers={BUYERS}", f"--pay-share={plan.pay_share}", f"--users={plan.users}"),
+            *(f"--run-time={plan.seconds}s", f"--processes={plan.processes}"),
+            *(f"--html={plan.html}", f"--report={REPORT}"),
+            *(f"--master-bind-port={port}", f"--master-port={port}"),
+        ],
         # Keys are here, for every user of the machine can read a command line; and nothing else is,
         # for a LOCUST_... of ours would make it another run.
         env={"SECKILL_JWT_KEYS": stack.credentials.jwt_keys, "PYTHONUTF8": "1"},
@@ -192,11 +178,14 @@ async def _state_of(stack: BenchStack, sale: Sale) -> str:
 
 
 def _findings(plan: CrowdPlan, report: dict[str, Any], ledger: Ledger, ended: str) -> list[Finding]:
-    answers, lines = report["answers"], Counter(ledger.lines)
+    answers, lines, findings = report["answers"], Counter(ledger.lines), []
+    for name, line in sorted(answers.items()):
+        waits = ", ".join(
+            f"{share} {line[f'{share}_ms']:.0f} ms" for share in ("p50", "p99", "max")
+        )
+        findings.append(Finding(name, f"{line['count']:,} x, {waits}"))
     counts = Counter({name: line["count"] for name, line in answers.items()})
-    won, paid, poor = (
-        counts[name] for name in ("grab: 202", "pay: 200", "pay: 402 insufficient_funds")
-    )
+    won, paid = counts["grab: 202"], counts["pay: 200"]
     orders = sum(count for name, count in lines.items() if name.startswith("orders "))
     orders_paid = sum(lines[f"orders {state}"] for state in ("paid", "refunding", "refunded"))
     # With so few units there is a buyer for each; a crowd that never came proves nothing.
@@ -206,14 +195,7 @@ def _findings(plan: CrowdPlan, report: dict[str, Any], ledger: Ledger, ended: st
     wrong = "; ".join([f"{failures.total():,}", *named])
     generator = "too busy: waits are its own, too" if report["too_busy"] else "kept up"
     return [
-        *(
-            Finding(
-                name,
-                f"{line['count']:,} x, p50 {line['p50_ms']:.0f} ms, p99 {line['p99_ms']:.0f} ms, "
-                f"max {line['max_ms']:.0f} ms",
-            )
-            for name, line in sorted(answers.items())
-        ),
+        *findings,
         Finding("untrue or unexpected answers", wrong, "0", not failures),
         Finding("locust", ended, "exited with 0", ended == "exited with 0"),
         Finding("generator", generator),
@@ -221,7 +203,7 @@ def _findings(plan: CrowdPlan, report: dict[str, Any], ledger: Ledger, ended: st
         Finding("orders", f"{orders:,}", f"one for each of {won:,} won", orders >= won),
         none_of("orders rejected", lines["orders rejected"]),
         Finding("orders paid", f"{orders_paid:,}", f"all {paid:,} payments", orders_paid >= paid),
-        none_of("buyers without money", poor),
+        none_of("buyers without money", counts["pay: 402 insufficient_funds"]),
         Finding("units", f"{lines['sold']:,} sold, {lines['available']:,} for sale again"),
         ledger_finding(ledger),
         Finding("report", os.path.relpath(plan.html)),

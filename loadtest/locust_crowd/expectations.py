@@ -145,19 +145,15 @@ class PromisedOrder:
         self.order_id, self.unsure = "", False
 
 
-def untrue_payment(refusal: Received, order: Received, *, pay_by: str, now_s: float) -> str:
-    """Name what is untrue in the refusal of a payment, by the order as seen after it."""
-    in_time = bool(pay_by) and now_s < unix_s(pay_by)
-    if order.order_status == "paid" or (order.order_status in STANDING and in_time):
-        return f"{refusal.name} although the order is {order.order_status}"
-    return ""
-
-
-def untrue_after_payment(order: Received) -> str:
-    """Name what is untrue in the look at an order that has been paid."""
-    if order.status != 200 or order.order_status in PAID_STATES:
-        return ""
-    return f"paid, and then shown as {order.order_status}"
+def untrue_payment(answer: Received, order: Received, *, pay_by: str, now_s: float) -> str:
+    """Name what is untrue in the last answer to a payment, by the order as seen after it."""
+    status = order.order_status
+    if answer.status == 200:
+        untrue = order.status == 200 and status not in PAID_STATES
+    else:  # too late, or the order has ended
+        in_time = bool(pay_by) and now_s < unix_s(pay_by)
+        untrue = status == "paid" or (status in STANDING and in_time)
+    return f"{answer.name} although the order is {status}" if untrue else ""
 
 
 def unix_s(moment: str | None) -> float:

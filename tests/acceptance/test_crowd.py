@@ -11,8 +11,9 @@ import pytest
 
 from config.settings import PROJECT_ROOT
 from loadtest.crowd.generator import grab_bytes
+from loadtest.crowd.offer import offer
 from loadtest.crowd.report import PlannedRequest
-from loadtest.crowd.schedule import Schedule, offer
+from loadtest.crowd.schedule import Schedule
 
 
 @dataclass

@@ -1,62 +1,59 @@
-"""What a crowd needs before it can be let loose."""
+"""When the grabs of a load run are due."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from itertools import pairwise
 
 import pytest
 
-from loadtest.crowd import schedule
-from loadtest.crowd.schedule import Schedule, offer, read_tickets
-from ops.processes.ports import free_port
-from seckill.errors import SeckillError, UserMistake
+from loadtest.crowd.schedule import Arrivals, Schedule
+from seckill.errors import UserMistake
 
 
-def ticket_file(path: Path, *lines: str) -> Path:
-    file = path / "tickets.tsv"
-    file.write_text("".join(f"{line}\n" for line in lines))
-    return file
+def due_times(arrivals: Arrivals, rate: float, seconds: float, seed: int = 1) -> list[float]:
+    return Schedule(rate=rate, seconds=seconds, arrivals=arrivals, seed=seed).due_times()
 
 
-def test_as_many_tickets_are_read_as_are_needed(tmp_path) -> None:
-    file = ticket_file(tmp_path, "b1\tk~1~b1~aa", "b2\tk~1~b2~bb", "b3\tk~1~b3~cc")
-    assert read_tickets(file, 2) == ["k~1~b1~aa", "k~1~b2~bb"]
+@pytest.mark.parametrize("arrivals", Arrivals)
+def test_every_kind_is_in_order_within_the_time_and_offers_the_mean_rate(arrivals) -> None:
+    dues = due_times(arrivals, 2_000, 5)
+    assert dues == sorted(dues)
+    assert dues[0] >= 0
+    assert dues[-1] < 5
+    # Poisson numbers vary: one in a million lies further from their mean than five deviations.
+    assert abs(len(dues) - 10_000) <= (5 * 100 if arrivals is Arrivals.POISSON else 0)
 
 
-@pytest.mark.parametrize(
-    ("lines", "complaint"),
-    [
-        (["b1\tk~1~b1~aa"], "1 tickets, 2 are needed; type: seckill ticket SALE --count 2"),
-        (["b1 k~1~b1~aa", "b2\tk~1~b2~bb"], "each line has to be BUYER, a tab, and TICKET"),
-    ],
-)
-def test_a_file_that_does_not_do_is_named_with_what_to_do(tmp_path, lines, complaint) -> None:
-    with pytest.raises(UserMistake, match=complaint):
-        read_tickets(ticket_file(tmp_path, *lines), 2)
+def test_even_arrivals_have_the_same_distance() -> None:
+    assert due_times(Arrivals.EVEN, 4, 1) == [0, 0.25, 0.5, 0.75]
 
 
-def test_a_file_that_is_not_there_is_a_users_mistake(tmp_path) -> None:
-    with pytest.raises(UserMistake, match="No such file"):
-        read_tickets(tmp_path / "none", 1)
+def test_poisson_arrivals_do_not_regard_each_other() -> None:
+    dues = due_times(Arrivals.POISSON, 1_000, 20)
+    gaps = [after - before for before, after in pairwise(dues)]
+    mean = sum(gaps) / len(gaps)
+    deviation = (sum((gap - mean) ** 2 for gap in gaps) / len(gaps)) ** 0.5
+    assert deviation == pytest.approx(mean, rel=0.05), "as only exponential distances have it"
+    assert sum(gap > mean for gap in gaps) / len(gaps) == pytest.approx(0.368, abs=0.02)
 
 
-@pytest.mark.parametrize("url", ["https://127.0.0.1:1", "127.0.0.1:8080", "http://"])
-async def test_only_plain_http_can_be_offered(url) -> None:
-    with pytest.raises(UserMistake, match="--url"):
-        await offer(url, [], 1)
+def test_poisson_arrivals_are_the_same_for_the_same_seed() -> None:
+    assert due_times(Arrivals.POISSON, 100, 5) == due_times(Arrivals.POISSON, 100, 5, seed=1)
+    assert due_times(Arrivals.POISSON, 100, 5) != due_times(Arrivals.POISSON, 100, 5, seed=2)
 
 
-async def test_a_gateway_that_is_not_there_is_one_line() -> None:
-    with pytest.raises(SeckillError, match="cannot be reached"):
-        await offer(f"http://127.0.0.1:{free_port()}", [], 1, connections=1)
+def test_a_spike_brings_half_of_all_in_the_tenth_after_the_opening() -> None:
+    dues = due_times(Arrivals.SPIKE, 1_000, 10)
+    early, opening = (sum(due < end for due in dues) for end in (2, 3))
+    assert (early, opening - early, len(dues) - opening) == (500, 5_000, 4_500)
 
 
-async def test_more_connections_than_files_are_refused(monkeypatch) -> None:
-    monkeypatch.setattr(schedule.resource, "getrlimit", lambda _: (512, 1024))
-    with pytest.raises(UserMistake, match="at most 924"):
-        await offer("http://127.0.0.1:1", [], 1, connections=925)
+@pytest.mark.parametrize("rate", [0.1, 1, 3, 7])
+def test_few_grabs_are_not_lost_in_rounding(rate) -> None:
+    assert len(due_times(Arrivals.SPIKE, rate, 10)) == round(10 * rate)
 
 
-def test_a_schedule_without_a_grab_is_a_users_mistake() -> None:
+@pytest.mark.parametrize("arrivals", Arrivals)
+def test_a_schedule_without_a_grab_is_a_users_mistake(arrivals) -> None:
     with pytest.raises(UserMistake, match="raise --rate"):
-        Schedule(rate=0.1, seconds=1).due_times()
+        due_times(arrivals, 0.1, 0.01)

@@ -12,7 +12,6 @@ from loadtest.locust_crowd.expectations import (
     PromisedOrder,
     Received,
     unix_s,
-    untrue_after_payment,
     untrue_payment,
 )
 
@@ -149,9 +148,11 @@ def test_a_payment_is_refused_for_lateness_only_when_it_is_late() -> None:
 
 
 def test_a_paid_order_is_shown_as_paid_or_given_back() -> None:
-    assert [untrue_after_payment(order(s)) for s in ("paid", "refunding", "refunded")] == [""] * 3
-    assert untrue_after_payment(order("pending")) == "paid, and then shown as pending"
-    assert untrue_after_payment(problem(Call.ORDER, Problem.UNAVAILABLE)) == ""
+    paid, late = Received(Call.PAY, 200), {"pay_by": NOON, "now_s": NOON_S + 1}
+    for status in ("paid", "refunding", "refunded"):
+        assert untrue_payment(paid, order(status), **late) == ""
+    assert untrue_payment(paid, order("pending"), **late) == "200 although the order is pending"
+    assert untrue_payment(paid, problem(Call.ORDER, Problem.UNAVAILABLE), **late) == ""
 
 
 def test_moments_are_unix_seconds() -> None:
