@@ -13,34 +13,34 @@ from seckill.payments.payment import CARD, Payment
 from seckill.payments.provider_client import ChargeStatus
 from seckill.transactions.states import BranchCall
 
-#: Called in the transaction in which payments become paid, with what they were asked for.
+#: Called in the transaction in which payments become paid.
 OnPaid = Callable[[asyncpg.Connection, Sequence[BranchCall]], Awaitable[object]]
 
 
 class StartedCardPayment(NamedTuple):
-    """A payment that the provider may be asked for, or the word for why not."""
+    """A payment that may be charged, or the word for why not."""
 
     why: str | None
     cents: int
-    #: When the poller takes over, unless it is put off or settled before.
+    #: When the poller takes over, unless the payment is put off or settled before.
     asks_at: datetime | None
 
 
 class DueCardPayment(NamedTuple):
-    """A payment that the provider is to be asked about."""
+    """A payment to ask the provider about."""
 
     tx_id: str
     cents: int
-    #: Nothing may be charged for it any more: it is to be voided.
+    #: Nothing may be charged for it any more: it must be voided.
     ending: bool
-    #: Seconds until its time is over; then, unless the money is there already, it is given up.
+    #: Seconds until its time is over; then it is given up, unless the money is there already.
     left_s: float
     asks: int
     asks_at: datetime
 
 
 class PostponedCardPayment(NamedTuple):
-    """A payment without an outcome: what the provider said, if anything, and when to ask again."""
+    """A payment without an outcome: the provider's status, if any, and when to ask again."""
 
     tx_id: str
     asks_at: datetime
@@ -49,7 +49,7 @@ class PostponedCardPayment(NamedTuple):
 
 
 class OpenCardPayment(NamedTuple):
-    """A payment that the provider is still to be asked about, for an operator."""
+    """A payment without an outcome, for an operator."""
 
     tx_id: str
     order_id: str
@@ -61,14 +61,14 @@ class OpenCardPayment(NamedTuple):
 
 
 class UnknownCardPayments(NamedTuple):
-    """How many payments have no outcome, and since when the oldest, in seconds."""
+    """The number of payments without an outcome, and the age of the oldest in seconds."""
 
     payments: int
     oldest_s: float
 
 
 class CardPaymentStore:
-    """What card payments are, whoever asks about them."""
+    """Card payments in PostgreSQL, for every process that asks the provider."""
 
     def __init__(self, db: asyncpg.Pool, *, on_paid: OnPaid | None = None) -> None:
         self._db = db
@@ -77,7 +77,7 @@ class CardPaymentStore:
     async def begin(
         self, payments: Sequence[tuple[str, Payment]], *, lease_s: float
     ) -> list[StartedCardPayment]:
-        """Begin payments (tx_id, payment); return what became of each, in their order."""
+        """Begin payments (tx_id, payment); return the result of each, in their order."""
         with database_errors_as_unavailable():
             rows = await self._db.fetch(
                 "SELECT why, cents, asks_at FROM begin_card_payments($1, $2, $3, $4, $5)",
@@ -90,7 +90,7 @@ class CardPaymentStore:
         return [StartedCardPayment(*row) for row in rows]
 
     async def settle(self, statuses: Mapping[str, ChargeStatus]) -> dict[str, str]:
-        """Book what the provider decided; return the state that each payment is in then."""
+        """Settle payments as the provider decided; return the state of each afterwards."""
         paid = [
             tx
             for tx, s in statuses.items()
@@ -111,7 +111,7 @@ class CardPaymentStore:
         return dict(rows)
 
     async def take_due(self, limit: int, *, lease_s: float, grace_s: float) -> list[DueCardPayment]:
-        """Take payments that are to be asked about, for the length of a lease."""
+        """Take payments that are due, for the length of a lease."""
         with database_errors_as_unavailable():
             rows = await self._db.fetch(
                 "WITH due AS ("
@@ -130,7 +130,7 @@ class CardPaymentStore:
         return [DueCardPayment(*row) for row in rows]
 
     async def put_off(self, unsettled: Sequence[PostponedCardPayment]) -> None:
-        """Ask again after a wait, unless a webhook or another process has moved that meanwhile."""
+        """Make payments due after a wait, unless another process has changed that meanwhile."""
         with database_errors_as_unavailable():
             await self._db.execute(
                 "UPDATE payments p SET next_ask_at = now() + make_interval(secs => w.wait_s),"
@@ -147,9 +147,9 @@ class CardPaymentStore:
             await self._db.execute("SELECT give_up_card_payments($1)", list(tx_ids))
 
     async def ask_now(self, tx_id: str) -> bool:
-        """Make a payment due, if anything of it is open; return whether there is such a payment.
+        """Make a payment due, if its outcome may change; return whether there is such a payment.
 
-        Money may also have come for one that was cancelled.
+        Money may also have come for a payment that was cancelled.
         """
         with database_errors_as_unavailable():
             known = await self._db.fetchval(

@@ -1,7 +1,7 @@
-"""Paying an order: a TCC over the order with its units, the buyer's coupon and his wallet.
+"""Pay an order: a TCC over the order with its units, the buyer's coupon and the buyer's wallet.
 
 The branch `order` comes first: its Try wins or loses the race against timeout, cancellation and
-other payments, and writes down what is to be paid. The functions are in sql/0005_payments.sql.
+other payments, and writes down the amount. The functions are in sql/0005_payments.sql.
 """
 
 from __future__ import annotations
@@ -23,15 +23,18 @@ from seckill.transactions.tcc import Coordinator
 
 #: The definition's name in the log.
 PAYMENT = "payment"
-#: Should a process die with a lock in hand, its order can be paid again after this long: a few
-#: times what a payment takes.
+#: If a process dies with the lock, its order can be paid again after this long: a few times what a
+#: payment takes.
 LOCK_S = 2.0
+
+#: Pays by card under a tx_id (seckill/payments/card_payments.py).
+PayByCard = Callable[[str, Payment], Awaitable[TransactionOutcome]]
 
 
 def definition(db: asyncpg.Pool) -> Definition:
     """Return the transaction that pays an order.
 
-    A Confirm that is refused was never tried: the engine parks it for an operator.
+    A refused Confirm means that its Try is missing: the engine parks it for an operator.
     """
     return Definition(
         PAYMENT,
@@ -46,23 +49,19 @@ def definition(db: asyncpg.Pool) -> Definition:
             SqlBranch(
                 "coupon",
                 db,
-                try_=_with_coupon(_asking("lock_coupons")),
-                confirm=_with_coupon(_asking("use_coupons")),
-                cancel=_with_coupon(_telling("unlock_coupons")),
+                try_=_with_coupon(_function_that_may_refuse("lock_coupons")),
+                confirm=_with_coupon(_function_that_may_refuse("use_coupons")),
+                cancel=_with_coupon(_function("unlock_coupons")),
             ),
             SqlBranch(
                 "wallet",
                 db,
-                try_=_asking("freeze_funds"),
-                confirm=_asking("charge_funds"),
-                cancel=_telling("unfreeze_funds"),
+                try_=_function_that_may_refuse("freeze_funds"),
+                confirm=_function_that_may_refuse("charge_funds"),
+                cancel=_function("unfreeze_funds"),
             ),
         ),
     )
-
-
-#: Pays by card under a tx_id: see seckill/payments/card_payments.py.
-PayByCard = Callable[[str, Payment], Awaitable[TransactionOutcome]]
 
 
 class Checkout:
@@ -82,14 +81,14 @@ class Checkout:
         self._locking = locking
 
     async def pay(self, payment: Payment) -> TransactionOutcome:
-        """Pay an order once; why it was canceled is a word of Refusal, or of the engine.
+        """Pay an order once; the reason of a cancel is a PaymentRefusal, or a word of the engine.
 
-        Raise CoordinatorFull when too much is in flight, Unavailable when the outcome is not known.
+        Raise CoordinatorFull if too much is in flight, and Unavailable if the outcome is unknown.
         """
         if not self._locking:
             return await self._submit(payment)
-        # Two payments of one order would both be logged and tried, and one be canceled. The lock
-        # saves that work; it decides nothing, so without Redis we go on without it.
+        # Without the lock, two payments of one order would both be logged and tried, and one be
+        # canceled. It saves work and decides nothing, so a payment goes on without Redis.
         key = redis_keys.paying(payment.sale_id, payment.order_id)
         lock = self._redis.lock(key, timeout=LOCK_S, blocking=False)
         try:
@@ -102,7 +101,7 @@ class Checkout:
         try:
             return await self._submit(payment)
         finally:
-            with suppress(RedisError, OSError):  # it may have expired, and Redis be away: it ends
+            with suppress(RedisError, OSError):  # it ends by itself, or has ended
                 await lock.release()
 
     async def _submit(self, payment: Payment) -> TransactionOutcome:
@@ -127,7 +126,7 @@ async def _try_order(
 
 
 def _confirm_order(log: TransactionLog) -> Operation:
-    """Make orders paid, and begin to fulfil them, in one transaction."""
+    """Return the operation that makes orders paid and begins to fulfil them, in one step."""
 
     async def run(connection: asyncpg.Connection, calls: Sequence[BranchCall]) -> Mapping[str, str]:
         query = "SELECT tx, why FROM confirm_payments($1, $2)"
@@ -150,7 +149,7 @@ def _txs_and_orders(calls: Sequence[BranchCall]) -> tuple[list[str], list[str]]:
 
 
 def _with_coupon(operation: Operation) -> Operation:
-    """Do an operation only for payments that ask for a coupon."""
+    """Return an operation for only the payments that use a coupon."""
 
     async def run(connection: asyncpg.Connection, calls: Sequence[BranchCall]) -> Mapping[str, str]:
         asking = [call for call in calls if call.args["coupon_id"] is not None]
@@ -159,8 +158,8 @@ def _with_coupon(operation: Operation) -> Operation:
     return run
 
 
-def _asking(function: str) -> Operation:
-    """Call a function that takes transactions and returns those it refuses."""
+def _function_that_may_refuse(function: str) -> Operation:
+    """Return an operation: an SQL function of transactions, which returns those it refuses."""
 
     async def run(connection: asyncpg.Connection, calls: Sequence[BranchCall]) -> Mapping[str, str]:
         query = f"SELECT tx, why FROM {function}($1)"  # noqa: S608 - a constant
@@ -169,8 +168,8 @@ def _asking(function: str) -> Operation:
     return run
 
 
-def _telling(function: str) -> Operation:
-    """Call a function that takes transactions and refuses none."""
+def _function(function: str) -> Operation:
+    """Return an operation: an SQL function of transactions, which refuses none."""
 
     async def run(connection: asyncpg.Connection, calls: Sequence[BranchCall]) -> Mapping[str, str]:
         await connection.execute(f"SELECT {function}($1)", [call.tx_id for call in calls])

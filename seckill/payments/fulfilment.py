@@ -1,8 +1,8 @@
-"""What follows a payment: a Saga of capture, shipment and notice. Undone, it refunds the order.
+"""Fulfil a paid order: a Saga of capture, shipment and notice. Undone, it refunds the order.
 
-It is begun in the transaction that makes the order paid, so neither is without the other, and
-needs no message to start: its row in the log falls due, and `recover` sends the first one.
-The functions are in sql/0007_fulfilment.sql.
+It is begun in the transaction that makes the order paid, so that neither exists alone. It needs no
+message to start: its row in the log falls due, and `recover` sends the first message. The functions
+are in sql/0007_fulfilment.sql.
 """
 
 from __future__ import annotations
@@ -17,16 +17,22 @@ from seckill.adapters.postgres import database_errors_as_unavailable
 from seckill.errors import Permanent, Transient
 from seckill.payments import refunds
 from seckill.payments.provider_client import ChargeStatus, Provider
-from seckill.transactions.branches import Branch, Definition, PartlyDone, SqlBranch
+from seckill.transactions.branches import (
+    Branch,
+    Definition,
+    Operation,
+    PartlyDone,
+    SqlBranch,
+)
 from seckill.transactions.log import TransactionLog
 from seckill.transactions.states import BranchCall, BranchOp, TransactionState
 
 #: The definition's name in the log.
 FULFILMENT = "fulfilment"
-#: From the order's Confirm to the first step: by then the payment's other branches are through.
-#: Should they not be, only a refund has to wait for them.
+#: From the order's Confirm to the first step: by then the payment's other branches are done. If
+#: not, only a refund has to wait for them.
 START_S = 0.5
-#: What a buyer reads of an order that was taken back because it could not be fulfilled.
+#: The reason that a buyer reads of an order that was refunded because it could not be fulfilled.
 UNFULFILLED = "unfulfilled"
 
 
@@ -43,14 +49,14 @@ class StillBooked(Transient):
 
 
 def tx_id_of(order_id: str) -> str:
-    """Name the Saga of an order; an order is paid once."""
+    """Return the id of an order's Saga; an order is paid once."""
     return f"ful-{order_id}"
 
 
 async def begin(
     log: TransactionLog, connection: asyncpg.Connection, payments: Sequence[BranchCall]
 ) -> None:
-    """Write down the Sagas of orders that these payments have paid, in the same transaction."""
+    """Write down the Sagas of the orders that these payments paid, in the same transaction."""
     calls = [
         BranchCall(
             tx_id_of(payment.args["order_id"]),
@@ -76,21 +82,31 @@ async def begin(
 def definition(db: asyncpg.Pool, provider: Provider | None) -> Definition:
     """Return the Saga that fulfils an order.
 
-    Only the shipment refuses. What else cannot be done is undone from its own step on.
+    Only the shipment refuses. Another step that cannot be done is undone from itself on.
     """
     steps: tuple[Branch, ...] = (
         Capture(db, provider),
-        SqlBranch("allocate_shipment", db, do=_allocate, undo=_release),
-        SqlBranch("notify", db, do=_announce, undo=_withdraw),
+        SqlBranch(
+            "allocate_shipment",
+            db,
+            do=_allocate,
+            undo=_on_orders("SELECT release_shipments($1)"),
+        ),
+        SqlBranch(
+            "notify",
+            db,
+            do=_on_orders("SELECT notify_buyers($1, 'shipping')"),
+            undo=_on_orders("SELECT notify_buyers($1, 'withdrawn')"),
+        ),
     )
     return Definition(FULFILMENT, steps)
 
 
 class Capture:
-    """Takes the money that a card payment holds; undone, gives any payment back.
+    """Takes the money that a card payment holds; undone, refunds a payment of any method.
 
-    It passes no barrier: that would hold back the refund where nothing was captured. The order's
-    state is compared and set instead, and the provider knows each key once.
+    It passes no barrier, which would skip the refund of a payment that was not captured. Instead
+    the order's state is compared and set, and the provider does each key once.
     """
 
     name = "capture"
@@ -100,7 +116,7 @@ class Capture:
         self._provider = provider
 
     async def run(self, op: BranchOp, calls: Sequence[BranchCall]) -> Mapping[str, str]:
-        """Capture or refund; PartlyDone when some of it has to be tried again."""
+        """Capture or refund; raise PartlyDone if some calls have to be tried again."""
         failed = await (self._capture(calls) if op is BranchOp.DO else self._refund(calls))
         if failed:
             raise PartlyDone({}, failed)
@@ -118,7 +134,7 @@ class Capture:
         }
         cents = await self._cards(calls)
         holding = [w for w in calls if w.tx_id not in failed and cents.get(w.args["payment_tx"])]
-        # Declined: there is nothing to give back.
+        # Declined: there is no money to return.
         failed |= await self._ask("void", holding, {ChargeStatus.VOIDED, ChargeStatus.DECLINED})
         done = [call for call in calls if call.tx_id not in failed]
         await refunds.finish(
@@ -129,7 +145,7 @@ class Capture:
         return failed
 
     async def _cards(self, calls: Sequence[BranchCall]) -> dict[str, int]:
-        """Return the cents that each payment by card is about; of 0 the provider knows nothing."""
+        """Return the cents of each card payment; the provider does not know payments of 0."""
         with database_errors_as_unavailable():
             rows = await self._db.fetch(
                 "SELECT tx_id, amount_cents FROM payments"
@@ -144,7 +160,7 @@ class Capture:
         calls: Sequence[BranchCall],
         wanted: Set[ChargeStatus],
     ) -> dict[str, Exception]:
-        """Ask the provider for each payment at once; return tx_id -> why it is not as wanted."""
+        """Ask the provider for all payments at once; return tx_id -> why it is not as wanted."""
         provider = self._provider
         if provider is None:
             return {call.tx_id: NotYet("SECKILL_PROVIDER_URL is not set") for call in calls}
@@ -162,7 +178,7 @@ async def _failure(
         return error
     if status in wanted:
         return None
-    # Declined, voided and unknown are the provider's last word; anything else may change.
+    # Declined, voided and unknown are final; any other status may change.
     changes = status in (ChargeStatus.AUTHORISED, ChargeStatus.PENDING, ChargeStatus.CAPTURED)
     return (NotYet if changes else NotCharged)(f"the provider says {status}")
 
@@ -178,25 +194,14 @@ async def _allocate(
     return dict(rows)
 
 
-async def _release(
-    connection: asyncpg.Connection, calls: Sequence[BranchCall]
-) -> Mapping[str, str]:
-    await connection.execute("SELECT release_shipments($1)", _orders(calls))
-    return {}
+def _on_orders(query: str) -> Operation:
+    """Return an operation: a query on the orders of all calls, which refuses none."""
 
+    async def run(connection: asyncpg.Connection, calls: Sequence[BranchCall]) -> Mapping[str, str]:
+        await connection.execute(query, _orders(calls))
+        return {}
 
-async def _announce(
-    connection: asyncpg.Connection, calls: Sequence[BranchCall]
-) -> Mapping[str, str]:
-    await connection.execute("SELECT notify_buyers($1, 'shipping')", _orders(calls))
-    return {}
-
-
-async def _withdraw(
-    connection: asyncpg.Connection, calls: Sequence[BranchCall]
-) -> Mapping[str, str]:
-    await connection.execute("SELECT notify_buyers($1, 'withdrawn')", _orders(calls))
-    return {}
+    return run
 
 
 def _orders(calls: Sequence[BranchCall]) -> list[str]:

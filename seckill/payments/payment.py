@@ -1,4 +1,4 @@
-"""What a payment is: who pays for which order, how, and why it may be refused."""
+"""A payment: the order, the buyer, the method, and the reasons for a refusal."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from enum import StrEnum
 
 from seckill.clock import now_ms
 
-#: How a buyer may pay.
+#: The methods of payment.
 WALLET, CARD = "wallet", "card"
 
 
 class PaymentRefusal(StrEnum):
-    """Why a payment was refused: the words of the SQL functions."""
+    """Why a payment was refused, in the words of the SQL functions."""
 
     NO_ORDER = "no_order"
     PAID = "paid"
@@ -29,7 +29,7 @@ class PaymentRefusal(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Payment:
-    """What a buyer asks for."""
+    """A buyer's request to pay an order."""
 
     sale_id: str
     order_id: str
@@ -38,7 +38,7 @@ class Payment:
     coupon_id: str | None = None
 
     def args(self) -> dict[str, str | None]:
-        """Return it as the log keeps it."""
+        """Return the arguments that the log keeps."""
         return {
             "sale_id": self.sale_id,
             "order_id": self.order_id,
@@ -49,5 +49,5 @@ class Payment:
 
 
 def new_tx_id() -> str:
-    """Make the id of a payment; they sort by time."""
+    """Make the id of a payment; ids sort by time."""
     return f"pay-{now_ms():012x}-{os.urandom(8).hex()}"

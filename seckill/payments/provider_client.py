@@ -1,6 +1,7 @@
-"""The card provider behind HTTP. A charge is known by our idempotency key, the payment's tx_id.
+"""The client of the card provider. The key of a charge is the payment's tx_id.
 
-Every call may be made again, in any order: the provider does it once. No answer means unknown.
+Every call may be repeated, in any order: the provider does it once. Without an answer the outcome
+is unknown.
 """
 
 from __future__ import annotations
@@ -17,18 +18,18 @@ from seckill.errors import Unavailable
 
 
 class ChargeStatus(StrEnum):
-    """What the provider says of a charge."""
+    """The provider's status of a charge."""
 
     #: The money is held for us.
     AUTHORISED = "authorised"
     #: The money is ours.
     CAPTURED = "captured"
     DECLINED = "declined"
-    #: The bank has not said yet.
+    #: The bank has not decided yet.
     PENDING = "pending"
-    #: Released or refunded; this key is never charged any more.
+    #: Released or refunded; this key is never charged again.
     VOIDED = "voided"
-    #: The provider has never heard of the key.
+    #: The provider does not know the key.
     UNKNOWN = "unknown"
 
 
@@ -40,7 +41,7 @@ _decode = msgspec.json.Decoder(_Charge).decode
 
 
 class Provider:
-    """Calls the provider; raises Unavailable when the outcome is not known."""
+    """Calls the provider; raises Unavailable if the outcome is unknown."""
 
     def __init__(self, client: HttpClient, url: str) -> None:
         self._client = client
@@ -54,22 +55,22 @@ class Provider:
             yield cls(client, url)
 
     async def authorise(self, key: str, cents: int) -> ChargeStatus:
-        """Have the money held; a key that was asked for before is not charged again."""
+        """Hold the money; a key that was sent before is not charged again."""
         body = msgspec.json.encode({"amount_cents": cents})
         return await self._call("POST", key, "/authorise", body)
 
     async def find(self, key: str) -> ChargeStatus:
-        """Ask what became of a key."""
+        """Return the status of a key."""
         return await self._call("GET", key)
 
     async def capture(self, key: str) -> ChargeStatus:
-        """Take the money that is held."""
+        """Take the held money."""
         return await self._call("POST", key, "/capture")
 
     async def void(self, key: str) -> ChargeStatus:
-        """Release what is held, refund what was taken, and let nothing come of the key any more.
+        """Release what is held, refund what was taken, and never charge the key again.
 
-        Also for a key that the provider does not know: a call on its way may bring it.
+        This works for an unknown key, too: a call under way may still bring it.
         """
         return await self._call("POST", key, "/void")
 

@@ -1,4 +1,4 @@
-"""Taking a paid order back: its units at once, then the money and the coupon."""
+"""Refund a paid order: its units at once, then the money and the coupon."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from seckill.errors import Missing, WrongState
 
 
 async def refund(db: asyncpg.Pool, order_id: str, *, actor: str, reason: str) -> str:
-    """Refund a paid order, on record; return its state. Missing or WrongState says why not.
+    """Refund a paid order, on record; return its state. Raise Missing or WrongState if not paid.
 
-    What came from the wallet is in it again, and the order `refunded`; what was paid by card makes
-    it `refunding` until the provider has given it back. Then the coupon is good again, too.
+    Money from the wallet is back at once, and the order is `refunded`. An order paid by card is
+    `refunding` until the provider has returned the money. Then the coupon is good again, too.
     """
     async with transaction(db) as connection:
         if not await connection.fetch("SELECT begin_refunds($1, $2)", [order_id], reason):
@@ -39,9 +39,9 @@ async def refund(db: asyncpg.Pool, order_id: str, *, actor: str, reason: str) ->
 
 
 async def begin(db: asyncpg.Pool, order_ids: Sequence[str], reason: str) -> set[str]:
-    """Take paid orders back, their units for sale again; return those still being booked.
+    """Begin the refunds of paid orders, with their units for sale; return those still unsettled.
 
-    Those wait: only what was charged can be given back. Any other state is left as it is.
+    These wait: only what was charged can be returned. Orders in other states stay as they are.
     """
     async with transaction(db) as connection:
         await connection.execute("SELECT begin_refunds($1, $2)", order_ids, reason)
@@ -55,7 +55,7 @@ async def begin(db: asyncpg.Pool, order_ids: Sequence[str], reason: str) -> set[
 async def finish(
     db: asyncpg.Pool, paid_by_wallet: Sequence[str], voided_payments: Sequence[str]
 ) -> None:
-    """Book the refunds of orders that were taken back, once: by order id, by card payment."""
+    """Post the refunds that were begun, each once: by order id or by card payment."""
     with database_errors_as_unavailable():
         # Two transactions, so that each takes its locks in order.
         if voided_payments:

@@ -1,4 +1,4 @@
-"""What buyers own: wallets and coupons. All amounts are whole cents."""
+"""Wallets and coupons of buyers. All amounts are whole cents."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import asyncpg
 
 from seckill.adapters.postgres import database_errors_as_unavailable
 
-#: Most that one top-up or coupon is worth: far above any price, far below where sums overflow.
+#: Most that one top-up or coupon is worth: above any sensible price, and far from an overflow.
 CENTS_MAX = 10**12
 
 
 @dataclass(frozen=True, slots=True)
 class Wallet:
-    """A buyer's money: what he can spend, and what payments under way have frozen."""
+    """A buyer's money: free to spend, and frozen by payments under way."""
 
     buyer_id: str
     available_cents: int = 0
@@ -25,7 +25,7 @@ class Wallet:
 
 @dataclass(frozen=True, slots=True)
 class Coupon:
-    """A buyer's coupon. It is used as a whole: what it is worth beyond the price is lost."""
+    """A buyer's coupon. It is used as a whole: its value beyond the price is lost."""
 
     coupon_id: str
     buyer_id: str
@@ -34,7 +34,7 @@ class Coupon:
 
 
 class TopUp(NamedTuple):
-    """Money from outside; the transaction's id lets it be booked once."""
+    """Money from outside; it is posted once for each transaction id."""
 
     tx_id: str
     buyer_id: str
@@ -42,7 +42,7 @@ class TopUp(NamedTuple):
 
 
 async def top_up(db: asyncpg.Pool, top_ups: Iterable[TopUp]) -> list[str]:
-    """Book top-ups; return the transactions that were not booked before."""
+    """Post top-ups; return the transactions that were not posted before."""
     with database_errors_as_unavailable():
         rows = await db.fetch(
             "SELECT top_up FROM top_up($1, $2, $3)",
@@ -52,7 +52,7 @@ async def top_up(db: asyncpg.Pool, top_ups: Iterable[TopUp]) -> list[str]:
 
 
 async def find_wallet(db: asyncpg.Pool, buyer_id: str) -> Wallet:
-    """Return a buyer's wallet; an empty one when he never had money."""
+    """Return a buyer's wallet; an empty one if the buyer never had money."""
     with database_errors_as_unavailable():
         row = await db.fetchrow(
             "SELECT buyer_id, available_cents, frozen_cents FROM wallets WHERE buyer_id = $1",
@@ -62,7 +62,7 @@ async def find_wallet(db: asyncpg.Pool, buyer_id: str) -> Wallet:
 
 
 async def issue_coupons(db: asyncpg.Pool, coupons: Iterable[Coupon]) -> list[str]:
-    """Hand out coupons; return the ids of those that did not exist before."""
+    """Issue coupons; return the ids of those that did not exist before."""
     issued = list(coupons)
     with database_errors_as_unavailable():
         rows = await db.fetch(
@@ -77,7 +77,7 @@ async def issue_coupons(db: asyncpg.Pool, coupons: Iterable[Coupon]) -> list[str
 
 
 async def coupons_of(db: asyncpg.Pool, buyer_id: str) -> list[Coupon]:
-    """Return a buyer's coupons, used ones too."""
+    """Return all coupons of a buyer, used ones included."""
     with database_errors_as_unavailable():
         rows = await db.fetch(
             "SELECT coupon_id, buyer_id, cents, state FROM coupons"
