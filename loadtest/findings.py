@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -42,6 +42,11 @@ class Finding:
     value: str
     promised: str = ""
     reached: bool | None = None
+
+
+def counts_text(counts: Mapping[Any, int]) -> str:
+    """Return how many there are of each."""
+    return ", ".join(f"{count:,} x {name}" for name, count in sorted(counts.items()))
 
 
 def none_of(name: str, found: int) -> Finding:
@@ -117,9 +122,18 @@ def check_output(path: Path | None) -> Path | None:
     return path
 
 
-def write_json(path: Path, figures: Mapping[str, object]) -> None:
-    """Write figures to a file."""
-    path.write_text(json.dumps(figures, indent=1) + "\n")
+def write_json(
+    path: Path | None,
+    kind: str,
+    stores: Mapping[str, str],
+    options: Mapping[str, object],
+    findings: Sequence[Finding],
+    figures: Mapping[str, object],
+) -> None:
+    """Write a run to a file, if there is one; `stores` are versions by name."""
+    if path is not None:
+        found = {"options": options, "findings": [asdict(finding) for finding in findings]}
+        path.write_text(json.dumps(origin(kind, stores) | found | figures, indent=1) + "\n")
 
 
 def _versions() -> dict[str, str]:

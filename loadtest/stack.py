@@ -127,6 +127,20 @@ class BenchStack:
             await child.start()
         return Process(child, f"http://127.0.0.1:{port}", f"http://127.0.0.1:{admin_port}")
 
+    async def gateway(
+        self,
+        *,
+        consumers: int = 0,
+        core: Cores = TESTED_CORE,
+        port: int | None = None,
+        **overrides: str,
+    ) -> Process:
+        """Start a gateway that sheds no load, and so many consumers on the other core."""
+        gateway = await self.run("gateway", core, port=port, **NO_SHEDDING, **overrides)
+        for _ in range(consumers):
+            await self.run("consumers", OTHER_CORE)
+        return gateway
+
     async def open_sale(
         self, *, units: int = UNITS, payment_window_s: int = 900, opens_at: datetime | None = None
     ) -> Sale:

@@ -19,7 +19,7 @@ from loadtest.bench.order_sides import order_sides, p99_side
 from loadtest.bench.sides import Side, one_core_sides, two_process_sides
 from loadtest.bench.wrk import require_wrk
 from loadtest.findings import AsJson, Finding, origin, progress, report
-from loadtest.stack import NO_SHEDDING, OTHER_CORE, TESTED_CORE, require_two_cores, temporary_stack
+from loadtest.stack import OTHER_CORE, require_two_cores, temporary_stack
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +108,7 @@ async def run(runs: int, seconds: int, holders: int, bars: Progress) -> dict[str
         await _interleave([sides["p99"]], runs, bars)
     if holders:
         async with temporary_stack(OTHER_CORE) as stack:
-            gateway = await stack.run("gateway", TESTED_CORE, **NO_SHEDDING)
-            costs = GrabCosts(stack, gateway, runs, seconds, bars)
+            costs = GrabCosts(stack, await stack.gateway(), runs, seconds, bars)
             few, many = (await costs.by_holders((FEW, holders))).points
         sides |= {"few": _side_of(few), "many": _side_of(many)}
     return sides
@@ -126,11 +125,8 @@ async def _interleave(sides: Iterable[Side], runs: int, bars: Progress) -> None:
 
 
 def _side_of(point: Point) -> Side:
-    async def measured_already() -> float:
-        raise AssertionError("bug: holders are measured as a whole")
-
     name = f"a grab among {point.size:,} holders, us"
-    return Side(name, measured_already, figures=point.costs("time_us"))
+    return Side(name, figures=point.costs("time_us"))
 
 
 def main(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -17,8 +16,8 @@ from rich.progress import Progress
 
 from loadtest.bench.grab_costs import FEW, MANY, GrabCosts, Growth
 from loadtest.bench.wrk import CONNECTIONS, require_wrk
-from loadtest.findings import Finding, check_output, origin, progress, report, write_json
-from loadtest.stack import NO_SHEDDING, OTHER_CORE, TESTED_CORE, require_two_cores, temporary_stack
+from loadtest.findings import Finding, check_output, progress, report, write_json
+from loadtest.stack import OTHER_CORE, require_two_cores, temporary_stack
 
 HOLDERS = (1_000, 10_000, 100_000, 1_000_000, 10_000_000)
 SALES = (1, 10, 100, 1_000)
@@ -62,7 +61,7 @@ async def run(
     """Measure both on stores that are removed afterwards."""
     require_wrk()
     async with temporary_stack(OTHER_CORE) as stack:
-        gateway = await stack.run("gateway", TESTED_CORE, **NO_SHEDDING)
+        gateway = await stack.gateway()
         costs = GrabCosts(stack, gateway, rounds, seconds, bars)
         measured = [await costs.by_holders(sizes)] if sizes else []
         measured += [await costs.by_sales(counts)] if counts else []
@@ -71,11 +70,9 @@ async def run(
     for growth in measured:
         few, promised = (FEW, PROMISED) if growth.thing == "holders" else (1, None)
         findings += ratio_of(growth, few, promised)
-    if json_file is not None:
-        options = {"rounds": rounds, "seconds": seconds, "connections": CONNECTIONS}
-        plain = {"options": options, "findings": [asdict(finding) for finding in findings]}
-        plain |= {growth.thing: growth.plain() for growth in measured}
-        write_json(json_file, origin("growth", stores) | plain)
+    options = {"rounds": rounds, "seconds": seconds, "connections": CONNECTIONS}
+    plain = {growth.thing: growth.plain() for growth in measured}
+    write_json(json_file, "growth", stores, options, findings, plain)
     return findings
 
 

@@ -13,7 +13,7 @@ from loadtest.bench.wrk import grab_in
 from loadtest.crowd.offer import offer_grabs
 from loadtest.crowd.report import CrowdReport
 from loadtest.crowd.schedule import Schedule
-from loadtest.stack import NO_SHEDDING, BenchStack, Process
+from loadtest.stack import BenchStack, Process
 from seckill import messages
 from seckill.adapters import topology
 from seckill.errors import SeckillError
@@ -35,7 +35,7 @@ OFFERS_MAX = 3
 
 async def order_sides(stack: BenchStack, seconds: int) -> dict[str, Side]:
     """Orders that land in PostgreSQL."""
-    gateway = await stack.run("gateway", **NO_SHEDDING)
+    gateway = await stack.gateway(core=None)
     return {
         "orders": Side("orders, all the way", partial(_all_the_way, stack, gateway, seconds)),
         "merged": Side(

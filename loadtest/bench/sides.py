@@ -19,7 +19,7 @@ from loadtest.bench.peers.servers import HELLO, NGINX, Peer, running
 from loadtest.bench.wrk import grabs_per_second, pages_per_second, refusals_per_second
 from loadtest.crowd.offer import offer_grabs
 from loadtest.crowd.schedule import Schedule
-from loadtest.stack import NO_SHEDDING, OTHER_CORE, TESTED_CORE, BenchStack, Process
+from loadtest.stack import OTHER_CORE, TESTED_CORE, BenchStack, Process
 from ops.processes.ports import free_port
 from seckill.errors import SeckillError
 from seckill.sales.sales import Sale
@@ -30,7 +30,8 @@ class Side:
     """Something measured again and again: per second, if its name does not say otherwise."""
 
     name: str
-    measure: Callable[[], Awaitable[float]]
+    #: Not called where the figures are there already.
+    measure: Callable[[], Awaitable[float]] | None = None
     #: Whose CPU time is measured with it.
     processes: list[Process] = field(default_factory=list)
     figures: list[float] = field(default_factory=list)
@@ -58,10 +59,10 @@ async def one_core_sides(
     stack: BenchStack, seconds: int, left_out: Callable[[str], None]
 ) -> AsyncIterator[dict[str, Side]]:
     """Servers that have a core to themselves, one of them at work at a time."""
-    ours = await stack.run("gateway", TESTED_CORE, **NO_SHEDDING)
+    ours = await stack.gateway()
     # As many connections as the pool has: a call waits for nothing but its turn.
     one_by_one = {"SECKILL_GRAB_BATCH_MAX": "1", "SECKILL_GRAB_CALLS_IN_FLIGHT": "16"}
-    single = await stack.run("gateway", TESTED_CORE, **one_by_one, **NO_SHEDDING)
+    single = await stack.gateway(**one_by_one)
     sold_out = await stack.open_sale(units=1)
     await _sell_out(stack, ours, sold_out)
 
@@ -101,12 +102,9 @@ async def two_process_sides(stack: BenchStack, seconds: int) -> dict[str, Side]:
     The generator and the stores share the cores with them; so their share is taken out. The second
     of two has no core without them: a side of its own shows what that costs.
     """
-    one = [await stack.run("gateway", TESTED_CORE, **NO_SHEDDING)]
+    one = [await stack.gateway()]
     port = free_port()
-    two = [
-        await stack.run("gateway", core, port=port, **NO_SHEDDING)
-        for core in (TESTED_CORE, OTHER_CORE)
-    ]
+    two = [await stack.gateway(core=core, port=port) for core in (TESTED_CORE, OTHER_CORE)]
 
     async def per_core(processes: list[Process], counted: list[Process]) -> float:
         won_before, cpu_before = await _won_and_cpu_s(counted)

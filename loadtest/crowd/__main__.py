@@ -17,16 +17,9 @@ import typer
 
 from loadtest.crowd.generator import grab_bytes
 from loadtest.crowd.offer import CONNECTIONS, offer, offer_grabs, read_tickets
-from loadtest.crowd.report import CrowdReport, PlannedRequest
+from loadtest.crowd.report import PlannedRequest
 from loadtest.crowd.schedule import Arrivals, Schedule
-from loadtest.findings import (
-    Finding,
-    check_output,
-    ledger_finding,
-    measure,
-    origin,
-    write_json,
-)
+from loadtest.findings import Finding, check_output, ledger_finding, measure, write_json
 from loadtest.stack import UNITS, bench_stack
 from ops.processes.ports import free_port
 
@@ -67,7 +60,8 @@ async def run_own(
     placed = sum(ledger.lines.get("orders pending", 0) for ledger in ledgers)
     name = f"ledger of {len(ledgers):,} sale{'s' if len(ledgers) > 1 else ''}, {placed:,} orders"
     findings = [*report.findings(), replace(ledger_finding((wrong or ledgers)[0]), name=name)]
-    _save(json_file, report, findings, asdict(schedule) | asdict(plan) | options, stores)
+    options |= asdict(schedule) | asdict(plan)
+    write_json(json_file, "crowd", stores, options, findings, report.plain())
     return findings
 
 
@@ -82,21 +76,9 @@ async def run_at(
     ]
     report = await offer(url, requests, schedule.seconds, sale_ids=[sale], connections=connections)
     findings = report.findings()
-    options = {"url": url, "sale": sale, "connections": connections}
-    _save(json_file, report, findings, asdict(schedule) | options, {})
+    options = asdict(schedule) | {"url": url, "sale": sale, "connections": connections}
+    write_json(json_file, "crowd", {}, options, findings, report.plain())
     return findings
-
-
-def _save(
-    path: Path | None,
-    report: CrowdReport,
-    findings: list[Finding],
-    options: dict[str, object],
-    stores: dict[str, str],
-) -> None:
-    if path is not None:
-        plain = {"options": options, "findings": [asdict(finding) for finding in findings]}
-        write_json(path, origin("crowd", stores) | plain | report.plain())
 
 
 def _cores(text: str | None) -> tuple[int, ...] | None:

@@ -111,9 +111,7 @@ async def _ceiling(seconds: float) -> list[Finding]:
     return [*findings, Finding(name, text, "", bool(good))]
 
 
-def main(
-    seconds: Annotated[float, typer.Option(help="Length of each run.", min=1)] = 3,
-) -> None:
+def main(seconds: Annotated[float, typer.Option(help="Length of each run.", min=1)] = 3) -> None:
     """Find out how many grabs a second the generator can offer."""
     require_two_cores()
     measure(_ceiling(seconds))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from hdrh.histogram import HdrHistogram
 
-from loadtest.findings import Finding
+from loadtest.findings import Finding, counts_text
 
 #: A generator that takes more of its core than this makes waits of its own, and the figures are
 #: not the gateway's. Taken in the busiest second: a spike may be over before the mean shows it.
@@ -126,11 +126,11 @@ class CrowdReport:
 
     def answers_finding(self, *allowed: int) -> Finding:
         """Return the answers, and the finding that no others came than are allowed."""
-        answers = self.answers()
-        counts = sorted(answers.items())
-        text = ", ".join(f"{count:,} x {status or 'no answer'}" for status, count in counts)
-        promised = f"{', '.join(map(str, allowed))} alone"
-        return Finding("answers", text, promised, answers.keys() <= set(allowed))
+        counts, names = {}, [str(status) for status in allowed]
+        for status, count in self.answers().items():
+            counts[str(status or "no answer")] = count
+        promised = f"{', '.join(names)} alone"
+        return Finding("answers", counts_text(counts), promised, counts.keys() <= set(names))
 
     def late_finding(self) -> Finding:
         """Return the finding that the generator kept its own schedule."""

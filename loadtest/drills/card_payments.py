@@ -17,12 +17,11 @@ import typer
 from aiohttp import ClientSession, ClientTimeout, TCPConnector
 
 from loadtest.drills.buyers import for_each, pay, place_orders
-from loadtest.findings import AsJson, Finding, ledger_finding, measure, none_of
+from loadtest.findings import AsJson, Finding, counts_text, ledger_finding, measure, none_of
 from loadtest.stack import PATIENCE_S, BenchStack, bench_stack
 from ops.sandbox_provider import Sandbox, SandboxBehaviour, SandboxCharge
 from seckill.errors import SeckillError
 from seckill.payments.provider_client import ChargeStatus
-from seckill.sales.sales import Sale
 
 #: An order waits so long for a bank, beyond its payment window; short, so that a run ends soon.
 GRACE_S = 2.0
@@ -33,13 +32,18 @@ BUYERS_AT_ONCE = 100
 #: A declined buyer tries once more, and comes back after a Retry-After.
 DECLINES_MAX, TRIES_MAX = 2, 50
 
+#: The payments of a sale, and what the buyer owes for each.
+PAYMENTS = """
+SELECT p.tx_id, p.buyer_id,
+       CASE WHEN o.state = 'paid' AND o.paying_tx = p.tx_id THEN p.amount_cents ELSE 0 END
+       AS owed_cents
+  FROM payments p JOIN orders o USING (order_id) WHERE p.sale_id = $1
+"""
+
 Share = Annotated[float, typer.Option(min=0, max=1)]
 
-app = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=False)
 
-
-@app.command()
-def payments(
+def main(
     count: Annotated[int, typer.Option(help="Orders to pay.", min=10)] = 5_000,
     lose: Share = 0.10,
     decline: Share = 0.10,
@@ -69,11 +73,10 @@ async def _payments(count: int, window_s: int, behaviour: SandboxBehaviour) -> l
             statuses = await _pay_all(stack, gateway.url, orders)
             await sandbox.settled()
             ledger = await stack.verify(sale)
-        rows = await _payment_rows(stack, sale)
+        rows = await stack.db.fetch(PAYMENTS, sale.sale_id)
     paid, cancelled = ledger.lines["sold"], ledger.lines["orders cancelled"]
-    answers = sorted(Counter(statuses.values()).items())
     return [
-        Finding("answers", ", ".join(f"{number:,} x {status}" for status, number in answers)),
+        Finding("answers", counts_text(Counter(statuses.values()))),
         Finding("orders", f"{paid:,} paid, {cancelled:,} cancelled"),
         *_compared(list(sandbox.charges.values()), rows, statuses),
         ledger_finding(ledger),
@@ -105,16 +108,6 @@ async def _pay(http: ClientSession, order_id: str, login: dict[str, str]) -> int
             return reply.status
         await asyncio.sleep(reply.retry_after_s or 0)
     raise SeckillError(f"{order_id} cannot be paid: {reply.status} after {TRIES_MAX} tries")
-
-
-async def _payment_rows(stack: BenchStack, sale: Sale) -> list[asyncpg.Record]:
-    return await stack.db.fetch(
-        "SELECT p.tx_id, p.buyer_id,"
-        "       CASE WHEN o.state = 'paid' AND o.paying_tx = p.tx_id THEN p.amount_cents ELSE 0 END"
-        "       AS owed_cents"
-        "  FROM payments p JOIN orders o USING (order_id) WHERE p.sale_id = $1",
-        sale.sale_id,
-    )
 
 
 def _compared(
@@ -151,4 +144,4 @@ def _compared(
 
 
 if __name__ == "__main__":
-    app()
+    typer.run(main)

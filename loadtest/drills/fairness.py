@@ -20,15 +20,7 @@ import typer
 from loadtest.crowd.offer import offer, plan_grabs
 from loadtest.crowd.report import CrowdReport, PlannedRequest, percentile
 from loadtest.findings import AsJson, Finding, measure
-from loadtest.stack import (
-    NO_SHEDDING,
-    OTHER_CORE,
-    PATIENCE_S,
-    TESTED_CORE,
-    BenchStack,
-    Process,
-    bench_stack,
-)
+from loadtest.stack import PATIENCE_S, BenchStack, Process, bench_stack
 from seckill.errors import SeckillError
 from seckill.order_ids import sale_number_of
 from seckill.sales.sales import Sale
@@ -41,8 +33,6 @@ PROMISED = 3.0
 CONNECTIONS = 200
 #: How often PostgreSQL is asked for the orders that were accepted.
 LOOK_S = 0.003
-
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 class AcceptedOrders:
@@ -79,8 +69,7 @@ class AcceptedOrders:
         return percentile(sorted(self.waits_ms), 0.99)
 
 
-@app.command()
-def fairness(
+def main(
     rate: Annotated[int, typer.Option(help="Grabs a second, all sales together.", min=100)] = 1500,
     seconds: Annotated[int, typer.Option(help="Length of a round.", min=2)] = 10,
     rounds: Annotated[int, typer.Option(help="Rounds of each kind.", min=1)] = 5,
@@ -92,8 +81,7 @@ def fairness(
 
 async def _fairness(rate: int, seconds: int, rounds: int) -> list[Finding]:
     async with bench_stack() as stack:
-        gateway = await stack.run("gateway", TESTED_CORE, **NO_SHEDDING)
-        await stack.run("consumers", OTHER_CORE)
+        gateway = await stack.gateway(consumers=1)
         p99s: dict[bool, list[float]] = {False: [], True: []}
         findings = []
         await _round(stack, gateway, rate, 2, with_hot=True)  # whatever is slow the first time
@@ -103,11 +91,7 @@ async def _fairness(rate: int, seconds: int, rounds: int) -> list[Finding]:
             p99s[with_hot].append(orders.p99_ms())
             name = f"round {n + 1}, {'with the hot sale' if with_hot else 'without'}"
             text = f"p99 {orders.p99_ms():.0f} ms of {len(orders.waits_ms):,}"
-            findings += [
-                Finding(name, text),
-                report.answers_finding(202),
-                report.late_finding(),
-            ]
+            findings += [Finding(name, text), report.answers_finding(202), report.late_finding()]
     with_ms, without_ms = median(p99s[True]), median(p99s[False])
     return [
         *findings,
@@ -153,4 +137,4 @@ async def _round(
 
 
 if __name__ == "__main__":
-    app()
+    typer.run(main)

@@ -18,7 +18,7 @@ from loadtest.crowd.offer import offer_grabs
 from loadtest.crowd.report import CrowdReport
 from loadtest.crowd.schedule import Schedule
 from loadtest.findings import AsJson, Finding, all_of, ledger_finding, measure
-from loadtest.stack import NO_SHEDDING, OTHER_CORE, TESTED_CORE, BenchStack, Process, bench_stack
+from loadtest.stack import BenchStack, Process, bench_stack
 from seckill import audit
 from seckill.adapters import topology
 from seckill.consistency.rebuild import Rebuild
@@ -197,9 +197,7 @@ async def _flush(rate: int, units: int) -> list[Finding]:
 
 async def _shop(stack: BenchStack) -> tuple[Process, Sale]:
     """Start a gateway and a consumer, and open a sale."""
-    gateway = await stack.run("gateway", TESTED_CORE, **NO_SHEDDING)
-    await stack.run("consumers", OTHER_CORE)
-    return gateway, await stack.open_sale(units=UNITS)
+    return await stack.gateway(consumers=1), await stack.open_sale(units=UNITS)
 
 
 async def _offer(

@@ -19,7 +19,7 @@ from loadtest.bench.wrk import CONNECTIONS, grabs_per_second
 from loadtest.crowd.offer import offer, plan_grabs
 from loadtest.crowd.report import CrowdReport
 from loadtest.findings import AsJson, Finding, ledger_finding, measure
-from loadtest.stack import NO_SHEDDING, OTHER_CORE, TESTED_CORE, bench_stack
+from loadtest.stack import OTHER_CORE, TESTED_CORE, bench_stack
 from ops.processes.ports import free_port
 from seckill.sales.rate_limits import SaleLimit
 
@@ -140,7 +140,7 @@ def overload(
 async def _overload(seconds: int, factor: float, connections: int) -> list[Finding]:
     async with bench_stack(OTHER_CORE) as stack:
         gateway = await stack.run("gateway", TESTED_CORE)
-        free = await stack.run("gateway", TESTED_CORE, **NO_SHEDDING)
+        free = await stack.gateway()
         capacity = await grabs_per_second(stack, free.url, 5)
         await free.child.stop()
         offered, sale = int(factor * capacity), await stack.open_sale()

@@ -43,8 +43,6 @@ PAYMENTS = 5_000
 #: Orders and wallets that are made at once.
 CHUNK = 1_000
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
 
 class IdleBranch:
     """A branch that has nothing to do."""
@@ -79,8 +77,7 @@ class TimedSubmits:
         return done / (time.perf_counter() - self._begun), 1000 * waited_s / done
 
 
-@app.command()
-def transactions(
+def main(
     seconds: Annotated[float, typer.Option(help="Length of a run.", min=1)] = 5,
     rounds: Annotated[int, typer.Option(help="Runs of each kind; the median counts.", min=1)] = 3,
     as_json: AsJson = False,
@@ -190,4 +187,4 @@ async def _pay_all(db: asyncpg.Pool, runs: Sequence[list[Payment]]) -> list[Find
 
 
 if __name__ == "__main__":
-    app()
+    typer.run(main)

@@ -50,8 +50,6 @@ WINDOW_S = 8
 STATE_S = 3.0
 NAMED_MAX = 3
 
-app = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=False)
-
 
 @dataclass(frozen=True, slots=True)
 class CrowdPlan:
@@ -68,7 +66,6 @@ class CrowdPlan:
     say: Callable[[str], None]
 
 
-@app.command()
 def main(
     users: Annotated[int, typer.Option(help="People, one in 21 a bot.", min=20, max=5_000)] = 300,
     units: Annotated[int, typer.Option(help="Units for sale.", min=1)] = 100,
@@ -211,4 +208,4 @@ def _findings(plan: CrowdPlan, report: dict[str, Any], ledger: Ledger, ended: st
 
 
 if __name__ == "__main__":
-    app()
+    typer.run(main)

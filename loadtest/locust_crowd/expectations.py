@@ -40,6 +40,11 @@ class Call(StrEnum):
     MINE = "see if there is an order"
     PAY = "pay"
 
+    @property
+    def method(self) -> str:
+        """The method of HTTP."""
+        return "GET" if self in (Call.SALE, Call.ORDER, Call.MINE) else "POST"
+
 
 #: Call -> status and code of the answers that a buyer may get while nothing is broken.
 EXPECTED = {

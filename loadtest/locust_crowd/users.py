@@ -99,17 +99,11 @@ class ShopUser(FastHttpUser):
         return self._rest_s
 
     def ask(
-        self,
-        call: Call,
-        method: str,
-        path: str,
-        headers: dict[str, str] | None = None,
-        body: dict[str, object] | None = None,
+        self, call: Call, path: str, headers: dict[str, str] | None = None, **body: object
     ) -> Received:
         """Ask once; an answer that no buyer should get fails the run."""
-        with self.client.request(
-            method, path, name=call, headers=headers, json=body, catch_response=True
-        ) as response:
+        options = {"name": call, "headers": headers, "json": body or None, "catch_response": True}
+        with self.client.request(call.method, path, **options) as response:
             retry_after = (response.headers or {}).get("Retry-After")
             answer = Received.read(call, response.status_code, response.text, retry_after)
             response.request_meta["name"] = f"{call}: {answer.name}"
@@ -126,23 +120,23 @@ class ShopUser(FastHttpUser):
 
     def ask_for_ticket(self) -> Received:
         """Ask for a ticket."""
-        answer = self.ask(Call.TICKET, "POST", f"{self.path}/tickets", self.login)
+        answer = self.ask(Call.TICKET, f"{self.path}/tickets", self.login)
         if answer.status == 201:
             self.ticket = {"Seckill-Ticket": answer.body["ticket"]}
         return answer
 
     def see_order(self) -> Received:
         """Look at the order; it was promised, so that its absence is a failure."""
-        return self.ask(Call.ORDER, "GET", f"/v1/orders/{self.promise.order_id}", self.ticket)
+        return self.ask(Call.ORDER, f"/v1/orders/{self.promise.order_id}", self.ticket)
 
     def grab(self, call: Call = Call.GRAB) -> Received:
         """Grab a unit, and compare the answer with what was promised before."""
-        answer = self.ask(call, "POST", f"{self.path}/grabs", self.ticket, {"quantity": 1})
+        answer = self.ask(call, f"{self.path}/grabs", self.ticket, quantity=1)
         if doubt := self.promise.doubt(answer):
             if self.promise.order_id:
                 order = self.see_order()
             else:  # a grab without an answer may have won
-                order = self.ask(Call.MINE, "GET", f"{self.path}/orders/mine", self.ticket)
+                order = self.ask(Call.MINE, f"{self.path}/orders/mine", self.ticket)
             if order.order_status in STANDING:
                 self.fail(call, f"{doubt} ({order.order_status})")
             elif order.status in (200, 404):
@@ -182,7 +176,7 @@ class Buyer(ShopUser):
         """Return the sale's page, and the seconds until the opening."""
         while True:
             sent_s = time.time()
-            answer = self.ask(Call.SALE, "GET", self.path)
+            answer = self.ask(Call.SALE, self.path)
             if not answer.again:
                 break
             yield answer.come_back_s
@@ -241,7 +235,7 @@ class Buyer(ShopUser):
 
     def _pay_once(self) -> Received:
         path = f"/v1/orders/{self.promise.order_id}/payments"
-        answer = self.ask(Call.PAY, "POST", path, self.login, {"method": "wallet"})
+        answer = self.ask(Call.PAY, path, self.login, method="wallet")
         now_s = time.time() + self._server_ahead_s
         if answer.name in ("200", "410 expired", "409 not_payable"):
             order = self.see_order()

@@ -14,7 +14,7 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,23 +47,15 @@ CONNECTIONS_KEPT = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
-    """Where a peer is to run, and the Redis that it is to use."""
-
-    directory: Path
-    port: int
-    redis_url: str
-
-
-@dataclass(frozen=True, slots=True)
 class Peer:
     """A server to compare ours with."""
 
     name: str
     #: Returns one line: what this machine lacks for the peer and what to type; "" if it can run.
     missing: Callable[[], str]
-    #: Makes the files that it needs and returns its command line.
-    prepare: Callable[[Site], Awaitable[Sequence[str | Path]]]
+    #: Makes the files that it needs in a directory, and returns its command line for a port and
+    #: the URL of a Redis.
+    prepare: Callable[[Path, int, str], Sequence[str | Path]]
 
 
 @asynccontextmanager
@@ -76,11 +68,10 @@ async def running(
     a home.
     """
     stack_home = StackHome(home, load_credentials(home))
-    name = f"peer-{peer.name}"
-    site = Site(stack_home.directory(name), free_port(), redis_url)
-    url = f"http://{LOOPBACK}:{site.port}"
-    spec = stack_home.spec(name, await peer.prepare(site), cwd=site.directory)
-    child = Child(spec, lambda: _answers(url))
+    name, port = f"peer-{peer.name}", free_port()
+    directory, url = stack_home.directory(name), f"http://{LOOPBACK}:{port}"
+    argv = peer.prepare(directory, port, redis_url)
+    child = Child(stack_home.spec(name, argv, cwd=directory), lambda: _answers(url))
     try:
         with pinned(core):
             await child.start()
@@ -99,8 +90,8 @@ async def _answers(url: str) -> None:
         await until_answers(ask, (aiohttp.ClientConnectionError,))
 
 
-async def _prepare_hello(site: Site) -> list[str | Path]:
-    return [sys.executable, SOURCES / "hello.py", str(site.port)]
+def _prepare_hello(_directory: Path, port: int, _redis_url: str) -> list[str | Path]:
+    return [sys.executable, SOURCES / "hello.py", str(port)]
 
 
 #: A bare aiohttp application: `GET /` and `POST /`.
@@ -121,25 +112,25 @@ def _missing_nginx() -> str:
     return f"nginx with Lua is missing; type: sudo apt-get install {NGINX_PACKAGES}"
 
 
-async def _prepare_nginx(site: Site) -> list[str | Path]:
-    config = site.directory / "nginx.conf"
-    text = (SOURCES / "nginx.conf").read_text()
-    own = {"modules": NGINX_MODULES, "sources": SOURCES, "port": site.port}
+def _prepare_nginx(directory: Path, port: int, redis_url: str) -> list[str | Path]:
+    config, text = directory / "nginx.conf", (SOURCES / "nginx.conf").read_text()
+    own = {"modules": NGINX_MODULES, "sources": SOURCES, "port": port}
     for name, value in own.items():
         text = text.replace(f"@{name}@", str(value))
     config.write_text(text)
-    # A file, because everybody on the machine can read a command line.
-    write_private(site.directory / "settings.json", json.dumps(_nginx_settings(site), indent=2))
+    # A file, because every user of the machine can read a command line.
+    settings = json.dumps(_nginx_settings(redis_url), indent=2)
+    write_private(directory / "settings.json", settings)
     # The prefix is where it looks for settings.json and writes what it has to.
-    return [_find_nginx() or "nginx", "-p", site.directory, "-c", config]
+    return [_find_nginx() or "nginx", "-p", directory, "-c", config]
 
 
 #: nginx with Lua: grabs by one script call a request, and `/constant`, our sold-out answer.
 NGINX = Peer("nginx", _missing_nginx, _prepare_nginx)
 
 
-def _nginx_settings(site: Site) -> dict[str, object]:
-    redis = urlsplit(site.redis_url)
+def _nginx_settings(redis_url: str) -> dict[str, object]:
+    redis = urlsplit(redis_url)
     if redis.scheme != "redis":
         raise SeckillError(f"peers can only use a redis:// URL, not {redis.scheme}://")
     refusals = {verdict.value: problem for verdict, problem in REFUSALS.items()}

@@ -321,7 +321,7 @@ async def test_a_peer_is_stopped_whatever_happens_beside_it(home: Path, redis_ur
 
 
 async def test_a_peer_that_does_not_start_raises_with_its_log(home: Path, redis_url: str) -> None:
-    async def prepare(_: servers.Site) -> list[str | Path]:
+    def prepare(*_: object) -> list[str | Path]:
         return ["sh", "-c", "echo it is broken; exit 3"]
 
     with pytest.raises(StartFailed, match=r"(?s)peer-broken exited with 3; .*it is broken"):
