@@ -1,4 +1,4 @@
-"""The sales that a process knows, read again on a miss at most once a second."""
+"""The sales that a process knows, read again after a miss, at most once a second."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ REFRESH_S = 1.0
 class SaleDirectory:
     """The sales by id and by number, cached.
 
-    A miss waits for the next reading of PostgreSQL, of which there is at most one each REFRESH_S:
-    a sale that has just been made is found, and guessing ids cannot load the database.
+    A miss waits for the next reading of PostgreSQL, of which there is at most one in REFRESH_S. So
+    a sale that has just been created is found, and guessed ids cannot load the database.
     """
 
     def __init__(self, db: asyncpg.Pool) -> None:
@@ -29,13 +29,13 @@ class SaleDirectory:
         return self._by_id.get(sale_id)
 
     async def get(self, sale_id: str) -> Sale | None:
-        """Return a sale; Unavailable when it is not cached and PostgreSQL is away."""
+        """Return a sale; raise Unavailable if it is not cached and PostgreSQL is unavailable."""
         if sale_id not in self._by_id:
             await self._reading.now()
         return self._by_id.get(sale_id)
 
     async def get_by_number(self, number: int) -> Sale | None:
-        """Return the sale whose number an order_id carries, as `get` does."""
+        """Return the sale of a number, which each order_id contains; `get` says how."""
         if number not in self._by_number:
             await self._reading.now()
         return self._by_number.get(number)

@@ -1,4 +1,4 @@
-"""Limits of one sale, set by an operator while it runs. PostgreSQL keeps them, Redis obeys them."""
+"""Limits of one sale, set by an operator while it runs: PostgreSQL keeps and Redis applies them."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from seckill.sales.token_buckets import GRACE_US, LEASE_US, TokenBuckets
 
 @dataclass(frozen=True, slots=True)
 class SaleLimit:
-    """So many requests a second, and so many at once after a pause."""
+    """The requests a second, and the requests at once after a pause."""
 
     rate: int
     burst: int
 
     @property
     def keeps_turns(self) -> bool:
-        """Tell whether the bucket can keep tokens for the late, as take_tokens.lua does."""
+        """Whether take_tokens.lua can keep tokens in the bucket for names that come late."""
         kept_back = self.rate * LEASE_US / 1_000_000
         if not 1 <= kept_back <= self.burst / 2:
             kept_back = 0.0
@@ -31,7 +31,7 @@ class SaleLimit:
 
     @classmethod
     def of(cls, rate: int, burst: int | None = None) -> SaleLimit:
-        """Check a limit as a person gives it; the burst is twice the rate and one if not given."""
+        """Check a limit that an operator gives; the default burst is twice the rate and one."""
         burst = burst_of(rate) if burst is None else burst
         if not (1 <= rate <= RATE_MAX and 1 <= burst <= RATE_MAX):
             raise UserMistake(f"a rate and a burst lie between 1 and {RATE_MAX}")
@@ -41,10 +41,10 @@ class SaleLimit:
 async def set_limit(
     db: asyncpg.Pool, buckets: TokenBuckets, sale_id: str, op: Op, limit: SaleLimit
 ) -> None:
-    """Give a sale a limit of its own for an operation; all gateways obey from their next call.
+    """Give a sale a limit of its own for an operation; all gateways apply it from their next call.
 
-    Redis is written before the commit: if it is away nothing has changed, and if the commit fails
-    the same command again makes both sides equal.
+    Redis is written before the commit. If Redis is unavailable nothing has changed, and if the
+    commit fails the same command again makes both stores equal.
     """
     await sales.find(db, sale_id)
     async with transaction(db) as connection:
@@ -61,7 +61,7 @@ async def set_limit(
 
 
 async def limits_of(db: asyncpg.Pool, sale_id: str) -> Mapping[str, SaleLimit]:
-    """Return the limits that were set for a sale, by operation."""
+    """Return the own limits of a sale, by operation."""
     await sales.find(db, sale_id)
     with database_errors_as_unavailable():
         rows = await db.fetch(
@@ -71,7 +71,7 @@ async def limits_of(db: asyncpg.Pool, sale_id: str) -> Mapping[str, SaleLimit]:
 
 
 def in_force(configured: Limits, own: Mapping[str, SaleLimit]) -> dict[str, dict[str, object]]:
-    """Return rate, burst, mode and whether it is the sale's own, by operation."""
+    """Return rate, burst, mode and whether the limit is the sale's own, by operation."""
     shown: dict[str, dict[str, object]] = {}
     for op in OPS:
         tier = configured.tier(op)

@@ -1,4 +1,4 @@
-"""Sales: what is sold, when, for how much. PostgreSQL first, then Redis."""
+"""Sales and their states: each change goes to PostgreSQL and Redis, under the row's lock."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from seckill.auth.tickets import ID
 from seckill.errors import Conflict, Missing, UserMistake, WrongState
 from seckill.inventory.reservations import SaleTerms, Stock
 
-#: PostgreSQL's bigint and integer.
+#: The largest bigint and integer of PostgreSQL.
 AMOUNT_MAX = 2**63 - 1
 UNITS_MAX = 2**31 - 1
 #: More than anything costs; far enough below AMOUNT_MAX to multiply.
 PRICE_CENTS_MAX = 10**15
-#: A month: whoever has not paid by then will not.
+#: A month: a buyer who has not paid by then will not pay.
 PAYMENT_WINDOW_MAX_S = 30 * 86_400
 
 _SELECT = """
@@ -34,7 +34,7 @@ SELECT s.sale_id, s.number, s.price_cents, s.per_order_max, s.opens_at, s.closes
 
 @dataclass(frozen=True, slots=True)
 class Sale:
-    """One sale as PostgreSQL knows it."""
+    """One sale as PostgreSQL has it."""
 
     sale_id: str
     number: int
@@ -50,7 +50,7 @@ class Sale:
     epoch: int
 
     def terms(self) -> SaleTerms:
-        """Return what Redis must know of this sale."""
+        """Return what Redis needs of this sale."""
         return SaleTerms(
             number=self.number,
             stock=self.total,
@@ -66,7 +66,7 @@ Moment = Annotated[datetime, Meta(tz=True)]
 
 
 class NewSale(Struct, frozen=True, forbid_unknown_fields=True):
-    """What a shop says of a sale to be made. Decoding one checks each field by itself."""
+    """The shop's terms of a new sale. Decoding checks each field by itself."""
 
     sale_id: str
     stock: Units
@@ -75,16 +75,15 @@ class NewSale(Struct, frozen=True, forbid_unknown_fields=True):
     opens_at: Moment | None = None
     closes_at: Moment | None = None
     payment_window_s: Annotated[int, Meta(ge=1, le=PAYMENT_WINDOW_MAX_S)] = 900
-    #: Leading zero bits of the work before a ticket (seckill/auth/proof_of_work.py); 0 asks for
-    #: none.
+    #: Leading zero bits of the work before a ticket (seckill/auth/proof_of_work.py); 0 for none.
     proof_bits: Annotated[int, Meta(ge=0, le=BITS_MAX)] = 0
 
 
 async def create(db: asyncpg.Pool, stock: Stock, new: NewSale) -> Sale:
-    """Make a sale: rows in PostgreSQL, then its hash in Redis in state created.
+    """Create a sale: rows in PostgreSQL, then its hash in Redis in state created.
 
-    WrongState when the id is taken; UserMistake when the terms cannot be kept, or a seventeenth
-    payment window would need its own timer.
+    Raise WrongState if the id is taken. Raise UserMistake if the terms cannot be kept, or if a
+    seventeenth payment window would need a timer queue.
     """
     if not ID.match(new.sale_id):
         raise UserMistake(f"sale id {new.sale_id!r}: use 1 to 64 of A-Z a-z 0-9 _ . -")
@@ -96,7 +95,7 @@ async def create(db: asyncpg.Pool, stock: Stock, new: NewSale) -> Sale:
         async with transaction(db) as connection:
             await _insert(connection, new)
             sale = await lock(connection, new.sale_id)
-            # Before the commit, so that a refusal leaves no half-made sale behind.
+            # Before the commit, so that a refusal leaves no half of a sale behind.
             if not await stock.announce(sale.sale_id, sale.terms()):
                 raise WrongState(
                     f"Redis holds a sale {sale.sale_id} that PostgreSQL does not know; "
@@ -113,15 +112,15 @@ async def create(db: asyncpg.Pool, stock: Stock, new: NewSale) -> Sale:
 
 
 async def open_(db: asyncpg.Pool, stock: Stock, sale_id: str) -> Sale:
-    """Open a sale. Its stock is written to Redis once; later openings only lift the gate.
+    """Open a sale. Its stock is written to Redis once; later openings only change the state.
 
-    The row stays locked and `opened_at` uncommitted while Redis is written: a crash in between
+    The row stays locked and `opened_at` uncommitted while Redis is written. A crash in between
     leaves "never opened", and open_sale.lua then finds the stock and leaves it alone.
     """
     async with transaction(db) as connection:
         sale = await lock(connection, sale_id)
         if sale.state == "paused":
-            # Whoever repeats the opening must not lift a pause that somebody else wanted.
+            # A repeated opening must not lift a pause that another operator wanted.
             raise WrongState(
                 f"sale {sale_id} is paused; let buyers in again: seckill sale resume {sale_id}"
             )
@@ -131,7 +130,7 @@ async def open_(db: asyncpg.Pool, stock: Stock, sale_id: str) -> Sale:
             done = await stock.open_sale(sale_id, sale.terms())
         if not done:
             raise Conflict(
-                f"Redis has lost the stock of sale {sale_id}, or holds that of another life; "
+                f"Redis has lost the stock of sale {sale_id}, or holds that of another epoch; "
                 f"it must be rebuilt before it can open: seckill sale rebuild {sale_id}"
             )
         await connection.execute(
@@ -143,27 +142,24 @@ async def open_(db: asyncpg.Pool, stock: Stock, sale_id: str) -> Sale:
 
 
 async def close(db: asyncpg.Pool, stock: Stock, sale_id: str) -> Sale:
-    """Close a sale: nobody new gets in; orders live on, and returned units stay unsold."""
+    """Close a sale: it takes no grabs; its orders go on, and returned units stay unsold."""
     return await _move(db, stock, sale_id, "closed", ("open", "paused", "closed"))
 
 
 async def pause(db: asyncpg.Pool, stock: Stock, sale_id: str) -> Sale:
-    """Let nobody new in until `resume`; whoever has an order keeps it."""
+    """Pause a sale: it takes no grabs until `resume`; its orders go on."""
     return await _move(db, stock, sale_id, "paused", ("open", "paused"))
 
 
 async def resume(db: asyncpg.Pool, stock: Stock, sale_id: str) -> Sale:
-    """Let buyers into a paused sale again; in one that is open nothing changes."""
+    """Let a paused sale take grabs again; in an open sale nothing changes."""
     return await _move(db, stock, sale_id, "open", ("open", "paused"))
 
 
 async def find(db: asyncpg.Pool, sale_id: str) -> Sale:
-    """Return a sale; Missing when there is none of that id."""
+    """Return a sale; raise Missing if there is none of this id."""
     with database_errors_as_unavailable():
-        row = await db.fetchrow(f"{_SELECT} WHERE sale_id = $1", sale_id)
-    if row is None:
-        raise Missing(f"there is no sale {sale_id}; `seckill sale list` shows them")
-    return Sale(*row)
+        return await _read(db, sale_id)
 
 
 async def all_sales(db: asyncpg.Pool) -> list[Sale]:
@@ -173,12 +169,24 @@ async def all_sales(db: asyncpg.Pool) -> list[Sale]:
 
 
 async def lock(connection: asyncpg.Connection, sale_id: str) -> Sale:
-    """Lock a sale's row until the transaction ends; return the sale as it is then.
+    """Lock a sale's row until the transaction ends; return the sale.
 
-    Read by a statement of its own: one that waits for a lock sees other tables as they were before.
+    The sale is read by a second statement: a statement that waits for a lock sees the other tables
+    as they were before the wait.
     """
     await connection.execute("SELECT FROM sales WHERE sale_id = $1 FOR UPDATE", sale_id)
-    row = await connection.fetchrow(f"{_SELECT} WHERE sale_id = $1", sale_id)
+    return await _read(connection, sale_id)
+
+
+async def has_orders(connection: asyncpg.Connection, sale_id: str) -> bool:
+    """Return whether a sale has orders: then it was opened, even if that was never written."""
+    return bool(
+        await connection.fetchval("SELECT EXISTS (SELECT FROM orders WHERE sale_id = $1)", sale_id)
+    )
+
+
+async def _read(db: asyncpg.Pool | asyncpg.Connection, sale_id: str) -> Sale:
+    row = await db.fetchrow(f"{_SELECT} WHERE sale_id = $1", sale_id)
     if row is None:
         raise Missing(f"there is no sale {sale_id}; `seckill sale list` shows them")
     return Sale(*row)
@@ -216,7 +224,7 @@ async def _insert(connection: asyncpg.Connection, new: NewSale) -> None:
 async def _move(
     db: asyncpg.Pool, stock: Stock, sale_id: str, to_state: str, from_states: tuple[str, ...]
 ) -> Sale:
-    """Set the state in Redis, then in PostgreSQL; a crash in between is mended by a repeat."""
+    """Set the state in Redis, then in PostgreSQL; a repeat repairs a crash in between."""
     async with transaction(db) as connection:
         sale = await lock(connection, sale_id)
         if not sale.was_opened:
@@ -234,13 +242,6 @@ async def _move(
             "UPDATE sales SET state = $2 WHERE sale_id = $1", sale_id, to_state
         )
     return await find(db, sale_id)
-
-
-async def has_orders(connection: asyncpg.Connection, sale_id: str) -> bool:
-    """Tell whether a sale has any order: then it was opened, even if that was never written."""
-    return bool(
-        await connection.fetchval("SELECT EXISTS (SELECT FROM orders WHERE sale_id = $1)", sale_id)
-    )
 
 
 def _ms(moment: datetime | None) -> int:

@@ -1,9 +1,9 @@
-"""Token buckets: one in Redis for each operation of a sale, and small ones in the process.
+"""Token buckets: one in Redis for each operation of a sale, and small ones in each process.
 
-All gateways share the bucket in Redis: over any t seconds they admit at most rate * t + burst
-together (`lua/take_tokens.lua`). Who is refused gets a turn, a place in a line; when it comes, a
-token is
-kept for him for GRACE_US. So a Retry-After that is obeyed is admitted, whichever process he meets.
+All gateways share the bucket in Redis: over any t seconds they let at most rate * t + burst
+requests pass together (`lua/take_tokens.lua`). A refused name gets a turn, which is a place in a
+line. When the turn comes, a token is kept for the name for GRACE_US. So a client that obeys
+Retry-After gets in, whichever process it reaches.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from config.limits import LocalLimit, Op, Tier
 from seckill.adapters import redis_keys
 from seckill.adapters.redis import redis_errors_as_unavailable
 
-#: How long leased tokens are good. A process asks Redis at most so often while there is no line,
-#: and one that is killed takes at most this long's worth of the rate with it.
+#: How long leased tokens are good. A process asks Redis at most once in this time while there is no
+#: line, and a process that is killed loses at most the tokens of this time.
 LEASE_US = 100_000
 #: How long a token is kept after a turn. Retry-After is in whole seconds, so an obedient client
-#: comes up to one second late; the rest is for his way through the network.
+#: comes up to one second late; the rest is for its way through the network.
 GRACE_US = 1_500_000
 #: Turns in one line, about 100 bytes each in Redis.
 LINE_MAX = 1_000_000
 #: Names in one call, during which Redis does nothing else: as many as grabs in one call.
 NAMES_MAX = 512
-#: Sums of intervals are off by less than this.
+#: Rounding errors of sums of intervals are smaller.
 ROUNDING_S = 1e-9
 
 _pack = msgspec.msgpack.Encoder().encode
@@ -38,9 +38,10 @@ _pack = msgspec.msgpack.Encoder().encode
 
 @dataclass(frozen=True, slots=True)
 class TokenLease:
-    """What the bucket said: tokens leased, the limit in force, and for each name its wait.
+    """The bucket's reply: tokens leased, the limit that applies, and the wait of each name.
 
-    A wait is in seconds: 0 admitted, else the time until its turn; negative when the line is full.
+    A wait is in seconds: 0 lets the name pass, else it is the time until its turn; negative if the
+    line is full.
     """
 
     leased: int
@@ -66,7 +67,7 @@ class TokenBuckets:
         wanted: int = 0,
         line_max: int = LINE_MAX,
     ) -> TokenLease:
-        """Ask for a token for each of at most NAMES_MAX names, and for a lease."""
+        """Take a token for each of at most NAMES_MAX names, and lease up to `wanted` more."""
         with redis_errors_as_unavailable():
             reply = await self._take_tokens(
                 keys=[redis_keys.bucket(sale_id, op), redis_keys.line(sale_id, op)],
@@ -76,28 +77,28 @@ class TokenBuckets:
         return TokenLease(leased, rate, burst, [wait / 1_000_000 for wait in waits_us])
 
     async def set_limit(self, sale_id: str, op: Op, *, rate: int, burst: int) -> None:
-        """Give a bucket its own limit; every process obeys from its next call on."""
+        """Give a bucket its own limit; every process applies it from its next call."""
         with redis_errors_as_unavailable():
             await self._set_limit(keys=[redis_keys.bucket(sale_id, op)], args=[rate, burst])
 
 
 class LocalTokenBuckets:
-    """A token bucket for each name, in this process alone; the oldest are forgotten.
+    """A token bucket for each name, in this process alone, for the names that came last.
 
-    Only names that have used tokens lately are kept: a name that is forgotten has a full bucket,
-    so a flood of names costs fairness among them, never memory.
+    A forgotten name has a full bucket again. So a flood of names costs fairness among them, never
+    memory.
     """
 
     def __init__(self, limit: LocalLimit, *, names_max: int) -> None:
         self._interval_s = 1 / limit.rate if limit.rate else 0.0
         self._tolerance_s = self._interval_s * limit.burst
         self._names_max = names_max
-        #: When each name's bucket will be full again (GCRA's theoretical arrival time). The first
-        #: of a plain dict would be found only behind all that were taken out before.
+        #: When each name's bucket will be full again (GCRA's theoretical arrival time). A plain
+        #: dict would search for its first name behind all removed ones.
         self._full_at: OrderedDict[str, float] = OrderedDict()
 
     def take(self, name: str, now_s: float) -> float:
-        """Take a token; return 0, or without taking any the seconds until there is one."""
+        """Take a token and return 0, or take none and return the seconds until there is one."""
         if not self._interval_s:
             return 0.0
         full_at = max(self._full_at.pop(name, now_s), now_s)
@@ -105,7 +106,7 @@ class LocalTokenBuckets:
         if wait_s < ROUNDING_S:
             wait_s = 0.0
             full_at += self._interval_s
-        self._full_at[name] = full_at  # now the youngest
+        self._full_at[name] = full_at  # now the last
         if len(self._full_at) > self._names_max:
             self._full_at.popitem(last=False)
         return wait_s

@@ -30,6 +30,15 @@ from seckill.transactions.states import (
 #: depend on it: the barrier holds when two processes work on one transaction.
 LEASE_S = 10.0
 
+_BEGIN = """
+WITH new AS (
+  INSERT INTO transactions (tx_id, engine, name, state, args, owner, due_at)
+  SELECT t.tx_id, $3, $4, $5, t.args, $6, now() + make_interval(secs => $7)
+    FROM unnest($1::text[], $2::jsonb[]) AS t (tx_id, args) ORDER BY t.tx_id
+  ON CONFLICT (tx_id) DO NOTHING RETURNING tx_id)
+SELECT array_agg(tx_id) FROM new
+"""
+
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 
@@ -61,21 +70,7 @@ class TransactionLog:
         args = [_encode(call.args).decode() for call in calls]
         run = connection or self._db
         with database_errors_as_unavailable():
-            new = await run.fetchval(
-                "WITH new AS ("
-                " INSERT INTO transactions (tx_id, engine, name, state, args, owner, due_at)"
-                " SELECT t.tx_id, $3, $4, $5, t.args, $6, now() + make_interval(secs => $7)"
-                "   FROM unnest($1::text[], $2::jsonb[]) AS t (tx_id, args) ORDER BY t.tx_id"
-                " ON CONFLICT (tx_id) DO NOTHING RETURNING tx_id)"
-                " SELECT array_agg(tx_id) FROM new",
-                ids,
-                args,
-                engine,
-                name,
-                state,
-                self.owner,
-                lease_s,
-            )
+            new = await run.fetchval(_BEGIN, ids, args, engine, name, state, self.owner, lease_s)
             if new and len(new) == len(calls):
                 return {}
             rows = await run.fetch(
