@@ -219,7 +219,7 @@ class BenchStack:
         return {
             "Redis": (await self.redis.info("server"))["redis_version"],
             "RabbitMQ": rabbitmq.decode() if isinstance(rabbitmq, bytes) else str(rabbitmq),
-            "PostgreSQL": postgresql.split()[0],  # the rest says who built it
+            "PostgreSQL": postgresql.split()[0],  # the rest names the builder
         }
 
 

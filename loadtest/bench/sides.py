@@ -27,7 +27,7 @@ from seckill.sales.sales import Sale
 
 @dataclass(slots=True)
 class Side:
-    """Something measured again and again: per second, if its name does not say otherwise."""
+    """Something measured again and again: per second, if its name has no unit."""
 
     name: str
     #: Not called where the figures are there already.

@@ -160,7 +160,7 @@ class Crowd:
         return self.report
 
     def answered(self, connection: _KeptConnection, request: PlannedRequest, body: bytes) -> None:
-        """Note an answer; let an obedient buyer come back when Retry-After says."""
+        """Note an answer; let an obedient buyer come back after Retry-After."""
         request.answered_s = self._now_s()
         self._on_answer(request, body)
         self._in_flight -= 1

@@ -17,7 +17,7 @@ from loadtest.findings import Finding, counts_text
 #: A generator that takes more of its core than this makes waits of its own, and the figures are
 #: not the gateway's. Taken in the busiest second: a spike may be over before the mean shows it.
 CPU_SHARE_MAX = 0.8
-#: A run whose generator is later than this (99 of 100 requests) says nothing about the gateway.
+#: A run whose generator is later than this (99 of 100 requests) is no statement about the gateway.
 LATE_MAX_MS = 50.0
 #: Width of a point of the time series: fine enough to see a pause, and some hundred answers each.
 BUCKET_S = 0.1
@@ -37,7 +37,7 @@ class PlannedRequest:
 
     due_s: float
     payload: bytes
-    #: An obedient buyer comes back once after a 429, when its Retry-After says.
+    #: An obedient buyer comes back once after a 429, after its Retry-After.
     obedient: bool = False
     comes_back: bool = False
     #: When it was found that all connections were taken; 0 when it went out at once.

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from seckill.errors import UserMistake
 
-#: The opening of a sale as shares of (time, grabs): a few come early, half of all press in the
+#: The opening of a sale as shares of (time, grabs): a few come early, half of all grab in the
 #: tenth of the time after the opening (five times the mean rate), and the rest straggle in.
 OPENING = ((0.2, 0.05), (0.1, 0.5), (0.7, 0.45))
 

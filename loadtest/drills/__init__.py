@@ -1,1 +1,8 @@
-"""What an operator fears, played under load and held against the ledger."""
+"""Drills: what an operator fears happens under load, and the ledger has to balance afterwards.
+
+Each module is a command, `python -m loadtest.drills.NAME`: `outages` (PostgreSQL down, an order
+that fails through all retry queues, an emptied Redis), `overload` (ten times the limit, three
+times the capacity), `fairness` (one hot sale beside small ones), `card_payments` (an unreliable
+provider), `kills` (processes killed during payments), `tcc_throughput` (the transaction engine).
+`buyers.py` is what they share. Begin with `outages.py`.
+"""

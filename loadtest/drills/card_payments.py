@@ -131,7 +131,7 @@ def _compared(
         Finding(
             "charged", f"{sum(map(bool, charged.values())):,} keys, {sum(owed.values()):,} cents"
         ),
-        none_of("keys charged otherwise than the order says", len(wrong)),
+        none_of("keys charged otherwise than for the order", len(wrong)),
         none_of("buyers charged twice", twice),
         none_of("answered 200 without a paid order", len(untrue)),
         Finding(

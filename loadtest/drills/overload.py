@@ -1,7 +1,7 @@
 """`python -m loadtest.drills.overload limit|overload`: more load than a gateway takes.
 
 `limit` offers grabs to four gateways at ten times a sale's rate limit, and reports what was
-accepted against the bound, and what became of buyers who came back when Retry-After said.
+accepted against the bound, and what became of buyers who came back after Retry-After.
 `overload` offers one gateway three times what it can answer, and reports the wait of the answered,
 the refusals, the recovery and the memory.
 """
@@ -26,7 +26,7 @@ from seckill.sales.rate_limits import SaleLimit
 GATEWAYS = 4
 #: Times the limit that is offered.
 LIMIT_FACTOR = 10
-#: One buyer in so many does as Retry-After says, unless it says more than this.
+#: One buyer in so many comes back after Retry-After, unless that is more than this.
 OBEDIENT_EVERY, OBEY_WITHIN_S = 20, 120.0
 CONNECTIONS_MAX = 4_000
 #: After an overload, requests at this gentle rate show when all is well again.

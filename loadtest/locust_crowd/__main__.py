@@ -63,7 +63,7 @@ class CrowdPlan:
     pay_share: float
     html: Path
     #: Prints a line for a person who waits.
-    say: Callable[[str], None]
+    show_state: Callable[[str], None]
 
 
 def main(
@@ -80,15 +80,15 @@ def main(
     as_json: AsJson = False,
 ) -> None:
     """Send a crowd to a sale that opens, and compare the answers that it gets with the ledger."""
-    say = (lambda _: None) if as_json else partial(print, file=sys.stderr)
-    plan = CrowdPlan(users, units, seconds, processes, rate, pay_share, html.resolve(), say)
+    show_state = (lambda _: None) if as_json else partial(print, file=sys.stderr)
+    plan = CrowdPlan(users, units, seconds, processes, rate, pay_share, html.resolve(), show_state)
     measure(_measure(plan), as_json)
 
 
 async def _measure(plan: CrowdPlan) -> list[Finding]:
     if not LOCUST.exists():
         raise SeckillError("locust is missing; type: sh scripts/setup-load")
-    plan.say("starting private services, gateways and consumers")
+    plan.show_state("starting private services, gateways and consumers")
     async with bench_stack() as stack:
         cores, port = os.cpu_count() or 1, free_port()
         lead = {"SECKILL_TICKET_LEAD_S": str(TICKET_LEAD_S)}
@@ -100,10 +100,10 @@ async def _measure(plan: CrowdPlan) -> list[Finding]:
         sale = await stack.open_sale(units=plan.units, payment_window_s=WINDOW_S, opens_at=opens_at)
         await stack.limit(sale, plan.rate)
         await _fill_wallets(stack, plan, sale)
-        plan.say(f"sale {sale.sale_id}: {plan.units} units, {plan.users} users")
+        plan.show_state(f"sale {sale.sale_id}: {plan.units} units, {plan.users} users")
         locust = _locust(stack, plan, sale, gateway.url)
         report = await _visit(stack, plan, sale, locust)
-        plan.say("the crowd has left; waiting for unpaid orders to expire, and for quiet")
+        plan.show_state("the crowd has left; waiting for unpaid orders to expire, and for quiet")
         unpaid = "SELECT FROM orders WHERE sale_id = $1 AND state IN ('pending', 'paying')"
         await stack.until(f"SELECT NOT EXISTS ({unpaid})", sale, "unpaid orders do not expire")
         ledger = await stack.verify(sale)
@@ -151,7 +151,7 @@ async def _visit(stack: BenchStack, plan: CrowdPlan, sale: Sale, locust: Child) 
     try:
         while not ended.done():
             await asyncio.wait({ended}, timeout=STATE_S)
-            plan.say(await _state_of(stack, sale))
+            plan.show_state(await _state_of(stack, sale))
             if time.monotonic() > deadline:
                 raise SeckillError(f"locust does not end{log_tail(locust.spec.log)}")
     finally:

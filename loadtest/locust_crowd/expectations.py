@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-#: How long a buyer waits where the answer does not say.
+#: How long a buyer waits where the answer gives no time.
 COME_BACK_S = 1.0
 #: States of an order that holds its units. None of them comes after one that does not: an order
 #: seen in one of them has held its units since it was placed.
@@ -124,7 +124,7 @@ class PromisedOrder:
 
     def __init__(self) -> None:
         self.order_id = ""
-        #: A grab got no answer, or none that says what became of it.
+        #: A grab got no answer, or one without its outcome.
         self.unsure = False
 
     def doubt(self, answer: Received) -> str:

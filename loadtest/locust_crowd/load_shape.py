@@ -1,4 +1,4 @@
-"""How many users are at a sale that opens: they gather, all come at the opening, and go away.
+"""How many users are at a sale that opens: they gather, all come at the opening, and leave.
 
 Imported by the locust process, so it needs nothing but the standard library.
 """

@@ -74,7 +74,7 @@ def _end_with(parent: int, worker: WorkerRunner) -> None:
 
 
 class FlashCrowd(LoadTestShape):
-    """Users gather, all come within the second of the opening, and go away; see load_shape.py."""
+    """Users gather, all come within the second of the opening, and leave; see load_shape.py."""
 
     use_common_options = True  # --users and --run-time
     _curve: FlashCurve | None = None

@@ -146,7 +146,7 @@ class ShopUser(FastHttpUser):
 
 
 class Buyer(ShopUser):
-    """Wants one unit, comes back when an answer says so, and pays for the unit (or not)."""
+    """Wants one unit, comes back after Retry-After, and pays for the unit (or not)."""
 
     weight = 20
     _server_ahead_s = 0.0
@@ -167,7 +167,7 @@ class Buyer(ShopUser):
             self.grab()
 
     def insist(self, ask: Callable[[], Received]) -> Generator[float, None, Received]:
-        """Ask, and come back when the answer says so, until there is another one."""
+        """Ask, and come back as long as the answer asks for it."""
         while (answer := ask()).again:
             yield answer.come_back_s
         return answer

@@ -103,7 +103,7 @@ async def test_note_13_what_a_run_reports_is_what_happened(
     expected = {n for n, request in enumerate(requests) if request.payload in accepted}
     assert {int(row["buyer_id"][1:]) for row in rows} == expected
     assert ledger.lines["orders pending"] == answers[202] == 60
-    # The obedient come back once, when Retry-After says and not before; the others do not.
+    # The obedient come back once, after Retry-After and not before; the others do not.
     refused = {request.payload: request for request in first if request.status == 429}
     assert {request.payload for request in back} == {p for p, s in refused.items() if s.obedient}
     assert len(back) > 3

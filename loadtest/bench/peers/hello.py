@@ -1,4 +1,4 @@
-"""`python hello.py PORT`: a bare aiohttp application on uvloop; `GET /` and `POST /` say `hello`.
+"""`python hello.py PORT`: a bare aiohttp application on uvloop that answers `hello` to `/`.
 
 What aiohttp itself costs, and so the most that any application on it can answer.
 """
@@ -27,7 +27,7 @@ def main() -> None:
         port=int(sys.argv[1]),
         access_log=None,
         print=None,
-        shutdown_timeout=1,  # nobody waits for an answer when a benchmark ends
+        shutdown_timeout=1,  # no client waits when a benchmark ends
         loop=uvloop.new_event_loop(),
     )
 

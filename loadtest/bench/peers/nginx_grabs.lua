@@ -9,7 +9,7 @@ file:close()
 local store, refusals = settings.redis, settings.refusals
 
 local PROBLEM, JSON = "application/problem+json", "application/json"
--- Of no script: the first call is told so, and loads ours.
+-- Of no script: the first call is answered NOSCRIPT, and loads the script.
 local sha = string.rep("0", 40)
 local orders_made = 0
 local sales = {}
@@ -27,7 +27,7 @@ local function sale_of(sale_id)
   return sale
 end
 
--- There is no broker to wait for, so a later grab drops the entry, as the gateway's do for theirs.
+-- There is no broker to wait for, so that a later grab drops the entry, as in the gateway.
 local function to_be_dropped(sale, outbox_id)
   sale.last = sale.last + 1
   sale.entries[sale.last] = outbox_id

@@ -1,6 +1,6 @@
 -- Reserve units for one buyer: the work of lua/grab.lua for servers that call it once a grab.
 -- GUARANTEE: a buyer holds at most one order of a sale; stock never goes below zero; a repeat gets
--- the first order_id whatever the window, the stock or the state say; running twice changes nothing.
+-- the first order_id in any state, in or out of the window; running twice changes nothing.
 -- KEYS[1] sk:{sale}:stock (STRING)
 -- KEYS[2] sk:{sale}:sale (HASH)
 -- KEYS[3] sk:{sale}:holders (HASH)
@@ -8,16 +8,16 @@
 -- ARGV[1] order_id 36 characters
 -- ARGV[2] buyer_id
 -- ARGV[3] quantity units, a whole number
--- ARGV[4] deadline_ms Redis time; past it nothing is touched, for nobody waits any more
+-- ARGV[4] deadline_ms Redis time; after it nothing is touched, because no buyer waits any more
 -- ARGV[5] settled outbox_id of an earlier grab, to be dropped, or ""
 -- ARGV[6] outbox_max entries
 -- RETURNS {"OK", now_ms, epoch, left, outbox_id or "", outcome, order_id if that is D}
 --   outcome is a letter as in grab.lua: A accepted, D duplicate, N not open, C closed, P paused,
 --   Q quantity not within the sale's limit, S sold out, F outbox full
 -- RETURNS {"LATE", now_ms} | {"MISSING", now_ms} | {"FENCED", now_ms}
--- TIME is Redis's own, as in grab.lua, whose replies to single grabs these are.
--- SAFE BECAUSE test, decrement, holder and outbox entry are one script, and all that can fail
--- (reads, packing, the reply) comes before the first write: scripts do not roll back.
+-- TIME is Redis's own, as in grab.lua.
+-- SAFE BECAUSE test, decrement, holder and outbox entry are one script, and every step that can
+-- fail (reads, packing, the reply) comes before the first write: scripts do not roll back.
 local stock_key, sale_key, holders_key, outbox_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local order_id, buyer_id, quantity = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local deadline_ms, settled, outbox_max = tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[6])
@@ -28,7 +28,8 @@ if now_ms > deadline_ms then
   return {"LATE", now_ms}
 end
 
-local sale = redis.call("HMGET", sale_key, "state", "opens_at_ms", "closes_at_ms", "per_order_max", "epoch")
+local sale = redis.call("HMGET", sale_key, "state", "opens_at_ms", "closes_at_ms",
+  "per_order_max", "epoch")
 local state, opens_at_ms, closes_at_ms = sale[1], tonumber(sale[2]), tonumber(sale[3])
 local per_order_max, epoch = tonumber(sale[4]), sale[5]
 local stock = redis.call("GET", stock_key)

@@ -87,7 +87,7 @@ def test_the_generators_share_of_a_core_is_its_cpu_time_by_the_time_of_the_run()
         (49, (0.8, 0.8), True),
         (51, (0.1, 0.1), False),
         (0, (0.9, 0.9), False),
-        (0, (0.1, 0.9, 0.1, 0.1), False),  # while the crowd pressed
+        (0, (0.1, 0.9, 0.1, 0.1), False),  # in the busiest second
     ],
 )
 def test_a_run_whose_generator_did_not_keep_up_is_invalid(late_ms, shares, valid) -> None:
