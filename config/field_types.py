@@ -1,4 +1,7 @@
-"""Settings of the public edge that are lists: comma-separated text, checked item by item."""
+"""Types of settings that are text in the environment: lists with commas, and addresses.
+
+A bad text raises ValueError, which says what is wrong and shows no password.
+"""
 
 from __future__ import annotations
 
@@ -13,19 +16,24 @@ from pydantic_settings import NoDecode
 
 Network = IPv4Network | IPv6Network
 
-#: What browsers send as Origin: lower case, no path, no default port.
+ANY_ORIGIN = "*"
+#: The ways in which an order's time to pay ends (docs/adr/0007-timeouts.md).
+DELAY_QUEUE = "delay_queue"
+KEY_EXPIRY = "key_expiry"
+WAYS = (DELAY_QUEUE, KEY_EXPIRY)
+
+#: An Origin as browsers send it: lower case, no path, no default port.
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9.-]+|\[[0-9a-f:.]+\])(?::\d{1,5})?")
 _DEFAULT_PORT = re.compile(r"http://.*:80|https://.*:443")
-ANY_ORIGIN = "*"
 
 
 def parse_networks(text: str) -> tuple[Network, ...]:
-    """Parse addresses and networks; ValueError says which item cannot be used and why."""
+    """Parse addresses and networks."""
     return tuple(_network(item) for item in _items(text))
 
 
 def parse_origins(text: str) -> frozenset[str]:
-    """Parse the origins of web pages, or `*` alone; ValueError says which one cannot be used."""
+    """Parse the origins of web pages, or `*` alone."""
     origins = frozenset(_items(text))
     if ANY_ORIGIN in origins and len(origins) > 1:
         raise ValueError("* stands for every origin, so it stands alone")
@@ -38,10 +46,12 @@ def parse_origins(text: str) -> frozenset[str]:
     return origins
 
 
-# NoDecode: pydantic-settings would take a list for JSON. A default is no text, so it is not parsed.
-_AS_IT_IS = Field(validate_default=False)
-Networks = Annotated[tuple[Network, ...], NoDecode, PlainValidator(parse_networks), _AS_IT_IS]
-Origins = Annotated[frozenset[str], NoDecode, PlainValidator(parse_origins), _AS_IT_IS]
+def parse_timeouts(text: str) -> frozenset[str]:
+    """Parse some of WAYS, or none."""
+    ways = frozenset(_items(text))
+    for way in ways - set(WAYS):
+        raise ValueError(f"{way!r} is none of: {', '.join(WAYS)}")
+    return ways
 
 
 def _items(text: str) -> list[str]:
@@ -57,7 +67,7 @@ def _network(item: str) -> Network:
     return network
 
 
-def _of(*schemes: str) -> Callable[[str], str]:
+def _address(*schemes: str) -> Callable[[str], str]:
     def check(text: str) -> str:
         if not text:  # not configured
             return text
@@ -66,34 +76,21 @@ def _of(*schemes: str) -> Callable[[str], str]:
             known = " or ".join(f"{scheme}://" for scheme in schemes)
             raise ValueError(f"an address that begins with {known} is needed")
         try:
-            url.port  # noqa: B018 - parsed when it is asked for
-        except ValueError:  # whose text may hold a part of a password that has a "/" in it
+            url.port  # noqa: B018 - parsed when it is read
+        except ValueError:  # whose text may show a part of a password that has a "/" in it
             raise ValueError("the port is not a number; write / in a password as %2F") from None
         return text
 
     return check
 
 
-RedisUrl = Annotated[str, AfterValidator(_of("redis", "rediss", "unix"))]
-AmqpUrl = Annotated[str, AfterValidator(_of("amqp", "amqps"))]
-PostgresDsn = Annotated[str, AfterValidator(_of("postgresql", "postgres"))]
-HttpUrl = Annotated[str, AfterValidator(_of("http", "https"))]
+# pydantic-settings would decode a list as JSON, and validate a default, which is not text.
+_DEFAULT = Field(validate_default=False)
+Networks = Annotated[tuple[Network, ...], NoDecode, PlainValidator(parse_networks), _DEFAULT]
+Origins = Annotated[frozenset[str], NoDecode, PlainValidator(parse_origins), _DEFAULT]
+Timeouts = Annotated[frozenset[str], NoDecode, PlainValidator(parse_timeouts), _DEFAULT]
 
-
-DELAY_QUEUE = "delay_queue"
-KEY_EXPIRY = "key_expiry"
-WAYS = (DELAY_QUEUE, KEY_EXPIRY)
-
-
-def parse_timeouts(text: str) -> frozenset[str]:
-    """Parse a comma-separated list of ways; ValueError names what is none."""
-    ways = frozenset(item.strip() for item in text.split(",") if item.strip())
-    for way in ways - set(WAYS):
-        raise ValueError(f"{way!r} is none of: {', '.join(WAYS)}")
-    return ways
-
-
-# NoDecode: pydantic-settings would take a list for JSON. A default is no text, so it is not parsed.
-Timeouts = Annotated[
-    frozenset[str], NoDecode, PlainValidator(parse_timeouts), Field(validate_default=False)
-]
+RedisUrl = Annotated[str, AfterValidator(_address("redis", "rediss", "unix"))]
+AmqpUrl = Annotated[str, AfterValidator(_address("amqp", "amqps"))]
+PostgresDsn = Annotated[str, AfterValidator(_address("postgresql", "postgres"))]
+HttpUrl = Annotated[str, AfterValidator(_address("http", "https"))]

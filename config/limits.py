@@ -12,7 +12,7 @@ from config.settings import BadSettings
 
 DEFAULT_FILE = Path(__file__).with_name("limits.toml")
 
-#: Levels count millionths of tokens in a double: exact up to 2**53.
+#: Buckets count millionths of tokens in a double, which is exact up to 2**53.
 RATE_MAX = 1_000_000_000
 
 Op = Literal["try", "confirm", "cancel"]
@@ -22,7 +22,7 @@ Rate = Annotated[int, msgspec.Meta(ge=0, le=RATE_MAX)]
 
 
 def burst_of(rate: int) -> int:
-    """Return the burst that goes with a rate: enough to keep tokens for those who wait."""
+    """Return the default burst of a rate: enough to keep tokens for names that wait."""
     return min(2 * rate + 1, RATE_MAX)
 
 
@@ -49,14 +49,14 @@ class Tier(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class LocalLimit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A limit that each process keeps by itself; rate 0 is none."""
+    """A limit of each process by itself; a rate of 0 is no limit."""
 
     rate: Rate = 0
     burst: Annotated[int, msgspec.Meta(ge=1, le=RATE_MAX)] = 1
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One profile."""
+    """The limits of one profile."""
 
     try_: Tier = msgspec.field(name="try")
     confirm: Tier
@@ -65,7 +65,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     address: LocalLimit = LocalLimit()
 
     def __post_init__(self) -> None:
-        # Buyers hear "no" within milliseconds; held requests would look like a slow machine, too.
+        # A buyer gets a refusal within milliseconds; deferred grabs would look like a slow machine.
         if self.try_.excess != "reject":
             raise ValueError('try: excess must be "reject"')
 
@@ -75,7 +75,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def load_limits(profile: str, file: Path | None = None) -> Limits:
-    """Read a profile, sized for this machine; BadSettings says what is wrong and where."""
+    """Read a profile, sized for this machine; raise BadSettings if it cannot be used."""
     path = file or DEFAULT_FILE
     try:
         profiles = msgspec.toml.decode(path.read_bytes(), type=dict[str, Limits])

@@ -1,8 +1,8 @@
 """The only reader of the environment.
 
-Every value can be set as `SECKILL_<NAME>`; a bad one fails at start and names the variable.
+Every value can be set as `SECKILL_<NAME>`; a bad value fails at start and names the variable.
 `seckill up` writes the addresses and secrets of the stack that it started to
-`<home>/settings.json`; they apply wherever the environment does not say otherwise.
+`<home>/settings.json`; a variable of the environment comes first.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Settings(BaseSettings):
     postgres_dsn: PostgresDsn = ""
 
     #: Whether stores that could lose something keep gateways from being ready and sales from
-    #: opening (`refuse`), or are only complained of (`warn`): for who knows why it is so.
+    #: opening (`refuse`), or only cause a warning (`warn`): for operators who know the reason.
     preflight: Literal["refuse", "warn"] = "refuse"
 
     # The edge.
@@ -74,8 +74,8 @@ class Settings(BaseSettings):
     admin_port: Port = 8081
     gateway_url: str = ""
     admin_url: str = ""
-    #: Time for requests in hand to finish after SIGTERM. A grab answers within
-    #: redis_timeout_s + 2 * confirm_timeout_s, so this is that sum with room to spare.
+    #: Time for requests in flight to finish after SIGTERM. A grab is answered within
+    #: redis_timeout_s + 2 * confirm_timeout_s, so this is that sum and some more.
     drain_s: Seconds = 5.0
 
     # The public edge.
@@ -90,7 +90,7 @@ class Settings(BaseSettings):
     # Key rings, `kid:secret[,kid:secret…]`. The first key signs, all of them verify.
     ticket_keys: SecretStr = SecretStr("")
     jwt_keys: SecretStr = SecretStr("")
-    # What the card provider signs its webhooks with. Empty refuses every webhook.
+    # The card provider signs its webhooks with these. Empty refuses every webhook.
     webhook_keys: SecretStr = SecretStr("")
     # The bearer token of the admin API on the admin port. Empty turns that API off.
     admin_token: SecretStr = SecretStr("")
@@ -98,25 +98,25 @@ class Settings(BaseSettings):
     #: How long before the opening tickets are handed out: long enough to spread the logins of a
     #: crowd over minutes.
     ticket_lead_s: Seconds = 600.0
-    #: How long a ticket is good after the opening, or after it was made: a buyer also reads his
-    #: order with it.
+    #: How long a ticket is good after the opening, or after it was made: buyers also read their
+    #: orders with it.
     ticket_ttl_s: Seconds = 3600.0
     #: How long a challenge may be worked on: several times what a slow phone needs for a sensible
     #: `proof_bits`, and short enough that used ones do not pile up in Redis.
     challenge_ttl_s: Annotated[float, Field(ge=1, le=SECONDS_MAX)] = 300.0
 
-    # Limits. What is beyond them is refused at once, so that the rest is answered soon.
+    # Limits. Requests beyond them are refused at once, so that the others are answered soon.
     #: Rate limits: a profile of config/limits.toml, or of a file of that form.
     limits_profile: str = "default"
     limits_file: Path | None = None
-    #: Grabs in hand per process, and a quarter as many other requests: a tenth of a second's work
-    #: where a core answers 20,000 grabs a second. It shrinks when answers take long
+    #: Grabs in flight per process, and a quarter as many other requests: a tenth of a second's work
+    #: if a core answers 20,000 grabs a second. The limit shrinks when answers take long
     #: (gateway/overload/concurrency_limit.py).
     requests_in_hand_max: Annotated[int, Field(ge=64)] = 2_000
-    #: The mean wait beyond which that bound shrinks. Under overload the slowest in a hundred wait
-    #: four times as long, and a quarter of a second is still felt as at once.
+    #: The mean wait beyond which that limit shrinks. Under overload the slowest of a hundred wait
+    #: four times as long, and a quarter of a second still feels immediate.
     wait_max_s: Seconds = 0.05
-    #: Whether plain grabs are taken beside aiohttp (gateway/grabs/connection.py). The answers are
+    #: Whether plain grabs are read without aiohttp (gateway/grabs/connection.py). The answers are
     #: the same.
     fast_lane: bool = True
     #: Open connections per process, idle ones included: about 20 kB each. The system's limit on
@@ -127,39 +127,39 @@ class Settings(BaseSettings):
     keepalive_s: Seconds = 75.0
 
     # Batching: what arrived while the last call was under way goes out together.
-    #: Grabs in one script call. 512 take about 1 ms of Redis, which nobody else can use then.
+    #: Grabs in one script call. 512 take Redis about 1 ms, in which it answers no other client.
     grab_batch_max: Annotated[int, Field(ge=1, le=512)] = 512
     #: Script calls under way per sale and process: one is being run while one is on its way.
     grab_calls_in_flight: Count = 2
     #: Between the starts of two script calls of a sale, unless 64 grabs wait: a lone grab goes at
-    #: once, those that follow it closely go together. A call and its message cost gateway, Redis,
+    #: once, and the grabs that follow it closely go together. A call and its message cost gateway, Redis,
     #: broker and consumer two milliseconds of CPU together, however many grabs they hold.
     grab_spacing_s: Annotated[float, Field(ge=0, le=1)] = 0.008
-    #: Polls a second that a process asks waiting buyers for, by `next_poll_ms`: about a fifth of
-    #: what it can answer, so that waiting never displaces grabbing.
+    #: Polls a second that a process asks of waiting buyers, by `next_poll_ms`: about a fifth of
+    #: what it can answer, so that polls never displace grabs.
     poll_budget_per_s: Count = 1_000
     #: Event streams per process; beyond it 503, and the client polls. This many take 20 MB, some
     #: 3 % of a core, and as many file descriptors: see that `ulimit -n` leaves enough for grabs.
     event_streams_max: Count = 1_000
-    #: A stream says something this often, so that no proxy takes it for dead: they wait 30 s or
-    #: more, and the HTML standard advises 15 s.
+    #: A stream sends something this often, so that no proxy closes it: proxies wait 30 s or more,
+    #: and the HTML standard advises 15 s.
     event_heartbeat_s: Seconds = 15.0
     #: Accepted batches not yet confirmed by the broker, per sale, before grabs are refused.
     outbox_max: Count = 10_000
 
-    #: Payments in hand per process: a second's work where a core commits some hundreds. Beyond it
+    #: Payments in flight per process: a second's work if a core commits some hundreds. Beyond it
     #: 503 at once.
     payments_in_hand_max: Count = 500
     #: Whether one process at a time tries to pay an order. It saves work and decides nothing.
     payment_lock: bool = True
 
     # The card provider.
-    #: Its address; empty means that no cards are taken.
+    #: The address of the provider; empty means that no cards are taken.
     provider_url: HttpUrl = ""
-    #: For one call to it. Banks take a second or two; a buyer is answered after half a second
-    #: anyway, and a lost answer is asked for again.
+    #: For one call to the provider. Banks take a second or two; a buyer gets an answer after half a
+    #: second anyway, and the provider is asked again after a lost answer.
     provider_timeout_s: Seconds = 5.0
-    #: Calls to it at once, per process: beyond it they wait for a connection, within the timeout.
+    #: Calls at once, per process; others wait for a connection, within the timeout.
     provider_calls_max: Count = 100
     #: How long after the end of its payment window an order waits for a bank that has not decided;
     #: then the charge is voided, and the units are for sale again.
@@ -174,12 +174,13 @@ class Settings(BaseSettings):
     relay_age_ms: Count = 2_000
 
     # Consumers.
-    #: What tells that an order's time to pay is over (docs/adr/0007-timeouts.md), comma-separated:
-    #: delay_queue, key_expiry, both or none. The sweep looks for what is overdue in any case.
+    #: How the end of an order's time to pay is noticed (docs/adr/0007-timeouts.md), comma-separated:
+    #: delay_queue, key_expiry, both or none. The sweep finds overdue orders in any case.
     timeouts: Timeouts = frozenset({DELAY_QUEUE})
-    #: Whether the reconcile role repairs what it finds, or only tells. An emptied broker needs it.
+    #: Whether the reconcile role repairs what it finds, or only logs it. An emptied broker needs
+    #: the repair.
     reconcile_applies: bool = True
-    #: A reservation so old without a row has lost its message: relay, retries and a restart of the
+    #: The message of a holder so old without a row is lost: relay, retries and a restart of the
     #: consumers take less.
     reconcile_age_s: Seconds = 30.0
     #: Messages on their way to one consumer: three merged batches, so that it never starves.
@@ -187,14 +188,14 @@ class Settings(BaseSettings):
     #: Grabs merged into one SQL transaction. Beyond some hundreds a larger batch buys nothing.
     place_batch_max: Count = 1_000
     #: Between the starts of two such transactions, unless 512 grabs or several sales wait, or the
-    #: first was small: what one sale sends closely is placed together.
+    #: first was small: grabs that one sale sends closely are placed together.
     place_spacing_s: Annotated[float, Field(ge=0, le=1)] = 0.05
     postgres_pool_max: Count = 4
-    #: How long ended transactions are kept, with their barriers. Longer than any message or call
-    #: that belongs to one can be on its way, and than a night until somebody looks.
+    #: How long ended transactions are kept, with their barriers: longer than any of their messages
+    #: or calls can take, and longer than a night until an operator looks.
     transaction_retention_s: Annotated[float, Field(ge=3600, le=SECONDS_MAX)] = 86_400.0
 
-    #: Datagram socket of a supervisor that wants to hear READY=1 (the systemd protocol).
+    #: Datagram socket of a supervisor that wants READY=1 (the systemd protocol).
     notify_socket: str = Field(default="", validation_alias="NOTIFY_SOCKET")
 
     @classmethod
@@ -275,8 +276,8 @@ def load_settings(home: Path | None = None) -> Settings:
 
 
 def _line(error: ErrorDetails) -> str:
-    message = error["msg"].removeprefix("Value error, ")  # pydantic's words, not a person's
-    if not error["loc"]:  # of several settings together; the message names them
+    message = error["msg"].removeprefix("Value error, ")  # words of pydantic
+    if not error["loc"]:  # about several settings; the message names them
         return message
     name = "_".join(map(str, error["loc"])).upper()
     return f"{name if name == 'NOTIFY_SOCKET' else f'SECKILL_{name}'}: {message}"
