@@ -132,8 +132,8 @@ class Settings(BaseSettings):
     #: Script calls under way per sale and process: one is being run while one is on its way.
     grab_calls_in_flight: Count = 2
     #: Between the starts of two script calls of a sale, unless 64 grabs wait: a lone grab goes at
-    #: once, and the grabs that follow it closely go together. A call and its message cost gateway, Redis,
-    #: broker and consumer two milliseconds of CPU together, however many grabs they hold.
+    #: once, and the grabs that follow it closely go together. A call and its message cost gateway,
+    #: Redis, broker and consumer two milliseconds of CPU together, however many grabs they hold.
     grab_spacing_s: Annotated[float, Field(ge=0, le=1)] = 0.008
     #: Polls a second that a process asks of waiting buyers, by `next_poll_ms`: about a fifth of
     #: what it can answer, so that polls never displace grabs.
@@ -174,8 +174,8 @@ class Settings(BaseSettings):
     relay_age_ms: Count = 2_000
 
     # Consumers.
-    #: How the end of an order's time to pay is noticed (docs/adr/0007-timeouts.md), comma-separated:
-    #: delay_queue, key_expiry, both or none. The sweep finds overdue orders in any case.
+    #: How the end of an order's time to pay is noticed (docs/adr/0007-timeouts.md): delay_queue,
+    #: key_expiry, both with a comma, or none. The sweep finds overdue orders in any case.
     timeouts: Timeouts = frozenset({DELAY_QUEUE})
     #: Whether the reconcile role repairs what it finds, or only logs it. An emptied broker needs
     #: the repair.
