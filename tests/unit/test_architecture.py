@@ -180,6 +180,16 @@ def test_every_file_stands_in_a_wing_or_in_the_short_list_beside() -> None:
         assert sorted(listed) == sorted(found)
 
 
+@pytest.mark.parametrize("package", [package for package, rooms in ROOMS.items() if rooms])
+def test_each_wing_says_where_to_begin_and_runs_no_code(package: str) -> None:
+    wings = [ROOT / package, *(ROOT / package / room for room in ROOMS[package])]
+    for path in (wing / "__init__.py" for wing in wings if wing.is_dir()):
+        (only,) = SOURCES[path].body
+        said = " ".join((ast.get_docstring(SOURCES[path]) or "").split()).lower()
+        assert isinstance(only, ast.Expr), f"{path} has code"
+        assert "begin with" in said, path
+
+
 @pytest.mark.parametrize("path", FILES)
 def test_imports_go_one_way(path: Path) -> None:
     package, room = package_of(path), room_of(path)
