@@ -22,7 +22,7 @@ from ops.processes.ports import free_port
 from ops.processes.workers import worker
 from ops.stack.credentials import Credentials, load_credentials
 from ops.stack.services import Services, running_services, temporary_home
-from seckill.adapters import migrations, postgres, redis_keys, topology
+from seckill.adapters import migrations, postgres, topology
 from seckill.adapters import redis as redis_client
 from seckill.adapters.rabbitmq import Broker, Publisher
 from seckill.auth import login_tokens, tickets
@@ -184,15 +184,6 @@ class BenchStack:
     async def verify(self, sale: Sale, *, wait_s: float = PATIENCE_S) -> verify.Ledger:
         """Return the ledger of a sale once it is quiet."""
         return await verify.verify(self.redis, self.db, sale.sale_id, wait_s=wait_s)
-
-    async def frozen(self, sale: Sale) -> int:
-        """Count the units of orders that have landed in PostgreSQL and wait to be paid."""
-        query = "SELECT frozen FROM inventory WHERE sale_id = $1"
-        return int(await self.db.fetchval(query, sale.sale_id))
-
-    async def holders(self, sale: Sale) -> int:
-        """Count the buyers to whom Redis has given something."""
-        return int(await self.redis.hlen(redis_keys.holders(sale.sale_id)))
 
     async def until(self, query: str, sale: Sale, complaint: str) -> None:
         """Return once a query about the sale ($1) is true; raise with the complaint if it stays."""

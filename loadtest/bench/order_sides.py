@@ -15,7 +15,7 @@ from loadtest.crowd.report import CrowdReport
 from loadtest.crowd.schedule import Schedule
 from loadtest.stack import BenchStack, Process
 from seckill import messages
-from seckill.adapters import topology
+from seckill.adapters import redis_keys, topology
 from seckill.errors import SeckillError
 from seckill.inventory.reservations import Grab
 from seckill.order_ids import new_order_id
@@ -112,7 +112,9 @@ async def _all_the_way(stack: BenchStack, gateway: Process, seconds: int) -> flo
 
     async def grabbed() -> float:
         # wrk stops with grabs in flight, and does not count them; Redis does.
-        return await stack.holders(sale) if grabbing.done() else inf
+        if not grabbing.done():
+            return inf
+        return float(await stack.redis.hlen(redis_keys.holders(sale.sale_id)))
 
     try:
         # Each look at how many have landed costs what an order costs.
@@ -130,10 +132,11 @@ async def _landing_rate(
 
     Infinite when all of them were there already.
     """
+    query = "SELECT frozen FROM inventory WHERE sale_id = $1"
     first, landed = 0, 0
     first_at = landed_at = time.monotonic()
     while landed < await wanted():
-        seen, now = await stack.frozen(sale), time.monotonic()
+        seen, now = await stack.db.fetchval(query, sale.sale_id), time.monotonic()
         if seen and not first:
             first, first_at = seen, now
         if seen > landed:

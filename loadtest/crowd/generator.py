@@ -20,7 +20,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
-from math import inf
 from typing import cast
 
 from loadtest.crowd.report import CrowdReport, PlannedRequest
@@ -93,14 +92,12 @@ class Crowd:
         port: int,
         *,
         connections_max: int,
-        obey_within_s: float = inf,
         on_answer: Callable[[PlannedRequest, bytes], None] = lambda _request, _body: None,
     ) -> None:
         self._host, self._port = host, port
         #: Called with each answer and its body.
         self._on_answer = on_answer
         self._connections_max = connections_max
-        self._obey_within_s = obey_within_s
         # Longest free first: each stands for another buyer, who is not back at once.
         self._free: deque[_KeptConnection] = deque()
         self._open = self._opening = 0
@@ -165,10 +162,10 @@ class Crowd:
         self._on_answer(request, body)
         self._in_flight -= 1
         self._free.append(connection)
-        obeys = request.obedient and request.retry_after_s <= self._obey_within_s
+        obeys = 0 < request.obeys_within_s >= request.retry_after_s
         if request.status == 429 and obeys and not request.comes_back:
             back_s = request.answered_s + request.retry_after_s
-            again = PlannedRequest(back_s, request.payload, obedient=True, comes_back=True)
+            again = PlannedRequest(back_s, request.payload, comes_back=True)
             self.report.requests.append(again)
             heapq.heappush(self._returns, (back_s, len(self.report.requests), again))
 

@@ -11,7 +11,6 @@ import asyncio
 import itertools
 import resource
 from collections.abc import Callable, Iterable, Sequence
-from math import inf
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -40,7 +39,6 @@ async def offer(
     gateways: int = 1,
     connections: int = CONNECTIONS,
     cores: Cores = None,
-    obey_within_s: float = inf,
     on_answer: Callable[[PlannedRequest, bytes], None] = lambda _request, _body: None,
 ) -> CrowdReport:
     """Send each request to `url` when it is due, and report on a run of so many seconds.
@@ -52,13 +50,8 @@ async def offer(
     if parts.scheme != "http" or not parts.hostname:
         raise UserMistake(f"--url {url}: give an address like http://127.0.0.1:8080")
     _allow_files(connections)
-    crowd = Crowd(
-        parts.hostname,
-        parts.port or 80,
-        connections_max=connections,
-        obey_within_s=obey_within_s,
-        on_answer=on_answer,
-    )
+    host, port = parts.hostname, parts.port or 80
+    crowd = Crowd(host, port, connections_max=connections, on_answer=on_answer)
 
     async def run() -> CrowdReport:
         try:

@@ -37,8 +37,8 @@ class PlannedRequest:
 
     due_s: float
     payload: bytes
-    #: An obedient buyer comes back once after a 429, after its Retry-After.
-    obedient: bool = False
+    #: The buyer comes back once, after the Retry-After of a 429 of at most so many seconds.
+    obeys_within_s: float = 0.0
     comes_back: bool = False
     #: When it was found that all connections were taken; 0 when it went out at once.
     queued_s: float = 0.0

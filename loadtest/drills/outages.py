@@ -103,19 +103,10 @@ async def _ladder() -> list[Finding]:
             stack.db, stack.publisher, letter.letter_id, actor=audit.operator_name()
         )
         ledger = await stack.verify(sale)
-    bounds = [((1 - RETRY_SPREAD) * s, (1 + RETRY_SPREAD) * s) for s in topology.RETRY_DELAYS_S]
-    in_time = len(waits) == len(bounds) and all(
-        low <= wait <= high for (low, high), wait in zip(bounds, waits, strict=True)
-    )
-    attempts = len(bounds) + 1
+    attempts = len(topology.RETRY_DELAYS_S) + 1
     return [
         report.answers_finding(202),
-        Finding(
-            "waits",
-            ", ".join(f"{wait:.2f} s" for wait in waits),
-            ", ".join(f"{low:g} .. {high:g}" for low, high in bounds) + " s",
-            in_time,
-        ),
+        _waits_finding(waits),
         Finding(
             "dead letter",
             f"{letter.attempts} attempts, {len(letter.orders)} order: {letter.reason}",
@@ -126,6 +117,16 @@ async def _ladder() -> list[Finding]:
         all_of("orders pending", ledger.lines["orders pending"], len(report.answered(202))),
         ledger_finding(ledger),
     ]
+
+
+def _waits_finding(waits: list[float]) -> Finding:
+    bounds = [((1 - RETRY_SPREAD) * s, (1 + RETRY_SPREAD) * s) for s in topology.RETRY_DELAYS_S]
+    text = ", ".join(f"{wait:.2f} s" for wait in waits)
+    promised = ", ".join(f"{low:g} .. {high:g}" for low, high in bounds) + " s"
+    in_time = len(waits) == len(bounds) and all(
+        low <= wait <= high for (low, high), wait in zip(bounds, waits, strict=True)
+    )
+    return Finding("waits", text, promised, in_time)
 
 
 async def _open_letter(stack: BenchStack, sale: Sale) -> DeadLetter:

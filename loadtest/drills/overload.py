@@ -58,7 +58,7 @@ async def _limit(rate: int, grabs: int) -> list[Finding]:
         offered = LIMIT_FACTOR * rate
         requests = plan_grabs(stack, [sale], [n / offered for n in range(grabs)])
         for request in requests[::OBEDIENT_EVERY]:
-            request.obedient = True
+            request.obeys_within_s = OBEY_WITHIN_S
         report = await offer(
             gateway.url,
             requests,
@@ -66,7 +66,6 @@ async def _limit(rate: int, grabs: int) -> list[Finding]:
             sale_ids=[sale.sale_id],
             gateways=GATEWAYS,
             connections=CONNECTIONS_MAX,
-            obey_within_s=OBEY_WITHIN_S,
         )
         ledger = await stack.verify(sale)
     return [*_limit_findings(report, bound, offered), ledger_finding(ledger)]

@@ -33,15 +33,13 @@ from seckill.auth.key_ring import KeyRing
 ANSWER_S = 10.0
 #: A login outlives any run, and a user who has left waits until locust ends it.
 LOGIN_S = GONE_S = 3600
-#: Shares of buyers: who grab once more although they have an order, and who come back for returned
-#: units when all are taken.
+#: Shares of buyers: who grab again although they have an order; who come back when all is taken.
 IMPATIENT_SHARE, HOPEFUL_SHARE = 0.3, 0.5
 #: How often those come back, and how long a buyer takes to begin to pay.
 LOOK_S, PAY_S = (1.0, 3.0), (0.2, 2.0)
 #: Clocks differ, and a buyer who grabbed too early grabs again so soon.
 NOT_YET_S = 0.1
-#: Twice as often as the gateway lets one buyer grab; and a bound on what bots cost the machine that
-#: they share with the gateway.
+#: Twice as often as the gateway lets one buyer grab; it bounds what bots cost the shared machine.
 BOT_PAUSE_S = 0.05
 #: One bot in so many makes up its tickets, or once in a while sends none.
 FORGER_EVERY, NO_TICKET_SHARE = 3, 0.1
@@ -83,6 +81,7 @@ class ShopUser(FastHttpUser):
         self.ticket: dict[str, str] = {}
         self.path = f"/v1/sales/{self.options.sale}"
         self.promise = PromisedOrder()
+        self.asked_s = 0.0
         self._steps = self.story()
         self._rest_s: float = 0
 
@@ -103,6 +102,7 @@ class ShopUser(FastHttpUser):
     ) -> Received:
         """Ask once; an answer that no buyer should get fails the run."""
         options = {"name": call, "headers": headers, "json": body or None, "catch_response": True}
+        self.asked_s = time.time()
         with self.client.request(call.method, path, **options) as response:
             retry_after = (response.headers or {}).get("Retry-After")
             answer = Received.read(call, response.status_code, response.text, retry_after)
@@ -174,16 +174,11 @@ class Buyer(ShopUser):
 
     def see_sale(self) -> Generator[float, None, dict[str, Any]]:
         """Return the sale's page, and the seconds until the opening."""
-        while True:
-            sent_s = time.time()
-            answer = self.ask(Call.SALE, self.path)
-            if not answer.again:
-                break
-            yield answer.come_back_s
+        answer = yield from self.insist(lambda: self.ask(Call.SALE, self.path))
         if answer.failed or answer.body["state"] == "closed":
             raise GaveUp
         now_s = unix_s(answer.body["server_time"])
-        self._server_ahead_s = now_s - (sent_s + time.time()) / 2
+        self._server_ahead_s = now_s - (self.asked_s + time.time()) / 2
         return {"opens_in_s": max(0.0, unix_s(answer.body["opens_at"]) - now_s), **answer.body}
 
     def get_ticket(self) -> Steps:
@@ -253,10 +248,9 @@ class Bot(ShopUser):
         forger = self.number % FORGER_EVERY == 0
         while True:
             if forger:
-                mac = f"{_chance.getrandbits(128):032x}"
-                ticket = f"k1~{int(time.time()) + LOGIN_S}~{self.buyer_id}~{mac}"
-                forged = _chance.random() >= NO_TICKET_SHARE
-                self.ticket = {"Seckill-Ticket": ticket} if forged else {}
+                until, mac = int(time.time()) + LOGIN_S, f"{_chance.getrandbits(128):032x}"
+                ticket = {"Seckill-Ticket": f"k1~{until}~{self.buyer_id}~{mac}"}
+                self.ticket = ticket if _chance.random() >= NO_TICKET_SHARE else {}
                 self.grab(Call.FORGED)
             elif self.ticket:
                 self.grab()
