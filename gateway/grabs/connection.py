@@ -37,6 +37,14 @@ SPLIT_S = 1.0
 SWEEP_S = 0.5
 #: What a client may send ahead of its answers before we stop reading: 200 pipelined grabs.
 AHEAD_MAX = 64 * 1024
+#: Grabs of one connection that are begun, or refused, in one turn of the loop. The next ones wait
+#: until the other connections have had their turn, or a client that sends ahead would stop them.
+TURN_MAX = 8
+#: What HTTP/1.0 has to be told when the connection is kept, and HTTP/1.1 when it is not.
+_CONNECTION = {
+    (True, True): {"Connection": "keep-alive"},
+    (False, False): {"Connection": "close"},
+}
 
 
 class ConnectionFactory:
@@ -62,9 +70,19 @@ class ConnectionFactory:
         #: Whether pages of other origins are served.
         self.cors = bool(settings.cors_origins)
         hsts = HSTS if settings.tls_cert else {}
+        #: By origin, whether it is HTTP/1.0, and whether the connection is kept open.
         self._responses = {
-            origin: RawResponses({**hsts, **headers_for(origin, settings.cors_origins)})
+            (origin, is_http10, keeps_alive): RawResponses(
+                {
+                    **hsts,
+                    **headers_for(origin, settings.cors_origins),
+                    **_CONNECTION.get((is_http10, keeps_alive), {}),
+                },
+                "1.0" if is_http10 else "1.1",
+            )
             for origin in {"", *settings.cors_origins}
+            for is_http10 in (False, True)
+            for keeps_alive in (False, True)
         }
         self.connections: set[Connection] = set()
         #: Grabs of these connections that wait for their answers.
@@ -76,9 +94,10 @@ class ConnectionFactory:
         """Return the protocol for one connection: a factory for `loop.create_server`."""
         return Connection(self)
 
-    def responses_for(self, origin: str) -> RawResponses:
-        """Return the responses for a page of this origin ("": no page, or any page)."""
-        return self._responses.get(origin) or self._responses[""]
+    def responses_to(self, plain: PlainGrab) -> RawResponses:
+        """Return the responses to a grab: for the page that it came from, if it did."""
+        how = plain.is_http10, plain.keeps_alive
+        return self._responses.get((plain.origin, *how)) or self._responses["", *how]
 
     async def drain(self, within_s: float) -> None:
         """Let pending grabs be answered, and close the connections that wait for nothing."""
@@ -118,6 +137,7 @@ class Connection(asyncio.Protocol):
         "_aiohttp",
         "_data",
         "_is_page",
+        "_keeps_alive",
         "_paused",
         "_peer",
         "_pending",
@@ -126,6 +146,7 @@ class Connection(asyncio.Protocol):
         "_since",
         "_stopped_reading",
         "_transport",
+        "_turn_due",
     )
 
     def __init__(self, shared: ConnectionFactory) -> None:
@@ -138,6 +159,8 @@ class Connection(asyncio.Protocol):
         #: When the first of it came, or the last request was answered.
         self._since = shared.loop.time()
         self._paused = self._stopped_reading = False
+        #: Whether this connection has had its turn, and goes on in the next one.
+        self._turn_due = False
         self._pending: PendingGrab | None = None
 
     # Called by the transport.
@@ -218,7 +241,8 @@ class Connection(asyncio.Protocol):
 
     def shed(self) -> None:
         """Write that there is too much in flight, and read nothing more for a while."""
-        if self._is_page:  # it can read only what bears its headers
+        # A page can read only what bears its headers; others must hear that this was the end.
+        if self._is_page or not self._keeps_alive:
             self.refuse(Refused(Problem.OVERLOADED))
         else:
             self._write(OVERLOADED)
@@ -228,7 +252,13 @@ class Connection(asyncio.Protocol):
 
     def _serve(self) -> None:
         """Take what lies there, request by request, until one is pending or unfinished."""
-        while self._data and self._pending is None and not self._paused:
+        taken = 0
+        while self._data and self._pending is None and not self._paused and not self._turn_due:
+            if taken == TURN_MAX:
+                self._turn_due = True
+                self._shared.loop.call_soon(self._take_turn)
+                return
+            taken += 1
             aiohttp, shared = self._aiohttp, self._shared
             is_busy = aiohttp is not None and not aiohttp.idle
             if is_busy or not shared.takes_grabs or shared.draining:
@@ -247,11 +277,16 @@ class Connection(asyncio.Protocol):
         if self._stopped_reading and len(self._data) <= AHEAD_MAX:
             self._resume_reading()
 
+    def _take_turn(self) -> None:
+        self._turn_due = False
+        self._serve()
+
     def _begin_grab(self, plain: PlainGrab, sale: Sale, quantity: int) -> None:
         if self._aiohttp is not None:
             self._aiohttp.extend_keepalive()
         self._is_page = self._shared.cors and plain.origin != ""
-        self._responses = self._shared.responses_for(plain.origin)
+        self._responses = self._shared.responses_to(plain)
+        self._keeps_alive = plain.keeps_alive
         self._pending = self._shared.pipeline.begin_grab(
             self,
             sale,
@@ -283,11 +318,15 @@ class Connection(asyncio.Protocol):
         shared = self._shared
         self._transport.write(answer)
         self._since = shared.loop.time()
-        if self._pending is None:  # answered within `_serve`, which goes on
+        was_pending, self._pending = self._pending is not None, None
+        if was_pending:
+            shared.end()
+        if not self._keeps_alive:
+            self._data = b""
+            self._transport.close()
+        elif not was_pending:  # answered within `_serve`, which goes on
             return
-        self._pending = None
-        shared.end()
-        if shared.draining:
+        elif shared.draining:
             self.close_if_idle()
         elif self._data:
             shared.loop.call_soon(self._serve)  # not at once: a batch's answers go out first

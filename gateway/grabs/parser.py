@@ -23,11 +23,20 @@ HEADERS_MAX = 64
 SHAPES_MAX = 256
 
 _BEGINNING = b"POST /v1/sales/"
-_REQUEST_LINE = re.compile(rb"POST /v1/sales/([A-Za-z0-9_.-]{1,64})/grabs HTTP/1\.1\r\n")
+_REQUEST_LINE = re.compile(rb"POST /v1/sales/([A-Za-z0-9_.-]{1,64})/grabs HTTP/1\.([01])\r\n")
 #: As ordinary clients write them: without a sign, or zeros before.
 _LENGTHS = {b"%d" % length: length for length in range(1, BODY_MAX + 1)}
 #: Each changes what the request means, or how long it is.
 _UNUSUAL = {b"transfer-encoding", b"content-encoding", b"expect", b"upgrade", b"trailer", b"te"}
+#: What `Connection` says of a version's connection; anything else is unusual.
+_KEEPS_ALIVE = {
+    (False, ""): True,
+    (False, "keep-alive"): True,
+    (False, "close"): False,
+    (True, ""): False,
+    (True, "keep-alive"): True,
+    (True, "close"): False,
+}
 _NEEDED = {b"host", b"content-length", b"content-type"}
 _JSON = {b"application/json", b"application/json; charset=utf-8"}
 
@@ -63,6 +72,10 @@ class PlainGrab(NamedTuple):
     origin: str
     #: X-Forwarded-For, "" without.
     forwarded: str
+    #: Whether it came as HTTP/1.0: proxies ask so, and simple tools.
+    is_http10: bool = False
+    #: Whether the connection stays open after the answer.
+    keeps_alive: bool = True
 
 
 class _Listener:
@@ -103,7 +116,9 @@ def read_plain_grab(data: bytes) -> PlainGrab | NotPlain:
     if shape is None or sent[shape.type].strip(b" \t") not in _JSON:
         return NotPlain.UNUSUAL
     length = _LENGTHS.get(sent[shape.length].strip(b" \t"))
-    if length is None or _text(sent, shape.connection).lower() not in ("", "keep-alive"):
+    is_http10 = line[2] == b"0"
+    keeps_alive = _KEEPS_ALIVE.get((is_http10, _text(sent, shape.connection).lower()))
+    if length is None or keeps_alive is None:
         return NotPlain.UNUSUAL
     body = data[end : end + length]
     if len(body) < length:
@@ -115,6 +130,8 @@ def read_plain_grab(data: bytes) -> PlainGrab | NotPlain:
         end + length,
         _text(sent, shape.origin),
         _text(sent, shape.forwarded),
+        is_http10,
+        keeps_alive,
     )
 
 

@@ -68,10 +68,10 @@ def web_response(verdict: Verdict, body: bytes) -> web.Response:
 
 
 class RawResponses:
-    """The answers as bytes, for pages of one origin; `extra` are the headers that this adds."""
+    """The answers as bytes, in one version of HTTP; `extra` are headers that each of them bears."""
 
-    def __init__(self, extra: Mapping[str, str]) -> None:
-        self._extra = extra
+    def __init__(self, extra: Mapping[str, str], version: str = "1.1") -> None:
+        self._extra, self._version = extra, version
         self._heads = {verdict: self._head(*head) for verdict, head in _HEADS.items()}
         self._problems: dict[Problem, tuple[bytes, bytes]] = {}
         #: Answers that are the same for every buyer, as they are in this second.
@@ -109,7 +109,7 @@ class RawResponses:
 
     def _head(self, status: int, headers: Mapping[str, str]) -> bytes:
         """Return all of a head but the values of its last headers, Date and Content-Length."""
-        lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}"]
+        lines = [f"HTTP/{self._version} {status} {HTTPStatus(status).phrase}"]
         lines += [f"{name}: {value}" for name, value in {**headers, **self._extra}.items()]
         return "\r\n".join([*lines, f"Server: {SERVER}", "Date: "]).encode()
 

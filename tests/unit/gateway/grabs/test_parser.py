@@ -45,6 +45,28 @@ def test_what_else_it_says_is_read() -> None:
     assert (grab.origin, grab.forwarded) == ("https://shop.example", "10.0.0.1, 10.0.0.2")
 
 
+OLD = GRAB.replace(b"HTTP/1.1", b"HTTP/1.0")
+
+
+@pytest.mark.parametrize(
+    ("data", "is_http10", "keeps_alive"),
+    [
+        (GRAB, False, True),
+        (with_header(b"Connection: close"), False, False),
+        (with_header(b"Connection: Close"), False, False),
+        (OLD, True, False),
+        (OLD.replace(b"Host: x", b"Host: x\r\nConnection: close"), True, False),
+        (OLD.replace(b"Host: x", b"Host: x\r\nConnection: keep-alive"), True, True),
+    ],
+)
+def test_it_says_whether_the_connection_stays_open(
+    data: bytes, is_http10: bool, keeps_alive: bool
+) -> None:
+    grab = read_plain_grab(data)
+    assert isinstance(grab, PlainGrab)
+    assert (grab.is_http10, grab.keeps_alive) == (is_http10, keeps_alive)
+
+
 def test_without_a_ticket_it_is_plain_all_the_same() -> None:
     grab = read_plain_grab(GRAB.replace(b"Seckill-Ticket", b"Other"))
     assert isinstance(grab, PlainGrab)
@@ -72,7 +94,7 @@ UNUSUAL = {
     "an escaped path": GRAB.replace(b"spring", b"spr%69ng"),
     "an absolute target": GRAB.replace(b"/v1", b"http://x/v1", 1),
     "two spaces": GRAB.replace(b"POST ", b"POST  "),
-    "HTTP/1.0": GRAB.replace(b"HTTP/1.1", b"HTTP/1.0"),
+    "HTTP/1.2": GRAB.replace(b"HTTP/1.1", b"HTTP/1.2"),
     "a sale id that is too long": GRAB.replace(b"spring", b"s" * 65),
     "no host": GRAB.replace(b"Host: x\r\n", b""),
     "a name twice": with_header(b"Seckill-Ticket: other"),
@@ -88,7 +110,7 @@ UNUSUAL = {
     "an expectation": with_header(b"Expect: 100-continue"),
     "an upgrade": with_header(b"Connection: upgrade\r\nUpgrade: h2c"),
     "an upgrade without connection": with_header(b"Upgrade: h2c"),
-    "the last request": with_header(b"Connection: close"),
+    "several words on the connection": with_header(b"Connection: close, x"),
     "an encoding": with_header(b"Content-Encoding: gzip"),
     "another type": GRAB.replace(b"application/json", b"text/plain"),
     "no type": GRAB.replace(b"Content-Type: application/json\r\n", b""),
