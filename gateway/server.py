@@ -22,13 +22,12 @@ from gateway.grabs.connection import ConnectionFactory
 from gateway.overload.aiohttp_protocol import AiohttpProtocol
 from gateway.overload.concurrency_limit import GRABS_IN_FLIGHT, OTHERS_IN_FLIGHT
 from gateway.overload.connection_limits import ConnectionLimits
+from gateway.overload.listeners import Listeners
 from gateway.tls import public_context
 from seckill.process import listening, notify_ready, stop_on_signals
 
 log = logging.getLogger(__name__)
 
-#: Connections that the kernel holds while the process is busy: an opening's first wave.
-BACKLOG = 4096
 #: New objects between collections of the youngest generation. A busy loop makes the default 700
 #: in a few requests, and nearly all die by reference count alone.
 GC_THRESHOLD = 20_000
@@ -66,7 +65,7 @@ async def serve(settings: Settings) -> None:
         await edge.setup()
         await admin.setup()
         connections = _connections(app, cast(web.Server, edge.server))
-        listener = await _listen(settings, connections, tls)
+        listeners = await _listen(settings, connections, tls)
         with listening(settings.admin_host, settings.admin_port, "SECKILL_ADMIN_PORT"):
             await web.TCPSite(admin, settings.admin_host, settings.admin_port).start()
         # What is alive now lives as long as the process: the collector need not look at it again.
@@ -76,7 +75,7 @@ async def serve(settings: Settings) -> None:
         scheme = "https" if tls else "http"
         log.info("gateway on %s://%s:%d", scheme, settings.gateway_host, settings.gateway_port)
         await stop.wait()
-        listener.close()
+        await listeners.close()
         await connections.drain(settings.drain_s)
     finally:
         # Health answers end first, so that balancers send no more. Then: stop listening, finish
@@ -87,14 +86,17 @@ async def serve(settings: Settings) -> None:
 
 async def _listen(
     settings: Settings, connections: ConnectionFactory, tls: ssl.SSLContext | None
-) -> asyncio.Server:
-    host, port = settings.gateway_host, settings.gateway_port
-    with listening(host, port, "SECKILL_GATEWAY_PORT"):
-        listener = await asyncio.get_running_loop().create_server(
-            connections, host, port, ssl=tls, reuse_port=True, backlog=BACKLOG
-        )
-    _drop_clients_that_read_nothing(listener, settings.keepalive_s)
-    return listener
+) -> Listeners:
+    listeners = Listeners(
+        connections,
+        settings.gateway_host,
+        settings.gateway_port,
+        tls=tls,
+        prepare=partial(_drop_clients_that_read_nothing, patience_s=settings.keepalive_s),
+    )
+    with listening(settings.gateway_host, settings.gateway_port, "SECKILL_GATEWAY_PORT"):
+        await listeners.open()
+    return listeners
 
 
 def _connections(app: web.Application, server: web.Server) -> ConnectionFactory:

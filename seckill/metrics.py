@@ -77,6 +77,10 @@ WEBHOOKS = Counter(
     "seckill_webhooks", "Webhooks of the card provider: taken, unknown_key, refused", ["outcome"]
 )
 SHED = Counter("seckill_shed", "Requests and connections refused because too much was in flight")
+RESET = Counter(
+    "seckill_connections_reset", "Connections reset because they waited too long to be accepted"
+)
+ACCEPT_QUEUE = Gauge("seckill_accept_queue", "Connections that wait to be accepted")
 PUBLISH_FAILURES = Counter("seckill_publish_failures", "Publishes that were not confirmed in time")
 EVENT_STREAMS = Gauge("seckill_event_streams", "Open event streams")
 EVENT_STREAMS_DROPPED = Counter("seckill_event_streams_dropped", "Clients that did not read")

@@ -1,0 +1,151 @@
+"""The listening sockets of a process, and what becomes of connections that wait too long for it.
+
+The event loop accepts one connection a turn from each listening socket. With one socket, a process
+that is busy accepts slowly, its accept queue fills, and the kernel then drops what comes: clients
+try again after 1, 3 and 7 s, unseen by anything here. So a process listens by several sockets on
+one port (SO_REUSEPORT), each with a queue of its own.
+
+Above capacity a queue grows all the same, and every buyer in it would be served late. So its wait is
+measured, many times a second. A socket whose queue takes longer than the budget is replaced: when it
+is closed, the kernel resets all connections that wait in it, at once and for next to nothing, while
+refusing them one by one would take the time in which others are served. What is accepted has waited
+no longer than the budget.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import ssl
+import sys
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+from seckill import metrics
+
+log = logging.getLogger(__name__)
+
+#: Listening sockets of one process: connections that are accepted in one turn of the loop.
+SOCKETS = 8
+#: Connections that the kernel holds for each of them.
+BACKLOG = 4096
+#: Time between two looks at the queues: 8 system calls of a microsecond each.
+LOOK_S = 0.01
+#: How long a connection may wait to be accepted. With what follows, an answer takes a quarter of a
+#: second at the most, which is still felt as at once.
+ACCEPT_WAIT_MAX_S = 0.1
+#: `tcpi_unacked` in `struct tcp_info`: of a listening socket, the length of its accept queue.
+_UNACKED = slice(24, 28)
+
+
+class Listeners:
+    """Listens on one port by several sockets; each connection gets a protocol of `factory`."""
+
+    def __init__(
+        self,
+        factory: Callable[[], asyncio.BaseProtocol],
+        host: str,
+        port: int,
+        *,
+        tls: ssl.SSLContext | None,
+        prepare: Callable[[asyncio.Server], None],
+    ) -> None:
+        self._factory, self._host, self._port, self._tls = factory, host, port, tls
+        #: Sets what each connection inherits from its listening socket.
+        self._prepare = prepare
+        self._loop = asyncio.get_running_loop()
+        self._open: list[_Listener] = []
+        self._looking: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Listen; raise OSError when that cannot be."""
+        if (most := _somaxconn()) < BACKLOG:
+            log.warning(
+                "the kernel holds %d waiting connections a socket, not %d (net.core.somaxconn)",
+                most,
+                BACKLOG,
+            )
+        for _ in range(SOCKETS):
+            self._open.append(await self._listen())
+        metrics.ACCEPT_QUEUE.set_function(self.waiting)
+        self._looking = asyncio.create_task(self._look_on(), name="accept queues")
+
+    def waiting(self) -> int:
+        """Return how many connections wait to be accepted."""
+        return sum(listener.waiting() for listener in self._open)
+
+    async def close(self) -> None:
+        """Listen no more; what waits by now is accepted first, what comes meanwhile is reset."""
+        if self._looking is not None:
+            self._looking.cancel()
+        for _ in range(max((listener.waiting() for listener in self._open), default=0)):
+            await asyncio.sleep(0)  # a turn of the loop accepts one from each socket
+        for listener in self._open:
+            listener.server.close()
+        self._open.clear()
+
+    async def _listen(self) -> _Listener:
+        listener = _Listener(self._factory)
+        listener.server = await self._loop.create_server(
+            listener,
+            self._host,
+            self._port,
+            ssl=self._tls,
+            reuse_port=True,
+            backlog=BACKLOG,
+        )
+        self._prepare(listener.server)
+        return listener
+
+    async def _look_on(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_S)
+            now = self._loop.time()
+            for n, listener in enumerate(self._open):
+                if listener.wait_s(now) > ACCEPT_WAIT_MAX_S:
+                    # The new socket first, so that no connection finds the port closed.
+                    self._open[n] = await self._listen()
+                    metrics.RESET.inc(listener.waiting())
+                    listener.server.close()
+
+
+def _somaxconn() -> int:
+    return int(Path("/proc/sys/net/core/somaxconn").read_text())
+
+
+class _Listener:
+    """One listening socket (with a host of several addresses, one each), and its accept queue."""
+
+    def __init__(self, factory: Callable[[], asyncio.BaseProtocol]) -> None:
+        self.server: asyncio.Server
+        self._factory = factory
+        self._accepted = 0
+        #: When it was looked at, and how many had come by then; only those that still tell us
+        #: how long the head of the queue has waited.
+        self._looks: deque[tuple[float, int]] = deque()
+
+    def __call__(self) -> asyncio.BaseProtocol:
+        """Make the protocol of a connection that was just accepted."""
+        self._accepted += 1
+        return self._factory()
+
+    def waiting(self) -> int:
+        """Return how many connections wait in its accept queue."""
+        return sum(
+            int.from_bytes(
+                listening.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _UNACKED.stop)[_UNACKED],
+                sys.byteorder,
+            )
+            for listening in self.server.sockets
+        )
+
+    def wait_s(self, now: float) -> float:
+        """Return for how long at least the head of the queue has waited, as looks tell so far."""
+        while self._looks and self._looks[0][1] <= self._accepted:
+            self._looks.popleft()  # all that had come by then are accepted
+        wait_s = now - self._looks[0][0] if self._looks else 0.0
+        if waiting := self.waiting():
+            self._looks.append((now, self._accepted + waiting))
+        return wait_s
