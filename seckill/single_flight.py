@@ -26,18 +26,23 @@ class SingleFlight(Generic[R]):
         self._outcome: R | Unavailable = Unavailable("nothing has been read yet")
         self._lock = asyncio.Lock()
 
-    async def now(self) -> R:
-        """Return a reading that began after this call."""
-        return await self._since(time.monotonic())
+    async def now(self, is_answered: Callable[[], bool] = lambda: False) -> R:
+        """Return a reading that began after this call, or one by which the caller is answered.
+
+        A caller who comes while a reading is in flight is asked when that has ended: what they look
+        for may be in it, and the next reading is `interval_s` away.
+        """
+        return await self._since(time.monotonic(), is_answered)
 
     async def recent(self) -> R:
         """Return a reading that began at most `interval_s` ago."""
-        return await self._since(time.monotonic() - self._interval_s)
+        return await self._since(time.monotonic() - self._interval_s, lambda: False)
 
-    async def _since(self, moment: float) -> R:
+    async def _since(self, moment: float, is_answered: Callable[[], bool]) -> R:
         if self._begun_at < moment:
             async with self._lock:
-                if self._begun_at < moment:  # else another caller has read meanwhile
+                # Another caller may have read meanwhile.
+                if self._begun_at < moment and not is_answered():
                     await asyncio.sleep(self._begun_at + self._interval_s - time.monotonic())
                     begun_at = time.monotonic()
                     try:

@@ -55,7 +55,7 @@ def create_admin_app(edge: web.Application) -> web.Application:
     add_routes(
         app,
         [
-            *((method, path, handler) for path, handler in health for method in ("GET", "HEAD")),
+            *(("GET", path, handler) for path, handler in health),
             *((method, path, for_operators(handler)) for method, path, handler in operators),
         ],
     )

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import wraps
+from http import HTTPStatus
 
 import msgspec
 from aiohttp import HttpVersion11, web
@@ -70,6 +71,7 @@ class Problem(Enum):
     RATE_LIMITED = ProblemKind(
         429, "Too many requests; come back when told, and it is your turn", 1
     )
+    HTTP_VERSION = ProblemKind(505, "The gateway speaks HTTP/1.1 and HTTP/1.0")
     INTERNAL = ProblemKind(500, "The gateway made a mistake")
     OVERLOADED = ProblemKind(503, "More requests are in hand than can be answered soon", 1)
     NOT_READY = ProblemKind(503, "The stores are set up so that something could be lost", 10)
@@ -126,6 +128,19 @@ def problem_headers(problem: Problem) -> dict[str, str]:
     return headers
 
 
+def raw_problem(problem: Problem, extra: Mapping[str, str] | None = None) -> bytes:
+    """Build the whole answer for a problem as bytes, to be written where no request is parsed."""
+    body, status = problem_body(problem), problem.value.status
+    headers = {
+        "Content-Type": CONTENT_TYPE,
+        "Content-Length": str(len(body)),
+        **problem_headers(problem),
+        **(extra or {}),
+    }
+    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n{head}\r\n".encode() + body
+
+
 def problem_response(problem: Problem, detail: str = "", field: str = "") -> web.Response:
     """Build the answer for a problem."""
     return web.Response(
@@ -172,8 +187,10 @@ def add_routes(
     """
     by_path: dict[str, list[str]] = {}
     for method, path, handler in routes:
-        app.router.add_route(method, path, answering_problems(handler), expect_handler=_expect)
-        by_path.setdefault(path, []).append(method)
+        # aiohttp leaves out the body of an answer to HEAD.
+        for each in ("GET", "HEAD") if method == "GET" else (method,):
+            app.router.add_route(each, path, answering_problems(handler), expect_handler=_expect)
+            by_path.setdefault(path, []).append(each)
     for path, methods in by_path.items():
         if preflight:
             app.router.add_route("OPTIONS", path, preflight(", ".join(methods)))
@@ -181,6 +198,15 @@ def add_routes(
         refuse = _refusing_method(", ".join(methods))
         app.router.add_route("*", path, refuse, expect_handler=_expect)
     app.router.add_route("*", "/{path:.*}", _not_found, expect_handler=_expect)
+    app.on_response_prepare.append(_as_problem)
+
+
+async def _as_problem(_: web.Request, response: web.StreamResponse) -> None:
+    """Give a target that no route can match (`OPTIONS *`) the answer of one that none matches."""
+    if isinstance(response, web.HTTPNotFound):
+        response.body = problem_body(Problem.NOT_FOUND)
+        response.content_type, response.charset = CONTENT_TYPE, None
+        response.headers.update(problem_headers(Problem.NOT_FOUND))
 
 
 async def _expect(request: web.Request) -> None:

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Annotated
 
 import msgspec
-from aiohttp import web, web_response
+from aiohttp import HttpVersion11, web, web_response
 from multidict import istr
 
 #: For JSON, which no browser should guess about, keep, frame or run anything in. A handler that
@@ -42,12 +42,29 @@ def json_response(body: object, *, status: int = 200) -> web.Response:
 
 
 def set_up(app: web.Application, *, tls: bool) -> None:
-    """Say no versions in `Server` and, with TLS, bind browsers to it."""
+    """Send no versions in `Server`, close where it must be and, with TLS, bind browsers to it."""
     # aiohttp has no setting for it, and a header in COMMON would miss the answers that aiohttp
     # gives by itself: to what is not HTTP, say.
     web_response.SERVER_SOFTWARE = SERVER  # type: ignore[attr-defined]
+    app.on_response_prepare.append(_close_after_odd_framing)
     if tls:
         app.on_response_prepare.append(_bind_to_tls)
+
+
+async def _close_after_odd_framing(request: web.Request, response: web.StreamResponse) -> None:
+    """Close after a request behind which it is not certain where the next one begins.
+
+    An upgrade is ignored, as RFC 9110 allows, but the client may go on in the other protocol; what
+    follows a CONNECT is a tunnel's; and HTTP/1.0 knows no chunks, so a proxy of that version frames
+    them otherwise.
+    """
+    is_chunked = "chunked" in request.headers.get("Transfer-Encoding", "").lower()
+    if (
+        "Upgrade" in request.headers
+        or request.method == "CONNECT"
+        or (is_chunked and request.version < HttpVersion11)
+    ):
+        response.force_close()
 
 
 async def _bind_to_tls(_: web.Request, response: web.StreamResponse) -> None:

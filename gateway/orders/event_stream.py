@@ -100,6 +100,8 @@ async def stream_order(request: web.Request) -> web.StreamResponse:
         if request.transport is not None:
             bound_connection(request.transport)
         await response.prepare(request)
+        if request.method == "HEAD":
+            return response
         with suppress(ConnectionError):  # the client left, or was dropped
             await _send(request, response, _opening(None if is_known else view))
             if view.status not in FINAL:

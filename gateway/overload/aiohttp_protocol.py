@@ -13,16 +13,19 @@ from typing import Any, cast
 
 from aiohttp import StreamReader, web
 
-from gateway.http.problems import Problem, problem_response
+from gateway.http.problems import Problem, problem_response, raw_problem
 from gateway.overload.concurrency_limit import OTHERS_IN_FLIGHT, ConcurrencyLimit
 from gateway.overload.connection_limits import OVERLOADED, ConnectionLimits
 from seckill import metrics
 
 _REQUEST_LINE = re.compile(rb"(?:GET|POST|DELETE) /v1/\S* HTTP/1\.1\r\n")
+_OTHER_VERSION = re.compile(rb"[A-Z]+ \S+ HTTP/(?!1\.[01]\r\n)[0-9.]+\r\n")
 _FRAMING = re.compile(rb"\r\n(?:content-length|transfer-encoding)", re.IGNORECASE)
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,6})[ \t]*(?=\r\n|\Z)", re.IGNORECASE)
 _CLOSE = re.compile(rb"\r\nconnection:[^\r]*close", re.IGNORECASE)
 _ORIGIN = re.compile(rb"\r\norigin:", re.IGNORECASE)
+#: The whole answer to another version of HTTP.
+HTTP_VERSION = raw_problem(Problem.HTTP_VERSION, {"Connection": "close"})
 #: How far into a request its path may reach for it to count as a grab.
 _GRAB_WITHIN = 120
 
@@ -96,6 +99,11 @@ class AiohttpProtocol(web.RequestHandler):
         """Pass bytes to aiohttp or, with too much in flight, refuse the request that they are."""
         if not data:  # aiohttp's way to go on with what it has kept back
             super().data_received(data)
+            return
+        if self.idle and _OTHER_VERSION.match(data):
+            transport = cast(asyncio.Transport, self.transport)
+            transport.write(HTTP_VERSION)
+            transport.close()
             return
         is_grab = data.find(b"/grabs HTTP/", 0, _GRAB_WITHIN) >= 0
         limit = self._grabs if is_grab else self._others

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-from gateway.http.problems import CONTENT_TYPE, Problem, problem_body, problem_headers
+from gateway.http.problems import Problem, raw_problem
 from seckill import metrics
 
 #: How long a refused connection is not read. Without it, a client that does not obey Retry-After
@@ -22,19 +22,8 @@ WAKES_MAX = 100
 WAKE_S = 0.01
 
 
-def _overloaded() -> bytes:
-    body = problem_body(Problem.OVERLOADED)
-    headers = {
-        "Content-Type": CONTENT_TYPE,
-        "Content-Length": str(len(body)),
-        **problem_headers(Problem.OVERLOADED),
-    }
-    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    return f"HTTP/1.1 503 Service Unavailable\r\n{head}\r\n".encode() + body
-
-
 #: The whole answer to a request that is shed, or to a connection too many.
-OVERLOADED = _overloaded()
+OVERLOADED = raw_problem(Problem.OVERLOADED)
 
 
 class ConnectionLimits:

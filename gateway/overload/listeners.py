@@ -5,11 +5,11 @@ that is busy accepts slowly, its accept queue fills, and the kernel then drops w
 try again after 1, 3 and 7 s, unseen by anything here. So a process listens by several sockets on
 one port (SO_REUSEPORT), each with a queue of its own.
 
-Above capacity a queue grows all the same, and every buyer in it would be served late. So its wait is
-measured, many times a second. A socket whose queue takes longer than the budget is replaced: when it
-is closed, the kernel resets all connections that wait in it, at once and for next to nothing, while
-refusing them one by one would take the time in which others are served. What is accepted has waited
-no longer than the budget.
+Above capacity a queue grows all the same, and every buyer in it would be served late. So its wait
+is measured, many times a second. A socket whose queue takes longer than the budget is replaced:
+when it is closed, the kernel resets all connections that wait in it, at once and for next to
+nothing, while refusing them one by one would take the time in which others are served. What is
+accepted has waited no longer than the budget.
 """
 
 from __future__ import annotations

@@ -14,8 +14,9 @@ REFRESH_S = 1.0
 class SaleDirectory:
     """The sales by id and by number, cached.
 
-    A miss waits for the next reading of PostgreSQL, of which there is at most one in REFRESH_S. So
-    a sale that has just been created is found, and guessed ids cannot load the database.
+    A miss waits for the reading of PostgreSQL that finds the sale, or else for the next one, of
+    which there is at most one in REFRESH_S. So a sale that has just been created is found, and
+    guessed ids cannot load the database.
     """
 
     def __init__(self, db: asyncpg.Pool) -> None:
@@ -31,13 +32,13 @@ class SaleDirectory:
     async def get(self, sale_id: str) -> Sale | None:
         """Return a sale; raise Unavailable if it is not cached and PostgreSQL is unavailable."""
         if sale_id not in self._by_id:
-            await self._reading.now()
+            await self._reading.now(lambda: sale_id in self._by_id)
         return self._by_id.get(sale_id)
 
     async def get_by_number(self, number: int) -> Sale | None:
         """Return the sale of a number, which each order_id contains; `get` says how."""
         if number not in self._by_number:
-            await self._reading.now()
+            await self._reading.now(lambda: number in self._by_number)
         return self._by_number.get(number)
 
     async def recent(self) -> list[Sale]:

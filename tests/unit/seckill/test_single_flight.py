@@ -68,3 +68,16 @@ async def test_a_recent_reading_serves_again() -> None:
     store.gate.set()
     reading = SingleFlight(store.read, interval_s=60)
     assert [await reading.recent() for _ in range(3)] == [1, 1, 1]
+
+
+async def test_who_is_answered_by_the_reading_in_flight_does_not_wait_for_the_next() -> None:
+    """The first grabs of a sale come while the reading that finds it is in flight."""
+    store = Store()
+    reading = SingleFlight(store.read, interval_s=60)
+    first = asyncio.create_task(reading.now())
+    await asyncio.sleep(0)
+    second = asyncio.create_task(reading.now(lambda: store.reads == 1))
+    await asyncio.sleep(0)
+    store.gate.set()
+    async with asyncio.timeout(5):
+        assert await asyncio.gather(first, second) == [1, 1]
