@@ -37,8 +37,8 @@ def asking(method: str, origin: str = SHOP) -> dict[str, str]:
     ("path", "methods"),
     [
         ("/v1/sales/demo/grabs", "POST"),
-        ("/v1/sales", "GET"),
-        ("/v1/orders/00000000-0000-8000-8000-000000000000", "GET, DELETE"),
+        ("/v1/sales", "GET, HEAD"),
+        ("/v1/orders/00000000-0000-8000-8000-000000000000", "GET, HEAD, DELETE"),
     ],
 )
 async def test_a_preflight_answers_what_a_path_takes(http, path, methods):

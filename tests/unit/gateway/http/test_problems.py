@@ -52,6 +52,7 @@ PUBLISHED = {
     "overloaded": 503,
     "paused": 503,
     "unavailable": 503,
+    "http_version": 505,
 }
 
 each_problem = pytest.mark.parametrize("problem", Problem, ids=lambda p: p.code)
