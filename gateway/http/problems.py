@@ -204,8 +204,9 @@ def add_routes(
 async def _as_problem(_: web.Request, response: web.StreamResponse) -> None:
     """Give a target that no route can match (`OPTIONS *`) the answer of one that none matches."""
     if isinstance(response, web.HTTPNotFound):
-        response.body = problem_body(Problem.NOT_FOUND)
+        response.body = body = problem_body(Problem.NOT_FOUND)
         response.content_type, response.charset = CONTENT_TYPE, None
+        response.content_length = len(body)
         response.headers.update(problem_headers(Problem.NOT_FOUND))
 
 
