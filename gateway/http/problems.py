@@ -206,8 +206,9 @@ async def _as_problem(_: web.Request, response: web.StreamResponse) -> None:
     if isinstance(response, web.HTTPNotFound):
         response.body = body = problem_body(Problem.NOT_FOUND)
         response.content_type, response.charset = CONTENT_TYPE, None
-        response.content_length = len(body)
-        response.headers.update(problem_headers(Problem.NOT_FOUND))
+        # aiohttp has written the length of its own text.
+        length = {"Content-Length": str(len(body))}
+        response.headers.update({**problem_headers(Problem.NOT_FOUND), **length})
 
 
 async def _expect(request: web.Request) -> None:

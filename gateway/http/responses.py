@@ -65,6 +65,7 @@ async def _close_after_odd_framing(request: web.Request, response: web.StreamRes
         or (is_chunked and request.version < HttpVersion11)
     ):
         response.force_close()
+        response.headers["Connection"] = "close"
 
 
 async def _bind_to_tls(_: web.Request, response: web.StreamResponse) -> None:
