@@ -79,7 +79,7 @@ def parse_json(body: bytes, decoder: msgspec.json.Decoder[S]) -> S:
     except msgspec.ValidationError as error:
         message, _, path = str(error).partition(" - at `$.")
         raise Refused(Problem.BAD_REQUEST, message, field=path.rstrip("`")) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Refused(Problem.MALFORMED, f"not JSON: {error}") from error
 
 

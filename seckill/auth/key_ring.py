@@ -8,6 +8,8 @@ from seckill.errors import UserMistake
 
 #: Shorter secrets can be guessed offline from one ticket.
 SECRET_MIN = 32
+#: What a MAC takes of a secret at least (see tickets.py); what comes behind need not count.
+SECRET_COUNTS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +23,8 @@ class KeyRing:
     def parse(cls, text: str, *, setting: str) -> KeyRing:
         """Read "kid:secret[,kid:secret...]"; raise UserMistake if it is unusable."""
         keys: dict[str, bytes] = {}
-        for item in filter(None, text.split(",")):
+        # Files of secrets end with a line feed, which is no part of the secret.
+        for item in filter(None, map(str.strip, text.split(","))):
             # The messages show neither part: in a key without "kid:" the secret is read as the id.
             kid, _, secret = item.partition(":")
             if not (kid.isascii() and kid.isalnum()) or kid in keys:
@@ -29,6 +32,11 @@ class KeyRing:
             if len(secret) < SECRET_MIN:
                 raise UserMistake(
                     f"{setting}: give each key as kid:secret, with at least {SECRET_MIN} characters"
+                )
+            if secret.encode()[:SECRET_COUNTS] in {key[:SECRET_COUNTS] for key in keys.values()}:
+                raise UserMistake(
+                    f"{setting}: two keys begin with the same {SECRET_COUNTS} bytes; "
+                    "what one of them signs the other would accept"
                 )
             keys[kid] = secret.encode()
         if not keys:

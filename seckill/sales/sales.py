@@ -87,6 +87,9 @@ async def create(db: asyncpg.Pool, stock: Stock, new: NewSale) -> Sale:
     """
     if not ID.match(new.sale_id):
         raise UserMistake(f"sale id {new.sale_id!r}: use 1 to 64 of A-Z a-z 0-9 _ . -")
+    # Clients resolve dots in a path themselves, and a command takes what begins so for an option.
+    if new.sale_id.startswith((".", "-")):
+        raise UserMistake(f"sale id {new.sale_id!r}: begin with a letter, a digit or _")
     if new.opens_at and new.closes_at and new.closes_at <= new.opens_at:
         raise UserMistake("a sale must close after it opens")
     if new.price_cents * new.per_order_max > AMOUNT_MAX:

@@ -47,3 +47,15 @@ def test_an_error_never_shows_a_secret(text: str) -> None:
     with pytest.raises(UserMistake) as caught:
         parse(text)
     assert "s3cr3t" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", [f"k:{SECRET}\n", f"k:{SECRET}\r\n", f" k:{SECRET} ,\n"])
+def test_white_space_around_a_key_is_no_part_of_it(text: str) -> None:
+    """A file of secrets ends with a line feed."""
+    assert parse(text).keys == {"k": SECRET.encode()}
+
+
+def test_keys_that_a_mac_cannot_tell_apart_are_refused() -> None:
+    alike = "x" * 64
+    with pytest.raises(UserMistake, match="same 64 bytes"):
+        parse(f"a:{alike}1,b:{alike}2")

@@ -174,3 +174,20 @@ def test_no_other_text_is_a_token(text: str) -> None:
 def test_header_bytes_that_are_not_utf8_are_refused(text: str) -> None:
     """The gateway hands header bytes on as lone surrogates; they must not become a 500."""
     assert login_tokens.verify(RING, text) is None
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [
+        "x" * 7_800,
+        "." * 7_800,
+        f"{'[' * 300}.x.x",
+        f"{unsigned({'alg': 'HS256', 'kid': 'k1'}, {}, 'x')}.x",
+        unsigned({"alg": "HS256", "kid": "k1", "more": "x" * 600}, {"sub": "ann"}, "x"),
+        unsigned({"alg": "HS256", "kid": "k1"}, {"sub": "ann", "more": "x" * 5_000}, "x"),
+    ],
+)
+def test_junk_is_refused_before_it_is_decoded(junk: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if junk.count(".") != 2 or len(junk) > 600:
+        monkeypatch.setattr(jwt, "get_unverified_header", None)  # not to be called
+    assert login_tokens.verify(RING, junk) is None

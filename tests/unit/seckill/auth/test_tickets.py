@@ -118,3 +118,15 @@ def test_no_ticket_is_made_or_taken_for_an_id_that_no_order_could_have(buyer_id:
     signed = f"k1~{2**33}~{buyer_id}"
     forged_by_the_shop = f"{signed}~{tickets._mac(RING.keys['k1'], 's', signed)}"
     assert tickets.verify(RING, forged_by_the_shop, sale_id="s", now_s=0) is None
+
+
+@pytest.mark.parametrize("digits", [20, 21, 4_301])
+def test_an_expiry_of_many_digits_is_refused_or_good_and_never_an_error(digits: int) -> None:
+    """Python refuses to read a number of 4,301 digits."""
+    signed = f"k1~{'9' * digits}~{BUYER}"
+    ticket = f"{signed}~{tickets._mac(RING.keys['k1'], SALE, signed)}"
+    assert verify(ticket) == (BUYER if digits == 20 else None)
+
+
+def test_junk_is_refused_by_its_length() -> None:
+    assert verify("~" * 3 + "x" * tickets.TICKET_MAX) is None
