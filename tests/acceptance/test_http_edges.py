@@ -88,3 +88,16 @@ async def test_options_of_everything_is_a_problem_like_any_other(gateway, connec
         status, head, body = await client.answer()
         assert b"application/problem+json" in head
         assert (status, json.loads(body)["code"]) == (404, "not_found")
+
+
+async def test_the_large_files_of_the_docs_are_sent_compressed(gateway):
+    """C28: a hundred bytes that ask for them brought 1.7 MB, for which grabs waited."""
+    sizes = []
+    for encoding in ("gzip", "identity"):
+        async with (
+            ClientSession(gateway.url, auto_decompress=False) as http,
+            http.get("/docs/swagger-ui-bundle.js", headers={"Accept-Encoding": encoding}) as got,
+        ):
+            assert got.headers.get("Content-Encoding", "identity") == encoding
+            sizes.append(len(await got.read()))
+    assert sizes[0] < sizes[1] / 3
