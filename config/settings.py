@@ -77,6 +77,9 @@ class Settings(BaseSettings):
     #: Time for requests in flight to finish after SIGTERM. A grab is answered within
     #: redis_timeout_s + 2 * confirm_timeout_s, so this is that sum and some more.
     drain_s: Seconds = 5.0
+    #: Time between SIGTERM and the end of listening. `/readyz` is 503 meanwhile, so that balancers
+    #: send no more: longer than the time between two of their looks.
+    stop_delay_s: Annotated[float, Field(ge=0, le=SECONDS_MAX)] = 1.0
 
     # The public edge.
     #: Proxies whose X-Forwarded-For is believed: addresses and networks, comma-separated.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import asyncpg
 from aiohttp import web
 from redis.asyncio import Redis
@@ -13,6 +15,8 @@ from seckill.payments.card_payment_store import CardPaymentStore
 from seckill.sales.directory import SaleDirectory
 
 SETTINGS = web.AppKey("settings", Settings)
+#: Set once the process was told to stop.
+STOPPING = web.AppKey("stopping", asyncio.Event)
 LIMITS = web.AppKey("limits", Limits)
 REDIS = web.AppKey("redis", Redis)
 STOCK = web.AppKey("stock", Stock)

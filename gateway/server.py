@@ -17,7 +17,7 @@ from aiohttp import web
 from config.settings import Settings
 from gateway.admin.app import create_admin_app
 from gateway.app import create_app
-from gateway.app_keys import SETTINGS
+from gateway.app_keys import SETTINGS, STOPPING
 from gateway.grabs.connection import ConnectionFactory
 from gateway.overload.aiohttp_protocol import AiohttpProtocol
 from gateway.overload.concurrency_limit import GRABS_IN_FLIGHT, OTHERS_IN_FLIGHT
@@ -50,6 +50,7 @@ async def serve(settings: Settings) -> None:
     stop = stop_on_signals()
     tls = public_context(settings)
     app = create_app(settings)
+    app[STOPPING] = stop
     # A handler is cancelled when its client leaves: its grab leaves the batch, and no ledger is
     # counted for it.
     edge = web.AppRunner(
@@ -75,6 +76,8 @@ async def serve(settings: Settings) -> None:
         scheme = "https" if tls else "http"
         log.info("gateway on %s://%s:%d", scheme, settings.gateway_host, settings.gateway_port)
         await stop.wait()
+        log.info("stopping: unready for %g s, then closed", settings.stop_delay_s)
+        await asyncio.sleep(settings.stop_delay_s)
         await listeners.close()
         await connections.drain(settings.drain_s)
     finally:

@@ -88,6 +88,7 @@ class Processes:
             "SECKILL_JWT_KEYS": settings.jwt_keys.get_secret_value(),
             "SECKILL_WEBHOOK_KEYS": settings.webhook_keys.get_secret_value(),
             "SECKILL_ADMIN_TOKEN": settings.admin_token.get_secret_value(),
+            "SECKILL_STOP_DELAY_S": "0",  # no balancer looks
             **self._defaults,
         }
 

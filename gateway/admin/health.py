@@ -7,7 +7,7 @@ from collections.abc import Awaitable
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from gateway.app_keys import DB, REDIS, SETTINGS, STOCK
+from gateway.app_keys import DB, REDIS, SETTINGS, STOCK, STOPPING
 from gateway.grabs.publisher import BREAKER
 from gateway.http.responses import json_response
 from seckill.adapters.postgres import database_errors_as_unavailable
@@ -48,10 +48,15 @@ def watch_preflight(edge: web.Application) -> SingleFlight[PreflightReport]:
 async def readyz(request: web.Request) -> web.Response:
     """Answer 200 when grabs can be taken: Redis is there, and no store is set up to lose them.
 
+    A process that was told to stop is not ready: it still serves, so that none of the requests that
+    a balancer sends before it has looked again is refused.
+
     The other stores may be unavailable for a while. Without the broker, accepted grabs wait in the
     outbox; without PostgreSQL, they wait on the broker.
     """
     edge = request.app[EDGE]
+    if edge[STOPPING].is_set():
+        return json_response({"status": "stopping"}, status=503)
     checks = {
         "redis": await _ok(edge[STOCK].now_ms()),
         "rabbitmq": not edge[BREAKER].open,

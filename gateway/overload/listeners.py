@@ -68,7 +68,9 @@ class Listeners:
                 BACKLOG,
             )
         for _ in range(SOCKETS):
-            self._open.append(await self._listen())
+            listener = await self._listen()
+            self._port = listener.server.sockets[0].getsockname()[1]  # should it be 0: any
+            self._open.append(listener)
         metrics.ACCEPT_QUEUE.set_function(self.waiting)
         self._looking = asyncio.create_task(self._look_on(), name="accept queues")
 

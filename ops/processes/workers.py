@@ -63,7 +63,7 @@ async def run_gateways(settings: Settings, count: int, log: Log) -> None:
             await supervisor.start_all(children)
             await asyncio.Event().wait()
         finally:
-            await supervisor.stop_all(children, settings.drain_s)
+            await supervisor.stop_all(children, settings.stop_delay_s + settings.drain_s)
 
 
 def _announced(

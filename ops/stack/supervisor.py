@@ -45,7 +45,8 @@ async def run_stack(
     """Run a stack in `settings.home` until cancelled."""
     home = settings.home.absolute()
     with only_supervisor(home):
-        stack = Stack(home, listener, consumers, settings.drain_s)
+        stop_s = settings.stop_delay_s + settings.drain_s
+        stack = Stack(home, listener, consumers, stop_s)
         async with stack_socket(home).serving(StackRequest, stack.handle):
             listener.log("starting Redis, RabbitMQ and PostgreSQL")
             async with running_services(home) as services:

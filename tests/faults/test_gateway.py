@@ -151,3 +151,48 @@ async def test_sigterm_answers_what_is_in_flight_and_exits_cleanly(
     assert gateway.child.describe_end() == "exited with 0"
     ledger = await assert_balanced(sale)
     assert ledger.lines["orders pending"] == 1
+
+
+async def test_sigterm_turns_it_unready_first_and_refuses_nobody_who_comes_meanwhile(
+    processes, open_sale, ticket_for, assert_balanced
+):
+    """C24: a balancer looks only now and then; until it has, its requests are served."""
+    gateway = await processes.run("gateway", SECKILL_STOP_DELAY_S="2")
+    await processes.run("consumers")
+    sale = await open_sale(stock=1_000)
+    buyers = (f"b{n}" for n in range(1_000))
+    statuses: list[int] = []
+
+    async def buy() -> None:
+        """Grab over a connection of one's own, as long as there is somebody who listens."""
+        while True:
+            buyer = next(buyers)
+            async with ClientSession(gateway.url) as http:
+                answer = await grab(http, sale.sale_id, buyer, ticket_for(sale, buyer))
+            if answer.status == 0:
+                return
+            statuses.append(answer.status)
+
+    async with ClientSession(gateway.admin_url) as admin:
+
+        async def unready() -> bool:
+            async with admin.get("/readyz") as response:
+                return response.status == 503 and (await response.json())["status"] == "stopping"
+
+        await buy_one_first(gateway, sale, ticket_for)
+        gateway.child.send(signal.SIGTERM)
+        await eventually(unready, "it says that it stops")
+        buying = asyncio.create_task(buy())
+        await eventually(
+            lambda: asyncio.sleep(0, len(statuses) > 5), "buyers are served all the same"
+        )
+        await buying  # until nobody listens any more
+    await gateway.child.wait()
+    assert gateway.child.describe_end() == "exited with 0"
+    assert set(statuses) == {202}
+    await assert_balanced(sale)
+
+
+async def buy_one_first(gateway, sale, ticket_for) -> None:
+    async with ClientSession(gateway.url) as http:
+        assert (await grab(http, sale.sale_id, "x", ticket_for(sale, "x"))).status == 202
