@@ -104,14 +104,16 @@ async def _listen(
 
 def _connections(app: web.Application, server: web.Server) -> ConnectionFactory:
     settings = app[SETTINGS]
-    limits = ConnectionLimits(min(settings.connections_max, _open_files_max() - FILES_RESERVED))
+    limits = ConnectionLimits(
+        min(settings.connections_max, _open_files_max() - FILES_RESERVED),
+        cors=bool(settings.cors_origins),
+    )
     make_aiohttp = partial(
         AiohttpProtocol,
         server,
         limits,
         grabs=app[GRABS_IN_FLIGHT],
         others=app[OTHERS_IN_FLIGHT],
-        cors=bool(settings.cors_origins),
         access_log=None,
         lingering_time=LINGER_S,
         auto_decompress=False,  # nothing compressed is taken, and AiohttpProtocol counts what came

@@ -26,7 +26,8 @@ from gateway.http.cors import headers_for
 from gateway.http.problems import Problem, Refused
 from gateway.http.responses import HSTS
 from gateway.overload.aiohttp_protocol import AiohttpProtocol
-from gateway.overload.connection_limits import OVERLOADED, ConnectionLimits
+from gateway.overload.connection_limits import GRAB_WITHIN, OVERLOADED, ConnectionLimits
+from gateway.overload.lateness import LATE_S, Lateness
 from seckill.inventory.reservations import Verdict
 from seckill.sales.sales import Sale
 
@@ -67,6 +68,7 @@ class ConnectionFactory:
         self.takes_grabs = takes_grabs
         self.sales, self.pipeline = app[SALES], app[PIPELINE]
         self.loop = asyncio.get_running_loop()
+        self.lateness = Lateness(self.loop)
         #: Whether pages of other origins are served.
         self.cors = bool(settings.cors_origins)
         hsts = HSTS if settings.tls_cert else {}
@@ -147,6 +149,7 @@ class Connection(asyncio.Protocol):
         "_stopped_reading",
         "_transport",
         "_turn_due",
+        "_waited_s",
     )
 
     def __init__(self, shared: ConnectionFactory) -> None:
@@ -156,8 +159,10 @@ class Connection(asyncio.Protocol):
         self._aiohttp: AiohttpProtocol | None = None
         #: What came and is not taken yet: the beginning of a grab, or what is sent ahead.
         self._data = b""
-        #: When the first of it came, or the last request was answered.
+        #: When the first of it was read, or the last request was answered.
         self._since = shared.loop.time()
+        #: How long the first of it had waited to be read.
+        self._waited_s = 0.0
         self._paused = self._stopped_reading = False
         #: Whether this connection has had its turn, and goes on in the next one.
         self._turn_due = False
@@ -204,9 +209,11 @@ class Connection(asyncio.Protocol):
         """Serve what came, if its turn has come."""
         if self._transport.is_closing():
             return
-        if not self._data:
-            self._since = self._shared.loop.time()
-        self._data = self._data + data if self._data else data
+        if self._data:
+            self._data += data
+        else:
+            self._data, self._since = data, self._shared.loop.time()
+            self._waited_s = self._shared.lateness.of(self._transport)
         self._serve()
         if len(self._data) > AHEAD_MAX and not self._stopped_reading:
             self._stopped_reading = True
@@ -264,6 +271,8 @@ class Connection(asyncio.Protocol):
             if is_busy or not shared.takes_grabs or shared.draining:
                 self._pass_to_aiohttp(len(self._data))
                 return
+            if (shared.pipeline.in_flight.full or self._waited_s > LATE_S) and self._refuse():
+                return
             plain = read_plain_grab(self._data)
             if plain is NotPlain.UNFINISHED:
                 break
@@ -276,6 +285,16 @@ class Connection(asyncio.Protocol):
                 self._pass_to_aiohttp(plain.length)
         if self._stopped_reading and len(self._data) <= AHEAD_MAX:
             self._resume_reading()
+
+    def _refuse(self) -> bool:
+        """Refuse the grab that lies there, before anything is parsed; False if it is not alone."""
+        is_grab = self._data.find(b"/grabs HTTP/", 0, GRAB_WITHIN) >= 0
+        if not is_grab or not self._shared.limits.refuse(self._transport, self._data):
+            return False
+        self._data, self._since = b"", self._shared.loop.time()
+        if self._aiohttp is not None:
+            self._aiohttp.extend_keepalive()
+        return True
 
     def _take_turn(self) -> None:
         self._turn_due = False
@@ -294,6 +313,7 @@ class Connection(asyncio.Protocol):
             quantity,
             peer=self._peer,
             forwarded=(plain.forwarded,),
+            came_at=self._since - self._waited_s,
         )
         if self._pending is not None:
             self._shared.begin()
@@ -317,7 +337,7 @@ class Connection(asyncio.Protocol):
     def _write(self, answer: bytes) -> None:
         shared = self._shared
         self._transport.write(answer)
-        self._since = shared.loop.time()
+        self._since, self._waited_s = shared.loop.time(), 0.0
         was_pending, self._pending = self._pending is not None, None
         if was_pending:
             shared.end()

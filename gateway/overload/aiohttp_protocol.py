@@ -15,33 +15,11 @@ from aiohttp import StreamReader, web
 
 from gateway.http.problems import Problem, problem_response, raw_problem
 from gateway.overload.concurrency_limit import OTHERS_IN_FLIGHT, ConcurrencyLimit
-from gateway.overload.connection_limits import OVERLOADED, ConnectionLimits
-from seckill import metrics
+from gateway.overload.connection_limits import GRAB_WITHIN, ConnectionLimits
 
-_REQUEST_LINE = re.compile(rb"(?:GET|POST|DELETE) /v1/\S* HTTP/1\.1\r\n")
 _OTHER_VERSION = re.compile(rb"[A-Z]+ \S+ HTTP/(?!1\.[01]\r\n)[0-9.]+\r\n")
-_FRAMING = re.compile(rb"\r\n(?:content-length|transfer-encoding)", re.IGNORECASE)
-_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,6})[ \t]*(?=\r\n|\Z)", re.IGNORECASE)
-_CLOSE = re.compile(rb"\r\nconnection:[^\r]*close", re.IGNORECASE)
-_ORIGIN = re.compile(rb"\r\norigin:", re.IGNORECASE)
 #: The whole answer to another version of HTTP.
 HTTP_VERSION = raw_problem(Problem.HTTP_VERSION, {"Connection": "close"})
-#: How far into a request its path may reach for it to count as a grab.
-_GRAB_WITHIN = 120
-
-
-def is_one_request(data: bytes) -> bool:
-    """Tell whether `data` is exactly one whole request of ours, so that one answer answers it."""
-    if not _REQUEST_LINE.match(data):
-        return False
-    head, end, body = data.partition(b"\r\n\r\n")
-    if not end:
-        return False
-    framing = len(_FRAMING.findall(head))
-    if not framing:
-        return not body
-    lengths = _LENGTH.findall(head)
-    return framing == len(lengths) == 1 and len(body) == int(lengths[0])
 
 
 def is_end_of(data: bytes, payload: StreamReader) -> bool:
@@ -59,7 +37,6 @@ class AiohttpProtocol(web.RequestHandler):
 
     __slots__ = (
         "_answered",
-        "_cors",
         "_grabs",
         "_is_between",
         "_limits",
@@ -74,13 +51,10 @@ class AiohttpProtocol(web.RequestHandler):
         *,
         grabs: ConcurrencyLimit,
         others: ConcurrencyLimit,
-        cors: bool,
         **kwargs: Any,  # noqa: ANN401 - passed on to aiohttp
     ) -> None:
         super().__init__(server, loop=asyncio.get_running_loop(), **kwargs)
         self._limits, self._grabs, self._others = limits, grabs, others
-        #: A page of another origin can read only what aiohttp sends, with the headers of cors.py.
-        self._cors = cors
         #: When the last bytes came: a request waits from then on.
         self.came_at = 0.0
         self._answered = 0
@@ -105,11 +79,14 @@ class AiohttpProtocol(web.RequestHandler):
             transport.write(HTTP_VERSION)
             transport.close()
             return
-        is_grab = data.find(b"/grabs HTTP/", 0, _GRAB_WITHIN) >= 0
+        is_grab = data.find(b"/grabs HTTP/", 0, GRAB_WITHIN) >= 0
         limit = self._grabs if is_grab else self._others
         asked = self._request_count
-        if limit.full and self.idle and self._is_refusable(data):
-            self._refuse(data)
+        if (
+            limit.full
+            and self.idle
+            and self._limits.refuse(cast(asyncio.Transport, self.transport), data)
+        ):
             return
         self.came_at = asyncio.get_running_loop().time()
         super().data_received(data)
@@ -117,19 +94,6 @@ class AiohttpProtocol(web.RequestHandler):
         self._is_between = is_one and is_end_of(data, self._messages[-1][1])
         if self._is_between:  # a slow client's request may be whole at any time, or never
             limit.expect()
-
-    def _is_refusable(self, data: bytes) -> bool:
-        return is_one_request(data) and not (self._cors and _ORIGIN.search(data))
-
-    def _refuse(self, data: bytes) -> None:
-        """Answer the one request that `data` is: there is too much in flight."""
-        metrics.SHED.inc()
-        transport = cast(asyncio.Transport, self.transport)
-        transport.write(OVERLOADED)
-        if _CLOSE.search(data):
-            transport.close()
-        else:
-            self._limits.rest(transport)
 
     def log_access(
         self, request: web.BaseRequest, response: web.StreamResponse, time: float | None

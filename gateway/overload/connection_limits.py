@@ -8,6 +8,7 @@ while. A client that obeys Retry-After notices nothing of that.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import deque
 
 from gateway.http.problems import Problem, raw_problem
@@ -22,15 +23,38 @@ WAKES_MAX = 100
 WAKE_S = 0.01
 
 
+_REQUEST_LINE = re.compile(rb"(?:GET|POST|DELETE) /v1/\S* HTTP/1\.1\r\n")
+_FRAMING = re.compile(rb"\r\n(?:content-length|transfer-encoding)", re.IGNORECASE)
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,6})[ \t]*(?=\r\n|\Z)", re.IGNORECASE)
+_CLOSE = re.compile(rb"\r\nconnection:[^\r]*close", re.IGNORECASE)
+_ORIGIN = re.compile(rb"\r\norigin:", re.IGNORECASE)
+#: How far into a request its path may reach for it to count as a grab.
+GRAB_WITHIN = 120
 #: The whole answer to a request that is shed, or to a connection too many.
 OVERLOADED = raw_problem(Problem.OVERLOADED)
+
+
+def is_one_request(data: bytes) -> bool:
+    """Tell whether `data` is exactly one whole request of ours, so that one answer answers it."""
+    if not _REQUEST_LINE.match(data):
+        return False
+    head, end, body = data.partition(b"\r\n\r\n")
+    if not end:
+        return False
+    framing = len(_FRAMING.findall(head))
+    if not framing:
+        return not body
+    lengths = _LENGTH.findall(head)
+    return framing == len(lengths) == 1 and len(body) == int(lengths[0])
 
 
 class ConnectionLimits:
     """Counts the connections of a process, and lets those that were refused rest."""
 
-    def __init__(self, connections_max: int) -> None:
+    def __init__(self, connections_max: int, *, cors: bool = False) -> None:
         self.connections_max = connections_max
+        #: Whether there are pages of other origins, which can read only what bears their headers.
+        self._cors = cors
         self.connections = 0
         self._resting: deque[tuple[float, asyncio.Transport]] = deque()
 
@@ -47,6 +71,18 @@ class ConnectionLimits:
     def leave(self) -> None:
         """Note that a connection has ended: there is room for another."""
         self.connections -= 1
+
+    def refuse(self, transport: asyncio.Transport, data: bytes) -> bool:
+        """Answer, unparsed, the one request that `data` is; False if it is none for certain."""
+        if not is_one_request(data) or (self._cors and _ORIGIN.search(data)):
+            return False
+        metrics.SHED.inc()
+        transport.write(OVERLOADED)
+        if _CLOSE.search(data):
+            transport.close()
+        else:
+            self.rest(transport)
+        return True
 
     def rest(self, transport: asyncio.Transport) -> None:
         """Read nothing more from a connection that was just refused, until its turn has come."""

@@ -56,7 +56,7 @@ class Listeners:
         #: Sets what each connection inherits from its listening socket.
         self._prepare = prepare
         self._loop = asyncio.get_running_loop()
-        self._open: list[_Listener] = []
+        self._open: list[_ListeningSocket] = []
         self._looking: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -88,8 +88,8 @@ class Listeners:
             listener.server.close()
         self._open.clear()
 
-    async def _listen(self) -> _Listener:
-        listener = _Listener(self._factory)
+    async def _listen(self) -> _ListeningSocket:
+        listener = _ListeningSocket(self._factory)
         listener.server = await self._loop.create_server(
             listener,
             self._host,
@@ -117,7 +117,7 @@ def _somaxconn() -> int:
     return int(Path("/proc/sys/net/core/somaxconn").read_text())
 
 
-class _Listener:
+class _ListeningSocket:
     """One listening socket (with a host of several addresses, one each), and its accept queue."""
 
     def __init__(self, factory: Callable[[], asyncio.BaseProtocol]) -> None:

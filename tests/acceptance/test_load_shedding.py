@@ -9,7 +9,7 @@ from urllib.parse import urlsplit, urlunsplit
 import pytest
 from aiohttp import ClientSession
 
-from gateway.overload.aiohttp_protocol import OVERLOADED, is_one_request
+from gateway.overload.connection_limits import OVERLOADED, is_one_request
 from tests.acceptance.raw_clients import BODY, LAST, grab_request, read_by
 from tests.processes import eventually
 from tests.proxy import Proxy

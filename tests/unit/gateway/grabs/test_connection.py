@@ -1,24 +1,41 @@
-"""A connection without a loop: what it does to a transport that is gone."""
+"""A connection without a loop: its turns, its refusals, and a transport that is gone."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
-from gateway.grabs.connection import AHEAD_MAX, Connection, ConnectionFactory
+import pytest
+
+from gateway.grabs.connection import AHEAD_MAX, TURN_MAX, Connection, ConnectionFactory
+from gateway.overload.connection_limits import OVERLOADED
+from gateway.overload.lateness import LATE_S
+
+GRAB = (
+    b"POST /v1/sales/spring/grabs HTTP/1.1\r\nHost: x\r\nSeckill-Ticket: k~1~ann~00\r\n"
+    b'Content-Type: application/json\r\nContent-Length: 15\r\n\r\n{"quantity": 1}'
+)
 
 
-class Gone:
-    """A transport whose client sent far ahead and left: nothing can be done with it any more."""
+class Transport:
+    """Keeps what is written; raises as uvloop does when it is told anything after its end."""
 
     def __init__(self) -> None:
         self.closing = False
+        self.written: list[bytes] = []
 
     def get_extra_info(self, name: str) -> Any:
         return ("127.0.0.1", 1) if name == "peername" else None
 
     def is_closing(self) -> bool:
         return self.closing
+
+    def write(self, data: bytes) -> None:
+        self.written.append(data)
+
+    def close(self) -> None:
+        self.closing = True
 
     def pause_reading(self) -> None:
         assert not self.closing
@@ -27,16 +44,87 @@ class Gone:
         assert not self.closing, "uvloop raises here"
 
 
-def test_a_client_that_left_while_its_turn_was_due_costs_the_transport_no_call() -> None:
-    shared = SimpleNamespace(
-        loop=SimpleNamespace(time=float),
-        limits=SimpleNamespace(enter=lambda _: True, leave=lambda: None),
-        connections=set(),
-    )
-    connection, transport = Connection(cast(ConnectionFactory, shared)), cast(Any, Gone())
-    connection.connection_made(transport)
-    connection.pause_writing()  # so that what comes waits
-    connection.data_received(b"x" * (AHEAD_MAX + 1))
-    transport.closing = True
-    connection.connection_lost(None)
-    connection.resume_writing()
+class Limits:
+    """Takes every connection, and refuses what it is given."""
+
+    def __init__(self) -> None:
+        self.enter, self.leave = lambda _: True, lambda: None
+
+    def refuse(self, transport: Transport, data: bytes) -> bool:
+        transport.write(OVERLOADED)
+        return True
+
+
+class Bench:
+    """A connection, and all that the connections of a process share."""
+
+    def __init__(self) -> None:
+        self.calls: list[Callable[[], None]] = []
+        self.waited_s = 0.0
+        self.begun = 0
+        self.in_flight = SimpleNamespace(full=False)
+        shared = SimpleNamespace(
+            loop=SimpleNamespace(time=float, call_soon=self.calls.append),
+            limits=Limits(),
+            lateness=SimpleNamespace(of=lambda _: self.waited_s),
+            connections=set(),
+            sales=SimpleNamespace(known=lambda _: "a sale"),
+            pipeline=SimpleNamespace(in_flight=self.in_flight, begin_grab=self._begin_grab),
+            takes_grabs=True,
+            draining=False,
+            cors=False,
+            responses_to=lambda _: None,
+        )
+        self.connection = Connection(cast(ConnectionFactory, shared))
+        self.transport = Transport()
+        self.connection.connection_made(cast(Any, self.transport))
+
+    def _begin_grab(self, *_: Any, **__: Any) -> None:
+        self.begun += 1  # refused at once: none is pending
+
+    def take_turn(self) -> None:
+        calls, self.calls[:] = [*self.calls], []
+        for call in calls:
+            call()
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+def test_a_client_that_left_while_its_turn_was_due_costs_the_transport_no_call(
+    bench: Bench,
+) -> None:
+    bench.connection.pause_writing()  # so that what comes waits
+    bench.connection.data_received(b"x" * (AHEAD_MAX + 1))
+    bench.transport.closing = True
+    bench.connection.connection_lost(None)
+    bench.connection.resume_writing()
+
+
+def test_who_sends_ahead_has_one_turn_after_the_other(bench: Bench) -> None:
+    """C20: two clients that sent ahead, refusals and all, stopped all others for seconds."""
+    bench.connection.data_received(GRAB * (2 * TURN_MAX + 1))
+    served = [bench.begun]
+    bench.connection.data_received(GRAB)  # of the same turn
+    while bench.calls:
+        bench.take_turn()
+        served.append(bench.begun)
+    assert served == [TURN_MAX, 2 * TURN_MAX, 2 * TURN_MAX + 2]
+
+
+def test_with_too_much_in_flight_a_grab_is_refused_unparsed(bench: Bench) -> None:
+    bench.in_flight.full = True
+    bench.connection.data_received(GRAB)
+    assert (bench.begun, bench.transport.written) == (0, [OVERLOADED])
+
+
+@pytest.mark.parametrize(("waited_s", "begun"), [(LATE_S, 1), (LATE_S + 0.004, 0)])
+def test_what_has_waited_too_long_to_be_read_is_refused(
+    bench: Bench, waited_s: float, begun: int
+) -> None:
+    bench.waited_s = waited_s
+    bench.connection.data_received(GRAB)
+    assert bench.begun == begun
+    assert bench.transport.written == ([] if begun else [OVERLOADED])

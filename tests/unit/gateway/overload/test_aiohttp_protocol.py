@@ -7,7 +7,7 @@ from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.overload.aiohttp_protocol import is_one_request
+from gateway.overload.connection_limits import is_one_request
 
 GRAB = b"POST /v1/sales/s/grabs HTTP/1.1\r\nHost: x\r\nContent-Length: 15\r\n\r\n" + b"x" * 15
 POLL = b"GET /v1/orders/x HTTP/1.1\r\nHost: x\r\n\r\n"
