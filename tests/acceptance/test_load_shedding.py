@@ -103,8 +103,6 @@ def conversations(of):
     padded = TORN.ljust(70 - len(zipped))
     # The first empty line after a head that was cut before its own.
     misleading = b"x" * (len(TORN) - 4) + b"\r\n\r\n"
-    upgrade = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"
-    nowhere = f"POST /v1/sales/nowhere/grabs HTTP/1.1\r\nHost: x\r\n{length}\r\n\r\n".encode()
     mixed = of(**unread) + LAST + whole + LAST
     return {
         "two": ([whole + whole], [503, 503]),
@@ -133,7 +131,6 @@ def conversations(of):
         ),
         "as a chunk": ([of(chunk[0], chunked), *chunk[1:]], [400]),
         "as a chunk that is not read": ([of(chunk[0], chunked, **unread), *chunk[1:]], [401]),
-        "as a body behind an upgrade": ([upgrade + nowhere, FALSE], [404, 404]),
     }
 
 
