@@ -80,6 +80,9 @@ SHED = Counter("seckill_shed", "Requests and connections refused because too muc
 RESET = Counter(
     "seckill_connections_reset", "Connections reset because they waited too long to be accepted"
 )
+EVICTED = Counter(
+    "seckill_connections_evicted", "Idle connections closed because all places were taken"
+)
 ACCEPT_QUEUE = Gauge("seckill_accept_queue", "Connections that wait to be accepted")
 PUBLISH_FAILURES = Counter("seckill_publish_failures", "Publishes that were not confirmed in time")
 EVENT_STREAMS = Gauge("seckill_event_streams", "Open event streams")

@@ -22,11 +22,13 @@ from gateway.app_keys import SALES, SETTINGS
 from gateway.grabs.parser import NotPlain, PlainGrab, read_plain_grab
 from gateway.grabs.pipeline import PIPELINE, PendingGrab
 from gateway.grabs.responses import RawResponses
+from gateway.http.client_address import TRUSTED_PROXIES
 from gateway.http.cors import headers_for
 from gateway.http.problems import Problem, Refused
 from gateway.http.responses import HSTS
 from gateway.overload.aiohttp_protocol import AiohttpProtocol
 from gateway.overload.connection_limits import GRAB_WITHIN, OVERLOADED, ConnectionLimits
+from gateway.overload.eviction import Eviction
 from gateway.overload.lateness import LATE_S, Lateness
 from seckill.inventory.reservations import Verdict
 from seckill.sales.sales import Sale
@@ -87,6 +89,8 @@ class ConnectionFactory:
             for keeps_alive in (False, True)
         }
         self.connections: set[Connection] = set()
+        trusted = app[TRUSTED_PROXIES]
+        self._eviction = Eviction(self.connections, trusted)
         #: Grabs of these connections that wait for their answers.
         self._pending = 0
         self._drained: asyncio.Future[None] | None = None
@@ -109,6 +113,13 @@ class ConnectionFactory:
             connection.close_if_idle()
         if self._pending:
             await asyncio.wait([self._drained], timeout=within_s)
+
+    def enter(self, connection: Connection, transport: asyncio.Transport) -> None:
+        """Take a connection, or turn it away when there are too many and none of them is idle."""
+        if self.limits.full:
+            self.limits.leaving += self._eviction.make_room(self.loop.time())
+        if self.limits.enter(transport):
+            self.connections.add(connection)
 
     @property
     def draining(self) -> bool:
@@ -138,10 +149,10 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_aiohttp",
         "_data",
+        "_is_evicted",
         "_is_page",
         "_keeps_alive",
         "_paused",
-        "_peer",
         "_pending",
         "_responses",
         "_shared",
@@ -150,6 +161,7 @@ class Connection(asyncio.Protocol):
         "_transport",
         "_turn_due",
         "_waited_s",
+        "peer",
     )
 
     def __init__(self, shared: ConnectionFactory) -> None:
@@ -163,7 +175,7 @@ class Connection(asyncio.Protocol):
         self._since = shared.loop.time()
         #: How long the first of it had waited to be read.
         self._waited_s = 0.0
-        self._paused = self._stopped_reading = False
+        self._paused = self._stopped_reading = self._is_evicted = False
         #: Whether this connection has had its turn, and goes on in the next one.
         self._turn_due = False
         self._pending: PendingGrab | None = None
@@ -174,14 +186,14 @@ class Connection(asyncio.Protocol):
         """Take the connection, or refuse and close it when there are too many."""
         self._transport = cast(asyncio.Transport, transport)
         peer = transport.get_extra_info("peername")
-        self._peer: str = peer[0] if peer else ""
-        if self._shared.limits.enter(self._transport):
-            self._shared.connections.add(self)
+        self.peer: str = peer[0] if peer else ""
+        self._shared.enter(self, self._transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Let the pending grab leave its batch, and pass the news on to aiohttp."""
         shared = self._shared
         shared.limits.leave()
+        shared.limits.leaving -= self._is_evicted
         shared.connections.discard(self)
         pending, self._pending = self._pending, None
         if pending is not None:
@@ -230,6 +242,19 @@ class Connection(asyncio.Protocol):
                 self._pass_to_aiohttp(len(self._data))
         elif self._aiohttp is None and now - self._since > self._shared.keepalive_s:
             self._transport.close()
+
+    @property
+    def idle_since(self) -> float | None:
+        """When it last had something under way; None if it has now."""
+        is_busy = self._pending is not None or (
+            self._aiohttp is not None and not self._aiohttp.idle
+        )
+        return None if is_busy or self._is_evicted else self._since
+
+    def evict(self) -> None:
+        """Close at once: others want the place."""
+        self._is_evicted = True
+        self._transport.abort()
 
     def close_if_idle(self) -> None:
         """Close, unless a grab is pending or aiohttp has the connection: it ends its own."""
@@ -311,7 +336,7 @@ class Connection(asyncio.Protocol):
             sale,
             plain.ticket,
             quantity,
-            peer=self._peer,
+            peer=self.peer,
             forwarded=(plain.forwarded,),
             came_at=self._since - self._waited_s,
         )

@@ -56,17 +56,24 @@ class ConnectionLimits:
         #: Whether there are pages of other origins, which can read only what bears their headers.
         self._cors = cors
         self.connections = 0
+        #: Connections that were closed to make room, and have not left yet.
+        self.leaving = 0
         self._resting: deque[tuple[float, asyncio.Transport]] = deque()
 
     def enter(self, transport: asyncio.Transport) -> bool:
         """Take a connection, or refuse and close it when there are too many."""
         self.connections += 1
-        if self.connections <= self.connections_max:
+        if self.connections - self.leaving <= self.connections_max:
             return True
         metrics.SHED.inc()
         transport.write(OVERLOADED)
         transport.close()
         return False
+
+    @property
+    def full(self) -> bool:
+        """Tell whether one more would be too many."""
+        return self.connections - self.leaving >= self.connections_max
 
     def leave(self) -> None:
         """Note that a connection has ended: there is room for another."""

@@ -6,7 +6,6 @@ import asyncio
 
 import pytest
 
-from gateway.overload.connection_limits import OVERLOADED
 from tests.acceptance.raw_clients import BODY, LAST, Client, grab_request
 from tests.processes import Process, eventually
 
@@ -89,15 +88,16 @@ async def place_in(gateway, connect) -> Client:
     return await eventually(taken, "there is room")
 
 
-async def test_beyond_connections_max_a_connection_is_refused_and_a_freed_place_taken(
-    small, others_served, connect
+async def test_C22_beyond_connections_max_the_longest_idle_give_way_to_who_wants_to_buy(
+    small, connect, open_sale, ticket_for
 ):
-    async with others_served(small):  # over one connection
-        # Each is known to be accepted: of several that wait, any may be the next.
-        held = [await place_in(small, connect) for _ in range(PLACES - 1)]
-        assert await (await connect(small)).rest() == OVERLOADED
-        held[0].close()
-        await place_in(small, connect)
+    sale = await open_sale(stock=1_000)
+    silent = [await connect(small) for _ in range(PLACES)]
+    for n in range(10):
+        client = await connect(small)
+        await client.send(grab_request(sale, ticket_for(sale, f"b{n}")))
+        assert await client.statuses(1) == [202]
+    assert await asyncio.gather(*(client.rest() for client in silent[:5])) == [b""] * 5
 
 
 async def test_connections_that_are_reset_free_their_places(
@@ -111,7 +111,6 @@ async def test_connections_that_are_reset_free_their_places(
             await client.send((b"", request[:50], request)[n % 3])
             client.close() if n % 4 else client.reset()
         held = [await place_in(small, connect) for _ in range(PLACES - 1)]
-        assert await (await connect(small)).rest() == OVERLOADED
         for client in held:
             await client.send(LAST)
             assert await client.statuses(1) == [404]

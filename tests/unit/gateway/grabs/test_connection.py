@@ -48,7 +48,7 @@ class Limits:
     """Takes every connection, and refuses what it is given."""
 
     def __init__(self) -> None:
-        self.enter, self.leave = lambda _: True, lambda: None
+        self.leave, self.leaving = lambda: None, 0
 
     def refuse(self, transport: Transport, data: bytes) -> bool:
         transport.write(OVERLOADED)
@@ -68,6 +68,7 @@ class Bench:
             limits=Limits(),
             lateness=SimpleNamespace(of=lambda _: self.waited_s),
             connections=set(),
+            enter=lambda *_: None,
             sales=SimpleNamespace(known=lambda _: "a sale"),
             pipeline=SimpleNamespace(in_flight=self.in_flight, begin_grab=self._begin_grab),
             takes_grabs=True,
