@@ -23,6 +23,7 @@ from gateway.overload.aiohttp_protocol import AiohttpProtocol
 from gateway.overload.concurrency_limit import GRABS_IN_FLIGHT, OTHERS_IN_FLIGHT
 from gateway.overload.connection_limits import ConnectionLimits
 from gateway.overload.listeners import Listeners
+from gateway.overload.tls_acceptor import HANDSHAKES_MAX, TlsServer
 from gateway.tls import public_context
 from seckill.process import listening, notify_ready, stop_on_signals
 
@@ -104,8 +105,9 @@ async def _listen(
 
 def _connections(app: web.Application, server: web.Server) -> ConnectionFactory:
     settings = app[SETTINGS]
+    handshakes = HANDSHAKES_MAX if settings.tls_cert else 0
     limits = ConnectionLimits(
-        min(settings.connections_max, _open_files_max() - FILES_RESERVED),
+        min(settings.connections_max, _open_files_max() - FILES_RESERVED - handshakes),
         cors=bool(settings.cors_origins),
     )
     make_aiohttp = partial(
@@ -128,7 +130,9 @@ def _connections(app: web.Application, server: web.Server) -> ConnectionFactory:
     )
 
 
-def _drop_clients_that_read_nothing(listener: asyncio.Server, patience_s: float) -> None:
+def _drop_clients_that_read_nothing(
+    listener: asyncio.Server | TlsServer, patience_s: float
+) -> None:
     """Bound how long a client may leave an answer unread, or be gone; the kernel then closes.
 
     Each connection inherits both options from the listener.

@@ -23,6 +23,7 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
+from gateway.overload.tls_acceptor import Handshakes, TlsServer, listen
 from seckill import metrics
 
 log = logging.getLogger(__name__)
@@ -50,12 +51,13 @@ class Listeners:
         port: int,
         *,
         tls: ssl.SSLContext | None,
-        prepare: Callable[[asyncio.Server], None],
+        prepare: Callable[[asyncio.Server | TlsServer], None],
     ) -> None:
         self._factory, self._host, self._port, self._tls = factory, host, port, tls
         #: Sets what each connection inherits from its listening socket.
         self._prepare = prepare
         self._loop = asyncio.get_running_loop()
+        self._handshakes = Handshakes()
         self._open: list[_ListeningSocket] = []
         self._looking: asyncio.Task[None] | None = None
 
@@ -90,14 +92,13 @@ class Listeners:
 
     async def _listen(self) -> _ListeningSocket:
         listener = _ListeningSocket(self._factory)
-        listener.server = await self._loop.create_server(
-            listener,
-            self._host,
-            self._port,
-            ssl=self._tls,
-            reuse_port=True,
-            backlog=BACKLOG,
-        )
+        if self._tls is None:
+            listener.server = await self._loop.create_server(
+                listener, self._host, self._port, reuse_port=True, backlog=BACKLOG
+            )
+        else:
+            listening = listen(self._host, self._port, BACKLOG)
+            listener.server = TlsServer(listener, listening, self._tls, self._handshakes)
         self._prepare(listener.server)
         return listener
 
@@ -121,7 +122,7 @@ class _ListeningSocket:
     """One listening socket (with a host of several addresses, one each), and its accept queue."""
 
     def __init__(self, factory: Callable[[], asyncio.BaseProtocol]) -> None:
-        self.server: asyncio.Server
+        self.server: asyncio.Server | TlsServer
         self._factory = factory
         self._accepted = 0
         #: When it was looked at, and how many had come by then; only those that still tell us

@@ -17,6 +17,7 @@ import trustme
 from aiohttp import ClientSession, TCPConnector
 
 from config.settings import Settings
+from gateway.overload.tls_acceptor import HANDSHAKES_MAX
 from ops.processes.child import StartFailed
 from tests.processes import Process, Processes, eventually
 
@@ -171,3 +172,27 @@ async def test_a_stack_with_a_certificate_prints_an_https_address(
     finally:
         stack.terminate()
         await stack.wait()
+
+
+async def test_C51_clients_that_never_shake_hands_keep_no_buyer_and_no_operator_out(
+    processes, tmp_path
+):
+    """More of them than there are places for handshakes: the oldest give way."""
+    gateway = await processes.run("gateway", **issue(tmp_path))
+    port = int(gateway.url.rpartition(":")[2])
+    silent = []
+    try:
+        for n in range(HANDSHAKES_MAX + 500):
+            silent.append(socket.create_connection(("127.0.0.1", port)))
+            if n % 250 == 0:
+                connector = TCPConnector(ssl=trusting(), force_close=True)
+                url = gateway.url.replace("http:", "https:")
+                async with ClientSession(url, connector=connector) as https:
+                    assert await answers(https)
+        async with ClientSession(gateway.admin_url) as admin, admin.get("/livez") as response:
+            assert response.status == 200
+        silent[0].settimeout(20)
+        assert silent[0].recv(1) == b"", "it gave way"
+    finally:
+        for each in silent:
+            each.close()

@@ -1,0 +1,118 @@
+"""Accepting connections with TLS, so that clients who never finish a handshake keep nobody out.
+
+The event loop's own server counts a connection only after its handshake. Clients that connect and
+send nothing would use up the open files unseen: no buyer, no operator and no store could be
+reached. So handshakes are begun here, bounded in number and in time; when all places are taken, the
+oldest gives way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Callable, Sequence
+
+from seckill import metrics
+
+#: Handshakes at a time. An honest one takes some milliseconds of this process and two ways there
+#: and back, so a thousand are as many as a process finishes in a second.
+HANDSHAKES_MAX = 1_000
+#: Time for a handshake; a bad mobile link takes two seconds.
+HANDSHAKE_S = 5.0
+#: Accepted in one turn of the loop; a handshake is work for more than one.
+ACCEPTED_MAX = 8
+
+
+class Handshakes:
+    """The handshakes of a process, oldest first."""
+
+    def __init__(self, most: int = HANDSHAKES_MAX) -> None:
+        self._most = most
+        self._tasks: dict[asyncio.Task[None], None] = {}
+
+    def begin(
+        self,
+        factory: Callable[[], asyncio.BaseProtocol],
+        accepted: socket.socket,
+        tls: ssl.SSLContext,
+    ) -> None:
+        """Shake hands with a connection that was just accepted; the oldest handshake makes room."""
+        if len(self._tasks) >= self._most:
+            oldest = next(iter(self._tasks))
+            oldest.cancel()
+            del self._tasks[oldest]
+            metrics.EVICTED.inc()
+        task = asyncio.create_task(self._shake(factory, accepted, tls), name="TLS handshake")
+        self._tasks[task] = None
+        task.add_done_callback(lambda task: self._tasks.pop(task, None))
+
+    async def _shake(
+        self,
+        factory: Callable[[], asyncio.BaseProtocol],
+        accepted: socket.socket,
+        tls: ssl.SSLContext,
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.connect_accepted_socket(
+                factory, accepted, ssl=tls, ssl_handshake_timeout=HANDSHAKE_S
+            )
+        except (OSError, EOFError):
+            accepted.close()  # the client left, took too long or does not speak TLS as we do
+        except asyncio.CancelledError:
+            accepted.close()
+            raise
+
+
+class TlsServer:
+    """One listening socket: as much of an `asyncio.Server` as Listeners needs."""
+
+    def __init__(
+        self,
+        factory: Callable[[], asyncio.BaseProtocol],
+        listening: socket.socket,
+        tls: ssl.SSLContext,
+        handshakes: Handshakes,
+    ) -> None:
+        self._factory, self._tls, self._handshakes = factory, tls, handshakes
+        self._listening = listening
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(listening.fileno(), self._accept)
+
+    @property
+    def sockets(self) -> Sequence[socket.socket]:
+        """The listening socket."""
+        return (self._listening,)
+
+    def close(self) -> None:
+        """Listen no more; what waits in the accept queue is reset."""
+        self._loop.remove_reader(self._listening.fileno())
+        self._listening.close()
+
+    def _accept(self) -> None:
+        for _ in range(ACCEPTED_MAX):
+            try:
+                accepted, _ = self._listening.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            accepted.setblocking(False)
+            self._handshakes.begin(self._factory, accepted, self._tls)
+
+
+def listen(host: str, port: int, backlog: int) -> socket.socket:
+    """Return a socket that listens on the port, which others may share; raise OSError if not."""
+    family, kind, proto, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    listening = socket.socket(family, kind, proto)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listening.bind(address)
+        listening.listen(backlog)
+        listening.setblocking(False)
+    except OSError:
+        listening.close()
+        raise
+    return listening
