@@ -19,7 +19,8 @@ from scripts.docs_check import ROOT, blocks_of, pages
 
 WRAP = 100
 LINES_MAX = {"README.md": 120, "docs/architecture.md": 200}
-PAGES = [*pages(), ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "lua/README.md"]
+BESIDE = ["CONTRIBUTING.md", "CHANGELOG.md", "lua/README.md", "deploy/proxy/README.md"]
+PAGES = [*pages(), *(ROOT / name for name in BESIDE)]
 EACH_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 #: The changelog names what was, too.
 EACH_PRESENT_PAGE = pytest.mark.parametrize(
