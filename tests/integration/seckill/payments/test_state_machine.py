@@ -182,7 +182,7 @@ class Payments(RuleBasedStateMachine):
         self._run(self._time_out(order))
 
     @rule(order=placed)
-    def change_his_mind(self, order: Placement) -> None:
+    def change_their_mind(self, order: Placement) -> None:
         self._run(orders.release(self._db, [order.order_id], to_state="cancelled", reason="buyer"))
 
     @rule(order=placed)
@@ -218,16 +218,16 @@ class Payments(RuleBasedStateMachine):
 
     @invariant()
     def nothing_is_wrong(self) -> None:
-        books = self._must(self._verify())
-        assert books.balanced, books.violations
+        ledger = self._must(self._verify())
+        assert ledger.balanced, ledger.violations
 
     def teardown(self) -> None:
         self._must(self._recover(None))
         self._must(FulfilmentWorker(self._db).run(self._sale.sale_id))
         self._must(self._give_back())
-        books = self._must(self._verify())
-        assert books.balanced, books.violations
-        assert books.quiet, books.lines
+        ledger = self._must(self._verify())
+        assert ledger.balanced, ledger.violations
+        assert ledger.quiet, ledger.lines
 
     def _work(self, order: Placement, coupon: bool) -> BranchCall:
         return self._till.call(order, coupon=self._coupons[order.buyer_id] if coupon else None)

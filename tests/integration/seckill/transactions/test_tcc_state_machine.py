@@ -93,8 +93,8 @@ class Transactions(RuleBasedStateMachine):
     @rule(
         name=branches, op=strategies.sampled_from([BranchOp.TRY, BranchOp.CONFIRM, BranchOp.CANCEL])
     )
-    def a_branch_will_be_away(self, name: str, op: BranchOp) -> None:
-        self._probe.faults[name, op] += [Unavailable("away")] * attempts.TRIES
+    def a_branch_will_be_unavailable(self, name: str, op: BranchOp) -> None:
+        self._probe.faults[name, op] += [Unavailable("no answer")] * attempts.TRIES
 
     @rule(call=calls, name=branches, number=strategies.integers(0, 1), dies_at=deaths)
     def a_message_comes_late(
