@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-import asyncpg
 import pytest
 
 from consumers.roles.saga_steps import SagaSteps
@@ -35,13 +34,6 @@ STEPS = ("capture", "ship", "notify")
 ALL_DONE = ["capture do", "ship do", "notify do"]
 
 pytestmark = pytest.mark.usefixtures("queues")
-
-
-@pytest.fixture
-async def probe(db: asyncpg.Pool) -> Probe:
-    probe = Probe(db)
-    await probe.create()
-    return probe
 
 
 class Fulfilment:

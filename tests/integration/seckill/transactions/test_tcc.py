@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-import asyncpg
 import pytest
 from prometheus_client import REGISTRY
 
@@ -26,18 +25,6 @@ from tests.transactions import (
 
 ALL_TRIED = ["stock try", "wallet try", "coupon try"]
 ALL_CONFIRMED = ["stock confirm", "wallet confirm", "coupon confirm"]
-
-
-@pytest.fixture
-async def probe(db: asyncpg.Pool) -> Probe:
-    probe = Probe(db)
-    await probe.create()
-    return probe
-
-
-@pytest.fixture
-def bench(probe: Probe) -> TransactionBench:
-    return TransactionBench(probe)
 
 
 @pytest.fixture(autouse=True)
