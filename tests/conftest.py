@@ -25,6 +25,7 @@ from seckill.inventory.reservations import Stock
 from seckill.sales import sales
 from seckill.sales.sales import NewSale, Sale
 from tests.checkout import CheckoutBench
+from tests.transactions import Probe, TransactionBench
 
 #: `pytest --hypothesis-profile=thorough`: many more examples where a test has few by itself.
 hypothesis.settings.register_profile("thorough", deadline=None)
@@ -106,6 +107,20 @@ def open_sale(db: asyncpg.Pool, stock: Stock) -> OpenSale:
 @pytest.fixture
 async def checkout(db: asyncpg.Pool, store: Redis) -> CheckoutBench:
     return CheckoutBench(db, store)
+
+
+@pytest.fixture
+async def probe(db: asyncpg.Pool) -> Probe:
+    """Branches whose effects can be counted."""
+    probe = Probe(db)
+    await probe.create()
+    return probe
+
+
+@pytest.fixture
+def bench(probe: Probe) -> TransactionBench:
+    """A TCC of its own for a test."""
+    return TransactionBench(probe)
 
 
 @pytest.fixture

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -23,6 +24,14 @@ _numbers = itertools.count(1)
 TCC_OPS = (BranchOp.TRY, BranchOp.CONFIRM, BranchOp.CANCEL)
 SAGA_OPS = (BranchOp.DO, BranchOp.UNDO)
 DAY_S = 86_400.0
+#: The calls of a TCC that a network can still deliver, by the state in the log.
+LATE_OPS = {
+    TransactionState.TRYING: (BranchOp.TRY,),
+    TransactionState.CONFIRMING: (BranchOp.TRY, BranchOp.CONFIRM),
+    TransactionState.CONFIRMED: (BranchOp.TRY, BranchOp.CONFIRM),
+    TransactionState.CANCELING: (BranchOp.TRY, BranchOp.CANCEL),
+    TransactionState.CANCELED: (BranchOp.TRY, BranchOp.CANCEL),
+}
 
 
 def new_id() -> str:
@@ -184,6 +193,17 @@ def _mortal(method: Callable[..., Any], fuse: Fuse) -> Callable[..., Any]:
         return result
 
     return call
+
+
+def run_together(runner: asyncio.Runner, *processes: Awaitable[object]) -> None:
+    """Run processes at once; some of them die, some find PostgreSQL too slow."""
+
+    async def together() -> list[object]:
+        return await asyncio.gather(*processes, return_exceptions=True)
+
+    for result in runner.run(together()):
+        if isinstance(result, BaseException) and not isinstance(result, Killed | Unavailable):
+            raise result
 
 
 class LosesReplies:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from rich.table import Table
 
 from config.limits import Op, load_limits
 from config.settings import load_settings
@@ -32,17 +33,11 @@ def limit(
     """Change a sale's rate limits, also while it runs; without options, show them."""
     settings = load_settings()
     profile = load_limits(settings.limits_profile, settings.limits_file)
-    given: dict[Op, tuple[int | None, int | None]] = {
-        "try": (try_rate, try_burst),
-        "confirm": (confirm_rate, confirm_burst),
-        "cancel": (cancel_rate, cancel_burst),
-    }
-    wanted = {}
-    for op, (rate, burst) in given.items():
-        if rate is not None:
-            wanted[op] = SaleLimit.of(rate, burst)
-        elif burst is not None:
-            raise UserMistake(f"--{op}-burst needs --{op}-rate")
+    wanted = dict(
+        _wanted("try", try_rate, try_burst)
+        + _wanted("confirm", confirm_rate, confirm_burst)
+        + _wanted("cancel", cancel_rate, cancel_burst)
+    )
 
     async def change(stores: Stores) -> dict[str, SaleLimit]:
         buckets = TokenBuckets(stores.redis)
@@ -50,24 +45,29 @@ def limit(
             await rate_limits.set_limit(stores.db, buckets, sale_id, op, new)
         return dict(await rate_limits.limits_of(stores.db, sale_id))
 
-    shown = rate_limits.in_force(profile, run(change))
-    for name, new_limit in wanted.items():
-        if not (as_json or new_limit.keeps_turns):
+    found = rate_limits.in_force(profile, run(change))
+    for op, new in wanted.items():
+        if not (as_json or new.keeps_turns):
             typer.echo(
-                f"seckill: --{name}-burst is small for this rate: no tokens are kept for those who "
+                f"seckill: --{op}-burst is small for this rate: no tokens are kept for those who "
                 "wait, and Retry-After is a guess",
                 err=True,
             )
+    show(found, as_json, _table(found))
+
+
+def _wanted(op: Op, rate: int | None, burst: int | None) -> list[tuple[Op, SaleLimit]]:
+    """Return what was typed for an operation: a limit, or nothing."""
+    if rate is None and burst is not None:
+        raise UserMistake(f"--{op}-burst needs --{op}-rate")
+    return [] if rate is None else [(op, SaleLimit.of(rate, burst))]
+
+
+def _table(found: dict[str, dict[str, object]]) -> Table:
     columns = ("operation", "rate/s", "burst", "set for this sale", "mode")
     rows = [
-        (
-            op,
-            str(line["rate"]),
-            str(line["burst"]),
-            "yes" if line["own"] else "no",
-            str(line["mode"]),
-        )
-        for op, line in shown.items()
+        (op, str(its["rate"]), str(its["burst"]), "yes" if its["own"] else "no", str(its["mode"]))
+        for op, its in found.items()
     ]
     caption = "not set: as configured here; what a gateway has in force: its admin API"
-    show(shown, as_json, table(*columns, rows=rows, caption=caption))
+    return table(*columns, rows=rows, caption=caption)

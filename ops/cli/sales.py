@@ -57,15 +57,9 @@ def create_sale(
     as_json: Json = False,
 ) -> None:
     """Make a sale. Nobody can grab before it is opened."""
+    opens, closes = _moment("--opens-at", opens_at), _moment("--closes-at", closes_at)
     new = NewSale(
-        sale_id=sale_id,
-        stock=stock,
-        price_cents=price_cents,
-        per_order_max=per_order_max,
-        opens_at=_moment("--opens-at", opens_at),
-        closes_at=_moment("--closes-at", closes_at),
-        payment_window_s=payment_window,
-        proof_bits=proof_bits,
+        sale_id, stock, price_cents, per_order_max, opens, closes, payment_window, proof_bits
     )
     _show(run(lambda s: sales.create(s.db, s.stock, new)), as_json)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from functools import cached_property
 from typing import Any
 
 from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.client import Pipeline
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
@@ -93,6 +94,14 @@ async def run_script(
     with redis_errors_as_unavailable():
         reply: list[Any] = await script(keys=[key(sale_id) for key in keys], args=args)
     return reply
+
+
+@asynccontextmanager
+async def open_pipeline(redis: Redis, *, atomic: bool = False) -> AsyncIterator[Pipeline]:
+    """Open a pipeline; `atomic` lets no other client in between. Raise Unavailable on failure."""
+    with redis_errors_as_unavailable():
+        async with redis.pipeline(transaction=atomic) as pipe:
+            yield pipe
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 import lua
 from seckill.adapters import redis_keys
 from seckill.adapters.postgres import database_errors_as_unavailable
-from seckill.adapters.redis import redis_errors_as_unavailable
+from seckill.adapters.redis import open_pipeline, redis_errors_as_unavailable
 from seckill.inventory import outbox
 
 
@@ -74,16 +74,15 @@ async def survey(
             None if sale_ids is None else list(sale_ids),
         )
     check = lua.register(redis, "check_sale")
-    with redis_errors_as_unavailable():
-        async with redis.pipeline(transaction=False) as pipe:
-            for sale_id, epoch, mark, opened, _ in rows:
-                keys = (redis_keys.stock, redis_keys.sale, redis_keys.holders, redis_keys.outbox)
-                await check(
-                    keys=[key(sale_id) for key in keys],
-                    args=[epoch, outbox.id_of(mark), int(opened), int(fence)],
-                    client=pipe,
-                )
-            replies = await pipe.execute()
+    async with open_pipeline(redis) as pipe:
+        for sale_id, epoch, mark, opened, _ in rows:
+            keys = (redis_keys.stock, redis_keys.sale, redis_keys.holders, redis_keys.outbox)
+            await check(
+                keys=[key(sale_id) for key in keys],
+                args=[epoch, outbox.id_of(mark), int(opened), int(fence)],
+                client=pipe,
+            )
+        replies = await pipe.execute()
     states = {row["sale_id"]: _state(reply, row) for row, reply in zip(rows, replies, strict=True)}
     later = {
         row["sale_id"]: stamp.epoch

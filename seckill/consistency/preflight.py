@@ -17,7 +17,7 @@ from config.field_types import KEY_EXPIRY
 from seckill.adapters import topology
 from seckill.adapters.postgres import database_errors_as_unavailable
 from seckill.adapters.rabbitmq import Broker, link_call
-from seckill.adapters.redis import redis_errors_as_unavailable
+from seckill.adapters.redis import open_pipeline
 from seckill.consistency import fencing
 from seckill.errors import Conflict, NotReady, Unavailable, WrongQueue
 from seckill.sales.sales import Sale
@@ -139,11 +139,10 @@ async def require(preflight: Preflight, sale: Sale, *, only_warn: bool) -> list[
 
 async def redis_settings(redis: Redis, names: Collection[str]) -> dict[str, str]:
     """Return the settings that Redis reports; a managed Redis may report none of them."""
-    with redis_errors_as_unavailable():
-        async with redis.pipeline(transaction=False) as pipe:
-            for name in names:
-                pipe.config_get(name)
-            replies = await pipe.execute(raise_on_error=False)
+    async with open_pipeline(redis) as pipe:
+        for name in names:
+            pipe.config_get(name)
+        replies = await pipe.execute(raise_on_error=False)
         found: dict[str, str] = {}
         for reply in replies:
             if isinstance(reply, RedisError) and not isinstance(reply, ResponseError):

@@ -15,7 +15,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
 
 import asyncpg
 import msgspec
@@ -25,6 +24,7 @@ import lua
 from seckill import audit, messages, metrics
 from seckill.adapters import redis_keys, topology
 from seckill.adapters.postgres import transaction
+from seckill.adapters.rabbitmq import Publisher
 from seckill.adapters.redis import run_script
 from seckill.clock import now_ms
 from seckill.consistency import fencing
@@ -39,13 +39,6 @@ RETRIES_MS = (sum(topology.RETRY_DELAYS_S) + 30) * 1000
 _pack = msgspec.msgpack.Encoder().encode
 
 
-class QueuePublisher(Protocol):
-    """The part of a publisher that a repair needs."""
-
-    async def publish(self, queue: str, body: bytes) -> None:
-        """Return when the message is confirmed; raise Unavailable if that is not known."""
-
-
 class Reconciler:
     """Repairs the differences that two comparisons found."""
 
@@ -53,7 +46,7 @@ class Reconciler:
         self,
         redis: Redis,
         db: asyncpg.Pool,
-        publisher: QueuePublisher,
+        publisher: Publisher,
         count_waiting: Callable[[], Awaitable[int]],
         *,
         actor: str,

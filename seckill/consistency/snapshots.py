@@ -12,7 +12,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from seckill.adapters import redis_keys
 from seckill.adapters.postgres import database_errors_as_unavailable, transaction
-from seckill.adapters.redis import redis_errors_as_unavailable
+from seckill.adapters.redis import open_pipeline, redis_errors_as_unavailable
 from seckill.inventory.holders import holder_pages
 from seckill.inventory.reservations import Holding
 from seckill.orders.orders import LIVE
@@ -142,13 +142,12 @@ async def states_of(db: asyncpg.Pool, order_ids: set[str]) -> dict[str, str]:
 
 async def read_change_marks(redis: Redis, sale_id: str) -> ChangeMarks | None:
     """Read a sale's marks in one step; return None if the sale is not there."""
-    with redis_errors_as_unavailable():
-        async with redis.pipeline(transaction=True) as pipe:
-            pipe.hmget(redis_keys.sale(sale_id), "state", "corrections", "epoch", "total")
-            pipe.get(redis_keys.stock(sale_id))
-            pipe.hlen(redis_keys.holders(sale_id))
-            pipe.xinfo_stream(redis_keys.outbox(sale_id))
-            fields, stock, holders, outbox = await pipe.execute(raise_on_error=False)
+    async with open_pipeline(redis, atomic=True) as pipe:
+        pipe.hmget(redis_keys.sale(sale_id), "state", "corrections", "epoch", "total")
+        pipe.get(redis_keys.stock(sale_id))
+        pipe.hlen(redis_keys.holders(sale_id))
+        pipe.xinfo_stream(redis_keys.outbox(sale_id))
+        fields, stock, holders, outbox = await pipe.execute(raise_on_error=False)
         for reply in (fields, stock, holders):
             if isinstance(reply, RedisError):
                 raise reply

@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 
 import lua
 from seckill.adapters import redis_keys
-from seckill.adapters.redis import redis_errors_as_unavailable, run_script
+from seckill.adapters.redis import open_pipeline, redis_errors_as_unavailable, run_script
 
 #: Items of one script call: far below the stack limit of `unpack` in Lua (8,000), and so few that
 #: Redis answers other clients every millisecond or two.
@@ -242,19 +242,17 @@ class Stock:
 
     async def left_of(self, sale_ids: Sequence[str]) -> list[int | None]:
         """Return the units left of each sale; None if Redis has no stock of it."""
-        with redis_errors_as_unavailable():
-            async with self._redis.pipeline(transaction=False) as pipe:
-                for sale_id in sale_ids:
-                    pipe.get(redis_keys.stock(sale_id))
-                return _numbers(await pipe.execute())
+        async with open_pipeline(self._redis) as pipe:
+            for sale_id in sale_ids:
+                pipe.get(redis_keys.stock(sale_id))
+            return _numbers(await pipe.execute())
 
     async def totals_of(self, sale_ids: Sequence[str]) -> list[int | None]:
         """Return the total of each sale; None if Redis has none written down."""
-        with redis_errors_as_unavailable():
-            async with self._redis.pipeline(transaction=False) as pipe:
-                for sale_id in sale_ids:
-                    pipe.hget(redis_keys.sale(sale_id), "total")
-                return _numbers(await pipe.execute())
+        async with open_pipeline(self._redis) as pipe:
+            for sale_id in sale_ids:
+                pipe.hget(redis_keys.sale(sale_id), "total")
+            return _numbers(await pipe.execute())
 
     async def now_ms(self) -> int:
         """Return Redis's own clock, in Unix milliseconds."""

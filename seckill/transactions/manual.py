@@ -99,12 +99,7 @@ async def show(db: asyncpg.Pool, tx_id: str) -> TransactionView:
     the attempts have failed, or its branch is another service.
     """
     with database_errors_as_unavailable():
-        row = await db.fetchrow(
-            f"SELECT {_COLUMNS}, args FROM transactions WHERE tx_id = $1",  # noqa: S608 - our names
-            tx_id,
-        )
-        if row is None:
-            raise Missing(f"no transaction {tx_id}; list them: seckill tx list")
+        row = await _read(db, tx_id, f"SELECT {_COLUMNS}, args FROM transactions WHERE tx_id = $1")  # noqa: S608 - our names
         branches = await db.fetch(
             "SELECT branch, op, coalesce(a.attempts, 1) AS attempts,"
             "       coalesce(a.first_at, b.done_at) AS first_at,"
@@ -174,10 +169,12 @@ async def settle(db: asyncpg.Pool, tx_id: str, to: str, reason: str) -> ListedTr
 
 
 async def _lock(connection: asyncpg.Connection, tx_id: str) -> ListedTransaction:
-    row = await connection.fetchrow(
-        f"SELECT {_COLUMNS} FROM transactions WHERE tx_id = $1 FOR UPDATE",  # noqa: S608 - our names
-        tx_id,
-    )
+    query = f"SELECT {_COLUMNS} FROM transactions WHERE tx_id = $1 FOR UPDATE"  # noqa: S608 - our names
+    return ListedTransaction(**await _read(connection, tx_id, query))
+
+
+async def _read(db: asyncpg.Pool | asyncpg.Connection, tx_id: str, query: str) -> asyncpg.Record:
+    row = await db.fetchrow(query, tx_id)
     if row is None:
         raise Missing(f"no transaction {tx_id}; list them: seckill tx list")
-    return ListedTransaction(**row)
+    return row

@@ -7,20 +7,12 @@ import random
 import sys
 
 import asyncpg
-import pytest
 
 from config.settings import Settings
 from seckill.transactions.states import ENDED, BranchCall, TransactionState
-from tests.transactions import Probe, TransactionBench
+from tests.transactions import TransactionBench
 
 KILLS = 8
-
-
-@pytest.fixture
-async def bench(db: asyncpg.Pool) -> TransactionBench:
-    probe = Probe(db)
-    await probe.create()
-    return TransactionBench(probe)
 
 
 async def test_F12_killed_coordinators_leave_nothing_half_done_and_answered_no_lies(

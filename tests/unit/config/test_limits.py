@@ -51,7 +51,7 @@ def test_a_burst_is_large_enough_to_keep_tokens_for_those_who_wait(tmp_path: Pat
         (GOOD.replace("rate = 5", "speed = 5", 1), "speed"),
         (GOOD.replace("rate = 5", 'rate = 5\nexcess = "defer"', 1), "excess must be"),
         (GOOD.replace("[p.", "[other."), "no profile p; there are: other"),
-        (GOOD + "[p.buyer]\nrate = 5\nburst = 0", "buyer.burst"),  # would admit nobody
+        (GOOD + "[p.buyer]\nrate = 5\nburst = 0", "buyer.burst"),  # would let no buyer pass
         (GOOD + "# \udcff", "utf-8"),
     ],
 )

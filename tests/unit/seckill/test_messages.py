@@ -236,7 +236,7 @@ def test_F23_an_entry_of_any_depth_can_be_buried() -> None:
         assert messages.encode_bad_grab(messages.DecodedPlace("s", 1, []), bad)
 
 
-def test_the_sale_of_a_message_is_told_without_its_grabs() -> None:
+def test_the_sale_of_a_message_is_read_without_its_grabs() -> None:
     assert messages.sale_of(body(grabs="whatever")) == "spring"
     assert messages.sale_of(b"\xff") == ""
 

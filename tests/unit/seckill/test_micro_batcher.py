@@ -52,7 +52,7 @@ def batcher(
     )
 
 
-async def test_a_lone_item_waits_for_nobody() -> None:
+async def test_a_lone_item_does_not_wait() -> None:
     calls = Calls()
     future = batcher(calls).submit(1)
     await settle()
@@ -148,7 +148,7 @@ async def test_nothing_is_called_when_all_have_left() -> None:
 
 
 @pytest.mark.parametrize("error", [None, ValueError("no")])
-async def test_leaving_during_the_call_disturbs_nobody(error: ValueError | None) -> None:
+async def test_leaving_during_the_call_disturbs_no_other_caller(error: ValueError | None) -> None:
     calls = Calls()
     b = batcher(calls)
     futures = [b.submit(n) for n in range(3)]
@@ -165,14 +165,14 @@ async def test_an_exception_reaches_every_caller_of_the_call_and_no_other() -> N
     failing = [b.submit(n) for n in range(2)]
     await settle()
     waiting = b.submit(2)
-    error = RuntimeError("store is away")
+    error = RuntimeError("no answer")
     await calls.finish(0, error)
     assert await asyncio.gather(*failing, return_exceptions=True) == [error, error]
     await calls.finish(1)
     assert await waiting == 20
 
 
-async def test_a_call_that_loses_a_result_leaves_nobody_waiting() -> None:
+async def test_a_call_that_loses_a_result_leaves_no_caller_waiting() -> None:
     async def lose(items: Sequence[int]) -> Sequence[int]:
         return items[:1]
 
@@ -213,7 +213,7 @@ async def test_a_call_that_fails_half_way_takes_no_answer_back() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-async def test_every_caller_gets_his_own_result_in_any_schedule(seed: int) -> None:
+async def test_every_caller_gets_its_own_result_in_any_schedule(seed: int) -> None:
     rng = random.Random(seed)  # noqa: S311 - a schedule, not a secret
     calls = Calls()
     max_batch, max_calls = rng.randint(1, 5), rng.randint(1, 3)

@@ -14,13 +14,13 @@ class Store:
     def __init__(self) -> None:
         self.reads = 0
         self.gate = asyncio.Event()
-        self.away = False
+        self.unavailable = False
 
     async def read(self) -> int:
         self.reads += 1
         await self.gate.wait()
-        if self.away:
-            raise Unavailable("away")
+        if self.unavailable:
+            raise Unavailable("no answer")
         return self.reads
 
 
@@ -43,7 +43,7 @@ async def test_all_who_wait_share_one_reading() -> None:
 async def test_all_who_wait_share_one_failure() -> None:
     """A store that hangs costs each of them one time limit or two, not one after the other."""
     store = Store()
-    store.away = True
+    store.unavailable = True
     reading = SingleFlight(store.read, interval_s=0.01)
     tasks = await waiting(reading, 100)
     store.gate.set()
@@ -55,11 +55,11 @@ async def test_all_who_wait_share_one_failure() -> None:
 async def test_after_a_failure_it_reads_again() -> None:
     store = Store()
     store.gate.set()
-    store.away = True
+    store.unavailable = True
     reading = SingleFlight(store.read, interval_s=0.01)
     with pytest.raises(Unavailable):
         await reading.now()
-    store.away = False
+    store.unavailable = False
     assert await reading.now() == 2
 
 

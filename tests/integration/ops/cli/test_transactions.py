@@ -13,7 +13,7 @@ import pytest
 from config.settings import Settings
 from seckill.transactions import attempts, tcc
 from seckill.transactions.states import BranchCall, BranchOp, TransactionState
-from tests.transactions import Probe, TransactionBench, new_id
+from tests.transactions import new_id
 
 Tx = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -36,18 +36,6 @@ def tx(settings: Settings) -> Tx:
         )
 
     return run
-
-
-@pytest.fixture
-async def probe(db: asyncpg.Pool) -> Probe:
-    probe = Probe(db)
-    await probe.create()
-    return probe
-
-
-@pytest.fixture
-def bench(probe: Probe) -> TransactionBench:
-    return TransactionBench(probe)
 
 
 @pytest.fixture

@@ -89,7 +89,7 @@ async def test_an_overtaken_rebuild_stops_and_writes_nothing(
 
 
 async def test_a_locked_sale_is_read_as_it_is_then(open_sale, db, blocked, eventually):
-    """Whoever waits for the lock of a rebuild must not go on with the epoch of before."""
+    """A transaction that waited for the lock of a rebuild must not use the old epoch."""
     sale = await open_sale(opened=False)
     async with db.acquire() as one, one.transaction():
         await sales.lock(one, sale.sale_id)

@@ -57,7 +57,7 @@ class SaleHistory:
             await self._shop.stock.ack_outbox(self.sale.sale_id, outbox_ids)
 
     async def publish(self, _, body):
-        """Take what is handed over, and what reconcile publishes again."""
+        """Keep what the gateway and reconcile publish."""
         self._messages.append(messages.decode_place(body))
 
     async def place(self, number):

@@ -117,7 +117,8 @@ async def test_waiting_ends_when_the_last_thing_has_arrived(open_sale, shop, ver
     sale = await open_sale()
     grabs = await shop.grab(sale, "ann")
     checking = asyncio.create_task(verify(sale, wait_s=60))
-    await asyncio.sleep(0)  # the count begins before the row is there
+    await asyncio.wait({checking}, timeout=0.3)
+    assert not checking.done(), "a holder has no row"
     await shop.place(*grabs)
 
     ledger = await checking

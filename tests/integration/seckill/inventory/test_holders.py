@@ -26,14 +26,18 @@ async def test_a_filled_sale_is_as_one_that_has_sold(store, open_sale, grab_for,
     monkeypatch.setattr(holders, "FIELDS", 100)  # so that there are several calls and trips
     monkeypatch.setattr(holders, "CALLS", 2)
     sale = await open_sale(stock=1_000)
-    told = []
-    await holders.fill(store, sale, 950, told.append)
-    assert told == [200, 200, 200, 200, 150]
+    counts = []
+    await holders.fill(store, sale, 950, counts.append)
+    assert counts == [200, 200, 200, 200, 150]
 
-    books = await read_redis(store, sale.sale_id)
-    assert (books.stock, len(books.holders)) == (50, 950)
-    assert books.stock + sum(h.quantity for h in books.holders.values()) == books.total == 1_000
-    ids = {holding.order_id for holding in books.holders.values()}
+    snapshot = await read_redis(store, sale.sale_id)
+    assert (snapshot.stock, len(snapshot.holders)) == (50, 950)
+    assert (
+        snapshot.stock + sum(h.quantity for h in snapshot.holders.values())
+        == snapshot.total
+        == 1_000
+    )
+    ids = {holding.order_id for holding in snapshot.holders.values()}
     assert len(ids) == 950
     assert all(order_ids.PATTERN.match(order_id) for order_id in ids)
     assert {sale_number_of(order_id) for order_id in ids} == {sale.number}
@@ -43,7 +47,7 @@ async def test_a_filled_sale_is_as_one_that_has_sold(store, open_sale, grab_for,
     assert set(reply.known_ids) <= ids
 
 
-async def test_who_grabbed_in_turn_is_taken_out_and_nobody_else(store, open_sale, grab_for):
+async def test_only_those_who_grabbed_in_turn_are_taken_out(store, open_sale, grab_for):
     sales = [await open_sale(stock=100) for _ in range(3)]
     for place, sale in enumerate(sales):
         await holders.fill(store, sale, 40)
@@ -51,8 +55,8 @@ async def test_who_grabbed_in_turn_is_taken_out_and_nobody_else(store, open_sale
     # Some of the last may not have got through.
     await holders.take_out(store, sales, 30)
     for sale in sales:
-        books = await read_redis(store, sale.sale_id)
-        assert (books.stock, set(books.holders)) == (60, {f"h{n}" for n in range(40)})
+        snapshot = await read_redis(store, sale.sale_id)
+        assert (snapshot.stock, set(snapshot.holders)) == (60, {f"h{n}" for n in range(40)})
     await holders.take_out_all(store, sales[0])
     assert (await read_redis(store, sales[0].sale_id)).stock == 100
     assert not await store.exists(redis_keys.holders(sales[0].sale_id))

@@ -1,4 +1,4 @@
-"""The outbox of events: each change of an order or a Saga is told once, in its own transaction."""
+"""The outbox of events: each change of an order or a Saga is one event, in its own transaction."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ async def test_a_batch_of_placed_orders_is_one_event(open_sale, shop, outbox):
     assert await outbox() == []  # copies of a message
 
 
-async def test_each_outcome_of_a_placed_batch_is_told(open_sale, shop, outbox):
+async def test_each_outcome_of_a_placed_batch_is_an_event(open_sale, shop, outbox):
     sale = await open_sale(stock=1)
     first, too_many = shop.wish(sale, "ann"), shop.wish(sale, "bob")
     await shop.place(first, too_many)
@@ -82,7 +82,7 @@ async def test_orders_cancelled_together_are_one_event(open_sale, shop, outbox):
     assert await outbox() == []
 
 
-async def test_a_grab_cancelled_while_queued_is_told_as_cancelled(open_sale, shop, db, outbox):
+async def test_a_grab_cancelled_while_queued_is_an_event_as_cancelled(open_sale, shop, db, outbox):
     grab = shop.wish(await open_sale(), "ann")
     assert await db.fetchval(
         "SELECT cancel_unplaced($1, $2, $3, 1, 'buyer')",
@@ -108,14 +108,14 @@ async def test_paid_and_refunded_are_reported_with_growing_versions(
     ]
 
 
-async def test_a_payment_that_fails_is_told_to_nobody(open_sale, shop, checkout, outbox):
+async def test_a_payment_that_fails_is_no_event(open_sale, shop, checkout, outbox):
     (order,) = await shop.order(await open_sale(), payer())
     await outbox()
     assert not (await checkout.pay(order)).confirmed  # nothing in the wallet
     assert await outbox() == []
 
 
-async def test_a_change_that_is_rolled_back_is_never_told(open_sale, shop, db, outbox):
+async def test_a_change_that_is_rolled_back_is_no_event(open_sale, shop, db, outbox):
     sale = await open_sale()
     (order,) = await shop.order(sale, "ann")
     await outbox()
@@ -151,22 +151,22 @@ async def test_an_update_that_leaves_the_state_is_no_event(open_sale, shop, db, 
         ("tcc", TransactionState.FAILED, None),
     ],
 )
-async def test_the_end_of_a_saga_is_told(db, outbox, engine, state, topic):
+async def test_the_end_of_a_saga_is_an_event(db, outbox, engine, state, topic):
     tx_ids = [new_id(), new_id()]
     await db.execute(
         "INSERT INTO transactions (tx_id, engine, name, state, args, owner, reason, ended_at)"
-        " SELECT t, $2, 'fulfilment', 'RUNNING', '{}', 'test', 'no parcel', now()"
+        " SELECT t, $2, 'fulfilment', 'RUNNING', '{}', 'test', 'no shipment', now()"
         "  FROM unnest($1::text[]) AS t",
         tx_ids,
         engine,
     )
     for _ in range(2):
         await db.execute("UPDATE transactions SET state = $2 WHERE tx_id = ANY($1)", tx_ids, state)
-    told = await outbox()
+    events = await outbox()
     await db.execute("DELETE FROM transactions WHERE tx_id = ANY($1)", tx_ids)
-    assert [each[0] for each in told] == ([topic] if topic else [])
-    for _, items in told:
+    assert [each[0] for each in events] == ([topic] if topic else [])
+    for _, items in events:
         assert sorted(items, key=lambda each: each["tx_id"]) == [
-            {"tx_id": tx_id, "name": "fulfilment", "reason": "no parcel"}
+            {"tx_id": tx_id, "name": "fulfilment", "reason": "no shipment"}
             for tx_id in sorted(tx_ids)
         ]

@@ -204,13 +204,13 @@ async def test_F14_a_refused_sale_does_not_affect_the_others(open_sale, shop, pl
         shop.wish(good, "ann"),
         cat := shop.wish(short, "cat"),
         shop.wish(good, "bob"),
-        nobody := replace_sale(shop.wish(good, "cat"), "no-such-sale"),
+        unsold := replace_sale(shop.wish(good, "cat"), "no-such-sale"),
     ]
 
     assert outcomes(await place(*batch)) == {
         ann.order_id: "rejected epoch",
         cat.order_id: "rejected stock",
-        nobody.order_id: "unknown_sale",
+        unsold.order_id: "unknown_sale",
     }
 
     assert await shop.inventory(good) == (8, 2, 0)

@@ -111,7 +111,7 @@ async def test_F26_timer_sweep_and_buyer_together_cancel_once(
     await assert_balanced(sale)
 
 
-async def test_F9_nobody_is_cancelled_before_the_window_ends(open_sale, shop, expire):
+async def test_F9_no_order_is_cancelled_before_the_window_ends(open_sale, shop, expire):
     sale = await open_sale()
     ann, bob = await shop.order(sale, "ann", "bob")
     await shop.let_expire(ann)

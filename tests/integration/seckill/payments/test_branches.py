@@ -107,7 +107,7 @@ async def test_a_try_says_why_it_is_refused(checkout, shop, open_sale):
     await checkout.db.execute("SELECT release($1, 'cancelled', 'expired', true)", [ended.order_id])
     unplaced = shop.wish(sale, payer())
     calls = {
-        "no_order": [checkout.call(mine, buyer_id="somebody"), checkout.call(unplaced)],
+        "no_order": [checkout.call(mine, buyer_id="stranger"), checkout.call(unplaced)],
         "expired": [checkout.call(late), checkout.call(ended)],
         "not_payable": [checkout.call(gone)],
         "payment_in_progress": [checkout.call(paying)],
@@ -332,7 +332,7 @@ async def test_a_coupon_is_refused_when_unknown_or_foreign_or_used_or_locked(
     assert await coupon_states(checkout, names[0]) == ["used"]
 
 
-# The books.
+# Postings.
 
 
 async def test_money_from_outside_is_booked_once(checkout):
@@ -357,6 +357,6 @@ async def test_a_posting_that_does_not_sum_to_zero_is_refused(db):
 @pytest.mark.parametrize(
     "change", ["UPDATE entries SET cents = 1", "DELETE FROM entries", "TRUNCATE entries"]
 )
-async def test_the_books_are_only_added_to(db, change):
+async def test_postings_are_never_changed_or_removed(db, change):
     with pytest.raises(asyncpg.RestrictViolationError, match="only ever added"):
         await db.execute(change)

@@ -45,8 +45,8 @@ async def test_an_authorised_payment_is_paid_and_booked(cards, place, shop, asse
     assert await cards.pay(order) == PAID
     assert cards.held() == 1999
     assert await shop.states(sale, [order]) == ["paid"]
-    books = await assert_balanced(sale)
-    assert (books.lines["sold"], books.lines["charged, cents"]) == (1, 1999)
+    ledger = await assert_balanced(sale)
+    assert (ledger.lines["sold"], ledger.lines["charged, cents"]) == (1, 1999)
 
 
 async def test_a_declined_payment_leaves_the_order_payable_under_another_key(
@@ -69,9 +69,9 @@ async def test_a_lost_reply_is_unknown_until_the_charge_is_found(
     cards.sandbox.behaviour.lose_replies = 1
     assert await cards.pay(order) == UNKNOWN
     assert await shop.states(sale, [order]) == ["paying"]
-    books = await verify(sale)
-    assert (books.balanced, books.quiet) == (True, False)
-    assert len(books.unknown_txs) == books.lines["card payments unknown"] == 1
+    ledger = await verify(sale)
+    assert (ledger.balanced, ledger.quiet) == (True, False)
+    assert len(ledger.unknown_txs) == ledger.lines["card payments unknown"] == 1
     cards.sandbox.behaviour.lose_replies = 0
     await cards.settle(sale)
     assert [charge.history for charge in cards.charges()] == [["authorised"]]
@@ -145,7 +145,7 @@ async def test_within_the_grace_an_expired_payment_may_still_be_paid(
 
 
 async def test_money_for_a_cancelled_payment_goes_back(cards, place, shop, assert_balanced):
-    # Given a payment whose charge the books call off, whatever the reason
+    # Given a payment that PostgreSQL has cancelled although the provider holds the money
     sale, [order] = await place()
     payment = Payment(sale.sale_id, order.order_id, order.buyer_id, CARD)
     await cards.store.begin([(tx_id := new_tx_id(), payment)], lease_s=60)
@@ -205,7 +205,7 @@ async def test_a_webhook_before_the_reply_and_a_second_one_change_nothing(
     assert await cards.payments.ask_due() == 0
     assert [charge.history for charge in cards.charges()] == [["authorised"]]
     await assert_balanced(sale)
-    assert not await cards.store.ask_now("pay-of-somebody-else")
+    assert not await cards.store.ask_now("pay-of-another-shop")
 
 
 async def test_two_processes_never_ask_about_the_same_payment(cards, place, db, assert_balanced):
@@ -222,7 +222,7 @@ async def test_two_processes_never_ask_about_the_same_payment(cards, place, db, 
     assert {tuple(charge.history) for charge in cards.charges()} == {("authorised",)}
 
 
-async def test_while_the_provider_is_away_nothing_is_decided(db, place, shop, assert_balanced):
+async def test_without_the_provider_nothing_is_decided(db, place, shop, assert_balanced):
     sale, [order] = await place()
     sandbox, port = Sandbox(SandboxBehaviour()), free_port()
     async with Provider.open(f"http://127.0.0.1:{port}", timeout_s=1, calls_max=9) as provider:
@@ -248,8 +248,8 @@ async def test_a_coupon_lowers_the_charge_or_makes_it_needless(
     assert await cards.pay(part, coupon=await checkout.coupon(part.buyer_id, 500)) == PAID
     assert await cards.pay(whole, coupon=await checkout.coupon(whole.buyer_id, 5000)) == PAID
     assert [charge.amount_cents for charge in cards.charges()] == [1499]
-    books = await assert_balanced(sale)
-    assert (books.lines["charged, cents"], books.lines["discounted, cents"]) == (1499, 2499)
+    ledger = await assert_balanced(sale)
+    assert (ledger.lines["charged, cents"], ledger.lines["discounted, cents"]) == (1499, 2499)
 
 
 async def test_a_bad_coupon_is_refused_before_the_provider_hears_of_it(
@@ -292,8 +292,8 @@ async def test_a_refund_goes_back_to_the_card(cards, place, shop, checkout, db, 
     assert (await wallets.find_wallet(db, order.buyer_id)).available_cents == 0
     assert [c.state for c in await wallets.coupons_of(db, order.buyer_id)] == ["available"]
     await shop.return_all(sale)
-    books = await assert_balanced(sale)
-    lines = books.lines  # what is refunded counts the coupon
+    ledger = await assert_balanced(sale)
+    lines = ledger.lines  # what is refunded counts the coupon
     assert (lines["charged, cents"], lines["refunded, cents"]) == (1499, 1999)
 
 

@@ -56,8 +56,8 @@ async def test_F20_an_order_is_paid_once_however_many_gateways_try(
     checkout, shop, order, assert_balanced, locking
 ):
     sale, placement = order
-    tills = [checkout.another(locking=locking) for _ in range(6)]
-    outcomes = Counter(await asyncio.gather(*(t.pay(placement) for t in tills)))
+    processes = [checkout.another(locking=locking) for _ in range(6)]
+    outcomes = Counter(await asyncio.gather(*(t.pay(placement) for t in processes)))
     assert outcomes[TransactionOutcome(TransactionState.CONFIRMED)] == 1
     assert {outcome.reason for outcome in outcomes} <= {None, "payment_in_progress", "paid"}
     assert await wallets.find_wallet(checkout.db, placement.buyer_id) == Wallet(
@@ -75,9 +75,9 @@ async def test_a_coupon_is_used_once_however_many_orders_want_it(
     wanted = [(await shop.order(sale, name))[0] for sale in sales]
     await checkout.give(name, 4 * 1999)
     coupon = await checkout.coupon(name, 1999)
-    tills = [checkout.another(locking=locking) for _ in wanted]
+    processes = [checkout.another(locking=locking) for _ in wanted]
     outcomes = await asyncio.gather(
-        *(t.pay(order, coupon=coupon) for t, order in zip(tills, wanted, strict=True))
+        *(t.pay(order, coupon=coupon) for t, order in zip(processes, wanted, strict=True))
     )
     assert sorted(outcomes) == [
         *[TransactionOutcome(TransactionState.CANCELED, "coupon_used")] * 3,
@@ -126,8 +126,8 @@ async def test_F09_payment_and_cancellation_at_once_have_one_winner(
         assert outcome.confirmed is (ended == [])
         assert state == ("paid" if outcome.confirmed else "cancelled buyer")
     await shop.return_all(sale)
-    books = await assert_balanced(sale)
-    assert books.lines["charged, cents"] == 1999 * states.count("paid")
+    ledger = await assert_balanced(sale)
+    assert ledger.lines["charged, cents"] == 1999 * states.count("paid")
 
 
 @pytest.mark.parametrize("first", ["payment", "timeout"])
@@ -199,8 +199,8 @@ async def test_F12_a_kill_between_any_two_statements_is_recovered(
             for branch in BRANCHES:
                 refused = await checkout.run(branch, BranchOp.TRY, *calls)
                 assert refused == {call.tx_id: "late" for call in calls[is_paid:]}
-        books = await assert_balanced(sale)
-        assert books.lines["charged, cents"] == (1990 if is_paid else 0)
+        ledger = await assert_balanced(sale)
+        assert ledger.lines["charged, cents"] == (1990 if is_paid else 0)
     # Nothing is paid up to some point, and everything from there on.
     assert ends == sorted(ends, reverse=True)
     assert sorted(map(list, set(map(tuple, ends))), reverse=True) == [

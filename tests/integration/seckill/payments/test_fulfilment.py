@@ -1,4 +1,4 @@
-"""What follows a payment: shipped and told, or taken back step by step, with every cent."""
+"""What follows a payment: shipped and announced, or taken back step by step, with every cent."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def shipment_of(db):
 
 
 @pytest.fixture
-def told(db):
+def notices(db):
     async def call(placement):
         query = "SELECT kind FROM notifications WHERE order_id = $1 ORDER BY at"
         return [row[0] for row in await db.fetch(query, placement.order_id)]
@@ -114,8 +114,8 @@ def steps(db):
     return call
 
 
-async def test_a_paid_order_is_shipped_and_its_buyer_told(
-    paid, db, steps, shipment_of, told, assert_balanced
+async def test_a_paid_order_is_shipped_and_its_buyer_notified(
+    paid, db, steps, shipment_of, notices, assert_balanced
 ):
     sale, placement = await paid()
     await FulfilmentWorker(db).run(sale.sale_id)
@@ -125,12 +125,12 @@ async def test_a_paid_order_is_shipped_and_its_buyer_told(
         ("allocate_shipment", "do", 1, True),
         ("notify", "do", 1, True),
     ]
-    assert (await shipment_of(placement), await told(placement)) == ("allocated", ["shipping"])
+    assert (await shipment_of(placement), await notices(placement)) == ("allocated", ["shipping"])
     await assert_balanced(sale)
 
 
 async def test_a_shipment_that_is_refused_refunds_the_order(
-    paid, db, shop, stock, ship_at_most, steps, shipment_of, told, checkout, assert_balanced
+    paid, db, shop, stock, ship_at_most, steps, shipment_of, notices, checkout, assert_balanced
 ):
     sale, placement = await paid(coupon_cents=500)
     await ship_at_most(sale, 0)
@@ -143,18 +143,18 @@ async def test_a_shipment_that_is_refused_refunds_the_order(
         ("capture", "undo", 1, True),
     ]
     assert await shop.states(sale, [placement]) == ["refunded unfulfilled"]
-    assert (await shipment_of(placement), await told(placement)) == (None, [])
+    assert (await shipment_of(placement), await notices(placement)) == (None, [])
     assert (await stock_returns.return_batch(db, stock)).done
     assert not (await stock_returns.return_batch(db, stock)).done
     assert (await shop.inventory(sale), await shop.left(sale)) == ((3, 0, 0), 3)
     assert await wallets.find_wallet(db, placement.buyer_id) == Wallet(placement.buyer_id, PRICE)
     assert [c.state for c in await wallets.coupons_of(db, placement.buyer_id)] == ["available"]
-    books = await assert_balanced(sale)
-    assert books.lines["refunded, cents"] == PRICE
+    ledger = await assert_balanced(sale)
+    assert ledger.lines["refunded, cents"] == PRICE
 
 
 async def test_a_third_step_that_fails_undoes_all_in_reverse_once_each(
-    paid, db, shop, stock, refusing, steps, shipment_of, told, assert_balanced
+    paid, db, shop, stock, refusing, steps, shipment_of, notices, assert_balanced
 ):
     sale, placement = await paid()
     worker, another = FulfilmentWorker(db), FulfilmentWorker(db)
@@ -177,15 +177,15 @@ async def test_a_third_step_that_fails_undoes_all_in_reverse_once_each(
     state, reason = await saga_of(db, placement.order_id)
     assert (state, "broken" in reason) == ("COMPENSATED", True)
     assert await shop.states(sale, [placement]) == ["refunded unfulfilled"]
-    assert (await shipment_of(placement), await told(placement)) == ("released", [])
+    assert (await shipment_of(placement), await notices(placement)) == ("released", [])
     await stock_returns.return_batch(db, stock)
     await assert_balanced(sale)
 
 
-async def test_who_was_told_of_a_shipment_is_told_that_it_does_not_come(
-    paid, db, told, monkeypatch, stock, assert_balanced
+async def test_a_buyer_notified_of_a_shipment_is_notified_of_its_withdrawal(
+    paid, db, notices, monkeypatch, stock, assert_balanced
 ):
-    """The third step was done, but nobody knows: its reply was lost for good."""
+    """The third step was done, but its reply was lost for good."""
     monkeypatch.setattr(saga, "DO_ATTEMPTS_MAX", 1)
     sale, placement = await paid()
     worker = FulfilmentWorker(db)
@@ -203,7 +203,7 @@ async def test_who_was_told_of_a_shipment_is_told_that_it_does_not_come(
     monkeypatch.setattr(notify, "run", lost)
     await worker.run(sale.sale_id)
     assert (await saga_of(db, placement.order_id))[0] == "COMPENSATED"
-    assert await told(placement) == ["shipping", "withdrawn"]
+    assert await notices(placement) == ["shipping", "withdrawn"]
     await stock_returns.return_batch(db, stock)
     await assert_balanced(sale)
 
@@ -229,13 +229,13 @@ async def test_capacity_is_allocated_in_one_row_of_buyers_and_comes_back(
 
 
 async def test_an_order_refunded_by_hand_is_not_shipped(
-    paid, db, stock, shipment_of, told, assert_balanced
+    paid, db, stock, shipment_of, notices, assert_balanced
 ):
     sale, placement = await paid()
     await refunds.refund(db, placement.order_id, actor="ann", reason="changed their mind")
     await FulfilmentWorker(db).run(sale.sale_id)
     assert await saga_of(db, placement.order_id) == ("COMPENSATED", "not_paid")
-    assert (await shipment_of(placement), await told(placement)) == (None, [])
+    assert (await shipment_of(placement), await notices(placement)) == (None, [])
     await stock_returns.return_batch(db, stock)
     await assert_balanced(sale)
 
@@ -352,8 +352,8 @@ async def test_a_card_payment_that_is_taken_back_is_voided(
         assert await shop.states(sale, [placement]) == ["refunded unfulfilled"]
         assert cards.sandbox.charges[tx_id].status is ChargeStatus.VOIDED
         await stock_returns.return_batch(db, stock)
-        books = await assert_balanced(sale)
-        assert books.lines["refunded, cents"] == PRICE
+        ledger = await assert_balanced(sale)
+        assert ledger.lines["refunded, cents"] == PRICE
 
 
 async def test_a_capture_that_the_provider_declines_takes_the_order_back(
@@ -370,7 +370,7 @@ async def test_a_capture_that_the_provider_declines_takes_the_order_back(
         await assert_balanced(sale)
 
 
-async def test_a_provider_that_is_away_delays_a_capture_and_decides_nothing(
+async def test_an_unavailable_provider_delays_a_capture_and_decides_nothing(
     db, shop, paid_by_card, assert_balanced
 ):
     async with CardPaymentBench.open(db) as cards:

@@ -31,7 +31,7 @@ from seckill.adapters import postgres
 from seckill.adapters import redis as redis_client
 from seckill.backoff import Backoff
 from seckill.consistency import verify
-from seckill.errors import Unavailable, WrongState
+from seckill.errors import WrongState
 from seckill.inventory import stock_returns
 from seckill.inventory.reservations import Grab, Stock, Verdict
 from seckill.order_ids import new_order_id
@@ -45,7 +45,7 @@ from seckill.transactions import attempts
 from seckill.transactions.states import BranchCall, BranchOp, TransactionState
 from tests.checkout import BRANCHES, CheckoutBench, payer
 from tests.fulfilment import FulfilmentWorker
-from tests.transactions import Killed
+from tests.transactions import LATE_OPS, run_together
 
 T = TypeVar("T")
 
@@ -61,15 +61,6 @@ MONEY_CENTS = (25, 4, 2)
 BUYERS = len(MONEY_CENTS)
 #: One less than buyers, so that what is given back is sold again.
 UNITS = 2
-
-#: What a network can still deliver of a payment, by what the log says of it.
-ON_ITS_WAY = {
-    TransactionState.TRYING: (BranchOp.TRY,),
-    TransactionState.CONFIRMING: (BranchOp.TRY, BranchOp.CONFIRM),
-    TransactionState.CONFIRMED: (BranchOp.TRY, BranchOp.CONFIRM),
-    TransactionState.CANCELING: (BranchOp.TRY, BranchOp.CANCEL),
-    TransactionState.CANCELED: (BranchOp.TRY, BranchOp.CANCEL),
-}
 #: Points at which a process dies; None lives. A payment passes about 60.
 deaths = strategies.one_of(strategies.none(), strategies.integers(0, 60))
 
@@ -98,14 +89,7 @@ class Payments(RuleBasedStateMachine):
         self._coupons: dict[str, str] = {}
 
     def _run(self, *processes: Awaitable[object]) -> None:
-        """Run processes at once; some of them die, some find PostgreSQL too slow."""
-
-        async def together() -> list[object]:
-            return await asyncio.gather(*processes, return_exceptions=True)
-
-        for result in self._world.runner.run(together()):
-            if isinstance(result, BaseException) and not isinstance(result, Killed | Unavailable):
-                raise result
+        run_together(self._world.runner, *processes)
 
     def _must(self, process: Coroutine[Any, Any, T]) -> T:
         """Run what has to succeed: the machine goes on from it, or judges by it."""
@@ -116,13 +100,13 @@ class Payments(RuleBasedStateMachine):
         return multiple(*self._must(self._open()))
 
     async def _open(self) -> list[Placement]:
-        self._till = CheckoutBench(self._db, self._world.redis)
+        self._checkout = CheckoutBench(self._db, self._world.redis)
         new = NewSale(f"machine-{self._buyers[0]}", UNITS, PRICE_CENTS)
         await sales.create(self._db, self._stock, new)
         self._sale = await sales.open_(self._db, self._stock, new.sale_id)
         for buyer_id, cents in zip(self._buyers, MONEY_CENTS, strict=True):
-            self._coupons[buyer_id] = await self._till.coupon(buyer_id, PRICE_CENTS - 3)
-            await self._till.give(buyer_id, cents)
+            self._coupons[buyer_id] = await self._checkout.coupon(buyer_id, PRICE_CENTS - 3)
+            await self._checkout.give(buyer_id, cents)
         return [order for buyer in self._buyers[:UNITS] for order in await self._order(buyer)]
 
     @rule(target=placed, buyer=strategies.integers(0, BUYERS - 1))
@@ -146,7 +130,7 @@ class Payments(RuleBasedStateMachine):
 
     @rule(buyer=strategies.integers(0, BUYERS - 1), cents=strategies.integers(1, 15))
     def top_up(self, buyer: int, cents: int) -> None:
-        self._run(self._till.give(self._buyers[buyer], cents))
+        self._run(self._checkout.give(self._buyers[buyer], cents))
 
     @rule(target=calls, order=placed, coupon=strategies.booleans(), dies_at=deaths)
     def pay(self, order: Placement, coupon: bool, dies_at: int | None) -> BranchCall:
@@ -182,7 +166,7 @@ class Payments(RuleBasedStateMachine):
         self._run(self._time_out(order))
 
     @rule(order=placed)
-    def change_his_mind(self, order: Placement) -> None:
+    def change_their_mind(self, order: Placement) -> None:
         self._run(orders.release(self._db, [order.order_id], to_state="cancelled", reason="buyer"))
 
     @rule(order=placed)
@@ -218,34 +202,34 @@ class Payments(RuleBasedStateMachine):
 
     @invariant()
     def nothing_is_wrong(self) -> None:
-        books = self._must(self._verify())
-        assert books.balanced, books.violations
+        ledger = self._must(self._verify())
+        assert ledger.balanced, ledger.violations
 
     def teardown(self) -> None:
         self._must(self._recover(None))
         self._must(FulfilmentWorker(self._db).run(self._sale.sale_id))
         self._must(self._give_back())
-        books = self._must(self._verify())
-        assert books.balanced, books.violations
-        assert books.quiet, books.lines
+        ledger = self._must(self._verify())
+        assert ledger.balanced, ledger.violations
+        assert ledger.quiet, ledger.lines
 
     def _work(self, order: Placement, coupon: bool) -> BranchCall:
-        return self._till.call(order, coupon=self._coupons[order.buyer_id] if coupon else None)
+        return self._checkout.call(order, coupon=self._coupons[order.buyer_id] if coupon else None)
 
     async def _verify(self) -> verify.Ledger:
         return await verify.verify(self._world.redis, self._db, self._sale.sale_id)
 
     async def _try(self, call: BranchCall, branches: Sequence[str]) -> None:
-        await self._till.log.begin("tcc", PAYMENT, TransactionState.TRYING, [call])
+        await self._checkout.log.begin("tcc", PAYMENT, TransactionState.TRYING, [call])
         for branch in branches:
-            if await self._till.run(branch, BranchOp.TRY, call):
+            if await self._checkout.run(branch, BranchOp.TRY, call):
                 return
 
     async def _pay(self, call: BranchCall, dies_at: int | None) -> None:
-        await self._till.mortal(dies_at).coordinator.run([call])
+        await self._checkout.mortal(dies_at).coordinator.run([call])
 
     async def _recover(self, dies_at: int | None) -> None:
-        await self._till.mortal(dies_at).recover(self._sale.sale_id)
+        await self._checkout.mortal(dies_at).recover(self._sale.sale_id)
 
     async def _time_out(self, order: Placement) -> None:
         await self._db.execute(
@@ -268,8 +252,8 @@ class Payments(RuleBasedStateMachine):
             "SELECT state FROM transactions WHERE tx_id = $1", call.tx_id
         )
         if state:
-            ops = ON_ITS_WAY[TransactionState(state)]
-            await self._till.run(branch, ops[number % len(ops)], call)
+            ops = LATE_OPS[TransactionState(state)]
+            await self._checkout.run(branch, ops[number % len(ops)], call)
 
     async def _give_back(self) -> None:
         while (await stock_returns.return_batch(self._db, self._stock)).done:

@@ -126,7 +126,7 @@ async def test_many_at_once_from_one_total_are_one(open_sale, change, units_of, 
 
 
 @pytest.mark.parametrize(
-    ("units", "reason", "told"),
+    ("units", "reason", "message"),
     [
         (0, "x", "some units"),
         (1, " ", "a reason"),
@@ -135,9 +135,9 @@ async def test_many_at_once_from_one_total_are_one(open_sale, change, units_of, 
         (2**31, "x", "may have 1 to"),
     ],
 )
-async def test_what_cannot_be_is_one_line(open_sale, db, stock, units_of, units, reason, told):
+async def test_what_cannot_be_is_one_line(open_sale, db, stock, units_of, units, reason, message):
     sale = await open_sale(stock=10)
-    with pytest.raises(UserMistake, match=told) as refused:
+    with pytest.raises(UserMistake, match=message) as refused:
         await restock.restock(db, stock, sale.sale_id, units, actor="ann", reason=reason)
     assert "\n" not in str(refused.value)
     assert await units_of(sale) == ((10, 10), (10, 10))
@@ -166,9 +166,9 @@ class MortalStock(Stock):
 
     async def restock(self, sale_id, epoch, before, after) -> RestockReply:
         if before == after:  # only asks
-            told = await super().restock(sale_id, epoch, before, after)
-            if told.outcome is not RestockOutcome.MOVED:
-                return told
+            reply = await super().restock(sale_id, epoch, before, after)
+            if reply.outcome is not RestockOutcome.MOVED:
+                return reply
             raise Dies
         if self._after_it:
             await super().restock(sale_id, epoch, before, after)
@@ -195,8 +195,8 @@ async def test_a_raise_that_dies_between_the_stores_is_finished(
     with pytest.raises(Dies):
         await change(sale, 5, stock=MortalStock(store, after_it=False), from_total=10)
     assert await units_of(sale) == ((15, 14), (10, 9))
-    books = await verify.verify(store, db, sale.sale_id)
-    assert (books.balanced, books.lines["restock pending"]) == (True, 5)
+    ledger = await verify.verify(store, db, sale.sale_id)
+    assert (ledger.balanced, ledger.lines["restock pending"]) == (True, 5)
 
     for _ in range(2):
         await mend(db, stock, sale, change, 5)
@@ -246,11 +246,11 @@ async def test_the_poller_does_not_undo_a_reduction_that_is_under_way(
 
     class SlowStock(Stock):
         async def restock(self, *step):
-            told = await super().restock(*step)
+            reply = await super().restock(*step)
             if step[2] != step[3]:
                 in_redis.set()
                 await go_on.wait()
-            return told
+            return reply
 
     changing = asyncio.create_task(change(sale, -3, stock=SlowStock(store)))
     await in_redis.wait()
@@ -263,7 +263,7 @@ async def test_the_poller_does_not_undo_a_reduction_that_is_under_way(
     await assert_balanced(sale)
 
 
-async def test_a_store_that_is_away_tells_how_to_repeat_it(open_sale, change, store, units_of):
+async def test_an_unavailable_store_says_how_to_repeat_it(open_sale, change, store, units_of):
     class AwayStock(Stock):
         async def restock(self, *step):
             raise Unavailable("Redis does not answer")
@@ -299,12 +299,12 @@ async def test_F5_a_reduction_that_a_rebuild_overtakes_changes_nothing_in_postgr
 
     class OvertakenStock(Stock):
         async def restock(self, *step):
-            told = await super().restock(*step)
+            reply = await super().restock(*step)
             if step[2] != step[3]:
                 await shop.bump_epoch(sale)
                 await store.hset(redis_keys.sale(sale.sale_id), mapping={"epoch": 2, "total": 10})
                 await store.set(redis_keys.stock(sale.sale_id), 10)
-            return told
+            return reply
 
     with pytest.raises(Conflict, match="rebuilt"):
         await change(sale, -3, stock=OvertakenStock(store))
@@ -343,7 +343,7 @@ async def test_a_sale_of_an_earlier_version_gets_its_total_with_the_first_restoc
     await assert_balanced(sale)
 
 
-async def test_restocks_while_buyers_come_and_go_keep_the_books(
+async def test_restocks_while_buyers_come_and_go_keep_the_balance(
     open_sale, shop, change, stock, assert_balanced
 ):
     sale = await open_sale(stock=10)
@@ -367,5 +367,5 @@ async def test_restocks_while_buyers_come_and_go_keep_the_books(
     await asyncio.gather(*(buyer(f"b{n}") for n in range(4)), operator(), operator())
 
     await shop.return_all(sale)
-    books = await assert_balanced(sale)
-    assert books.lines["total"] == books.lines["available"] + books.lines["frozen"]
+    ledger = await assert_balanced(sale)
+    assert ledger.lines["total"] == ledger.lines["available"] + ledger.lines["frozen"]

@@ -26,8 +26,8 @@ async def exists(store, sale):
 
 
 async def verdict(stock, sale):
-    """What a new buyer would be told."""
-    return (await stock.find_holders(sale.sale_id, ["somebody"])).verdict
+    """Return the verdict on a new buyer."""
+    return (await stock.find_holders(sale.sale_id, ["stranger"])).verdict
 
 
 async def test_created_sale_sells_nothing_yet(open_sale, shop, stock, assert_balanced):
@@ -49,16 +49,16 @@ async def test_opened_sale_has_its_whole_stock_in_redis(open_sale, shop, stock, 
     await assert_balanced(sale)
 
 
-async def test_redis_is_told_the_terms(db, stock, store):
+async def test_redis_has_the_terms(db, stock, store):
     moment = datetime(2030, 1, 1, 20, tzinfo=UTC)
     new = NewSale(
         "terms", 4, 5, per_order_max=3, opens_at=moment, closes_at=moment.replace(hour=21)
     )
     sale = await sales.create(db, stock, new)
 
-    told = await store.hgetall(redis_keys.sale("terms"))
+    fields = await store.hgetall(redis_keys.sale("terms"))
 
-    assert told == {
+    assert fields == {
         b"state": b"created",
         b"opens_at_ms": b"%d" % (moment.timestamp() * 1000),
         b"closes_at_ms": b"%d" % ((moment.timestamp() + 3600) * 1000),
@@ -173,10 +173,10 @@ async def test_announcement_that_redis_forgot_is_made_up_for_by_the_opening(
 async def test_failed_opening_leaves_the_sale_unopened(open_sale, db, stock, monkeypatch):
     sale = await open_sale(opened=False)
 
-    async def away(*_):
+    async def unavailable(*_):
         raise Unavailable
 
-    monkeypatch.setattr(stock, "open_sale", away)
+    monkeypatch.setattr(stock, "open_sale", unavailable)
     with pytest.raises(Unavailable):
         await sales.open_(db, stock, sale.sale_id)
 
@@ -184,7 +184,7 @@ async def test_failed_opening_leaves_the_sale_unopened(open_sale, db, stock, mon
     assert (found.state, found.was_opened) == ("created", False)
 
 
-async def test_closed_sale_takes_nobody_new_and_can_open_again(open_sale, shop, db, stock):
+async def test_a_closed_sale_takes_no_grabs_and_can_open_again(open_sale, shop, db, stock):
     sale = await open_sale()
     await shop.order(sale, "ann")
 
@@ -317,7 +317,7 @@ async def test_a_seventeenth_payment_window_is_refused(db, stock):
         await db.execute("DELETE FROM sales WHERE sale_id = ANY($1)", made)
 
 
-async def test_a_paused_sale_lets_nobody_new_in_until_it_is_resumed(
+async def test_a_paused_sale_takes_no_grabs_until_it_is_resumed(
     open_sale, shop, db, stock, assert_balanced
 ):
     sale = await open_sale(stock=10)

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import pytest
 from aiohttp import web
 
@@ -25,7 +24,7 @@ from seckill.transactions.log import TransactionLog
 from seckill.transactions.states import BranchCall, BranchOp, TransactionState
 from seckill.transactions.tcc import Coordinator
 from tests.checkout import payer
-from tests.transactions import Probe, TransactionBench, new_calls, new_id
+from tests.transactions import TransactionBench, new_calls, new_id
 
 DOCUMENT = Path(__file__).resolve().parents[4] / "docs/adding-a-branch.md"
 
@@ -138,11 +137,7 @@ async def test_no_service_is_neither_yes_nor_no(client):
 
 
 @pytest.mark.parametrize("op", [BranchOp.TRY, BranchOp.CONFIRM])
-async def test_F7_a_lost_reply_is_asked_for_again_under_the_same_key(
-    branch, service, db: asyncpg.Pool, op
-):
-    probe = Probe(db)
-    await probe.create()
+async def test_F7_a_lost_reply_is_asked_for_again_under_the_same_key(branch, service, probe, op):
     bench = TransactionBench(probe, ["stock"])
     calls = [*new_calls(5), *new_calls(5, loses=op)]
     outcomes = await bench.coordinator(branches=[probe.branch("stock"), branch]).run(calls)
@@ -153,11 +148,7 @@ async def test_F7_a_lost_reply_is_asked_for_again_under_the_same_key(
     await probe.assert_whole(["stock"], calls)
 
 
-async def test_a_service_that_never_answers_a_try_has_it_cancelled(
-    branch, service, db: asyncpg.Pool
-):
-    probe = Probe(db)
-    await probe.create()
+async def test_a_service_that_never_answers_a_try_has_it_cancelled(branch, service, probe, db):
     bench = TransactionBench(probe, ["stock"])
     call = BranchCall(new_id(), {"loses": "try", "times": 99})
     outcomes = await bench.coordinator(branches=[probe.branch("stock"), branch]).run([call])

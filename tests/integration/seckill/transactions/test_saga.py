@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-import asyncpg
 import pytest
 
 from consumers.roles.saga_steps import SagaSteps
@@ -35,13 +34,6 @@ STEPS = ("capture", "ship", "notify")
 ALL_DONE = ["capture do", "ship do", "notify do"]
 
 pytestmark = pytest.mark.usefixtures("queues")
-
-
-@pytest.fixture
-async def probe(db: asyncpg.Pool) -> Probe:
-    probe = Probe(db)
-    await probe.create()
-    return probe
 
 
 class Fulfilment:
@@ -150,7 +142,7 @@ async def test_a_first_step_that_is_refused_has_nothing_to_undo(fulfilment, prob
 async def test_a_step_in_trouble_waits_longer_each_time_and_is_then_done(
     fulfilment, probe, working, reach, eventually, db
 ):
-    probe.faults["ship", BranchOp.DO] = [Unavailable("away")] * 3
+    probe.faults["ship", BranchOp.DO] = [Unavailable("no answer")] * 3
     calls = new_calls(1)
     failed = "SELECT attempts FROM transactions WHERE tx_id = $1"
     async with working(fulfilment.saga()):
@@ -167,7 +159,7 @@ async def test_a_step_in_trouble_waits_longer_each_time_and_is_then_done(
     assert await probe.effects(calls[0].tx_id) == ALL_DONE
     shown = await manual.show(db, calls[0].tx_id)
     ship = shown.branches[1]
-    assert (ship.branch, ship.attempts, ship.error) == ("ship", 4, "Unavailable: away")
+    assert (ship.branch, ship.attempts, ship.error) == ("ship", 4, "Unavailable: no answer")
     assert ship.first_at < ship.done_at
 
 
@@ -196,16 +188,16 @@ async def test_a_lost_message_is_sent_again_by_recovery(fulfilment, probe, worki
     assert await probe.effects(calls[0].tx_id) == ALL_DONE
 
 
-async def test_a_broker_that_is_away_delays_a_saga_and_loses_nothing(
+async def test_an_unavailable_broker_delays_a_saga_and_loses_nothing(
     fulfilment, probe, working, reach, monkeypatch
 ):
     calls = new_calls(2)
 
-    async def away(*_: object) -> None:
-        raise Unavailable("RabbitMQ: away")
+    async def unavailable(*_: object) -> None:
+        raise Unavailable("RabbitMQ: no answer")
 
     with monkeypatch.context() as patch:
-        patch.setattr(fulfilment.publisher, "publish", away)
+        patch.setattr(fulfilment.publisher, "publish", unavailable)
         await fulfilment.start(calls)
     await probe.make_due(calls)
     async with working(fulfilment.saga()):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-import asyncpg
 import pytest
 from prometheus_client import REGISTRY
 
@@ -26,18 +25,6 @@ from tests.transactions import (
 
 ALL_TRIED = ["stock try", "wallet try", "coupon try"]
 ALL_CONFIRMED = ["stock confirm", "wallet confirm", "coupon confirm"]
-
-
-@pytest.fixture
-async def probe(db: asyncpg.Pool) -> Probe:
-    probe = Probe(db)
-    await probe.create()
-    return probe
-
-
-@pytest.fixture
-def bench(probe: Probe) -> TransactionBench:
-    return TransactionBench(probe)
 
 
 @pytest.fixture(autouse=True)
@@ -114,7 +101,7 @@ async def test_beyond_its_capacity_a_coordinator_refuses_at_once(bench, probe):
 
 
 @pytest.mark.parametrize("op", [BranchOp.TRY, BranchOp.CONFIRM])
-async def test_a_branch_that_is_away_for_a_moment_is_asked_again(bench, probe, op):
+async def test_a_branch_without_an_answer_is_asked_again(bench, probe, op):
     probe.faults["wallet", op] = [Unavailable(), Unavailable()]
     call = BranchCall(new_id(), {})
     assert (await bench.coordinator().submit(*call)).confirmed
@@ -163,8 +150,8 @@ async def test_what_the_log_cannot_write_fails_by_itself(bench, probe):
     answers = await asyncio.gather(
         *(coordinator.submit(*call) for call in good[:4] + odd + good[4:]), return_exceptions=True
     )
-    told = [isinstance(answer, Exception) for answer in answers]
-    assert told == [False] * 4 + [True] * 4 + [False] * 5
+    failed = [isinstance(answer, Exception) for answer in answers]
+    assert failed == [False] * 4 + [True] * 4 + [False] * 5
     await probe.assert_whole(bench.names, good)
 
 
@@ -258,7 +245,7 @@ async def test_two_recoverers_at_once_share_the_work(bench, probe):
     assert set(await probe.states(calls)) == {(TransactionState.CANCELED, "abandoned")}
 
 
-async def test_a_lease_keeps_recoverers_away_until_it_runs_out(bench, probe, monkeypatch):
+async def test_a_lease_keeps_recovery_out_until_it_ends(bench, probe, monkeypatch):
     call = BranchCall(new_id(), {})
     await bench.coordinator()._log.begin("tcc", bench.name, TransactionState.TRYING, [call])
     assert (await bench.recovery().run_once()).taken == 0
@@ -308,16 +295,16 @@ async def test_what_ended_long_ago_is_removed_with_its_barriers(bench, probe, db
 
 
 @pytest.mark.parametrize("number", range(1, 4))
-async def test_PostgreSQL_away_at_any_write_of_the_log_leaves_it_to_recovery(
+async def test_a_write_of_the_log_that_fails_leaves_it_to_recovery(
     bench, probe, monkeypatch, number
 ):
     coordinator = bench.coordinator()
     name = ("begin", "decide", "end")[number - 1]
 
-    async def away(*_: object, **__: object) -> None:
+    async def unavailable(*_: object, **__: object) -> None:
         raise Unavailable
 
-    monkeypatch.setattr(coordinator._log, name, away)
+    monkeypatch.setattr(coordinator._log, name, unavailable)
     calls = [*new_calls(1), *new_calls(1, refuses="wallet try")]
     try:
         outcomes = await coordinator.run(calls)

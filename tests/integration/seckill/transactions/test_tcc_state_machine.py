@@ -26,17 +26,17 @@ from seckill.backoff import Backoff
 from seckill.errors import Unavailable
 from seckill.transactions import attempts
 from seckill.transactions.states import BranchCall, BranchOp, TransactionState
-from tests.transactions import Fuse, Killed, MortalPool, Probe, TransactionBench, new_calls
+from tests.transactions import (
+    LATE_OPS,
+    Fuse,
+    MortalPool,
+    Probe,
+    TransactionBench,
+    new_calls,
+    run_together,
+)
 
 BRANCHES = ("stock", "wallet", "coupon")
-#: What a network can still deliver of a transaction, by what the log says of it.
-ON_ITS_WAY = {
-    TransactionState.TRYING: (BranchOp.TRY,),
-    TransactionState.CONFIRMING: (BranchOp.TRY, BranchOp.CONFIRM),
-    TransactionState.CONFIRMED: (BranchOp.TRY, BranchOp.CONFIRM),
-    TransactionState.CANCELING: (BranchOp.TRY, BranchOp.CANCEL),
-    TransactionState.CANCELED: (BranchOp.TRY, BranchOp.CANCEL),
-}
 #: Points at which a process dies; None lives. A batch passes about 60.
 deaths = strategies.one_of(strategies.none(), strategies.integers(0, 60))
 branches = strategies.sampled_from(BRANCHES)
@@ -59,14 +59,7 @@ class Transactions(RuleBasedStateMachine):
         return MortalPool(self._pool, Fuse(dies_at))
 
     def _run(self, *processes: Awaitable[object]) -> None:
-        """Run processes at once; some of them die, some find PostgreSQL too slow."""
-
-        async def together() -> list[object]:
-            return await asyncio.gather(*processes, return_exceptions=True)
-
-        for result in self._runner.run(together()):
-            if isinstance(result, BaseException) and not isinstance(result, Killed | Unavailable):
-                raise result
+        run_together(self._runner, *processes)
 
     @rule(
         target=calls,
@@ -93,8 +86,8 @@ class Transactions(RuleBasedStateMachine):
     @rule(
         name=branches, op=strategies.sampled_from([BranchOp.TRY, BranchOp.CONFIRM, BranchOp.CANCEL])
     )
-    def a_branch_will_be_away(self, name: str, op: BranchOp) -> None:
-        self._probe.faults[name, op] += [Unavailable("away")] * attempts.TRIES
+    def a_branch_will_be_unavailable(self, name: str, op: BranchOp) -> None:
+        self._probe.faults[name, op] += [Unavailable("no answer")] * attempts.TRIES
 
     @rule(call=calls, name=branches, number=strategies.integers(0, 1), dies_at=deaths)
     def a_message_comes_late(
@@ -123,7 +116,7 @@ class Transactions(RuleBasedStateMachine):
     async def _late(self, call: BranchCall, name: str, number: int, dies_at: int | None) -> None:
         ((state, _),) = await self._probe.states([call])
         if state:
-            ops = ON_ITS_WAY[TransactionState(state)]
+            ops = LATE_OPS[TransactionState(state)]
             branch = self._probe.branch(name, self._mortal(dies_at))
             await branch.run(ops[number % len(ops)], [call])
 

@@ -17,7 +17,7 @@ RING = KeyRing("k1", {"k1": b"a" * 40})
 SALE, BUYER, EXPIRES_AT_S, BITS = "spring", "buyer-7", 2_000_000_000, 9
 ids = st.from_regex(r"[A-Za-z0-9_.-]{1,64}", fullmatch=True)
 
-#: For whoever writes another solver: bits, challenge and its least solution.
+#: For authors of other solvers: bits, challenge and its least solution.
 KNOWN = [
     (0, "a", "0"),
     (12, "k1~2000000000~12~abcdefghijklmnopqrstuv~00112233445566778899aabbccddeeff", "473"),
@@ -104,12 +104,12 @@ def test_numbers_in_another_spelling_solve_nothing(solution: str) -> None:
     assert check(issue(bits=0), solution, bits=0) is Flaw.UNSOLVED
 
 
-def test_the_work_of_one_buyer_is_nobody_elses() -> None:
+def test_the_work_of_one_buyer_serves_no_other() -> None:
     challenge = issue()
     solution = solve(challenge, BITS)
     assert check(challenge, solution, buyer_id="buyer-8") is Flaw.FOREIGN
     assert check(challenge, solution, sale_id="autumn") is Flaw.FOREIGN
-    # Sale and buyer are told apart even where they are written one after the other.
+    # Sale and buyer are distinct even if they are written one after the other.
     joined = proof_of_work.issue(
         RING, sale_id="ab", buyer_id="c", bits=0, expires_at_s=EXPIRES_AT_S
     )

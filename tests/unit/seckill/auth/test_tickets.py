@@ -1,4 +1,4 @@
-"""Tickets admit one buyer to one sale until a moment, and nobody can make one without a key."""
+"""A ticket lets one buyer into one sale until a moment, and cannot be made without a key."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_a_comparison_in_constant_time_decides_alone(
 
 
 def test_F34_a_mac_is_too_long_to_guess() -> None:
-    """128 bits: at a billion tries a second, 10**22 years; and only a gateway can tell."""
+    """128 bits: at a billion tries a second, 10**22 years; and only a gateway can check one."""
     mac = issue().rpartition("~")[2]
     assert len(bytes.fromhex(mac)) * 8 == 128
 

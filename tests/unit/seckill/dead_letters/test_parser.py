@@ -57,7 +57,7 @@ MOVED = {"queue": ORDERS_EXPIRE, "reason": "delivery_limit", "count": 1}
 TIMER = {"queue": topology.timer(60), "reason": "expired", "count": 1}
 
 
-def test_F23_the_delivery_limit_is_told_in_words_though_a_timer_moved_it_first():
+def test_F23_the_delivery_limit_is_put_in_words_though_a_timer_moved_it_first():
     moved_at = datetime(2026, 1, 2, tzinfo=UTC)
     headers = {"x-first-death-reason": "expired", "x-death": [{**MOVED, "time": moved_at}, TIMER]}
 

@@ -32,7 +32,7 @@ def test_a_refusal_costs_nothing() -> None:
     assert local.take("ann", 0.1) == 0
 
 
-def test_rate_0_is_no_limit_and_remembers_nobody() -> None:
+def test_rate_0_is_no_limit_and_remembers_no_name() -> None:
     local = buckets(rate=0)
     assert not any(local.take("ann", 0.0) for _ in range(1000))
     assert len(local) == 0

@@ -55,16 +55,18 @@ async def test_one_call_when_all_is_well():
     assert branch.calls == ["abc"]
 
 
-async def test_a_store_that_is_away_is_asked_again_for_all_without_halving():
+async def test_an_unavailable_store_is_asked_again_for_all_without_halving():
     branch = Scripted(Unavailable(), Unavailable())
     assert await attempt(branch, BranchOp.TRY, [A, B]) == StageResult({}, {})
     assert branch.calls == ["ab"] * 3
 
 
 async def test_what_stays_unknown_is_neither_done_nor_refused():
-    away = Unavailable()
-    branch = Scripted(away, away, away)
-    assert await attempt(branch, BranchOp.TRY, [A, B]) == StageResult({}, {"a": away, "b": away})
+    unavailable = Unavailable()
+    branch = Scripted(unavailable, unavailable, unavailable)
+    assert await attempt(branch, BranchOp.TRY, [A, B]) == StageResult(
+        {}, {"a": unavailable, "b": unavailable}
+    )
     assert branch.calls == ["ab"] * attempts.TRIES
 
 
