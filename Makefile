@@ -1,6 +1,6 @@
 # Every target is a script in scripts/: where make is missing, `sh scripts/<target>` is the same.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test run check docs-check bench locust fmt
+.PHONY: help setup demo test run check docs-check bench locust fuzz fmt
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -31,3 +31,6 @@ locust: ## Send a crowd of locust's to a sale, and check the ledger
 
 fmt: ## Format the code
 	@sh scripts/fmt
+
+fuzz: ## Compare random conversations with two gateways, for ten minutes
+	@sh scripts/fuzz

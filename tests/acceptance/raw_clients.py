@@ -89,12 +89,12 @@ class Client:
     async def answer(self) -> tuple[int, bytes, bytes]:
         """Read one answer: status, head and body."""
         while b"\r\n\r\n" not in self._received:
-            assert await self._receive(), f"closed after {self._received}"
+            assert await self.receive(), f"closed after {self._received}"
         end = self._received.index(b"\r\n\r\n") + 4
         head = self._received[:end]
         end += int(head.lower().partition(b"content-length:")[2].split()[0])
         while len(self._received) < end:
-            assert await self._receive(), f"closed after {self._received}"
+            assert await self.receive(), f"closed after {self._received}"
         body, self._received = self._received[len(head) : end], self._received[end:]
         return int(head.split()[1]), head, body
 
@@ -103,11 +103,12 @@ class Client:
 
     async def rest(self) -> bytes:
         """Read until the gateway closes, or resets."""
-        while await self._receive():
+        while await self.receive():
             pass
         return self._received
 
-    async def _receive(self) -> bytes:
+    async def receive(self) -> bytes:
+        """Read what comes next; nothing once the gateway has closed."""
         data = b""
         with suppress(ConnectionError):
             async with asyncio.timeout(20):

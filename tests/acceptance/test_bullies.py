@@ -1,0 +1,100 @@
+"""Clients that send as fast as they are answered: an honest buyer still has their turn (C20, C21).
+
+No time is asserted. Between two answers to the honest buyer, each bully gets a bounded number.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.acceptance.raw_clients import Client, grab_request
+from tests.processes import Process
+
+#: Answers to the honest buyer while the bullies go on.
+HONEST = 30
+#: Connections of two clients, and what each keeps under way: less than the gateway reads ahead.
+PIPELINING, AHEAD = 16, 200
+#: A turn of the gateway's loop serves eight grabs of each connection, and an honest grab takes a
+#: few dozen turns while Redis and the broker answer. Served in one go, as they were once, each
+#: bully got 10,000 and more.
+PIPELINED_MAX = 2_000
+#: Connections that send junk as their login token, one request at a time.
+JUNK = 200
+#: Each has one request under way: so many rounds go by while Redis and the broker answer.
+JUNK_MAX = 50
+
+
+class Bully:
+    """A connection that keeps requests under way; `answers` counts what it has read."""
+
+    def __init__(self, client: Client, request: bytes, ahead: int) -> None:
+        self._client, self._request, self._ahead = client, request, ahead
+        self.answers = 0
+
+    async def press(self) -> None:
+        """Send the next request for each answer, which is a 401 of one length."""
+        await self._client.send(self._request)
+        status, head, body = await self._client.answer()
+        assert status == 401
+        self.answers, received = 1, 0
+        await self._client.send(self._request * self._ahead)
+        while data := await self._client.receive():
+            received += len(data)
+            new = 1 + received // (len(head) + len(body)) - self.answers
+            self.answers += new
+            await self._client.send(self._request * new)
+        raise AssertionError("a bully was disconnected")
+
+
+@pytest.fixture(scope="module")
+async def gateway(processes) -> Process:
+    return await processes.run("gateway")
+
+
+@pytest.fixture
+def most_between(gateway, connect, open_sale, ticket_for):
+    """Let an honest buyer grab beside bullies; return the most answers of one between two."""
+
+    async def play(request: bytes, count: int, ahead: int) -> int:
+        sale, honest = await open_sale(stock=HONEST), await connect(gateway)
+        bullies = [Bully(await connect(gateway), request, ahead) for _ in range(count)]
+        pressing = [asyncio.create_task(bully.press()) for bully in bullies]
+        most = 0
+        while not all(bully.answers > ahead for bully in bullies):
+            await asyncio.sleep(0.01)  # a poll
+            assert not any(task.done() for task in pressing), pressing
+        for number in range(HONEST):
+            before = [bully.answers for bully in bullies]
+            await honest.send(grab_request(sale, ticket_for(sale, f"b{number}")))
+            assert (await honest.answer())[0] == 202
+            most = max(most, *(b.answers - a for a, b in zip(before, bullies, strict=True)))
+        assert not any(task.done() for task in pressing), pressing
+        for task in pressing:
+            task.cancel()
+        await asyncio.wait(pressing)
+        return most
+
+    return play
+
+
+async def test_an_honest_buyer_has_their_turn_beside_clients_that_pipeline_junk(
+    most_between, open_sale
+):
+    request = grab_request(await open_sale(), "no ticket")
+    assert 0 < await most_between(request, PIPELINING, AHEAD) < PIPELINED_MAX
+
+
+async def test_an_honest_buyer_has_their_turn_beside_200_that_send_junk_as_login_tokens(
+    most_between, open_sale
+):
+    sale = await open_sale()
+    lines = (
+        f"POST /v1/sales/{sale.sale_id}/tickets HTTP/1.1",
+        "Host: x",
+        "Content-Length: 0",
+        "Authorization: Bearer " + ("x" * 2_600 + ".") * 2 + "x" * 2_600,
+    )
+    request = "\r\n".join([*lines, "", ""]).encode()
+    assert await most_between(request, JUNK, 1) < JUNK_MAX
