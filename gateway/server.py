@@ -19,7 +19,7 @@ from gateway.admin.app import create_admin_app
 from gateway.app import create_app
 from gateway.app_keys import SETTINGS, STOPPING
 from gateway.grabs.connection import ConnectionFactory
-from gateway.overload.aiohttp_protocol import AiohttpProtocol
+from gateway.overload.aiohttp_protocol import AiohttpProtocol, ProblemProtocol
 from gateway.overload.concurrency_limit import GRABS_IN_FLIGHT, OTHERS_IN_FLIGHT
 from gateway.overload.connection_limits import ConnectionLimits
 from gateway.overload.listeners import Listeners
@@ -69,7 +69,7 @@ async def serve(settings: Settings) -> None:
         connections = _connections(app, cast(web.Server, edge.server))
         listeners = await _listen(settings, connections, tls)
         with listening(settings.admin_host, settings.admin_port, "SECKILL_ADMIN_PORT"):
-            await web.TCPSite(admin, settings.admin_host, settings.admin_port).start()
+            operators = await _listen_for_operators(settings, cast(web.Server, admin.server))
         # What is alive now lives as long as the process: the collector need not look at it again.
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD)
@@ -81,11 +81,20 @@ async def serve(settings: Settings) -> None:
         await asyncio.sleep(settings.stop_delay_s)
         await listeners.close()
         await connections.drain(settings.drain_s)
+        operators.close()
     finally:
         # Health answers end first, so that balancers send no more. Then: stop listening, finish
         # the requests in flight (up to drain_s), drain the reservations, close the stores.
         await admin.cleanup()
         await edge.cleanup()
+
+
+async def _listen_for_operators(settings: Settings, server: web.Server) -> asyncio.Server:
+    """Open the admin port, whose refusals of what is not HTTP are no lines in the log."""
+    loop = asyncio.get_running_loop()
+    # aiohttp takes None, and says so elsewhere.
+    make = partial(ProblemProtocol, server, loop=loop, access_log=None)  # type: ignore[arg-type]
+    return await loop.create_server(make, settings.admin_host, settings.admin_port)
 
 
 async def _listen(

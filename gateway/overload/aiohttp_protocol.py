@@ -35,7 +35,30 @@ def is_end_of(data: bytes, payload: StreamReader) -> bool:
     return payload.is_eof() and head + 4 + payload.total_bytes == len(data) and data[0] > 32
 
 
-class AiohttpProtocol(web.RequestHandler):
+class ProblemProtocol(web.RequestHandler):
+    """aiohttp's protocol of one connection, whose errors are problems like any other."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer what is not HTTP with a problem like any other, and without a line in the log."""
+        if status == Problem.HTTP_VERSION.value.status:
+            response = problem_response(Problem.HTTP_VERSION)
+        elif status == Problem.MALFORMED.value.status:
+            response = problem_response(Problem.MALFORMED, "not HTTP as we speak it")
+        else:
+            return super().handle_error(request, status, exc, message)
+        response.force_close()
+        return response
+
+
+class AiohttpProtocol(ProblemProtocol):
     """aiohttp's protocol of one connection, which refuses before parsing when too much waits."""
 
     __slots__ = (
@@ -116,23 +139,6 @@ class AiohttpProtocol(web.RequestHandler):
         """Count an answer: aiohttp calls this when it has written one."""
         self._answered += 1
         super().log_access(request, response, time)
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        """Answer what is not HTTP with a problem like any other, and without a line in the log."""
-        if status == Problem.HTTP_VERSION.value.status:
-            response = problem_response(Problem.HTTP_VERSION)
-        elif status == Problem.MALFORMED.value.status:
-            response = problem_response(Problem.MALFORMED, "not HTTP as we speak it")
-        else:
-            return super().handle_error(request, status, exc, message)
-        response.force_close()
-        return response
 
 
 def came_at_of(request: web.Request) -> float:

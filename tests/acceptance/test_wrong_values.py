@@ -277,3 +277,13 @@ def is_expected(answer: bytes) -> bool:
     """Tell whether a 503 says something true: one ledger at a time, and what is not set up."""
     body = answer.partition(b"\r\n\r\n")[2]
     return json.loads(body)["code"] in ("overloaded", "unavailable")
+
+
+async def test_a_reason_that_no_store_can_keep_is_refused(admin, open_sale):
+    for reason in ("a\0b", "\ud800"):
+        sale = await open_sale(stock=10)
+        change = json.dumps({"units": 1, "from_total": 10, "reason": reason})
+        path = f"/admin/sales/{sale.sale_id}/restock"
+        headers = {"Content-Type": "application/json"}
+        async with admin.post(path, data=change, headers=headers) as response:
+            assert response.status in (400, 422), await response.text()

@@ -80,12 +80,12 @@ class Conversation:
 
     @property
     def is_patient(self) -> bool:
-        """Tell whether what the gateway reads at a time, and has answered at the end, is certain."""
+        """Tell whether it is certain what is read at a time, and answered before the end."""
         return self.patient and self.waits
 
     @property
     def statuses(self) -> list[frozenset[int]] | None:
-        """The statuses of all answers in their order, if they are certain."""
+        """The statuses of all answers in their order; None if they are not certain."""
         certain = all(request.statuses for request in self.requests)
         return [r.statuses for r in self.requests] if certain and not self.spoils else None
 
@@ -95,6 +95,15 @@ def ticket(sale: str, buyer: int) -> bytes:
     return b"{ticket:%b:%d}" % (sale.encode(), buyer)
 
 
+_NOT_GOOD = [
+    b"",
+    b"no ticket",
+    b"a~9~b~c",
+    b"~~~",
+    b"x" * 513,
+    b"\xff",
+    b"k~" + b"9" * 400 + b"~b~c",
+]
 _BODIES = [
     b'{"quantity":1}',
     b"{}",
@@ -266,17 +275,6 @@ def _certain(draw: st.DrawFn) -> Request:
     if draw(st.integers(0, 5)) == 5:
         return Request(_grab(sale, shown, b'{"quantity": 0}'), frozenset({422}))
     return Request(_grab(sale, shown), frozenset(_STATUSES[sale]))
-
-
-_NOT_GOOD = [
-    b"",
-    b"no ticket",
-    b"a~9~b~c",
-    b"~~~",
-    b"x" * 513,
-    b"\xff",
-    b"k~" + b"9" * 400 + b"~b~c",
-]
 
 
 @st.composite

@@ -71,6 +71,7 @@ class Twin:
     def _answers(self, client: socket.socket, conversation: Conversation) -> bytes:
         """Wait for the answers: as many as there are requests, or until nothing is in flight."""
         received, deadline = b"", time.monotonic() + PATIENCE_S
+        expected = len(conversation.requests) + len(conversation.spoils)
         quiet = 0
         while quiet < 2:
             self._read_by()
@@ -82,9 +83,7 @@ class Twin:
                 if not data:
                     return received
                 received, quiet = received + data, 0
-            if received.count(b"\r\nDate: ") >= len(conversation.requests) + len(
-                conversation.spoils
-            ):
+            if received.count(b"\r\nDate: ") >= expected:
                 return received
             quiet = quiet + 1 if self._in_flight() == 0 else 0
             if time.monotonic() > deadline:
