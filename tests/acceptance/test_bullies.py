@@ -57,10 +57,7 @@ async def gateway(processes) -> Process:
 def most_between(gateway, connect, open_sale, ticket_for):
     """Let an honest buyer grab beside bullies; return the most answers of one between two."""
 
-    async def play(request: bytes, count: int, ahead: int) -> int:
-        sale, honest = await open_sale(stock=HONEST), await connect(gateway)
-        bullies = [Bully(await connect(gateway), request, ahead) for _ in range(count)]
-        pressing = [asyncio.create_task(bully.press()) for bully in bullies]
+    async def most_of(bullies, pressing, honest, sale, ahead: int) -> int:
         most = 0
         while not all(bully.answers > ahead for bully in bullies):
             await asyncio.sleep(0.01)  # a poll
@@ -71,9 +68,18 @@ def most_between(gateway, connect, open_sale, ticket_for):
             assert (await honest.answer())[0] == 202
             most = max(most, *(b.answers - a for a, b in zip(before, bullies, strict=True)))
         assert not any(task.done() for task in pressing), pressing
-        for task in pressing:
-            task.cancel()
-        await asyncio.wait(pressing)
+        return most
+
+    async def play(request: bytes, count: int, ahead: int) -> int:
+        sale, honest = await open_sale(stock=HONEST), await connect(gateway)
+        bullies = [Bully(await connect(gateway), request, ahead) for _ in range(count)]
+        pressing = [asyncio.create_task(bully.press()) for bully in bullies]
+        try:
+            most = await most_of(bullies, pressing, honest, sale, ahead)
+        finally:
+            for task in pressing:
+                task.cancel()
+            await asyncio.wait(pressing)
         return most
 
     return play

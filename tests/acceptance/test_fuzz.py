@@ -15,14 +15,15 @@ from tests.fuzz.twins import Twins
 #: Seed and size of the short run: the same conversations each time, in about ten seconds.
 SEED, COUNT = 1, 200
 
-#: Requests, and packets' ends, of conversations that were once answered differently or wrongly.
+_GRAB = (
+    b"POST /v1/sales/{open}/grabs HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    b"Seckill-Ticket: {ticket:open:0}\r\nContent-Length: 2\r\n\r\n{}"
+)
+#: Requests of conversations that were once answered differently or wrongly.
 FOUND = {
+    "requests behind one that closes": [_GRAB.replace(b"1.1", b"1.0"), _GRAB],
     "no version": [b"GET /last\r\n\r\n"],
-    "another version behind a grab": [
-        b"POST /v1/sales/{open}/grabs HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-        b"Content-Length: 2\r\n\r\n{}",
-        b"GET / HTTP/2.0\r\nHost: x\r\n\r\n",
-    ],
+    "another version behind a grab": [_GRAB, b"GET / HTTP/2.0\r\nHost: x\r\n\r\n"],
 }
 
 

@@ -67,14 +67,16 @@ def difference(
 
     aiohttp answers nothing of what came in one piece with something that is no HTTP. What lies in
     one piece depends on who has read already, so one side may have answered more than the other
-    before the refusal; and to a client that half-closes, one side alone may have refused. Where the
-    client does not wait, either side may have been faster.
+    before the refusal. It takes what follows a request that closes its connection for no HTTP, too,
+    and to a client that half-closes one side alone may have refused. Where the client does not
+    wait, either side may have been faster.
     """
     if by_connection == by_aiohttp:
         return ""
-    refused = [bool(side) and _ends_all(side[-1]) for side in (by_connection, by_aiohttp)]
-    has_refusals = any(refused) if conversation.half_closes else all(refused)
-    if has_refusals or not conversation.is_patient:
+    ends = [side[-1] if side else None for side in (by_connection, by_aiohttp)]
+    has_refusal = any(end and _ends_all(end) for end in ends)
+    both_end = conversation.half_closes or all(end and _is_last(end) for end in ends)
+    if not conversation.is_patient or (has_refusal and both_end):
         less, more = sorted((_before_end(by_connection), _before_end(by_aiohttp)), key=len)
         if more[: len(less)] == less:
             return ""
@@ -84,6 +86,13 @@ def difference(
 def _ends_all(answer: Answer) -> bool:
     """Tell whether it refuses what is no HTTP, or another version of it."""
     return b'"code":"malformed"' in answer.body or answer.status == 505
+
+
+def _is_last(answer: Answer) -> bool:
+    """Tell whether the connection ends behind it."""
+    keeps = b"connection: keep-alive" in {header.lower() for header in answer.headers}
+    is_http10 = answer.status_line.startswith(b"HTTP/1.0 ")
+    return _ends_all(answer) or answer.closes or (is_http10 and not keeps)
 
 
 def _before_end(answers: list[Answer]) -> list[Answer]:
