@@ -191,7 +191,9 @@ class Settings(BaseSettings):
     #: Grabs merged into one SQL transaction. Beyond some hundreds a larger batch buys nothing.
     place_batch_max: Count = 1_000
     #: Between the starts of two such transactions, unless 512 grabs or several sales wait, or the
-    #: first was small: grabs that one sale sends closely are placed together.
+    #: first was small: grabs that one sale sends closely are placed together. At half the load this
+    #: takes a third off the CPU of consumers and PostgreSQL (docs/performance-log.md), and a buyer
+    #: polls after 500 ms at the earliest.
     place_spacing_s: Annotated[float, Field(ge=0, le=1)] = 0.05
     postgres_pool_max: Count = 4
     #: How long ended transactions are kept, with their barriers: longer than any of their messages

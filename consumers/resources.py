@@ -11,7 +11,8 @@ from redis.asyncio import Redis
 from config.settings import Settings
 from seckill.adapters import postgres
 from seckill.adapters import redis as redis_client
-from seckill.adapters.rabbitmq import Broker, Publisher
+from seckill.adapters.publisher import Publisher
+from seckill.adapters.rabbitmq import Broker
 from seckill.inventory.reservations import Stock
 from seckill.payments.provider_client import Provider
 from seckill.sales.directory import SaleDirectory

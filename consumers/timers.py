@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 from config.field_types import DELAY_QUEUE, KEY_EXPIRY
 from seckill import messages
 from seckill.adapters import redis_keys
-from seckill.adapters.rabbitmq import Publisher
+from seckill.adapters.publisher import Publisher
 from seckill.adapters.redis import redis_errors_as_unavailable
 from seckill.errors import Unavailable
 from seckill.orders.orders import Placement

@@ -37,7 +37,8 @@ from gateway.sales.remaining_units import REMAINING_UNITS, RemainingUnits
 from seckill import metrics
 from seckill.adapters import postgres
 from seckill.adapters import redis as redis_client
-from seckill.adapters.rabbitmq import Broker, Publisher
+from seckill.adapters.publisher import Publisher
+from seckill.adapters.rabbitmq import Broker
 from seckill.clock import monotonic_ms
 from seckill.errors import Unavailable
 from seckill.inventory.reservations import Stock

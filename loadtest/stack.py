@@ -24,7 +24,8 @@ from ops.stack.credentials import Credentials, load_credentials
 from ops.stack.services import Services, running_services, temporary_home
 from seckill.adapters import migrations, postgres, topology
 from seckill.adapters import redis as redis_client
-from seckill.adapters.rabbitmq import Broker, Publisher
+from seckill.adapters.publisher import Publisher
+from seckill.adapters.rabbitmq import Broker
 from seckill.auth import login_tokens, tickets
 from seckill.auth.key_ring import KeyRing
 from seckill.consistency import verify

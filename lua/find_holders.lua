@@ -1,5 +1,6 @@
 -- Return the holder of each buyer, and the outcome that a grab would have now. It only reads.
--- GUARANTEE: a holder is found in any state of the sale, in or out of its window, sold out or not.
+-- GUARANTEE: a holder is found in any state of the sale but fenced, in or out of its window, sold
+-- out or not.
 -- KEYS[1] sk:{sale}:stock (STRING)
 -- KEYS[2] sk:{sale}:sale (HASH)
 -- KEYS[3] sk:{sale}:holders (HASH)

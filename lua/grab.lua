@@ -1,6 +1,7 @@
 -- Reserve units for a batch of buyers, and record the batch in the outbox, in one atomic step.
 -- GUARANTEE: a buyer holds at most one order of a sale; stock never goes below zero; a repeat gets
--- the first order_id in any state, in or out of the window; running twice changes nothing.
+-- the first order_id in any state but fenced, in or out of the window; running twice changes
+-- nothing.
 -- KEYS[1] sk:{sale}:stock (STRING)
 -- KEYS[2] sk:{sale}:sale (HASH)
 -- KEYS[3] sk:{sale}:holders (HASH)

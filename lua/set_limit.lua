@@ -10,13 +10,14 @@
 local bucket_key = KEYS[1]
 local rate, depth = tonumber(ARGV[1]), ARGV[2] * 1000000
 local bucket = redis.call("HMGET", bucket_key, "level", "at", "pace")
-redis.call("HSET", bucket_key, "rate", ARGV[1], "burst", ARGV[2])
+local fields = {"rate", ARGV[1], "burst", ARGV[2]}
 if bucket[1] then
   local time = redis.call("TIME")
   local now = time[1] * 1000000 + time[2]
   local accrued = math.max(0, now - tonumber(bucket[2])) * math.min(rate, tonumber(bucket[3] or 0))
   local level = math.min(depth, tonumber(bucket[1]) + accrued)
-  redis.call("HSET", bucket_key, "at", string.format("%.0f", now),
-    "level", string.format("%.0f", level), "pace", rate)
+  fields = {"rate", ARGV[1], "burst", ARGV[2], "at", string.format("%.0f", now),
+    "level", string.format("%.0f", level), "pace", rate}
 end
+redis.call("HSET", bucket_key, unpack(fields))
 return {"OK"}

@@ -1,4 +1,4 @@
--- Move a sale that has stock to another state: close or pause it, or open it again.
+-- Move a sale that has stock to another state: close, pause or fence it, or open it again.
 -- GUARANTEE: a sale that Redis does not know, or that is fenced for a rebuild, stays as it is.
 -- KEYS[1] sk:{sale}:stock (STRING)
 -- KEYS[2] sk:{sale}:sale (HASH)

@@ -18,7 +18,8 @@
 -- SAFE BECAUSE refill, test and take are one script. The bucket is smaller than the burst by the
 -- tokens of one lease, so that leased tokens spent late keep the bound. Turns are one token apart
 -- and start when no token is left, so level >= due + 1 holds until each turn is used or forgotten.
--- A request without a turn gets only a token above that level.
+-- A request without a turn gets only a token above that level. Turns that are over are dropped
+-- before the reads: they count for nothing, so that write is right whatever follows.
 local bucket_key, line_key = KEYS[1], KEYS[2]
 local names, wanted = cmsgpack.unpack(ARGV[1]), tonumber(ARGV[2])
 local lease_us, grace_us, line_max = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])

@@ -20,7 +20,7 @@ from consumers.runtime.retries import RetrySchedule
 from consumers.runtime.role import Role, RoleGroup
 from seckill import messages, metrics
 from seckill.adapters import topology
-from seckill.adapters.rabbitmq import Publisher
+from seckill.adapters.publisher import Publisher
 from seckill.dead_letters import parser, store
 
 #: Weight of the letters written in one transaction: a hundred letters of fifty grabs each.

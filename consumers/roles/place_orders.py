@@ -20,7 +20,7 @@ from consumers.timers import Timers, timer_kinds
 from seckill import messages, metrics
 from seckill.adapters import topology
 from seckill.adapters.postgres import database_errors_as_unavailable
-from seckill.adapters.rabbitmq import Publisher
+from seckill.adapters.publisher import Publisher
 from seckill.messages import BadGrab, DecodedPlace
 from seckill.orders import orders
 from seckill.orders.orders import NotPlaced, Placement

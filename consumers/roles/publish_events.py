@@ -20,7 +20,7 @@ from consumers.runtime.poll_role import Polled, PollRole
 from consumers.runtime.role import Role
 from seckill import metrics
 from seckill.adapters.postgres import transaction
-from seckill.adapters.rabbitmq import Publisher
+from seckill.adapters.publisher import Publisher
 from seckill.errors import Unavailable
 from seckill.orders import event_outbox
 from seckill.orders.event_outbox import StoredEvent

@@ -19,7 +19,7 @@ from consumers.runtime.poll_role import Polled, PollRole
 from consumers.runtime.role import Role
 from seckill import messages, metrics
 from seckill.adapters import redis_keys, topology
-from seckill.adapters.rabbitmq import Publisher
+from seckill.adapters.publisher import Publisher
 from seckill.adapters.redis import redis_errors_as_unavailable
 from seckill.inventory import outbox
 from seckill.inventory.outbox import OutboxEntry

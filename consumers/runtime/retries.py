@@ -21,7 +21,7 @@ from aio_pika.abc import AbstractIncomingMessage
 
 from seckill import metrics
 from seckill.adapters import topology
-from seckill.adapters.rabbitmq import Headers, Publisher
+from seckill.adapters.publisher import Headers, Publisher
 from seckill.adapters.topology import RETRY_DELAYS_S
 from seckill.backoff import jittered
 from seckill.clock import now_ms

@@ -18,7 +18,7 @@ from aiohttp import web
 
 from seckill import messages, metrics
 from seckill.adapters import topology
-from seckill.adapters.rabbitmq import Publisher
+from seckill.adapters.publisher import Publisher
 from seckill.errors import Unavailable
 from seckill.inventory.reservations import Grab
 from seckill.messages import MESSAGE_GRABS_MAX

@@ -17,7 +17,9 @@ from seckill.micro_batcher import MicroBatcher, Waiter, answering_each
 from seckill.order_ids import new_order_id
 from seckill.sales.sales import Sale
 
-#: Confirmed outbox entries wait this long for a grab call to carry them along.
+#: Confirmed outbox entries wait this long for a grab call to carry them along. In a busy sale the
+#: next starts some 8 ms later (`grab_spacing_s`), so only a quiet sale pays for a call of its own.
+#: It is far less than the 2 s (`relay_age_ms`) after which the relay would send the entries again.
 ACK_IDLE_S = 0.05
 #: Refusals that every buyer without an order gets, whatever quantity they ask for.
 SALE_WIDE = {Verdict.NOT_OPEN, Verdict.CLOSED, Verdict.PAUSED}

@@ -12,7 +12,8 @@ import asyncio
 import itertools
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Annotated
 
 import asyncpg
@@ -42,6 +43,8 @@ BRANCHES = 3
 PAYMENTS = 5_000
 #: Orders and wallets that are made at once.
 CHUNK = 1_000
+
+Measurement = Callable[[asyncpg.Pool], Awaitable[list[Finding]]]
 
 
 class IdleBranch:
@@ -88,17 +91,20 @@ def main(
 
 async def _transactions(seconds: float, rounds: int) -> list[Finding]:
     async with bench_stack() as stack:
-        payments = [await _unpaid(stack, PAYMENTS) for _ in REFERENCE]
 
-        async def runs() -> list[Finding]:
+        async def apart(measure: Measurement) -> list[Finding]:
             async with postgres.connect(stack.services.postgres_dsn, size=4, timeout_s=30) as db:
-                return await _log_alone(db, seconds, rounds) + await _pay_all(db, payments)
+                return await measure(db)
 
-        # On a loop of its own: uvloop cannot start stores as other users.
-        return await asyncio.to_thread(uvloop.run, runs())
+        # On loops of their own: uvloop cannot start stores as other users.
+        log_alone = apart(partial(_log_alone, seconds, rounds))
+        findings = await asyncio.to_thread(uvloop.run, log_alone)
+        # Not before: PostgreSQL works on for some time after so many rows.
+        payments = [await _unpaid(stack, PAYMENTS) for _ in REFERENCE]
+        return findings + await asyncio.to_thread(uvloop.run, apart(partial(_pay_all, payments)))
 
 
-async def _log_alone(db: asyncpg.Pool, seconds: float, rounds: int) -> list[Finding]:
+async def _log_alone(seconds: float, rounds: int, db: asyncpg.Pool) -> list[Finding]:
     """Measure with branches that do nothing."""
     durable = await db.fetchval("SHOW fsync"), await db.fetchval("SHOW synchronous_commit")
     if durable != ("on", "on"):
@@ -170,7 +176,7 @@ async def _unpaid(stack: BenchStack, count: int) -> list[Payment]:
     return payments
 
 
-async def _pay_all(db: asyncpg.Pool, runs: Sequence[list[Payment]]) -> list[Finding]:
+async def _pay_all(runs: Sequence[list[Payment]], db: asyncpg.Pool) -> list[Finding]:
     """Pay each list with its number of workers."""
     findings = []
     definition = checkout.definition(db)

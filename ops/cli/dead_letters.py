@@ -15,7 +15,7 @@ from ops.cli.dead_letter_tables import describe, details, summary
 from ops.cli.stores import Stores, run
 from seckill import audit
 from seckill.adapters import topology
-from seckill.adapters.rabbitmq import Publisher
+from seckill.adapters.publisher import Publisher
 from seckill.consistency import snapshots
 from seckill.dead_letters import resolution, store
 from seckill.dead_letters.store import DeadLetter, LetterFilter

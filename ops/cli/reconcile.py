@@ -15,7 +15,8 @@ from ops.cli.console import Json, check_ids, show, table
 from ops.cli.stores import Stores, run
 from seckill import audit
 from seckill.adapters import topology
-from seckill.adapters.rabbitmq import Publisher, count_waiting
+from seckill.adapters.publisher import Publisher
+from seckill.adapters.rabbitmq import count_waiting
 from seckill.consistency import diff, fencing
 from seckill.consistency.diff import Difference, RepairAction
 from seckill.consistency.fencing import SaleState

@@ -1,4 +1,4 @@
-"""Links to RabbitMQ that are opened again after they broke, and publishing with confirms.
+"""Links to RabbitMQ, and what its errors mean.
 
 The library's own "robust" connections are not used: after a crash of the broker some of them came
 back without their consumer. Here a link is a plain connection. It ends with its first error, and
@@ -8,22 +8,18 @@ the next caller opens a new one.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import aio_pika
-from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
-from aio_pika.exceptions import AMQPError, DeliveryError
+from aio_pika.abc import AbstractChannel, AbstractConnection
+from aio_pika.exceptions import AMQPError
 from yarl import URL
 
 from seckill.adapters import topology
-from seckill.adapters.topology import Topology
 from seckill.errors import Unavailable
-
-Headers = Mapping[str, str | int]
 
 #: What the library raises when the link or the broker fails. A failed publish may have arrived.
 LINK_ERRORS = (AMQPError, OSError, TimeoutError, RuntimeError)
@@ -84,7 +80,7 @@ class Broker:
             async with asyncio.timeout(self.timeout_s):
                 await connection.connect()
         except BaseException as error:
-            await _close(connection)
+            await close_link(connection)
             if not isinstance(error, LINK_ERRORS):
                 raise
             raise Unavailable(
@@ -101,145 +97,7 @@ class Broker:
                 channel = await connection.channel()
             yield channel
         finally:
-            await _close(connection)
-
-
-@dataclass(frozen=True, slots=True)
-class _Link:
-    connection: AbstractConnection
-    channel: AbstractChannel
-    topology: Topology
-    #: Payment windows whose timer queues this link has declared.
-    timers: set[int]
-
-
-class Publisher:
-    """Publishes so that "done" means: the broker has the message on disk, in a queue."""
-
-    def __init__(self, broker: Broker, *, timeout_s: float) -> None:
-        self._broker = broker
-        self._timeout_s = timeout_s
-        self._link: _Link | None = None
-        self._opening: asyncio.Task[_Link] | None = None
-        self._closing: set[asyncio.Task[None]] = set()
-
-    @classmethod
-    @asynccontextmanager
-    async def open(cls, broker: Broker, *, timeout_s: float) -> AsyncIterator[Publisher]:
-        """Open the link and declare the topology; raise Unavailable if that fails."""
-        publisher = cls(broker, timeout_s=timeout_s)
-        await publisher._open()
-        try:
-            yield publisher
-        finally:
-            if publisher._opening is not None:
-                publisher._opening.cancel()
-                await asyncio.wait({publisher._opening})
-            publisher._drop()
-            if publisher._closing:
-                await asyncio.wait(publisher._closing)
-
-    async def publish(self, queue: str, body: bytes, headers: Headers | None = None) -> None:
-        """Return when the broker has confirmed; raise Unavailable if that is not known.
-
-        Failed does not mean undelivered: every consumer treats a second copy like the first one.
-        """
-        async with self._working(f"publishing to {queue}", self._timeout_s) as link:
-            await link.topology.exchange.publish(_message(body, headers), queue)
-
-    async def publish_later(
-        self,
-        retry_delay_s: int,
-        wait_s: float,
-        queue: str,
-        message: AbstractIncomingMessage,
-        headers: Headers,
-    ) -> None:
-        """Publish a copy of a message to a retry queue; `publish` says what done means.
-
-        It returns to `queue` after `wait_s`, at most `retry_delay_s`, with only these headers.
-        """
-        doing = f"publishing to {topology.retry(retry_delay_s)}"
-        async with self._working(doing, self._timeout_s) as link:
-            copy = _message(message.body, headers, sent_at=message.timestamp, expiration=wait_s)
-            await link.topology.retry_exchanges[retry_delay_s].publish(copy, queue)
-
-    async def publish_timer(self, window_s: int, body: bytes) -> None:
-        """Publish to the timer queue of a window, which each link declares once."""
-        # To make a quorum queue takes longer than a confirm, like opening a link.
-        declaring = f"declaring the timer queue of {window_s} s"
-        async with self._working(declaring, self._broker.timeout_s) as link:
-            if window_s not in link.timers:
-                await topology.declare_timer(link.channel, link.topology.exchange, window_s)
-                link.timers.add(window_s)
-        await self.publish(topology.timer(window_s), body)
-
-    async def publish_event(self, topic: str, body: bytes, event_id: str) -> None:
-        """Publish an event, which may have no listener; `publish` says what done means."""
-        async with self._working(f"publishing {topic}", self._timeout_s) as link:
-            event = aio_pika.Message(
-                body,
-                content_type="application/json",
-                delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
-                message_id=event_id,
-                timestamp=datetime.now(UTC),
-            )
-            await link.topology.events.publish(event, topic, mandatory=False)
-
-    @asynccontextmanager
-    async def _working(self, doing: str, timeout_s: float) -> AsyncIterator[_Link]:
-        """Lend the link for one operation within the time limit; drop it if that fails."""
-        link: _Link | None = None
-        try:
-            async with link_call(doing, timeout_s):
-                link = await self._open()
-                yield link
-        except Unavailable as error:
-            # A refusal (a nack) concerns one message; others may be under way on a healthy link.
-            # A returned message is different: its queue is gone, and a new link declares it again.
-            refused = type(error.__cause__) is DeliveryError
-            if link is not None and link is self._link and not refused:
-                self._drop()
-            raise
-
-    async def _open(self) -> _Link:
-        """Return the link; open it if there is none.
-
-        Opening has the broker's time limit. It goes on when a caller's time is up, and serves the
-        next caller. Otherwise a broker that opens links more slowly than it confirms could never
-        be reached again.
-        """
-        if self._link is not None and not self._link.channel.is_closed:
-            return self._link
-        self._drop()
-        if self._opening is None or self._opening.done():
-            self._opening = asyncio.create_task(self._connect(), name="open link")
-            # Read here in case every caller has left; the next caller gets an error of its own.
-            self._opening.add_done_callback(lambda task: task.cancelled() or task.exception())
-        return await asyncio.shield(self._opening)
-
-    async def _connect(self) -> _Link:
-        connection = await self._broker.connect()
-        try:
-            async with link_call("declaring the topology", self._broker.timeout_s):
-                # An unroutable message is an error: it would be lost.
-                channel = await connection.channel(on_return_raises=True)
-                declared = await topology.declare(channel)
-        except BaseException:
-            self._close_later(connection)
-            raise
-        self._link = _Link(connection, channel, declared, set())
-        return self._link
-
-    def _drop(self) -> None:
-        if self._link is not None:
-            self._close_later(self._link.connection)
-            self._link = None
-
-    def _close_later(self, connection: AbstractConnection) -> None:
-        task = asyncio.create_task(_close(connection), name="close link")
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
+            await close_link(connection)
 
 
 async def count_waiting(broker: Broker, *queues: str) -> int:
@@ -249,24 +107,7 @@ async def count_waiting(broker: Broker, *queues: str) -> int:
     return sum(declared[queue].declaration_result.message_count or 0 for queue in queues)
 
 
-def _message(
-    body: bytes,
-    headers: Headers | None,
-    *,
-    sent_at: datetime | None = None,
-    expiration: float | None = None,
-) -> aio_pika.Message:
-    return aio_pika.Message(
-        body,
-        content_type="application/msgpack",
-        delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
-        headers=dict(headers or {}),
-        timestamp=sent_at or datetime.now(UTC),
-        expiration=expiration,
-    )
-
-
-async def _close(connection: AbstractConnection) -> None:
+async def close_link(connection: AbstractConnection) -> None:
     """Close a link that is given up; whatever goes wrong with it does not matter any more."""
     with suppress(Unavailable):
         async with link_call("closing", CLOSE_S):

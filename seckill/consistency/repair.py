@@ -24,7 +24,7 @@ import lua
 from seckill import audit, messages, metrics
 from seckill.adapters import redis_keys, topology
 from seckill.adapters.postgres import transaction
-from seckill.adapters.rabbitmq import Publisher
+from seckill.adapters.publisher import Publisher
 from seckill.adapters.redis import run_script
 from seckill.clock import now_ms
 from seckill.consistency import fencing

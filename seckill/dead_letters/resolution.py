@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from seckill import audit
 from seckill.adapters import topology
 from seckill.adapters.postgres import transaction
-from seckill.adapters.rabbitmq import Publisher
+from seckill.adapters.publisher import Publisher
 from seckill.dead_letters import store
 from seckill.dead_letters.parser import NamedOrder, first_line
 from seckill.dead_letters.store import DeadLetter, LetterFilter

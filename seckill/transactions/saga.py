@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from seckill import messages, metrics
 from seckill.adapters import topology
-from seckill.adapters.rabbitmq import Publisher
+from seckill.adapters.publisher import Publisher
 from seckill.backoff import Backoff
 from seckill.errors import Transient, Unavailable
 from seckill.transactions.attempts import attempt, notes_of

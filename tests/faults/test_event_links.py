@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from consumers.roles.publish_events import PublishEvents
-from seckill.adapters.rabbitmq import Broker, Publisher
+from seckill.adapters.publisher import Publisher
+from seckill.adapters.rabbitmq import Broker
 from seckill.errors import Unavailable
 from tests.processes import eventually
 

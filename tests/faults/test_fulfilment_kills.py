@@ -12,7 +12,8 @@ from aiohttp import ClientSession
 
 from seckill import messages
 from seckill.adapters import topology
-from seckill.adapters.rabbitmq import Broker, Publisher
+from seckill.adapters.publisher import Publisher
+from seckill.adapters.rabbitmq import Broker
 from seckill.payments import fulfilment, wallets
 from tests.processes import eventually
 

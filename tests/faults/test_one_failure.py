@@ -14,7 +14,8 @@ from gateway.grabs.reservations import RedisClock, SaleReservations
 from ops.buyers import grab
 from seckill.adapters import redis as redis_client
 from seckill.adapters import redis_keys
-from seckill.adapters.rabbitmq import Broker, Publisher
+from seckill.adapters.publisher import Publisher
+from seckill.adapters.rabbitmq import Broker
 from seckill.clock import monotonic_ms
 from seckill.errors import Unavailable
 from seckill.inventory.reservations import Stock, Verdict

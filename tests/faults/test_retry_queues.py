@@ -7,7 +7,8 @@ import pytest
 
 from consumers.runtime.retries import RetrySchedule
 from seckill.adapters import topology
-from seckill.adapters.rabbitmq import Broker, Publisher
+from seckill.adapters.publisher import Publisher
+from seckill.adapters.rabbitmq import Broker
 from seckill.errors import Unavailable
 from tests.processes import eventually
 

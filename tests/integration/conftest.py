@@ -18,7 +18,8 @@ from consumers.runtime.queue_role import Handler, QueueRole
 from consumers.runtime.retries import RetrySchedule
 from consumers.runtime.role import Role
 from consumers.timers import StartTimers, Timers, timer_kinds
-from seckill.adapters.rabbitmq import Broker, Publisher
+from seckill.adapters.publisher import Publisher
+from seckill.adapters.rabbitmq import Broker
 from seckill.consistency.verify import Ledger
 from seckill.consistency.verify import verify as verify_sale
 from seckill.inventory.reservations import Stock

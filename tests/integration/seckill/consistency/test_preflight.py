@@ -21,7 +21,8 @@ from ops.stack.servers.server import StackHome
 from ops.stack.services import Services, temporary_home
 from seckill.adapters import redis as redis_client
 from seckill.adapters import redis_keys, topology
-from seckill.adapters.rabbitmq import Broker, Publisher
+from seckill.adapters.publisher import Publisher
+from seckill.adapters.rabbitmq import Broker
 from seckill.consistency import preflight
 from seckill.consistency.preflight import Preflight
 from seckill.errors import Conflict, NotReady, Unavailable, WrongQueue

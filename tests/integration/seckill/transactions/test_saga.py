@@ -10,7 +10,7 @@ import pytest
 from consumers.roles.saga_steps import SagaSteps
 from seckill import messages
 from seckill.adapters import topology
-from seckill.adapters.rabbitmq import Publisher
+from seckill.adapters.publisher import Publisher
 from seckill.errors import Unavailable
 from seckill.transactions import manual, saga
 from seckill.transactions.branches import Definition

@@ -10,7 +10,7 @@ import pytest
 
 from gateway.grabs.publisher import SMALL, SMALL_PUBLISHES_MAX, BatchedPublisher
 from seckill import messages
-from seckill.adapters.rabbitmq import Publisher
+from seckill.adapters.publisher import Publisher
 from seckill.adapters.topology import ORDERS_PLACE
 from seckill.errors import Unavailable
 from seckill.inventory.reservations import Grab
