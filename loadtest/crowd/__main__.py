@@ -15,9 +15,9 @@ from typing import Annotated
 
 import typer
 
-from loadtest.crowd.generator import grab_bytes
+from loadtest.crowd.grab_http import grab_bytes
 from loadtest.crowd.offer import CONNECTIONS, offer, offer_grabs, read_tickets
-from loadtest.crowd.report import PlannedRequest
+from loadtest.crowd.requests import PlannedRequest
 from loadtest.crowd.schedule import Arrivals, Schedule
 from loadtest.findings import Finding, check_output, ledger_finding, measure, write_json
 from loadtest.stack import UNITS, bench_stack

@@ -16,9 +16,10 @@ from typing import Annotated, cast
 import typer
 import uvloop
 
-from loadtest.crowd.generator import grab_bytes
+from loadtest.crowd.grab_http import grab_bytes
 from loadtest.crowd.offer import offer
-from loadtest.crowd.report import CPU_SHARE_MAX, CrowdReport, PlannedRequest
+from loadtest.crowd.report import CPU_SHARE_MAX, CrowdReport
+from loadtest.crowd.requests import PlannedRequest
 from loadtest.crowd.schedule import Schedule
 from loadtest.findings import Finding, measure
 from loadtest.stack import OTHER_CORE, TESTED_CORE, pinned, require_two_cores

@@ -14,15 +14,15 @@ from __future__ import annotations
 import asyncio
 import gc
 import heapq
-import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from functools import lru_cache
 from typing import cast
 
-from loadtest.crowd.report import CrowdReport, PlannedRequest
+from loadtest.crowd.grab_http import read_head
+from loadtest.crowd.report import CrowdReport
+from loadtest.crowd.requests import PlannedRequest
 
 #: Granularity of sending. Shorter than any latency of interest.
 TICK_S = 0.001
@@ -30,19 +30,6 @@ TICK_S = 0.001
 PATIENCE_S = 10.0
 #: How often the generator notes the CPU time that it has taken: some points in any second.
 CPU_NOTE_S = 0.1
-
-_NUMBERS = [
-    re.compile(rb"\r\n" + name + rb": *(\d+)", re.IGNORECASE)
-    for name in (b"content-length", b"retry-after")
-]
-
-
-# Within a second, in which the date stays, most answers of one kind have the same head.
-@lru_cache(maxsize=1024)
-def _read_head(head: bytes) -> tuple[int, int, int]:
-    """Return status, length of the body, and seconds of Retry-After."""
-    length, after = (int(found[1]) if (found := of.search(head)) else 0 for of in _NUMBERS)
-    return int(head[9:12]), length, after
 
 
 class _KeptConnection(asyncio.Protocol):
@@ -70,7 +57,7 @@ class _KeptConnection(asyncio.Protocol):
         head, end, body = self._begun.partition(b"\r\n\r\n")
         if not end:
             return
-        status, length, retry_after_s = _read_head(head)
+        status, length, retry_after_s = read_head(head)
         if len(body) < length:
             return
         self._begun = b""
@@ -230,13 +217,3 @@ def without_garbage_collection() -> Iterator[None]:
         yield
     finally:
         gc.enable()
-
-
-def grab_bytes(sale_id: str, ticket: str) -> bytes:
-    """Return the bytes of a grab."""
-    return (
-        f"POST /v1/sales/{sale_id}/grabs HTTP/1.1\r\nHost: localhost\r\n"
-        f"Seckill-Ticket: {ticket}\r\n"
-        "Content-Type: application/json\r\nContent-Length: 15\r\n\r\n"
-        '{"quantity": 1}'
-    ).encode()

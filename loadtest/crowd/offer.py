@@ -17,8 +17,10 @@ from urllib.parse import urlsplit
 
 import uvloop
 
-from loadtest.crowd.generator import Crowd, grab_bytes, without_garbage_collection
-from loadtest.crowd.report import CrowdReport, PlannedRequest
+from loadtest.crowd.generator import Crowd, without_garbage_collection
+from loadtest.crowd.grab_http import grab_bytes
+from loadtest.crowd.report import CrowdReport
+from loadtest.crowd.requests import PlannedRequest
 from loadtest.crowd.schedule import Schedule
 from loadtest.stack import BenchStack, Cores, pinned
 from seckill.errors import SeckillError, UserMistake

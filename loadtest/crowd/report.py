@@ -7,11 +7,10 @@ itself: refusals are fast, and would make the accepted look fast, too.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from hdrh.histogram import HdrHistogram
-
+from loadtest.crowd.latencies import BUCKET_S, SHARES, histogram, ms_at, percentile, time_series
+from loadtest.crowd.requests import NoAnswer, PlannedRequest
 from loadtest.findings import Finding, counts_text
 
 #: A generator that takes more of its core than this makes waits of its own, and the figures are
@@ -19,39 +18,12 @@ from loadtest.findings import Finding, counts_text
 CPU_SHARE_MAX = 0.8
 #: A run whose generator is later than this (99 of 100 requests) is no statement about the gateway.
 LATE_MAX_MS = 50.0
-#: Width of a point of the time series: fine enough to see a pause, and some hundred answers each.
-BUCKET_S = 0.1
 #: What the contract lets a grab be answered. Anything else is a mistake of the run, or a fault.
 ANSWERS = (200, 202, 403, 409, 410, 429, 503)
-#: Percentiles that are reported.
-SHARES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999}
-
-#: Microseconds that are counted, with three digits. More than a minute counts as a minute; the
-#: generator gives up long before.
-_MIN_US, _MAX_US, _DIGITS = 1, 60_000_000, 3
-
-
-@dataclass(slots=True)
-class PlannedRequest:
-    """One request: when it is due (seconds after the start), its bytes, and what became of it."""
-
-    due_s: float
-    payload: bytes
-    #: The buyer comes back once, after the Retry-After of a 429 of at most so many seconds.
-    obeys_within_s: float = 0.0
-    comes_back: bool = False
-    #: When it was found that all connections were taken; 0 when it went out at once.
-    queued_s: float = 0.0
-    sent_s: float = 0.0
-    answered_s: float = 0.0
-    #: 0: no answer.
-    status: int = 0
-    retry_after_s: int = 0
-
-    @property
-    def wait_s(self) -> float:
-        """The latency of its answer."""
-        return self.answered_s - self.due_s
+#: An answer within this time is a good one, as the knee of a server is found by it.
+GOOD_S = 0.25
+#: What is known within this time, be it a refusal, is known soon.
+SOON_S = 1.0
 
 
 @dataclass(slots=True)
@@ -66,6 +38,10 @@ class CrowdReport:
     def answers(self) -> Counter[int]:
         """Count the answers by status; 0 is none."""
         return Counter(request.status for request in self.requests)
+
+    def endings(self) -> Counter[str]:
+        """Count the answers by status, and what has none by the reason."""
+        return Counter(str(request.ending) for request in self.requests)
 
     def answered(self, *statuses: int) -> list[PlannedRequest]:
         """Return the requests that were answered so; without a status, all that were answered."""
@@ -91,7 +67,17 @@ class CrowdReport:
 
     def latency_ms(self, share: float, *statuses: int) -> float:
         """Return a percentile of the latencies of these classes, from intended to answered."""
-        return _ms_at(_histogram(self.answered(*statuses)), share)
+        return ms_at(histogram(self.answered(*statuses)), share)
+
+    def goodput_per_s(self, *statuses: int) -> float:
+        """Return what was answered so and within GOOD_S, a second."""
+        good = sum(1 for request in self.answered(*statuses) if request.wait_s <= GOOD_S)
+        return good / self.seconds
+
+    def soon_share(self) -> float:
+        """Return the share of all that was answered, refused or reset within SOON_S."""
+        soon = sum(1 for r in self.requests if r.answered_s and r.wait_s <= SOON_S)
+        return soon / max(1, len(self.requests))
 
     def late_ms(self, share: float) -> float:
         """Return a percentile of how late the generator itself was.
@@ -124,11 +110,9 @@ class CrowdReport:
         """Whether the generator kept up, so that the figures are the gateway's."""
         return self.late_ms(0.99) < LATE_MAX_MS and self.busiest_cpu_share() <= CPU_SHARE_MAX
 
-    def answers_finding(self, *allowed: int) -> Finding:
+    def answers_finding(self, *allowed: int | NoAnswer) -> Finding:
         """Return the answers, and the finding that no others came than are allowed."""
-        counts, names = {}, [str(status) for status in allowed]
-        for status, count in self.answers().items():
-            counts[str(status or "no answer")] = count
+        counts, names = self.endings(), [str(ending) for ending in allowed]
         promised = f"{', '.join(names)} alone"
         return Finding("answers", counts_text(counts), promised, counts.keys() <= set(names))
 
@@ -138,20 +122,24 @@ class CrowdReport:
         text, promised = f"p99 {late_ms:.1f} ms late", f"under {LATE_MAX_MS:g} ms"
         return Finding("generator", text, promised, late_ms < LATE_MAX_MS)
 
-    def findings(self) -> list[Finding]:
+    def findings(self, *also_allowed: NoAnswer) -> list[Finding]:
         """Return all that is to be reported of the run."""
         offered, busiest = len(self.requests), self.busiest_cpu_share()
         rates = f"{self.sent_per_s:,.0f}/s sent, {self.answered_per_s():,.0f}/s answered"
         queued = sum(1 for request in self.requests if request.queued_s)
         cpu = f"{self.cpu_share():.0%} of a core, {busiest:.0%} in its busiest second"
+        good = f"{self.goodput_per_s(202, 409):,.0f}/s 202 or 409 within {1000 * GOOD_S:g} ms"
+        soon = f"{self.soon_share():.1%} answered, refused or reset"
         found = [
             Finding("offered", f"{offered:,} grabs, {self.offered_per_s:,.0f}/s"),
             Finding("achieved", rates),
-            self.answers_finding(*ANSWERS),
+            self.answers_finding(*ANSWERS, *also_allowed),
+            Finding("goodput", good),
+            Finding(f"within {SOON_S:g} s", soon),
         ]
-        for status, figures in self._latencies().items():
+        for ending, figures in self._latencies().items():
             text = ", ".join(f"{name} {ms:.1f}" for name, ms in figures.items())
-            found.append(Finding(f"wait for a {status}, ms", text))
+            found.append(Finding(f"wait for a {ending}, ms", text))
         limit = f"at most {CPU_SHARE_MAX:.0%}"
         found += [
             Finding("waited for a free connection", f"{queued:,} of {offered:,}"),
@@ -172,6 +160,9 @@ class CrowdReport:
             "sent_per_s": round(self.sent_per_s, 1),
             "answered_per_s": round(self.answered_per_s(), 1),
             "told": dict(sorted(self.answers().items())),
+            "endings": dict(sorted(self.endings().items())),
+            "goodput_per_s": round(self.goodput_per_s(202, 409), 1),
+            "soon_share": round(self.soon_share(), 4),
             "latency_ms": self._latencies(),
             "valid": self.valid,
             "generator": {
@@ -186,62 +177,15 @@ class CrowdReport:
     def _per_s(self, moments: list[float]) -> float:
         return len(moments) / max(self.seconds, max(moments, default=0.0))
 
-    def _latencies(self) -> dict[int, dict[str, float]]:
-        """Return status -> percentiles in ms."""
+    def _latencies(self) -> dict[int | NoAnswer, dict[str, float]]:
+        """Return the percentiles in ms of each kind of ending whose moment is known."""
+        ended: dict[int | NoAnswer, list[PlannedRequest]] = {}
+        for request in self.requests:
+            if request.answered_s:
+                ended.setdefault(request.ending, []).append(request)
         found = {}
-        for status in sorted(self.answers().keys() - {0}):
-            waits = _histogram(self.answered(status))
-            shares = {name: _ms_at(waits, share) for name, share in SHARES.items()}
-            found[status] = shares | {"max": _ms_at(waits, 1)}
+        for ending, requests in sorted(ended.items(), key=lambda item: str(item[0])):
+            waits = histogram(requests)
+            shares = {name: ms_at(waits, share) for name, share in SHARES.items()}
+            found[ending] = shares | {"max": ms_at(waits, 1)}
         return found
-
-
-def time_series(
-    requests: Sequence[PlannedRequest], seconds: float, width_s: float = BUCKET_S
-) -> list[dict[str, object]]:
-    """Part the requests by the moments that they were intended for; empty parts count, too."""
-    offered = [0] * max(1, round(seconds / width_s))
-    waits: list[dict[int, list[float]]] = [{} for _ in offered]
-    for request in requests:
-        # 0.3 / 0.1 is a little less than 3; what is due on an edge belongs behind it.
-        n = min(int(request.due_s / width_s + 1e-6), len(offered) - 1)
-        offered[n] += 1
-        if request.status:
-            waits[n].setdefault(request.status, []).append(1000 * request.wait_s)
-    return [
-        {
-            "begin_s": round(n * width_s, 3),
-            "offered": offered[n],
-            "all": _point([wait for of_class in classes.values() for wait in of_class]),
-            "classes": {status: _point(of_class) for status, of_class in sorted(classes.items())},
-        }
-        for n, classes in enumerate(waits)
-    ]
-
-
-def _point(waits_ms: list[float]) -> dict[str, float]:
-    """Return what is drawn of some latencies."""
-    if not waits_ms:
-        return {"count": 0}
-    ordered = sorted(waits_ms)
-    shares = {name: round(percentile(ordered, SHARES[name]), 3) for name in ("p50", "p99")}
-    return {"count": len(ordered), **shares, "max": round(ordered[-1], 3)}
-
-
-def percentile(ordered: Sequence[float], share: float) -> float:
-    """Return the value below which a share of them lies; 0 where there are none."""
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
-
-
-def _histogram(requests: Sequence[PlannedRequest]) -> HdrHistogram:
-    found = HdrHistogram(_MIN_US, _MAX_US, _DIGITS)
-    waits_us = (round(1e6 * request.wait_s) for request in requests)
-    for wait_us, count in Counter(min(max(_MIN_US, us), _MAX_US) for us in waits_us).items():
-        found.record_value(wait_us, count)
-    return found
-
-
-def _ms_at(waits: HdrHistogram, share: float) -> float:
-    if not waits.get_total_count():
-        return 0.0
-    return float(waits.get_value_at_percentile(100 * share)) / 1000

@@ -17,8 +17,10 @@ from typing import Annotated
 import asyncpg
 import typer
 
+from loadtest.crowd.latencies import percentile
 from loadtest.crowd.offer import offer, plan_grabs
-from loadtest.crowd.report import CrowdReport, PlannedRequest, percentile
+from loadtest.crowd.report import CrowdReport
+from loadtest.crowd.requests import PlannedRequest
 from loadtest.findings import AsJson, Finding, measure
 from loadtest.stack import PATIENCE_S, BenchStack, Process, bench_stack
 from seckill.errors import SeckillError

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import pytest
 
 from config.settings import PROJECT_ROOT
-from loadtest.crowd.generator import grab_bytes
+from loadtest.crowd.grab_http import grab_bytes
 from loadtest.crowd.offer import offer
-from loadtest.crowd.report import PlannedRequest
+from loadtest.crowd.requests import PlannedRequest
 from loadtest.crowd.schedule import Schedule
 
 

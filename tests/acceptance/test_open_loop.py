@@ -11,8 +11,9 @@ import pytest
 from aiohttp import ClientSession
 
 from loadtest.crowd import generator
-from loadtest.crowd.generator import Crowd, grab_bytes
-from loadtest.crowd.report import PlannedRequest
+from loadtest.crowd.generator import Crowd
+from loadtest.crowd.grab_http import grab_bytes
+from loadtest.crowd.requests import PlannedRequest
 from tests.processes import eventually
 
 

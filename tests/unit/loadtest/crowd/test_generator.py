@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from loadtest.crowd.generator import Crowd
-from loadtest.crowd.report import PlannedRequest
+from loadtest.crowd.requests import PlannedRequest
 
 ANSWER = (
     b"HTTP/1.1 429 Too Many Requests\r\nretry-after: 7\r\nContent-Length: 11\r\n\r\ncome\r\n\r\nbak"

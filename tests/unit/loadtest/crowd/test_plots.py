@@ -18,7 +18,8 @@ from loadtest.crowd.plots import (
     rates_of,
     read,
 )
-from loadtest.crowd.report import CrowdReport, PlannedRequest
+from loadtest.crowd.report import CrowdReport
+from loadtest.crowd.requests import PlannedRequest
 from loadtest.findings import origin
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from loadtest.crowd.report import CrowdReport, PlannedRequest, time_series
+from loadtest.crowd.latencies import time_series
+from loadtest.crowd.report import CrowdReport
+from loadtest.crowd.requests import PlannedRequest
 
 
 def planned(
