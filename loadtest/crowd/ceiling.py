@@ -1,14 +1,15 @@
 """`python -m loadtest.crowd.ceiling`: the most that the open-loop generator can offer, by itself.
 
 It offers to a server that answers every grab at once with the same bytes, at higher and higher
-rates, until the run is no longer valid. What a gateway is offered should stay well below.
+rates, until the run is no longer valid. What a gateway is offered should stay well below. With
+`--connection-each` each grab opens a connection.
 """
 
 from __future__ import annotations
 
 import asyncio
 import multiprocessing
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Annotated, cast
@@ -16,6 +17,7 @@ from typing import Annotated, cast
 import typer
 import uvloop
 
+from loadtest.crowd.generator_processes import offer_each
 from loadtest.crowd.grab_http import grab_bytes
 from loadtest.crowd.offer import offer
 from loadtest.crowd.report import CPU_SHARE_MAX, CrowdReport
@@ -30,6 +32,9 @@ STEP = 1.4
 #: A run that answers less than this share in time has met the server's ceiling, or the machine's.
 ANSWERED_LEAST = 0.99
 CONNECTIONS = 1_000
+#: With a connection each: more than wait to be accepted at any valid rate.
+BACKLOG = 4_096
+PATIENCE_S = 2.0
 #: As long as a real ticket.
 TICKET = "k1~1764000000~b%d~0123456789abcdef0123456789abcdef"
 
@@ -56,7 +61,7 @@ class _Accepting(asyncio.Protocol):
 def _serve(port_to: Connection) -> None:
     async def serve() -> None:
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(_Accepting, "127.0.0.1", 0, backlog=CONNECTIONS)
+        server = await loop.create_server(_Accepting, "127.0.0.1", 0, backlog=BACKLOG)
         port_to.send(server.sockets[0].getsockname()[1])
         await server.serve_forever()
 
@@ -78,15 +83,17 @@ def _server() -> Iterator[str]:
         process.join()
 
 
-async def _climb(url: str, seconds: float) -> list[CrowdReport]:
+Offered = Callable[[Sequence[PlannedRequest]], Awaitable[CrowdReport]]
+
+
+async def _climb(offered: Offered, seconds: float) -> list[CrowdReport]:
     """Offer more and more; return the runs, the last of which was too much."""
     reports: list[CrowdReport] = []
     rate = float(FIRST_RATE)
     while not reports or _kept_up(reports[-1]):
         dues = Schedule(rate=rate, seconds=seconds).due_times()
         grabs = [PlannedRequest(s, grab_bytes("demo", TICKET % n)) for n, s in enumerate(dues)]
-        report = await offer(url, grabs, seconds, connections=CONNECTIONS, cores=OTHER_CORE)
-        reports.append(report)
+        reports.append(await offered(grabs))
         rate *= STEP
     return reports
 
@@ -95,9 +102,17 @@ def _kept_up(report: CrowdReport) -> bool:
     return report.valid and report.answered_per_s() >= ANSWERED_LEAST * report.offered_per_s
 
 
-async def _ceiling(seconds: float) -> list[Finding]:
+async def _ceiling(seconds: float, connection_each: bool) -> list[Finding]:
     with _server() as url:
-        *good, too_much = await _climb(url, seconds)
+
+        async def offered(grabs: Sequence[PlannedRequest]) -> CrowdReport:
+            if connection_each:
+                return await offer_each(
+                    url, grabs, seconds, patience_s=PATIENCE_S, cores=OTHER_CORE
+                )
+            return await offer(url, grabs, seconds, connections=CONNECTIONS, cores=OTHER_CORE)
+
+        *good, too_much = await _climb(offered, seconds)
     findings = []
     for report in (*good, too_much):
         rate, share = report.offered_per_s, report.cpu_share()
@@ -112,10 +127,15 @@ async def _ceiling(seconds: float) -> list[Finding]:
     return [*findings, Finding(name, text, "", bool(good))]
 
 
-def main(seconds: Annotated[float, typer.Option(help="Length of each run.", min=1)] = 3) -> None:
+def main(
+    seconds: Annotated[float, typer.Option(help="Length of each run.", min=1)] = 3,
+    connection_each: Annotated[
+        bool, typer.Option("--connection-each", help="Each grab opens one.")
+    ] = False,
+) -> None:
     """Find out how many grabs a second the generator can offer."""
     require_two_cores()
-    measure(_ceiling(seconds))
+    measure(_ceiling(seconds, connection_each))
 
 
 if __name__ == "__main__":

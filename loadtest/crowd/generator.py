@@ -22,12 +22,12 @@ from typing import cast
 
 from loadtest.crowd.grab_http import read_head
 from loadtest.crowd.report import CrowdReport
-from loadtest.crowd.requests import PlannedRequest
+from loadtest.crowd.requests import NoAnswer, PlannedRequest
 
 #: Granularity of sending. Shorter than any latency of interest.
 TICK_S = 0.001
-#: An answer that takes longer is counted as none (status 0).
-PATIENCE_S = 10.0
+#: The run ends so long after the last request; who has no answer then has none (status 0).
+END_AFTER_S = 10.0
 #: How often the generator notes the CPU time that it has taken: some points in any second.
 CPU_NOTE_S = 0.1
 
@@ -79,12 +79,17 @@ class Crowd:
         port: int,
         *,
         connections_max: int,
+        patience_s: float | None = None,
         on_answer: Callable[[PlannedRequest, bytes], None] = lambda _request, _body: None,
     ) -> None:
         self._host, self._port = host, port
         #: Called with each answer and its body.
         self._on_answer = on_answer
         self._connections_max = connections_max
+        #: Who waits longer than this gives up; None: not before the run ends.
+        self._patience_s = patience_s
+        #: With a patience: what was sent, in about the order of the moments.
+        self._sent: deque[tuple[_KeptConnection, PlannedRequest]] = deque()
         # Longest free first: each stands for another buyer, who is not back at once.
         self._free: deque[_KeptConnection] = deque()
         self._open = self._opening = 0
@@ -134,9 +139,11 @@ class Crowd:
             while self._returns and self._returns[0][0] <= now_s:
                 self._send_or_queue(heapq.heappop(self._returns)[2], now_s)
                 last_s = now_s
+            if self._patience_s is not None:
+                self._give_up(now_s - self._patience_s)
             if self._waiting:
                 self._send_queued()
-            if not upcoming and not self._returns and now_s > last_s + PATIENCE_S:
+            if not upcoming and not self._returns and now_s > last_s + END_AFTER_S:
                 break
             await asyncio.sleep(TICK_S)
         for connection in self._free:
@@ -159,8 +166,10 @@ class Crowd:
     def lost(self, connection: _KeptConnection) -> None:
         """Note a connection that the server closed; its request has no answer."""
         self._open -= 1
-        if connection.request is not None:
+        if (request := connection.request) is not None:
             self._in_flight -= 1
+            if request.no_answer is NoAnswer.NONE:
+                request.no_answer, request.answered_s = NoAnswer.RESET, self._now_s()
         if connection in self._free:
             self._free.remove(connection)
 
@@ -176,8 +185,21 @@ class Crowd:
 
     def _send(self, request: PlannedRequest) -> None:
         self._in_flight += 1
+        connection = self._free.popleft()
         # Not the time of the round: the last of a thousand goes out some milliseconds later.
-        self._free.popleft().send(request, self._now_s())
+        connection.send(request, self._now_s())
+        if self._patience_s is not None:
+            self._sent.append((connection, request))
+
+    def _give_up(self, due_s: float) -> None:
+        """Let those go who were due before then; a connection that has no answer is closed."""
+        while self._waiting and self._waiting[0].due_s <= due_s:
+            self._waiting.popleft().no_answer = NoAnswer.GAVE_UP
+        while self._sent and (self._sent[0][1].answered_s or self._sent[0][1].due_s <= due_s):
+            connection, request = self._sent.popleft()
+            if not request.answered_s:
+                request.no_answer = NoAnswer.GAVE_UP
+                connection.transport.abort()
 
     def _send_queued(self) -> None:
         while self._waiting and self._free:

@@ -13,13 +13,13 @@ import multiprocessing
 import resource
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from urllib.parse import urlsplit
 
 from loadtest.crowd.connection_each import FILES_RESERVED, ConnectionEach
-from loadtest.crowd.generator import without_garbage_collection
+from loadtest.crowd.generator import Crowd, without_garbage_collection
 from loadtest.crowd.report import CrowdReport
 from loadtest.crowd.requests import NoAnswer, PlannedRequest
 from loadtest.stack import Cores, pinned
@@ -39,11 +39,22 @@ async def offer_each(
     seconds: float,
     *,
     patience_s: float,
+    sale_ids: Iterable[str] = (),
+    gateways: int = 1,
     processes: int = 1,
     cores: Cores = None,
 ) -> CrowdReport:
-    """Open a connection for each request when it is due, and report on so many seconds."""
+    """Open a connection for each request when it is due, and report on so many seconds.
+
+    Beforehand each of so many gateways reads the sales.
+    """
     address = _address_of(url)
+    crowd = Crowd(*address, connections_max=1)
+    try:
+        for sale_id in sale_ids:
+            await crowd.warm_up(sale_id, gateways)
+    except OSError as error:
+        raise SeckillError(f"{url} cannot be reached: {error}") from error
     with _more_files():
         return await asyncio.to_thread(
             _offer, address, requests, seconds, patience_s, processes, cores

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import uvloop
 
 from loadtest.crowd.generator import Crowd, without_garbage_collection
-from loadtest.crowd.grab_http import grab_bytes
+from loadtest.crowd.grab_http import HttpForm, grab_bytes
 from loadtest.crowd.report import CrowdReport
 from loadtest.crowd.requests import PlannedRequest
 from loadtest.crowd.schedule import Schedule
@@ -40,20 +40,24 @@ async def offer(
     sale_ids: Iterable[str] = (),
     gateways: int = 1,
     connections: int = CONNECTIONS,
+    patience_s: float | None = None,
     cores: Cores = None,
     on_answer: Callable[[PlannedRequest, bytes], None] = lambda _request, _body: None,
 ) -> CrowdReport:
     """Send each request to `url` when it is due, and report on a run of so many seconds.
 
-    Connections are opened beforehand, and each of so many gateways reads the sales. The generator,
-    which calls `on_answer`, has a thread of its own, pinned if cores are given.
+    Connections are opened beforehand, and each of so many gateways reads the sales. With a patience
+    who waits longer gives up, and their connection is closed. The generator, which calls
+    `on_answer`, has a thread of its own, pinned if cores are given.
     """
     parts = urlsplit(url)
     if parts.scheme != "http" or not parts.hostname:
         raise UserMistake(f"--url {url}: give an address like http://127.0.0.1:8080")
     _allow_files(connections)
     host, port = parts.hostname, parts.port or 80
-    crowd = Crowd(host, port, connections_max=connections, on_answer=on_answer)
+    crowd = Crowd(
+        host, port, connections_max=connections, patience_s=patience_s, on_answer=on_answer
+    )
 
     async def run() -> CrowdReport:
         try:
@@ -74,12 +78,16 @@ async def offer(
 
 
 def plan_grabs(
-    stack: BenchStack, sales: Sequence[Sale], dues: Sequence[float], first: int = 0
+    stack: BenchStack,
+    sales: Sequence[Sale],
+    dues: Sequence[float],
+    first: int = 0,
+    form: HttpForm = HttpForm.KEEP_ALIVE,
 ) -> list[PlannedRequest]:
     """Plan a grab for each due time, in the sales in turn, by the buyers b0 (or another first)."""
     tickets = stack.tickets(sales, len(dues), first)
     return [
-        PlannedRequest(due_s, grab_bytes(sale.sale_id, ticket))
+        PlannedRequest(due_s, grab_bytes(sale.sale_id, ticket, form))
         for due_s, (sale, _, ticket) in zip(dues, tickets, strict=True)
     ]
 

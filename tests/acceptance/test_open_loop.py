@@ -147,7 +147,7 @@ async def test_note_13_a_server_that_stands_still_shows_in_the_percentiles(
 async def test_note_13_what_got_no_answer_is_reported_as_no_answer(
     own_gateway, consumers, open_sale, grabs_at, monkeypatch, assert_balanced
 ):
-    monkeypatch.setattr(generator, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(generator, "END_AFTER_S", 1.0)
     sale = await open_sale(stock=1000)
     crowd = crowd_at(own_gateway, connections_max=8)
     await crowd.warm_up(sale.sale_id, 1)

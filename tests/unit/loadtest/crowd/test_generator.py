@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 import pytest
 
@@ -48,3 +49,25 @@ async def test_an_answer_is_read_in_however_many_pieces_it_comes(cut: int) -> No
 async def test_half_an_answer_is_none() -> None:
     answered, bodies = await answer_of(ANSWER[:-1])
     assert (answered.status, bodies) == (0, [])
+
+
+async def test_who_waits_for_too_long_gives_up_and_leaves_the_connection() -> None:
+    closed = asyncio.Event()
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionResetError):
+            await reader.read()
+        writer.close()
+        closed.set()
+
+    server = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        crowd = Crowd("127.0.0.1", port, connections_max=1, patience_s=0.2)
+        # The second finds the one connection taken, and is not sent while it is waited for.
+        requests = [PlannedRequest(0.0, b"ping"), PlannedRequest(0.01, b"ping")]
+        report = await crowd.run(requests, 1)
+        async with asyncio.timeout(10):
+            await closed.wait()
+    assert report.endings() == {"gave up": 2}
+    assert report.soon_share() == 0

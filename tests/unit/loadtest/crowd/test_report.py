@@ -6,7 +6,7 @@ import pytest
 
 from loadtest.crowd.latencies import time_series
 from loadtest.crowd.report import CrowdReport
-from loadtest.crowd.requests import PlannedRequest
+from loadtest.crowd.requests import NoAnswer, PlannedRequest
 
 
 def planned(
@@ -138,3 +138,24 @@ def test_the_last_part_takes_what_rounding_leaves() -> None:
     requests = [planned(n / 100, 1) for n in range(105)]
     series = time_series(requests, seconds=1.05, width_s=0.1)
     assert sum(part["offered"] for part in series) == 105
+
+
+def test_goodput_is_of_the_good_and_soon_is_whatever_came_soon() -> None:
+    reset, gave_up = planned(0, status=0), planned(0, status=0)
+    reset.no_answer, reset.answered_s = NoAnswer.RESET, 0.5
+    gave_up.no_answer = NoAnswer.GAVE_UP
+    requests = [planned(0, 249), planned(0, 249, 409), planned(0, 251), planned(0, 900, 503)]
+    report = CrowdReport(2, [*requests, planned(0, 1_001), reset, gave_up, planned(0, status=0)])
+    assert report.goodput_per_s(202) == 0.5
+    assert report.goodput_per_s(202, 409) == 1
+    assert report.soon_share() == 5 / 8
+    assert report.endings() == {
+        "202": 3,
+        "409": 1,
+        "503": 1,
+        "reset": 1,
+        "gave up": 1,
+        "no answer": 1,
+    }
+    assert report.answers_finding(202, 409, 503).reached is False
+    assert any("wait for a reset" in finding.name for finding in report.findings())
