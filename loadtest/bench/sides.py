@@ -64,7 +64,7 @@ async def one_core_sides(
     one_by_one = {"SECKILL_GRAB_BATCH_MAX": "1", "SECKILL_GRAB_CALLS_IN_FLIGHT": "16"}
     single = await stack.gateway(**one_by_one)
     sold_out = await stack.open_sale(units=1)
-    await _sell_out(stack, ours, sold_out)
+    await sell_out(stack, ours.url, sold_out)
 
     def won(server: Process) -> Callable[[], Awaitable[float]]:
         return partial(grabs_per_second, stack, server.url, seconds)
@@ -137,9 +137,9 @@ async def _won_and_cpu_s(gateways: Sequence[Process]) -> tuple[float, float]:
     return won, sum(gateway.cpu_s() for gateway in gateways)
 
 
-async def _sell_out(stack: BenchStack, gateway: Process, sale: Sale) -> None:
+async def sell_out(stack: BenchStack, url: str, sale: Sale) -> None:
     """Sell the one unit, so that every later grab is refused."""
     schedule = Schedule(rate=10, seconds=1)
-    report = await offer_grabs(stack, gateway.url, [sale], schedule, connections=1)
+    report = await offer_grabs(stack, url, [sale], schedule, connections=1)
     if report.answers() != {202: 1, 409: 9}:
         raise SeckillError(f"one unit was sold, and grabs were answered {report.answers()}")

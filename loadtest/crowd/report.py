@@ -137,7 +137,7 @@ class CrowdReport:
             Finding("goodput", good),
             Finding(f"within {SOON_S:g} s", soon),
         ]
-        for ending, figures in self._latencies().items():
+        for ending, figures in self.latencies().items():
             text = ", ".join(f"{name} {ms:.1f}" for name, ms in figures.items())
             found.append(Finding(f"wait for a {ending}, ms", text))
         limit = f"at most {CPU_SHARE_MAX:.0%}"
@@ -163,7 +163,7 @@ class CrowdReport:
             "endings": dict(sorted(self.endings().items())),
             "goodput_per_s": round(self.goodput_per_s(202, 409), 1),
             "soon_share": round(self.soon_share(), 4),
-            "latency_ms": self._latencies(),
+            "latency_ms": self.latencies(),
             "valid": self.valid,
             "generator": {
                 "late_p99_ms": round(self.late_ms(0.99), 3),
@@ -177,7 +177,7 @@ class CrowdReport:
     def _per_s(self, moments: list[float]) -> float:
         return len(moments) / max(self.seconds, max(moments, default=0.0))
 
-    def _latencies(self) -> dict[int | NoAnswer, dict[str, float]]:
+    def latencies(self) -> dict[int | NoAnswer, dict[str, float]]:
         """Return the percentiles in ms of each kind of ending whose moment is known."""
         ended: dict[int | NoAnswer, list[PlannedRequest]] = {}
         for request in self.requests:

@@ -1,0 +1,157 @@
+"""`python -m loadtest.drills.connections`: a connection for each buyer, and too many of them.
+
+Finds the knee of new connections: the highest rate at which 99 of 100 have their answer within a
+quarter of a second, of one gateway on a core of its own, and of nginx with Lua (script only) beside
+it, where that is installed. Then come 1.5, 2.5 and 5 times as many buyers, who wait for 2 s, while
+units last and when all are sold. Last, 1.5 times the capacity on connections that stay open.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from contextlib import AsyncExitStack
+from statistics import median
+from typing import Annotated
+
+import typer
+
+from loadtest.bench.peers.servers import NGINX, running
+from loadtest.bench.sides import sell_out
+from loadtest.bench.wrk import grabs_per_second, require_wrk
+from loadtest.crowd.grab_http import HttpForm
+from loadtest.crowd.knee import Knee
+from loadtest.crowd.offer import offer
+from loadtest.crowd.requests import NoAnswer
+from loadtest.crowd.schedule import Schedule
+from loadtest.drills.connection_trials import PATIENCE_S, ConnectionTrials
+from loadtest.drills.storm_findings import (
+    SOLD_OUT,
+    WON,
+    at_least,
+    p99_finding,
+    storm_findings,
+    validity_finding,
+)
+from loadtest.findings import AsJson, Finding, counts_text, ledger_finding, measure, none_of
+from loadtest.stack import OTHER_CORE, TESTED_CORE, UNITS, require_two_cores, temporary_stack
+from seckill.sales.sales import Sale
+
+#: Times the knee that is offered.
+STORMS = (1.5, 2.5, 5.0)
+#: Times the capacity of kept connections that is offered on such.
+KEPT_FACTOR = 1.5
+
+
+def main(
+    seconds: Annotated[int, typer.Option(help="Length of each storm.", min=2)] = 10,
+    rounds: Annotated[int, typer.Option(help="Of the knees, interleaved.", min=1)] = 1,
+    processes: Annotated[int, typer.Option(help="Of the generator.", min=1)] = 1,
+    connections: Annotated[
+        int, typer.Option(help="That stay open, for the last row.", min=1)
+    ] = 10_000,
+    as_json: AsJson = False,
+) -> None:
+    """Offer a gateway more new connections than it can serve."""
+    require_two_cores()
+    measure(_connections(seconds, rounds, processes, connections), as_json)
+
+
+async def _connections(
+    seconds: int, rounds: int, processes: int, connections: int
+) -> list[Finding]:
+    require_wrk()
+    others = tuple(sorted(os.sched_getaffinity(0) - {TESTED_CORE}))
+    async with temporary_stack(OTHER_CORE) as stack:
+        trials = ConnectionTrials(stack, processes, others)
+        gateway = await stack.run("gateway", TESTED_CORE)
+        knees, findings = await _knees(trials, gateway.url, rounds)
+        findings += await _kept(trials, gateway.url, seconds, connections)
+        sales: list[Sale] = []
+        for bounds, name in ((WON, "won"), (SOLD_OUT, "sold out")):
+            for factor in STORMS:
+                sale = await stack.open_sale(units=1 if bounds is SOLD_OUT else UNITS)
+                if bounds is SOLD_OUT:
+                    await sell_out(stack, gateway.url, sale)
+                sales.append(sale)
+                report = await trials.storm(gateway.url, sale, factor * knees[name], seconds)
+                findings += storm_findings(report, bounds.at(factor), knees[name], factor, seconds)
+        # Not before: they would take the generator's core.
+        await stack.run("consumers")
+        findings += [ledger_finding(await stack.verify(sale)) for sale in sales]
+    return findings
+
+
+async def _knees(
+    trials: ConnectionTrials, url: str, rounds: int
+) -> tuple[dict[str, float], list[Finding]]:
+    """Find the knees in turn; return their medians by name, and what is to be reported."""
+    stack, found = trials.stack, defaultdict[str, list[Knee]](list)
+    async with AsyncExitStack() as peers:
+        sides = {
+            "won": (url, 202, HttpForm.KEEP_ALIVE),
+            "sold out": (url, 409, HttpForm.KEEP_ALIVE),
+            "Connection: close": (url, 202, HttpForm.CLOSE),
+            "HTTP/1.0": (url, 202, HttpForm.OLD),
+        }
+        missing = NGINX.missing()
+        if not missing:
+            peer = running(NGINX, stack.home, stack.services.redis_url, TESTED_CORE)
+            nginx = await peers.enter_async_context(peer)
+            sides["nginx"] = (nginx.url, 202, HttpForm.KEEP_ALIVE)
+        for _ in range(rounds):
+            for name, (server, status, form) in sides.items():
+                sale = await stack.open_sale(units=1 if status == 409 else UNITS)
+                if status == 409:
+                    await sell_out(stack, url, sale)
+                found[name].append(await trials.knee(server, sale, status, form))
+    medians = {name: median(knee.per_s for knee in knees) for name, knees in found.items()}
+    findings = [
+        Finding(f"knee, {name}", "; ".join(knee.text() for knee in knees))
+        for name, knees in found.items()
+    ]
+    if missing:
+        findings.append(Finding("1 knee / that of nginx + Lua, script only", missing, "1"))
+    else:
+        ratio = medians["won"] / medians["nginx"]
+        findings.append(at_least("1 knee / that of nginx + Lua, script only", ratio, 1))
+    for name in ("Connection: close", "HTTP/1.0"):
+        ratio = medians[name] / medians["won"]
+        findings.append(at_least(f"5 knee with {name} / with keep-alive", ratio, 0.9))
+    return medians, findings
+
+
+async def _kept(
+    trials: ConnectionTrials, url: str, seconds: int, connections: int
+) -> list[Finding]:
+    """Offer connections that stay open more than the capacity."""
+    stack = trials.stack
+    free = await stack.gateway()
+    capacity = await grabs_per_second(stack, free.url, 5)
+    await free.child.stop()
+    sale, schedule = await stack.open_sale(), Schedule(rate=KEPT_FACTOR * capacity, seconds=seconds)
+    report = await offer(
+        url,
+        trials.plan(sale, schedule.due_times(), HttpForm.KEEP_ALIVE),
+        seconds,
+        sale_ids=[sale.sale_id],
+        connections=connections,
+        patience_s=PATIENCE_S,
+        cores=trials.cores,
+    )
+    await stack.drop_queue()
+    endings = report.endings()
+    silent = endings[NoAnswer.GAVE_UP] + endings[NoAnswer.NONE]
+    name = f"4 kept connections, x{KEPT_FACTOR:g}"
+    return [
+        Finding(f"{name}: capacity", f"{capacity:,.0f} grabs/s (closed loop, kept connections)"),
+        Finding(f"{name}: answers", counts_text(endings)),
+        none_of(f"{name}: without any answer", silent),
+        p99_finding(name, report, 202, 250),
+        at_least(f"{name}: goodput / capacity", report.goodput_per_s(202) / capacity, 0.45, 0.65),
+        validity_finding(name, report),
+    ]
+
+
+if __name__ == "__main__":
+    typer.run(main)
