@@ -124,19 +124,18 @@ def _generate(
     link: Connection, address: tuple[str, int], seconds: float, patience_s: float
 ) -> None:
     """Take requests and a start from the link, and send what became of them."""
-    planned: _Planned = link.recv()
-    requests = [PlannedRequest(due_s, payload) for due_s, payload in planned]
-    del planned
-    link.send(([], []))
-    start: float = link.recv()
-    try:
-        with without_garbage_collection():
+    with without_garbage_collection():
+        planned: _Planned = link.recv()
+        requests = [PlannedRequest(due_s, payload) for due_s, payload in planned]
+        link.send(([], []))
+        start: float = link.recv()
+        try:
             report = ConnectionEach(address, patience_s).run(requests, seconds, start)
-    except OSError as error:  # no port left, for example: nothing of the gateway's
-        link.send(str(error))
-        return
-    ended = [(r.sent_s, r.answered_s, r.status, r.retry_after_s, r.no_answer) for r in requests]
-    link.send((ended, report.cpu_notes))
+        except OSError as error:  # no port left, for example: nothing of the gateway's
+            link.send(str(error))
+            return
+        ended = [(r.sent_s, r.answered_s, r.status, r.retry_after_s, r.no_answer) for r in requests]
+        link.send((ended, report.cpu_notes))
 
 
 def _address_of(url: str) -> tuple[str, int]:

@@ -51,7 +51,7 @@ class ConnectionTrials:
     ) -> CrowdReport:
         """Offer them to a server that is at rest."""
         requests = self.plan(sale, dues, form)
-        await _until_at_rest(url, sale)
+        await until_at_rest(url, sale)
         return await offer_each(
             url,
             requests,
@@ -83,7 +83,7 @@ class ConnectionTrials:
         return await self.offer(url, sale, dues, seconds + GENTLE_S, HttpForm.KEEP_ALIVE)
 
 
-async def _until_at_rest(url: str, sale: Sale) -> None:
+async def until_at_rest(url: str, sale: Sale) -> None:
     """Return when a server reads a sale at once; another may answer that it knows no such page."""
     deadline, well = time.monotonic() + REST_MAX_S, 0
     async with ClientSession(timeout=ClientTimeout(total=GOOD_S)) as http:

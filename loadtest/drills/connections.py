@@ -24,7 +24,7 @@ from loadtest.crowd.knee import Knee
 from loadtest.crowd.offer import offer
 from loadtest.crowd.requests import NoAnswer
 from loadtest.crowd.schedule import Schedule
-from loadtest.drills.connection_trials import PATIENCE_S, ConnectionTrials
+from loadtest.drills.connection_trials import PATIENCE_S, ConnectionTrials, until_at_rest
 from loadtest.drills.storm_findings import (
     SOLD_OUT,
     WON,
@@ -34,7 +34,7 @@ from loadtest.drills.storm_findings import (
     validity_finding,
 )
 from loadtest.findings import AsJson, Finding, counts_text, ledger_finding, measure, none_of
-from loadtest.stack import OTHER_CORE, TESTED_CORE, UNITS, require_two_cores, temporary_stack
+from loadtest.stack import OTHER_CORE, TESTED_CORE, BenchStack, require_two_cores, temporary_stack
 from seckill.sales.sales import Sale
 
 #: Times the knee that is offered.
@@ -70,16 +70,23 @@ async def _connections(
         sales: list[Sale] = []
         for bounds, name in ((WON, "won"), (SOLD_OUT, "sold out")):
             for factor in STORMS:
-                sale = await stack.open_sale(units=1 if bounds is SOLD_OUT else UNITS)
-                if bounds is SOLD_OUT:
-                    await sell_out(stack, gateway.url, sale)
-                sales.append(sale)
+                sales.append(sale := await _open_sale(stack, gateway.url, bounds.status))
                 report = await trials.storm(gateway.url, sale, factor * knees[name], seconds)
                 findings += storm_findings(report, bounds.at(factor), knees[name], factor, seconds)
         # Not before: they would take the generator's core.
         await stack.run("consumers")
         findings += [ledger_finding(await stack.verify(sale)) for sale in sales]
     return findings
+
+
+async def _open_sale(stack: BenchStack, url: str, status: int) -> Sale:
+    """Open a sale whose grabs are all answered so: for a 409 it is sold out, at a gateway."""
+    if status != SOLD_OUT.status:
+        return await stack.open_sale()
+    sale = await stack.open_sale(units=1)
+    await until_at_rest(url, sale)
+    await sell_out(stack, url, sale)
+    return sale
 
 
 async def _knees(
@@ -101,9 +108,7 @@ async def _knees(
             sides["nginx"] = (nginx.url, 202, HttpForm.KEEP_ALIVE)
         for _ in range(rounds):
             for name, (server, status, form) in sides.items():
-                sale = await stack.open_sale(units=1 if status == 409 else UNITS)
-                if status == 409:
-                    await sell_out(stack, url, sale)
+                sale = await _open_sale(stack, url, status)
                 found[name].append(await trials.knee(server, sale, status, form))
     medians = {name: median(knee.per_s for knee in knees) for name, knees in found.items()}
     findings = [

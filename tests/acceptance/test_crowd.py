@@ -83,11 +83,26 @@ async def test_a_crowd_at_a_running_gateway_is_written_down_as_it_was(
     assert "ledger" not in result.output, "the stores are not the run's own"
 
 
+@pytest.mark.parametrize("http", ["keep-alive", "close", "1.0"])
+async def test_each_buyer_may_open_a_connection(
+    gateway, consumers, open_sale, crowd, tickets_of, assert_balanced, http
+):
+    sale = await open_sale(stock=30)
+    where = ("--url", gateway.url, "--sale", sale.sale_id, "--tickets", tickets_of(sale, 50))
+    terms = ("--rate", "50", "--seconds", "1", "--http", http, "--processes", "2")
+    result = await crowd(*where, *terms, "--connection-each", "--patience", "20")
+
+    assert result.figures["endings"] == {"202": 30, "409": 20}, result.output
+    assert (result.code == 0) is result.figures["valid"]
+    assert (await assert_balanced(sale)).lines["orders pending"] == 30
+
+
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
         (("--url", "http://127.0.0.1:1"), "go together"),
         (("--gateway-cores", "999"), "give some of the cores"),
+        (("--http", "close"), "need --connection-each"),
         (("--json", "/nowhere/to/be/found.json"), "cannot be written"),
     ],
 )
