@@ -257,8 +257,8 @@ class Connection(asyncio.Protocol):
             sale,
             plain.ticket,
             quantity,
-            peer=self._peer,
-            forwarded=(plain.forwarded,),
+            self._peer,
+            (plain.forwarded,),
         )
         if self._pending is not None:
             self._shared.begin()
