@@ -336,9 +336,9 @@ class Connection(asyncio.Protocol):
             sale,
             plain.ticket,
             quantity,
-            peer=self.peer,
-            forwarded=(plain.forwarded,),
-            came_at=self._since - self._waited_s,
+            self.peer,
+            (plain.forwarded,),
+            self._since - self._waited_s,
         )
         if self._pending is not None:
             self._shared.begin()

@@ -17,7 +17,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
 from aiohttp import web
@@ -64,7 +63,7 @@ class GrabPipeline:
     """The grabs of one process."""
 
     def __init__(self, app: web.Application) -> None:
-        self._ticket_keys, self._trusted = app[TICKET_KEYS], app[TRUSTED_PROXIES]
+        self._ticket_keys, self.trusted = app[TICKET_KEYS], app[TRUSTED_PROXIES]
         self._reservations = app[RESERVATIONS]
         self.in_flight, self.limiter = app[GRABS_IN_FLIGHT], app[LIMITER]
         self.poll_schedule = app[POLL_SCHEDULE]
@@ -76,7 +75,6 @@ class GrabPipeline:
         sale: Sale,
         ticket: str,
         quantity: int,
-        *,
         peer: str,
         forwarded: Sequence[str],
         came_at: float | None = None,
@@ -96,33 +94,29 @@ class GrabPipeline:
             metrics.SHED.inc()
             client.shed()
             return None
-        address = address_of(peer, forwarded, self._trusted)
-        grab = PendingGrab(
-            self,
-            client,
-            self._reservations.of(sale),
-            buyer_id,
-            quantity,
-            address,
-            self._now() if came_at is None else came_at,
-        )
+        if came_at is None:
+            came_at = self._now()
+        reservations = self._reservations.of(sale)
+        grab = PendingGrab(self, client, reservations, buyer_id, quantity, peer, forwarded, came_at)
         self.in_flight.enter()
         grab.start()
-        return grab if grab.is_pending else None
+        return grab if grab.client is not None else None
 
 
 class PendingGrab:
     """A verified grab on its way to its answer."""
 
     __slots__ = (
-        "_address",
         "_buyer_id",
         "_came_at",
-        "_client",
+        "_forwarded",
+        "_peer",
         "_pipeline",
         "_quantity",
+        "_refused",
         "_reservations",
         "_step",
+        "client",
     )
 
     def __init__(
@@ -132,34 +126,34 @@ class PendingGrab:
         reservations: SaleReservations,
         buyer_id: str,
         quantity: int,
-        address: str,
+        peer: str,
+        forwarded: Sequence[str],
         came_at: float,
     ) -> None:
         self._pipeline = pipeline
         #: None once it was answered, or is no longer wanted.
-        self._client: GrabClient | None = client
+        self.client: GrabClient | None = client
         self._reservations = reservations
-        self._buyer_id, self._quantity, self._address = buyer_id, quantity, address
-        self._came_at = came_at
-        #: Its place in the batch of its present step.
+        self._buyer_id, self._quantity = buyer_id, quantity
+        self._peer, self._forwarded, self._came_at = peer, forwarded, came_at
+        #: Its place in the batch of its present step; None once it was answered, so that the two
+        #: do not keep each other alive until the garbage collector comes.
         self._step: _Step[Any, Any] | None = None
-
-    @property
-    def is_pending(self) -> bool:
-        """Tell whether the answer is still to come."""
-        return self._client is not None
+        #: What it is answered when a look-up finds no better answer.
+        self._refused: Refused | None = None
 
     def start(self) -> None:
         """Take the first step."""
         if self._reservations.selling:
             self._limit()
         else:
-            self._look_up(self._limit)
+            self._look_up()
 
     def cancel(self) -> None:
         """Leave the batch, unless it was answered: the client is gone."""
-        if self._end() is not None and self._step is not None:
-            self._step.cancel()
+        step = self._step
+        if self._end() is not None and step is not None:
+            step.cancel()
 
     def fail(self, error: BaseException) -> None:
         """Answer that there is no result."""
@@ -169,24 +163,25 @@ class PendingGrab:
             log.error("a grab failed", exc_info=error)
             self._refuse(Refused(Problem.INTERNAL))
 
-    def _look_up(self, if_for_sale: Callable[[], None]) -> None:
+    def _look_up(self) -> None:
         """Answer what a look-up says, unless it says that there is something to grab."""
-        step = _Step(self, self._buyer_id, partial(self._on_looked_up, if_for_sale))
+        step = _Step(self, self._buyer_id, self._on_looked_up)
         self._step = step
         self._reservations.put_look_up(step)
 
-    def _on_looked_up(
-        self, if_for_sale: Callable[[], None], found: tuple[Verdict, Holding | None]
-    ) -> None:
+    def _on_looked_up(self, found: tuple[Verdict, Holding | None]) -> None:
         result = result_of_look_up(*found)
-        if result.verdict is Verdict.ACCEPTED:
-            if_for_sale()
-        else:
+        if result.verdict is not Verdict.ACCEPTED:
             self._answer(result)
+        elif self._refused is not None:
+            self._refuse(self._refused)
+        else:
+            self._limit()
 
     def _limit(self) -> None:
         reservations, limiter = self._reservations, self._pipeline.limiter
-        if refusal := limiter.local_refusal(self._buyer_id, self._address):
+        address = address_of(self._peer, self._forwarded, self._pipeline.trusted)
+        if refusal := limiter.local_refusal(self._buyer_id, address):
             self._refuse(rate_limited(refusal))
         # A place in the line beyond the units that are left would be a wait for nothing (F36).
         elif limiter.take(reservations.sale.sale_id, "try", lambda: reservations.left):
@@ -202,7 +197,8 @@ class PendingGrab:
         else:
             # Any place in the line is for nothing, too, once others have sold it all, of which
             # this process may not know yet.
-            self._look_up(partial(self._refuse, rate_limited(refusal)))
+            self._refused = rate_limited(refusal)
+            self._look_up()
 
     def _reserve(self) -> None:
         grab = self._reservations.new_grab(self._buyer_id, self._quantity)
@@ -223,7 +219,7 @@ class PendingGrab:
 
     def _end(self) -> GrabClient | None:
         """Take it out of what is in flight, once; return the client if it was there."""
-        client, self._client = self._client, None
+        client, self.client, self._step = self.client, None, None
         if client is not None:
             self._pipeline.in_flight.end(self._came_at)
         return client

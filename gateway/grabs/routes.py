@@ -76,9 +76,9 @@ async def grab(request: web.Request) -> web.Response:
         sale,
         request.headers[TICKET_HEADER],
         wanted.quantity,
-        peer=request.remote or "",
-        forwarded=request.headers.getall("X-Forwarded-For", ()),
-        came_at=came_at_of(request),
+        request.remote or "",
+        request.headers.getall("X-Forwarded-For", ()),
+        came_at_of(request),
     )
     try:
         return await client.answer

@@ -39,7 +39,7 @@ class Supervisor:
         self._changed = changed
         #: Called when a child has ended that was not asked to.
         self._ended = ended
-        self._keepers: dict[Child, asyncio.Task[None]] = {}
+        self._tasks: dict[Child, asyncio.Task[None]] = {}
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -47,8 +47,8 @@ class Supervisor:
         try:
             async with asyncio.TaskGroup() as self._group:
                 yield
-                for keeper in self._keepers.values():
-                    keeper.cancel()
+                for task in self._tasks.values():
+                    task.cancel()
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None
 
@@ -66,13 +66,13 @@ class Supervisor:
 
     def keep(self, child: Child, tried: asyncio.Event | None = None) -> None:
         """Start a child again whenever it has ended; with `tried`, start it for the first time."""
-        self._keepers[child] = self._group.create_task(self._keep(child, tried), name=child.name)
+        self._tasks[child] = self._group.create_task(self._keep(child, tried), name=child.name)
 
     async def stop(self, child: Child, drain_s: float) -> None:
         """Stop a child for good: it drains, and is killed if that takes too long."""
-        if keeper := self._keepers.pop(child, None):
-            keeper.cancel()
-            await asyncio.wait({keeper})
+        if task := self._tasks.pop(child, None):
+            task.cancel()
+            await asyncio.wait({task})
         await child.stop(drain_s + DRAIN_MARGIN_S)
 
     async def stop_all(self, children: Sequence[Child], drain_s: float) -> None:

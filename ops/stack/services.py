@@ -21,7 +21,7 @@ from ops.processes.child import Child
 from ops.processes.pid_files import end_leftovers
 from ops.processes.tasks import together
 from ops.stack.credentials import load_credentials
-from ops.stack.servers import external, postgresql, rabbitmq, redis
+from ops.stack.servers import greeting, postgresql, rabbitmq, redis
 from ops.stack.servers.server import Server, StackHome
 from ops.stack.settings import STORE_SETTINGS, given_settings
 
@@ -123,7 +123,7 @@ async def running_services(home: Path) -> AsyncIterator[Services]:
 
 async def _bring_up(services: Services, name: str, given: dict[str, Any], place: StackHome) -> None:
     if url := given.get(STORE_SETTINGS[name]):
-        services.stores[name] = await external.greet(name, url)
+        services.stores[name] = await greeting.greet(name, url)
     else:
         services.stores[name] = await _PREPARE[name](place)
         await services.start(name)

@@ -24,6 +24,7 @@ from ops.processes.workers import pool_child, worker
 from ops.stack.services import Services, running_services
 from ops.stack.settings import StackSettings, stack_settings
 from seckill.adapters import migrations
+from seckill.adapters.postgres import database_errors_as_unavailable
 from seckill.errors import SeckillError
 
 
@@ -50,7 +51,8 @@ async def run_stack(
         async with stack_socket(home).serving(StackRequest, stack.handle):
             listener.log("starting Redis, RabbitMQ and PostgreSQL")
             async with running_services(home) as services:
-                await migrations.migrate(services.postgres_dsn)
+                with database_errors_as_unavailable():
+                    await migrations.migrate(services.postgres_dsn)
                 values = stack_settings(settings, home, services.urls)
                 save_stack_settings(home, values)
                 await stack.run(services, values, gateways)

@@ -1,4 +1,4 @@
-"""The stores of a stack, one file each: Redis, RabbitMQ, PostgreSQL, or one that was given.
+"""The stores of a stack, one file each: Redis, RabbitMQ and PostgreSQL.
 
 Promise: a server of our own listens on the loopback interface alone, keeps its data, password and
 log below the home, and has every write that it acknowledged on disk.

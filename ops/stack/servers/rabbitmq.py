@@ -11,12 +11,10 @@ import hashlib
 import os
 from pathlib import Path
 
-import aio_pika
-from aio_pika.exceptions import AMQPError
-
 from ops.processes.child import Child
 from ops.processes.ports import LOOPBACK, free_port
 from ops.stack.discovery import ServerMissing, epmd, require
+from ops.stack.servers.greeting import until_greeted
 from ops.stack.servers.server import Server, StackHome, configuration, until_answers, write_private
 
 USER = "seckill"
@@ -108,10 +106,5 @@ async def _accepts(port: int) -> None:
 
 async def _answers(port: int, url: str) -> None:
     """Log in: the listener opens last, when users and queues are there."""
-
-    async def log_in() -> None:
-        connection = await aio_pika.connect(url, timeout=2)
-        await connection.close()
-
     await _accepts(port)  # first, as aio-pika logs every refused connection as an error
-    await until_answers(log_in, (OSError, EOFError, AMQPError))
+    await until_greeted("rabbitmq", url)

@@ -239,7 +239,7 @@ def test_stopped_pool_is_left_alone_until_it_is_started_and_is_guarded_again(
     eventually(lambda: pool_of(running) not in (None, before), "a new manager")
 
     assert seckill(running, "pool", "stop").returncode == 0
-    by_hand = seckill(running, "pool", "start")  # without --detach it is handed over, too
+    by_hand = seckill(running, "pool", "start")  # without --detach the supervisor runs it, too
     assert (by_hand.returncode, by_hand.stdout.count("\n")) == (0, 1), by_hand.stderr
     assert pool_of(running)
     assert seckill(running, "down").returncode == 0

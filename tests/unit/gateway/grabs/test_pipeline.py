@@ -98,7 +98,7 @@ class Bench:
                 KEYS, sale_id=SALE.sale_id, buyer_id="ann", expires_at_s=expires_at_s
             )
         return self.pipeline.begin_grab(
-            self.client, cast(Any, SALE), ticket, quantity, peer="10.0.0.1", forwarded=()
+            self.client, cast(Any, SALE), ticket, quantity, "10.0.0.1", ()
         )
 
     @property

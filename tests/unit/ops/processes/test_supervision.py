@@ -116,7 +116,7 @@ async def test_what_was_stopped_is_not_started_again_until_it_is_asked_for(
     await watched.supervisor.start_all([child])
     await watched.supervisor.stop(child, drain_s=5)
     assert (child.pid, child.grace_s) == (None, 5 + supervision.DRAIN_MARGIN_S)
-    for _ in range(10):  # turns of the loop in which a keeper would start it
+    for _ in range(10):  # turns of the loop in which it would be started
         await asyncio.sleep(0)
     assert child.starts == 1
 
