@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from statistics import median
 from typing import Annotated
 
@@ -67,15 +68,17 @@ async def _connections(
         gateway = await stack.run("gateway", TESTED_CORE)
         knees, findings = await _knees(trials, gateway.url, rounds)
         findings += await _kept(trials, gateway.url, seconds, connections)
-        sales: list[Sale] = []
+        sales: dict[str, Sale] = {}
         for bounds, name in ((WON, "won"), (SOLD_OUT, "sold out")):
             for factor in STORMS:
-                sales.append(sale := await _open_sale(stack, gateway.url, bounds.status))
+                sale = await _open_sale(stack, gateway.url, bounds.status)
+                sales[f"{bounds.row} x{factor:g}, {name}: ledger"] = sale
                 report = await trials.storm(gateway.url, sale, factor * knees[name], seconds)
                 findings += storm_findings(report, bounds.at(factor), knees[name], factor, seconds)
         # Not before: they would take the generator's core.
         await stack.run("consumers")
-        findings += [ledger_finding(await stack.verify(sale)) for sale in sales]
+        for name, sale in sales.items():
+            findings.append(replace(ledger_finding(await stack.verify(sale)), name=name))
     return findings
 
 
@@ -146,11 +149,13 @@ async def _kept(
     )
     await stack.drop_queue()
     endings = report.endings()
+    queued = sum(1 for request in report.requests if request.queued_s)
     silent = endings[NoAnswer.GAVE_UP] + endings[NoAnswer.NONE]
     name = f"4 kept connections, x{KEPT_FACTOR:g}"
     return [
         Finding(f"{name}: capacity", f"{capacity:,.0f} grabs/s (closed loop, kept connections)"),
         Finding(f"{name}: answers", counts_text(endings)),
+        Finding(f"{name}: waited for a free connection", f"{queued:,} of {len(report.requests):,}"),
         none_of(f"{name}: without any answer", silent),
         p99_finding(name, report, 202, 250),
         at_least(f"{name}: goodput / capacity", report.goodput_per_s(202) / capacity, 0.45, 0.65),
