@@ -133,7 +133,10 @@ async def test_note_13_a_server_that_stands_still_shows_in_the_percentiles(
     finally:
         own_gateway.child.send(signal.SIGCONT)
     report = await running
-    assert report.answers() == {202: 300}
+    # Four connections: what it finds unread for too long when it goes on, it refuses.
+    answers = report.answers()
+    assert set(answers) <= {202, 503}
+    assert sum(answers.values()) == 300
     # A request that came while it stood still waited at least until it went on.
     least_s = sorted(
         max(0.0, went_on_s - due_s) if due_s > stopped_s else 0.0
@@ -141,7 +144,7 @@ async def test_note_13_a_server_that_stands_still_shows_in_the_percentiles(
     )
     assert least_s[-1] > 0.9
     for share in (0.7, 0.8, 0.9, 0.99):
-        assert report.latency_ms(share, 202) >= 1000 * least_s[int(share * 300)] > 0
+        assert report.latency_ms(share, 202, 503) >= 1000 * least_s[int(share * 300)] > 0
 
 
 async def test_note_13_what_got_no_answer_is_reported_as_no_answer(
