@@ -29,6 +29,8 @@ from seckill.process import listening, notify_ready, stop_on_signals
 
 log = logging.getLogger(__name__)
 
+#: Time to read what connections have sent that were accepted last, before idle ones are closed.
+LAST_READ_S = 0.1
 #: New objects between collections of the youngest generation. A busy loop makes the default 700
 #: in a few requests, and nearly all die by reference count alone.
 GC_THRESHOLD = 20_000
@@ -80,6 +82,7 @@ async def serve(settings: Settings) -> None:
         log.info("stopping: unready for %g s, then closed", settings.stop_delay_s)
         await asyncio.sleep(settings.stop_delay_s)
         await listeners.close()
+        await asyncio.sleep(LAST_READ_S)
         await connections.drain(settings.drain_s)
         operators.close()
     finally:

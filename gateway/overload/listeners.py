@@ -59,6 +59,8 @@ class Listeners:
         self._loop = asyncio.get_running_loop()
         self._handshakes = Handshakes()
         self._open: list[_ListeningSocket] = []
+        #: Whether the last try to listen anew failed; that is logged once.
+        self._fails = False
         self._looking: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -108,10 +110,20 @@ class Listeners:
             now = self._loop.time()
             for n, listener in enumerate(self._open):
                 if listener.wait_s(now) > ACCEPT_WAIT_MAX_S:
-                    # The new socket first, so that no connection finds the port closed.
-                    self._open[n] = await self._listen()
-                    metrics.RESET.inc(listener.waiting())
-                    listener.server.close()
+                    await self._replace(n, listener)
+
+    async def _replace(self, n: int, listener: _ListeningSocket) -> None:
+        """Reset what waits at one socket; the new one first, so that the port is never closed."""
+        try:
+            self._open[n] = await self._listen()
+        except OSError as error:  # out of open files, say: then what waits has to wait
+            if not self._fails:
+                log.error("cannot listen anew, connections wait: %s", error)
+            self._fails = True
+            return
+        self._fails = False
+        metrics.RESET.inc(listener.waiting())
+        listener.server.close()
 
 
 def _somaxconn() -> int:
