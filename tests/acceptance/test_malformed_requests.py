@@ -52,4 +52,5 @@ async def test_garbage_is_refused_or_cut_off(gateway, others_served, connect, op
             await client.send(data)
             client.send_no_more()
             answer = await client.rest()
-            assert not answer or answer[8:10] == b" 4", data
+            # What might be another version of HTTP is told which are spoken.
+            assert not answer or answer[8:10] == b" 4" or answer[9:12] == b"505", data
