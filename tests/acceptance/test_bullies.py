@@ -28,6 +28,10 @@ JUNK = 200
 JUNK_MAX = 50
 
 
+#: How each answer begins.
+ANSWER = b"HTTP/1.1 "
+
+
 class Bully:
     """A connection that keeps requests under way; `answers` counts what it has read."""
 
@@ -36,15 +40,12 @@ class Bully:
         self.answers = 0
 
     async def press(self) -> None:
-        """Send the next request for each answer, which is a 401 of one length."""
-        await self._client.send(self._request)
-        status, head, body = await self._client.answer()
-        assert status == 401
-        self.answers, received = 1, 0
+        """Send the next request for each answer: a 401, or a 503 while too much is in flight."""
         await self._client.send(self._request * self._ahead)
+        rest = b""
         while data := await self._client.receive():
-            received += len(data)
-            new = 1 + received // (len(head) + len(body)) - self.answers
+            received = rest + data
+            new, rest = received.count(ANSWER), received[1 - len(ANSWER) :]
             self.answers += new
             await self._client.send(self._request * new)
         raise AssertionError("a bully was disconnected")
@@ -61,7 +62,7 @@ def most_between(gateway, connect):
 
     async def most_of(bullies, pressing, honest, ahead: int) -> int:
         most = 0
-        while not all(bully.answers > ahead for bully in bullies):
+        while not all(bully.answers >= ahead for bully in bullies):
             await asyncio.sleep(0.01)  # a poll
             assert not any(task.done() for task in pressing), pressing
         for _ in range(HONEST):
