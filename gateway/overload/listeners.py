@@ -109,7 +109,7 @@ class Listeners:
             await asyncio.sleep(LOOK_S)
             now = self._loop.time()
             for n, listener in enumerate(self._open):
-                if listener.wait_s(now) > ACCEPT_WAIT_MAX_S:
+                if listener.is_late(now):
                     await self._replace(n, listener)
 
     async def _replace(self, n: int, listener: _ListeningSocket) -> None:
@@ -140,6 +140,7 @@ class _ListeningSocket:
         #: When it was looked at, and how many had come by then; only those that still tell us
         #: how long the head of the queue has waited.
         self._looks: deque[tuple[float, int]] = deque()
+        self._was_late = False
 
     def __call__(self) -> asyncio.BaseProtocol:
         """Make the protocol of a connection that was just accepted."""
@@ -156,11 +157,19 @@ class _ListeningSocket:
             for listening in self.server.sockets
         )
 
-    def wait_s(self, now: float) -> float:
+    def is_late(self, now: float) -> bool:
+        """Look, and tell whether the head of the queue has waited too long at two looks in a row.
+
+        At the first look after the process stood still, what came meanwhile was not its turn yet.
+        """
+        was_late, self._was_late = self._was_late, self._wait_s(now) > ACCEPT_WAIT_MAX_S
+        return was_late and self._was_late
+
+    def _wait_s(self, now: float) -> float:
         """Return for how long at least the head of the queue has waited, as looks tell so far."""
-        while self._looks and self._looks[0][1] <= self._accepted:
+        waiting = self.waiting()
+        while self._looks and (self._looks[0][1] <= self._accepted or not waiting):
             self._looks.popleft()  # all that had come by then are accepted
-        wait_s = now - self._looks[0][0] if self._looks else 0.0
-        if waiting := self.waiting():
+        if waiting:
             self._looks.append((now, self._accepted + waiting))
-        return wait_s
+        return now - self._looks[0][0] if self._looks else 0.0

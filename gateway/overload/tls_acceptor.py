@@ -1,4 +1,4 @@
-"""Accepting connections with TLS, so that clients who never finish a handshake keep nobody out.
+"""Accepting connections with TLS, so that silent clients keep no buyer out.
 
 The event loop's own server counts a connection only after its handshake. Clients that connect and
 send nothing would use up the open files unseen: no buyer, no operator and no store could be
@@ -33,7 +33,7 @@ class Handshakes:
 
     def begin(
         self,
-        factory: Callable[[], asyncio.BaseProtocol],
+        protocol: asyncio.BaseProtocol,
         accepted: socket.socket,
         tls: ssl.SSLContext,
     ) -> None:
@@ -43,20 +43,20 @@ class Handshakes:
             oldest.cancel()
             del self._tasks[oldest]
             metrics.EVICTED.inc()
-        task = asyncio.create_task(self._shake(factory, accepted, tls), name="TLS handshake")
+        task = asyncio.create_task(self._shake(protocol, accepted, tls), name="TLS handshake")
         self._tasks[task] = None
         task.add_done_callback(lambda task: self._tasks.pop(task, None))
 
     async def _shake(
         self,
-        factory: Callable[[], asyncio.BaseProtocol],
+        protocol: asyncio.BaseProtocol,
         accepted: socket.socket,
         tls: ssl.SSLContext,
     ) -> None:
         loop = asyncio.get_running_loop()
         try:
             await loop.connect_accepted_socket(
-                factory, accepted, ssl=tls, ssl_handshake_timeout=HANDSHAKE_S
+                lambda: protocol, accepted, ssl=tls, ssl_handshake_timeout=HANDSHAKE_S
             )
         except (OSError, EOFError):
             accepted.close()  # the client left, took too long or does not speak TLS as we do
@@ -97,7 +97,8 @@ class TlsServer:
             except (BlockingIOError, ConnectionAbortedError):
                 return
             accepted.setblocking(False)
-            self._handshakes.begin(self._factory, accepted, self._tls)
+            # The factory is called now: Listeners counts by it what was accepted.
+            self._handshakes.begin(self._factory(), accepted, self._tls)
 
 
 def listen(host: str, port: int, backlog: int) -> socket.socket:

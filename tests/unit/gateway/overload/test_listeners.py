@@ -1,0 +1,63 @@
+"""A queue is late when its head has waited too long, at two looks in a row."""
+
+from __future__ import annotations
+
+from asyncio import Protocol
+
+import pytest
+
+from gateway.overload.listeners import ACCEPT_WAIT_MAX_S, LOOK_S, _ListeningSocket
+
+
+class Queue(_ListeningSocket):
+    """An accept queue of the test's own."""
+
+    def __init__(self) -> None:
+        super().__init__(Protocol)
+        self.length = 0
+
+    def waiting(self) -> int:
+        return self.length
+
+    def accept(self, count: int) -> None:
+        for _ in range(count):
+            self()
+        self.length -= count
+
+
+@pytest.fixture
+def queue() -> Queue:
+    return Queue()
+
+
+LATE_S = ACCEPT_WAIT_MAX_S + LOOK_S
+
+
+def test_a_head_that_is_not_accepted_makes_the_queue_late(queue: Queue) -> None:
+    queue.length = 1
+    looks = [queue.is_late(now) for now in (0.0, ACCEPT_WAIT_MAX_S, LATE_S, LATE_S + LOOK_S)]
+    assert looks == [False, False, False, True]
+
+
+def test_a_long_queue_that_moves_on_is_not_late(queue: Queue) -> None:
+    queue.length = 1_000
+    for n in range(100):
+        assert not queue.is_late(n * LOOK_S)
+        queue.accept(200)
+        queue.length += 200
+
+
+def test_after_a_standstill_the_queue_has_a_turn_first(queue: Queue) -> None:
+    queue.length = 3
+    assert not queue.is_late(0.0)
+    assert not queue.is_late(10.0)  # nothing turned meanwhile
+    queue.accept(3)
+    queue.length = 3
+    assert not queue.is_late(10.0 + LOOK_S)
+
+
+def test_an_empty_queue_is_not_late_though_a_connection_was_never_counted(queue: Queue) -> None:
+    queue.length = 1
+    assert not queue.is_late(0.0)
+    queue.length = 0  # it was aborted before it was accepted
+    assert [queue.is_late(now) for now in (1.0, 2.0, 3.0)] == [False] * 3
