@@ -53,7 +53,10 @@ class BadSettings(Exception):
 class Settings(BaseSettings):
     """Everything that can be configured, with the reason for each number."""
 
-    model_config = SettingsConfigDict(env_prefix="SECKILL_", extra="ignore", frozen=True)
+    # Files of secrets end with a line feed, which is no part of an address.
+    model_config = SettingsConfigDict(
+        env_prefix="SECKILL_", extra="ignore", frozen=True, str_strip_whitespace=True
+    )
 
     # Where the private services keep their data, pid files and logs.
     home: Path = PROJECT_ROOT / ".seckill"

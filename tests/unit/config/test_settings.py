@@ -42,7 +42,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("SECKILL_AMQP_URL", "http://127.0.0.1:5672"),
         ("SECKILL_POSTGRES_DSN", "127.0.0.1:5432"),
         ("SECKILL_ADMIN_TOKEN", "a" * 31),
-        ("SECKILL_ADMIN_TOKEN", "a" * 32 + "\n"),
+        ("SECKILL_ADMIN_TOKEN", "a" * 32 + "\n" + "a"),
         ("SECKILL_ADMIN_TOKEN", "é" * 32),
         ("SECKILL_ADMIN_TOKEN", "a'; echo " + "b" * 32),
         ("SECKILL_TRUSTED_PROXIES", "10.0.0.1, proxy.example"),
@@ -194,3 +194,13 @@ def test_timeouts_are_a_list_of_ways(
     if text is not None:
         monkeypatch.setenv("SECKILL_TIMEOUTS", text)
     assert load_settings().timeouts == ways
+
+
+@pytest.mark.parametrize("name", ["redis_url", "amqp_url", "postgres_dsn"])
+def test_a_line_feed_behind_an_address_is_no_part_of_it(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schemes = {"redis_url": "redis", "amqp_url": "amqp", "postgres_dsn": "postgresql"}
+    address = f"{schemes[name]}://u:p@127.0.0.1:1/0"
+    monkeypatch.setenv(f"SECKILL_{name.upper()}", f"{address}\n")
+    assert getattr(load_settings(), name) == address
