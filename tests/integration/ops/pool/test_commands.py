@@ -267,6 +267,7 @@ async def test_figures_of_a_queue_are_the_brokers_own(
 ) -> None:
     sale = await open_sale(stock=10)
     await pool.start(2)
+    await pool.do("pause", "reconcile")  # it publishes again what is not placed for long
 
     async def both_consume() -> bool:
         return (await pool.role(PLACE))["consumers"] == 2
