@@ -2,7 +2,8 @@
 
 SeckillError
 |- Transient   the same call may succeed later: hold and retry
-|  |- Unavailable   a store did not answer in time; the outcome is unknown, never "no"
+|  |- Unavailable   a store does not do the work; the outcome is unknown, never "no"
+|  |  |- TimedOut     a statement took too long: the store's fault once, the statement's if again
 |  |  |- WrongQueue   a queue was made with other arguments: an operator has to delete it
 |- Permanent   the same call can never succeed: dead-letter it, or report it to the caller
 |  |- UserMistake   the user typed something wrong: one line, exit code 2, no traceback
@@ -13,6 +14,20 @@ SeckillError
 """
 
 from __future__ import annotations
+
+from enum import StrEnum
+from typing import Self
+
+
+class FailureKind(StrEnum):
+    """Why a store does not do the work; `seckill.adapters.failures` has the tables."""
+
+    #: It is away, stops, is full, or may not write now: hold the work and try again.
+    UNAVAILABLE = "unavailable"
+    #: Another transaction or node was in the way: the same call may succeed at once.
+    TRANSIENT = "transient"
+    #: Password, right, name, schema or version do not fit: hold the work, and call an operator.
+    CONFIGURATION = "configuration"
 
 
 class SeckillError(Exception):
@@ -27,7 +42,27 @@ class Transient(SeckillError):
 
 
 class Unavailable(Transient):
-    """A store did not answer in time; whether it did the work is unknown."""
+    """A store does not do the work; whether it did is unknown."""
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        kind: FailureKind = FailureKind.UNAVAILABLE,
+        store: str = "",
+    ) -> None:
+        super().__init__(message)
+        #: `store` is redis, rabbitmq, postgresql, or "" for something else.
+        self.kind, self.store = kind, store
+
+    def at(self, address: str) -> Self:
+        """Return the same failure, with the address after the store's name in its text."""
+        name, said = str(self).split(" ", 1)
+        return type(self)(f"{name} at {address} {said}", kind=self.kind, store=self.store)
+
+
+class TimedOut(Unavailable):
+    """A statement took too long; whether it did the work is unknown."""
 
 
 class WrongQueue(Unavailable):

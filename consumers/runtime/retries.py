@@ -2,7 +2,7 @@
 
 | raised | action |
 |---|---|
-| Unavailable | HOLD: a store is unavailable, and the message is not at fault; the role pauses |
+| a store's failure (`seckill.adapters.failures`) | HOLD: the role pauses |
 | Permanent | DEAD: the message can never succeed |
 | anything else | RETRY: the message waits in the next retry queue; after the last one it is dead |
 
@@ -21,11 +21,12 @@ from aio_pika.abc import AbstractIncomingMessage
 
 from seckill import metrics
 from seckill.adapters import topology
+from seckill.adapters.failures import store_failure
 from seckill.adapters.publisher import Headers, Publisher
 from seckill.adapters.topology import RETRY_DELAYS_S
 from seckill.backoff import jittered
 from seckill.clock import now_ms
-from seckill.errors import Permanent, Unavailable
+from seckill.errors import Permanent
 
 #: Each message waits this share of the retry delay, so that messages that failed together do not
 #: come back together. No smaller share: RabbitMQ expires messages at the head of a queue only, so
@@ -45,17 +46,11 @@ class FailureAction(Enum):
     RETRY = auto()
 
 
-#: The first entry that fits an exception counts.
-FAILURE_ACTIONS: tuple[tuple[type[Exception], FailureAction], ...] = (
-    (Unavailable, FailureAction.HOLD),
-    (Permanent, FailureAction.DEAD),
-    (Exception, FailureAction.RETRY),
-)
-
-
 def failure_action(error: Exception) -> FailureAction:
-    """Look an exception up in the table."""
-    return next(action for kind, action in FAILURE_ACTIONS if isinstance(error, kind))
+    """Return what becomes of a message whose handler raised this."""
+    if store_failure(error):
+        return FailureAction.HOLD
+    return FailureAction.DEAD if isinstance(error, Permanent) else FailureAction.RETRY
 
 
 class RetrySchedule:

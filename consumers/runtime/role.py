@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from seckill import metrics
+from seckill.adapters.failures import store_failure
 from seckill.backoff import Backoff
-from seckill.errors import Unavailable
 
 #: Waits while a store is unavailable: short after a restart, and gentle during an outage.
 HOLD = Backoff(0.2, 2.0, shares=(1.0, 1.0))
@@ -47,10 +47,13 @@ async def until_available(
         while True:
             try:
                 await work()
-            except Unavailable as error:
+            except Exception as error:
+                failure = store_failure(error)
+                if failure is None:
+                    raise
                 failures += 1
                 if failures == 1:
-                    log.warning("%s pauses: %s", name, error)
+                    log.warning("%s pauses: %s", name, failure)
                     metrics.ROLE_ERRORS.labels(name).inc()
                     held.set(1)
                 await pause(stop, HOLD.wait_s(failures))

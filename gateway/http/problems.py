@@ -13,7 +13,8 @@ import msgspec
 from aiohttp import HttpVersion11, web
 
 from gateway.http.responses import COMMON
-from seckill.errors import Conflict, Unavailable
+from seckill.adapters.failures import store_failure
+from seckill.errors import Conflict
 
 log = logging.getLogger(__name__)
 
@@ -167,9 +168,12 @@ def answering_problems(handler: Handler) -> Handler:
             if refused.close:
                 response.force_close()
             return response
-        except (Unavailable, Conflict):
+        except Conflict:
             return problem_response(Problem.UNAVAILABLE)
-        except Exception:  # a mistake of ours: a traceback for us, an answer for the client
+        except Exception as error:
+            if store_failure(error):
+                return problem_response(Problem.UNAVAILABLE)
+            # A mistake of ours: a traceback for us, an answer for the client.
             log.exception("%s %s failed", request.method, request.path)
             return problem_response(Problem.INTERNAL)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from config.settings import BadSettings
 from ops.stack.settings import STORE_SETTINGS, given_settings
-from seckill.errors import SeckillError, Unavailable, UserMistake
+from seckill.adapters.failures import store_failure
+from seckill.errors import SeckillError, UserMistake
 
 
 def explained(error: Exception) -> tuple[str, int] | None:
@@ -14,13 +15,11 @@ def explained(error: Exception) -> tuple[str, int] | None:
     if isinstance(error, BadSettings):
         # Either a value cannot be used, then pydantic's error is the cause, or there is no stack.
         return str(error), 2 if error.__cause__ else 1
-    if isinstance(error, Unavailable):
-        return f"{error}{_hint()}", 1
-    if isinstance(error, SeckillError):
-        return str(error), 1
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}", 1
-    return None
+    if failure := store_failure(error):
+        return f"{failure}{_hint()}", 1
+    return (str(error), 1) if isinstance(error, SeckillError) else None
 
 
 def _hint() -> str:

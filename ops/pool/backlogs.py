@@ -16,6 +16,7 @@ from aio_pika.abc import AbstractChannel
 from redis.asyncio import Redis
 
 from seckill.adapters import topology
+from seckill.adapters.failures import store_failure
 from seckill.adapters.postgres import database_errors_as_unavailable
 from seckill.adapters.rabbitmq import Broker, link_errors_as_unavailable
 from seckill.errors import Unavailable
@@ -131,5 +132,8 @@ async def _known(roles: Sequence[str], reading: Awaitable[list[Backlog]]) -> dic
     """Return what was read for the roles; unknown if the store is unavailable."""
     try:
         return dict(zip(roles, await reading, strict=True))
-    except Unavailable as error:
-        return dict.fromkeys(roles, Backlog(None, note=str(error)))
+    except Exception as error:
+        failure = store_failure(error)
+        if failure is None:
+            raise
+        return dict.fromkeys(roles, Backlog(None, note=str(failure)))

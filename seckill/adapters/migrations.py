@@ -17,8 +17,8 @@ from importlib.resources import files
 
 import asyncpg
 
-from seckill.adapters.postgres import CONTENTION, UNAVAILABLE
-from seckill.errors import SeckillError
+from seckill.adapters.failures import POSTGRESQL, store_errors_as_unavailable
+from seckill.errors import SeckillError, Unavailable
 
 #: One number for all migration runs of this project.
 MIGRATION_LOCK = 0x5EC_4111
@@ -164,7 +164,7 @@ async def _named_lock_waits(dsn: str, pid: int) -> AsyncIterator[None]:
     watch = asyncio.create_task(_watch(dsn, pid, sessions), name="migration lock waits")
     try:
         yield
-    except CONTENTION as error:
+    except asyncpg.LockNotAvailableError as error:
         raise SeckillError(
             f"the migration gives up: it waited for {' and '.join(sessions) or error}; "
             "end that session or wait for its end, then start again"
@@ -177,15 +177,16 @@ async def _named_lock_waits(dsn: str, pid: int) -> AsyncIterator[None]:
 async def _watch(dsn: str, pid: int, sessions: list[str]) -> None:
     await asyncio.sleep(WATCH_EVERY_S)
     try:
-        connection = await _connect(dsn)
-        try:
-            while True:
-                if rows := await connection.fetch(_BLOCKERS, pid):
-                    sessions[:] = map(_describe, rows)
-                await asyncio.sleep(WATCH_EVERY_S)
-        finally:
-            connection.terminate()
-    except (*UNAVAILABLE, asyncpg.PostgresError) as error:
+        with store_errors_as_unavailable(POSTGRESQL):
+            connection = await _connect(dsn)
+            try:
+                while True:
+                    if rows := await connection.fetch(_BLOCKERS, pid):
+                        sessions[:] = map(_describe, rows)
+                    await asyncio.sleep(WATCH_EVERY_S)
+            finally:
+                connection.terminate()
+    except Unavailable as error:
         # Who blocks is only for the message. The migration itself may well succeed.
         sessions[:] = [f"a session that cannot be looked up ({error})"]
 

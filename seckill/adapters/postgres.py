@@ -9,7 +9,11 @@ from urllib.parse import urlsplit
 
 import asyncpg
 
-from seckill.errors import Unavailable
+from seckill.adapters.failures import (
+    POSTGRESQL,
+    store_errors_as_unavailable,
+    store_failure,
+)
 
 SERVER_SETTINGS = {
     "application_name": "seckill",
@@ -27,27 +31,12 @@ SERVER_SETTINGS = {
     "plan_cache_mode": "force_custom_plan",
 }
 
-#: The server is unavailable or stops, or the connection broke: hold the work and try again.
-UNAVAILABLE = (
-    asyncpg.PostgresConnectionError,
-    asyncpg.OperatorInterventionError,
-    asyncpg.InsufficientResourcesError,
-    asyncpg.InternalClientError,
-    asyncpg.InterfaceError,
-    OSError,
-    TimeoutError,
-)
-#: Another transaction was in the way (40xxx, lock_timeout): the same one may succeed at once.
-CONTENTION = (asyncpg.TransactionRollbackError, asyncpg.LockNotAvailableError)
-
 
 @contextmanager
 def database_errors_as_unavailable() -> Iterator[None]:
-    """Raise Unavailable if the server is unavailable or a lock is; let real errors through."""
-    try:
+    """Raise Unavailable for every failure of the store; let errors of the data through."""
+    with store_errors_as_unavailable(POSTGRESQL):
         yield
-    except (*UNAVAILABLE, *CONTENTION) as error:
-        raise Unavailable(f"PostgreSQL does not answer: {error or type(error).__name__}") from error
 
 
 @asynccontextmanager
@@ -56,7 +45,7 @@ async def transaction(
 ) -> AsyncIterator[asyncpg.Connection]:
     """Open a transaction; as a snapshot it only reads, and sees one moment throughout.
 
-    Raise Unavailable if PostgreSQL is unavailable or another transaction is in the way.
+    Raise Unavailable for every failure of the store; another transaction in the way is one.
     """
     options = {"isolation": "repeatable_read", "readonly": True} if snapshot else {}
     with database_errors_as_unavailable():
@@ -86,10 +75,11 @@ async def connect(
         if at_once:
             async with pool.acquire():  # fails if the server does not answer
                 pass
-    except (*UNAVAILABLE, asyncpg.PostgresError) as error:
-        raise Unavailable(
-            f"PostgreSQL at {where.hostname}:{where.port} does not answer: {error}"
-        ) from error
+    except Exception as error:
+        failure = store_failure(error, POSTGRESQL)
+        if failure is None:
+            raise
+        raise failure.at(f"{where.hostname}:{where.port}") from error
     try:
         yield pool
     finally:

@@ -19,7 +19,8 @@ from aio_pika.exceptions import AMQPError
 from yarl import URL
 
 from seckill.adapters import topology
-from seckill.errors import Unavailable
+from seckill.adapters.failures import RABBITMQ, store_failure, words
+from seckill.errors import FailureKind, Unavailable
 
 #: What the library raises when the link or the broker fails. A failed publish may have arrived.
 LINK_ERRORS = (AMQPError, OSError, TimeoutError, RuntimeError)
@@ -35,19 +36,25 @@ def link_errors_as_unavailable(doing: str) -> Iterator[None]:
     try:
         yield
     except LINK_ERRORS as error:
-        raise Unavailable(f"RabbitMQ: {doing} failed: {error!r}") from error
+        failure = store_failure(error, RABBITMQ)
+        kind = failure.kind if failure else FailureKind.UNAVAILABLE
+        raise Unavailable(
+            f"RabbitMQ: {doing} failed: {words(error)}", kind=kind, store=RABBITMQ
+        ) from error
     except Exception as error:
         # The library raises a bare Exception for publishes under way on a link that closes.
         if type(error) is not Exception:
             raise
-        raise Unavailable(f"RabbitMQ: the link was closed during {doing}") from error
+        raise Unavailable(
+            f"RabbitMQ: the link was closed during {doing}", store=RABBITMQ
+        ) from error
     except asyncio.CancelledError as error:
         # A link that got stuck makes the library raise this although the task was not cancelled.
         # It would pass every `except Exception` and end its task in silence.
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise
-        raise Unavailable(f"RabbitMQ: the link broke during {doing}") from error
+        raise Unavailable(f"RabbitMQ: the link broke during {doing}", store=RABBITMQ) from error
 
 
 @asynccontextmanager
@@ -83,9 +90,10 @@ class Broker:
             await close_link(connection)
             if not isinstance(error, LINK_ERRORS):
                 raise
-            raise Unavailable(
-                f"RabbitMQ at {parts.hostname}:{parts.port} does not answer: {error}"
-            ) from error
+            failure = store_failure(error, RABBITMQ) or Unavailable(
+                f"RabbitMQ does not answer: {words(error)}", store=RABBITMQ
+            )
+            raise failure.at(f"{parts.hostname}:{parts.port}") from error
         return connection
 
     @asynccontextmanager

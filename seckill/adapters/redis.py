@@ -12,10 +12,9 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.client import Pipeline
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
 from redis.maint_notifications import MaintNotificationsConfig
 
-from seckill.errors import Unavailable
+from seckill.adapters.failures import REDIS, store_errors_as_unavailable
 from seckill.micro_batcher import MicroBatcher, Waiter
 
 #: Calls under way from one process; the micro-batchers use a few, an operator's command uses one.
@@ -107,7 +106,5 @@ async def open_pipeline(redis: Redis, *, atomic: bool = False) -> AsyncIterator[
 @contextmanager
 def redis_errors_as_unavailable() -> Iterator[None]:
     """Raise Unavailable for every failure of a Redis call: its outcome is unknown, never "no"."""
-    try:
+    with store_errors_as_unavailable(REDIS):
         yield
-    except (RedisError, OSError, TimeoutError) as error:
-        raise Unavailable(f"Redis does not answer: {error}") from error

@@ -1,0 +1,96 @@
+"""What errors of stores mean, by class: also those that no list has."""
+
+import asyncpg
+import pytest
+from aiormq.exceptions import (
+    AMQPConnectionError,
+    ChannelAccessRefused,
+    ConnectionClosed,
+    ConnectionNotAllowed,
+)
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
+
+from seckill.adapters.failures import POSTGRESQL, is_wrong_node, store_failure
+from seckill.errors import FailureKind, TimedOut, Unavailable
+
+UNAVAILABLE, TRANSIENT, CONFIGURATION = FailureKind
+
+
+def postgresql(sqlstate: str) -> Exception:
+    error = asyncpg.PostgresError("the server's words")
+    error.sqlstate = sqlstate
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (postgresql("25006"), UNAVAILABLE),  # read-only: demoted, or a full disk
+        (postgresql("53100"), UNAVAILABLE),
+        (postgresql("57P03"), UNAVAILABLE),
+        (postgresql("58030"), UNAVAILABLE),
+        (postgresql("XX001"), UNAVAILABLE),
+        (postgresql("26000"), UNAVAILABLE),  # a pooler: prepared in another session
+        (postgresql("42P05"), UNAVAILABLE),  # a pooler: prepared by another client
+        (postgresql("ZZ999"), UNAVAILABLE),  # no class that exists today
+        (postgresql("40P01"), TRANSIENT),
+        (postgresql("55P03"), TRANSIENT),
+        (postgresql("28P01"), CONFIGURATION),
+        (postgresql("3D000"), CONFIGURATION),
+        (postgresql("42883"), CONFIGURATION),
+        (postgresql("42501"), CONFIGURATION),
+        (asyncpg.InterfaceError("connection is closed"), UNAVAILABLE),
+        (ResponseError("READONLY You can't write against a read only replica."), UNAVAILABLE),
+        (ResponseError("ERR Error running script: @user_script: -OOM command"), UNAVAILABLE),
+        (ResponseError("NOPERM this user has no permissions"), CONFIGURATION),
+        (ResponseError("unknown command 'ZMSCORE', with args"), CONFIGURATION),
+        (ResponseError("MOVED 15224 10.0.0.2:6379"), CONFIGURATION),
+        (RedisConnectionError("Connection refused"), UNAVAILABLE),
+        (AMQPConnectionError("refused"), UNAVAILABLE),
+        (ConnectionClosed(320, "CONNECTION_FORCED"), UNAVAILABLE),
+        (ConnectionNotAllowed("NOT_ALLOWED - vhost shop not found"), CONFIGURATION),
+        (ChannelAccessRefused("ACCESS_REFUSED"), CONFIGURATION),
+        (ConnectionResetError(104, "reset"), UNAVAILABLE),
+    ],
+)
+def test_a_failure_of_a_store_is_judged_by_its_class(error: Exception, kind: FailureKind) -> None:
+    failure = store_failure(error)
+    assert failure is not None
+    assert failure.kind is kind
+
+
+@pytest.mark.parametrize("sqlstate", ["22003", "23505", "23514", "21000", "P0001", "44000"])
+def test_what_is_about_the_data_is_no_failure_of_the_store(sqlstate: str) -> None:
+    assert store_failure(postgresql(sqlstate)) is None
+
+
+def test_a_bug_is_no_failure_of_a_store() -> None:
+    bad_argument = asyncpg.exceptions._base.DataError("invalid input for query argument $1")
+    for error in (KeyError("x"), ValueError("x"), TypeError("x"), bad_argument):
+        assert store_failure(error) is None
+
+
+def test_a_statement_that_took_too_long_is_told_apart() -> None:
+    assert isinstance(store_failure(TimeoutError(), POSTGRESQL), TimedOut)
+    assert isinstance(store_failure(postgresql("57014")), TimedOut)
+
+
+def test_the_text_is_one_line_in_the_stores_own_words() -> None:
+    failure = store_failure(ResponseError("LOADING Redis is loading\nthe dataset"))
+    assert str(failure) == "Redis refuses: LOADING Redis is loading the dataset"
+    assert failure is not None
+    assert str(failure.at("h:1")).startswith("Redis at h:1 refuses: LOADING")
+    assert str(store_failure(TimeoutError(), POSTGRESQL)) == (
+        "PostgreSQL does not answer: TimeoutError"
+    )
+
+
+def test_what_was_judged_already_stays_as_it_is() -> None:
+    failure = Unavailable("the provider does not answer")
+    assert store_failure(failure) is failure
+
+
+def test_only_replies_of_a_wrong_node_drop_links() -> None:
+    assert is_wrong_node(ResponseError("READONLY You can't write against a read only replica."))
+    assert not is_wrong_node(ResponseError("OOM command not allowed"))
