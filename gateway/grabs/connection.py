@@ -27,9 +27,10 @@ from gateway.http.cors import headers_for
 from gateway.http.problems import Problem, Refused
 from gateway.http.responses import HSTS
 from gateway.overload.aiohttp_protocol import AiohttpProtocol
-from gateway.overload.connection_limits import GRAB_WITHIN, OVERLOADED, ConnectionLimits
+from gateway.overload.connection_limits import OVERLOADED, ConnectionLimits, is_grab
 from gateway.overload.eviction import Eviction
 from gateway.overload.lateness import LATE_S, Lateness
+from gateway.overload.overflow import OverflowQueue
 from seckill.inventory.reservations import Verdict
 from seckill.sales.sales import Sale
 
@@ -71,6 +72,7 @@ class ConnectionFactory:
         self.sales, self.pipeline = app[SALES], app[PIPELINE]
         self.loop = asyncio.get_running_loop()
         self.lateness = Lateness(self.loop)
+        self.overflow = OverflowQueue(lambda: self.pipeline.in_flight.full)
         #: Whether pages of other origins are served.
         self.cors = bool(settings.cors_origins)
         hsts = HSTS if settings.tls_cert else {}
@@ -108,6 +110,7 @@ class ConnectionFactory:
     async def drain(self, within_s: float) -> None:
         """Let pending grabs be answered, and close the connections that wait for nothing."""
         self._sweeping.cancel()
+        self.overflow.turn_all_away()
         self._drained = self.loop.create_future()
         for connection in tuple(self.connections):
             connection.close_if_idle()
@@ -151,6 +154,7 @@ class Connection(asyncio.Protocol):
         "_data",
         "_is_evicted",
         "_is_page",
+        "_is_waiting",
         "_keeps_alive",
         "_paused",
         "_pending",
@@ -176,6 +180,8 @@ class Connection(asyncio.Protocol):
         #: How long the first of it had waited to be read.
         self._waited_s = 0.0
         self._paused = self._stopped_reading = self._is_evicted = False
+        #: Whether its grab waits for room.
+        self._is_waiting = False
         #: Whether this connection has had its turn, and goes on in the next one.
         self._turn_due = False
         self._pending: PendingGrab | None = None
@@ -199,6 +205,7 @@ class Connection(asyncio.Protocol):
         if pending is not None:
             pending.cancel()
             shared.end()
+        shared.overflow.discard(self)
         self._data = b""
         self._stopped_reading = False  # nothing is read from it any more
         if self._aiohttp is not None:
@@ -235,7 +242,7 @@ class Connection(asyncio.Protocol):
 
     def sweep(self, now: float) -> None:
         """End what waits for nothing."""
-        if self._pending is not None or self._paused:
+        if self._pending is not None or self._paused or self._is_waiting:
             return
         if self._data:
             if now - self._since > SPLIT_S:
@@ -246,9 +253,9 @@ class Connection(asyncio.Protocol):
     @property
     def idle_since(self) -> float | None:
         """When it last had something under way; None if it has now."""
-        is_busy = self._pending is not None or (
-            self._aiohttp is not None and not self._aiohttp.idle
-        )
+        aiohttp = self._aiohttp
+        is_busy = self._pending is not None or self._is_waiting
+        is_busy = is_busy or (aiohttp is not None and not aiohttp.idle)
         return None if is_busy or self._is_evicted else self._since
 
     def evict(self) -> None:
@@ -260,6 +267,28 @@ class Connection(asyncio.Protocol):
         """Close, unless a grab is pending or aiohttp has the connection: it ends its own."""
         if self._pending is None and self._aiohttp is None:
             self._transport.close()
+
+    # Called by the overflow queue.
+
+    @property
+    def waits_since(self) -> float:
+        """When the bytes that lie here came."""
+        return self._since - self._waited_s
+
+    def go_on(self) -> None:
+        """Serve the grab that waited: there is room."""
+        self._end_wait()
+        self._serve()
+
+    def turn_away(self) -> None:
+        """Refuse the grab that waited."""
+        self._end_wait()
+        self._refuse()
+
+    def _end_wait(self) -> None:
+        self._is_waiting = False
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
 
     # Called by the pipeline.
 
@@ -285,7 +314,7 @@ class Connection(asyncio.Protocol):
     def _serve(self) -> None:
         """Take what lies there, request by request, until one is pending or unfinished."""
         taken = 0
-        while self._data and self._pending is None and not self._paused and not self._turn_due:
+        while self._data and self._pending is None and not self._must_wait:
             if taken == TURN_MAX:
                 self._turn_due = True
                 self._shared.loop.call_soon(self._take_turn)
@@ -296,7 +325,9 @@ class Connection(asyncio.Protocol):
             if is_busy or not shared.takes_grabs or shared.draining:
                 self._pass_to_aiohttp(len(self._data))
                 return
-            if (shared.pipeline.in_flight.full or self._waited_s > LATE_S) and self._refuse():
+            if self._waited_s > LATE_S and self._refuse():
+                return
+            if shared.pipeline.in_flight.full and self._wait_for_room():
                 return
             plain = read_plain_grab(self._data)
             if plain is NotPlain.UNFINISHED:
@@ -311,10 +342,22 @@ class Connection(asyncio.Protocol):
         if self._stopped_reading and len(self._data) <= AHEAD_MAX:
             self._resume_reading()
 
+    @property
+    def _must_wait(self) -> bool:
+        return self._paused or self._turn_due or self._is_waiting
+
+    def _wait_for_room(self) -> bool:
+        """Let the grab that lies there wait, unparsed; False if it is not alone."""
+        if not is_grab(self._data) or not self._shared.limits.may_refuse(self._data):
+            return False
+        self._is_waiting = True
+        self._transport.pause_reading()
+        self._shared.overflow.put(self)
+        return True
+
     def _refuse(self) -> bool:
         """Refuse the grab that lies there, before anything is parsed; False if it is not alone."""
-        is_grab = self._data.find(b"/grabs HTTP/", 0, GRAB_WITHIN) >= 0
-        if not is_grab or not self._shared.limits.refuse(self._transport, self._data):
+        if not is_grab(self._data) or not self._shared.limits.refuse(self._transport, self._data):
             return False
         self._data, self._since = b"", self._shared.loop.time()
         if self._aiohttp is not None:

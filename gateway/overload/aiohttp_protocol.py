@@ -17,7 +17,7 @@ from aiohttp.web_protocol import _ErrInfo
 
 from gateway.http.problems import Problem, problem_response, raw_problem
 from gateway.overload.concurrency_limit import OTHERS_IN_FLIGHT, ConcurrencyLimit
-from gateway.overload.connection_limits import GRAB_WITHIN, ConnectionLimits
+from gateway.overload.connection_limits import ConnectionLimits, is_grab
 
 _OTHER_VERSION = re.compile(rb"[A-Z]+ \S+ HTTP/(?!1\.[01]\r\n)[0-9.]+\r\n")
 _VERSIONS = {HttpVersion10, HttpVersion11}
@@ -100,19 +100,16 @@ class AiohttpProtocol(ProblemProtocol):
         if not data:  # aiohttp's way to go on with what it has kept back
             super().data_received(data)
             return
+        transport = cast(asyncio.Transport, self.transport)
         if self.idle and _OTHER_VERSION.match(data):
-            transport = cast(asyncio.Transport, self.transport)
             transport.write(HTTP_VERSION)
             transport.close()
             return
-        is_grab = data.find(b"/grabs HTTP/", 0, GRAB_WITHIN) >= 0
-        limit = self._grabs if is_grab else self._others
+        limit = self._grabs if is_grab(data) else self._others
         asked = self._request_count
-        if (
-            limit.full
-            and self.idle
-            and self._limits.refuse(cast(asyncio.Transport, self.transport), data)
-        ):
+        if limit.full and self.idle and self._limits.refuse(transport, data):
+            if not transport.is_closing():
+                self._limits.rest(transport)
             return
         self.came_at = asyncio.get_running_loop().time()
         super().data_received(data)

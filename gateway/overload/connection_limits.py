@@ -34,6 +34,11 @@ GRAB_WITHIN = 120
 OVERLOADED = raw_problem(Problem.OVERLOADED)
 
 
+def is_grab(data: bytes) -> bool:
+    """Tell whether `data` begins with a grab."""
+    return data.find(b"/grabs HTTP/", 0, GRAB_WITHIN) >= 0
+
+
 def is_one_request(data: bytes) -> bool:
     """Tell whether `data` is exactly one whole request of ours, so that one answer answers it."""
     if not _REQUEST_LINE.match(data):
@@ -79,16 +84,18 @@ class ConnectionLimits:
         """Note that a connection has ended: there is room for another."""
         self.connections -= 1
 
+    def may_refuse(self, data: bytes) -> bool:
+        """Tell whether `data` can be refused unparsed: it is one request, for certain."""
+        return is_one_request(data) and not (self._cors and _ORIGIN.search(data))
+
     def refuse(self, transport: asyncio.Transport, data: bytes) -> bool:
         """Answer, unparsed, the one request that `data` is; False if it is none for certain."""
-        if not is_one_request(data) or (self._cors and _ORIGIN.search(data)):
+        if not self.may_refuse(data):
             return False
         metrics.SHED.inc()
         transport.write(OVERLOADED)
         if _CLOSE.search(data):
             transport.close()
-        else:
-            self.rest(transport)
         return True
 
     def rest(self, transport: asyncio.Transport) -> None:
