@@ -19,7 +19,7 @@ from typing import cast
 from aiohttp import web
 
 from gateway.app_keys import SALES, SETTINGS
-from gateway.grabs.parser import NotPlain, PlainGrab, read_plain_grab
+from gateway.grabs.parser import NotPlain, PlainGrab, length_of_lone_grab, read_plain_grab
 from gateway.grabs.pipeline import PIPELINE, PendingGrab
 from gateway.grabs.responses import RawResponses
 from gateway.http.client_address import TRUSTED_PROXIES
@@ -27,10 +27,11 @@ from gateway.http.cors import headers_for
 from gateway.http.problems import Problem, Refused
 from gateway.http.responses import HSTS
 from gateway.overload.aiohttp_protocol import AiohttpProtocol
-from gateway.overload.connection_limits import OVERLOADED, ConnectionLimits, is_grab
+from gateway.overload.connection_limits import OVERLOADED, ConnectionLimits
 from gateway.overload.eviction import Eviction
 from gateway.overload.lateness import LATE_S, Lateness
 from gateway.overload.overflow import OverflowQueue
+from seckill import metrics
 from seckill.inventory.reservations import Verdict
 from seckill.sales.sales import Sale
 
@@ -110,8 +111,8 @@ class ConnectionFactory:
     async def drain(self, within_s: float) -> None:
         """Let pending grabs be answered, and close the connections that wait for nothing."""
         self._sweeping.cancel()
-        self.overflow.turn_all_away()
         self._drained = self.loop.create_future()
+        self.overflow.turn_all_away()
         for connection in tuple(self.connections):
             connection.close_if_idle()
         if self._pending:
@@ -154,7 +155,6 @@ class Connection(asyncio.Protocol):
         "_data",
         "_is_evicted",
         "_is_page",
-        "_is_waiting",
         "_keeps_alive",
         "_paused",
         "_pending",
@@ -165,6 +165,8 @@ class Connection(asyncio.Protocol):
         "_transport",
         "_turn_due",
         "_waited_s",
+        "_waits",
+        "came_at",
         "peer",
     )
 
@@ -180,8 +182,10 @@ class Connection(asyncio.Protocol):
         #: How long the first of it had waited to be read.
         self._waited_s = 0.0
         self._paused = self._stopped_reading = self._is_evicted = False
-        #: Whether its grab waits for room.
-        self._is_waiting = False
+        #: The length of the grab that waits for room, first of what lies here; 0 if none waits.
+        self._waits = 0
+        #: When that grab came.
+        self.came_at = 0.0
         #: Whether this connection has had its turn, and goes on in the next one.
         self._turn_due = False
         self._pending: PendingGrab | None = None
@@ -242,7 +246,7 @@ class Connection(asyncio.Protocol):
 
     def sweep(self, now: float) -> None:
         """End what waits for nothing."""
-        if self._pending is not None or self._paused or self._is_waiting:
+        if self._pending is not None or self._paused or self._waits:
             return
         if self._data:
             if now - self._since > SPLIT_S:
@@ -254,7 +258,7 @@ class Connection(asyncio.Protocol):
     def idle_since(self) -> float | None:
         """When it last had something under way; None if it has now."""
         aiohttp = self._aiohttp
-        is_busy = self._pending is not None or self._is_waiting
+        is_busy = self._pending is not None or self._waits > 0
         is_busy = is_busy or (aiohttp is not None and not aiohttp.idle)
         return None if is_busy or self._is_evicted else self._since
 
@@ -270,25 +274,15 @@ class Connection(asyncio.Protocol):
 
     # Called by the overflow queue.
 
-    @property
-    def waits_since(self) -> float:
-        """When the bytes that lie here came."""
-        return self._since - self._waited_s
-
     def go_on(self) -> None:
-        """Serve the grab that waited: there is room."""
-        self._end_wait()
+        """Begin the grab that waited: there is room."""
+        self._waits = 0
         self._serve()
 
     def turn_away(self) -> None:
         """Refuse the grab that waited."""
-        self._end_wait()
-        self._refuse()
-
-    def _end_wait(self) -> None:
-        self._is_waiting = False
-        if not self._transport.is_closing():
-            self._transport.resume_reading()
+        self._refuse_unparsed()
+        self._serve()
 
     # Called by the pipeline.
 
@@ -301,13 +295,12 @@ class Connection(asyncio.Protocol):
         self._write(self._responses.refused(refused))
 
     def shed(self) -> None:
-        """Write that there is too much in flight, and read nothing more for a while."""
+        """Write that there is too much in flight."""
         # A page can read only what bears its headers; others must hear that this was the end.
         if self._is_page or not self._keeps_alive:
             self.refuse(Refused(Problem.OVERLOADED))
         else:
             self._write(OVERLOADED)
-            self._shared.limits.rest(self._transport)
 
     # Serving.
 
@@ -325,9 +318,16 @@ class Connection(asyncio.Protocol):
             if is_busy or not shared.takes_grabs or shared.draining:
                 self._pass_to_aiohttp(len(self._data))
                 return
-            if self._waited_s > LATE_S and self._refuse():
-                return
-            if shared.pipeline.in_flight.full and self._wait_for_room():
+            is_late = self._waited_s > LATE_S
+            if (is_late or shared.pipeline.in_flight.full) and (
+                length := length_of_lone_grab(self._data, cors=shared.cors)
+            ):
+                self._waits = length
+                if is_late:
+                    self._refuse_unparsed()
+                else:
+                    self.came_at = self._since
+                    shared.overflow.put(self)
                 return
             plain = read_plain_grab(self._data)
             if plain is NotPlain.UNFINISHED:
@@ -336,7 +336,7 @@ class Connection(asyncio.Protocol):
                 self._pass_to_aiohttp(len(self._data))
             elif plain.quantity and (sale := shared.sales.known(plain.sale_id)):
                 self._data = self._data[plain.length :]
-                self._begin_grab(plain, sale, plain.quantity)
+                self._begin_grab(plain, sale, plain.quantity, is_late=is_late)
             else:
                 self._pass_to_aiohttp(plain.length)
         if self._stopped_reading and len(self._data) <= AHEAD_MAX:
@@ -344,44 +344,33 @@ class Connection(asyncio.Protocol):
 
     @property
     def _must_wait(self) -> bool:
-        return self._paused or self._turn_due or self._is_waiting
+        return self._paused or self._turn_due or self._waits > 0
 
-    def _wait_for_room(self) -> bool:
-        """Let the grab that lies there wait, unparsed; False if it is not alone."""
-        if not is_grab(self._data) or not self._shared.limits.may_refuse(self._data):
-            return False
-        self._is_waiting = True
-        self._transport.pause_reading()
-        self._shared.overflow.put(self)
-        return True
-
-    def _refuse(self) -> bool:
-        """Refuse the grab that lies there, before anything is parsed; False if it is not alone."""
-        if not is_grab(self._data) or not self._shared.limits.refuse(self._transport, self._data):
-            return False
-        self._data, self._since = b"", self._shared.loop.time()
+    def _refuse_unparsed(self) -> None:
+        """Refuse the grab that waits, the first of what lies there."""
+        metrics.SHED.inc()
+        self._transport.write(OVERLOADED)
+        self._data, self._waits = self._data[self._waits :], 0
+        self._since, self._waited_s = self._shared.loop.time(), 0.0
         if self._aiohttp is not None:
             self._aiohttp.extend_keepalive()
-        return True
 
     def _take_turn(self) -> None:
         self._turn_due = False
         self._serve()
 
-    def _begin_grab(self, plain: PlainGrab, sale: Sale, quantity: int) -> None:
+    def _begin_grab(self, plain: PlainGrab, sale: Sale, quantity: int, *, is_late: bool) -> None:
         if self._aiohttp is not None:
             self._aiohttp.extend_keepalive()
         self._is_page = self._shared.cors and plain.origin != ""
         self._responses = self._shared.responses_to(plain)
         self._keeps_alive = plain.keeps_alive
+        if is_late:
+            metrics.SHED.inc()
+            self.shed()
+            return
         self._pending = self._shared.pipeline.begin_grab(
-            self,
-            sale,
-            plain.ticket,
-            quantity,
-            self.peer,
-            (plain.forwarded,),
-            self._since - self._waited_s,
+            self, sale, plain.ticket, quantity, self.peer, (plain.forwarded,)
         )
         if self._pending is not None:
             self._shared.begin()

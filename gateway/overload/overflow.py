@@ -1,17 +1,17 @@
 """Grabs for which there was no room: the newest is served first, the oldest is refused first.
 
 With more grabs than can be served, each refusal at once would cost time in which others are served,
-and a client that asks again at once would get the next one. So a grab without room waits here,
-unparsed, and nothing more is read from its connection. When there is room again, the newest goes
-on: its buyer has waited least. What has waited for too long is refused, oldest first, as fast as a
-part of the process's time allows. (folly and Facebook call this an adaptive LIFO:
-https://queue.acm.org/detail.cfm?id=2839461)
+and a client that asks again at once would get the next one. So a grab without room waits here. When
+there is room again, the newest goes on: its buyer has waited least. What has waited for too long is
+refused, oldest first, as fast as a part of the process's time allows. Others call this an adaptive
+LIFO (https://queue.acm.org/detail.cfm?id=2839461).
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Protocol
 
@@ -26,9 +26,8 @@ REFUSING_SHARE = 0.25
 class Overflowing(Protocol):
     """A connection whose grab waits for room."""
 
-    @property
-    def waits_since(self) -> float:
-        """When its grab came, in the loop's time."""
+    #: When its grab came, in the loop's time.
+    came_at: float
 
     def go_on(self) -> None:
         """Serve the grab: there is room."""
@@ -44,7 +43,7 @@ class OverflowQueue:
         self._is_full = is_full
         self._loop = asyncio.get_running_loop()
         #: In the order in which they came.
-        self._waiting: dict[Overflowing, None] = {}
+        self._waiting: OrderedDict[Overflowing, None] = OrderedDict()
         self._looked_at = 0.0
 
     def __len__(self) -> int:
@@ -71,7 +70,7 @@ class OverflowQueue:
         earliest = self._loop.time() - LATE_S
         while self._waiting and not self._is_full():
             newest, _ = self._waiting.popitem()
-            if newest.waits_since < earliest:  # and so are all others
+            if newest.came_at < earliest:  # and so are all others
                 newest.turn_away()
                 break
             newest.go_on()
@@ -79,7 +78,7 @@ class OverflowQueue:
         self._looked_at = began
         while self._waiting:
             oldest = next(iter(self._waiting))
-            if oldest.waits_since >= earliest:
+            if oldest.came_at >= earliest:
                 break
             del self._waiting[oldest]
             oldest.turn_away()

@@ -44,15 +44,18 @@ class Transport:
         assert not self.closing, "uvloop raises here"
 
 
-class Limits:
-    """Takes every connection, and refuses what it is given."""
+class Overflow:
+    """Keeps the connections whose grabs wait."""
 
     def __init__(self) -> None:
-        self.leave, self.leaving = lambda: None, 0
+        self.waiting: list[Connection] = []
 
-    def refuse(self, transport: Transport, data: bytes) -> bool:
-        transport.write(OVERLOADED)
-        return True
+    def put(self, connection: Connection) -> None:
+        self.waiting.append(connection)
+
+    def discard(self, connection: Connection) -> None:
+        if connection in self.waiting:
+            self.waiting.remove(connection)
 
 
 class Bench:
@@ -63,9 +66,11 @@ class Bench:
         self.waited_s = 0.0
         self.begun = 0
         self.in_flight = SimpleNamespace(full=False)
+        self.overflow = Overflow()
         shared = SimpleNamespace(
             loop=SimpleNamespace(time=float, call_soon=self.calls.append),
-            limits=Limits(),
+            limits=SimpleNamespace(leave=lambda: None, leaving=0),
+            overflow=self.overflow,
             lateness=SimpleNamespace(of=lambda _: self.waited_s),
             connections=set(),
             enter=lambda *_: None,
@@ -115,10 +120,31 @@ def test_who_sends_ahead_has_one_turn_after_the_other(bench: Bench) -> None:
     assert served == [TURN_MAX, 2 * TURN_MAX, 2 * TURN_MAX + 2]
 
 
-def test_with_too_much_in_flight_a_grab_is_refused_unparsed(bench: Bench) -> None:
+def test_a_grab_without_room_waits_unparsed_and_goes_on_when_there_is_room(bench: Bench) -> None:
     bench.in_flight.full = True
     bench.connection.data_received(GRAB)
+    bench.connection.data_received(GRAB)  # sent ahead, it waits behind the first
+    assert (bench.begun, bench.transport.written) == (0, [])
+    assert bench.overflow.waiting == [bench.connection]
+    bench.in_flight.full = False
+    bench.connection.go_on()
+    assert bench.begun == 2
+
+
+def test_a_grab_that_waited_too_long_is_refused_and_the_next_one_waits(bench: Bench) -> None:
+    bench.in_flight.full = True
+    bench.connection.data_received(GRAB)
+    bench.connection.data_received(GRAB)
+    bench.connection.turn_away()
     assert (bench.begun, bench.transport.written) == (0, [OVERLOADED])
+    assert bench.overflow.waiting == [bench.connection] * 2
+
+
+def test_a_client_that_leaves_waits_no_more(bench: Bench) -> None:
+    bench.in_flight.full = True
+    bench.connection.data_received(GRAB)
+    bench.connection.connection_lost(None)
+    assert bench.overflow.waiting == []
 
 
 @pytest.mark.parametrize(("waited_s", "begun"), [(LATE_S, 1), (LATE_S + 0.004, 0)])

@@ -16,7 +16,7 @@ class Waiting:
     """A connection that notes what becomes of its grab."""
 
     def __init__(self, name: str, ends: list[str], since: float) -> None:
-        self.waits_since = since
+        self.came_at = since
         self._name, self._ends = name, ends
         self.went_on = lambda: None
 
