@@ -96,6 +96,12 @@ class Settings(BaseSettings):
     # Key rings, `kid:secret[,kid:secret…]`. The first key signs, all of them verify.
     ticket_keys: SecretStr = SecretStr("")
     jwt_keys: SecretStr = SecretStr("")
+    #: How much the clock of who issues login tokens may differ from ours (exp, nbf, iat).
+    jwt_leeway_s: Annotated[float, Field(ge=0, le=3600)] = 30.0
+    #: What a login token's `aud` has to be, or to contain; empty takes tokens without `aud` alone.
+    jwt_audience: str = ""
+    #: The claim of a login token that is the buyer's id: text or a whole number.
+    jwt_buyer_claim: Annotated[str, Field(min_length=1)] = "sub"
     # The card provider signs its webhooks with these. Empty refuses every webhook.
     webhook_keys: SecretStr = SecretStr("")
     # The bearer token of the admin API on the admin port. Empty turns that API off.
@@ -152,6 +158,10 @@ class Settings(BaseSettings):
     event_heartbeat_s: Seconds = 15.0
     #: Accepted batches not yet confirmed by the broker, per sale, before grabs are refused.
     outbox_max: Count = 10_000
+
+    #: Orders of one sale that a buyer may cancel: who grabs and cancels in turn would have the last
+    #: unit nearly always. A further order ends when its time to pay is over.
+    cancels_max: Annotated[int, Field(ge=0)] = 3
 
     #: Payments in flight per process: a second's work if a core commits some hundreds. Beyond it
     #: 503 at once.

@@ -10,7 +10,7 @@ from gateway import resources
 from gateway.app_keys import LIMITS, SETTINGS
 from gateway.grabs import routes as grabs
 from gateway.http import cors, docs, openapi, responses
-from gateway.http.auth import LOGIN_KEYS, TICKET_KEYS
+from gateway.http.auth import LOGINS, TICKET_KEYS, Logins
 from gateway.http.client_address import TRUSTED_PROXIES
 from gateway.http.contract import Route
 from gateway.http.problems import add_routes
@@ -22,6 +22,7 @@ from gateway.payments import webhooks
 from gateway.sales import challenges, tickets
 from gateway.sales import routes as sales
 from seckill.auth.key_ring import KeyRing
+from seckill.auth.login_tokens import LoginRules
 
 #: Every route of the public port, and so the whole contract.
 ROUTES: tuple[Route, ...] = (
@@ -51,9 +52,9 @@ def create_app(settings: Settings) -> web.Application:
     app[TICKET_KEYS] = KeyRing.parse(
         settings.ticket_keys.get_secret_value(), setting="SECKILL_TICKET_KEYS"
     )
-    app[LOGIN_KEYS] = KeyRing.parse(
-        settings.jwt_keys.get_secret_value(), setting="SECKILL_JWT_KEYS"
-    )
+    login_keys = KeyRing.parse(settings.jwt_keys.get_secret_value(), setting="SECKILL_JWT_KEYS")
+    rules = LoginRules(settings.jwt_leeway_s, settings.jwt_audience, settings.jwt_buyer_claim)
+    app[LOGINS] = Logins(login_keys, rules, {})
     if signing := settings.webhook_keys.get_secret_value():
         app[webhooks.KEYS] = KeyRing.parse(signing, setting="SECKILL_WEBHOOK_KEYS")
     app[POLL_SCHEDULE] = PollSchedule(settings.poll_budget_per_s)

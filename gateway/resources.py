@@ -134,7 +134,9 @@ async def grabs_ctx(app: web.Application) -> AsyncIterator[None]:
 
     app[RESERVATIONS] = ReservationsBySale(make_reservations)
     app[PIPELINE] = GrabPipeline(app)
-    app[ORDER_LOOKUP] = OrderLookup(app[DB], app[SALES], app[RESERVATIONS].of)
+    app[ORDER_LOOKUP] = OrderLookup(
+        app[DB], app[SALES], app[RESERVATIONS].of, cancels_max=app[SETTINGS].cancels_max
+    )
     yield
     with suppress(Unavailable):  # what is not acknowledged stays in the outbox, for the relay
         await app[RESERVATIONS].drain()

@@ -27,7 +27,7 @@ from gateway.grabs.reservations import (
     SaleReservations,
     result_of_look_up,
 )
-from gateway.grabs.responses import COUNTERS, body_of, too_many
+from gateway.grabs.responses import COUNTERS, body_of, too_few_left, too_many
 from gateway.http.auth import TICKET_KEYS
 from gateway.http.client_address import TRUSTED_PROXIES, address_of
 from gateway.http.problems import Problem, Refused
@@ -208,8 +208,11 @@ class PendingGrab:
 
     def _answer(self, result: GrabResult) -> None:
         COUNTERS[result.verdict].inc()
+        left = self._reservations.left
         if result.verdict is Verdict.QUANTITY:
             self._refuse(too_many(self._reservations.sale))
+        elif result.verdict is Verdict.SOLD_OUT and left and self._quantity > 1:
+            self._refuse(too_few_left(left))
         elif client := self._end():
             client.respond(result.verdict, body_of(result, self._pipeline.poll_schedule))
 

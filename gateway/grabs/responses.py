@@ -23,7 +23,7 @@ from seckill import metrics
 from seckill.inventory.reservations import Verdict
 from seckill.sales.sales import Sale
 
-#: The problem of each refusal of the script, but for a wrong quantity: see `too_many`.
+#: The problem of each refusal of the script, but for a quantity: see `too_many`, `too_few_left`.
 REFUSALS: dict[Verdict, Problem] = {
     Verdict.NOT_OPEN: Problem.NOT_OPEN,
     Verdict.CLOSED: Problem.CLOSED,
@@ -59,6 +59,11 @@ def body_of(result: GrabResult, schedule: PollSchedule) -> bytes:
 def too_many(sale: Sale) -> Refused:
     """Return the refusal of a quantity beyond the sale's limit."""
     return Refused(Problem.BAD_REQUEST, f"at most {sale.per_order_max} an order", field="quantity")
+
+
+def too_few_left(left: int) -> Refused:
+    """Return the refusal of a quantity beyond what is left, while something is."""
+    return Refused(Problem.TOO_FEW_LEFT, f"{left} left", field="quantity")
 
 
 def web_response(verdict: Verdict, body: bytes) -> web.Response:

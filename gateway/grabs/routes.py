@@ -60,7 +60,7 @@ _LINKS = {
     parameters=[SALE_ID],
     identities=[TICKET],
     body=json_body(GrabRequest(quantity=1)),
-    problems=[Problem.RATE_LIMITED, *REFUSALS.values()],
+    problems=[Problem.RATE_LIMITED, Problem.TOO_FEW_LEFT, *REFUSALS.values()],
 )
 async def grab(request: web.Request) -> web.Response:
     """Reserve units for the ticket's buyer and answer once that cannot be lost."""

@@ -58,12 +58,16 @@ class Problem(Enum):
     METHOD_NOT_ALLOWED = ProblemKind(405, "This method is not allowed here")
     TOO_SLOW = ProblemKind(408, "The request took too long to arrive")
     SOLD_OUT = ProblemKind(409, "The sale is sold out")
+    TOO_FEW_LEFT = ProblemKind(409, "Fewer units are left than the grab asks for")
     PROOF_USED = ProblemKind(409, "This proof of work has been used already")
     CONFLICT = ProblemKind(409, "The sale is in a state that does not allow this")
     PAYMENT_IN_PROGRESS = ProblemKind(409, "The order is being paid")
     QUEUED = ProblemKind(409, "The order is still being placed", 1)
     NO_CARDS = ProblemKind(409, "This shop takes no cards")
     NOT_PAYABLE = ProblemKind(409, "The order has ended and can no longer be paid")
+    CANCELLED_TOO_OFTEN = ProblemKind(
+        409, "The buyer has cancelled as many orders of this sale as it allows"
+    )
     NOT_CANCELLABLE = ProblemKind(409, "The order is paid and can no longer be cancelled")
     CLOSED = ProblemKind(410, "The sale is closed")
     EXPIRED = ProblemKind(410, "The time to pay has passed")

@@ -15,6 +15,7 @@ import asyncpg
 from aiohttp import web
 
 from gateway.grabs.reservations import SaleReservations
+from gateway.http.problems import Problem, Refused
 from seckill.clock import now_ms
 from seckill.errors import Conflict, Unavailable
 from seckill.inventory.reservations import Holding, Verdict
@@ -30,6 +31,8 @@ T = TypeVar("T")
 #: While PostgreSQL is unavailable, a holder this young counts as queued: it has hardly had time to
 #: be more.
 YOUNG_MS = 10_000
+#: The reason of an order that its buyer cancelled.
+BUYER = "buyer"
 #: Ids in one query: each is an index look-up, 500 of them take a few milliseconds.
 READ_BATCH_MAX = 500
 
@@ -46,8 +49,11 @@ class OrderLookup:
         db: asyncpg.Pool,
         sales: SaleDirectory,
         reservations_of: Callable[[Sale], SaleReservations],
+        *,
+        cancels_max: int,
     ) -> None:
         self._db = db
+        self._cancels_max = cancels_max
         self._sales = sales
         self._reservations_of = reservations_of
         self._rows: MicroBatcher[str, Order | None] = MicroBatcher(
@@ -96,18 +102,26 @@ class OrderLookup:
         return await orders.find_changed(self._db, seen)
 
     async def cancel(self, sale: Sale, order_id: str, buyer_id: str) -> Order | None:
-        """Cancel a buyer's order if it can be; return it as it then is, None without one."""
+        """Cancel a buyer's order if it can be; return it as it then is, None without one.
+
+        Raise Refused if the buyer has cancelled too many orders of the sale. A buyer who grabs and
+        cancels in turn would have the last unit nearly always: others do not know when it is free.
+        """
         for _ in range(3):
             order = await self.find(sale, order_id, buyer_id)
+            is_live = isinstance(order, QueuedGrab) or (order and order.state == "pending")
+            if is_live and await self._cancelled(sale, buyer_id) >= self._cancels_max:
+                raise Refused(Problem.CANCELLED_TOO_OFTEN, "it ends when its time to pay is over")
             if isinstance(order, QueuedGrab):
-                await orders.cancel_unplaced(
-                    self._db, sale.sale_id, buyer_id, order, reason="buyer"
-                )
+                await orders.cancel_unplaced(self._db, sale.sale_id, buyer_id, order, reason=BUYER)
             elif order is not None and order.state == "pending":
-                await orders.release(self._db, [order_id], to_state="cancelled", reason="buyer")
+                await orders.release(self._db, [order_id], to_state="cancelled", reason=BUYER)
             else:
                 return order
         raise Conflict(f"order {order_id} changed under three cancellations")
+
+    async def _cancelled(self, sale: Sale, buyer_id: str) -> int:
+        return await orders.count_cancelled(self._db, sale.sale_id, buyer_id, reason=BUYER)
 
     async def _holding(self, sale: Sale, buyer_id: str) -> Holding | None:
         verdict, holding = await self._reservations_of(sale).find_holding(buyer_id)

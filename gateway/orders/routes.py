@@ -115,7 +115,12 @@ async def show_mine(request: web.Request) -> web.Response:
     tag="orders",
     parameters=[ORDER_ID],
     identities=[LOGIN],
-    problems=[Problem.RATE_LIMITED, Problem.PAYMENT_IN_PROGRESS, Problem.NOT_CANCELLABLE],
+    problems=[
+        Problem.RATE_LIMITED,
+        Problem.PAYMENT_IN_PROGRESS,
+        Problem.NOT_CANCELLABLE,
+        Problem.CANCELLED_TOO_OFTEN,
+    ],
 )
 async def cancel_order(request: web.Request) -> web.Response:
     """Cancel an order, placed or still queued; a second time changes nothing."""

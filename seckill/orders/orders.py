@@ -121,6 +121,19 @@ async def cancel_unplaced(
     return cancelled
 
 
+async def count_cancelled(db: asyncpg.Pool, sale_id: str, buyer_id: str, *, reason: str) -> int:
+    """Count the orders of a buyer in a sale that were cancelled for a reason."""
+    with database_errors_as_unavailable():
+        count: int = await db.fetchval(
+            "SELECT count(*) FROM orders WHERE sale_id = $1 AND buyer_id = $2"
+            " AND state = 'cancelled' AND reason = $3",
+            sale_id,
+            buyer_id,
+            reason,
+        )
+    return count
+
+
 async def release_overdue(db: asyncpg.Pool, *, grace_s: float, limit: int) -> list[str]:
     """Cancel up to `limit` orders overdue by `grace_s`; skip orders that another process locked."""
     async with transaction(db) as connection:
