@@ -54,6 +54,7 @@ async def serve(settings: Settings) -> None:
     tls = public_context(settings)
     app = create_app(settings)
     app[STOPPING] = stop
+    app.on_response_prepare.append(_close_while_stopping)
     # A handler is cancelled when its client leaves: its grab leaves the batch, and no ledger is
     # counted for it.
     edge = web.AppRunner(
@@ -90,6 +91,13 @@ async def serve(settings: Settings) -> None:
         # the requests in flight (up to drain_s), drain the reservations, close the stores.
         await admin.cleanup()
         await edge.cleanup()
+
+
+async def _close_while_stopping(request: web.Request, response: web.StreamResponse) -> None:
+    """Tell a client whose connection would end soon that this answer is its last."""
+    if request.app[STOPPING].is_set():
+        response.force_close()
+        response.headers["Connection"] = "close"
 
 
 async def _listen_for_operators(settings: Settings, server: web.Server) -> asyncio.Server:

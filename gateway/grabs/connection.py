@@ -18,7 +18,7 @@ from typing import cast
 
 from aiohttp import web
 
-from gateway.app_keys import SALES, SETTINGS
+from gateway.app_keys import SALES, SETTINGS, STOPPING
 from gateway.grabs.parser import NotPlain, PlainGrab, length_of_lone_grab, read_plain_grab
 from gateway.grabs.pipeline import PIPELINE, PendingGrab
 from gateway.grabs.responses import RawResponses
@@ -70,7 +70,7 @@ class ConnectionFactory:
         self.keepalive_s = keepalive_s
         #: Whether plain grabs are taken here, and not by aiohttp like all else.
         self.takes_grabs = takes_grabs
-        self.sales, self.pipeline = app[SALES], app[PIPELINE]
+        self.sales, self.pipeline, self.stopping = app[SALES], app[PIPELINE], app[STOPPING]
         self.loop = asyncio.get_running_loop()
         self.lateness = Lateness(self.loop)
         self.overflow = OverflowQueue(lambda: self.pipeline.in_flight.full)
@@ -103,9 +103,9 @@ class ConnectionFactory:
         """Return the protocol for one connection: a factory for `loop.create_server`."""
         return Connection(self)
 
-    def responses_to(self, plain: PlainGrab) -> RawResponses:
+    def responses_to(self, plain: PlainGrab, *, keeps_alive: bool) -> RawResponses:
         """Return the responses to a grab: for the page that it came from, if it did."""
-        how = plain.is_http10, plain.keeps_alive
+        how = plain.is_http10, keeps_alive
         return self._responses.get((plain.origin, *how)) or self._responses["", *how]
 
     async def drain(self, within_s: float) -> None:
@@ -363,8 +363,9 @@ class Connection(asyncio.Protocol):
         if self._aiohttp is not None:
             self._aiohttp.extend_keepalive()
         self._is_page = self._shared.cors and plain.origin != ""
-        self._responses = self._shared.responses_to(plain)
-        self._keeps_alive = plain.keeps_alive
+        # From the signal to stop on, each answer is the last of its connection.
+        self._keeps_alive = plain.keeps_alive and not self._shared.stopping.is_set()
+        self._responses = self._shared.responses_to(plain, keeps_alive=self._keeps_alive)
         if is_late:
             metrics.SHED.inc()
             self.shed()

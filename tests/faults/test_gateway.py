@@ -173,7 +173,7 @@ async def test_sigterm_turns_it_unready_first_and_refuses_nobody_who_comes_meanw
                 return
             statuses.append(answer.status)
 
-    async with ClientSession(gateway.admin_url) as admin:
+    async with ClientSession(gateway.admin_url) as admin, ClientSession(gateway.url) as kept:
 
         async def unready() -> bool:
             async with admin.get("/readyz") as response:
@@ -182,6 +182,9 @@ async def test_sigterm_turns_it_unready_first_and_refuses_nobody_who_comes_meanw
         await buy_one_first(gateway, sale, ticket_for)
         gateway.child.send(signal.SIGTERM)
         await eventually(unready, "it says that it stops")
+        for path in ("/v1/sales", f"/v1/sales/{sale.sale_id}"):
+            async with kept.get(path) as response:
+                assert (response.status, response.headers["Connection"]) == (200, "close")
         buying = asyncio.create_task(buy())
         await eventually(
             lambda: asyncio.sleep(0, len(statuses) > 5), "buyers are served all the same"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
@@ -79,7 +80,8 @@ class Bench:
             takes_grabs=True,
             draining=False,
             cors=False,
-            responses_to=lambda _: None,
+            responses_to=lambda *_, **__: None,
+            stopping=asyncio.Event(),
         )
         self.connection = Connection(cast(ConnectionFactory, shared))
         self.transport = Transport()
