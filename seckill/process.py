@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from seckill.errors import SeckillError
+
+log = logging.getLogger(__name__)
 
 
 def notify_ready(notify_socket: str) -> None:
@@ -32,9 +35,15 @@ def listening(host: str, port: int, setting: str) -> Iterator[None]:
 
 
 def stop_on_signals() -> asyncio.Event:
-    """Return an event that SIGTERM or SIGINT sets."""
+    """Return an event that SIGTERM or SIGINT sets; SIGHUP is noted in the log, and ends nothing.
+
+    SIGHUP means that the terminal is gone, or "read your configuration again". By default it would
+    end the process with its work undrained. It is handled, not ignored, because what is ignored
+    stays ignored in every child.
+    """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for signal_ in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signal_, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, log.info, "SIGHUP: there is nothing to read again")
     return stop

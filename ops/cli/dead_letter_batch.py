@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
 
+import asyncpg
 import typer
 from rich.console import Console
 from rich.progress import Progress
@@ -16,10 +17,21 @@ from rich.progress import Progress
 from ops.cli.console import show
 from ops.cli.dead_letter_tables import describe, outcome_lines, summary
 from ops.cli.stores import Stores, run
-from seckill.dead_letters import store
+from seckill.dead_letters import replays, store
+from seckill.dead_letters.parser import first_line
+from seckill.dead_letters.replays import ReplayOutcome
 from seckill.dead_letters.resolution import Resolution
 from seckill.dead_letters.store import DeadLetter, LetterFilter
 from seckill.errors import Permanent, Transient, UserMistake
+
+#: Between two looks at what became of replayed messages: a person does not notice it.
+LOOK_S = 0.2
+_ENDED = (
+    Resolution.REPLAYED,
+    Resolution.DISCARDED,
+    ReplayOutcome.HANDLED,
+    ReplayOutcome.NOT_DEAD,
+)
 
 #: Ends one letter and returns what became of it.
 End = Callable[[int], Awaitable[dict[str, Any]]]
@@ -29,7 +41,10 @@ Opening = Callable[[Stores], AbstractAsyncContextManager[End]]
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Which letters a command ends, at most how many, how many a second, and what was typed."""
+    """Which letters a command ends, at most how many, how many a second, and what was typed.
+
+    After a replay it waits up to `wait_s` for what becomes of the messages.
+    """
 
     meant: LetterFilter
     verb: str
@@ -38,6 +53,7 @@ class Batch:
     dry_run: bool
     yes: bool
     as_json: bool
+    wait_s: float = 0.0
 
 
 def end_letters(batch: Batch, opening: Opening) -> None:
@@ -54,7 +70,7 @@ def end_letters(batch: Batch, opening: Opening) -> None:
     show({"letters": outcomes, "left": left}, batch.as_json, *outcome_lines(outcomes, left))
     if outage:
         raise outage
-    if any(o["outcome"] not in (Resolution.REPLAYED, Resolution.DISCARDED) for o in outcomes):
+    if any(outcome["outcome"] not in _ENDED for outcome in outcomes):
         raise typer.Exit(1)
     return None
 
@@ -86,7 +102,27 @@ async def _end_all(
                     outcomes.append({"letter_id": letter_id, "outcome": str(error)})
                 except Transient as outage:
                     return outcomes, outage
+            if batch.wait_s:
+                bar.add_task("outcomes", total=None)
+                await _await_replays(stores.db, outcomes, batch.wait_s)
     return outcomes, None
+
+
+async def _await_replays(db: asyncpg.Pool, outcomes: list[dict[str, Any]], wait_s: float) -> None:
+    """Wait until each replayed message was handled or has died again, and note which."""
+    open_ = {o["letter_id"]: o for o in outcomes if o["outcome"] == Resolution.REPLAYED}
+    clock = asyncio.get_running_loop().time
+    deadline = clock() + wait_s
+    while open_:
+        for letter_id, found in (await replays.outcomes(db, open_)).items():
+            open_[letter_id]["outcome"] = found.outcome
+            if found.outcome is ReplayOutcome.DIED_AGAIN:
+                open_[letter_id]["reason"] = first_line(found.reason)
+            if found.outcome in (ReplayOutcome.DIED_AGAIN, ReplayOutcome.HANDLED):
+                del open_[letter_id]
+        if clock() >= deadline:
+            break
+        await asyncio.sleep(LOOK_S)
 
 
 def _ask(plan: str, batch: Batch) -> None:

@@ -87,4 +87,5 @@ def _text(outcome: dict[str, Any]) -> str:
     effects = Counter(outcome.get("orders", {}).values())
     orders = "".join(f", {count} {effect}" for effect, count in effects.items())
     units = f", {outcome['units']} units back" if outcome.get("units") else ""
-    return f"{outcome['outcome']}{orders}{units}"
+    reason = f": {outcome['reason']}" if "reason" in outcome else ""
+    return f"{outcome['outcome']}{orders}{units}{reason}"

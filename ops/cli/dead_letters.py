@@ -26,6 +26,8 @@ from seckill.inventory.holders import find_holdings
 RATE = 50.0
 #: A mistake in the selection stays a small one; the command prints how many are left.
 LIMIT = 100
+#: A message that can never succeed dies within a second; on a busy pool it waits before.
+WAIT_S = 10.0
 #: Letters in memory, with their bodies.
 LIMIT_MAX = 10_000
 
@@ -156,11 +158,17 @@ def replay(
         bool,
         typer.Option("--force", help=f"Also those replayed {resolution.REPLAYS_MAX} times before."),
     ] = False,
+    wait: Annotated[
+        float, typer.Option(help="Seconds to wait for what becomes of them.", min=0, max=3600)
+    ] = WAIT_S,
     dry_run: DryRun = False,
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
-    """Send letters to their queues again, once the cause is mended. An order never exists twice."""
+    """Send letters to their queues again, once the cause is mended. An order never exists twice.
+
+    Exit 1 if one of them dies again, or is not handled within --wait.
+    """
     meant = _meant(ids, queue, sale, match, everything)
     actor = audit.operator_name()
 
@@ -177,7 +185,7 @@ def replay(
 
             yield one
 
-    end_letters(Batch(meant, "replay", limit, rate, dry_run, yes, as_json), opening)
+    end_letters(Batch(meant, "replay", limit, rate, dry_run, yes, as_json, wait), opening)
 
 
 @dead_app.command("discard")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from config.settings import load_settings
+from config.settings import Settings, load_settings
 from ops.cli.console import Json, show
 from ops.pool.plan import COUNT_MAX
 from ops.processes.home import bring_down, pool_manager
@@ -27,7 +27,7 @@ def up(
     as_json: Json = False,
 ) -> None:
     """Start everything: private stores, gateways, consumers."""
-    settings = load_settings()
+    settings = _settings_of_stack()
     if detach:
         from ops.stack.detached import start_detached
 
@@ -75,8 +75,16 @@ def env(as_json: Json = False) -> None:
     """Print the addresses and the admin token, for `eval "$(seckill env)"`."""
     from ops.stack.settings import current_variables
 
-    found = current_variables(load_settings())
+    found = current_variables(_settings_of_stack())
     show(found, as_json, *(f"export {name}='{value}'" for name, value in found.items()))
+
+
+def _settings_of_stack() -> Settings:
+    """Return the settings without the addresses that an earlier stack of the same home printed."""
+    from ops.stack.settings import forget_own_addresses
+
+    forget_own_addresses(load_settings().home.absolute())
+    return load_settings()
 
 
 def gateway(

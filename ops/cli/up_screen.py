@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -39,8 +40,9 @@ class UpScreen:
         self._line: Status | None = None
 
     def log(self, text: str) -> None:
-        """Print one event."""
-        self._console.print(f"{time.strftime('%H:%M:%S')} {text}", markup=False)
+        """Print one event, unless the terminal is gone: the stack outlives it."""
+        with suppress(OSError):
+            self._console.print(f"{time.strftime('%H:%M:%S')} {text}", markup=False)
 
     def ready(self, values: StackSettings) -> None:
         """Print the addresses, and for a person something to paste."""

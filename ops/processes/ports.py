@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import random
 import socket
+from contextlib import suppress
+from pathlib import Path
 
 LOOPBACK = "127.0.0.1"
 
@@ -25,8 +28,27 @@ def free_port() -> int:
     raise OSError(f"no free port between {_RANGE.start} and {_RANGE.stop} on {LOOPBACK}")
 
 
-def _is_free(port: int) -> bool:
+def kept_port(home: Path, name: str) -> int:
+    """Return the port that `name` had in this home the last time if it is free, or a new one.
+
+    So an address that somebody has noted is still right when the stack is started again.
+    """
+    file = home / "ports.json"
+    kept: dict[str, int] = {}
+    with suppress(OSError, ValueError):  # there is none yet, or it was cut off: new ports then
+        kept = json.loads(file.read_text())
+    port = kept.get(name, 0)
+    if not port or port in _handed_out or not _is_free(port, reuse=True):
+        port = free_port()
+        file.write_text(json.dumps({**kept, name: port}))
+    _handed_out.add(port)
+    return port
+
+
+def _is_free(port: int, *, reuse: bool = False) -> bool:
+    """Return whether it can be bound; with `reuse` although connections of before linger."""
     with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(reuse))
         try:
             probe.bind((LOOPBACK, port))
         except OSError:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 from pydantic_settings import EnvSettingsSource
 
 from config.settings import Settings
 from ops.processes.home import supervisor
-from ops.processes.ports import free_port
+from ops.processes.ports import LOOPBACK, kept_port
 from ops.stack.credentials import load_credentials
 from seckill.errors import SeckillError
 
@@ -28,6 +30,28 @@ def given_settings() -> dict[str, Any]:
     return EnvSettingsSource(Settings)()
 
 
+def forget_own_addresses(home: Path) -> None:
+    """Take out of the environment what an earlier stack of this home printed for it.
+
+    A store with a password of this home is one that we start ourselves. What `seckill env` printed
+    of it may be out of date, and would be used by us and by our children.
+    """
+    if not (home / "secrets.json").exists():
+        return
+    own = {value for value in load_credentials(home).model_dump().values() if value}
+    given = given_settings()
+    stale = {
+        name
+        for name in STORE_SETTINGS.values()
+        if (url := urlsplit(str(given.get(name) or ""))).hostname == LOOPBACK
+        and url.password in own
+    }
+    if stale:  # the same command printed the addresses of the gateway
+        stale |= {"gateway_url", "admin_url"}
+    for name in stale:
+        os.environ.pop(f"SECKILL_{name.upper()}", None)
+
+
 def stack_settings(settings: Settings, home: Path, store_urls: dict[str, str]) -> StackSettings:
     """Compose what all processes of a stack, and commands beside it, should know.
 
@@ -36,8 +60,8 @@ def stack_settings(settings: Settings, home: Path, store_urls: dict[str, str]) -
     """
     given = given_settings()
     credentials = load_credentials(home)
-    gateway_port = int(given.get("gateway_port", 0)) or free_port()
-    admin_port = int(given.get("admin_port", 0)) or free_port()
+    gateway_port = int(given.get("gateway_port", 0)) or kept_port(home, "gateway")
+    admin_port = int(given.get("admin_port", 0)) or kept_port(home, "admin")
     scheme = "https" if settings.tls_cert else "http"
     return {
         **store_urls,

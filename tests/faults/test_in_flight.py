@@ -128,12 +128,15 @@ async def test_note_07_what_consumers_refuse_is_a_letter_whose_replay_is_the_ord
         await eventually(lambda: state_of(answers[0].order_id), "the other order has a row")
         ledger = await assert_balanced(sale)
         assert ledger.on_dead_letters == [unlucky.order_id]
-        # And replayed before the cause is mended, it is a letter again
-        assert (await processes.ask("dead", "replay", letter["letter_id"]))[0] == 0
+        # And replayed before the cause is mended, it is a letter again, as the command says
+        code, out, _ = await processes.ask("dead", "replay", letter["letter_id"], "--wait", 60)
+        assert (code, f"letter {letter['letter_id']}: died again: " in out) == (1, True)
+        assert "refused" in out
         assert (await letter_of(unlucky.order_id))["letter_id"] == letter["letter_id"]
     # When the cause is mended and it is replayed, it is an order, once
-    assert (await processes.ask("dead", "replay", letter["letter_id"]))[0] == 0
-    await eventually(lambda: state_of(unlucky.order_id), "the order has a row")
+    code, out, _ = await processes.ask("dead", "replay", letter["letter_id"], "--wait", 60)
+    assert (code, out) == (0, f"letter {letter['letter_id']}: replayed\n")
+    assert await state_of(unlucky.order_id)
     assert (await processes.ask("dead", "replay", letter["letter_id"]))[0] == 1
     ledger = await assert_balanced(sale)
     assert (ledger.lines["orders pending"], ledger.on_dead_letters) == (2, [])

@@ -17,7 +17,7 @@ import asyncpg
 
 from ops.processes.child import Child, StartFailed, run_to_end
 from ops.processes.pid_files import POLL_S
-from ops.processes.ports import LOOPBACK, free_port
+from ops.processes.ports import LOOPBACK, kept_port
 from ops.processes.tether import run_as
 from ops.stack.discovery import require
 from ops.stack.servers.server import Server, StackHome, configuration, until_answers
@@ -31,7 +31,7 @@ async def prepare(place: StackHome) -> Server:
     binaries = require("postgresql")
     user = _server_user()
     directory = _directory(place, user)
-    port = free_port()
+    port = kept_port(place.home, "postgresql")
     data = directory / "data"
     if not data.exists():
         await _initialise(place, binaries, data, user)

@@ -11,13 +11,15 @@ import hashlib
 import os
 from pathlib import Path
 
-from ops.processes.child import Child
-from ops.processes.ports import LOOPBACK, free_port
+from ops.processes.child import Child, StartFailed
+from ops.processes.ports import LOOPBACK, free_port, kept_port
 from ops.stack.discovery import ServerMissing, epmd, require
 from ops.stack.servers.greeting import until_greeted
 from ops.stack.servers.server import Server, StackHome, configuration, until_answers, write_private
 
 USER = "seckill"
+#: It passes its directory to a shell between single quotes, and hangs at its start with these.
+_UNUSABLE = frozenset("'\"\\")
 
 
 async def prepare(place: StackHome) -> Server:
@@ -27,7 +29,11 @@ async def prepare(place: StackHome) -> Server:
     if mapper is None:
         raise ServerMissing("rabbitmq")
     directory = place.directory("rabbitmq")
-    port, mapper_port = free_port(), free_port()
+    if _UNUSABLE & set(str(directory)):
+        raise StartFailed(
+            f"rabbitmq cannot work in {directory}: choose a SECKILL_HOME without quotes and \\"
+        )
+    port, mapper_port = kept_port(place.home, "rabbitmq"), free_port()
     password = place.credentials.amqp_password
     # The user is made at the first start; later starts find it in the data.
     own_lines = (

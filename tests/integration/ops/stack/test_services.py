@@ -91,7 +91,10 @@ def processes_of(home: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def home() -> Iterator[Path]:
-    with temporary_home() as home:
+    """A home with a space in its name, and other signs that configuration files know."""
+    with temporary_home() as directory:
+        home = directory / "My stack (2) #1"
+        home.mkdir(mode=0o755)
         yield home
         seckill(home, "down")
 
@@ -174,6 +177,38 @@ def test_second_up_is_refused_in_one_line(running: Path) -> None:
     assert refused.returncode == 1
     assert refused.stderr.count("\n") == 1
     assert "already runs" in refused.stderr
+
+
+def test_a_hangup_ends_nothing(running: Path) -> None:
+    manager, stack = pool_of(running), supervisor(running)
+    workers = {name: part["pid"] for name, part in status(running).items() if "role" in part}
+
+    for pid in (stack, manager, *workers.values()):
+        os.kill(int(str(pid)), signal.SIGHUP)
+
+    for name in workers:
+        log = running / "logs" / f"{name}.log"
+        eventually(lambda log=log: "SIGHUP" in log.read_text(), f"{log} notes the signal")
+    parts = status(running)
+    assert {name: parts[name]["pid"] for name in workers} == workers
+    assert (pool_of(running), supervisor(running)) == (manager, stack)
+
+
+def test_up_after_down_in_a_shell_with_the_addresses_of_before(running: Path) -> None:
+    """The environment then gives addresses of stores that the stack itself starts."""
+    shell = """
+        eval "$("$0" -m ops.cli env)" && "$0" -m ops.cli down &&
+        "$0" -m ops.cli up --detach --workers 1 && "$0" -m ops.cli sale list"""
+    done = subprocess.run(
+        ["/bin/sh", "-c", shell, sys.executable],
+        cwd=PROJECT_ROOT,
+        env={**os.environ, "SECKILL_HOME": str(running)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_killed_redis_comes_back_on_the_same_port_with_its_data(running: Path) -> None:
@@ -378,3 +413,10 @@ def test_up_with_a_store_that_does_not_answer_is_one_line_naming_the_setting(set
     (line,) = done.stderr.splitlines()
     assert "does not answer" in line
     assert setting in line
+
+
+def test_up_in_a_home_that_rabbitmq_cannot_use_is_one_line():
+    with temporary_home() as directory:
+        done = seckill(directory / "bob's", "up")
+    assert done.returncode == 1
+    assert "choose a SECKILL_HOME without quotes" in done.stderr
