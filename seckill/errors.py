@@ -5,6 +5,7 @@ SeckillError
 |  |- Unavailable   a store does not do the work; the outcome is unknown, never "no"
 |  |  |- TimedOut     a statement took too long: the store's fault once, the statement's if again
 |  |  |- WrongQueue   a queue was made with other arguments: an operator has to delete it
+|  |  |- BrokenSale   Redis cannot read the keys of one sale: other sales go on
 |- Permanent   the same call can never succeed: dead-letter it, or report it to the caller
 |  |- UserMistake   the user typed something wrong: one line, exit code 2, no traceback
 |  |  |- Missing      the named thing does not exist
@@ -50,15 +51,28 @@ class Unavailable(Transient):
         *,
         kind: FailureKind = FailureKind.UNAVAILABLE,
         store: str = "",
+        code: str = "",
     ) -> None:
         super().__init__(message)
-        #: `store` is redis, rabbitmq, postgresql, or "" for something else.
-        self.kind, self.store = kind, store
+        #: `store` is redis, rabbitmq, postgresql, provider, or "" for something else. `code` is the
+        #: store's own for this refusal (READONLY, 25006, 530), or "" if it did not answer.
+        self.kind, self.store, self.code = kind, store, code
+        #: It was counted, and told if it was news.
+        self.noted = False
 
     def at(self, address: str) -> Self:
         """Return the same failure, with the address after the store's name in its text."""
         name, said = str(self).split(" ", 1)
-        return type(self)(f"{name} at {address} {said}", kind=self.kind, store=self.store)
+        return self._with_text(f"{name} at {address} {said}")
+
+    def again(self) -> Self:
+        """Return a copy, to be raised for another caller."""
+        return self._with_text(str(self))
+
+    def _with_text(self, text: str) -> Self:
+        copy = type(self)(text, kind=self.kind, store=self.store, code=self.code)
+        copy.noted = self.noted
+        return copy
 
 
 class TimedOut(Unavailable):
@@ -67,6 +81,10 @@ class TimedOut(Unavailable):
 
 class WrongQueue(Unavailable):
     """RabbitMQ has a queue that was made with other arguments; nothing goes through it."""
+
+
+class BrokenSale(Unavailable):
+    """Redis holds something of one sale that no script can read; other sales go on."""
 
 
 class Permanent(SeckillError):

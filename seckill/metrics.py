@@ -88,6 +88,12 @@ PUBLISH_FAILURES = Counter("seckill_publish_failures", "Publishes that were not 
 EVENT_STREAMS = Gauge("seckill_event_streams", "Open event streams")
 EVENT_STREAMS_DROPPED = Counter("seckill_event_streams_dropped", "Clients that did not read")
 
+STORE_FAILURES = Counter(
+    "seckill_store_failures",
+    "Calls that a store did not do: unavailable, transient, or configuration (call an operator)",
+    ["store", "kind"],
+)
+
 ROLE_IN_FLIGHT = Gauge(
     "seckill_role_in_hand", "Messages taken and not acknowledged; 1 while a poller works", ["role"]
 )

@@ -10,13 +10,18 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from seckill.adapters.outages import OUTAGES
 from seckill.errors import SeckillError
 
 log = logging.getLogger(__name__)
 
 
 def notify_ready(notify_socket: str) -> None:
-    """Send READY=1 by systemd's protocol (sd_notify); do nothing if no supervisor asked for it."""
+    """Send READY=1 by systemd's protocol (sd_notify), if a supervisor asked for it.
+
+    From now on the process lives through outages, and tells them in its log.
+    """
+    OUTAGES.tells = True
     if not notify_socket:
         return
     address = "\0" + notify_socket[1:] if notify_socket.startswith("@") else notify_socket

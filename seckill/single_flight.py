@@ -51,5 +51,5 @@ class SingleFlight(Generic[R]):
                         self._outcome = error
                     self._begun_at = begun_at
         if isinstance(self._outcome, Unavailable):
-            raise Unavailable(str(self._outcome))
+            raise self._outcome.again()
         return self._outcome

@@ -19,6 +19,7 @@ from consumers.runtime.poll_role import Polled, PollRole
 from consumers.runtime.role import Role
 from seckill import metrics
 from seckill.adapters import redis_keys
+from seckill.adapters.failures import REDIS
 from seckill.adapters.redis import redis_errors_as_unavailable
 from seckill.consistency.preflight import KEYSPACE_EVENTS, missing_expiry_events, redis_settings
 from seckill.errors import Unavailable
@@ -101,7 +102,9 @@ class KeyExpiry:
         """Ping a silent Redis; raise Unavailable if it does not answer."""
         silent_s = time.monotonic() - self._heard_at
         if silent_s > 2 * PING_S:
-            raise Unavailable(f"Redis gave no sign of life for {silent_s:.0f} s")
+            raise Unavailable(f"Redis gave no sign of life for {silent_s:.0f} s", store=REDIS)
+        if pubsub.connection is not None and pubsub.connection.should_reconnect():
+            raise Unavailable("Redis: the subscription led to the wrong node", store=REDIS)
         if silent_s > PING_S and not self._pinged:
             await pubsub.ping()
             self._pinged = True

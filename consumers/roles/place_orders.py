@@ -14,7 +14,13 @@ from aio_pika.abc import AbstractIncomingMessage
 
 from consumers.resources import Resources
 from consumers.runtime.queue_role import is_suspect, queue_role
-from consumers.runtime.retries import FailedMessage, FailureAction, dead_letter, failure_action
+from consumers.runtime.retries import (
+    FailedMessage,
+    FailureAction,
+    attempts_of,
+    dead_letter,
+    failure_action,
+)
 from consumers.runtime.role import Role
 from consumers.timers import Timers, timer_kinds
 from seckill import messages, metrics
@@ -44,8 +50,9 @@ class PlaceOrders:
         """
         parts = [part for message in batch for part in messages.parts_of(message.body)]
         is_multi_sale = len(parts) > len(batch) == 1
-        if is_multi_sale and is_suspect(batch[0]):
-            await self._publish_parts(parts, "it was delivered too often")
+        # As a whole it is only retried when it takes too long.
+        if is_multi_sale and (is_suspect(batch[0]) or attempts_of(batch[0])):
+            await self._publish_parts(parts, "it was delivered or tried too often")
             return
         try:
             await self._place_messages(parts)

@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
+from functools import partial
 
-from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
+from aio_pika.abc import AbstractChannel
 
 from consumers.resources import Resources
+from consumers.runtime.batch_progress import BatchProgress, Handler, Message
 from consumers.runtime.fair_inbox import FairInbox
-from consumers.runtime.retries import FailureAction, RetrySchedule, failure_action
+from consumers.runtime.retries import RetrySchedule
 from consumers.runtime.role import HOLD, pause, until_available
 from seckill import metrics
-from seckill.adapters import topology
+from seckill.adapters import postgres, topology
+from seckill.adapters.failures import RABBITMQ, store_failure
+from seckill.adapters.outages import OUTAGES
 from seckill.adapters.rabbitmq import Broker, link_errors_as_unavailable
 from seckill.errors import Unavailable
 
@@ -26,9 +30,6 @@ from seckill.errors import Unavailable
 SUSPECT_DELIVERIES = 2
 #: The ids of one entry take about this many bytes: a body is weighed without decoding it.
 ENTRY_BYTES = 50
-
-Message = AbstractIncomingMessage
-Handler = Callable[[Sequence[Message]], Awaitable[None]]
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ def queue_role(
         queue,
         handle,
         retries or RetrySchedule(stores.publisher, queue),
+        partial(postgres.ask, stores.db),
         prefetch=stores.settings.prefetch,
         batch_max=batch_max,
         key=key,
@@ -79,6 +81,7 @@ class QueueRole:
         queue: str,
         handle: Handler,
         retries: RetrySchedule,
+        ask_store: Callable[[], Awaitable[None]],
         *,
         prefetch: int,
         batch_max: int,
@@ -90,6 +93,8 @@ class QueueRole:
         self._queue = queue
         self._handle = handle
         self._retries = retries
+        #: A trivial call of PostgreSQL: see BatchProgress.
+        self._ask_store = ask_store
         self._prefetch = prefetch
         #: The weight at which a batch is full.
         self._batch_max = batch_max
@@ -107,8 +112,11 @@ class QueueRole:
         while not stop.is_set():
             try:
                 await self._consume(stop)
-            except Unavailable as error:
-                log.warning("%s: %s; trying again in %g s", self._queue, error, HOLD.last_s)
+            except Exception as error:
+                failure = store_failure(error, RABBITMQ)
+                if failure is None:
+                    raise
+                OUTAGES.failed(failure)
                 await pause(stop, HOLD.last_s)
 
     async def _consume(self, stop: asyncio.Event) -> None:
@@ -138,6 +146,7 @@ class QueueRole:
             underlay.on_consumer_cancel_callbacks.add(lambda _: deleted.set())
             queue = (await topology.declare(channel)).queues[self._queue]
             await queue.consume(inbox.put)
+        OUTAGES.worked(RABBITMQ)
         log.info("%s: consuming%s", self._queue, ", one at a time" if one_at_a_time else "")
         ended = asyncio.create_task(_ended(channel, deleted, stop), name=f"{self._queue} end")
         try:
@@ -149,23 +158,22 @@ class QueueRole:
         finally:
             ended.cancel()
         if deleted.is_set():
-            raise Unavailable(f"RabbitMQ: the queue {self._queue} was deleted")
+            raise Unavailable(
+                f"RabbitMQ: the queue {self._queue} was deleted", store=RABBITMQ, code=self._queue
+            )
 
     async def _work(self, batch: list[Message], inbox: FairInbox, stop: asyncio.Event) -> None:
         """Handle a batch, retry or dead-letter the messages that failed, acknowledge all."""
-        failed: list[tuple[Message, Exception]] = []
-
-        async def handle() -> None:
-            failed.clear()
-            await self._handle_halving(batch, failed)
+        progress = BatchProgress(batch, self._handle, self._ask_store)
 
         async def retry() -> None:
-            while failed:  # one by one: if the broker is unavailable, none is published twice
-                await self._retries.handle_failure(*failed[-1])
-                failed.pop()
+            # One by one: if the broker is unavailable, none is published twice.
+            while progress.failed:
+                await self._retries.handle_failure(*progress.failed[-1])
+                progress.failed.pop()
                 metrics.ROLE_ERRORS.labels(self._name).inc()
 
-        for step in (handle, retry):
+        for step in (progress.go_on, retry):
             if not await until_available(step, self._name, stop):
                 return
         try:
@@ -179,22 +187,6 @@ class QueueRole:
             return
         inbox.done(batch)
         metrics.ROLE_DONE.labels(self._name).inc(len(batch))
-
-    async def _handle_halving(
-        self, batch: list[Message], failed: list[tuple[Message, Exception]]
-    ) -> None:
-        """Handle a batch; if that fails, halve it until each failed message stands alone."""
-        try:
-            await self._handle(batch)
-        except Exception as error:
-            if failure_action(error) is FailureAction.HOLD:
-                raise
-            if len(batch) == 1:
-                failed.append((batch[0], error))
-                return
-            middle = len(batch) // 2
-            await self._handle_halving(batch[:middle], failed)
-            await self._handle_halving(batch[middle:], failed)
 
 
 async def _ended(channel: AbstractChannel, *events: asyncio.Event) -> None:

@@ -2,7 +2,7 @@
 
 | raised | action |
 |---|---|
-| a store's failure (`seckill.adapters.failures`) | HOLD: the role pauses |
+| a store's failure (`seckill.adapters.failures`) | HOLD: the role pauses (`batch_progress.py`) |
 | Permanent | DEAD: the message can never succeed |
 | anything else | RETRY: the message waits in the next retry queue; after the last one it is dead |
 
@@ -67,7 +67,7 @@ class RetrySchedule:
         Unavailable if it has not. The copy may have arrived all the same: then both are handled,
         and every handler takes a second copy for the first one.
         """
-        attempts = _number(message, "x-attempts") + 1
+        attempts = attempts_of(message) + 1
         first_failed_ms = _number(message, "x-first-failed-ms") or now_ms()
         reason = f"{type(error).__name__}: {error}"
         if failure_action(error) is FailureAction.DEAD or attempts > len(RETRY_DELAYS_S):
@@ -120,6 +120,11 @@ async def dead_letter(publisher: Publisher, queue: str, dead: Iterable[FailedMes
         log.error("dead letter on %s: %s", name, each.reason)
         metrics.DEAD.labels(name).inc()
         await publisher.publish(name, each.body, each.headers())
+
+
+def attempts_of(message: AbstractIncomingMessage) -> int:
+    """Return how often a message has failed; 0 for one that has never been in a retry queue."""
+    return _number(message, "x-attempts")
 
 
 def _number(message: AbstractIncomingMessage, header: str) -> int:

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from seckill import metrics
 from seckill.adapters.failures import store_failure
+from seckill.adapters.outages import OUTAGES
 from seckill.backoff import Backoff
 
 #: Waits while a store is unavailable: short after a restart, and gentle during an outage.
@@ -51,9 +52,10 @@ async def until_available(
                 failure = store_failure(error)
                 if failure is None:
                     raise
+                OUTAGES.failed(failure)  # which tells it in the log, once for all roles
                 failures += 1
                 if failures == 1:
-                    log.warning("%s pauses: %s", name, failure)
+                    log.debug("%s pauses: %s", name, failure)
                     metrics.ROLE_ERRORS.labels(name).inc()
                     held.set(1)
                 await pause(stop, HOLD.wait_s(failures))
@@ -61,7 +63,7 @@ async def until_available(
                     return False
             else:
                 if failures:
-                    log.warning("%s resumes", name)
+                    log.debug("%s resumes", name)
                 return True
     finally:
         held.set(0)

@@ -18,6 +18,7 @@ from aiohttp import web
 
 from seckill import messages, metrics
 from seckill.adapters import topology
+from seckill.adapters.failures import RABBITMQ
 from seckill.adapters.publisher import Publisher
 from seckill.errors import Unavailable
 from seckill.inventory.reservations import Grab
@@ -193,7 +194,9 @@ class BatchedPublisher:
             async with asyncio.timeout(2 * self._timeout_s):
                 await self._small.submit(body)
         except TimeoutError as error:
-            raise Unavailable("RabbitMQ: other messages are not confirmed") from error
+            raise Unavailable(
+                "RabbitMQ: other messages are not confirmed", store=RABBITMQ
+            ) from error
 
     async def _send(self, waiting: Sequence[Waiter[bytes, None]]) -> None:
         bodies = [waiter.item for waiter in waiting]

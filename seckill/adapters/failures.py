@@ -19,6 +19,7 @@ from aiormq import exceptions
 from aiormq.exceptions import AMQPError
 from redis.exceptions import RedisError, ResponseError
 
+from seckill.adapters.outages import OUTAGES, STORE_NAMES
 from seckill.errors import FailureKind, TimedOut, Unavailable
 
 REDIS, RABBITMQ, POSTGRESQL = "redis", "rabbitmq", "postgresql"
@@ -36,19 +37,33 @@ POSTGRESQL_KINDS: Mapping[str, FailureKind] = {
     "42": FailureKind.CONFIGURATION,  # a function, table, column or right is missing
     "42P05": FailureKind.UNAVAILABLE,  # a pooler gave us the session of another client
 }
-#: Words of Redis's error replies, in a script's error too. Every other reply is UNAVAILABLE.
-REDIS_KINDS: Mapping[str, FailureKind] = {
+#: First words of Redis's error replies. Every other word, but for ERR, is UNAVAILABLE.
+REDIS_KINDS: Mapping[str, FailureKind | None] = {
     "NOAUTH": FailureKind.CONFIGURATION,
     "WRONGPASS": FailureKind.CONFIGURATION,
     "NOPERM": FailureKind.CONFIGURATION,
+    "DENIED": FailureKind.CONFIGURATION,  # protected mode
     "MOVED": FailureKind.CONFIGURATION,
     "CROSSSLOT": FailureKind.CONFIGURATION,
-    "unknown command": FailureKind.CONFIGURATION,
     "TRYAGAIN": FailureKind.TRANSIENT,
     "ASK": FailureKind.TRANSIENT,
+    "WRONGTYPE": None,  # of the data
+    "BUSYGROUP": None,
+    "NOGROUP": None,
 }
+#: What an ERR says of a right or a feature, from within a script as well. Every other ERR is about
+#: the data: a value that is no number, or an error of a script.
+REDIS_LACKS = re.compile(
+    r"unknown (sub)?command|unknown redis command|not allowed|can't (run|access)|no permission"
+    r"|invalid password|auth|disabled|not supported",
+    re.IGNORECASE,
+)
+#: An ERR that speaks of a state for now.
+REDIS_BUSY = re.compile(r"max number of clients|maxmemory|disk|master|replica|loading", re.I)
+#: Redis 6 puts the reply that a script got behind its place in the script.
+SCRIPT_REPLY = re.compile(r"user_script:(?: ?\d+:)? -?([A-Z]{3,})\b")
 #: Replies that a link to the wrong node gets: the links are dropped, the next one may lead right.
-WRONG_NODE = ("READONLY", "MASTERDOWN", "LOADING", "CLUSTERDOWN")
+WRONG_NODE = frozenset({"READONLY", "MASTERDOWN", "LOADING", "CLUSTERDOWN"})
 #: Refusals of RabbitMQ that last until an operator acts. Every other error is UNAVAILABLE.
 RABBITMQ_CONFIGURATION = (
     exceptions.AuthenticationError,
@@ -73,14 +88,10 @@ def store_failure(error: BaseException, store: str = "") -> Unavailable | None:
     client_errors = (asyncpg.InterfaceError, asyncpg.InternalClientError)
     if isinstance(error, client_errors) and not isinstance(error, ValueError):
         return _silent(POSTGRESQL, error)
-    if isinstance(error, ResponseError):
-        return _refused(REDIS, error, _redis_kind(str(error)))
     if isinstance(error, RedisError):
-        return _silent(REDIS, error)
+        return _of_redis(error)
     if isinstance(error, AMQPError):
-        if isinstance(error, RABBITMQ_CONFIGURATION):
-            return _refused(RABBITMQ, error, FailureKind.CONFIGURATION)
-        return _silent(RABBITMQ, error)
+        return _of_rabbitmq(error)
     if isinstance(error, TimeoutError):
         return _silent(store, error, TimedOut)
     if isinstance(error, OSError):
@@ -93,23 +104,28 @@ def store_errors_as_unavailable(store: str) -> Iterator[None]:
     """Raise Unavailable for every failure of a store; let every other error through."""
     try:
         yield
-    except Unavailable:
-        raise
     except Exception as error:
         failure = store_failure(error, store)
         if failure is None:
             raise
+        OUTAGES.failed(failure)
+        if failure is error:
+            raise
         raise failure from error
+    OUTAGES.worked(store)
 
 
 def words(error: BaseException) -> str:
     """Return the store's own words in one line, or what there is instead of them."""
-    return " ".join(str(error).split()) or type(error).__name__
+    said = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, RedisError) and error.status_code:
+        return f"{error.status_code} {said}"  # the client library cuts it off
+    return said
 
 
 def is_wrong_node(error: BaseException) -> bool:
     """Return whether an error reply of Redis says that this link leads to the wrong node."""
-    return isinstance(error, ResponseError) and any(word in str(error) for word in WRONG_NODE)
+    return isinstance(error, RedisError) and _redis_code(error) in WRONG_NODE
 
 
 def _of_postgresql(error: asyncpg.PostgresError) -> Unavailable | None:
@@ -119,24 +135,45 @@ def _of_postgresql(error: asyncpg.PostgresError) -> Unavailable | None:
     if code == "57014":  # statement_timeout, or cancelled
         return _silent(POSTGRESQL, error, TimedOut)
     kind = POSTGRESQL_KINDS.get(code) or POSTGRESQL_KINDS.get(code[:2])
-    return _refused(POSTGRESQL, error, kind or FailureKind.UNAVAILABLE)
+    return _refused(POSTGRESQL, error, kind or FailureKind.UNAVAILABLE, code)
 
 
-def _redis_kind(reply: str) -> FailureKind:
-    return next(
-        (kind for word, kind in REDIS_KINDS.items() if re.search(rf"\b{word}\b", reply)),
-        FailureKind.UNAVAILABLE,
-    )
+def _of_redis(error: RedisError) -> Unavailable | None:
+    if not isinstance(error, ResponseError) and not error.status_code:
+        return _silent(REDIS, error)
+    code, said = _redis_code(error), words(error)
+    kind: FailureKind | None
+    if code != "ERR":
+        kind = REDIS_KINDS.get(code, FailureKind.UNAVAILABLE)
+    elif REDIS_LACKS.search(said):
+        kind = FailureKind.CONFIGURATION
+    else:
+        kind = FailureKind.UNAVAILABLE if REDIS_BUSY.search(said) else None
+    return None if kind is None else _refused(REDIS, error, kind, code)
 
 
-def _refused(store: str, error: BaseException, kind: FailureKind) -> Unavailable:
-    return Unavailable(f"{_NAMES[store]} refuses: {words(error)}", kind=kind, store=store)
+def _redis_code(error: RedisError) -> str:
+    """Return the first word of a reply; of the reply that a script got, if that is in it."""
+    said = words(error)
+    if within := SCRIPT_REPLY.search(said):
+        return within[1]
+    code = said.split(" ", 1)[0]
+    return code if code.isupper() else "ERR"
+
+
+def _of_rabbitmq(error: AMQPError) -> Unavailable:
+    code = next((str(each) for each in error.args if isinstance(each, int)), "")
+    if isinstance(error, RABBITMQ_CONFIGURATION):
+        return _refused(RABBITMQ, error, FailureKind.CONFIGURATION, code or type(error).__name__)
+    return _silent(RABBITMQ, error)
+
+
+def _refused(store: str, error: BaseException, kind: FailureKind, code: str) -> Unavailable:
+    text = f"{STORE_NAMES[store]} refuses: {words(error)}"
+    return Unavailable(text, kind=kind, store=store, code=code)
 
 
 def _silent(
     store: str, error: BaseException, failure: type[Unavailable] = Unavailable
 ) -> Unavailable:
-    return failure(f"{_NAMES[store]} does not answer: {words(error)}", store=store)
-
-
-_NAMES = {REDIS: "Redis", RABBITMQ: "RabbitMQ", POSTGRESQL: "PostgreSQL", "": "Something"}
+    return failure(f"{STORE_NAMES[store]} does not answer: {words(error)}", store=store)

@@ -9,11 +9,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 
-from seckill.adapters.failures import (
-    POSTGRESQL,
-    store_errors_as_unavailable,
-    store_failure,
-)
+from seckill.adapters.failures import POSTGRESQL, store_errors_as_unavailable, store_failure
 
 SERVER_SETTINGS = {
     "application_name": "seckill",
@@ -87,6 +83,12 @@ async def connect(
             await asyncio.wait_for(pool.close(), timeout_s)
         except TimeoutError:
             pool.terminate()
+
+
+async def ask(db: asyncpg.Pool) -> None:
+    """Ask for nothing; raise Unavailable if PostgreSQL does not answer."""
+    with database_errors_as_unavailable():
+        await db.execute("SELECT 1")
 
 
 async def _nothing_to_reset(connection: asyncpg.Connection) -> None:

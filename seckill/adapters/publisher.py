@@ -13,6 +13,8 @@ from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMe
 from aio_pika.exceptions import DeliveryError
 
 from seckill.adapters import topology
+from seckill.adapters.failures import RABBITMQ
+from seckill.adapters.outages import OUTAGES
 from seckill.adapters.rabbitmq import Broker, close_link, link_call
 from seckill.adapters.topology import Topology
 from seckill.errors import Unavailable
@@ -110,7 +112,9 @@ class Publisher:
             async with link_call(doing, timeout_s):
                 link = await self._open()
                 yield link
+            OUTAGES.worked(RABBITMQ)
         except Unavailable as error:
+            OUTAGES.failed(error)
             # A refusal (a nack) concerns one message; others may be under way on a healthy link.
             # A returned message is different: its queue is gone, and a new link declares it again.
             refused = type(error.__cause__) is DeliveryError

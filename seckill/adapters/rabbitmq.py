@@ -20,7 +20,7 @@ from yarl import URL
 
 from seckill.adapters import topology
 from seckill.adapters.failures import RABBITMQ, store_failure, words
-from seckill.errors import FailureKind, Unavailable
+from seckill.errors import Unavailable
 
 #: What the library raises when the link or the broker fails. A failed publish may have arrived.
 LINK_ERRORS = (AMQPError, OSError, TimeoutError, RuntimeError)
@@ -36,25 +36,28 @@ def link_errors_as_unavailable(doing: str) -> Iterator[None]:
     try:
         yield
     except LINK_ERRORS as error:
-        failure = store_failure(error, RABBITMQ)
-        kind = failure.kind if failure else FailureKind.UNAVAILABLE
-        raise Unavailable(
-            f"RabbitMQ: {doing} failed: {words(error)}", kind=kind, store=RABBITMQ
-        ) from error
+        judged = store_failure(error, RABBITMQ) or Unavailable()
+        raise _failed(f"{doing} failed: {words(error)}", judged) from error
     except Exception as error:
         # The library raises a bare Exception for publishes under way on a link that closes.
         if type(error) is not Exception:
             raise
-        raise Unavailable(
-            f"RabbitMQ: the link was closed during {doing}", store=RABBITMQ
-        ) from error
+        raise _failed(f"the link was closed during {doing}") from error
     except asyncio.CancelledError as error:
         # A link that got stuck makes the library raise this although the task was not cancelled.
         # It would pass every `except Exception` and end its task in silence.
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise
-        raise Unavailable(f"RabbitMQ: the link broke during {doing}", store=RABBITMQ) from error
+        raise _failed(f"the link broke during {doing}") from error
+
+
+def _failed(text: str, judged: Unavailable | None = None) -> Unavailable:
+    """Return a failure, of the same kind as one that was judged."""
+    failure = Unavailable(f"RabbitMQ: {text}", store=RABBITMQ)
+    if judged is not None:
+        failure.kind, failure.code = judged.kind, judged.code
+    return failure
 
 
 @asynccontextmanager

@@ -8,13 +8,21 @@ from contextlib import asynccontextmanager, contextmanager
 from functools import cached_property
 from typing import Any
 
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ResponseError
 from redis.maint_notifications import MaintNotificationsConfig
 
-from seckill.adapters.failures import REDIS, store_errors_as_unavailable
+from seckill.adapters.failures import (
+    REDIS,
+    store_errors_as_unavailable,
+    store_failure,
+    words,
+)
+from seckill.adapters.redis_links import LinkPool
+from seckill.errors import BrokenSale
 from seckill.micro_batcher import MicroBatcher, Waiter
 
 #: Calls under way from one process; the micro-batchers use a few, an operator's command uses one.
@@ -69,7 +77,7 @@ def connect(url: str, *, timeout_s: float, kind: type[Redis] = Redis) -> Redis:
     been run, so each retry would be another grab. The default pool raises when it is full, instead
     of waiting. Both are turned off here.
     """
-    pool = BlockingConnectionPool.from_url(
+    pool = LinkPool.from_url(
         url,
         max_connections=CONNECTIONS_MAX,
         timeout=timeout_s,
@@ -89,10 +97,24 @@ async def run_script(
     keys: Sequence[Callable[[str], str]],
     args: Sequence[Any],
 ) -> list[Any]:
-    """Run a script on a sale's keys, each given by its function in `redis_keys`."""
+    """Run a script on a sale's keys, each given by its function in `redis_keys`.
+
+    Raise BrokenSale if the script cannot read them: that is the fault of this sale's data alone.
+    """
     with redis_errors_as_unavailable():
-        reply: list[Any] = await script(keys=[key(sale_id) for key in keys], args=args)
+        try:
+            reply: list[Any] = await script(keys=[key(sale_id) for key in keys], args=args)
+        except ResponseError as error:
+            if store_failure(error):
+                raise
+            raise broken_sale(sale_id, error) from error
     return reply
+
+
+def broken_sale(sale_id: str, error: ResponseError) -> BrokenSale:
+    """Return what an error reply means that is about the keys of one sale."""
+    text = f"Redis: sale {sale_id} is broken: {words(error)}"
+    return BrokenSale(text, store=REDIS, code=f"sale {sale_id}")
 
 
 @asynccontextmanager

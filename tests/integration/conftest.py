@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 
 import aio_pika
 import asyncpg
@@ -14,10 +15,12 @@ from redis.asyncio import Redis
 
 from config.settings import Settings
 from consumers.roles.place_orders import PlaceOrders
-from consumers.runtime.queue_role import Handler, QueueRole
+from consumers.runtime.batch_progress import Handler
+from consumers.runtime.queue_role import QueueRole
 from consumers.runtime.retries import RetrySchedule
 from consumers.runtime.role import Role
 from consumers.timers import StartTimers, Timers, timer_kinds
+from seckill.adapters import postgres
 from seckill.adapters.publisher import Publisher
 from seckill.adapters.rabbitmq import Broker
 from seckill.consistency.verify import Ledger
@@ -118,7 +121,9 @@ def place_orders(
 
 
 @pytest.fixture
-def queue_role(settings: Settings, publisher: Publisher) -> Callable[..., QueueRole]:
+def queue_role(
+    settings: Settings, publisher: Publisher, db: asyncpg.Pool
+) -> Callable[..., QueueRole]:
     """Make a consumer as `seckill consumers` does: `queue_role(queue, handle)`."""
 
     def make(
@@ -136,6 +141,7 @@ def queue_role(settings: Settings, publisher: Publisher) -> Callable[..., QueueR
             queue,
             handle,
             retries or RetrySchedule(publisher, queue),
+            partial(postgres.ask, db),
             prefetch=300,
             batch_max=batch_max,
             key=key,

@@ -98,6 +98,7 @@ async def test_F21_what_expires_while_no_role_listens_is_found_by_the_sweep(
 async def test_the_role_listens_again_after_its_link_broke(
     open_sale, shop, store, listener, listening, subscribed, eventually, caplog
 ):
+    caplog.set_level("DEBUG", "consumers.runtime.role")
     sale = await open_sale()
     (ann,) = await shop.order(sale, "ann")
     await shop.let_expire(ann)

@@ -8,13 +8,22 @@ from aiormq.exceptions import (
     ConnectionClosed,
     ConnectionNotAllowed,
 )
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    ResponseError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ResponseError
 
 from seckill.adapters.failures import POSTGRESQL, is_wrong_node, store_failure
 from seckill.errors import FailureKind, TimedOut, Unavailable
 
 UNAVAILABLE, TRANSIENT, CONFIGURATION = FailureKind
+#: How Redis 6 begins the error of a script.
+SIX = "ERR Error running script (call to f_1f): @user_script:8: @user_script: 8:"
 
 
 def postgresql(sqlstate: str) -> Exception:
@@ -45,6 +54,16 @@ def postgresql(sqlstate: str) -> Exception:
         (ResponseError("ERR Error running script: @user_script: -OOM command"), UNAVAILABLE),
         (ResponseError("NOPERM this user has no permissions"), CONFIGURATION),
         (ResponseError("unknown command 'ZMSCORE', with args"), CONFIGURATION),
+        (OutOfMemoryError("command not allowed", status_code="OOM"), UNAVAILABLE),
+        (BusyLoadingError("Redis is loading", status_code="LOADING"), UNAVAILABLE),
+        (ResponseError("MISCONF Errors writing to the AOF file"), UNAVAILABLE),
+        (ResponseError("NOREPLICAS Not enough good replicas to write."), UNAVAILABLE),
+        (ResponseError("BUSY Redis is busy running a script."), UNAVAILABLE),
+        (ResponseError("SOMETHINGNEW of a later version"), UNAVAILABLE),
+        (NoPermissionError("this user has no permissions", status_code="NOPERM"), CONFIGURATION),
+        (AuthenticationError("invalid username-password", status_code="WRONGPASS"), CONFIGURATION),
+        (ResponseError("ERR Unknown Redis command called from script"), CONFIGURATION),
+        (ResponseError("ERR max number of clients reached"), UNAVAILABLE),
         (ResponseError("MOVED 15224 10.0.0.2:6379"), CONFIGURATION),
         (RedisConnectionError("Connection refused"), UNAVAILABLE),
         (AMQPConnectionError("refused"), UNAVAILABLE),
@@ -63,6 +82,26 @@ def test_a_failure_of_a_store_is_judged_by_its_class(error: Exception, kind: Fai
 @pytest.mark.parametrize("sqlstate", ["22003", "23505", "23514", "21000", "P0001", "44000"])
 def test_what_is_about_the_data_is_no_failure_of_the_store(sqlstate: str) -> None:
     assert store_failure(postgresql(sqlstate)) is None
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind"),
+    [
+        (f"{SIX} -READONLY You can't write against a read only replica.", UNAVAILABLE),
+        (f"{SIX} -OOM command not allowed when used memory > 'maxmemory'.", UNAVAILABLE),
+        (f"{SIX} NOPERM this user has no permissions to run the 'hset' command", CONFIGURATION),
+        (f"{SIX} The user executing the script can't run this command", CONFIGURATION),
+        (f"{SIX} WRONGTYPE Operation against a key holding the wrong kind of value", None),
+        (f"{SIX} user_script:8: attempt to perform arithmetic on a nil value", None),
+        ("OOM command not allowed. script: 1f, on @user_script:8.", UNAVAILABLE),
+        ("WRONGTYPE Operation against a key. script: 1f, on @user_script:8.", None),
+        ("ERR user_script:8: attempt to index a nil value script: 1f, on @user_script:8.", None),
+        ("ERR value is not an integer or out of range", None),
+    ],
+)
+def test_a_reply_that_a_script_got_is_judged_in_the_words_of_redis_6_and_7(reply, kind) -> None:
+    failure = store_failure(ResponseError(reply))
+    assert (failure and failure.kind) is kind
 
 
 def test_a_bug_is_no_failure_of_a_store() -> None:
@@ -93,4 +132,5 @@ def test_what_was_judged_already_stays_as_it_is() -> None:
 
 def test_only_replies_of_a_wrong_node_drop_links() -> None:
     assert is_wrong_node(ResponseError("READONLY You can't write against a read only replica."))
+    assert is_wrong_node(ReadOnlyError("You can't write against", status_code="READONLY"))
     assert not is_wrong_node(ResponseError("OOM command not allowed"))

@@ -1,0 +1,107 @@
+"""Outages of the stores: each is told in the log once, with its causes, and once when it is over.
+
+An outage begins with a failure. It is over when the store has done something since the last
+failure, and has not failed for a while: a store that reads and does not write fails only now and
+then, and must not be called well in between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from seckill import metrics
+from seckill.errors import Unavailable
+
+#: What `Unavailable.store` may be, with the name for people.
+STORE_NAMES: Mapping[str, str] = {
+    "redis": "Redis",
+    "rabbitmq": "RabbitMQ",
+    "postgresql": "PostgreSQL",
+    "provider": "The card provider",
+    "": "Something",
+}
+
+#: Without a failure for so long, an outage is over. A role that is held fails every 4 s: a pause of
+#: 2 s, and a statement that times out after 2 s.
+QUIET_S = 5.0
+#: The same where the last outage is younger than this: it was not over, only seldom asked.
+RELAPSE_S = 60.0
+#: Causes told in one outage. A store that is restarted is first gone, then loading, say.
+CAUSES_MAX = 5
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Outage:
+    """One store's; times by the monotonic clock."""
+
+    began_at: float
+    quiet_s: float
+    failed_at: float = 0.0
+    worked_at: float = 0.0
+    #: What was told of it: codes of the store, "" for no answer.
+    told: set[str] = field(default_factory=set)
+    #: The next look whether it is over.
+    look: asyncio.TimerHandle | None = None
+
+
+class Outages:
+    """The outages of one process."""
+
+    def __init__(self) -> None:
+        #: A process that has not started yet, or a command, reports a failure in its own way.
+        self.tells = False
+        self._now: dict[str, Outage] = {}
+        #: When each store's last outage ended.
+        self._ended_at: dict[str, float] = {}
+
+    def failed(self, failure: Unavailable) -> None:
+        """Count a failure, once, and tell its cause if that is news."""
+        if failure.noted:
+            return
+        failure.noted = True
+        store, now = failure.store, time.monotonic()
+        metrics.STORE_FAILURES.labels(store or "other", failure.kind.value).inc()
+        if store not in self._now:
+            relapsed = now - self._ended_at.get(store, -RELAPSE_S) < RELAPSE_S
+            self._now[store] = Outage(now, RELAPSE_S if relapsed else QUIET_S)
+        outage = self._now[store]
+        outage.failed_at = now
+        if self.tells and failure.code not in outage.told and len(outage.told) < CAUSES_MAX:
+            outage.told.add(failure.code)
+            log.warning("%s", failure)
+
+    def worked(self, store: str) -> None:
+        """Note that a store has done something; cheap while it has no outage."""
+        if outage := self._now.get(store):
+            outage.worked_at = time.monotonic()
+            if outage.look is None:
+                self._look_later(store, outage, outage.quiet_s)
+
+    def _look_later(self, store: str, outage: Outage, wait_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        outage.look = loop.call_later(wait_s, self._look, store, outage)
+
+    def _look(self, store: str, outage: Outage) -> None:
+        """End an outage that is over, or look again later."""
+        outage.look = None
+        if outage.worked_at < outage.failed_at:
+            return  # the next success looks again
+        left_s = outage.failed_at + outage.quiet_s - time.monotonic()
+        if left_s > 0:
+            self._look_later(store, outage, left_s)
+            return
+        del self._now[store]
+        self._ended_at[store] = time.monotonic()
+        if outage.told:
+            lasted_s = outage.failed_at - outage.began_at
+            log.warning("%s works again: it failed for %.1f s", STORE_NAMES[store], lasted_s)
+
+
+#: Of this process: every adapter reports to it.
+OUTAGES = Outages()

@@ -1,0 +1,77 @@
+"""Each outage is told once, cause by cause, and once when it is over."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from seckill.adapters import outages
+from seckill.adapters.outages import Outages
+from seckill.errors import Unavailable
+from tests.processes import eventually
+
+
+def failure(text: str, code: str = "", store: str = "redis") -> Unavailable:
+    return Unavailable(text, store=store, code=code)
+
+
+@pytest.fixture
+def told(caplog, monkeypatch):
+    """An Outages whose outages end fast, and what it has told."""
+    monkeypatch.setattr(outages, "QUIET_S", 0.05)
+    caplog.set_level(logging.WARNING, logger=outages.__name__)
+    under_test = Outages()
+    under_test.tells = True
+    return under_test, lambda: [record.getMessage() for record in caplog.records]
+
+
+async def test_an_outage_is_told_once_with_each_cause(told) -> None:
+    under_test, lines = told
+    for text, code in (
+        ("Redis does not answer: reset", ""),
+        ("Redis does not answer: refused", ""),
+        ("Redis refuses: LOADING", "LOADING"),
+        ("Redis refuses: LOADING", "LOADING"),
+    ):
+        under_test.failed(failure(text, code))
+    assert lines() == ["Redis does not answer: reset", "Redis refuses: LOADING"]
+
+
+async def test_it_is_over_when_the_store_works_and_has_not_failed_for_a_while(told) -> None:
+    under_test, lines = told
+    under_test.failed(failure("Redis refuses: OOM", "OOM"))
+    under_test.worked("redis")  # a read, say
+
+    async def is_over():
+        return len(lines()) == 2
+
+    await eventually(is_over, "the end is told")
+    assert lines()[1].startswith("Redis works again")
+    under_test.failed(failure("Redis refuses: OOM", "OOM"))
+    assert lines()[2] == "Redis refuses: OOM"
+
+
+async def test_a_success_before_the_last_failure_ends_nothing(told) -> None:
+    under_test, lines = told
+    under_test.failed(failure("Redis refuses: OOM", "OOM"))
+    under_test.worked("redis")
+    under_test.failed(failure("Redis refuses: OOM", "OOM"))
+    under_test.failed(failure("PostgreSQL does not answer", store="postgresql"))
+    under_test.worked("postgresql")
+
+    async def the_other_is_over():
+        return "PostgreSQL works again" in lines()[-1]
+
+    await eventually(the_other_is_over, "PostgreSQL's end is told")
+    assert len(lines()) == 3
+
+
+async def test_a_failure_is_counted_once_however_many_places_see_it(told) -> None:
+    under_test, lines = told
+    seen = failure("Redis refuses: OOM", "OOM")
+    under_test.failed(seen)
+    under_test.tells = False
+    under_test.failed(seen.again())
+    assert len(lines()) == 1
+    assert seen.again().noted
