@@ -10,8 +10,8 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from seckill.adapters.outages import OUTAGES
 from seckill.errors import SeckillError
+from seckill.outages import OUTAGES
 
 log = logging.getLogger(__name__)
 

@@ -22,9 +22,9 @@ from consumers.runtime.role import HOLD, pause, until_available
 from seckill import metrics
 from seckill.adapters import postgres, topology
 from seckill.adapters.failures import RABBITMQ, store_failure
-from seckill.adapters.outages import OUTAGES
 from seckill.adapters.rabbitmq import Broker, link_errors_as_unavailable
 from seckill.errors import Unavailable
+from seckill.outages import OUTAGES
 
 #: A message delivered this often before may be the one that killed its consumers.
 SUSPECT_DELIVERIES = 2

@@ -9,8 +9,8 @@ from typing import Protocol
 
 from seckill import metrics
 from seckill.adapters.failures import store_failure
-from seckill.adapters.outages import OUTAGES
 from seckill.backoff import Backoff
+from seckill.outages import OUTAGES
 
 #: Waits while a store is unavailable: short after a restart, and gentle during an outage.
 HOLD = Backoff(0.2, 2.0, shares=(1.0, 1.0))

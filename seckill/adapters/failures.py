@@ -19,8 +19,8 @@ from aiormq import exceptions
 from aiormq.exceptions import AMQPError
 from redis.exceptions import RedisError, ResponseError
 
-from seckill.adapters.outages import OUTAGES, STORE_NAMES
 from seckill.errors import FailureKind, TimedOut, Unavailable
+from seckill.outages import OUTAGES, STORE_NAMES
 
 REDIS, RABBITMQ, POSTGRESQL = "redis", "rabbitmq", "postgresql"
 

@@ -14,10 +14,10 @@ from aio_pika.exceptions import DeliveryError
 
 from seckill.adapters import topology
 from seckill.adapters.failures import RABBITMQ
-from seckill.adapters.outages import OUTAGES
 from seckill.adapters.rabbitmq import Broker, close_link, link_call
 from seckill.adapters.topology import Topology
 from seckill.errors import Unavailable
+from seckill.outages import OUTAGES
 
 Headers = Mapping[str, str | int]
 

@@ -70,7 +70,7 @@ ROOMS = {
 BENEATH = {
     "gateway": "app_keys",
     "consumers": "resources timers",
-    "seckill": "audit backoff clock errors events metrics micro_batcher order_ids process"
+    "seckill": "audit backoff clock errors events metrics micro_batcher order_ids outages process"
     " single_flight",
     "ops": "buyers sandbox_provider",
     "loadtest": "findings stack",

@@ -6,9 +6,9 @@ import logging
 
 import pytest
 
-from seckill.adapters import outages
-from seckill.adapters.outages import Outages
+from seckill import outages
 from seckill.errors import Unavailable
+from seckill.outages import Outages
 from tests.processes import eventually
 
 
