@@ -57,7 +57,7 @@ class Unavailable(Transient):
         #: `store` is redis, rabbitmq, postgresql, provider, or "" for something else. `code` is the
         #: store's own for this refusal (READONLY, 25006, 530), or "" if it did not answer.
         self.kind, self.store, self.code = kind, store, code
-        #: It was counted, and told if it was news.
+        #: It was counted, and logged if it was new.
         self.noted = False
 
     def at(self, address: str) -> Self:

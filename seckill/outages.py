@@ -1,4 +1,4 @@
-"""Outages of the stores: each is told in the log once, with its causes, and once when it is over.
+"""Outages of the stores: each is logged once, with its causes, and once when it is over.
 
 An outage begins with a failure. It is over when the store has done something since the last
 failure, and has not failed for a while: a store that reads and does not write fails only now and
@@ -30,7 +30,7 @@ STORE_NAMES: Mapping[str, str] = {
 QUIET_S = 5.0
 #: The same where the last outage is younger than this: it was not over, only seldom asked.
 RELAPSE_S = 60.0
-#: Causes told in one outage. A store that is restarted is first gone, then loading, say.
+#: Causes logged in one outage. A store that is restarted is at first gone, then loading, say.
 CAUSES_MAX = 5
 
 log = logging.getLogger(__name__)
@@ -44,8 +44,8 @@ class Outage:
     quiet_s: float
     failed_at: float = 0.0
     worked_at: float = 0.0
-    #: What was told of it: codes of the store, "" for no answer.
-    told: set[str] = field(default_factory=set)
+    #: The causes that were logged: codes of the store, "" for no answer.
+    logged: set[str] = field(default_factory=set)
     #: The next look whether it is over.
     look: asyncio.TimerHandle | None = None
 
@@ -55,13 +55,13 @@ class Outages:
 
     def __init__(self) -> None:
         #: A process that has not started yet, or a command, reports a failure in its own way.
-        self.tells = False
+        self.logs = False
         self._now: dict[str, Outage] = {}
         #: When each store's last outage ended.
         self._ended_at: dict[str, float] = {}
 
     def failed(self, failure: Unavailable) -> None:
-        """Count a failure, once, and tell its cause if that is news."""
+        """Count a failure, once, and log its cause if that is new."""
         if failure.noted:
             return
         failure.noted = True
@@ -72,8 +72,8 @@ class Outages:
             self._now[store] = Outage(now, RELAPSE_S if relapsed else QUIET_S)
         outage = self._now[store]
         outage.failed_at = now
-        if self.tells and failure.code not in outage.told and len(outage.told) < CAUSES_MAX:
-            outage.told.add(failure.code)
+        if self.logs and failure.code not in outage.logged and len(outage.logged) < CAUSES_MAX:
+            outage.logged.add(failure.code)
             log.warning("%s", failure)
 
     def worked(self, store: str) -> None:
@@ -98,7 +98,7 @@ class Outages:
             return
         del self._now[store]
         self._ended_at[store] = time.monotonic()
-        if outage.told:
+        if outage.logged:
             lasted_s = outage.failed_at - outage.began_at
             log.warning("%s works again: it failed for %.1f s", STORE_NAMES[store], lasted_s)
 

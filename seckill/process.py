@@ -19,9 +19,9 @@ log = logging.getLogger(__name__)
 def notify_ready(notify_socket: str) -> None:
     """Send READY=1 by systemd's protocol (sd_notify), if a supervisor asked for it.
 
-    From now on the process lives through outages, and tells them in its log.
+    From now on the process lives through outages, and logs them.
     """
-    OUTAGES.tells = True
+    OUTAGES.logs = True
     if not notify_socket:
         return
     address = "\0" + notify_socket[1:] if notify_socket.startswith("@") else notify_socket

@@ -52,7 +52,7 @@ async def until_available(
                 failure = store_failure(error)
                 if failure is None:
                     raise
-                OUTAGES.failed(failure)  # which tells it in the log, once for all roles
+                OUTAGES.failed(failure)  # logged there, once for all roles
                 failures += 1
                 if failures == 1:
                     log.debug("%s pauses: %s", name, failure)

@@ -1,4 +1,4 @@
-"""Each outage is told once, cause by cause, and once when it is over."""
+"""Each outage is logged once, cause by cause, and once when it is over."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ def failure(text: str, code: str = "", store: str = "redis") -> Unavailable:
 
 
 @pytest.fixture
-def told(caplog, monkeypatch):
-    """An Outages whose outages end fast, and what it has told."""
+def logged(caplog, monkeypatch):
+    """An Outages whose outages end fast, and what it has logged."""
     monkeypatch.setattr(outages, "QUIET_S", 0.05)
     caplog.set_level(logging.WARNING, logger=outages.__name__)
     under_test = Outages()
-    under_test.tells = True
+    under_test.logs = True
     return under_test, lambda: [record.getMessage() for record in caplog.records]
 
 
-async def test_an_outage_is_told_once_with_each_cause(told) -> None:
-    under_test, lines = told
+async def test_an_outage_is_logged_once_with_each_cause(logged) -> None:
+    under_test, lines = logged
     for text, code in (
         ("Redis does not answer: reset", ""),
         ("Redis does not answer: refused", ""),
@@ -38,22 +38,22 @@ async def test_an_outage_is_told_once_with_each_cause(told) -> None:
     assert lines() == ["Redis does not answer: reset", "Redis refuses: LOADING"]
 
 
-async def test_it_is_over_when_the_store_works_and_has_not_failed_for_a_while(told) -> None:
-    under_test, lines = told
+async def test_it_is_over_when_the_store_works_and_has_not_failed_for_a_while(logged) -> None:
+    under_test, lines = logged
     under_test.failed(failure("Redis refuses: OOM", "OOM"))
     under_test.worked("redis")  # a read, say
 
     async def is_over():
         return len(lines()) == 2
 
-    await eventually(is_over, "the end is told")
+    await eventually(is_over, "the end is logged")
     assert lines()[1].startswith("Redis works again")
     under_test.failed(failure("Redis refuses: OOM", "OOM"))
     assert lines()[2] == "Redis refuses: OOM"
 
 
-async def test_a_success_before_the_last_failure_ends_nothing(told) -> None:
-    under_test, lines = told
+async def test_a_success_before_the_last_failure_ends_nothing(logged) -> None:
+    under_test, lines = logged
     under_test.failed(failure("Redis refuses: OOM", "OOM"))
     under_test.worked("redis")
     under_test.failed(failure("Redis refuses: OOM", "OOM"))
@@ -63,15 +63,15 @@ async def test_a_success_before_the_last_failure_ends_nothing(told) -> None:
     async def the_other_is_over():
         return "PostgreSQL works again" in lines()[-1]
 
-    await eventually(the_other_is_over, "PostgreSQL's end is told")
+    await eventually(the_other_is_over, "PostgreSQL's end is logged")
     assert len(lines()) == 3
 
 
-async def test_a_failure_is_counted_once_however_many_places_see_it(told) -> None:
-    under_test, lines = told
+async def test_a_failure_is_counted_once_however_many_places_see_it(logged) -> None:
+    under_test, lines = logged
     seen = failure("Redis refuses: OOM", "OOM")
     under_test.failed(seen)
-    under_test.tells = False
+    under_test.logs = False
     under_test.failed(seen.again())
     assert len(lines()) == 1
     assert seen.again().noted
