@@ -20,6 +20,7 @@ from seckill.adapters import redis_keys
 from seckill.adapters.publisher import Publisher
 from seckill.adapters.redis import redis_errors_as_unavailable
 from seckill.errors import Unavailable
+from seckill.messages import EXPIRE_ORDERS_MAX
 from seckill.orders.orders import Placement
 from seckill.sales.directory import SaleDirectory
 
@@ -42,9 +43,10 @@ def timer_kinds(
     """Return the configured kinds of timers by name."""
 
     async def delay_queue(window_s: int, placed: Sequence[Placement]) -> None:
-        await publisher.publish_timer(
-            window_s, messages.encode_expire([p.order_id for p in placed])
-        )
+        order_ids = [p.order_id for p in placed]
+        for start in range(0, len(order_ids), EXPIRE_ORDERS_MAX):
+            part = order_ids[start : start + EXPIRE_ORDERS_MAX]
+            await publisher.publish_timer(window_s, messages.encode_expire(part))
 
     async def key_expiry(window_s: int, placed: Sequence[Placement]) -> None:
         with redis_errors_as_unavailable():

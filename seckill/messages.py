@@ -2,16 +2,18 @@
 
 Events have a format of their own (seckill/events.py).
 
-Every decoder raises BadMessage if the bytes cannot be read, and NewerMessage if their version is
-newer than this process.
+Every decoder raises BadMessage if the bytes cannot be read or go beyond a bound, and NewerMessage
+if their version is newer than this process. No message of ours comes near a bound: what does is
+not ours, and would keep the work of all sales waiting.
 """
 
 from __future__ import annotations
 
 import secrets
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -32,16 +34,30 @@ PARTS_MAX = 48
 #: Grabs in one message: about as many as a consumer places in one SQL batch.
 MESSAGE_GRABS_MAX = 1024
 
+#: Orders in one timer message; the timers of a busy second are several messages.
+EXPIRE_ORDERS_MAX = 1024
+#: Bytes of a body. Ours have at most 140 kB: 1,024 grabs of some 115 bytes, and their outbox ids.
+BODY_BYTES_MAX = 1024 * 1024
+#: Grabs, and outbox ids, that are read from one message: four times what is sent, and placed
+#: within a tenth of the time limit of a statement.
+PLACE_ENTRIES_MAX = 4 * MESSAGE_GRABS_MAX
+#: Orders that are read from one timer message. Versions before 0.2 sent all that waited as one.
+EXPIRE_ENTRIES_MAX = 16 * EXPIRE_ORDERS_MAX
+#: Lua counts exactly up to here, and an epoch rises by one with each rebuild.
+EPOCH_MAX = 2**53
+
 Id = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}\Z")]
+#: "milliseconds-number"; `seckill.inventory.outbox` has the exact form.
+OutboxId = Annotated[str, msgspec.Meta(max_length=32)]
 
 
 class PlaceMessage(msgspec.Struct, frozen=True):
     """Grabs of one sale and epoch that Redis has accepted, to become orders."""
 
     sale: Id
-    epoch: Annotated[int, msgspec.Meta(ge=1)]
+    epoch: Annotated[int, msgspec.Meta(ge=1, le=EPOCH_MAX)]
     #: The outbox entries that this message carries.
-    batch: list[str]
+    batch: Annotated[list[OutboxId], msgspec.Meta(max_length=PLACE_ENTRIES_MAX)]
     grabs: list[Any]
     traceparent: str = ""
     v: int = VERSION
@@ -50,14 +66,17 @@ class PlaceMessage(msgspec.Struct, frozen=True):
 class MultiSaleMessage(msgspec.Struct, frozen=True):
     """Several orders.place messages sent as one, because each of their sales has few grabs."""
 
-    parts: list[bytes]
+    parts: Annotated[list[bytes], msgspec.Meta(max_length=PARTS_MAX)]
     v: int
 
 
 class ExpireMessage(msgspec.Struct, frozen=True):
     """Orders whose payment window ends now; those still unpaid are to be cancelled."""
 
-    orders: list[str]
+    orders: Annotated[
+        list[Annotated[str, msgspec.Meta(max_length=64)]],
+        msgspec.Meta(max_length=EXPIRE_ENTRIES_MAX),
+    ]
     v: int = VERSION
 
 
@@ -65,8 +84,8 @@ class SagaStep(msgspec.Struct, frozen=True):
     """A step that a Saga has reached, to be done or undone if the Saga is still at that step."""
 
     #: The name of the definition that lists the steps.
-    saga: str
-    tx_id: str
+    saga: Id
+    tx_id: Id
     state: Annotated[str, msgspec.Meta(pattern="^(RUNNING|COMPENSATING)\\Z")]
     step: Annotated[int, msgspec.Meta(ge=0, le=2**15 - 1)]
     v: int = VERSION
@@ -76,6 +95,7 @@ class SagaStep(msgspec.Struct, frozen=True):
 class BadGrab:
     """An entry that can never become an order, and why."""
 
+    #: As it was read (`msgspec.Raw`), or a list of the same form.
     entry: Any
     reason: str
 
@@ -112,11 +132,9 @@ def decode_place(body: bytes) -> DecodedPlace:
     placing = DecodedPlace(message.sale, message.epoch, [], outbox_mark=mark_of(message.batch))
     for entry in message.grabs:
         try:
-            grab = msgspec.convert(entry, _StrictGrab)
-        except msgspec.ValidationError as error:
-            placing.bad.append(BadGrab(entry, str(error)))
-        else:
-            placing.grabs.append(Grab(grab.order_id, grab.buyer_id, grab.quantity))
+            placing.grabs.append(Grab(*_decode_grab(entry)))
+        except _UNREADABLE as error:
+            placing.bad.append(BadGrab(entry, _reason(error)))
     return placing
 
 
@@ -127,28 +145,28 @@ def encode_multi_sale(parts: Iterable[bytes]) -> bytes:
 
 def parts_of(body: bytes) -> list[bytes]:
     """Return the parts of a multi-sale message; any other message is its own only part."""
+    if len(body) > BODY_BYTES_MAX:
+        return [body]
     try:
         message = _decode_multi_sale(body)
     except _UNREADABLE:
         return [body]
-    is_ours = message.v == MULTI_SALE_VERSION and len(message.parts) <= PARTS_MAX
-    return message.parts if is_ours else [body]
+    return message.parts if message.v == MULTI_SALE_VERSION else [body]
 
 
 def sale_of(body: bytes) -> str:
     """Return the sale of an orders.place message; "" if it is a multi-sale one or unreadable."""
+    if len(body) > BODY_BYTES_MAX:
+        return ""
     try:
         return _decode_sale(body).sale
     except _UNREADABLE:
         return ""
 
 
-def encode_bad_grab(placing: DecodedPlace, bad: BadGrab) -> bytes:
-    """Encode a message for the dead queue that holds only the bad entry of another message."""
-    try:
-        return _encode(PlaceMessage(placing.sale_id, placing.epoch, [], [bad.entry]))
-    except RecursionError:  # nested so deeply that it can be read but not written
-        return _encode(PlaceMessage(placing.sale_id, placing.epoch, [], ["nested too deeply"]))
+def encode_bad_grabs(placing: DecodedPlace, entries: Sequence[Any]) -> bytes:
+    """Encode a message for the dead queue that holds only bad entries of another message."""
+    return _encode(PlaceMessage(placing.sale_id, placing.epoch, [], list(entries)))
 
 
 def encode_expire(ids: Sequence[str]) -> bytes:
@@ -183,7 +201,13 @@ class _OfVersion(msgspec.Struct):
     v: int = VERSION
 
 
-class _StrictGrab(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+class _RawPlace(PlaceMessage, frozen=True):
+    """The entries stay MessagePack, so that each is read, or found to be bad, by itself."""
+
+    grabs: Annotated[list[msgspec.Raw], msgspec.Meta(max_length=PLACE_ENTRIES_MAX)]
+
+
+class _StrictGrab(NamedTuple):
     order_id: Annotated[str, msgspec.Meta(pattern=rf"^{order_ids.PATTERN.pattern}")]
     buyer_id: Id
     #: Anything larger cannot be a quantity, and would not fit PostgreSQL's integer.
@@ -195,7 +219,8 @@ class _StrictGrab(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode_place = msgspec.msgpack.Decoder(PlaceMessage).decode
+_decode_place = msgspec.msgpack.Decoder(_RawPlace).decode
+_decode_grab = msgspec.msgpack.Decoder(_StrictGrab).decode
 _decode_multi_sale = msgspec.msgpack.Decoder(MultiSaleMessage).decode
 _decode_version = msgspec.msgpack.Decoder(_OfVersion).decode
 _decode_sale = msgspec.msgpack.Decoder(_OfSale).decode
@@ -204,11 +229,26 @@ _decode_saga_step = msgspec.msgpack.Decoder(SagaStep).decode
 
 
 def _decode(decode: Callable[[bytes], M], body: bytes, queue: str) -> M:
-    """Decode a body after its version: a newer version may have any other form."""
+    """Decode a body after its size and its version: a newer version may have any other form."""
+    if len(body) > BODY_BYTES_MAX:
+        raise BadMessage(
+            f"not an {queue} message: it has {len(body):,} bytes, the most is {BODY_BYTES_MAX:,}"
+        )
     try:
         version = _decode_version(body).v
+        if version == MULTI_SALE_VERSION and queue == topology.ORDERS_PLACE:
+            raise BadMessage(f"not a multi-sale message of at most {PARTS_MAX} messages")
         if version > VERSION:
             raise NewerMessage(f"version {version} is newer than this consumer's {VERSION}")
         return decode(body)
     except _UNREADABLE as error:
-        raise BadMessage(f"not an {queue} message: {error}") from error
+        raise BadMessage(f"not an {queue} message: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """Return why bytes cannot be read; equal mistakes have equal reasons."""
+    if isinstance(error, RecursionError):
+        return f"nested deeper than {sys.getrecursionlimit():,} levels"
+    if isinstance(error, UnicodeDecodeError):
+        return "text that is not UTF-8"
+    return str(error)

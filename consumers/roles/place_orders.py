@@ -7,7 +7,9 @@ row is dead-lettered by name, and does not stop the grabs beside it.
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 import asyncpg
 from aio_pika.abc import AbstractIncomingMessage
@@ -27,6 +29,7 @@ from seckill import messages, metrics
 from seckill.adapters import topology
 from seckill.adapters.postgres import database_errors_as_unavailable
 from seckill.adapters.publisher import Publisher
+from seckill.dead_letters.parser import first_line
 from seckill.messages import BadGrab, DecodedPlace
 from seckill.orders import orders
 from seckill.orders.orders import NotPlaced, Placement
@@ -68,12 +71,12 @@ class PlaceOrders:
 
     async def _place_messages(self, bodies: Sequence[bytes]) -> None:
         placings = [messages.decode_place(body) for body in bodies]
-        dead = [_dead_grab(placing, bad) for placing in placings for bad in placing.bad]
-        dead += await self._place(placings)
+        await self._place(placings)
+        dead = [letter for placing in placings for letter in _letters(placing)]
         await dead_letter(self._publisher, topology.ORDERS_PLACE, dead)
 
-    async def _place(self, placings: Sequence[DecodedPlace]) -> list[FailedMessage]:
-        """Place, start the timers, and return the grabs that PostgreSQL will never take."""
+    async def _place(self, placings: Sequence[DecodedPlace]) -> None:
+        """Place, start the timers, and count what PostgreSQL will never take as bad entries."""
         # By id, so that a copy within the batch counts once. The order of the grabs is kept.
         origin = {grab.order_id: placing for placing in placings for grab in placing.grabs}
         wanted = {
@@ -89,7 +92,7 @@ class PlaceOrders:
             for grab in placing.grabs
         }
         if not wanted:
-            return []
+            return
         metrics.PLACE_BATCH.observe(len(wanted))
         refused, reasons = await self._place_halving(list(wanted.values()))
         for not_placed in refused:
@@ -99,10 +102,8 @@ class PlaceOrders:
         placed = wanted.keys() - {r.order_id for r in refused} - reasons.keys()
         metrics.PLACEMENTS.labels("placed").inc(len(placed))
         self._timers.start([p for p in wanted.values() if p.order_id in placed])
-        return [
-            _dead_grab(origin[order_id], _bad_grab(wanted[order_id], reason))
-            for order_id, reason in reasons.items()
-        ]
+        for order_id, reason in reasons.items():
+            origin[order_id].bad.append(BadGrab(_entry(wanted[order_id]), reason))
 
     async def _place_halving(
         self, placements: list[Placement]
@@ -116,7 +117,9 @@ class PlaceOrders:
                 return await orders.place(self._db, placements), {}
         except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError) as error:
             if len(placements) == 1:
-                return [], {placements[0].order_id: f"PostgreSQL refuses it: {error}"}
+                return [], {
+                    placements[0].order_id: f"PostgreSQL refuses it: {first_line(str(error))}"
+                }
             middle = len(placements) // 2
             refused, reasons = await self._place_halving(placements[:middle])
             more_refused, more_reasons = await self._place_halving(placements[middle:])
@@ -138,9 +141,20 @@ def build(stores: Resources) -> Role:
     )
 
 
-def _bad_grab(placement: Placement, reason: str) -> BadGrab:
-    return BadGrab([placement.order_id, placement.buyer_id, placement.quantity], reason)
+def _entry(placement: Placement) -> list[str | int]:
+    return [placement.order_id, placement.buyer_id, placement.quantity]
 
 
-def _dead_grab(placing: DecodedPlace, bad: BadGrab) -> FailedMessage:
-    return FailedMessage(messages.encode_bad_grab(placing, bad), bad.reason)
+def _letters(placing: DecodedPlace) -> list[FailedMessage]:
+    """Return the bad entries of a message, those with the same reason together.
+
+    There are some twenty reasons. A letter for each entry would keep the other sales waiting, as
+    each has to be confirmed.
+    """
+    by_reason: dict[str, list[Any]] = defaultdict(list)
+    for bad in placing.bad:
+        by_reason[bad.reason].append(bad.entry)
+    return [
+        FailedMessage(messages.encode_bad_grabs(placing, entries), reason)
+        for reason, entries in by_reason.items()
+    ]

@@ -167,11 +167,14 @@ class QueueRole:
         progress = BatchProgress(batch, self._handle, self._ask_store)
 
         async def retry() -> None:
-            # One by one: if the broker is unavailable, none is published twice.
-            while progress.failed:
-                await self._retries.handle_failure(*progress.failed[-1])
-                progress.failed.pop()
-                metrics.ROLE_ERRORS.labels(self._name).inc()
+            # At once, as each waits for a confirm. What was confirmed is not published again.
+            failed = progress.failed
+            publishes = [self._retries.handle_failure(*each) for each in failed]
+            errors = await asyncio.gather(*publishes, return_exceptions=True)
+            metrics.ROLE_ERRORS.labels(self._name).inc(errors.count(None))
+            failed[:] = [each for each, error in zip(failed, errors, strict=True) if error]
+            for error in filter(None, errors):
+                raise error
 
         for step in (progress.go_on, retry):
             if not await until_available(step, self._name, stop):

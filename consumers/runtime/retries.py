@@ -11,6 +11,7 @@ A message waits in a queue of RabbitMQ, so that no worker sleeps, and no message
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import traceback
 from collections.abc import Iterable
@@ -26,7 +27,9 @@ from seckill.adapters.publisher import Headers, Publisher
 from seckill.adapters.topology import RETRY_DELAYS_S
 from seckill.backoff import jittered
 from seckill.clock import now_ms
+from seckill.dead_letters.parser import CUT_HEADER
 from seckill.errors import Permanent
+from seckill.messages import BODY_BYTES_MAX
 
 #: Each message waits this share of the retry delay, so that messages that failed together do not
 #: come back together. No smaller share: RabbitMQ expires messages at the head of a queue only, so
@@ -34,6 +37,9 @@ from seckill.errors import Permanent
 JITTER = (0.9, 1.0)
 #: An operator reads both; RabbitMQ sends all headers in one frame.
 REASON_MAX, STACK_MAX = 1000, 8000
+#: No count or time of ours is larger (a time in milliseconds of the year 5138). A number that does
+#: not fit AMQP could not be published again.
+NUMBER_MAX = 10**14
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +93,12 @@ class RetrySchedule:
 
 @dataclass(frozen=True, slots=True)
 class FailedMessage:
-    """The body of a message that can never succeed, and the reason."""
+    """The body of a message that can never succeed, and the reason.
+
+    Of a body that is too large to be decoded only the beginning is kept: the rest would take longer
+    to publish than there is time, again and again. Units of grabs in it, if there were any, are
+    found by `reconcile`.
+    """
 
     body: bytes
     reason: str
@@ -100,7 +111,8 @@ class FailedMessage:
     def headers(self) -> Headers:
         """Return the headers of the message in the dead queue."""
         now = now_ms()
-        return {
+        cut = {CUT_HEADER: len(self.body)} if len(self.body) > BODY_BYTES_MAX else {}
+        return cut | {
             "x-reason": self.reason[:REASON_MAX],
             "x-stack": self.stack[-STACK_MAX:],
             "x-attempts": self.attempts,
@@ -110,16 +122,21 @@ class FailedMessage:
 
 
 async def dead_letter(publisher: Publisher, queue: str, dead: Iterable[FailedMessage]) -> None:
-    """Publish messages to the dead queue of `queue`, and return when each is confirmed.
+    """Publish messages to the dead queue of `queue` at once, and return when all are confirmed.
 
     A handler calls this last. While a store is unavailable a batch is handled again and again, and
     each time would dead-letter one more copy.
     """
     name = topology.dead(queue)
-    for each in dead:
+
+    async def publish(each: FailedMessage) -> None:
         log.error("dead letter on %s: %s", name, each.reason)
         metrics.DEAD.labels(name).inc()
-        await publisher.publish(name, each.body, each.headers())
+        await publisher.publish(name, each.body[:BODY_BYTES_MAX], each.headers())
+
+    for error in await asyncio.gather(*map(publish, dead), return_exceptions=True):
+        if error is not None:
+            raise error
 
 
 def attempts_of(message: AbstractIncomingMessage) -> int:
@@ -130,4 +147,4 @@ def attempts_of(message: AbstractIncomingMessage) -> int:
 def _number(message: AbstractIncomingMessage, header: str) -> int:
     """Return a count or a time that an earlier attempt wrote, or 0."""
     value = message.headers.get(header)
-    return value if isinstance(value, int) and value > 0 else 0
+    return value if isinstance(value, int) and 0 < value <= NUMBER_MAX else 0

@@ -1,7 +1,8 @@
 """Read a dead message: why it died, when, and which orders it names.
 
 Nothing here fails, whatever the message holds: what cannot be read is None. PostgreSQL accepts all
-text that is returned, so that a letter is never refused.
+text that is returned, so that a letter is never refused. Of a body beyond the bounds of a message
+only the beginning is kept, so that each letter is written within the time limit of a statement.
 """
 
 from __future__ import annotations
@@ -17,11 +18,14 @@ import msgspec
 from seckill import order_ids
 from seckill.adapters import topology
 from seckill.auth import tickets
+from seckill.messages import BODY_BYTES_MAX
 from seckill.sales.sales import UNITS_MAX
 
 #: 9999-12-31: the last day that a datetime can hold.
 _MS_MAX = 253_402_214_400_000
 _BIGINT_MAX = 2**63 - 1
+#: How many bytes a body had of which only the beginning was kept.
+CUT_HEADER = "x-bytes"
 #: RabbitMQ's reason for moving a message -> our words.
 _BROKER_REASONS = {
     "delivery_limit": f"delivered {topology.DELIVERY_LIMIT} times without an answer:"
@@ -68,6 +72,9 @@ def read(queue: str, body: bytes, headers: Mapping[str, Any]) -> DeadMessage:
     death = _death_on(queue, headers)
     died_at = death.get("time")
     died_at = died_at.astimezone(UTC) if isinstance(died_at, datetime) else None
+    if len(body) > BODY_BYTES_MAX:
+        headers = {**headers, CUT_HEADER: len(body)}
+        body = body[:BODY_BYTES_MAX]
     content = _decode(body)
     content = content if isinstance(content, dict) else {}
     stack = headers.get("x-stack")

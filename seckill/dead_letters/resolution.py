@@ -15,7 +15,7 @@ from seckill.adapters import topology
 from seckill.adapters.postgres import transaction
 from seckill.adapters.publisher import Publisher
 from seckill.dead_letters import store
-from seckill.dead_letters.parser import NamedOrder, first_line
+from seckill.dead_letters.parser import CUT_HEADER, NamedOrder, first_line
 from seckill.dead_letters.store import DeadLetter, LetterFilter
 from seckill.errors import Permanent
 from seckill.inventory.holders import find_holdings
@@ -35,6 +35,8 @@ class Resolution(StrEnum):
     NOT_OPEN = "not open"
     #: Replayed REPLAYS_MAX times already: nothing was done.
     TOO_OFTEN = "replayed too often"
+    #: Only its beginning was kept, so there is nothing to try again: nothing was done.
+    TOO_LARGE = "too large"
     #: Its queue is no work queue: nothing was done.
     NO_QUEUE = "no such queue"
 
@@ -79,6 +81,8 @@ async def replay(
             return Resolution.NOT_OPEN
         if letter.queue not in topology.WORK_QUEUES:
             return Resolution.NO_QUEUE
+        if CUT_HEADER in letter.headers:
+            return Resolution.TOO_LARGE
         if letter.replays >= REPLAYS_MAX and not force:
             return Resolution.TOO_OFTEN
         await publisher.publish(letter.queue, letter.body)

@@ -48,7 +48,7 @@ ROOMS = {
         "transactions": "adapters messages",
         "payments": "adapters transactions",
         "sales": "adapters auth inventory",
-        "dead_letters": "adapters auth inventory orders sales",
+        "dead_letters": "adapters auth inventory messages orders sales",
         "consistency": "adapters inventory messages orders sales dead_letters",
     },
     "ops": {

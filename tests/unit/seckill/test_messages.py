@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from typing import Any
 
@@ -27,6 +28,14 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=10,
 )  # fmt: skip
+
+
+def unpack(entry: msgspec.Raw) -> object:
+    return msgspec.msgpack.decode(entry)
+
+
+def aside_of(placing: messages.DecodedPlace) -> bytes:
+    return messages.encode_bad_grabs(placing, [bad.entry for bad in placing.bad])
 
 
 def body(**changes: Any) -> bytes:
@@ -94,15 +103,15 @@ def test_F23_one_bad_entry_leaves_its_neighbours_alone(bad: object) -> None:
     good = [new_order_id(1), "ann", 1], [new_order_id(1), "bob", 2]
     placing = messages.decode_place(body(grabs=[good[0], bad, good[1]]))
     assert placing.grabs == [Grab(*entry) for entry in good]
-    assert [(b.entry, bool(b.reason)) for b in placing.bad] == [(bad, True)]
+    assert [(unpack(b.entry), bool(b.reason)) for b in placing.bad] == [(bad, True)]
 
 
 @pytest.mark.parametrize("bad", BAD_ENTRIES, ids=repr)
 def test_a_bad_entry_can_be_put_aside_as_a_message_of_its_own(bad: object) -> None:
     placing = messages.decode_place(body(grabs=[[ORDER_ID, "ann", 1], bad]))
-    aside = messages.decode_place(messages.encode_bad_grab(placing, placing.bad[0]))
+    aside = messages.decode_place(aside_of(placing))
     assert (aside.sale_id, aside.epoch, aside.grabs) == ("spring", 1, [])
-    assert [b.entry for b in aside.bad] == [bad]
+    assert [unpack(b.entry) for b in aside.bad] == [bad]
 
 
 @pytest.mark.parametrize(
@@ -112,6 +121,7 @@ def test_a_bad_entry_can_be_put_aside_as_a_message_of_its_own(bad: object) -> No
         {"sale": "a b"},
         {"sale": "spring\n"},
         {"epoch": 0},
+        {"epoch": 2**53 + 1},
         {"epoch": "1"},
         {"batch": None},
         {"grabs": {}},
@@ -126,8 +136,8 @@ def test_an_unreadable_envelope_is_a_bad_message(changes: dict[str, Any]) -> Non
 
 @pytest.mark.parametrize("changes", [{}, {"grabs": "of another form"}], ids=repr)
 def test_a_newer_version_is_not_guessed_at(changes: dict[str, Any]) -> None:
-    with pytest.raises(NewerMessage, match="version 2"):
-        messages.decode_place(body(v=2, **changes))
+    with pytest.raises(NewerMessage, match="version 3"):
+        messages.decode_place(body(v=3, **changes))
 
 
 def test_a_newer_timer_version_is_not_guessed_at() -> None:
@@ -208,7 +218,6 @@ NESTED = b"\x91" * 2_000 + b"\x90"
         pytest.param(
             b"\x82\xa4sale" + NOT_UTF8 + b"\xa6orders\x91" + NOT_UTF8, id="text not UTF-8"
         ),
-        pytest.param(body(grabs=[]).replace(b"\x90", b"\x91" + NOT_UTF8), id="entry not UTF-8"),
         pytest.param(body(grabs=[]).replace(b"\x90", NESTED), id="entry nested deeply"),
         pytest.param(b"\x81\xa4more" + NESTED, id="unknown field nested deeply"),
     ],
@@ -223,17 +232,96 @@ def test_F23_hostile_bytes_are_a_bad_message_and_nothing_else(decode: Any, raw: 
 def test_every_entry_is_either_good_or_bad(entries: list[Any]) -> None:
     placing = messages.decode_place(body(grabs=entries))
     assert len(placing.grabs) + len(placing.bad) == len(entries)
-    assert all(messages.encode_bad_grab(placing, bad) for bad in placing.bad)
+    aside = messages.decode_place(aside_of(placing))
+    assert (len(aside.grabs), len(aside.bad)) == (0, len(placing.bad))
 
 
-def test_F23_an_entry_of_any_depth_can_be_buried() -> None:
-    """Near the limit an entry can be read, and is too deep to be written again."""
+def test_F23_an_entry_of_any_depth_can_be_dead_lettered() -> None:
+    """Near the limit an entry can be read, and is too deep to be written as an object again."""
     for depth in range(900, 1100):
-        entry: Any = []
-        for _ in range(depth):
-            entry = [entry]
-        bad = messages.BadGrab(entry, "deep")
-        assert messages.encode_bad_grab(messages.DecodedPlace("s", 1, []), bad)
+        nested = body(grabs=[]).replace(b"\x90", b"\x91" * depth + b"\x90")
+        with suppress(BadMessage):
+            placing = messages.decode_place(nested)
+            assert bytes(placing.bad[0].entry) in aside_of(placing)
+
+
+def test_F23_an_entry_that_is_not_utf8_leaves_its_neighbours_alone() -> None:
+    raw = body(grabs=[[ORDER_ID, "ann", 1], None])[:-1] + b"\x93" + NOT_UTF8 + b"\xa3bob\x01"
+    placing = messages.decode_place(raw)
+    assert placing.grabs == [Grab(ORDER_ID, "ann", 1)]
+    assert [bad.reason for bad in placing.bad] == ["text that is not UTF-8"]
+
+
+LARGE = messages.BODY_BYTES_MAX
+
+
+@decoders
+@pytest.mark.parametrize(
+    ("raw", "bound"),
+    [
+        (body(grabs=[None] * 1_200_000), f"{LARGE:,}"),
+        (body(more="x" * LARGE), f"{LARGE:,}"),
+        (b"\xc1" * (LARGE + 1), f"{LARGE:,}"),
+        (b"\x81\xa4more" + NESTED, "deeper than 1,000 levels"),
+    ],
+    ids=["a million entries", "an unknown field", "no MessagePack", "nested"],
+)
+def test_F23_what_is_beyond_a_bound_names_the_bound(decode: Any, raw: bytes, bound: str) -> None:
+    with pytest.raises(BadMessage, match=bound):
+        decode(raw)
+
+
+@pytest.mark.parametrize(
+    ("changes", "bound"),
+    [
+        ({"grabs": [None] * (messages.PLACE_ENTRIES_MAX + 1)}, "length <= 4096"),
+        ({"batch": ["1-0"] * (messages.PLACE_ENTRIES_MAX + 1)}, "length <= 4096"),
+        ({"batch": ["1" * 33]}, "length <= 32"),
+        ({"sale": "s" * 65}, "{1,64}"),
+        ({"epoch": messages.EPOCH_MAX + 1}, f"<= {messages.EPOCH_MAX}"),
+    ],
+    ids=["grabs", "outbox ids", "an outbox id", "the sale", "the epoch"],
+)
+def test_F23_each_part_of_an_orders_place_message_has_a_bound(
+    changes: dict[str, Any], bound: str
+) -> None:
+    with pytest.raises(BadMessage, match=re.escape(bound)):
+        messages.decode_place(body(**changes))
+
+
+def test_F23_what_we_send_at_most_is_far_within_the_bounds() -> None:
+    grabs = [Grab(ORDER_ID, "b" * 64, 2**31 - 1)] * messages.MESSAGE_GRABS_MAX
+    outbox_ids = ["9999999999999-99999"] * messages.MESSAGE_GRABS_MAX
+    sent = messages.encode_place("s" * 64, messages.EPOCH_MAX, outbox_ids, grabs)
+    assert messages.decode_place(sent).grabs == grabs
+    assert len(sent) < LARGE / 4
+    timers = messages.encode_expire([ORDER_ID] * messages.EXPIRE_ORDERS_MAX)
+    assert len(messages.decode_expire(timers)) == messages.EXPIRE_ORDERS_MAX
+
+
+def test_F23_a_timer_message_has_a_bound() -> None:
+    many = [ORDER_ID] * (messages.EXPIRE_ENTRIES_MAX + 1)
+    with pytest.raises(BadMessage, match="length <= 16384"):
+        messages.decode_expire(messages.encode_expire(many))
+    with pytest.raises(BadMessage, match="length <= 64"):
+        messages.decode_expire(messages.encode_expire(["x" * 65]))
+
+
+@settings(max_examples=30)
+@given(
+    st.integers(0, 2**32 - 1), st.sampled_from([b"\xdd", b"\xdf", b"\xc6", b"\xdb"]), st.binary()
+)
+def test_F23_a_size_that_is_only_claimed_costs_nothing(size: int, kind: bytes, tail: bytes) -> None:
+    """An array, map, text or bytes of four thousand million items, of which none follows."""
+    claimed = kind + size.to_bytes(4, "big") + tail
+    for raw in (claimed, b"\x81\xa5grabs" + claimed, b"\x81\xa5parts" + claimed):
+        for decode in (
+            messages.decode_place, messages.decode_expire, messages.decode_saga_step,
+        ):  # fmt: skip
+            with suppress(BadMessage):
+                decode(raw)
+        assert messages.sale_of(raw) == ""
+        assert messages.parts_of(raw) in ([raw], [])
 
 
 def test_the_sale_of_a_message_is_read_without_its_grabs() -> None:
@@ -258,6 +346,7 @@ def test_a_multi_sale_message_returns_its_parts() -> None:
         b"\xff",
         b"",
         messages.encode_multi_sale([b""] * (messages.PARTS_MAX + 1)),
+        messages.encode_multi_sale([b"x" * messages.BODY_BYTES_MAX]),
     ],
     ids=repr,
 )
@@ -266,5 +355,14 @@ def test_any_other_message_is_its_own_only_part(other: bytes) -> None:
 
 
 def test_an_older_consumer_takes_a_multi_sale_message_for_a_newer_one() -> None:
-    with pytest.raises(NewerMessage, match="version 2"):
-        messages.decode_place(messages.encode_multi_sale([body()]))
+    assert messages.MULTI_SALE_VERSION > messages.VERSION
+
+
+@pytest.mark.parametrize(
+    "other",
+    [messages.encode_multi_sale([b""] * (messages.PARTS_MAX + 1)), pack({"v": 2}), body(v=2)],
+    ids=["too many parts", "no parts", "no part of its own"],
+)
+def test_F23_a_multi_sale_message_that_cannot_be_opened_is_a_bad_message(other: bytes) -> None:
+    with pytest.raises(BadMessage, match="multi-sale message of at most 48"):
+        messages.decode_place(other)

@@ -10,6 +10,7 @@ from seckill import messages
 from seckill.adapters.topology import ORDERS_EXPIRE, ORDERS_PLACE
 from seckill.dead_letters.resolution import REPLAYS_MAX, Resolution
 from seckill.errors import Unavailable
+from seckill.messages import BODY_BYTES_MAX
 
 
 async def test_a_replayed_letter_becomes_its_order(
@@ -125,6 +126,17 @@ async def test_F23_after_so_many_replays_it_takes_force(letters, replay, queues)
     assert len(await queues.take_all(ORDERS_PLACE)) == REPLAYS_MAX
     assert await letters.states() == ["open"]
     assert await replay(letter, force=True) is Resolution.REPLAYED
+
+
+async def test_F23_a_letter_of_which_only_the_beginning_was_kept_stays_open(
+    letters, replay, queues
+):
+    await letters.arrive(b"x" * (BODY_BYTES_MAX + 1))
+    (letter,) = await letters.all()
+
+    assert await replay(letter, force=True) is Resolution.TOO_LARGE
+    assert await queues.take_all(ORDERS_PLACE) == []
+    assert await letters.states() == ["open"]
 
 
 async def test_a_letter_of_a_queue_that_is_no_more_stays_open(letters, replay, queues):

@@ -45,6 +45,16 @@ def test_a_buried_message_says_why_when_and_whom():
     assert json.loads(dead.headers) == headers
 
 
+def test_F23_of_a_body_of_megabytes_the_beginning_is_kept():
+    body = messages.encode_place("demo", 1, [], [[ID, "ann", 2]] * 100_000)
+
+    dead = read(body, {"x-reason": "too large"})
+
+    assert dead.body == body[: messages.BODY_BYTES_MAX]
+    assert json.loads(dead.headers)["x-bytes"] == len(body)
+    assert (dead.reason, dead.sale_id, dead.orders) == ("too large", None, ())
+
+
 def test_without_headers_all_is_unknown():
     dead = read(b"hello")
 

@@ -8,6 +8,7 @@ from seckill import messages
 from seckill.adapters import topology
 from seckill.adapters.topology import ORDERS_PLACE
 from seckill.errors import Unavailable
+from seckill.messages import BODY_BYTES_MAX, PLACE_ENTRIES_MAX
 from seckill.sales import sales
 from seckill.sales.sales import NewSale
 
@@ -20,6 +21,7 @@ UNREADABLE = {
     "no sale of ours": messages.encode_place("with space", 1, [], []),
     "text that is not UTF-8": b"\x84\xa4sale\xa1\xff\xa5epoch\x01\xa5batch\x90\xa5grabs\x90",
     "nested too deeply": b"\x84\xa4sale\xa1x\xa5epoch\x01\xa5batch\x90\xa5grabs" + b"\x91" * 9999,
+    "too many grabs": messages.encode_place("x", 1, [], [None] * (PLACE_ENTRIES_MAX + 1)),
 }
 
 
@@ -72,16 +74,65 @@ async def test_F13_only_the_bad_entry_of_a_message_is_dead_lettered(
     await assert_balanced(sale)
 
 
-async def test_F13_each_bad_entry_has_its_own_letter_and_reason(
+async def test_F23_a_message_of_megabytes_is_a_dead_letter_at_once(
+    open_sale, shop, send_grabs, send_body, handler, queue_role, running, eventually, queues
+):
+    """A million grabs kept the placing of all sales waiting. Its beginning is kept."""
+    sale = await open_sale()
+    good = shop.wish(sale, "ann")
+    grab = [good.order_id, "eve", 1]
+    body = messages.encode_place(sale.sale_id, 1, [], [grab] * 100_000)
+    await send_body(body)
+    await send_grabs(good)
+
+    async with running(queue_role(ORDERS_PLACE, handler.handle)):
+        await eventually(lambda: shop.rows(sale), "the readable one placed")
+
+    (dead,) = await queues.dead(ORDERS_PLACE)
+    assert f"it has {len(body):,} bytes, the most is 1,048,576" in dead.headers["x-reason"]
+    assert dead.headers["x-bytes"] == len(body)
+    assert dead.body == body[:BODY_BYTES_MAX]
+    assert await queues.size(topology.retry(1)) == 0
+    assert await shop.states(sale, [good]) == ["pending"]
+
+
+async def test_F23_thousands_of_bad_entries_of_a_message_are_one_letter(
+    open_sale, shop, send_grabs, handle, dead_entries
+):
+    """One confirm after the other kept the other sales waiting."""
+    sale = await open_sale()
+    good = shop.wish(sale, "ann")
+    await send_grabs(good, bad=[None] * 3_000)
+
+    await handle()
+
+    assert await dead_entries() == [([None] * 3_000, "Expected `array`, got `None`")]
+    assert await shop.states(sale, [good]) == ["pending"]
+
+
+async def test_F23_thousands_of_unknown_grabs_are_one_letter(
     open_sale, shop, send_grabs, handle, dead_entries
 ):
     sale = await open_sale()
-    await send_grabs(shop.wish(sale, "ann"), bad=["x", 7])
+    unknown = [shop.wish(sale, f"b{i}")._replace(sale_id="no-such-sale") for i in range(3_000)]
+    await send_grabs(*unknown)
+
+    await handle()
+
+    ((entries, reason),) = await dead_entries()
+    assert (len(entries), reason) == (3_000, "unknown sale")
+
+
+async def test_F13_each_reason_has_a_letter_of_its_own(
+    open_sale, shop, send_grabs, handle, dead_entries
+):
+    sale = await open_sale()
+    await send_grabs(shop.wish(sale, "ann"), bad=["x", 7, "y"])
 
     await handle()
 
     assert sorted(await dead_entries(), key=str) == [
-        (["x"], "Expected `array`, got `str`"),
+        (["x", "y"], "Expected `array`, got `str`"),
         ([7], "Expected `array`, got `int`"),
     ]
 
@@ -97,9 +148,9 @@ async def test_F13_grabs_of_an_unknown_sale_are_named_in_the_dead_queue(
 
     await handle(2)
 
-    assert sorted(await dead_entries(), key=str) == [
-        ([[p.order_id, p.buyer_id, 1]], "unknown sale") for p in sorted(unknown)
-    ]
+    ((entries, reason),) = await dead_entries()
+    assert sorted(entries) == sorted([p.order_id, p.buyer_id, 1] for p in unknown)
+    assert reason == "unknown sale"
     assert await shop.states(sale, [good]) == ["pending"]
 
 
@@ -135,18 +186,20 @@ async def test_F23_a_value_that_postgresql_refuses_is_found_and_left_out(
 
 
 async def test_F23_an_epoch_that_postgresql_refuses_leaves_other_messages_alone(
-    open_sale, shop, send_grabs, handle, dead_entries
+    open_sale, shop, send_grabs, handler, queue_role, running, eventually, dead_entries
 ):
     sale = await open_sale()
     good, bad = shop.wish(sale, "ann"), shop.wish(sale, "bob", epoch=2**64 - 1)
     await send_grabs(bad)
     await send_grabs(good)
 
-    await handle(2)
+    async with running(queue_role(ORDERS_PLACE, handler.handle)):
+        await eventually(lambda: shop.rows(sale), "the good one placed")
 
     assert await shop.states(sale, [good, bad]) == ["pending", None]
-    ((entries, _),) = await dead_entries()
+    ((entries, reason),) = await dead_entries()
     assert entries == [[bad.order_id, "bob", 1]]
+    assert "9007199254740992 - at `$.epoch`" in reason
 
 
 async def test_F13_a_bad_entry_is_not_acknowledged_before_it_is_dead_lettered(
