@@ -44,6 +44,8 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 
 #: What a bearer token may consist of (RFC 6750). Shorter ones can be guessed.
 ADMIN_TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]{32,}")
+#: What a namespace may consist of: neither Redis's {} nor the . and : that end it in a name.
+NAMESPACE = re.compile(r"[A-Za-z0-9_-]{0,32}")
 
 
 class BadSettings(Exception):
@@ -65,6 +67,10 @@ class Settings(BaseSettings):
     redis_url: RedisUrl = ""
     amqp_url: AmqpUrl = ""
     postgres_dsn: PostgresDsn = ""
+
+    #: What names of keys, exchanges and queues begin with, so that several installations can use
+    #: one Redis and one RabbitMQ. 32 leave room in the 255 bytes of a queue's name.
+    namespace: str = ""
 
     #: Whether stores that could lose something keep gateways from being ready and sales from
     #: opening (`refuse`), or only cause a warning (`warn`): for operators who know the reason.
@@ -233,6 +239,13 @@ class Settings(BaseSettings):
             env_settings,
             JsonConfigSettingsSource(settings_cls, json_file=home / "settings.json"),
         )
+
+    @field_validator("namespace")
+    @classmethod
+    def _part_of_a_name(cls, name: str) -> str:
+        if not NAMESPACE.fullmatch(name):
+            raise ValueError(f"{name!r}: use up to 32 of A-Z a-z 0-9 _ -, or nothing")
+        return name
 
     @field_validator("admin_token")
     @classmethod

@@ -9,7 +9,7 @@ import asyncpg
 from redis.asyncio import Redis
 
 from config.settings import Settings
-from seckill.adapters import postgres
+from seckill.adapters import installation, postgres
 from seckill.adapters import redis as redis_client
 from seckill.adapters.publisher import Publisher
 from seckill.adapters.rabbitmq import Broker
@@ -40,10 +40,6 @@ async def open_resources(settings: Settings, stack: AsyncExitStack) -> Resources
 
     Raise Unavailable if a store does not answer.
     """
-    redis = redis_client.connect(settings.redis_url, timeout_s=settings.redis_timeout_s)
-    stack.push_async_callback(redis.aclose)
-    stock = Stock(redis)
-    await stock.now_ms()  # the client connects with its first call
     db = await stack.enter_async_context(
         postgres.connect(
             settings.postgres_dsn,
@@ -51,9 +47,17 @@ async def open_resources(settings: Settings, stack: AsyncExitStack) -> Resources
             timeout_s=settings.postgres_timeout_s,
         )
     )
+    own_id = await installation.join(db, settings.namespace)
+    redis = redis_client.connect(
+        settings.redis_url, timeout_s=settings.redis_timeout_s, installation_id=own_id
+    )
+    stack.push_async_callback(redis.aclose)
+    stock = Stock(redis)
+    await stock.now_ms()  # the client connects with its first call
+    await stack.enter_async_context(installation.watched(redis, own_id))
 
     def broker(name: str) -> Broker:
-        return Broker(settings.amqp_url, f"seckill-{name}", settings.connect_timeout_s)
+        return Broker(settings.amqp_url, f"seckill-{name}", settings.connect_timeout_s, own_id)
 
     publisher, event_publisher = [
         await stack.enter_async_context(

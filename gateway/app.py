@@ -65,9 +65,9 @@ def create_app(settings: Settings) -> web.Application:
     app.cleanup_ctx.extend(
         (
             resources.in_flight_ctx,
+            resources.postgres_ctx,
             resources.redis_ctx,
             challenges.burns_ctx,
-            resources.postgres_ctx,
             resources.broker_ctx,
             resources.grabs_ctx,
             resources.payments_ctx,

@@ -19,6 +19,8 @@ SETTINGS = web.AppKey("settings", Settings)
 STOPPING = web.AppKey("stopping", asyncio.Event)
 LIMITS = web.AppKey("limits", Limits)
 REDIS = web.AppKey("redis", Redis)
+#: The id of the installation that the stores must belong to.
+INSTALLATION_ID = web.AppKey("installation_id", str)
 STOCK = web.AppKey("stock", Stock)
 DB = web.AppKey("db", asyncpg.Pool)
 SALES = web.AppKey("sales", SaleDirectory)

@@ -8,7 +8,16 @@ from functools import partial
 
 from aiohttp import web
 
-from gateway.app_keys import CARD_PAYMENTS, DB, LIMITS, REDIS, SALES, SETTINGS, STOCK
+from gateway.app_keys import (
+    CARD_PAYMENTS,
+    DB,
+    INSTALLATION_ID,
+    LIMITS,
+    REDIS,
+    SALES,
+    SETTINGS,
+    STOCK,
+)
 from gateway.grabs.pipeline import PIPELINE, GrabPipeline
 from gateway.grabs.publisher import (
     BATCHED_PUBLISHER,
@@ -35,7 +44,7 @@ from gateway.overload.rate_limiter import LIMITER, RateLimiter
 from gateway.payments.tasks import PAYMENT_TASKS, PaymentTasks
 from gateway.sales.remaining_units import REMAINING_UNITS, RemainingUnits
 from seckill import metrics
-from seckill.adapters import postgres
+from seckill.adapters import installation, postgres
 from seckill.adapters import redis as redis_client
 from seckill.adapters.publisher import Publisher
 from seckill.adapters.rabbitmq import Broker
@@ -69,22 +78,8 @@ async def in_flight_ctx(app: web.Application) -> AsyncIterator[None]:
     yield
 
 
-async def redis_ctx(app: web.Application) -> AsyncIterator[None]:
-    """Redis: the client and the scripts."""
-    settings = app[SETTINGS]
-    app[REDIS] = redis_client.connect(
-        settings.redis_url,
-        timeout_s=settings.redis_timeout_s,
-        kind=redis_client.PipeliningRedis,
-    )
-    app[STOCK] = Stock(app[REDIS])
-    app[LIMITER] = RateLimiter(app[LIMITS], TokenBuckets(app[REDIS]))
-    yield
-    await app[REDIS].aclose()
-
-
 async def postgres_ctx(app: web.Application) -> AsyncIterator[None]:
-    """PostgreSQL: the pool, and the sales cached from it."""
+    """PostgreSQL: the pool, the sales cached from it, and whose stores these are."""
     settings = app[SETTINGS]
     async with postgres.connect(
         settings.postgres_dsn,
@@ -92,18 +87,37 @@ async def postgres_ctx(app: web.Application) -> AsyncIterator[None]:
         timeout_s=settings.postgres_timeout_s,
     ) as pool:
         app[DB] = pool
+        app[INSTALLATION_ID] = await installation.join(pool, settings.namespace)
         app[CARD_PAYMENTS] = CardPaymentStore(
             pool, on_paid=partial(fulfilment.begin, TransactionLog(pool))
         )
         app[SALES] = SaleDirectory(pool)
-        app[REMAINING_UNITS] = RemainingUnits(app[SALES], app[STOCK])
         yield
+
+
+async def redis_ctx(app: web.Application) -> AsyncIterator[None]:
+    """Redis: the client and the scripts."""
+    settings = app[SETTINGS]
+    app[REDIS] = redis_client.connect(
+        settings.redis_url,
+        timeout_s=settings.redis_timeout_s,
+        kind=redis_client.PipeliningRedis,
+        installation_id=app[INSTALLATION_ID],
+    )
+    app[STOCK] = Stock(app[REDIS])
+    app[LIMITER] = RateLimiter(app[LIMITS], TokenBuckets(app[REDIS]))
+    app[REMAINING_UNITS] = RemainingUnits(app[SALES], app[STOCK])
+    async with installation.watched(app[REDIS], app[INSTALLATION_ID]):
+        yield
+    await app[REDIS].aclose()
 
 
 async def broker_ctx(app: web.Application) -> AsyncIterator[None]:
     """RabbitMQ: a connection for publishing alone."""
     settings = app[SETTINGS]
-    broker = Broker(settings.amqp_url, "seckill-gateway", settings.connect_timeout_s)
+    broker = Broker(
+        settings.amqp_url, "seckill-gateway", settings.connect_timeout_s, app[INSTALLATION_ID]
+    )
     async with Publisher.open(broker, timeout_s=settings.confirm_timeout_s) as publisher:
         app[BATCHED_PUBLISHER] = BatchedPublisher(publisher, timeout_s=settings.confirm_timeout_s)
         app[BREAKER] = Breaker()

@@ -6,6 +6,7 @@ SeckillError
 |  |  |- TimedOut     a statement took too long: the store's fault once, the statement's if again
 |  |  |- WrongQueue   a queue was made with other arguments: an operator has to delete it
 |  |  |- BrokenSale   Redis cannot read the keys of one sale: other sales go on
+|  |  |- ForeignStore   a store belongs to another installation: an operator has to part them
 |- Permanent   the same call can never succeed: dead-letter it, or report it to the caller
 |  |- UserMistake   the user typed something wrong: one line, exit code 2, no traceback
 |  |  |- Missing      the named thing does not exist
@@ -85,6 +86,10 @@ class WrongQueue(Unavailable):
 
 class BrokenSale(Unavailable):
     """Redis holds something of one sale that no script can read; other sales go on."""
+
+
+class ForeignStore(Unavailable):
+    """A store belongs to another installation; nothing is read from it or written to it."""
 
 
 class Permanent(SeckillError):

@@ -7,7 +7,7 @@ from collections.abc import Awaitable
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from gateway.app_keys import DB, REDIS, SETTINGS, STOCK, STOPPING
+from gateway.app_keys import DB, INSTALLATION_ID, REDIS, SETTINGS, STOCK, STOPPING
 from gateway.grabs.publisher import BREAKER
 from gateway.http.responses import json_response
 from seckill.adapters.postgres import database_errors_as_unavailable
@@ -32,7 +32,7 @@ async def livez(_: web.Request) -> web.Response:
 def preflight_of(edge: web.Application, *, timeout_s: float) -> Preflight:
     """Return the checks of the stores of a running gateway."""
     settings = edge[SETTINGS]
-    broker = Broker(settings.amqp_url, "seckill-preflight", timeout_s)
+    broker = Broker(settings.amqp_url, "seckill-preflight", timeout_s, edge[INSTALLATION_ID])
     return Preflight(edge[REDIS], edge[DB], broker, settings.timeouts)
 
 

@@ -16,7 +16,7 @@ from contextlib import suppress
 import msgspec
 
 from config.settings import PROJECT_ROOT, Settings
-from seckill.adapters import postgres
+from seckill.adapters import installation, postgres
 from seckill.adapters import redis as redis_client
 from seckill.consistency import verify
 from seckill.errors import SeckillError, Unavailable
@@ -34,6 +34,7 @@ class VerifyRequest(msgspec.Struct):
 
     redis_url: str
     postgres_dsn: str
+    namespace: str
     sale_id: str
     wait_s: float
 
@@ -43,7 +44,9 @@ async def count(settings: Settings, sale_id: str, *, wait_s: float) -> bytes:
 
     When the caller is cancelled, and when this gateway is killed, the process ends as well.
     """
-    question = VerifyRequest(settings.redis_url, settings.postgres_dsn, sale_id, wait_s)
+    question = VerifyRequest(
+        settings.redis_url, settings.postgres_dsn, settings.namespace, sale_id, wait_s
+    )
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -91,12 +94,12 @@ async def _ask(process: asyncio.subprocess.Process, question: bytes) -> bytes:
 
 
 async def _answer(question: VerifyRequest) -> bytes:
-    redis = redis_client.connect(question.redis_url, timeout_s=QUERY_S)
-    try:
-        async with postgres.connect(question.postgres_dsn, size=1, timeout_s=QUERY_S) as db:
+    async with postgres.connect(question.postgres_dsn, size=1, timeout_s=QUERY_S) as db:
+        own_id = await installation.join(db, question.namespace)
+        async with redis_client.connect(
+            question.redis_url, timeout_s=QUERY_S, installation_id=own_id
+        ) as redis:
             ledger = await verify.verify(redis, db, question.sale_id, wait_s=question.wait_s)
-    finally:
-        await redis.aclose()
     return msgspec.json.encode(ledger.summary())
 
 

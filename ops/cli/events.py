@@ -11,7 +11,7 @@ from aio_pika.abc import AbstractIncomingMessage
 
 from config.settings import load_settings
 from ops.processes.tasks import until_signal
-from seckill.adapters import topology
+from seckill.adapters import namespace, topology
 from seckill.adapters.rabbitmq import Broker, link_errors_as_unavailable
 from seckill.errors import Unavailable, UserMistake
 
@@ -33,6 +33,7 @@ def events(
         raise UserMistake(f"--topic {topic!r}: words with dots between them; * is any word, # any")
     settings = load_settings()
     settings.require_stores()
+    namespace.use(settings.namespace)
     broker = Broker(settings.amqp_url, "seckill-events", settings.connect_timeout_s)
     asyncio.run(until_signal(_follow(broker, topic)))
 

@@ -12,7 +12,7 @@ import asyncpg
 from redis.asyncio import Redis
 
 from config.settings import Settings, load_settings
-from seckill.adapters import postgres
+from seckill.adapters import installation, postgres
 from seckill.adapters import redis as redis_client
 from seckill.adapters.rabbitmq import Broker
 from seckill.inventory.reservations import Stock
@@ -29,27 +29,30 @@ class Stores:
     """The stores that a command works on, and the settings by which it found them."""
 
     settings: Settings
+    #: The id of the installation that the stores must belong to.
+    installation_id: str
     redis: Redis
     stock: Stock
     db: asyncpg.Pool
 
     def broker(self, name: str) -> Broker:
         """Return the way to RabbitMQ, which lists the command under this name."""
-        return Broker(self.settings.amqp_url, name, self.settings.connect_timeout_s)
+        settings = self.settings
+        return Broker(settings.amqp_url, name, settings.connect_timeout_s, self.installation_id)
 
 
 @asynccontextmanager
 async def open_stores(settings: Settings) -> AsyncIterator[Stores]:
     """Open Redis and PostgreSQL for one command."""
     settings.require_stores()
-    redis = redis_client.connect(settings.redis_url, timeout_s=REDIS_S)
-    try:
-        async with postgres.connect(
-            settings.postgres_dsn, size=2, timeout_s=settings.connect_timeout_s
-        ) as db:
-            yield Stores(settings, redis, Stock(redis), db)
-    finally:
-        await redis.aclose()
+    async with postgres.connect(
+        settings.postgres_dsn, size=2, timeout_s=settings.connect_timeout_s
+    ) as db:
+        own_id = await installation.join(db, settings.namespace)
+        async with redis_client.connect(
+            settings.redis_url, timeout_s=REDIS_S, installation_id=own_id
+        ) as redis:
+            yield Stores(settings, own_id, redis, Stock(redis), db)
 
 
 def run(work: Callable[[Stores], Awaitable[T]]) -> T:

@@ -119,7 +119,7 @@ class _Queues:
         with link_errors_as_unavailable(f"looking at {queue}"):
             async with asyncio.timeout(self._broker.timeout_s):
                 # Passive: it makes nothing, and the answer has the figures of this moment.
-                declared = await channel.declare_queue(queue, passive=True)
+                declared = await channel.declare_queue(topology.full_name(queue), passive=True)
         found, now = declared.declaration_result, time.monotonic()
         size = found.message_count or 0
         if size == 0:

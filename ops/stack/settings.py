@@ -65,6 +65,7 @@ def stack_settings(settings: Settings, home: Path, store_urls: dict[str, str]) -
     scheme = "https" if settings.tls_cert else "http"
     return {
         **store_urls,
+        "namespace": settings.namespace,
         "gateway_host": settings.gateway_host,
         "gateway_port": gateway_port,
         "gateway_url": f"{scheme}://{settings.gateway_host}:{gateway_port}",
@@ -79,8 +80,9 @@ def stack_settings(settings: Settings, home: Path, store_urls: dict[str, str]) -
 
 
 def variables(values: Mapping[str, object]) -> dict[str, str]:
-    """Pick the addresses and the admin token out of settings, under their variables' names."""
-    found = {name: _text(values.get(name) or "") for name in (*ADDRESSES, "admin_token")}
+    """Pick what commands need out of settings, under the names of their variables."""
+    names = (*ADDRESSES, "namespace", "admin_token")
+    found = {name: _text(values.get(name) or "") for name in names}
     return {f"SECKILL_{name.upper()}": text for name, text in found.items() if text}
 
 

@@ -23,7 +23,7 @@ from ops.processes.supervision import DRAIN_MARGIN_S, Log, Supervisor
 from ops.processes.workers import pool_child, worker
 from ops.stack.services import Services, running_services
 from ops.stack.settings import StackSettings, stack_settings
-from seckill.adapters import migrations
+from seckill.adapters import installation, migrations
 from seckill.adapters.postgres import database_errors_as_unavailable
 from seckill.errors import SeckillError
 
@@ -53,6 +53,12 @@ async def run_stack(
             async with running_services(home) as services:
                 with database_errors_as_unavailable():
                     await migrations.migrate(services.postgres_dsn)
+                await installation.compare(
+                    services.postgres_dsn,
+                    services.redis_url,
+                    services.amqp_url,
+                    settings.namespace,
+                )
                 values = stack_settings(settings, home, services.urls)
                 save_stack_settings(home, values)
                 await stack.run(services, values, gateways)

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import asyncpg
 
 from seckill.adapters.failures import POSTGRESQL, store_errors_as_unavailable, store_failure
+from seckill.adapters.marks import foreign
 
 SERVER_SETTINGS = {
     "application_name": "seckill",
@@ -67,6 +68,7 @@ async def connect(
             command_timeout=timeout_s,
             server_settings=SERVER_SETTINGS,
             reset=_nothing_to_reset,
+            init=_OneInstallation().compare,
         )
         if at_once:
             async with pool.acquire():  # fails if the server does not answer
@@ -89,6 +91,26 @@ async def ask(db: asyncpg.Pool) -> None:
     """Ask for nothing; raise Unavailable if PostgreSQL does not answer."""
     with database_errors_as_unavailable():
         await db.execute("SELECT 1")
+
+
+class _OneInstallation:
+    """Keeps a pool with the installation of its first connection.
+
+    Its address may come to lead to another database, and orders would be placed there.
+    """
+
+    def __init__(self) -> None:
+        self._first: str | None = None
+
+    async def compare(self, connection: asyncpg.Connection) -> None:
+        """Raise ForeignStore if a new connection leads to another installation's database."""
+        try:
+            found = await connection.fetchval("SELECT id::text FROM installation")
+        except asyncpg.UndefinedTableError:  # no schema yet: whoever needs one says so
+            found = None
+        self._first = self._first or found
+        if found != self._first:
+            raise foreign(POSTGRESQL, found or "unknown", self._first or "unknown")
 
 
 async def _nothing_to_reset(connection: asyncpg.Connection) -> None:

@@ -18,9 +18,9 @@ from aio_pika.abc import AbstractChannel, AbstractConnection
 from aio_pika.exceptions import AMQPError
 from yarl import URL
 
-from seckill.adapters import topology
+from seckill.adapters import marks, topology
 from seckill.adapters.failures import RABBITMQ, store_failure, words
-from seckill.errors import Unavailable
+from seckill.errors import ForeignStore, Unavailable
 
 #: What the library raises when the link or the broker fails. A failed publish may have arrived.
 LINK_ERRORS = (AMQPError, OSError, TimeoutError, RuntimeError)
@@ -79,6 +79,8 @@ class Broker:
     url: str
     name: str
     timeout_s: float
+    #: The installation whose broker this has to be; empty: any.
+    installation_id: str = ""
 
     async def connect(self) -> AbstractConnection:
         """Open a plain connection, or raise Unavailable."""
@@ -89,15 +91,25 @@ class Broker:
         try:
             async with asyncio.timeout(self.timeout_s):
                 await connection.connect()
+                if self.installation_id:
+                    await self._compare(connection)
         except BaseException as error:
             await close_link(connection)
-            if not isinstance(error, LINK_ERRORS):
+            if not isinstance(error, (*LINK_ERRORS, ForeignStore)):
                 raise
             failure = store_failure(error, RABBITMQ) or Unavailable(
                 f"RabbitMQ does not answer: {words(error)}", store=RABBITMQ
             )
             raise failure.at(f"{parts.hostname}:{parts.port}") from error
         return connection
+
+    async def _compare(self, connection: AbstractConnection) -> None:
+        """Raise ForeignStore if the broker is another installation's; claim it if it has none."""
+        channel = await connection.channel()
+        theirs = await topology.claim(channel, self.installation_id)
+        if theirs != self.installation_id:
+            raise marks.foreign(RABBITMQ, theirs, self.installation_id)
+        await channel.close()
 
     @asynccontextmanager
     async def channel(self) -> AsyncIterator[AbstractChannel]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from redis.asyncio import Redis
@@ -21,6 +21,7 @@ from seckill.adapters.failures import (
     store_failure,
     words,
 )
+from seckill.adapters.marks import greet_redis
 from seckill.adapters.redis_links import LinkPool
 from seckill.errors import BrokenSale
 from seckill.micro_batcher import MicroBatcher, Waiter
@@ -70,8 +71,12 @@ class PipeliningRedis(Redis):
                 call.answer(reply)
 
 
-def connect(url: str, *, timeout_s: float, kind: type[Redis] = Redis) -> Redis:
+def connect(
+    url: str, *, timeout_s: float, kind: type[Redis] = Redis, installation_id: str = ""
+) -> Redis:
     """Return a client whose every call is sent once and fails after `timeout_s`.
+
+    With an installation its calls raise ForeignStore at a Redis that belongs to another one.
 
     The library would send a failed command up to ten more times. A grab whose reply was lost has
     been run, so each retry would be another grab. The default pool raises when it is full, instead
@@ -84,6 +89,7 @@ def connect(url: str, *, timeout_s: float, kind: type[Redis] = Redis) -> Redis:
         socket_timeout=timeout_s,
         socket_connect_timeout=timeout_s,
         retry=Retry(NoBackoff(), 0),
+        redis_connect_func=partial(greet_redis, installation_id) if installation_id else None,
         # While the library waits for notices of a managed service, it lends connections that the
         # server has closed long ago: after a restart, one call fails for each of them.
         maint_notifications_config=MaintNotificationsConfig(enabled=False),

@@ -2,16 +2,21 @@
 
 All queues are quorum queues: RabbitMQ writes a message to disk before it confirms it, and counts
 deliveries. https://www.rabbitmq.com/docs/quorum-queues
+
+The constants are the names that the project uses everywhere, and the routing keys. With a namespace
+(`namespace.py`) the exchanges and queues themselves have longer names: `full_name` returns them.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
 from aio_pika.abc import AbstractChannel, AbstractExchange, AbstractQueue
 from aio_pika.exceptions import ChannelPreconditionFailed
 
+from seckill.adapters import namespace
 from seckill.errors import WrongQueue
 
 EXCHANGE = "seckill"
@@ -20,6 +25,8 @@ ORDERS_EXPIRE = "orders.expire"
 SAGA_STEPS = "saga.steps"
 #: Topic exchange; the topics are in docs/events.md.
 EVENTS = "seckill.events"
+#: Exchange that nothing is published to: it says whose broker this is (`claim`).
+INSTALLATION = "seckill.installation"
 #: Queues that roles consume. Each has a dead queue.
 WORK_QUEUES = (ORDERS_PLACE, ORDERS_EXPIRE, SAGA_STEPS)
 
@@ -36,6 +43,11 @@ TIMER_QUEUES_MAX = 16
 # A dead-lettering queue would lose messages if the broker crashed during the transfer. With these
 # two arguments it keeps a message until the target queue has confirmed it.
 _AT_LEAST_ONCE = {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
+
+
+def full_name(name: str) -> str:
+    """Return the name in RabbitMQ of an exchange or a queue: it begins with the namespace."""
+    return f"{namespace.rabbitmq_prefix}{name}"
 
 
 def dead(queue: str) -> str:
@@ -77,6 +89,29 @@ class Topology:
     retry_exchanges: dict[int, AbstractExchange]
 
 
+async def claim(channel: AbstractChannel, installation_id: str) -> str:
+    """Mark RabbitMQ as this installation's if it has no mark; return the id that it has.
+
+    The mark is an exchange, because RabbitMQ makes and compares one in a single step, and because
+    that needs no right that a queue does not need. Of an exchange's arguments RabbitMQ compares the
+    alternate exchange alone, so its name holds the id. The channel is closed if the id is another.
+    """
+    name = full_name(INSTALLATION)
+    try:
+        await channel.declare_exchange(
+            name,
+            "fanout",
+            durable=True,
+            internal=True,  # nobody can publish to it
+            arguments={"alternate-exchange": f"{name}.{installation_id}"},
+        )
+    except ChannelPreconditionFailed as error:
+        # "... received the value 'ours' of type 'longstr' but current is the value 'theirs' ..."
+        found = re.search(rf"current is .*'{re.escape(name)}\.([^']*)'", str(error))
+        return found[1] if found else "unknown"
+    return installation_id
+
+
 async def declare(channel: AbstractChannel) -> Topology:
     """Declare the exchanges, the work queues with their dead queues, and the retry queues.
 
@@ -84,7 +119,7 @@ async def declare(channel: AbstractChannel) -> Topology:
     over each new link, because the broker may have lost everything.
     """
     queues = {}
-    exchange = await channel.declare_exchange(EXCHANGE, "direct", durable=True)
+    exchange = await channel.declare_exchange(full_name(EXCHANGE), "direct", durable=True)
     events = await declare_events(channel)
     for queue in WORK_QUEUES:
         queues[dead(queue)] = await _declare_queue(channel, exchange, dead(queue), {})
@@ -94,7 +129,7 @@ async def declare(channel: AbstractChannel) -> Topology:
             queue,
             {
                 "x-delivery-limit": DELIVERY_LIMIT,
-                "x-dead-letter-exchange": EXCHANGE,
+                "x-dead-letter-exchange": full_name(EXCHANGE),
                 "x-dead-letter-routing-key": dead(queue),
                 **_AT_LEAST_ONCE,
             },
@@ -108,7 +143,7 @@ async def declare(channel: AbstractChannel) -> Topology:
 
 async def declare_events(channel: AbstractChannel) -> AbstractExchange:
     """Declare the exchange of events."""
-    return await channel.declare_exchange(EVENTS, "topic", durable=True)
+    return await channel.declare_exchange(full_name(EVENTS), "topic", durable=True)
 
 
 async def declare_view(channel: AbstractChannel, topic: str, length_max: int) -> AbstractQueue:
@@ -127,7 +162,7 @@ async def declare_timer(
     """Declare the timer queue of a window; after `window_s` a message moves to orders.expire."""
     arguments = {
         "x-message-ttl": window_s * 1000,
-        "x-dead-letter-exchange": EXCHANGE,
+        "x-dead-letter-exchange": full_name(EXCHANGE),
         "x-dead-letter-routing-key": ORDERS_EXPIRE,
         **_AT_LEAST_ONCE,
     }
@@ -138,10 +173,12 @@ async def _declare_retry_queue(
     channel: AbstractChannel, delay_s: int
 ) -> tuple[AbstractExchange, AbstractQueue]:
     """Declare a retry queue; after at most `delay_s` a message returns to its queue."""
-    exchange = await channel.declare_exchange(retry(delay_s), "fanout", durable=True)
+    name = full_name(retry(delay_s))
+    exchange = await channel.declare_exchange(name, "fanout", durable=True)
     arguments = {
         "x-message-ttl": delay_s * 1000,
-        "x-dead-letter-exchange": EXCHANGE,  # without a routing key: the message keeps its own
+        # Without a routing key: the message keeps its own.
+        "x-dead-letter-exchange": full_name(EXCHANGE),
         **_AT_LEAST_ONCE,
     }
     return exchange, await _declare_queue(channel, exchange, retry(delay_s), arguments)
@@ -152,13 +189,13 @@ async def _declare_queue(
 ) -> AbstractQueue:
     try:
         queue = await channel.declare_queue(
-            name, durable=True, arguments={"x-queue-type": "quorum", **arguments}
+            full_name(name), durable=True, arguments={"x-queue-type": "quorum", **arguments}
         )
     except ChannelPreconditionFailed as error:
         # The text of the error names the argument, our value and the value of the queue.
         raise WrongQueue(
-            f"RabbitMQ: queue {name} was made by something else or another version ({error}); "
-            f"delete it, and it is made anew: rabbitmqctl delete_queue {name}"
+            f"RabbitMQ: queue {full_name(name)} was made by something else or another version "
+            f"({error}); delete it, and it is made anew: rabbitmqctl delete_queue {full_name(name)}"
         ) from error
     await queue.bind(exchange, name)
     return queue

@@ -1,0 +1,107 @@
+"""The id of this installation, and how its stores are known to be its own.
+
+PostgreSQL has the id, made with the schema. Redis and RabbitMQ carry a mark with it. Every new
+connection to a store is compared before it is lent: so a store of another installation is refused
+at start, and also when an address leads somewhere else after a reconnect. A store without a mark is
+new, or was emptied: the first installation that connects marks it as its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import asyncpg
+from redis.asyncio import Redis
+
+from seckill.adapters import namespace, postgres, redis_keys
+from seckill.adapters import redis as redis_client
+from seckill.adapters.failures import POSTGRESQL
+from seckill.adapters.postgres import database_errors_as_unavailable
+from seckill.adapters.rabbitmq import Broker
+from seckill.adapters.redis import redis_errors_as_unavailable
+from seckill.errors import FailureKind, ForeignStore, Unavailable
+
+#: Time between two looks at the mark in Redis: as often as a sale that went back in time is looked
+#: for (consumers/roles/fence.py). A look is one GET.
+LOOK_S = 1.0
+#: For each step of a comparison: a person waits, and a store that is up answers at once.
+COMPARE_S = 5.0
+
+log = logging.getLogger(__name__)
+
+
+async def join(db: asyncpg.Pool, name: str) -> str:
+    """Use a namespace, and return the id of the installation.
+
+    The first process of an installation decides about its namespace.
+    Raise ForeignStore if the database belongs to another namespace: its sales have other names in
+    the other stores, so they would be sold twice.
+    """
+    namespace.use(name)
+    with database_errors_as_unavailable():
+        row = await db.fetchrow("SELECT id::text, namespace FROM installation")
+        if row["namespace"] is None:
+            row = await db.fetchrow(
+                "UPDATE installation SET namespace = coalesce(namespace, $1)"
+                " RETURNING id::text, namespace",
+                name,
+            )
+    if row["namespace"] != name:
+        raise ForeignStore(
+            f"PostgreSQL holds the installation {row['id']} of the namespace "
+            f"{row['namespace']!r}, and SECKILL_NAMESPACE is {name!r}: set it to that, or "
+            "give another database in SECKILL_POSTGRES_DSN",
+            kind=FailureKind.CONFIGURATION,
+            store=POSTGRESQL,
+        )
+    return str(row["id"])
+
+
+async def compare(postgres_dsn: str, redis_url: str, amqp_url: str, name: str) -> None:
+    """Raise ForeignStore if a store is another installation's, Unavailable if one is away."""
+    async with postgres.connect(postgres_dsn, size=1, timeout_s=COMPARE_S) as db:
+        own_id = await join(db, name)
+    async with redis_client.connect(
+        redis_url, timeout_s=COMPARE_S, installation_id=own_id
+    ) as redis:
+        with redis_errors_as_unavailable():
+            await redis.ping()
+    async with Broker(amqp_url, "seckill-installation", COMPARE_S, own_id).channel():
+        pass
+
+
+@asynccontextmanager
+async def watched(redis: Redis, installation_id: str) -> AsyncIterator[None]:
+    """Look at the mark in Redis for as long as the block lasts.
+
+    Redis may be emptied, and marked by another installation, under connections that stay open.
+    Those are closed then, and each new one is refused, until Redis is ours again.
+    """
+    task = asyncio.create_task(_watch(redis, installation_id), name="watch the mark in Redis")
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+
+
+async def _watch(redis: Redis, installation_id: str) -> None:
+    while True:
+        await asyncio.sleep(LOOK_S)
+        with suppress(Unavailable):  # a new connection is compared anyway
+            if not await _is_ours(redis, installation_id):
+                log.error("Redis was emptied, and is another installation's now")
+                await redis.connection_pool.disconnect(inuse_connections=True)
+
+
+async def _is_ours(redis: Redis, installation_id: str) -> bool:
+    """Return whether Redis has our mark; an emptied one gets it again."""
+    key = redis_keys.installation()
+    with redis_errors_as_unavailable():
+        found = await redis.get(key)
+        if found is None:
+            await redis.set(key, installation_id, nx=True)
+    return found in (None, installation_id.encode())
