@@ -6,8 +6,8 @@ import asyncio
 import itertools
 import os
 import time
-from collections.abc import AsyncIterator, Collection, Iterator, Sequence
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -67,9 +67,29 @@ class Process:
 
 
 def cpu_s_of(pid: int) -> float:
-    """Return the CPU seconds that a process has taken, without those of its ended children."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    """Return the CPU seconds that a process has taken, without those of its children."""
+    return sum(map(int, _stat_of(pid)[11:13])) / os.sysconf("SC_CLK_TCK")
+
+
+def cpu_s_of_trees(roots: Iterable[int]) -> float:
+    """Return the CPU seconds of processes and all that they have started, ended ones included."""
+    ticks, wanted, parents = 0, set(roots), dict[int, int]()
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            parents[int(path.name)] = int(_stat_of(int(path.name))[1])
+    for pid in parents:
+        line = [pid]
+        while line[-1] in parents and line[-1] not in wanted:
+            line.append(parents[line[-1]])
+        if line[-1] in wanted:
+            with suppress(FileNotFoundError, ProcessLookupError):
+                ticks += sum(map(int, _stat_of(pid)[11:15]))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _stat_of(pid: int) -> list[str]:
+    """Return the fields of /proc/PID/stat behind the name (man proc_pid_stat)."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
 def require_two_cores() -> None:

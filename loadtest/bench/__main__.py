@@ -15,6 +15,7 @@ import typer
 from rich.progress import Progress
 
 from loadtest.bench.grab_costs import FEW, MANY, GrabCosts, Point
+from loadtest.bench.order_costs import cost_sides
 from loadtest.bench.order_sides import order_sides, p99_side
 from loadtest.bench.sides import Side, one_core_sides, two_process_sides
 from loadtest.bench.wrk import require_wrk
@@ -35,12 +36,19 @@ class Row:
     aim: float | None = None
     #: Whether less is better: bound and aim are upper ones then.
     less: bool = False
+    #: Whether it is per CPU second of the process under test: one side may be less busy.
+    per_cpu: bool = False
 
     def figure(self, sides: Mapping[str, Side]) -> float | None:
         """Return the figure; None when a side was left out."""
         if self.side not in sides or (self.by and self.by not in sides):
             return None
-        return sides[self.side].median / (sides[self.by].median if self.by else 1)
+        figures = [
+            sides[name].median_per_cpu if self.per_cpu else sides[name].median
+            for name in (self.side, self.by)
+            if name
+        ]
+        return figures[0] / figures[1] if self.by else figures[0]
 
     def reached(self, figure: float, goal: float | None) -> bool:
         """Return whether a figure is as good as a goal."""
@@ -80,6 +88,11 @@ ROWS = (
     Row("6", "p99 at half that rate, open loop, ms", "p99", "", 25, 10, less=True),
     Row("7", "two gateways / one", "two", "one", 1.7, 1.9),
     Row("8", "a grab among 10 M holders / 10 k", "many", "few", 1.3, 1.05, less=True),
+    Row("9", "CPU of all processes an order at 500/s, us", "cost_500"),
+    Row("9", "CPU of all processes an order at 4,000/s, us", "cost_4000"),
+    Row("", "row 1 per CPU second", "win", "nginx", per_cpu=True),
+    Row("", "row 2 per CPU second", "win", "hello", per_cpu=True),
+    Row("", "row 3 per CPU second", "sold_out", "constant", aim=0.55, per_cpu=True),
     Row("", "two gateways / one, counting who shares its core", "both", "one"),
     Row("", "micro-batched / one EVALSHA a grab", "win", "unbatched", 2.5),
     Row("", "one consumer, full queue / one by one", "merged", "single", 10),
@@ -104,6 +117,9 @@ async def run(runs: int, seconds: int, holders: int, bars: Progress) -> dict[str
         orders = await order_sides(stack, seconds)
         sides |= orders
         await _interleave(orders.values(), runs, bars)
+        costs = await cost_sides(stack, seconds)
+        sides |= costs
+        await _interleave(costs.values(), runs, bars)
         sides["p99"] = await p99_side(stack, orders["orders"].median / 2, 2 * seconds)
         await _interleave([sides["p99"]], runs, bars)
     if holders:

@@ -50,6 +50,13 @@ class Side:
         """The middle of the runs."""
         return statistics.median(self.figures)
 
+    @property
+    def median_per_cpu(self) -> float:
+        """The middle of the runs, each by the share of a core that was taken."""
+        return statistics.median(
+            figure / busy for figure, busy in zip(self.figures, self.busy, strict=True)
+        )
+
     def _cpu_s(self) -> float:
         return sum(process.cpu_s() for process in self.processes)
 
