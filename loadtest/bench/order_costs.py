@@ -7,21 +7,27 @@ a message and a transaction counts; at a high one, what a grab itself costs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from statistics import median
 from typing import Annotated
 
 import typer
 
 from loadtest.bench.sides import Side
-from loadtest.crowd.grab_http import HttpForm
-from loadtest.drills.connection_trials import ConnectionTrials
+from loadtest.crowd.generator_processes import offer_each
+from loadtest.crowd.offer import plan_grabs
 from loadtest.findings import AsJson, Finding, measure
 from loadtest.stack import BenchStack, Process, cpu_s_of_trees, require_two_cores, temporary_stack
 from seckill.errors import SeckillError
 
 #: Orders a second at which the cost is taken.
 RATES = (500, 4_000)
+#: More buyers than come in one run.
+BUYERS_MAX = 1_000_000
+#: How long a buyer waits for an answer.
+PATIENCE_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +37,18 @@ class OrderCosts:
     stack: BenchStack
     gateway: Process
     seconds: int
+    #: Numbers of the first buyers: gateways count what a buyer does in all sales.
+    _firsts: Iterator[int] = field(default_factory=lambda: itertools.count(0, BUYERS_MAX))
 
     async def cost_us(self, rate: float) -> float:
         """Return the microseconds of CPU time an order at this rate."""
         sale = await self.stack.open_sale()
-        trials = ConnectionTrials(self.stack, 1, (0, 1))
         dues = [n / rate for n in range(int(rate * self.seconds))]
+        requests = plan_grabs(self.stack, [sale], dues, next(self._firsts))
         before = self._cpu_s()
-        report = await trials.offer(self.gateway.url, sale, dues, self.seconds, HttpForm.KEEP_ALIVE)
+        report = await offer_each(
+            self.gateway.url, requests, self.seconds, patience_s=PATIENCE_S, sale_ids=[sale.sale_id]
+        )
         ledger = await self.stack.verify(sale)
         after = self._cpu_s()
         if not ledger.balanced:
