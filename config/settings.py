@@ -215,6 +215,10 @@ class Settings(BaseSettings):
     #: polls after 500 ms at the earliest.
     place_spacing_s: Annotated[float, Field(ge=0, le=1)] = 0.05
     postgres_pool_max: Count = 4
+    #: A process whose `/livez` has not answered for so long hangs, and its supervisor (the pool, or
+    #: `up`) starts it again: a hundred times what the largest batch takes, and short of the minute
+    #: after which buyers ask why their order is queued.
+    liveness_s: Annotated[float, Field(ge=4, le=SECONDS_MAX)] = 30.0
     #: How long ended transactions are kept, with their barriers: longer than any of their messages
     #: or calls can take, and longer than a night until an operator looks.
     transaction_retention_s: Annotated[float, Field(ge=3600, le=SECONDS_MAX)] = 86_400.0

@@ -10,15 +10,15 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 
 import uvloop
-from prometheus_client import start_http_server
 
 from config.field_types import KEY_EXPIRY
 from config.settings import Settings
+from consumers.admin import ConsumerHealth, admin_port
 from consumers.registry import BUILDERS
 from consumers.resources import open_resources
 from consumers.runtime.role_supervisor import RoleSupervisor, assignments
 from seckill.errors import UserMistake
-from seckill.process import listening, notify_ready, stop_on_signals
+from seckill.process import notify_ready, stop_on_signals
 
 #: The names that `seckill consumers` takes.
 ROLES = tuple(BUILDERS)
@@ -57,13 +57,14 @@ async def _serve(settings: Settings, roles: Sequence[str], *, managed: bool) -> 
     stop = stop_on_signals()
     async with AsyncExitStack() as stack:
         stores = await open_resources(settings, stack)
-        with listening(settings.admin_host, settings.admin_port, "SECKILL_ADMIN_PORT"):
-            start_http_server(settings.admin_port, settings.admin_host)
+        group = asyncio.TaskGroup()  # if one role fails, the process stops loudly
+        supervisor = RoleSupervisor(lambda name: BUILDERS[name](stores), group, died=stop.set)
+        health = ConsumerHealth.of(stores, supervisor, stop)
+        await stack.enter_async_context(admin_port(settings, health))
         gc.freeze()
-        async with asyncio.TaskGroup() as group:  # if one role fails, the process stops loudly
-            supervisor = RoleSupervisor(lambda name: BUILDERS[name](stores), group, died=stop.set)
+        async with group:
             supervisor.assign(roles)
-            following = group.create_task(_follow(supervisor, stop)) if managed else None
+            following = group.create_task(_follow(supervisor, health)) if managed else None
             notify_ready(settings.notify_socket)
             await stop.wait()
             if following:
@@ -71,13 +72,14 @@ async def _serve(settings: Settings, roles: Sequence[str], *, managed: bool) -> 
             supervisor.assign(())
 
 
-async def _follow(supervisor: RoleSupervisor, stop: asyncio.Event) -> None:
+async def _follow(supervisor: RoleSupervisor, health: ConsumerHealth) -> None:
     """Run the roles that the pool manager assigns on stdin; stop when the manager is gone."""
     stdin = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(stdin), sys.stdin
     )
-    async for roles in assignments(stdin):
-        supervisor.assign(known(roles))
+    async for assignment in assignments(stdin):
+        health.paused = assignment.paused
+        supervisor.assign(known(assignment.roles))
     log.info("the pool manager is gone")
-    stop.set()
+    health.stop.set()

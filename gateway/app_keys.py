@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 
 from config.limits import Limits
 from config.settings import Settings
+from seckill.adapters.publisher import Publisher
 from seckill.inventory.reservations import Stock
 from seckill.payments.card_payment_store import CardPaymentStore
 from seckill.sales.directory import SaleDirectory
@@ -23,5 +24,6 @@ REDIS = web.AppKey("redis", Redis)
 INSTALLATION_ID = web.AppKey("installation_id", str)
 STOCK = web.AppKey("stock", Stock)
 DB = web.AppKey("db", asyncpg.Pool)
+PUBLISHER = web.AppKey("publisher", Publisher)
 SALES = web.AppKey("sales", SaleDirectory)
 CARD_PAYMENTS = web.AppKey("card_payments", CardPaymentStore)

@@ -13,6 +13,7 @@ from gateway.app_keys import (
     DB,
     INSTALLATION_ID,
     LIMITS,
+    PUBLISHER,
     REDIS,
     SALES,
     SETTINGS,
@@ -119,6 +120,7 @@ async def broker_ctx(app: web.Application) -> AsyncIterator[None]:
         settings.amqp_url, "seckill-gateway", settings.connect_timeout_s, app[INSTALLATION_ID]
     )
     async with Publisher.open(broker, timeout_s=settings.confirm_timeout_s) as publisher:
+        app[PUBLISHER] = publisher
         app[BATCHED_PUBLISHER] = BatchedPublisher(publisher, timeout_s=settings.confirm_timeout_s)
         app[BREAKER] = Breaker()
         yield

@@ -25,6 +25,7 @@ from gateway.overload.connection_limits import ConnectionLimits
 from gateway.overload.listeners import Listeners
 from gateway.overload.tls_acceptor import HANDSHAKES_MAX, TlsServer
 from gateway.tls import public_context
+from seckill.admin_port import KEEPALIVE_S, AdminPort
 from seckill.process import listening, notify_ready, stop_on_signals
 
 log = logging.getLogger(__name__)
@@ -104,8 +105,14 @@ async def _listen_for_operators(settings: Settings, server: web.Server) -> async
     """Open the admin port, whose refusals of what is not HTTP are no lines in the log."""
     loop = asyncio.get_running_loop()
     # aiohttp takes None, and says so elsewhere.
-    make = partial(ProblemProtocol, server, loop=loop, access_log=None)  # type: ignore[arg-type]
-    return await loop.create_server(make, settings.admin_host, settings.admin_port)
+    make = partial(
+        ProblemProtocol,
+        server,
+        loop=loop,
+        access_log=None,  # type: ignore[arg-type]
+        keepalive_timeout=KEEPALIVE_S,
+    )
+    return await loop.create_server(AdminPort(make), settings.admin_host, settings.admin_port)
 
 
 async def _listen(

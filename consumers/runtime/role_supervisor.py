@@ -19,6 +19,15 @@ from seckill.errors import SeckillError
 log = logging.getLogger(__name__)
 
 
+class Assignment(msgspec.Struct, frozen=True):
+    """What a pool manager wants of a process."""
+
+    #: All roles to run.
+    roles: list[str]
+    #: Roles that the process would run if they were not paused.
+    paused: list[str] = []
+
+
 class RoleSupervisor:
     """Runs each wanted role as a task of the group, until it is no longer wanted."""
 
@@ -32,6 +41,11 @@ class RoleSupervisor:
         self._wanted: frozenset[str] = frozenset()
         #: The roles that run now, each with its stop event.
         self._stops: dict[str, asyncio.Event] = {}
+
+    @property
+    def roles(self) -> list[str]:
+        """Return the roles that are wanted."""
+        return sorted(self._wanted)
 
     def assign(self, roles: Collection[str]) -> None:
         """Run these roles and no others; return at once."""
@@ -66,16 +80,16 @@ class RoleSupervisor:
             del self._stops[name]
 
 
-async def assignments(stdin: asyncio.StreamReader) -> AsyncIterator[list[str]]:
-    """Yield the assignments of a pool manager: each line is a JSON list of all roles to run.
+async def assignments(stdin: asyncio.StreamReader) -> AsyncIterator[Assignment]:
+    """Yield the assignments of a pool manager, each a line of JSON.
 
-    End when the manager is gone. Raise SeckillError if a line is no such list.
+    End when the manager is gone. Raise SeckillError if a line is no assignment.
     """
     while line := await stdin.readline():
         try:
             yield _decode(line)
         except msgspec.MsgspecError as error:
-            raise SeckillError(f"the pool manager sent no list of roles: {error}") from error
+            raise SeckillError(f"the pool manager sent no assignment: {error}") from error
 
 
-_decode = msgspec.json.Decoder(list[str]).decode
+_decode = msgspec.json.Decoder(Assignment).decode

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from gateway.admin import verify_process
 from gateway.admin.auth import ADMIN_TOKEN, for_operators, on_record
-from gateway.admin.health import EDGE, PREFLIGHT, livez, metrics, readyz, watch_preflight
+from gateway.admin.health import EDGE, health_ctx, livez, metrics, readyz
 from gateway.admin.rate_limits import set_limits, show_limits
 from gateway.admin.sales import close_sale, open_sale, pause_sale, restock_sale, resume_sale
 from gateway.app_keys import DB, REDIS, SETTINGS, STOCK
@@ -37,7 +37,7 @@ def create_admin_app(edge: web.Application) -> web.Application:
     app[EDGE] = edge
     app[ADMIN_TOKEN] = edge[SETTINGS].admin_token.get_secret_value()
     app[COUNTING] = asyncio.Lock()
-    app[PREFLIGHT] = watch_preflight(edge)
+    app.cleanup_ctx.append(health_ctx)
     health = (("/livez", livez), ("/readyz", readyz), ("/metrics", metrics))
     operators = (
         ("GET", "/admin/sales", list_sales),

@@ -2,31 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from gateway.app_keys import DB, INSTALLATION_ID, REDIS, SETTINGS, STOCK, STOPPING
+from gateway.app_keys import DB, INSTALLATION_ID, PUBLISHER, REDIS, SETTINGS, STOPPING
 from gateway.grabs.publisher import BREAKER
 from gateway.http.responses import json_response
-from seckill.adapters.postgres import database_errors_as_unavailable
+from seckill.adapters.failures import POSTGRESQL, RABBITMQ
+from seckill.adapters.failures import REDIS as REDIS_STORE
 from seckill.adapters.rabbitmq import Broker
 from seckill.consistency.preflight import Preflight, PreflightReport
-from seckill.errors import Unavailable
-from seckill.single_flight import SingleFlight
+from seckill.health import stores
+from seckill.health.watch import HealthWatch, Look
 
 #: How stores are set up changes seldom, and looking at it takes a link of its own to the broker.
 PREFLIGHT_S = 10.0
+PREFLIGHT = "preflight"
 
 #: The public application, whose health the admin application reports.
 EDGE = web.AppKey("edge", web.Application)
-PREFLIGHT = web.AppKey("preflight", SingleFlight[PreflightReport])
 
 
-async def livez(_: web.Request) -> web.Response:
-    """Answer while the event loop turns."""
-    return json_response({"status": "alive"})
+@dataclass(slots=True)
+class GatewayHealth:
+    """What is known of the stores of a running gateway."""
+
+    edge: web.Application
+    report: PreflightReport = field(default_factory=PreflightReport)
+    watch: HealthWatch = field(init=False)
+
+    def __post_init__(self) -> None:
+        settings = self.edge[SETTINGS]
+        looks = stores.looks(settings, self.edge[REDIS], self.edge[DB], self.edge[PUBLISHER])
+        checks = Look(
+            PREFLIGHT, "The check of how stores are set up", self._check, PREFLIGHT_S, PREFLIGHT_S
+        )
+        self.watch = HealthWatch([*looks, checks])
+
+    async def _check(self) -> None:
+        timeout_s = self.edge[SETTINGS].confirm_timeout_s
+        self.report = await preflight_of(self.edge, timeout_s=timeout_s).check()
+
+    def reasons(self) -> dict[str, str]:
+        """Return why the stores do not do their work, by their names."""
+        found = self.watch.reasons()
+        failed_at = self.edge[BREAKER].failed_at
+        if failed_at is not None and failed_at >= self.watch.well_at(RABBITMQ):
+            waits = "RabbitMQ has not confirmed a publish; accepted grabs wait in the outbox"
+            found.setdefault(RABBITMQ, waits)
+        return found
+
+
+HEALTH = web.AppKey("health", GatewayHealth)
+
+
+async def health_ctx(app: web.Application) -> AsyncIterator[None]:
+    """Look at the stores as long as the admin application runs."""
+    health = app[HEALTH] = GatewayHealth(app[EDGE])
+    async with health.watch.running():
+        yield
 
 
 def preflight_of(edge: web.Application, *, timeout_s: float) -> Preflight:
@@ -36,39 +73,32 @@ def preflight_of(edge: web.Application, *, timeout_s: float) -> Preflight:
     return Preflight(edge[REDIS], edge[DB], broker, settings.timeouts)
 
 
-def watch_preflight(edge: web.Application) -> SingleFlight[PreflightReport]:
-    """Return the checks of `/readyz`: done when asked for, at most once in PREFLIGHT_S."""
-
-    async def read() -> PreflightReport:
-        return await preflight_of(edge, timeout_s=edge[SETTINGS].confirm_timeout_s).check()
-
-    return SingleFlight(read, interval_s=PREFLIGHT_S)
+async def livez(_: web.Request) -> web.Response:
+    """Answer while the event loop turns."""
+    return json_response({"status": "alive"})
 
 
 async def readyz(request: web.Request) -> web.Response:
     """Answer 200 when grabs can be taken: Redis is there, and no store is set up to lose them.
 
-    A process that was told to stop is not ready: it still serves, so that none of the requests that
-    a balancer sends before it has looked again is refused.
+    The answer is what the last looks have found, so it waits for no store. A process that was told
+    to stop is not ready: it still serves, so that none of the requests that a balancer sends before
+    it has looked again is refused.
 
     The other stores may be unavailable for a while. Without the broker, accepted grabs wait in the
     outbox; without PostgreSQL, they wait on the broker.
     """
-    edge = request.app[EDGE]
+    edge, health = request.app[EDGE], request.app[HEALTH]
     if edge[STOPPING].is_set():
         return json_response({"status": "stopping"}, status=503)
-    checks = {
-        "redis": await _ok(edge[STOCK].now_ms()),
-        "rabbitmq": not edge[BREAKER].open,
-        "postgresql": await _ok(_ping_sql(edge)),
-    }
-    report = await request.app[PREFLIGHT].recent()
+    reasons, report = health.reasons(), health.report
     sound = not report.problems or edge[SETTINGS].preflight == "warn"
-    ready = checks["redis"] and sound
-    whole = ready and all(checks.values()) and not report.problems
+    ready = REDIS_STORE not in reasons and sound
+    whole = ready and not reasons and not report.problems
     found = {
         "status": "ready" if whole else "degraded" if ready else "unready",
-        "checks": checks,
+        "checks": {name: name not in reasons for name in (REDIS_STORE, RABBITMQ, POSTGRESQL)},
+        "reasons": reasons,
         "problems": report.problems,
         "warnings": report.warnings + report.unavailable,
         "sales": report.sales,
@@ -79,16 +109,3 @@ async def readyz(request: web.Request) -> web.Response:
 async def metrics(_: web.Request) -> web.Response:
     """Answer with this process's metrics in the Prometheus format."""
     return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
-
-
-async def _ok(check: Awaitable[object]) -> bool:
-    try:
-        await check
-    except Unavailable:
-        return False
-    return True
-
-
-async def _ping_sql(edge: web.Application) -> None:
-    with database_errors_as_unavailable():
-        await edge[DB].execute("SELECT 1")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -60,6 +61,8 @@ class Breaker:
 
     def __init__(self) -> None:
         self._retry_at: float | None = None
+        #: When a publish last failed, while the breaker is open, by the monotonic clock.
+        self.failed_at: float | None = None
 
     @property
     def open(self) -> bool:
@@ -80,13 +83,14 @@ class Breaker:
         """Close again."""
         if self._retry_at is not None:
             log.warning("RabbitMQ confirms again: publishing resumes")
-        self._retry_at = None
+        self._retry_at = self.failed_at = None
 
     def failed(self, error: Unavailable) -> None:
         """Open, or stay open."""
         if self._retry_at is None:
             log.warning("%s; accepted grabs stay in the outbox until it is back", error)
         self._retry_at = asyncio.get_running_loop().time() + PROBE_S
+        self.failed_at = time.monotonic()
 
 
 class GrabPublisher:

@@ -14,8 +14,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from ops.pool.backlogs import Backlog
 from ops.pool.plan import WorkerDuty
 
-#: A worker answers from a thread of its own; one that has not after this long is starting, hangs,
-#: or has ended.
+#: A worker answers from its event loop, between two batches. One that has not after this long is
+#: starting, hangs, or has ended.
 SCRAPE = ClientTimeout(total=1.0)
 #: Rates are over this long: short enough to show a change, long enough to be no noise.
 RATE_WINDOW_S = 5.0

@@ -59,6 +59,10 @@ class PoolPlan:
         """Return the roles that worker `number` should run now."""
         return [role for role, duty in self.duties.items() if duty.effective >= number]
 
+    def paused_of(self, number: int) -> list[str]:
+        """Return the roles that worker `number` would run now if they were not paused."""
+        return [role for role, duty in self.duties.items() if duty.paused and duty.wanted >= number]
+
     def scale(self, role: str, low: int, high: int) -> None:
         """Want `low` processes of a role; with a higher `high`, between the two as needed."""
         duty = self._duty(role)

@@ -13,6 +13,7 @@ from typing import Any
 from config.settings import Settings
 from ops.pool.plan import PoolPlan
 from ops.processes.child import Child
+from ops.processes.liveness import LivenessWatch
 from ops.processes.ports import free_port
 from ops.processes.supervision import DRAIN_MARGIN_S, Log, Supervisor
 from ops.processes.tasks import together
@@ -27,8 +28,9 @@ class PoolWorker:
     number: int
     child: Child
     admin_url: str
-    #: What it was assigned.
+    #: What it was assigned, and what of that is paused.
     roles: list[str] = field(default_factory=list)
+    paused: list[str] = field(default_factory=list)
     #: The plan has it.
     wanted: bool = False
     #: Set once it has been tried to start it; None while it should not run.
@@ -54,6 +56,9 @@ class Workers:
         self._log = log
         self._supervisor = Supervisor(log, ended=self._count)
         self._workers: dict[int, PoolWorker] = {}
+        self._liveness = LivenessWatch(
+            lambda: {each.child: each.admin_url for each in self}, settings.liveness_s, log
+        )
         self._restarting = False
         #: Role -> how often a worker that ran it had to be started again.
         self.restarts: Counter[str] = Counter()
@@ -66,9 +71,11 @@ class Workers:
     async def running(self) -> AsyncIterator[None]:
         """Keep the workers alive; in the end let each finish its batch, all at once."""
         async with self._supervisor.running(), asyncio.TaskGroup() as self._changes:
+            watching = self._changes.create_task(self._liveness.run(), name="liveness")
             try:
                 yield
             finally:
+                watching.cancel()
                 self._log("stopping")
                 for each in self:
                     each.wanted = False  # also if it is being restarted
@@ -81,9 +88,11 @@ class Workers:
                 self._workers[number] = self._describe(number)
         for number, each in self._workers.items():
             each.wanted = number <= plan.workers
-            if each.wanted and (roles := plan.roles_of(number)) != each.roles:
-                each.roles = roles
-                each.child.write_line(json.dumps(roles))
+            assignment = plan.roles_of(number), plan.paused_of(number)
+            if each.wanted and assignment != (each.roles, each.paused):
+                each.roles, each.paused = assignment
+                line = {"roles": each.roles, "paused": each.paused}
+                each.child.write_line(json.dumps(line))
             self._changes.create_task(self._settle(each))
 
     async def tried(self) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from config.settings import PROJECT_ROOT, Settings, load_settings
 from ops.processes.child import Child, Spec
+from ops.processes.liveness import LivenessWatch
 from ops.processes.supervision import Log, Supervisor
 
 
@@ -53,17 +54,20 @@ async def run_gateways(settings: Settings, count: int, log: Log) -> None:
 
     Each has an admin port of its own, counted up from the configured one.
     """
-    children = [
-        worker("gateway", number, {"SECKILL_ADMIN_PORT": str(settings.admin_port + number - 1)})
-        for number in range(1, count + 1)
-    ]
+    ports = range(settings.admin_port, settings.admin_port + count)
+    children = {
+        worker(
+            "gateway", n, {"SECKILL_ADMIN_PORT": str(port)}
+        ): f"http://{settings.admin_host}:{port}"
+        for n, port in enumerate(ports, 1)
+    }
     supervisor = Supervisor(log)
     async with supervisor.running():
         try:
-            await supervisor.start_all(children)
-            await asyncio.Event().wait()
+            await supervisor.start_all([*children])
+            await LivenessWatch(lambda: children, settings.liveness_s, log).run()
         finally:
-            await supervisor.stop_all(children, settings.stop_delay_s + settings.drain_s)
+            await supervisor.stop_all([*children], settings.stop_delay_s + settings.drain_s)
 
 
 def _announced(

@@ -17,6 +17,7 @@ from config.settings import Settings, save_stack_settings
 from ops.processes.child import Child
 from ops.processes.control_socket import Reply
 from ops.processes.home import only_pool_manager, only_supervisor
+from ops.processes.liveness import LivenessWatch
 from ops.processes.ports import free_port
 from ops.processes.requests import StackRequest, stack_socket
 from ops.processes.supervision import DRAIN_MARGIN_S, Log, Supervisor
@@ -47,7 +48,7 @@ async def run_stack(
     home = settings.home.absolute()
     with only_supervisor(home):
         stop_s = settings.stop_delay_s + settings.drain_s
-        stack = Stack(home, listener, consumers, stop_s)
+        stack = Stack(home, listener, consumers, stop_s, settings.liveness_s)
         async with stack_socket(home).serving(StackRequest, stack.handle):
             listener.log("starting Redis, RabbitMQ and PostgreSQL")
             async with running_services(home) as services:
@@ -67,7 +68,14 @@ async def run_stack(
 class Stack:
     """What runs of a stack: kept alive, shown, and changed as it is asked."""
 
-    def __init__(self, home: Path, listener: StackListener, consumers: int, drain_s: float) -> None:
+    def __init__(
+        self,
+        home: Path,
+        listener: StackListener,
+        consumers: int,
+        drain_s: float,
+        liveness_s: float,
+    ) -> None:
         self._home = home
         self._listener = listener
         self._drain_s = drain_s
@@ -75,6 +83,7 @@ class Stack:
         self._services = Services({})
         #: Gateways, each with the URL of its admin port.
         self._gateways: dict[Child, str] = {}
+        self._liveness = LivenessWatch(lambda: self._gateways, liveness_s, listener.log)
         self._pool = pool_child(home)
         self._begin_with(consumers)  # what is typed now holds, not what was some day
         self._ready = self._stopping = False
@@ -96,7 +105,7 @@ class Stack:
                 self._ready = True
                 self._changed()
                 self._listener.ready(values)
-                await asyncio.Event().wait()
+                await self._liveness.run()  # until cancelled
             finally:
                 self._stopping = True
                 self._listener.log("stopping")

@@ -54,6 +54,7 @@ SELECT pid, application_name, state, query
  ORDER BY pid
 """
 FUNCTION = re.compile(r"^CREATE OR REPLACE FUNCTION .*?\$\$;$", re.MULTILINE | re.DOTALL)
+FUNCTION_NAME = re.compile(r"^CREATE OR REPLACE FUNCTION (\w+)\(", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,6 +104,30 @@ class Publisher:
             )
             await link.topology.events.publish(event, topic, mandatory=False)
 
+    async def check(self) -> None:
+        """Publish a message that reaches no queue; return when the broker has confirmed it.
+
+        Raise Unavailable if it does not, or if an alarm keeps it from reading what is published. A
+        broker says so only to a link that publishes, so no cheaper question would show it.
+        """
+        is_blocked = False
+        async with self._working("a publish on trial", self._timeout_s) as link:
+            try:
+                # Less than the time limit of the whole, which would drop a link that is blocked.
+                async with asyncio.timeout(self._timeout_s / 2):
+                    exchange, message = link.topology.exchange, _message(b"", None)
+                    await exchange.publish(message, topology.NO_QUEUE, mandatory=False)
+            except TimeoutError:
+                if not await _is_blocked(link.connection):
+                    raise
+                is_blocked = True
+        if is_blocked:
+            raise Unavailable(
+                "RabbitMQ blocks what is published: it has an alarm (memory or disk)",
+                store=RABBITMQ,
+                code="blocked",
+            )
+
     @asynccontextmanager
     async def _working(self, doing: str, timeout_s: float) -> AsyncIterator[_Link]:
         """Lend the link for one operation within the time limit; drop it if that fails."""
@@ -160,6 +184,18 @@ class Publisher:
         task = asyncio.create_task(close_link(connection), name="close link")
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
+
+
+async def _is_blocked(connection: AbstractConnection) -> bool:
+    """Return whether the broker has said that it reads nothing more from this link."""
+    if connection.transport is None:
+        return False
+    try:
+        async with asyncio.timeout(0):  # a link that is not blocked is ready without a wait
+            await connection.transport.connection.ready()
+    except TimeoutError:
+        return True
+    return False
 
 
 def _message(

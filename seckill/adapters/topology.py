@@ -20,6 +20,8 @@ from seckill.adapters import namespace
 from seckill.errors import WrongQueue
 
 EXCHANGE = "seckill"
+#: A routing key that no queue is bound by, for publishes on trial.
+NO_QUEUE = "~trial"
 ORDERS_PLACE = "orders.place"
 ORDERS_EXPIRE = "orders.expire"
 SAGA_STEPS = "saga.steps"

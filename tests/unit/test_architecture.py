@@ -50,6 +50,7 @@ ROOMS = {
         "sales": "adapters auth inventory",
         "dead_letters": "adapters auth inventory messages orders sales",
         "consistency": "adapters inventory messages orders sales dead_letters",
+        "health": "adapters inventory",
     },
     "ops": {
         "processes": "",
@@ -70,8 +71,8 @@ ROOMS = {
 BENEATH = {
     "gateway": "app_keys",
     "consumers": "resources timers",
-    "seckill": "audit backoff clock errors events metrics micro_batcher order_ids outages process"
-    " single_flight",
+    "seckill": "admin_port audit backoff clock errors events metrics micro_batcher order_ids"
+    " outages process single_flight",
     "ops": "buyers sandbox_provider",
     "loadtest": "findings stack",
     "config": "field_types limits settings",
@@ -79,7 +80,7 @@ BENEATH = {
 #: Files above the wings, which put them together: no wing may import them.
 ABOVE = {
     "gateway": "app resources server tls",
-    "consumers": "main registry",
+    "consumers": "admin main registry",
     "ops": "demo",
 }
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from consumers.runtime.role_supervisor import RoleSupervisor, assignments
+from consumers.runtime.role_supervisor import Assignment, RoleSupervisor, assignments
 from seckill.errors import SeckillError
 
 
@@ -95,13 +95,14 @@ async def test_a_role_that_ends_by_itself_is_noticed_and_not_run_again(stage: St
 
 async def test_assignments_are_lines_until_the_manager_is_gone() -> None:
     stdin = asyncio.StreamReader()
-    stdin.feed_data(b'["place"]\n[]\n')
+    stdin.feed_data(b'{"roles": ["place"]}\n{"roles": [], "paused": ["place"]}\n')
     stdin.feed_eof()
-    assert [roles async for roles in assignments(stdin)] == [["place"], []]
+    found = [assignment async for assignment in assignments(stdin)]
+    assert found == [Assignment(["place"]), Assignment([], ["place"])]
 
 
 async def test_a_line_that_is_no_assignment_is_an_error() -> None:
     stdin = asyncio.StreamReader()
     stdin.feed_data(b'{"place": 1}\n')
-    with pytest.raises(SeckillError, match="no list of roles"):
+    with pytest.raises(SeckillError, match="no assignment"):
         await anext(assignments(stdin))
