@@ -7,6 +7,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from seckill.adapters.failures import POSTGRESQL, RABBITMQ, REDIS
 from seckill.backoff import Backoff
 from seckill.errors import Permanent, Transient, Unavailable
 from seckill.transactions.branches import Branch, PartlyDone
@@ -18,6 +19,8 @@ log = logging.getLogger(__name__)
 #: waits meanwhile.
 TRIES = 3
 BACKOFF = Backoff(0.05, 0.2)
+#: Between two attempts at what is held; nothing counts them.
+HOLD_S = 2.0
 
 
 class RefusedToEnd(Permanent):
@@ -60,11 +63,24 @@ async def attempt(
     return StageResult(refused, failed)
 
 
+def is_held(error: Exception) -> bool:
+    """Return whether a call failed because one of our own stores does not do the work.
+
+    It is made again until that is over, and counts as no attempt.
+    """
+    return isinstance(error, Unavailable) and error.store in (REDIS, RABBITMQ, POSTGRESQL)
+
+
 def notes_of(
     branch: Branch, op: BranchOp, refused: Mapping[str, str], failed: Mapping[str, Exception]
 ) -> list[AttemptNote]:
-    """Return what an operator should know of the calls that were refused or failed."""
-    errors = dict(refused) | {t: f"{type(e).__name__}: {e}" for t, e in failed.items()}
+    """Return what an operator should know of the calls that were refused or failed.
+
+    Calls that are held are left out: an outage is no attempt, and is in the log.
+    """
+    errors = dict(refused) | {
+        t: f"{type(e).__name__}: {e}" for t, e in failed.items() if not is_held(e)
+    }
     return [AttemptNote(tx_id, branch.name, op, error) for tx_id, error in errors.items()]
 
 

@@ -114,6 +114,17 @@ class TransactionLog:
                 self.owner,
             )
 
+    async def hold(self, tx_ids: Sequence[str], wait_s: float) -> None:
+        """Let recovery take own transactions after a wait; it counts as no attempt."""
+        with database_errors_as_unavailable():
+            await self._db.execute(
+                "UPDATE transactions SET due_at = now() + make_interval(secs => $2)"
+                " WHERE tx_id = ANY ($1) AND owner = $3 AND due_at IS NOT NULL",
+                tx_ids,
+                wait_s,
+                self.owner,
+            )
+
     async def park(self, tx_ids: Sequence[str]) -> None:
         """Park own transactions for an operator."""
         with database_errors_as_unavailable():

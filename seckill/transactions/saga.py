@@ -20,7 +20,7 @@ from seckill.adapters import topology
 from seckill.adapters.publisher import Publisher
 from seckill.backoff import Backoff
 from seckill.errors import Transient, Unavailable
-from seckill.transactions.attempts import attempt, notes_of
+from seckill.transactions.attempts import HOLD_S, attempt, is_held, notes_of
 from seckill.transactions.branches import Definition
 from seckill.transactions.log import TransactionLog
 from seckill.transactions.states import (
@@ -65,7 +65,7 @@ class Saga:
                 )
             )
         except Unavailable as error:
-            log.warning("%s: %d steps left to recover: %s", self.name, len(positions), error)
+            log.debug("%s: %d steps left to recover: %s", self.name, len(positions), error)
 
     async def resume(self, taken: Sequence[LoggedTransaction]) -> None:
         """Send the messages of sagas that were left, or whose next attempt is due."""
@@ -106,7 +106,9 @@ class Saga:
         elif spent:
             await self._park(spent)
         await self._advance(moves)
-        waiting = [s for s in sagas if s.tx_id in failed and s not in spent]
+        if held := [s.tx_id for s in sagas if s.tx_id in failed and is_held(failed[s.tx_id])]:
+            await self._log.hold(held, HOLD_S)
+        waiting = [s for s in sagas if s.tx_id in failed.keys() - {*held} and s not in spent]
         if waiting:
             await self._log.put_off({s.tx_id: BACKOFF.wait_s(s.attempts + 1) for s in waiting})
 
@@ -145,6 +147,8 @@ class Saga:
 
 def _is_spent(saga: LoggedTransaction, error: Exception) -> bool:
     """Return whether a step that has just failed gets no further attempt."""
+    if is_held(error):
+        return False
     made = saga.attempts + 1
     if saga.state is TransactionState.COMPENSATING:
         return made >= UNDO_ATTEMPTS_MAX

@@ -23,7 +23,7 @@ from seckill import metrics
 from seckill.backoff import Backoff
 from seckill.errors import Transient, Unavailable
 from seckill.micro_batcher import MicroBatcher, Waiter
-from seckill.transactions.attempts import TRIES, attempt, notes_of
+from seckill.transactions.attempts import HOLD_S, TRIES, attempt, is_held, notes_of
 from seckill.transactions.branches import Definition
 from seckill.transactions.log import TransactionLog
 from seckill.transactions.states import (
@@ -126,7 +126,7 @@ class Coordinator:
         try:
             decided = await self._decide(wanted)
         except Unavailable as error:  # what was decided, if anything, is in the log
-            log.warning("%s: %d left to recover: %s", self.name, len(new), error)
+            log.debug("%s: %d left to recover: %s", self.name, len(new), error)
             self._count("left", len(new))
             return outcomes
         for state in _OP:
@@ -208,16 +208,20 @@ class Coordinator:
             if done:
                 await self._log.end(done, state, _END[state])
             if failures:
-                await self._leave(list(failures), attempts or {})
+                await self._leave(failures, attempts or {})
         except Unavailable as error:  # if a branch has not done it, the lease brings it back
-            log.warning("%s: %d stay %s for now: %s", self.name, len(calls), state, error)
+            log.debug("%s: %d stay %s for now: %s", self.name, len(calls), state, error)
         await self._note(notes)
         self._count(_END[state].lower(), len(done))
         return set(done)
 
-    async def _leave(self, tx_ids: Sequence[str], attempts: Mapping[str, int]) -> None:
+    async def _leave(self, failures: Mapping[str, Exception], attempts: Mapping[str, int]) -> None:
         """Put transactions off until their next attempt, or park them after their last."""
-        made = {tx_id: attempts.get(tx_id, 0) + 1 for tx_id in tx_ids}
+        held = [tx_id for tx_id, error in failures.items() if is_held(error)]
+        if held:
+            await self._log.hold(held, HOLD_S)
+            self._count("left", len(held))
+        made = {tx_id: attempts.get(tx_id, 0) + 1 for tx_id in failures.keys() - {*held}}
         spent = [tx_id for tx_id, number in made.items() if number >= ATTEMPTS_MAX]
         if spent:
             log.error("%s: parked for an operator: %s", self.name, ", ".join(spent))
@@ -237,7 +241,7 @@ class Coordinator:
         try:
             await self._log.note(notes)
         except Unavailable as error:
-            log.warning("%s: attempts not noted: %s", self.name, error)
+            log.debug("%s: attempts not noted: %s", self.name, error)
 
     def _count(self, outcome: str, number: int) -> None:
         metrics.TRANSACTIONS.labels(self.engine, outcome).inc(number)
