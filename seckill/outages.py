@@ -16,22 +16,24 @@ from dataclasses import dataclass, field
 from seckill import metrics
 from seckill.errors import Unavailable
 
+#: The card provider counts as a store, too.
+PROVIDER = "provider"
 #: What `Unavailable.store` may be, with the name for people.
 STORE_NAMES: Mapping[str, str] = {
     "redis": "Redis",
     "rabbitmq": "RabbitMQ",
     "postgresql": "PostgreSQL",
-    "provider": "The card provider",
+    PROVIDER: "The card provider",
     "": "Something",
 }
 
 #: Without a failure for so long, an outage is over. A role that is held fails every 4 s: a pause of
 #: 2 s, and a statement that times out after 2 s.
 QUIET_S = 5.0
-#: The same where the last outage is younger than this: it was not over, only seldom asked.
+#: The same where the last outage had this cause and is younger: it was not over, only seldom asked.
 RELAPSE_S = 60.0
 #: Causes logged in one outage. A store that is restarted is at first gone, then loading, say.
-CAUSES_MAX = 5
+CAUSES_MAX = 20
 
 log = logging.getLogger(__name__)
 
@@ -57,8 +59,8 @@ class Outages:
         #: A process that has not started yet, or a command, reports a failure in its own way.
         self.logs = False
         self._now: dict[str, Outage] = {}
-        #: When each store's last outage ended.
-        self._ended_at: dict[str, float] = {}
+        #: The last outage of each store that is over.
+        self._last: dict[str, Outage] = {}
 
     def failed(self, failure: Unavailable) -> None:
         """Count a failure, once, and log its cause if that is new."""
@@ -68,7 +70,8 @@ class Outages:
         store, now = failure.store, time.monotonic()
         metrics.STORE_FAILURES.labels(store or "other", failure.kind.value).inc()
         if store not in self._now:
-            relapsed = now - self._ended_at.get(store, -RELAPSE_S) < RELAPSE_S
+            last = self._last.get(store)
+            relapsed = last and failure.code in last.logged and now - last.failed_at < RELAPSE_S
             self._now[store] = Outage(now, RELAPSE_S if relapsed else QUIET_S)
         outage = self._now[store]
         outage.failed_at = now
@@ -97,10 +100,18 @@ class Outages:
             self._look_later(store, outage, left_s)
             return
         del self._now[store]
-        self._ended_at[store] = time.monotonic()
+        self._last[store] = outage
         if outage.logged:
             lasted_s = outage.failed_at - outage.began_at
             log.warning("%s works again: it failed for %.1f s", STORE_NAMES[store], lasted_s)
+
+
+def summary_of(failure: Unavailable) -> str:
+    """Return which store failed and its code, fit for anyone: no address, no name of a user."""
+    if not failure.store:
+        return ""
+    said = f"refuses: {failure.code}" if failure.code else "does not answer"
+    return f"{STORE_NAMES[failure.store]} {said}"
 
 
 #: Of this process: every adapter reports to it.

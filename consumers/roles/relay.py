@@ -21,6 +21,7 @@ from seckill import messages, metrics
 from seckill.adapters import redis_keys, topology
 from seckill.adapters.publisher import Publisher
 from seckill.adapters.redis import redis_errors_as_unavailable
+from seckill.errors import BrokenSale
 from seckill.inventory import outbox
 from seckill.inventory.outbox import OutboxEntry
 from seckill.inventory.reservations import CALL_MAX, Stock
@@ -70,7 +71,10 @@ class Relay:
             entries = await outbox.read_older_than(
                 self._redis, sale_id, before_ms, limit=ENTRIES_MAX
             )
-            await self._publish(sale_id, entries)
+            try:
+                await self._publish(sale_id, entries)
+            except BrokenSale:  # logged; the other sales go on
+                continue
             total += len(entries)
             more = more or len(entries) == ENTRIES_MAX
         metrics.RELAYED.inc(total)

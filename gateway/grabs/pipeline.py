@@ -38,6 +38,7 @@ from seckill import metrics
 from seckill.auth import tickets
 from seckill.errors import Unavailable
 from seckill.inventory.reservations import Holding, Verdict
+from seckill.outages import summary_of
 from seckill.sales.sales import Sale
 
 log = logging.getLogger(__name__)
@@ -158,7 +159,8 @@ class PendingGrab:
     def fail(self, error: BaseException) -> None:
         """Answer that there is no result."""
         if isinstance(error, Unavailable):
-            self._answer(GrabResult(Verdict.UNAVAILABLE))
+            COUNTERS[Verdict.UNAVAILABLE].inc()
+            self._refuse(Refused(Problem.UNAVAILABLE, summary_of(error)))
         else:  # a bug: a traceback for us, an answer for the client
             log.error("a grab failed", exc_info=error)
             self._refuse(Refused(Problem.INTERNAL))

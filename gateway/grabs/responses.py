@@ -78,7 +78,8 @@ class RawResponses:
     def __init__(self, extra: Mapping[str, str], version: str = "1.1") -> None:
         self._extra, self._version = extra, version
         self._heads = {verdict: self._head(*head) for verdict, head in _HEADS.items()}
-        self._problems: dict[Problem, tuple[bytes, bytes]] = {}
+        #: Head and body of refusals that are alike, by their problem and detail.
+        self._problems: dict[tuple[Problem, str], tuple[bytes, bytes]] = {}
         #: Answers that are the same for every buyer, as they are in this second.
         self._alike: dict[Verdict, bytes] = {}
         self._second = b""
@@ -98,12 +99,14 @@ class RawResponses:
 
     def refused(self, refused: Refused) -> bytes:
         """Return the answer of a refusal."""
-        problem = refused.problem
-        if refused.detail or refused.field or refused.headers:
+        known = refused.problem, refused.detail
+        # Few details are alike, but while a store does not work all those of UNAVAILABLE are.
+        is_alike = not refused.detail or refused.problem is Problem.UNAVAILABLE
+        if refused.field or refused.headers or not is_alike:
             parts = self._parts(refused)
         else:
-            parts = self._problems.get(problem) or self._parts(refused)
-            self._problems[problem] = parts
+            parts = self._problems.get(known) or self._parts(refused)
+            self._problems[known] = parts
         return _join(parts[0], _date(), parts[1])
 
     def _parts(self, refused: Refused) -> tuple[bytes, bytes]:

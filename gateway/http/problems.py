@@ -15,6 +15,7 @@ from aiohttp import HttpVersion11, web
 from gateway.http.responses import COMMON
 from seckill.adapters.failures import store_failure
 from seckill.errors import Conflict
+from seckill.outages import OUTAGES, summary_of
 
 log = logging.getLogger(__name__)
 
@@ -175,8 +176,9 @@ def answering_problems(handler: Handler) -> Handler:
         except Conflict:
             return problem_response(Problem.UNAVAILABLE)
         except Exception as error:
-            if store_failure(error):
-                return problem_response(Problem.UNAVAILABLE)
+            if failure := store_failure(error):
+                OUTAGES.failed(failure)
+                return problem_response(Problem.UNAVAILABLE, summary_of(failure))
             # A mistake of ours: a traceback for us, an answer for the client.
             log.exception("%s %s failed", request.method, request.path)
             return problem_response(Problem.INTERNAL)

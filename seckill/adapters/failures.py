@@ -64,15 +64,16 @@ REDIS_BUSY = re.compile(r"max number of clients|maxmemory|disk|master|replica|lo
 SCRIPT_REPLY = re.compile(r"user_script:(?: ?\d+:)? -?([A-Z]{3,})\b")
 #: Replies that a link to the wrong node gets: the links are dropped, the next one may lead right.
 WRONG_NODE = frozenset({"READONLY", "MASTERDOWN", "LOADING", "CLUSTERDOWN"})
-#: Refusals of RabbitMQ that last until an operator acts. Every other error is UNAVAILABLE.
-RABBITMQ_CONFIGURATION = (
-    exceptions.AuthenticationError,
-    exceptions.ProbableAuthenticationError,  # user, password
-    exceptions.ConnectionNotAllowed,  # 530: vhost, limits
-    exceptions.ChannelAccessRefused,  # 403: permissions
-    exceptions.ChannelNotFoundEntity,  # 404
-    exceptions.ChannelPreconditionFailed,  # 406: made with other arguments
-)
+#: Refusals of RabbitMQ that last until an operator acts, with their reply codes. Every other error
+#: is UNAVAILABLE.
+RABBITMQ_CONFIGURATION: Mapping[type[AMQPError], str] = {
+    exceptions.AuthenticationError: "403",
+    exceptions.ProbableAuthenticationError: "403",  # user, password
+    exceptions.ConnectionNotAllowed: "530",  # vhost, limits
+    exceptions.ChannelAccessRefused: "403",  # permissions
+    exceptions.ChannelNotFoundEntity: "404",
+    exceptions.ChannelPreconditionFailed: "406",  # made with other arguments
+}
 
 
 def store_failure(error: BaseException, store: str = "") -> Unavailable | None:
@@ -117,7 +118,10 @@ def store_errors_as_unavailable(store: str) -> Iterator[None]:
 
 def words(error: BaseException) -> str:
     """Return the store's own words in one line, or what there is instead of them."""
-    said = " ".join(str(error).split()) or type(error).__name__
+    said = str(error)
+    if isinstance(error, AMQPError) and len(error.args) == 2 and isinstance(error.args[0], int):
+        said = str(error.args[1])  # without "[Errno 530]"
+    said = " ".join(said.split()) or type(error).__name__
     if isinstance(error, RedisError) and error.status_code:
         return f"{error.status_code} {said}"  # the client library cuts it off
     return said
@@ -162,9 +166,12 @@ def _redis_code(error: RedisError) -> str:
 
 
 def _of_rabbitmq(error: AMQPError) -> Unavailable:
-    code = next((str(each) for each in error.args if isinstance(each, int)), "")
-    if isinstance(error, RABBITMQ_CONFIGURATION):
-        return _refused(RABBITMQ, error, FailureKind.CONFIGURATION, code or type(error).__name__)
+    # A link that is refused while it is opened has the code in its arguments.
+    code = RABBITMQ_CONFIGURATION.get(type(error)) or next(
+        (str(each) for each in error.args if isinstance(each, int)), ""
+    )
+    if code in RABBITMQ_CONFIGURATION.values():
+        return _refused(RABBITMQ, error, FailureKind.CONFIGURATION, code)
     return _silent(RABBITMQ, error)
 
 

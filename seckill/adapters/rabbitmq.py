@@ -16,11 +16,16 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractConnection
 from aio_pika.exceptions import AMQPError
+from pamqp import commands
 from yarl import URL
 
 from seckill.adapters import marks, topology
 from seckill.adapters.failures import RABBITMQ, store_failure, words
-from seckill.errors import ForeignStore, Unavailable
+from seckill.errors import FailureKind, ForeignStore, Unavailable, WrongQueue
+
+# The library takes only OpenOk for an answer to Open: without this line the broker's reason for a
+# refusal (the vhost is missing, too many connections) is lost.
+commands.Connection.Open.valid_responses = ["Connection.OpenOk", "Connection.Close"]
 
 #: What the library raises when the link or the broker fails. A failed publish may have arrived.
 LINK_ERRORS = (AMQPError, OSError, TimeoutError, RuntimeError)
@@ -35,6 +40,9 @@ def link_errors_as_unavailable(doing: str) -> Iterator[None]:
     """Raise Unavailable for every failure of the link: whether the broker acted is unknown."""
     try:
         yield
+    except WrongQueue as error:
+        error.store, error.kind, error.code = RABBITMQ, FailureKind.CONFIGURATION, "406"
+        raise
     except LINK_ERRORS as error:
         judged = store_failure(error, RABBITMQ) or Unavailable()
         raise _failed(f"{doing} failed: {words(error)}", judged) from error

@@ -25,6 +25,7 @@ from seckill.adapters.marks import greet_redis
 from seckill.adapters.redis_links import LinkPool
 from seckill.errors import BrokenSale
 from seckill.micro_batcher import MicroBatcher, Waiter
+from seckill.outages import OUTAGES
 
 #: Calls under way from one process; the micro-batchers use a few, an operator's command uses one.
 CONNECTIONS_MAX = 16
@@ -115,6 +116,27 @@ async def run_script(
                 raise
             raise broken_sale(sale_id, error) from error
     return reply
+
+
+async def read_sales(
+    redis: Redis, sale_ids: Sequence[str], read: Callable[[Pipeline, str], object]
+) -> list[Any]:
+    """Read one thing of each sale, in one round trip; None for a sale whose key is broken."""
+    async with open_pipeline(redis) as pipe:
+        for sale_id in sale_ids:
+            read(pipe, sale_id)
+        replies = await pipe.execute(raise_on_error=False)
+        return [unless_broken(*each) for each in zip(sale_ids, replies, strict=True)]
+
+
+def unless_broken(sale_id: str, reply: Any) -> Any:  # noqa: ANN401 - untyped in redis-py
+    """Return a reply; None, noted, if it says that a key of this sale is broken."""
+    if not isinstance(reply, Exception):
+        return reply
+    if not isinstance(reply, ResponseError) or store_failure(reply):
+        raise reply
+    OUTAGES.failed(broken_sale(sale_id, reply))
+    return None
 
 
 def broken_sale(sale_id: str, error: ResponseError) -> BrokenSale:

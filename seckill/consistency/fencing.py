@@ -17,14 +17,14 @@ from redis.asyncio import Redis
 import lua
 from seckill.adapters import redis_keys
 from seckill.adapters.postgres import database_errors_as_unavailable
-from seckill.adapters.redis import open_pipeline, redis_errors_as_unavailable
+from seckill.adapters.redis import open_pipeline, redis_errors_as_unavailable, unless_broken
 from seckill.inventory import outbox
 
 
 class FenceReason(StrEnum):
     """Why a sale sells nothing until it is rebuilt."""
 
-    #: Redis has lost it, or part of it.
+    #: Redis has lost it, or part of it, or something else stands there.
     LOST = "lost"
     #: Redis went back in time.
     BEHIND = "behind"
@@ -82,7 +82,9 @@ async def survey(
                 args=[epoch, outbox.id_of(mark), int(opened), int(fence)],
                 client=pipe,
             )
-        replies = await pipe.execute()
+        replies = await pipe.execute(raise_on_error=False)
+        sale_ids = [row["sale_id"] for row in rows]
+        replies = [unless_broken(*each) for each in zip(sale_ids, replies, strict=True)]
     states = {row["sale_id"]: _state(reply, row) for row, reply in zip(rows, replies, strict=True)}
     later = {
         row["sale_id"]: stamp.epoch
@@ -138,7 +140,9 @@ async def _still_ahead(db: asyncpg.Pool, epochs: Mapping[str, int]) -> list[str]
     return [row[0] for row in rows]
 
 
-def _state(reply: list[Any], row: asyncpg.Record) -> SaleState:
+def _state(reply: list[Any] | None, row: asyncpg.Record) -> SaleState:
+    if reply is None:
+        return SaleState(FenceReason.LOST)
     if reply[0] != b"WHOLE":
         return SaleState(_REASONS[reply[0]])
     _, epoch, *details = reply

@@ -11,7 +11,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from seckill.adapters import redis_keys
-from seckill.adapters.redis import open_pipeline, redis_errors_as_unavailable
+from seckill.adapters.redis import read_sales, redis_errors_as_unavailable
 from seckill.inventory.reservations import Grab
 
 _unpack = msgspec.msgpack.Decoder(list[Grab]).decode
@@ -59,18 +59,15 @@ async def read_older_than(
 
 
 async def sizes(redis: Redis, sale_ids: Sequence[str]) -> list[int]:
-    """Return how many entries the outbox of each sale holds, in their order."""
-    async with open_pipeline(redis) as pipe:
-        for sale_id in sale_ids:
-            pipe.xlen(redis_keys.outbox(sale_id))
-        return list(await pipe.execute())
+    """Return how many entries the outbox of each sale holds, in their order; 0 of a broken one."""
+    found = await read_sales(redis, sale_ids, lambda pipe, s: pipe.xlen(redis_keys.outbox(s)))
+    return [size or 0 for size in found]
 
 
 async def oldest_ms(redis: Redis, sale_ids: Sequence[str]) -> int | None:
     """Return the Redis time of the oldest entry in all these outboxes; None if they are empty."""
-    async with open_pipeline(redis) as pipe:
-        for sale_id in sale_ids:
-            pipe.xrange(redis_keys.outbox(sale_id), count=1)
-        firsts = await pipe.execute()
-    written = [int(outbox_id.split(b"-")[0]) for entries in firsts for outbox_id, _ in entries]
+    firsts = await read_sales(
+        redis, sale_ids, lambda pipe, s: pipe.xrange(redis_keys.outbox(s), count=1)
+    )
+    written = [int(first[0][0].split(b"-")[0]) for first in firsts if first]
     return min(written, default=None)

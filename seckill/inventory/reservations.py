@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 
 import lua
 from seckill.adapters import redis_keys
-from seckill.adapters.redis import open_pipeline, redis_errors_as_unavailable, run_script
+from seckill.adapters.redis import read_sales, redis_errors_as_unavailable, run_script
 
 #: Items of one script call: far below the stack limit of `unpack` in Lua (8,000), and so few that
 #: Redis answers other clients every millisecond or two.
@@ -242,17 +242,17 @@ class Stock:
 
     async def left_of(self, sale_ids: Sequence[str]) -> list[int | None]:
         """Return the units left of each sale; None if Redis has no stock of it."""
-        async with open_pipeline(self._redis) as pipe:
-            for sale_id in sale_ids:
-                pipe.get(redis_keys.stock(sale_id))
-            return _numbers(await pipe.execute())
+        return _numbers(
+            await read_sales(self._redis, sale_ids, lambda pipe, s: pipe.get(redis_keys.stock(s)))
+        )
 
     async def totals_of(self, sale_ids: Sequence[str]) -> list[int | None]:
         """Return the total of each sale; None if Redis has none written down."""
-        async with open_pipeline(self._redis) as pipe:
-            for sale_id in sale_ids:
-                pipe.hget(redis_keys.sale(sale_id), "total")
-            return _numbers(await pipe.execute())
+        return _numbers(
+            await read_sales(
+                self._redis, sale_ids, lambda pipe, s: pipe.hget(redis_keys.sale(s), "total")
+            )
+        )
 
     async def now_ms(self) -> int:
         """Return Redis's own clock, in Unix milliseconds."""

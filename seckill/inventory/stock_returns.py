@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import asyncpg
 
 from seckill.adapters.postgres import transaction
+from seckill.errors import BrokenSale
 from seckill.inventory.reservations import CALL_MAX, Holding, Stock, UnitReturn
 
 #: Wait before the next attempt at a sale that is missing, fenced or being rebuilt.
@@ -45,7 +46,10 @@ async def return_batch(db: asyncpg.Pool, stock: Stock) -> ReturnReport:
                 UnitReturn(r["buyer_id"], str(Holding(r["order_id"], r["quantity"])), r["units"])
                 for r in group
             ]
-            finished = await stock.return_units(sale_id, epoch, returns)
+            try:
+                finished = await stock.return_units(sale_id, epoch, returns)
+            except BrokenSale:  # logged; the other sales go on
+                finished = False
             (done if finished else later).extend(r["order_id"] for r in group)
         if done:
             await connection.execute(

@@ -63,8 +63,6 @@ class CardPayments:
         self._provider = provider
         self._lease_s = 2 * call_timeout_s + LEASE_MARGIN_S
         self._grace_s = grace_s
-        #: Of the last call without an answer, for the log.
-        self._last_error: Unavailable | None = None
         self._begin: MicroBatcher[tuple[str, Payment], StartedCardPayment] = MicroBatcher(
             answering_each(self._begin_all), max_batch=512, max_calls=2
         )
@@ -90,7 +88,7 @@ class CardPayments:
             _count("unknown", 1)
             await self._store.put_off([_put_off(due, said)])
         except Unavailable as error:  # the lease brings it back
-            log.warning("card payment %s is left to the poller: %s", tx_id, error)
+            log.debug("card payment %s is left to the poller: %s", tx_id, error)
         return TransactionOutcome(TransactionState.TRYING)
 
     async def ask_due(self) -> int:
@@ -112,8 +110,6 @@ class CardPayments:
         if again:
             await self._store.put_off([_put_off(due, said) for due, said in again])
             _count("unknown", len(again))
-        if silent := sum(said is None for said in answers):
-            log.warning("%d of %d not answered, such as: %s", silent, len(taken), self._last_error)
         return len(taken)
 
     async def _ask(self, due: DueCardPayment) -> ChargeStatus | None:
@@ -141,11 +137,10 @@ class CardPayments:
         return said if said in (ChargeStatus.VOIDED, ChargeStatus.DECLINED) else None
 
     async def _answer(self, reply: Awaitable[ChargeStatus]) -> ChargeStatus | None:
-        """Return the provider's status; note the error and return None without an answer."""
+        """Return the provider's status; None without an answer, which the client has logged."""
         try:
             return await reply
-        except Unavailable as error:
-            self._last_error = error
+        except Unavailable:
             return None
 
     async def _begin_all(self, payments: Sequence[tuple[str, Payment]]) -> list[StartedCardPayment]:

@@ -15,6 +15,7 @@ import msgspec
 
 from seckill.adapters.http import HttpClient, Reply
 from seckill.errors import Unavailable
+from seckill.outages import OUTAGES, PROVIDER
 
 
 class ChargeStatus(StrEnum):
@@ -78,11 +79,18 @@ class Provider:
         self, method: str, key: str, action: str = "", body: bytes = b"{}"
     ) -> ChargeStatus:
         url = f"{self._url}/charges/{quote(key, safe='')}{action}"
-        if method == "GET":
-            reply = await self._client.get(url)
-        else:
-            reply = await self._client.post(url, body, {"Idempotency-Key": f"{key}{action}"})
-        return _status(url, reply)
+        try:
+            if method == "GET":
+                reply = await self._client.get(url)
+            else:
+                reply = await self._client.post(url, body, {"Idempotency-Key": f"{key}{action}"})
+            status = _status(url, reply)
+        except Unavailable as error:
+            error.store = PROVIDER
+            OUTAGES.failed(error)
+            raise
+        OUTAGES.worked(PROVIDER)
+        return status
 
 
 def _status(url: str, reply: Reply) -> ChargeStatus:

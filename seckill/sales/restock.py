@@ -13,7 +13,7 @@ import asyncpg
 
 from seckill import audit
 from seckill.adapters.postgres import transaction
-from seckill.errors import Conflict, Unavailable, UserMistake, WrongState
+from seckill.errors import BrokenSale, Conflict, Unavailable, UserMistake, WrongState
 from seckill.inventory.reservations import RestockOutcome, RestockReply, Stock
 from seckill.sales import sales
 from seckill.sales.sales import UNITS_MAX, Sale
@@ -82,7 +82,7 @@ async def repair_totals(db: asyncpg.Pool, stock: Stock) -> list[str]:
     for sale_id in behind:
         try:
             await repair_total(db, stock, sale_id)
-        except Conflict:
+        except (Conflict, BrokenSale):
             continue  # a rebuild writes the total; one sale must not hold up the others
         repaired.append(sale_id)
     return repaired

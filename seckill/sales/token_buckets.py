@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import msgspec
 from redis.asyncio import Redis
@@ -18,7 +19,7 @@ from redis.asyncio import Redis
 import lua
 from config.limits import LocalLimit, Op, Tier
 from seckill.adapters import redis_keys
-from seckill.adapters.redis import redis_errors_as_unavailable
+from seckill.adapters.redis import run_script
 
 #: How long leased tokens are good. A process asks Redis at most once in this time while there is no
 #: line, and a process that is killed loses at most the tokens of this time.
@@ -68,18 +69,16 @@ class TokenBuckets:
         line_max: int = LINE_MAX,
     ) -> TokenLease:
         """Take a token for each of at most NAMES_MAX names, and lease up to `wanted` more."""
-        with redis_errors_as_unavailable():
-            reply = await self._take_tokens(
-                keys=[redis_keys.bucket(sale_id, op), redis_keys.line(sale_id, op)],
-                args=[_pack(names), wanted, tier.rate, tier.burst, LEASE_US, GRACE_US, line_max],
-            )
+        keys = partial(redis_keys.bucket, op=op), partial(redis_keys.line, op=op)
+        args = [_pack(names), wanted, tier.rate, tier.burst, LEASE_US, GRACE_US, line_max]
+        reply = await run_script(self._take_tokens, sale_id, keys, args)
         _, leased, rate, burst, *waits_us = reply
         return TokenLease(leased, rate, burst, [wait / 1_000_000 for wait in waits_us])
 
     async def set_limit(self, sale_id: str, op: Op, *, rate: int, burst: int) -> None:
         """Give a bucket its own limit; every process applies it from its next call."""
-        with redis_errors_as_unavailable():
-            await self._set_limit(keys=[redis_keys.bucket(sale_id, op)], args=[rate, burst])
+        key = partial(redis_keys.bucket, op=op)
+        await run_script(self._set_limit, sale_id, [key], [rate, burst])
 
 
 class LocalTokenBuckets:
