@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
 from redis.asyncio import BlockingConnectionPool
@@ -16,6 +15,21 @@ from seckill.adapters.failures import is_wrong_node
 DROP_APART_S = 0.25
 
 
+class _WatchedLink:
+    """What is added to a class of connections: a look at each error reply."""
+
+    on_wrong_node: Callable[[], None]
+
+    async def read_response(self, *how: Any, **more: Any) -> Any:  # noqa: ANN401 - untyped in redis-py
+        """Read a reply as ever, and report that it came from the wrong node."""
+        try:
+            return await super().read_response(*how, **more)  # type: ignore[misc]
+        except RedisError as error:
+            if is_wrong_node(error):
+                self.on_wrong_node()
+            raise
+
+
 class LinkPool(BlockingConnectionPool):
     """A pool that drops all its links when a reply says that they lead to the wrong node.
 
@@ -25,12 +39,14 @@ class LinkPool(BlockingConnectionPool):
 
     def __init__(self, **settings: Any) -> None:  # noqa: ANN401 - untyped in redis-py
         super().__init__(**settings)
+        # With or without TLS, or over a socket file.
+        self.connection_class = type("WatchedLink", (_WatchedLink, self.connection_class), {})
         self._dropped_at = float("-inf")
 
     def make_connection(self) -> Any:  # noqa: ANN401 - untyped in redis-py
-        """Make a link that looks at each error reply."""
+        """Make a link that reports to this pool."""
         link: Any = super().make_connection()  # type: ignore[no-untyped-call]
-        link.read_response = partial(self._read, link.read_response)
+        link.on_wrong_node = self._drop_all
         return link
 
     async def ensure_connection(self, connection: Any) -> None:  # noqa: ANN401 - untyped in redis-py
@@ -38,14 +54,6 @@ class LinkPool(BlockingConnectionPool):
         if connection.should_reconnect():
             await connection.disconnect()
         await super().ensure_connection(connection)
-
-    async def _read(self, read: Callable[..., Awaitable[Any]], *how: Any, **more: Any) -> Any:  # noqa: ANN401
-        try:
-            return await read(*how, **more)
-        except RedisError as error:
-            if is_wrong_node(error):
-                self._drop_all()
-            raise
 
     def _drop_all(self) -> None:
         now = time.monotonic()
