@@ -13,6 +13,7 @@ from typing import Any
 
 import asyncpg
 from aio_pika.abc import AbstractIncomingMessage
+from redis.asyncio import Redis
 
 from consumers.resources import Resources
 from consumers.runtime.queue_role import is_suspect, queue_role
@@ -29,6 +30,7 @@ from seckill import messages, metrics
 from seckill.adapters import topology
 from seckill.adapters.postgres import database_errors_as_unavailable
 from seckill.adapters.publisher import Publisher
+from seckill.consistency.claims import ClaimCheck
 from seckill.dead_letters.parser import first_line
 from seckill.messages import BadGrab, DecodedPlace
 from seckill.orders import orders
@@ -40,8 +42,11 @@ log = logging.getLogger(__name__)
 class PlaceOrders:
     """The handler of orders.place."""
 
-    def __init__(self, db: asyncpg.Pool, timers: Timers, publisher: Publisher) -> None:
+    def __init__(
+        self, db: asyncpg.Pool, redis: Redis, timers: Timers, publisher: Publisher
+    ) -> None:
         self._db = db
+        self._claims = ClaimCheck(redis, db)
         self._timers = timers
         self._publisher = publisher
 
@@ -71,8 +76,11 @@ class PlaceOrders:
 
     async def _place_messages(self, bodies: Sequence[bytes]) -> None:
         placings = [messages.decode_place(body) for body in bodies]
-        await self._place(placings)
-        dead = [letter for placing in placings for letter in _letters(placing)]
+        false = await self._claims.false_claims(placings)
+        believed = [placing for n, placing in enumerate(placings) if n not in false]
+        await self._place(believed)
+        dead = [letter for placing in believed for letter in _letters(placing)]
+        dead += [FailedMessage(bodies[n], reason) for n, reason in false.items()]
         await dead_letter(self._publisher, topology.ORDERS_PLACE, dead)
 
     async def _place(self, placings: Sequence[DecodedPlace]) -> None:
@@ -129,7 +137,7 @@ class PlaceOrders:
 def build(stores: Resources) -> Role:
     """Return the role over the stores of this process."""
     kinds = timer_kinds(stores.settings.timeouts, stores.publisher, stores.redis)
-    handler = PlaceOrders(stores.db, Timers(stores.sales, kinds), stores.publisher)
+    handler = PlaceOrders(stores.db, stores.redis, Timers(stores.sales, kinds), stores.publisher)
     return queue_role(
         stores,
         "place_orders",

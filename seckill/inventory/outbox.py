@@ -39,9 +39,14 @@ def mark_of(outbox_ids: Iterable[str]) -> int:
     return max((int(m[1]) << _SEQUENCE_BITS | int(m[2]) for m in matches), default=0)
 
 
+def written_ms(mark: int) -> int:
+    """Return when the entry of a mark was written, in Unix milliseconds by Redis's clock."""
+    return mark >> _SEQUENCE_BITS
+
+
 def id_of(mark: int) -> str:
     """Return the outbox id that a mark stands for."""
-    return f"{mark >> _SEQUENCE_BITS}-{mark & (1 << _SEQUENCE_BITS) - 1}"
+    return f"{written_ms(mark)}-{mark & (1 << _SEQUENCE_BITS) - 1}"
 
 
 async def read_older_than(

@@ -115,7 +115,7 @@ def place_orders(
         *timeouts: str, sales: SaleDirectory | None = None, **given: StartTimers
     ) -> PlaceOrders:
         kinds = {**given, **timer_kinds(timeouts, publisher, store)}
-        return PlaceOrders(db, Timers(sales or SaleDirectory(db), kinds), publisher)
+        return PlaceOrders(db, store, Timers(sales or SaleDirectory(db), kinds), publisher)
 
     return make
 
