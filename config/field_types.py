@@ -9,10 +9,11 @@ import re
 from collections.abc import Callable
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, PlainValidator
 from pydantic_settings import NoDecode
+
+from config.addresses import parse_address
 
 Network = IPv4Network | IPv6Network
 
@@ -21,6 +22,13 @@ ANY_ORIGIN = "*"
 DELAY_QUEUE = "delay_queue"
 KEY_EXPIRY = "key_expiry"
 WAYS = (DELAY_QUEUE, KEY_EXPIRY)
+
+#: Each host that does not answer costs one more timeout before the next is tried.
+HOSTS_MAX = 8
+#: Which server of several hosts is meant; nothing stands for the one that writes. A store that
+#: only reads is of no use here.
+SESSION_ATTRS = "target_session_attrs"
+SESSIONS = ("", "any", "primary", "read-write")
 
 #: An Origin as browsers send it: lower case, no path, no default port.
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9.-]+|\[[0-9a-f:.]+\])(?::\d{1,5})?")
@@ -67,21 +75,25 @@ def _network(item: str) -> Network:
     return network
 
 
-def _address(*schemes: str) -> Callable[[str], str]:
+def _address(*schemes: str, hosts_max: int = 1) -> Callable[[str], str]:
     def check(text: str) -> str:
         if not text:  # not configured
             return text
-        url = urlsplit(text)
-        if url.scheme not in schemes:
+        if text.partition("://")[0] not in schemes:
             known = " or ".join(f"{scheme}://" for scheme in schemes)
             raise ValueError(f"an address that begins with {known} is needed")
-        try:
-            url.port  # noqa: B018 - parsed when it is read
-        except ValueError:  # whose text may show a part of a password that has a "/" in it
-            raise ValueError("the port is not a number; write / in a password as %2F") from None
+        if len(parse_address(text).hosts) > hosts_max:
+            raise ValueError("one host is needed here, not a list")
         return text
 
     return check
+
+
+def _postgresql(text: str) -> str:
+    check = _address("postgresql", "postgres", hosts_max=HOSTS_MAX)
+    if (wanted := check(text) and parse_address(text).query(SESSION_ATTRS)) not in SESSIONS:
+        raise ValueError(f"{SESSION_ATTRS} {wanted!r} is none of: {', '.join(SESSIONS[1:])}")
+    return text
 
 
 # pydantic-settings would decode a list as JSON, and validate a default, which is not text.
@@ -91,6 +103,6 @@ Origins = Annotated[frozenset[str], NoDecode, PlainValidator(parse_origins), _DE
 Timeouts = Annotated[frozenset[str], NoDecode, PlainValidator(parse_timeouts), _DEFAULT]
 
 RedisUrl = Annotated[str, AfterValidator(_address("redis", "rediss", "unix"))]
-AmqpUrl = Annotated[str, AfterValidator(_address("amqp", "amqps"))]
-PostgresDsn = Annotated[str, AfterValidator(_address("postgresql", "postgres"))]
+AmqpUrl = Annotated[str, AfterValidator(_address("amqp", "amqps", hosts_max=HOSTS_MAX))]
+PostgresDsn = Annotated[str, AfterValidator(_postgresql)]
 HttpUrl = Annotated[str, AfterValidator(_address("http", "https"))]

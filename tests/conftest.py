@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from seckill.consistency import verify
 from seckill.inventory.reservations import Stock
 from seckill.sales import sales
 from seckill.sales.sales import NewSale, Sale
+from tests import pgbouncer
 from tests.checkout import CheckoutBench
 from tests.transactions import Probe, TransactionBench
 
@@ -31,6 +33,13 @@ from tests.transactions import Probe, TransactionBench
 hypothesis.settings.register_profile("thorough", deadline=None)
 
 _numbers = itertools.count(1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--pooler", action="store_true", help="reach PostgreSQL through PgBouncer, transaction mode"
+    )
+
 
 OpenSale = Callable[..., Awaitable[Sale]]
 
@@ -49,13 +58,30 @@ async def services(home: Path) -> AsyncIterator[Services]:
 
 
 @pytest.fixture(scope="session")
-def settings(services: Services, home: Path) -> Settings:
+def pgbouncer_here() -> None:
+    """Skip where there is no PgBouncer; fail on a machine that tests every change."""
+    if lack := pgbouncer.missing():
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"pgbouncer: {lack}")
+
+
+@pytest.fixture(scope="session")
+async def postgres_dsn(services: Services, request: pytest.FixtureRequest) -> AsyncIterator[str]:
+    """PostgreSQL as every process reaches it: directly, or through a pooler."""
+    if not request.config.getoption("--pooler"):
+        yield services.postgres_dsn
+        return
+    async with pgbouncer.in_front(services.postgres_dsn, sessions=20) as dsn:
+        yield dsn
+
+
+@pytest.fixture(scope="session")
+def settings(services: Services, home: Path, postgres_dsn: str) -> Settings:
     credentials = load_credentials(home)
     return Settings(
         home=home,
         redis_url=services.redis_url,
         amqp_url=services.amqp_url,
-        postgres_dsn=services.postgres_dsn,
+        postgres_dsn=postgres_dsn,
         ticket_keys=credentials.ticket_keys,
         jwt_keys=credentials.jwt_keys,
         webhook_keys=credentials.webhook_keys,

@@ -10,7 +10,8 @@ class Proxy:
     """Forwards to `host:port`; a test lets it refuse, freeze, lose replies or cut links."""
 
     def __init__(self, host: str, port: int) -> None:
-        self._target = (host, port)
+        #: Where new links lead.
+        self.target = (host, port)
         self._links: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._forward = asyncio.Event()
@@ -52,7 +53,7 @@ class Proxy:
             self.refused += 1
             writer.transport.abort()
             return
-        upstream_reader, upstream = await asyncio.open_connection(*self._target)
+        upstream_reader, upstream = await asyncio.open_connection(*self.target)
         self._links |= {writer, upstream}
         for source, sink, is_reply in (
             (reader, upstream, False),

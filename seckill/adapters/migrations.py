@@ -182,7 +182,9 @@ async def _watch(dsn: str, pid: int, sessions: list[str]) -> None:
             connection = await _connect(dsn)
             try:
                 while True:
-                    if rows := await connection.fetch(_BLOCKERS, pid):
+                    async with connection.transaction():  # one session for parsing and running
+                        rows = await connection.fetch(_BLOCKERS, pid)
+                    if rows:
                         sessions[:] = map(_describe, rows)
                     await asyncio.sleep(WATCH_EVERY_S)
             finally:

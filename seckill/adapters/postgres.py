@@ -3,30 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from urllib.parse import urlsplit
 
 import asyncpg
 
-from seckill.adapters.failures import POSTGRESQL, store_errors_as_unavailable, store_failure
+from seckill.adapters.failures import POSTGRESQL, store_errors_as_unavailable
 from seckill.adapters.marks import foreign
+from seckill.adapters.postgres_sessions import Session, Sessions
 
-SERVER_SETTINGS = {
-    "application_name": "seckill",
-    # Longest wait for another batch; beyond it the batch is retried rather than stuck.
-    "lock_timeout": "3s",
-    # A process frozen in mid-transaction must not hold the hot inventory row.
-    "idle_in_transaction_session_timeout": "5s",
-    # Compiling a plan takes longer than any query of this project.
-    "jit": "off",
-    # Rows that are read by key are in memory or on flash. With the default, which is for a disk
-    # that has to seek, a batch of some hundred keys reads a whole table of a hundred thousand rows.
-    "random_page_cost": "1.1",
-    # A plan that was made for an empty table reads the whole table when it is large. On a new
-    # database `release` then holds its locks six times as long, until the first autovacuum.
-    "plan_cache_mode": "force_custom_plan",
-}
+#: Least time between two drops: a server that only reads must not cost a connect for every call.
+DROP_APART_S = 1.0
 
 
 @contextmanager
@@ -58,26 +46,16 @@ async def connect(
 
     Without `at_once` the first query connects, and the server may be unavailable until then.
     """
-    where = urlsplit(dsn)
-    try:
-        pool = await asyncpg.create_pool(
-            dsn,
-            min_size=0,  # a floor is restored in the background, with a traceback at each failure
-            max_size=size,
-            timeout=timeout_s,
-            command_timeout=timeout_s,
-            server_settings=SERVER_SETTINGS,
-            reset=_nothing_to_reset,
-            init=_OneInstallation().compare,
-        )
-        if at_once:
-            async with pool.acquire():  # fails if the server does not answer
-                pass
-    except Exception as error:
-        failure = store_failure(error, POSTGRESQL)
-        if failure is None:
-            raise
-        raise failure.at(f"{where.hostname}:{where.port}") from error
+    links = _ReadOnlyLinks()
+    pool: asyncpg.Pool = await asyncpg.create_pool(
+        connect=Sessions(dsn, timeout_s, check=_OneInstallation().compare).connect,
+        min_size=0,  # a floor is restored in the background, with a traceback at each failure
+        max_size=size,
+        reset=lambda connection: links.reset(pool, connection),
+    )
+    if at_once:
+        async with pool.acquire():  # fails if the server does not answer
+            pass
     try:
         yield pool
     finally:
@@ -113,9 +91,19 @@ class _OneInstallation:
             raise foreign(POSTGRESQL, found or "unknown", self._first or "unknown")
 
 
-async def _nothing_to_reset(connection: asyncpg.Connection) -> None:
-    """Save a round trip after every use: no query leaves anything behind in its session.
+class _ReadOnlyLinks:
+    """Drops the connections of a pool when one of them leads to a server that only reads."""
 
-    asyncpg itself rolls back an open transaction. Locks and settings end with their transaction
-    (`pg_try_advisory_xact_lock`, `set_config(..., true)`).
-    """
+    def __init__(self) -> None:
+        self._dropped_at = float("-inf")
+
+    async def reset(self, pool: asyncpg.Pool, connection: Session) -> None:
+        """Reset a connection after its use. No query leaves anything behind in its session.
+
+        asyncpg itself rolls back an open transaction. Locks and settings end with their transaction
+        (`pg_try_advisory_xact_lock`, `set_config(..., true)`).
+        """
+        now = time.monotonic()
+        if connection.is_read_only and now - self._dropped_at > DROP_APART_S:
+            self._dropped_at = now
+            await pool.expire_connections()

@@ -75,7 +75,7 @@ BENEATH = {
     " outages process single_flight",
     "ops": "buyers sandbox_provider",
     "loadtest": "findings stack",
-    "config": "field_types limits settings",
+    "config": "addresses field_types limits settings",
 }
 #: Files above the wings, which put them together: no wing may import them.
 ABOVE = {

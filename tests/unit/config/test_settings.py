@@ -41,6 +41,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("SECKILL_REDIS_URL", "redis://u:p@127.0.0.1:abc/0"),
         ("SECKILL_AMQP_URL", "http://127.0.0.1:5672"),
         ("SECKILL_POSTGRES_DSN", "127.0.0.1:5432"),
+        ("SECKILL_POSTGRES_DSN", "postgresql://one,two/db?target_session_attrs=standby"),
+        ("SECKILL_REDIS_URL", "redis://one:6379,two:6379/0"),
+        ("SECKILL_PROVIDER_URL", "http://one,two"),
         ("SECKILL_ADMIN_TOKEN", "a" * 31),
         ("SECKILL_ADMIN_TOKEN", "a" * 32 + "\n" + "a"),
         ("SECKILL_ADMIN_TOKEN", "é" * 32),
@@ -194,6 +197,24 @@ def test_timeouts_are_a_list_of_ways(
     if text is not None:
         monkeypatch.setenv("SECKILL_TIMEOUTS", text)
     assert load_settings().timeouts == ways
+
+
+@pytest.mark.parametrize(
+    ("name", "address"),
+    [
+        ("postgres_dsn", "postgresql://u:p@one:5432,two:5432/db?target_session_attrs=read-write"),
+        ("postgres_dsn", "postgresql://u:p@[::1]:5432,two/db"),
+        ("postgres_dsn", "postgresql:///db?host=/run/postgresql"),
+        ("amqp_url", "amqp://u:p@one:5672,[2001:db8::2]:5672/vhost"),
+        ("redis_url", "redis://:p@[::1]:6379/0"),
+        ("redis_url", "unix:///run/redis.sock?db=0"),
+    ],
+)
+def test_addresses_of_these_forms_are_taken(
+    name: str, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"SECKILL_{name.upper()}", address)
+    assert getattr(load_settings(), name) == address
 
 
 @pytest.mark.parametrize("name", ["redis_url", "amqp_url", "postgres_dsn"])

@@ -1,0 +1,189 @@
+"""Sessions of PostgreSQL: on one of several hosts, direct or through a pooler.
+
+A pooler in transaction mode, such as PgBouncer, gives every transaction another session of the
+server. What one statement leaves behind (a setting, a prepared statement) the next one does not
+find, and another client may. So behind a pooler each statement is in a transaction that begins with
+its settings, and no statement has a name. Whether there is a pooler is seen at each new connection.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, nullcontext
+from typing import Any
+
+import asyncpg
+
+from config.addresses import Host, parse_address
+from config.field_types import SESSION_ATTRS
+from seckill.adapters.failures import POSTGRESQL, store_failure
+from seckill.errors import FailureKind, Unavailable
+
+log = logging.getLogger(__name__)
+
+SETTINGS = {
+    # Longest wait for another batch; beyond it the batch is retried rather than stuck.
+    "lock_timeout": "3s",
+    # A process frozen in mid-transaction must not hold the hot inventory row.
+    "idle_in_transaction_session_timeout": "5s",
+    # Compiling a plan takes longer than any query of this project.
+    "jit": "off",
+    # Rows that are read by key are in memory or on flash. With the default, which is for a disk
+    # that has to seek, a batch of some hundred keys reads a whole table of a hundred thousand rows.
+    "random_page_cost": "1.1",
+    # A plan that was made for an empty table reads the whole table when it is large. On a new
+    # database `release` then holds its locks six times as long, until the first autovacuum.
+    "plan_cache_mode": "force_custom_plan",
+}
+_BEGIN_WITH = " ".join(f"SET LOCAL {name} = '{value}';" for name, value in SETTINGS.items())
+_SET = ", ".join(f"set_config('{name}', '{value}', false)" for name, value in SETTINGS.items())
+#: Statements that asyncpg keeps prepared on a direct connection; its own default.
+STATEMENTS_KEPT = 100
+#: What the server says about a query without rows.
+NONE = "SELECT 0"
+
+
+class Session(asyncpg.Connection):  # type: ignore[misc]  # untyped
+    """A direct connection. Of asyncpg's calls that send statements, these four are used."""
+
+    #: Whether the server refused to write: it was demoted, and another one may have taken over.
+    is_read_only = False
+
+    async def execute(self, query: str, *args: Any, timeout: float | None = None) -> Any:  # noqa: ANN401
+        """Run a statement; return what the server says about it."""
+        async with self._statement():
+            return await super().execute(query, *args, timeout=timeout)
+
+    async def fetch(self, query: str, *args: Any, **options: Any) -> Any:  # noqa: ANN401
+        """Return the rows of a statement."""
+        async with self._statement():
+            return await super().fetch(query, *args, **options)
+
+    async def fetchval(self, query: str, *args: Any, **options: Any) -> Any:  # noqa: ANN401
+        """Return a value of the first row of a statement."""
+        async with self._statement():
+            return await super().fetchval(query, *args, **options)
+
+    async def fetchrow(self, query: str, *args: Any, **options: Any) -> Any:  # noqa: ANN401
+        """Return the first row of a statement."""
+        async with self._statement():
+            return await super().fetchrow(query, *args, **options)
+
+    @asynccontextmanager
+    async def _statement(self) -> AsyncIterator[None]:
+        try:
+            yield
+        except asyncpg.ReadOnlySQLTransactionError:
+            self.is_read_only = True
+            raise
+
+
+class PooledSession(Session):
+    """A connection to a pooler."""
+
+    async def execute(self, query: str, *args: Any, timeout: float | None = None) -> Any:  # noqa: ANN401
+        """Run a statement; one that begins a transaction brings the settings along."""
+        if query.startswith("BEGIN"):  # from asyncpg's own transaction()
+            return await asyncpg.Connection.execute(self, query + _BEGIN_WITH, timeout=timeout)
+        return await super().execute(query, *args, timeout=timeout)
+
+    @asynccontextmanager
+    async def _statement(self) -> AsyncIterator[None]:
+        # asyncpg parses a statement in one message and runs it in the next. Without a transaction
+        # around both, the second might run what another client has parsed on that session.
+        whole = nullcontext() if self.is_in_transaction() else self.transaction()
+        async with super()._statement(), whole:
+            yield
+
+
+class Sessions:
+    """Opens connections for a pool."""
+
+    def __init__(
+        self, dsn: str, timeout_s: float, *, check: Callable[[asyncpg.Connection], Awaitable[None]]
+    ) -> None:
+        self._dsn, self._timeout_s, self._check = dsn, timeout_s, check
+        self._address = parse_address(dsn)
+        #: The one that answered last comes first. None leaves the host to asyncpg.
+        self._hosts: list[Host | None] = [*self._address.hosts] or [None]
+        wanted = self._address.query(SESSION_ATTRS)
+        self._must_write = wanted != "any" if wanted else len(self._hosts) > 1
+        self._pooled = False
+
+    async def connect(self, *_: object, **__: object) -> asyncpg.Connection:
+        """Open a connection to the first host that fits; raise Unavailable if none does.
+
+        The arguments are the pool's own, and say nothing new.
+        """
+        failures: list[Unavailable] = []
+        for host in list(self._hosts):
+            try:
+                connection = await self._open(host)
+            except Exception as error:
+                failure = store_failure(error, POSTGRESQL)
+                if failure is None:
+                    raise
+                failures.append(failure.at(str(host or self._address)))
+            else:
+                if host != self._hosts[0]:
+                    log.warning("PostgreSQL is now at %s: %s", host, "; ".join(map(str, failures)))
+                    self._hosts.sort(key=lambda other: other != host)
+                return connection
+        raise _of_all(failures)
+
+    async def _open(self, host: Host | None) -> asyncpg.Connection:
+        """Open a connection that knows whether there is a pooler."""
+        while True:
+            pooled = self._pooled
+            connection = await asyncpg.connect(
+                self._dsn,
+                **({"host": host.name, "port": host.port} if host else {}),
+                timeout=self._timeout_s,
+                command_timeout=self._timeout_s,
+                server_settings={"application_name": "seckill"},  # poolers refuse most others
+                target_session_attrs="any",  # asyncpg's own look leaves a statement behind
+                statement_cache_size=0 if pooled else STATEMENTS_KEPT,
+                connection_class=PooledSession if pooled else Session,
+            )
+            try:
+                if await _is_pooled(connection) == pooled:
+                    if self._must_write:
+                        await _require_writable(connection)
+                    await self._check(connection)
+                    return connection
+            except BaseException:
+                connection.terminate()
+                raise
+            # Found at the first connection, or when a pooler was put in between or taken away.
+            self._pooled = not pooled
+            log.info("PostgreSQL at %s %s", self._address, "direct" if pooled else "has a pooler")
+            await connection.close(timeout=self._timeout_s)
+
+
+async def _is_pooled(connection: asyncpg.Connection) -> bool:
+    """Return whether there is a pooler, and set the settings of a direct connection.
+
+    A pooler makes up the process id that it greets a client with: it stands for the client, not for
+    a session of the server. All in one message, so that no setting can go to a session of others.
+    """
+    pid = connection.get_server_pid()
+    return bool(await connection.execute(f"SELECT {_SET} WHERE pg_backend_pid() = {pid}") == NONE)
+
+
+async def _require_writable(connection: asyncpg.Connection) -> None:
+    # A standby has this on, too.
+    found = "SELECT WHERE current_setting('transaction_read_only') = 'off'"
+    if await connection.execute(found) == NONE:
+        text = "PostgreSQL refuses: it is a standby, or read-only"
+        raise Unavailable(text, store=POSTGRESQL, code="25006")
+
+
+def _of_all(failures: list[Unavailable]) -> Unavailable:
+    """Return the failures of all hosts as one: an operator has to act if one host says so."""
+    if len(failures) == 1:
+        return failures[0]
+    kinds = [failure.kind for failure in failures]
+    kind = FailureKind.CONFIGURATION if FailureKind.CONFIGURATION in kinds else kinds[0]
+    codes = " ".join(sorted({failure.code for failure in failures}))
+    return Unavailable("; ".join(map(str, failures)), kind=kind, store=POSTGRESQL, code=codes)
