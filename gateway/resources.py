@@ -185,7 +185,7 @@ async def payments_ctx(app: web.Application) -> AsyncIterator[None]:
             coordinator,
             app[REDIS],
             locking=settings.payment_lock,
-            pay_by_card=cards.pay if cards else None,
+            pay_by_card=cards.pay_order if cards else None,
         )
         app[PAYMENT_TASKS] = PaymentTasks(app[LIMITER], paying, in_flight_max=payments_max)
         yield

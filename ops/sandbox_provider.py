@@ -26,6 +26,10 @@ log = logging.getLogger(__name__)
 WEBHOOK_AGAIN_S = 0.5
 WEBHOOK_TRIES = 20
 WEBHOOK_TIMEOUT_S = 5.0
+#: Charges in one page of a list.
+PAGE = 100
+#: What its answers tell of a charge.
+SHOWN = ("key", "status", "amount_cents", "sale_id", "order_id")
 
 
 @dataclass(slots=True)
@@ -49,6 +53,8 @@ class SandboxCharge:
     """The charge of one key. `held` and `taken` are what the buyer's bank account shows now."""
 
     key: str
+    sale_id: str = ""
+    order_id: str = ""
     amount_cents: int = 0
     status: ChargeStatus = ChargeStatus.UNKNOWN
     held_cents: int = 0
@@ -64,11 +70,13 @@ class SandboxCharge:
         self.history.append(status)
 
 
-class _Amount(msgspec.Struct):
+class _AuthoriseRequest(msgspec.Struct):
     amount_cents: int
+    sale_id: str = ""
+    order_id: str = ""
 
 
-_decode = msgspec.json.Decoder(_Amount).decode
+_decode = msgspec.json.Decoder(_AuthoriseRequest).decode
 
 
 class Sandbox:
@@ -94,6 +102,7 @@ class Sandbox:
         """Build the application."""
         app = web.Application()
         app.router.add_get("/books", self._list)
+        app.router.add_get("/charges", self._list_sale)
         app.router.add_get("/charges/{key}", self._find)
         app.router.add_post("/charges/{key}/authorise", self._authorise)
         app.router.add_post("/charges/{key}/capture", self._capture)
@@ -123,20 +132,28 @@ class Sandbox:
     async def _list(self, _: web.Request) -> web.Response:
         return web.json_response([asdict(charge) for charge in self.charges.values()])
 
+    async def _list_sale(self, request: web.Request) -> web.Response:
+        """Answer with a page of the charges of a sale, by key, from the key `after` on."""
+        sale_id, after = request.query.get("sale_id"), request.query.get("after", "")
+        found = sorted(key for key, each in self.charges.items() if each.sale_id == sale_id)
+        page = [self._shown(self.charges[key]) for key in found if key > after][:PAGE]
+        return web.json_response({"charges": page})
+
     async def _find(self, request: web.Request) -> web.Response:
         self._arrive(request)
         return await self._answer(request, self.charges.get(request.match_info["key"]))
 
     async def _authorise(self, request: web.Request) -> web.Response:
         try:
-            amount_cents = _decode(await request.read()).amount_cents
+            wanted = _decode(await request.read())
         except msgspec.MsgspecError as error:
             raise web.HTTPUnprocessableEntity(text=str(error)) from error
         self._arrive(request)
         key = request.match_info["key"]
         charge = self.charges.setdefault(key, SandboxCharge(key))
         if charge.status is ChargeStatus.UNKNOWN:
-            charge.amount_cents = amount_cents
+            charge.amount_cents = wanted.amount_cents
+            charge.sale_id, charge.order_id = wanted.sale_id, wanted.order_id
             if self._happens(self.behaviour.late):
                 charge.become(ChargeStatus.PENDING)
                 self._later(self._decide_late(charge))
@@ -218,7 +235,12 @@ class Sandbox:
             _cut(request)
         if charge is None:
             raise web.HTTPNotFound
-        return web.json_response({"key": charge.key, "status": charge.status})
+        return web.json_response(self._shown(charge))
+
+    @staticmethod
+    def _shown(charge: SandboxCharge) -> dict[str, object]:
+        shown = asdict(charge)
+        return {name: shown[name] for name in SHOWN}
 
 
 def _cut(request: web.Request) -> None:

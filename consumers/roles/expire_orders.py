@@ -10,12 +10,14 @@ from collections.abc import Sequence
 
 import asyncpg
 from aio_pika.abc import AbstractIncomingMessage
+from redis.asyncio import Redis
 
 from consumers.resources import Resources
 from consumers.runtime.queue_role import queue_role
 from consumers.runtime.role import Role
 from seckill import messages, metrics
 from seckill.adapters import topology
+from seckill.consistency import history
 from seckill.orders import orders
 
 #: Orders cancelled in one transaction.
@@ -25,7 +27,8 @@ BATCH_MAX = 1_000
 class ExpireOrders:
     """The handler of orders.expire."""
 
-    def __init__(self, db: asyncpg.Pool) -> None:
+    def __init__(self, redis: Redis, db: asyncpg.Pool) -> None:
+        self._redis = redis
         self._db = db
 
     async def handle(self, batch: Sequence[AbstractIncomingMessage]) -> None:
@@ -33,6 +36,8 @@ class ExpireOrders:
         order_ids: set[str] = set()
         for message in batch:
             order_ids.update(messages.decode_expire(message.body))
+        if await history.is_back_in_time(self._redis, self._db):
+            return  # they may be paid, which PostgreSQL forgot; the sweep has them later
         # Sorted, so that two processes lock rows in the same order.
         ended = await orders.release(
             self._db, sorted(order_ids), to_state="cancelled", reason="expired", overdue_only=True
@@ -42,5 +47,5 @@ class ExpireOrders:
 
 def build(stores: Resources) -> Role:
     """Return the role over the stores of this process."""
-    handle = ExpireOrders(stores.db).handle
+    handle = ExpireOrders(stores.redis, stores.db).handle
     return queue_role(stores, "expire_orders", topology.ORDERS_EXPIRE, handle, batch_max=BATCH_MAX)

@@ -16,8 +16,8 @@ from consumers.resources import Resources
 from consumers.runtime.poll_role import Polled, PollRole
 from consumers.runtime.role import Role
 from seckill import metrics
-from seckill.consistency import fencing
-from seckill.consistency.fencing import FenceReason
+from seckill.consistency import fencing, history
+from seckill.consistency.fencing import FenceReason, SaleState
 
 #: For so long a Redis that went back in time may sell units twice.
 IDLE_S = 1.0
@@ -32,6 +32,7 @@ class Fence:
         self._redis = redis
         self._db = db
         self._known: Mapping[str, FenceReason] = {}
+        self._versions: Mapping[str, int] = {}
 
     async def run_once(self) -> Polled:
         """Check every sale once."""
@@ -49,7 +50,15 @@ class Fence:
         for sale_id in troubles.keys() - self._known.keys():
             log.error("%s", fencing.advice(sale_id, troubles[sale_id]))
         self._known = troubles
+        await self._remember_versions(standings)
         return troubles
+
+    async def _remember_versions(self, standings: Mapping[str, SaleState]) -> None:
+        """Remember in Redis the versions that have changed since the last look."""
+        now = {sale_id: each.stamp.version for sale_id, each in standings.items() if each.stamp}
+        changed = {s: version for s, version in now.items() if self._versions.get(s) != version}
+        await history.remember_versions(self._redis, changed)
+        self._versions = now
 
 
 def build(stores: Resources) -> Role:

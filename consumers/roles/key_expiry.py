@@ -21,6 +21,7 @@ from seckill import metrics
 from seckill.adapters import redis_keys
 from seckill.adapters.failures import REDIS
 from seckill.adapters.redis import redis_errors_as_unavailable
+from seckill.consistency import history
 from seckill.consistency.preflight import KEYSPACE_EVENTS, missing_expiry_events, redis_settings
 from seckill.errors import Unavailable
 from seckill.orders import orders
@@ -58,6 +59,9 @@ class KeyExpiry:
                 await self.close()
                 raise
         if not self._due:
+            return Polled(0, more=True)
+        if await history.is_back_in_time(self._redis, self._db):
+            self._due.clear()  # they may be paid, which PostgreSQL forgot; the sweep has them later
             return Polled(0, more=True)
         ended = await orders.release(
             self._db, sorted(self._due), to_state="cancelled", reason="expired", overdue_only=True

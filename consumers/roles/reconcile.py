@@ -1,7 +1,8 @@
 """reconcile: compares the stores sale by sale, and repairs what two comparisons agree on.
 
-It notices within a second that Redis went back in time (fence.py), and finds lost messages and lost
-holders later. `seckill/consistency/repair.py` says what a repair does, and why it is safe.
+It notices within a second that Redis went back in time (fence.py) or PostgreSQL did
+(restore_watch.py), and finds lost messages and lost holders later.
+`seckill/consistency/repair.py` says what a repair does, and why it is safe.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import asyncpg
 from redis.asyncio import Redis
 
 from consumers.resources import Resources
-from consumers.roles import fence
+from consumers.roles import fence, restore_watch
 from consumers.runtime.poll_role import Polled, PollRole
 from consumers.runtime.role import Role, RoleGroup
 from seckill.adapters import redis_keys, topology
@@ -151,4 +152,4 @@ def build(stores: Resources) -> Role:
         age_ms=int(stores.settings.reconcile_age_s * 1000),
         applies=stores.settings.reconcile_applies,
     )
-    return RoleGroup([fence.build(stores), role])
+    return RoleGroup([restore_watch.build(stores), fence.build(stores), role])

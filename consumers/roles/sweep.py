@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncpg
+from redis.asyncio import Redis
 
 from consumers.resources import Resources
 from consumers.runtime.poll_role import Polled, PollRole
 from consumers.runtime.role import Role
 from seckill import metrics
+from seckill.consistency import history
 from seckill.orders import orders
 
 IDLE_S = 1.0
@@ -20,11 +22,14 @@ BATCH_MAX = 500
 class Sweep:
     """Cancels overdue orders."""
 
-    def __init__(self, db: asyncpg.Pool) -> None:
+    def __init__(self, redis: Redis, db: asyncpg.Pool) -> None:
+        self._redis = redis
         self._db = db
 
     async def run_once(self) -> Polled:
-        """Cancel one batch."""
+        """Cancel one batch; none while PostgreSQL may have forgotten that orders were paid."""
+        if await history.is_back_in_time(self._redis, self._db):
+            return Polled(0, more=False)
         ended = await orders.release_overdue(self._db, grace_s=GRACE_S, limit=BATCH_MAX)
         metrics.EXPIRED.labels("sweep").inc(len(ended))
         return Polled(len(ended), more=len(ended) == BATCH_MAX)
@@ -32,4 +37,4 @@ class Sweep:
 
 def build(stores: Resources) -> Role:
     """Return the role over the stores of this process."""
-    return PollRole("sweep", Sweep(stores.db).run_once, idle_s=IDLE_S)
+    return PollRole("sweep", Sweep(stores.redis, stores.db).run_once, idle_s=IDLE_S)

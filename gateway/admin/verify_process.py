@@ -11,7 +11,7 @@ import asyncio
 import os
 import sys
 import threading
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 
 import msgspec
 
@@ -20,6 +20,7 @@ from seckill.adapters import installation, postgres
 from seckill.adapters import redis as redis_client
 from seckill.consistency import verify
 from seckill.errors import SeckillError, Unavailable
+from seckill.payments.provider_client import Provider
 
 #: For one query of one look; a million rows take some seconds.
 QUERY_S = 30.0
@@ -37,6 +38,8 @@ class VerifyRequest(msgspec.Struct):
     namespace: str
     sale_id: str
     wait_s: float
+    provider_url: str
+    provider_timeout_s: float
 
 
 async def count(settings: Settings, sale_id: str, *, wait_s: float) -> bytes:
@@ -45,7 +48,13 @@ async def count(settings: Settings, sale_id: str, *, wait_s: float) -> bytes:
     When the caller is cancelled, and when this gateway is killed, the process ends as well.
     """
     question = VerifyRequest(
-        settings.redis_url, settings.postgres_dsn, settings.namespace, sale_id, wait_s
+        settings.redis_url,
+        settings.postgres_dsn,
+        settings.namespace,
+        sale_id,
+        wait_s,
+        settings.provider_url,
+        settings.provider_timeout_s,
     )
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -94,12 +103,23 @@ async def _ask(process: asyncio.subprocess.Process, question: bytes) -> bytes:
 
 
 async def _answer(question: VerifyRequest) -> bytes:
-    async with postgres.connect(question.postgres_dsn, size=1, timeout_s=QUERY_S) as db:
+    async with AsyncExitStack() as stack:
+        db = await stack.enter_async_context(
+            postgres.connect(question.postgres_dsn, size=1, timeout_s=QUERY_S)
+        )
         own_id = await installation.join(db, question.namespace)
-        async with redis_client.connect(
-            question.redis_url, timeout_s=QUERY_S, installation_id=own_id
-        ) as redis:
-            ledger = await verify.verify(redis, db, question.sale_id, wait_s=question.wait_s)
+        redis = await stack.enter_async_context(
+            redis_client.connect(question.redis_url, timeout_s=QUERY_S, installation_id=own_id)
+        )
+        provider = None
+        if question.provider_url:
+            timeout_s = question.provider_timeout_s
+            provider = await stack.enter_async_context(
+                Provider.open(question.provider_url, timeout_s=timeout_s, calls_max=1)
+            )
+        ledger = await verify.verify(
+            redis, db, question.sale_id, wait_s=question.wait_s, provider=provider
+        )
     return msgspec.json.encode(ledger.summary())
 
 

@@ -14,6 +14,7 @@ from seckill.adapters import topology
 from seckill.adapters.rabbitmq import count_waiting
 from seckill.consistency import fencing
 from seckill.consistency.drain import InFlight, wait_until_placed
+from seckill.consistency.fencing import FenceReason
 from seckill.consistency.rebuild import Rebuild, RebuildReport
 from seckill.errors import SeckillError, UserMistake
 
@@ -62,7 +63,9 @@ async def _rebuild(
     done: list[RebuildReport] = []
     failed: dict[str, str] = {}
     work = Rebuild(stores.redis, stores.db)
-    sale_ids = sale_ids or list(await fencing.needing_rebuild(stores.redis, stores.db))
+    if not sale_ids:
+        found = await fencing.needing_rebuild(stores.redis, stores.db)
+        sale_ids = [s for s, reason in found.items() if reason is not FenceReason.RESTORED]
     if not sale_ids:
         return None, done, failed
     reasons = await work.fence(sale_ids, force=force)

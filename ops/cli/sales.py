@@ -12,6 +12,7 @@ import typer
 from ops.cli.console import Json, SaleId, show, table
 from ops.cli.rate_limits import limit
 from ops.cli.rebuild import rebuild
+from ops.cli.recover import recover
 from ops.cli.stores import Stores, T, run
 from seckill import audit
 from seckill.auth import proof_of_work
@@ -149,6 +150,7 @@ def restock_sale(
 
 sale_app.command("limit")(limit)
 sale_app.command("rebuild")(rebuild)
+sale_app.command("recover")(recover)
 
 
 async def _with_troubles(

@@ -16,6 +16,7 @@ from seckill.adapters import installation, postgres
 from seckill.adapters import redis as redis_client
 from seckill.adapters.rabbitmq import Broker
 from seckill.inventory.reservations import Stock
+from seckill.payments.provider_client import Provider
 
 T = TypeVar("T")
 
@@ -39,6 +40,18 @@ class Stores:
         """Return the way to RabbitMQ, which lists the command under this name."""
         settings = self.settings
         return Broker(settings.amqp_url, name, settings.connect_timeout_s, self.installation_id)
+
+    @asynccontextmanager
+    async def provider(self) -> AsyncIterator[Provider | None]:
+        """Open the card provider for one command; None in a shop that takes no cards."""
+        settings = self.settings
+        if not settings.provider_url:
+            yield None
+            return
+        async with Provider.open(
+            settings.provider_url, timeout_s=settings.provider_timeout_s, calls_max=1
+        ) as provider:
+            yield provider
 
 
 @asynccontextmanager

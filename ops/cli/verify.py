@@ -31,7 +31,10 @@ def verify(
 
     async def look(stores: Stores) -> Ledger:
         await sales.find(stores.db, sale_id)  # is there such a sale?
-        return await ledgers.verify(stores.redis, stores.db, sale_id, wait_s=wait)
+        async with stores.provider() as provider:
+            return await ledgers.verify(
+                stores.redis, stores.db, sale_id, wait_s=wait, provider=provider
+            )
 
     ledger = run(look)
     show(ledger.summary(), as_json, shown(sale_id, ledger))

@@ -70,6 +70,16 @@ def paying(sale_id: str, order_id: str) -> str:
     return f"{namespace.redis_prefix}sk:{{{sale_id}}}:paying:{order_id}"
 
 
+def history() -> str:
+    """Return the ZSET "mark" -> how far PostgreSQL had come when a consumer looked last."""
+    return "sk:history"
+
+
+def sale_versions() -> str:
+    """Return the HASH sale_id -> version of the sale in PostgreSQL when a consumer looked last."""
+    return "sk:sale-versions"
+
+
 def reconcile_lock() -> str:
     """Return the STRING that the one working reconcile role holds, to save double work."""
     return f"{namespace.redis_prefix}sk:lock:reconcile"

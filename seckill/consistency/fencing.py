@@ -32,6 +32,8 @@ class FenceReason(StrEnum):
     FENCED = "fenced"
     #: Redis has a later epoch: PostgreSQL was restored from before a rebuild.
     AHEAD = "ahead"
+    #: PostgreSQL was restored, and has forgotten something of it: see history.py.
+    RESTORED = "restored"
 
 
 class ChangeStamp(NamedTuple):
@@ -68,14 +70,15 @@ async def survey(
     """
     with database_errors_as_unavailable():
         rows = await db.fetch(
-            "SELECT sale_id, epoch, outbox_mark, opened_at IS NOT NULL, version"
-            "  FROM sales JOIN inventory USING (sale_id)"
+            "SELECT sale_id, epoch, outbox_mark, opened_at IS NOT NULL AS opened, version,"
+            "       restored_sales.sale_id IS NOT NULL AS restored"
+            "  FROM sales JOIN inventory USING (sale_id) LEFT JOIN restored_sales USING (sale_id)"
             " WHERE $1::text[] IS NULL OR sale_id = ANY($1) ORDER BY number",
             None if sale_ids is None else list(sale_ids),
         )
     check = lua.register(redis, "check_sale")
     async with open_pipeline(redis) as pipe:
-        for sale_id, epoch, mark, opened, _ in rows:
+        for sale_id, epoch, mark, opened, *_ in rows:
             keys = (redis_keys.stock, redis_keys.sale, redis_keys.holders, redis_keys.outbox)
             await check(
                 keys=[key(sale_id) for key in keys],
@@ -116,6 +119,11 @@ async def epoch_in_redis(redis: Redis, sale_id: str) -> int:
 
 def advice(sale_id: str, reason: FenceReason) -> str:
     """Return one line for an operator."""
+    if reason is FenceReason.RESTORED:
+        return (
+            f"PostgreSQL was restored from a backup without the last of sale {sale_id}; it sells "
+            f"nothing until it is recovered: seckill sale recover {sale_id}"
+        )
     what = {
         FenceReason.LOST: f"Redis has lost sale {sale_id}",
         FenceReason.BEHIND: f"Redis went back in time with sale {sale_id}",
@@ -141,6 +149,8 @@ async def _still_ahead(db: asyncpg.Pool, epochs: Mapping[str, int]) -> list[str]
 
 
 def _state(reply: list[Any] | None, row: asyncpg.Record) -> SaleState:
+    if row["restored"]:  # whatever Redis has lost as well: the recovery rebuilds it, too
+        return SaleState(FenceReason.RESTORED)
     if reply is None:
         return SaleState(FenceReason.LOST)
     if reply[0] != b"WHOLE":

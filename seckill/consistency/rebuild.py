@@ -25,6 +25,7 @@ from seckill.adapters import redis_keys
 from seckill.adapters.postgres import database_errors_as_unavailable, transaction
 from seckill.adapters.redis import run_script
 from seckill.consistency import diff, fencing
+from seckill.consistency.fencing import FenceReason
 from seckill.errors import Conflict, Missing, WrongState
 from seckill.inventory.reservations import CALL_MAX, Stock
 from seckill.orders import orders
@@ -94,6 +95,8 @@ class Rebuild:
                 raise Missing(f"there is no sale {sale_id}; `seckill sale list` shows them")
             found = states[sale_id].fence_reason
             reasons[sale_id] = found or "forced"
+            if found is FenceReason.RESTORED and not force:
+                raise WrongState(fencing.advice(sale_id, found))
             if found is None and not force:
                 raise WrongState(
                     f"Redis holds sale {sale_id} whole, and a rebuild would reject what is under "
@@ -141,6 +144,7 @@ class Rebuild:
                 sale_id,
                 in_redis,
             )
+            await connection.execute("DELETE FROM restored_sales WHERE sale_id = $1", sale_id)
             live = await connection.fetch(
                 "SELECT buyer_id, order_id::text || ':' || quantity, quantity FROM orders"
                 " WHERE sale_id = $1 AND state IN ('pending', 'paying', 'paid')",

@@ -15,7 +15,7 @@ import asyncpg
 from redis.asyncio import Redis
 
 from seckill.clock import now_ms
-from seckill.consistency import fencing
+from seckill.consistency import charges, fencing
 from seckill.consistency.fencing import FenceReason
 from seckill.consistency.money_checks import MoneyCheck, read_money
 from seckill.consistency.snapshots import (
@@ -27,8 +27,10 @@ from seckill.consistency.snapshots import (
 )
 from seckill.dead_letters import store
 from seckill.dead_letters.store import LetterFilter
+from seckill.errors import Unavailable
 from seckill.order_ids import created_ms_of
 from seckill.orders.orders import LIVE
+from seckill.payments.provider_client import Provider
 
 #: Between two counts: a consumer can finish a batch, and the user hardly waits.
 COUNTS_APART_S = 0.2
@@ -66,14 +68,24 @@ class Ledger:
         return {"balanced": self.balanced, "lines": self.lines, "violations": self.violations}
 
 
-async def verify(redis: Redis, db: asyncpg.Pool, sale_id: str, *, wait_s: float = 0.0) -> Ledger:
+async def verify(
+    redis: Redis,
+    db: asyncpg.Pool,
+    sale_id: str,
+    *,
+    wait_s: float = 0.0,
+    provider: Provider | None = None,
+) -> Ledger:
     """Count a sale; with `wait_s`, count again until it balances and nothing is under way.
 
-    What is under way is no violation, unless the caller has waited for its end.
+    What is under way is no violation, unless the caller has waited for its end. With a provider,
+    its charges are compared as well.
     """
     deadline = time.monotonic() + wait_s
     while True:
         ledger = await _count(redis, db, sale_id)
+        if provider:
+            await _check_charges(ledger, db, provider, sale_id)
         if ledger.balanced and (ledger.quiet or not wait_s):
             return ledger
         if time.monotonic() >= deadline:
@@ -172,6 +184,25 @@ def _check_money(ledger: Ledger, money: MoneyCheck) -> None:
         ),
     )
     ledger.violations += [text for holds, text in checks if not holds]
+
+
+async def _check_charges(
+    ledger: Ledger, db: asyncpg.Pool, provider: Provider, sale_id: str
+) -> None:
+    """I7: the provider has no money that PostgreSQL does not know of."""
+    try:
+        orphans = await charges.find_orphans(db, provider, sale_id)
+    except Unavailable as error:
+        ledger.violations.append(f"the charges were not compared: {error}")
+        return
+    if orphans is None:  # then operators compare the provider's own reports
+        return
+    ledger.lines["charges without a payment"] = len(orphans)
+    if orphans:
+        ledger.violations.append(
+            f"I7: the provider has {charges.total(orphans)} cents of charges without a payment: "
+            f"{_named(orphan.key for orphan in orphans)}; see: seckill sale recover {sale_id}"
+        )
 
 
 def _check_redis(ledger: Ledger, sql: SqlSnapshot, redis: RedisSnapshot) -> None:

@@ -140,6 +140,7 @@ async def release_overdue(db: asyncpg.Pool, *, grace_s: float, limit: int) -> li
         rows = await connection.fetch(
             "SELECT order_id::text FROM orders"
             " WHERE state = 'pending' AND pay_by <= now() - make_interval(secs => $1)"
+            "   AND sale_id NOT IN (SELECT sale_id FROM restored_sales)"
             " ORDER BY pay_by LIMIT $2 FOR UPDATE SKIP LOCKED",
             grace_s,
             limit,

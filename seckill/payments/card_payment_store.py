@@ -9,9 +9,12 @@ from typing import NamedTuple
 import asyncpg
 
 from seckill.adapters.postgres import database_errors_as_unavailable, transaction
-from seckill.payments.payment import CARD, Payment
+from seckill.payments.payment import CARD, Payment, tx_id_of
 from seckill.payments.provider_client import ChargeStatus
 from seckill.transactions.states import BranchCall
+
+#: Attempts looked up at once: a buyer whose card is declined gives up before.
+ATTEMPTS_READ = 16
 
 #: Called in the transaction in which payments become paid.
 OnPaid = Callable[[asyncpg.Connection, Sequence[BranchCall]], Awaitable[object]]
@@ -37,6 +40,8 @@ class DueCardPayment(NamedTuple):
     left_s: float
     asks: int
     asks_at: datetime
+    sale_id: str
+    order_id: str
 
 
 class PostponedCardPayment(NamedTuple):
@@ -73,6 +78,24 @@ class CardPaymentStore:
     def __init__(self, db: asyncpg.Pool, *, on_paid: OnPaid | None = None) -> None:
         self._db = db
         self._on_paid = on_paid
+
+    async def next_tx_id(self, order_id: str) -> str:
+        """Return the tx_id of an order's next attempt: the first number without a payment.
+
+        A PostgreSQL that was restored from a backup gives a number again that it had given before.
+        The provider knows a charge of that key, and makes no second one.
+        """
+        start = 0
+        while True:
+            names = [tx_id_of(order_id, number) for number in range(start, start + ATTEMPTS_READ)]
+            with database_errors_as_unavailable():
+                rows = await self._db.fetch(
+                    "SELECT tx_id FROM payments WHERE tx_id = ANY ($1)", names
+                )
+            taken = {row[0] for row in rows}
+            if free := next((name for name in names if name not in taken), None):
+                return free
+            start += ATTEMPTS_READ
 
     async def begin(
         self, payments: Sequence[tuple[str, Payment]], *, lease_s: float
@@ -122,7 +145,7 @@ class CardPaymentStore:
                 "   FROM due, orders o WHERE p.tx_id = due.tx_id AND o.order_id = p.order_id"
                 " RETURNING p.tx_id, p.amount_cents, p.voiding OR p.state <> 'trying',"
                 "           extract(epoch FROM o.pay_by - now())::float8 + $3,"
-                "           p.asks, p.next_ask_at",
+                "           p.asks, p.next_ask_at, p.sale_id, p.order_id::text",
                 limit,
                 lease_s,
                 grace_s,

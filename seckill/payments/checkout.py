@@ -27,8 +27,8 @@ PAYMENT = "payment"
 #: payment takes.
 LOCK_S = 2.0
 
-#: Pays by card under a tx_id (seckill/payments/card_payments.py).
-PayByCard = Callable[[str, Payment], Awaitable[TransactionOutcome]]
+#: Pays by card (seckill/payments/card_payments.py).
+PayByCard = Callable[[Payment], Awaitable[TransactionOutcome]]
 
 
 def definition(db: asyncpg.Pool) -> Definition:
@@ -108,7 +108,7 @@ class Checkout:
         if payment.method == CARD:
             if self._pay_by_card is None:
                 return TransactionOutcome(TransactionState.CANCELED, PaymentRefusal.NO_CARDS)
-            return await self._pay_by_card(new_tx_id(), payment)
+            return await self._pay_by_card(payment)
         return await self._coordinator.submit(new_tx_id(), payment.args())
 
 

@@ -48,6 +48,11 @@ class Payment:
         }
 
 
+def tx_id_of(order_id: str, number: int) -> str:
+    """Return the id of an order's attempt to pay by card, counted from 0."""
+    return f"card-{order_id}-{number}"
+
+
 def new_tx_id() -> str:
     """Make the id of a payment; ids sort by time."""
     return f"pay-{now_ms():012x}-{os.urandom(8).hex()}"

@@ -49,7 +49,7 @@ ROOMS = {
         "payments": "adapters transactions",
         "sales": "adapters auth inventory",
         "dead_letters": "adapters auth inventory messages orders sales",
-        "consistency": "adapters inventory messages orders sales dead_letters",
+        "consistency": "adapters inventory messages orders payments sales dead_letters",
         "health": "adapters inventory",
     },
     "ops": {

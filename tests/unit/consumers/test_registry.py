@@ -7,8 +7,8 @@ import pkgutil
 from consumers import roles
 from consumers.registry import BUILDERS
 
-#: It runs as a part of reconcile.
-PARTS = {"fence"}
+#: They run as parts of reconcile.
+PARTS = {"fence", "restore_watch"}
 
 
 def test_each_file_is_a_line_of_the_table() -> None:

@@ -16,13 +16,13 @@ ALL = ("delay_queue", "key_expiry", "sweep")
 
 
 @pytest.fixture
-def make_role(queue_role, db, listener, monkeypatch):
+def make_role(queue_role, store, db, listener, monkeypatch):
     """How to make the role that ends orders in each of these ways."""
     monkeypatch.setattr(sweep, "GRACE_S", 0)  # so that all of them want the orders at once
     return {
-        "delay_queue": lambda: queue_role(ORDERS_EXPIRE, ExpireOrders(db).handle),
+        "delay_queue": lambda: queue_role(ORDERS_EXPIRE, ExpireOrders(store, db).handle),
         "key_expiry": lambda: PollRole("key_expiry", listener.run_once, idle_s=0),
-        "sweep": lambda: PollRole("sweep", Sweep(db).run_once, idle_s=0.01),
+        "sweep": lambda: PollRole("sweep", Sweep(store, db).run_once, idle_s=0.01),
     }
 
 

@@ -13,8 +13,8 @@ from seckill.orders import orders
 
 
 @pytest.fixture
-def handler(db):
-    return ExpireOrders(db)
+def handler(store, db):
+    return ExpireOrders(store, db)
 
 
 @pytest.fixture

@@ -90,7 +90,7 @@ async def test_F21_what_expires_while_no_role_listens_is_found_by_the_sweep(
     await listener.run_once()
     assert await shop.states(sale, [ann]) == ["pending"]
 
-    assert (await Sweep(db).run_once()).done >= 1
+    assert (await Sweep(store, db).run_once()).done >= 1
     await shop.return_all(sale)
     await assert_balanced(sale)
 

@@ -17,8 +17,8 @@ async def nothing_else_is_overdue(db):
 
 
 @pytest.fixture
-def sweeper(db):
-    return Sweep(db)
+def sweeper(store, db):
+    return Sweep(store, db)
 
 
 async def test_F21_an_overdue_order_without_a_timer_is_cancelled(

@@ -140,6 +140,7 @@ async def test_F21_unpaid_orders_end_with_their_window(
     queue_role,
     running,
     eventually,
+    store,
     db,
     assert_balanced,
 ):
@@ -151,7 +152,7 @@ async def test_F21_unpaid_orders_end_with_their_window(
     await send_grabs(*kept)
     await send_grabs(*grabs)
 
-    expire = ExpireOrders(db)
+    expire = ExpireOrders(store, db)
     async with (
         running(queue_role(ORDERS_PLACE, handler.handle)),
         running(queue_role(ORDERS_EXPIRE, expire.handle)),
