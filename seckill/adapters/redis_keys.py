@@ -72,12 +72,12 @@ def paying(sale_id: str, order_id: str) -> str:
 
 def history() -> str:
     """Return the ZSET "mark" -> how far PostgreSQL had come when a consumer looked last."""
-    return "sk:history"
+    return f"{namespace.redis_prefix}sk:history"
 
 
 def sale_versions() -> str:
     """Return the HASH sale_id -> version of the sale in PostgreSQL when a consumer looked last."""
-    return "sk:sale-versions"
+    return f"{namespace.redis_prefix}sk:sale-versions"
 
 
 def reconcile_lock() -> str:
