@@ -48,6 +48,10 @@ ADMIN_TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]{32,}")
 NAMESPACE = re.compile(r"[A-Za-z0-9_-]{0,32}")
 
 
+#: The addresses of the stores, without which little works.
+STORES = ("redis_url", "amqp_url", "postgres_dsn")
+
+
 class BadSettings(Exception):
     """A setting is missing or has a value that cannot be used."""
 
@@ -63,7 +67,7 @@ class Settings(BaseSettings):
     # Where the private services keep their data, pid files and logs.
     home: Path = PROJECT_ROOT / ".seckill"
 
-    # Stores. Empty means: not configured (see `require_stores`).
+    # Stores. Empty means: not configured (see `require`).
     redis_url: RedisUrl = ""
     amqp_url: AmqpUrl = ""
     postgres_dsn: PostgresDsn = ""
@@ -286,17 +290,14 @@ class Settings(BaseSettings):
                 )
         return self
 
-    def require_stores(self) -> None:
-        """Raise BadSettings naming what to do when a store's address is not configured."""
-        missing = [
-            f"SECKILL_{name.upper()}"
-            for name in ("redis_url", "amqp_url", "postgres_dsn")
-            if not getattr(self, name)
-        ]
+    def require(self, *names: str) -> None:
+        """Raise BadSettings naming all of these settings that are empty, and what to do."""
+        values = self.model_dump()
+        missing = [name for name in names if not _text(values[name])]
         if missing:
             raise BadSettings(
-                f"{', '.join(missing)} not set and no stack is running in {self.home}; "
-                "start one with `seckill up`, or set the variables"
+                f"{', '.join(f'SECKILL_{name.upper()}' for name in missing)} not set and no stack "
+                f"is running in {self.home}; start one with `seckill up`, or set the variables"
             )
 
 
@@ -308,6 +309,10 @@ def load_settings(home: Path | None = None) -> Settings:
         raise BadSettings(f"bad setting: {'; '.join(map(_line, error.errors()))}") from error
     except (ValueError, TypeError) as error:  # no JSON, no text, or no object
         raise BadSettings(f"settings.json of the stack is damaged: {error}") from error
+
+
+def _text(value: object) -> str:
+    return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
 
 
 def _line(error: ErrorDetails) -> str:

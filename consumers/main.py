@@ -17,6 +17,7 @@ from consumers.admin import ConsumerHealth, admin_port
 from consumers.registry import BUILDERS
 from consumers.resources import open_resources
 from consumers.runtime.role_supervisor import RoleSupervisor, assignments
+from seckill.consistency import requirements
 from seckill.errors import UserMistake
 from seckill.process import notify_ready, stop_on_signals
 
@@ -44,7 +45,7 @@ def known(roles: Sequence[str]) -> Sequence[str]:
 
 
 def run(settings: Settings, roles: Sequence[str], *, managed: bool = False) -> None:
-    """Run roles until SIGTERM or SIGINT; raise SeckillError if a store is unavailable at start.
+    """Run roles until SIGTERM or SIGINT; raise SeckillError if it cannot start.
 
     A managed process begins with the given roles, and then runs those that its stdin assigns.
     """
@@ -55,6 +56,7 @@ def run(settings: Settings, roles: Sequence[str], *, managed: bool = False) -> N
 
 async def _serve(settings: Settings, roles: Sequence[str], *, managed: bool) -> None:
     stop = stop_on_signals()
+    await requirements.require(settings)
     async with AsyncExitStack() as stack:
         stores = await open_resources(settings, stack)
         group = asyncio.TaskGroup()  # if one role fails, the process stops loudly

@@ -21,8 +21,11 @@ from gateway.payments import routes as payments
 from gateway.payments import webhooks
 from gateway.sales import challenges, tickets
 from gateway.sales import routes as sales
-from seckill.auth.key_ring import KeyRing
+from seckill.auth.key_ring import KeyRing, parse_all
 from seckill.auth.login_tokens import LoginRules
+
+#: Settings that are key rings.
+KEY_RINGS = ("ticket_keys", "jwt_keys", "webhook_keys")
 
 #: Every route of the public port, and so the whole contract.
 ROUTES: tuple[Route, ...] = (
@@ -49,14 +52,12 @@ def create_app(settings: Settings) -> web.Application:
     app = web.Application()
     app[SETTINGS] = settings
     app[LIMITS] = load_limits(settings.limits_profile, settings.limits_file)
-    app[TICKET_KEYS] = KeyRing.parse(
-        settings.ticket_keys.get_secret_value(), setting="SECKILL_TICKET_KEYS"
-    )
-    login_keys = KeyRing.parse(settings.jwt_keys.get_secret_value(), setting="SECKILL_JWT_KEYS")
+    rings = _key_rings(settings)
+    app[TICKET_KEYS] = rings["ticket_keys"]
     rules = LoginRules(settings.jwt_leeway_s, settings.jwt_audience, settings.jwt_buyer_claim)
-    app[LOGINS] = Logins(login_keys, rules, {})
-    if signing := settings.webhook_keys.get_secret_value():
-        app[webhooks.KEYS] = KeyRing.parse(signing, setting="SECKILL_WEBHOOK_KEYS")
+    app[LOGINS] = Logins(rings["jwt_keys"], rules, {})
+    if "webhook_keys" in rings:
+        app[webhooks.KEYS] = rings["webhook_keys"]
     app[POLL_SCHEDULE] = PollSchedule(settings.poll_budget_per_s)
     app[TRUSTED_PROXIES] = settings.trusted_proxies
     responses.set_up(app, tls=bool(settings.tls_cert))
@@ -83,3 +84,10 @@ def create_app(settings: Settings) -> web.Application:
         preflight=cors.preflight if settings.cors_origins else None,
     )
     return app
+
+
+def _key_rings(settings: Settings) -> dict[str, KeyRing]:
+    texts = {name: getattr(settings, name).get_secret_value() for name in KEY_RINGS}
+    if not texts["webhook_keys"]:  # then every webhook is refused
+        del texts["webhook_keys"]
+    return parse_all(texts)

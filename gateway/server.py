@@ -26,6 +26,7 @@ from gateway.overload.listeners import Listeners
 from gateway.overload.tls_acceptor import HANDSHAKES_MAX, TlsServer
 from gateway.tls import public_context
 from seckill.admin_port import KEEPALIVE_S, AdminPort
+from seckill.consistency import requirements
 from seckill.process import listening, notify_ready, stop_on_signals
 
 log = logging.getLogger(__name__)
@@ -45,8 +46,17 @@ ADMIN_DRAIN_S = 0.5
 
 
 def run(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT; raise SeckillError if a store is unavailable at start."""
+    """Serve until SIGTERM or SIGINT; raise SeckillError if it cannot start."""
     uvloop.run(serve(settings))
+
+
+def check(settings: Settings) -> None:
+    """Raise SeckillError or BadSettings if a gateway cannot start with these settings and stores.
+
+    For a supervisor of several, which would all fail with the same line.
+    """
+    create_app(settings)
+    uvloop.run(requirements.require(settings))
 
 
 async def serve(settings: Settings) -> None:
@@ -56,6 +66,7 @@ async def serve(settings: Settings) -> None:
     app = create_app(settings)
     app[STOPPING] = stop
     app.on_response_prepare.append(_close_while_stopping)
+    await requirements.require(settings)
     # A handler is cancelled when its client leaves: its grab leaves the batch, and no ledger is
     # counted for it.
     edge = web.AppRunner(

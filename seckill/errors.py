@@ -11,7 +11,7 @@ SeckillError
 |  |- UserMistake   the user typed something wrong: one line, exit code 2, no traceback
 |  |  |- Missing      the named thing does not exist
 |  |  |- WrongState   the command does not fit the present state
-|- NotReady    the stores are set up so that something could be lost
+|- NotReady    the stores are not as they must be, so nothing begins
 |- Conflict    another process won a compare-and-set: re-read and decide
 """
 
@@ -109,7 +109,7 @@ class WrongState(UserMistake):
 
 
 class NotReady(SeckillError):
-    """The stores are not set up so that nothing can be lost."""
+    """The stores are not as they must be."""
 
 
 class Conflict(SeckillError):

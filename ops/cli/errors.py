@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from asyncpg.exceptions import ClientConfigurationError
+
 from config.settings import BadSettings
 from ops.stack.settings import STORE_SETTINGS, given_settings
 from seckill.adapters.failures import store_failure
@@ -15,6 +17,8 @@ def explained(error: Exception) -> tuple[str, int] | None:
     if isinstance(error, BadSettings):
         # Either a value cannot be used, then pydantic's error is the cause, or there is no stack.
         return str(error), 2 if error.__cause__ else 1
+    if isinstance(error, ClientConfigurationError):  # of asyncpg, which reads the address itself
+        return f"SECKILL_POSTGRES_DSN: {error}", 2
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}", 1
     if failure := store_failure(error):

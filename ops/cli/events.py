@@ -32,7 +32,7 @@ def events(
     if not _TOPIC.fullmatch(topic):
         raise UserMistake(f"--topic {topic!r}: words with dots between them; * is any word, # any")
     settings = load_settings()
-    settings.require_stores()
+    settings.require("amqp_url")
     namespace.use(settings.namespace)
     broker = Broker(settings.amqp_url, "seckill-events", settings.connect_timeout_s)
     asyncio.run(until_signal(_follow(broker, topic)))

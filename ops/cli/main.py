@@ -29,6 +29,10 @@ COMMANDS = {
         "ops.cli.stack:env",
         'Print the addresses and the admin token, for `eval "$(seckill env)"`.',
     ),
+    "migrate": (
+        "ops.cli.migrate:migrate",
+        "Make the tables of the database, or bring them up to date; it may run at any time.",
+    ),
     "gateway": ("ops.cli.stack:gateway", "Serve buyers, in the foreground."),
     "consumers": (
         "ops.cli.stack:consumers",

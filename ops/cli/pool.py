@@ -30,6 +30,7 @@ from ops.processes.requests import (
     pool_socket,
     stack_socket,
 )
+from seckill.consistency import requirements
 from seckill.errors import SeckillError
 
 #: Between two looks whether a change is in force.
@@ -66,7 +67,10 @@ def start(
     from ops.processes.workers import worker_settings
 
     log = logging.getLogger("seckill.pool").warning
-    if asyncio.run(until_signal(run_pool(worker_settings(), consumers, log))):
+    settings = worker_settings()
+    if not stack:  # its workers would all fail with the same line
+        asyncio.run(requirements.require(settings))
+    if asyncio.run(until_signal(run_pool(settings, consumers, log))):
         # Not 0, which is for `pool stop`: a supervisor starts again what it did not stop itself.
         raise typer.Exit(128 + signal.SIGTERM)
     return None

@@ -91,14 +91,15 @@ def gateway(
     workers: Annotated[int, typer.Option(help="Processes on one port.", min=1)] = 1,
 ) -> None:
     """Serve buyers, in the foreground."""
-    settings = worker_settings()
-    if workers > 1:
-        log = logging.getLogger("seckill").warning
-        asyncio.run(until_signal(run_gateways(settings, workers, log)))
-        return
-    from gateway.server import run
+    settings = worker_settings("ticket_keys", "jwt_keys")
+    from gateway.server import check, run
 
-    run(settings)
+    if workers == 1:
+        return run(settings)
+    check(settings)
+    log = logging.getLogger("seckill").warning
+    asyncio.run(until_signal(run_gateways(settings, workers, log)))
+    return None
 
 
 def consumers(

@@ -11,8 +11,8 @@ from typing import TypeVar
 import asyncpg
 from redis.asyncio import Redis
 
-from config.settings import Settings, load_settings
-from seckill.adapters import installation, postgres
+from config.settings import STORES, Settings, load_settings
+from seckill.adapters import installation, postgres, schema
 from seckill.adapters import redis as redis_client
 from seckill.adapters.rabbitmq import Broker
 from seckill.inventory.reservations import Stock
@@ -56,11 +56,15 @@ class Stores:
 
 @asynccontextmanager
 async def open_stores(settings: Settings) -> AsyncIterator[Stores]:
-    """Open Redis and PostgreSQL for one command."""
-    settings.require_stores()
+    """Open Redis and PostgreSQL for one command.
+
+    Raise NotReady if the database does not have the schema of this version.
+    """
+    settings.require(*STORES)
     async with postgres.connect(
         settings.postgres_dsn, size=2, timeout_s=settings.connect_timeout_s
     ) as db:
+        await schema.require(db)
         own_id = await installation.join(db, settings.namespace)
         async with redis_client.connect(
             settings.redis_url, timeout_s=REDIS_S, installation_id=own_id

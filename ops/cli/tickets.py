@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from config.settings import BadSettings, load_settings
+from config.settings import load_settings
 from ops.cli.console import BuyerId, check_id, open_output
 from seckill.auth import login_tokens, tickets
 from seckill.auth.key_ring import KeyRing
@@ -54,10 +54,6 @@ def token(
 
 def _key_ring(name: str) -> KeyRing:
     settings = load_settings()
-    secret, setting = getattr(settings, name).get_secret_value(), f"SECKILL_{name.upper()}"
-    if not secret:
-        raise BadSettings(
-            f"{setting} not set and no stack is running in {settings.home}; "
-            "start one with `seckill up`, or set it"
-        )
-    return KeyRing.parse(secret, setting=setting)
+    settings.require(name)
+    secret = getattr(settings, name).get_secret_value()
+    return KeyRing.parse(secret, setting=f"SECKILL_{name.upper()}")

@@ -10,19 +10,22 @@ import socket
 import sys
 from pathlib import Path
 
-from config.settings import PROJECT_ROOT, Settings, load_settings
+from config.settings import PROJECT_ROOT, STORES, Settings, load_settings
 from ops.processes.child import Child, Spec
 from ops.processes.liveness import LivenessWatch
 from ops.processes.supervision import Log, Supervisor
 
 
-def worker_settings() -> Settings:
-    """Set up the log of a process that works in the foreground, and return its settings."""
+def worker_settings(*secrets: str) -> Settings:
+    """Set up the log of a process that works in the foreground, and return its settings.
+
+    Raise BadSettings naming all that are missing: addresses of stores, and these secrets.
+    """
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     settings = load_settings()
-    settings.require_stores()
+    settings.require(*STORES, *secrets)
     return settings
 
 

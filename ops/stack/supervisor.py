@@ -25,7 +25,6 @@ from ops.processes.workers import pool_child, worker
 from ops.stack.services import Services, running_services
 from ops.stack.settings import StackSettings, stack_settings
 from seckill.adapters import installation, migrations
-from seckill.adapters.postgres import database_errors_as_unavailable
 from seckill.errors import SeckillError
 
 
@@ -52,8 +51,7 @@ async def run_stack(
         async with stack_socket(home).serving(StackRequest, stack.handle):
             listener.log("starting Redis, RabbitMQ and PostgreSQL")
             async with running_services(home) as services:
-                with database_errors_as_unavailable():
-                    await migrations.migrate(services.postgres_dsn)
+                await migrations.migrate(services.postgres_dsn)
                 await installation.compare(
                     services.postgres_dsn,
                     services.redis_url,

@@ -8,37 +8,36 @@ connection pooler that gives out connections by transaction.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from importlib.resources import files
+from urllib.parse import urlsplit
 
 import asyncpg
 
-from seckill.adapters.failures import POSTGRESQL, store_errors_as_unavailable
-from seckill.errors import SeckillError, Unavailable
+from seckill.adapters import schema
+from seckill.adapters.failures import (
+    POSTGRESQL,
+    store_errors_as_unavailable,
+    store_failure,
+    words,
+)
+from seckill.adapters.schema import LAST_OF_0_1_0, UPGRADE_FILE, Schema, SqlFile
+from seckill.errors import NotReady, SeckillError, Unavailable
 
 #: One number for all migration runs of this project.
 MIGRATION_LOCK = 0x5EC_4111
 #: Longest wait for a lock. Every other query of the table queues behind a migration that waits, so
 #: the wait is no longer than their own `lock_timeout` (seckill.adapters.postgres).
 LOCK_TIMEOUT_S = 3
+#: A server that is up answers at once; what waits for a migration should hear of it soon.
+CONNECT_S = 5
 #: Pause between two looks at the sessions that block a migration. A migration that ends within one
 #: pause never needs the second connection.
 WATCH_EVERY_S = 0.25
 #: Longest part of a blocking session's query that fits a line.
 QUERY_CHARS_MAX = 80
-
-#: The old numbering of 0.1.0: thirteen files, in which later ones replaced functions of earlier
-#: ones. Those files made the same tables as files up to LAST_OF_0_1_0 do now.
-OLD_NUMBERING_FILE = "0002_orders.sql"
-LAST_OF_0_1_0 = "0008_events.sql"
-#: SHA-256 of the lines "NAME CHECKSUM" of those thirteen, sorted by name. A database that was made
-#: by other texts may differ in ways that the upgrade does not know, so it is refused.
-OLD_NUMBERING_CHECKSUM = "123b15a4a84ac9be47ef1c054d4e63f86add492dbc448daff12d5f4de04b2612"
-UPGRADE_FILE = "upgrade_0_1_0.sql"
 
 _SETTINGS = f"""
 SELECT set_config('lock_timeout', '{LOCK_TIMEOUT_S}s', true),
@@ -54,100 +53,104 @@ SELECT pid, application_name, state, query
  ORDER BY pid
 """
 FUNCTION = re.compile(r"^CREATE OR REPLACE FUNCTION .*?\$\$;$", re.MULTILINE | re.DOTALL)
-FUNCTION_NAME = re.compile(r"^CREATE OR REPLACE FUNCTION (\w+)\(", re.MULTILINE)
-
-
-@dataclass(frozen=True, slots=True)
-class SqlFile:
-    """One numbered file."""
-
-    name: str
-    text: str
-
-    @property
-    def checksum(self) -> str:
-        """Return what `migrations` has of the text."""
-        return _sha256(self.text)
 
 
 async def migrate(dsn: str) -> list[str]:
     """Apply the numbered files that are not applied yet; return the names of what was applied.
 
-    Raise SeckillError if an applied file has changed since, or if a lock is not free in time.
+    Raise NotReady if the database has files that this version does not know. Raise SeckillError if
+    a lock is not free in time or a file fails, Unavailable if the store refuses.
     """
-    numbered = numbered_files()
     applied = []
-    connection = await _connect(dsn)
-    try:
-        while name := await _apply_next(dsn, connection, numbered):
-            applied.append(name)
-    finally:
-        await connection.close()
+    async with _connection(dsn) as connection:
+        while (found := await _look(dsn, connection)).missing:
+            applied += await _apply_next(dsn, connection)
+    if found.fault:
+        raise NotReady(found.fault)
     return applied
 
 
-def numbered_files() -> list[SqlFile]:
-    """Return the numbered files in their order."""
-    found = [f for f in files("seckill.sql").iterdir() if re.match(r"\d+_.*\.sql$", f.name)]
-    return [SqlFile(f.name, f.read_text()) for f in sorted(found, key=lambda f: f.name)]
+async def look(dsn: str) -> Schema:
+    """Return what the database has; raise SeckillError as `migrate` does."""
+    async with _connection(dsn) as connection:
+        return await _look(dsn, connection)
+
+
+async def _look(dsn: str, connection: asyncpg.Connection) -> Schema:
+    # A database that is up to date needs no lock, and no right to make tables.
+    async with _transaction(dsn, connection):
+        return await schema.look(connection)
+
+
+@asynccontextmanager
+async def _connection(dsn: str) -> AsyncIterator[asyncpg.Connection]:
+    where = urlsplit(dsn)
+    try:
+        connection = await _connect(dsn)
+        try:
+            yield connection
+        finally:
+            connection.terminate()  # no transaction is open, and a broken link would not close
+    except Exception as error:
+        failure = store_failure(error, POSTGRESQL)
+        if failure is None:
+            raise
+        raise failure.at(f"{where.hostname}:{where.port}") from error
 
 
 async def _connect(dsn: str) -> asyncpg.Connection:
     # A pooler may give each transaction another session, where no prepared statement is known.
     return await asyncpg.connect(
-        dsn, server_settings={"application_name": "seckill migrate"}, statement_cache_size=0
+        dsn,
+        server_settings={"application_name": "seckill migrate"},
+        statement_cache_size=0,
+        timeout=CONNECT_S,
     )
 
 
-async def _apply_next(
-    dsn: str, connection: asyncpg.Connection, numbered: list[SqlFile]
-) -> str | None:
-    """Apply the first file that is not applied; return its name, or None when all are."""
+async def _apply_next(dsn: str, connection: asyncpg.Connection) -> list[str]:
+    """Apply the first file that is not applied; return its name, or nothing when all are."""
+    async with _transaction(dsn, connection):
+        await connection.execute("SELECT pg_advisory_xact_lock($1)", MIGRATION_LOCK)
+        await connection.execute(_MIGRATIONS_TABLE)
+        found = await schema.look(connection)
+        if found.foreign:
+            raise NotReady(found.foreign)
+        for name in found.missing[:1]:
+            await (_upgrade(connection) if name == UPGRADE_FILE else _apply(connection, name))
+        return [*found.missing[:1]]
+
+
+@asynccontextmanager
+async def _transaction(dsn: str, connection: asyncpg.Connection) -> AsyncIterator[None]:
     # Read committed: after the wait for its turn a runner has to see what the other one applied.
     async with connection.transaction(isolation="read_committed"):
         *_, pid = await connection.fetchrow(_SETTINGS)
         async with _named_lock_waits(dsn, pid):
-            await connection.execute("SELECT pg_advisory_xact_lock($1)", MIGRATION_LOCK)
-            await connection.execute(_MIGRATIONS_TABLE)
-            applied = dict(await connection.fetch("SELECT name, checksum FROM migrations"))
-            if OLD_NUMBERING_FILE in applied:
-                return await _upgrade(connection, applied, numbered)
-            _check(applied, numbered)
-            file = next((file for file in numbered if file.name not in applied), None)
-            if file is None:
-                return None
-            await connection.execute(file.text)
-            await _record(connection, file)
-            return file.name
+            yield
 
 
-def _check(applied: dict[str, str], numbered: list[SqlFile]) -> None:
-    for file in numbered:
-        if applied.get(file.name, file.checksum) != file.checksum:
-            raise SeckillError(
-                f"{file.name} has changed since it was applied to this database; "
-                "put the change into a new numbered file, or start with an empty database"
-            )
+async def _apply(connection: asyncpg.Connection, name: str) -> None:
+    file = next(file for file in schema.numbered_files() if file.name == name)
+    try:
+        await connection.execute(file.text)
+    except asyncpg.PostgresError as error:
+        if store_failure(error, POSTGRESQL):
+            raise
+        # The rows that are there do not fit the new schema.
+        raise SeckillError(f"{name} cannot be applied to this database: {words(error)}") from error
+    await _record(connection, file)
 
 
-async def _upgrade(
-    connection: asyncpg.Connection, applied: dict[str, str], numbered: list[SqlFile]
-) -> str:
+async def _upgrade(connection: asyncpg.Connection) -> None:
     """Bring a database of the old numbering to the state after LAST_OF_0_1_0."""
-    old = "".join(f"{name} {checksum}\n" for name, checksum in sorted(applied.items()))
-    if _sha256(old) != OLD_NUMBERING_CHECKSUM:
-        raise SeckillError(
-            "this database was made by SQL files that this version does not know, "
-            "so it cannot be upgraded; start with an empty database"
-        )
     await connection.execute(files("seckill.sql").joinpath(UPGRADE_FILE).read_text())
     await connection.execute("DELETE FROM migrations")
-    for file in numbered:
+    for file in schema.numbered_files():
         if file.name <= LAST_OF_0_1_0:
             for function in FUNCTION.findall(file.text):
                 await connection.execute(function)
             await _record(connection, file)
-    return UPGRADE_FILE
 
 
 async def _record(connection: asyncpg.Connection, file: SqlFile) -> None:
@@ -200,7 +203,3 @@ def _describe(session: asyncpg.Record) -> str:
     query = " ".join((session["query"] or "").split())[:QUERY_CHARS_MAX]
     name, state = session["application_name"] or "no name", session["state"] or "state unknown"
     return f'pid {session["pid"]} ({name}, {state}, "{query}")'
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -23,7 +23,7 @@ from seckill.adapters.failures import (
 )
 from seckill.adapters.marks import greet_redis
 from seckill.adapters.redis_links import LinkPool
-from seckill.errors import BrokenSale
+from seckill.errors import BrokenSale, UserMistake
 from seckill.micro_batcher import MicroBatcher, Waiter
 from seckill.outages import OUTAGES
 
@@ -83,7 +83,16 @@ def connect(
     been run, so each retry would be another grab. The default pool raises when it is full, instead
     of waiting. Both are turned off here.
     """
-    pool = LinkPool.from_url(
+    try:
+        pool = _pool(url, timeout_s, installation_id)
+        pool.connection_class(**pool.connection_kwargs)  # it connects later; it knows its options
+    except (TypeError, ValueError) as error:
+        raise UserMistake(f"SECKILL_REDIS_URL: {error}") from error
+    return kind.from_pool(pool)  # which closes the pool along with the client
+
+
+def _pool(url: str, timeout_s: float, installation_id: str) -> LinkPool:
+    pool: LinkPool = LinkPool.from_url(
         url,
         max_connections=CONNECTIONS_MAX,
         timeout=timeout_s,
@@ -95,7 +104,7 @@ def connect(
         # server has closed long ago: after a restart, one call fails for each of them.
         maint_notifications_config=MaintNotificationsConfig(enabled=False),
     )
-    return kind.from_pool(pool)  # which closes the pool along with the client
+    return pool
 
 
 async def run_script(

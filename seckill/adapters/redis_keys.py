@@ -93,3 +93,8 @@ def relay_lock() -> str:
 def installation() -> str:
     """Return the STRING of the id of the installation that this Redis belongs to."""
     return f"{namespace.redis_prefix}sk:installation"
+
+
+def probe(token: str, kind: str) -> str:
+    """Return the key of this kind on which a process that starts tries its commands."""
+    return f"{namespace.redis_prefix}sk:{{{token}}}:probe:{kind}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from seckill.errors import UserMistake
@@ -33,6 +34,11 @@ class KeyRing:
                 raise UserMistake(
                     f"{setting}: give each key as kid:secret, with at least {SECRET_MIN} characters"
                 )
+            if any(character.isspace() for character in secret):
+                raise UserMistake(
+                    f"{setting}: white space in a key; programs that strip it and programs that "
+                    "do not would sign differently"
+                )
             if secret.encode()[:SECRET_COUNTS] in {key[:SECRET_COUNTS] for key in keys.values()}:
                 raise UserMistake(
                     f"{setting}: two keys begin with the same {SECRET_COUNTS} bytes; "
@@ -42,3 +48,16 @@ class KeyRing:
         if not keys:
             raise UserMistake(f"{setting} is not set: give it as kid:secret")
         return cls(next(iter(keys)), keys)
+
+
+def parse_all(texts: Mapping[str, str]) -> dict[str, KeyRing]:
+    """Read rings by name of setting; raise UserMistake saying what is wrong with each of them."""
+    rings, flaws = {}, []
+    for name, text in texts.items():
+        try:
+            rings[name] = KeyRing.parse(text, setting=f"SECKILL_{name.upper()}")
+        except UserMistake as flaw:
+            flaws.append(str(flaw))
+    if flaws:
+        raise UserMistake("; ".join(flaws))
+    return rings

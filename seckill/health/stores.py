@@ -12,8 +12,8 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from config.settings import Settings
+from seckill.adapters import schema
 from seckill.adapters.failures import POSTGRESQL, RABBITMQ, REDIS
-from seckill.adapters.migrations import FUNCTION_NAME, numbered_files
 from seckill.adapters.postgres import database_errors_as_unavailable
 from seckill.adapters.publisher import Publisher
 from seckill.adapters.redis import redis_errors_as_unavailable
@@ -24,12 +24,7 @@ from seckill.inventory.trial import try_grab
 #: SQLSTATE of a write that is refused so: the work meets the same cause, which is logged once.
 READ_ONLY = "25006"
 
-_STATE = """
-SELECT pg_is_in_recovery(), current_setting('transaction_read_only') = 'on',
-       ARRAY(SELECT name FROM unnest($1::text[]) AS called (name)
-              WHERE NOT EXISTS (SELECT FROM pg_proc
-                                 WHERE proname = name AND pg_function_is_visible(oid)))
-"""
+_STATE = "SELECT pg_is_in_recovery(), current_setting('transaction_read_only') = 'on'"
 
 
 def looks(settings: Settings, redis: Redis, db: asyncpg.Pool, publisher: Publisher) -> list[Look]:
@@ -69,7 +64,7 @@ async def look_at_redis(redis: Redis) -> None:
 async def look_at_postgresql(db: asyncpg.Pool) -> None:
     """Raise Unavailable unless PostgreSQL takes writes and has the schema of this version."""
     with database_errors_as_unavailable():
-        standby, read_only, missing = await db.fetchrow(_STATE, _functions())
+        standby, read_only = await db.fetchrow(_STATE)
         if standby:
             raise Unavailable(
                 "PostgreSQL is a standby, which takes no writes", store=POSTGRESQL, code=READ_ONLY
@@ -80,31 +75,14 @@ async def look_at_postgresql(db: asyncpg.Pool) -> None:
                 store=POSTGRESQL,
                 code=READ_ONLY,
             )
-        applied = dict(await db.fetch("SELECT name, checksum FROM migrations"))
-    faults = [f"function {name} is missing" for name in missing] + schema_faults(applied)
-    if faults:
+        found = await schema.look(db, _numbered())
+    if found.fault:
         raise Unavailable(
-            f"PostgreSQL has another schema than this version: {'; '.join(faults)}",
+            f"PostgreSQL has another schema than this version: {found.fault}",
             kind=FailureKind.CONFIGURATION,
             store=POSTGRESQL,
             code="schema",
         )
 
 
-def schema_faults(applied: dict[str, str]) -> list[str]:
-    """Return what of the schema differs from this version; `applied` is name -> checksum."""
-    own = {file.name: file.checksum for file in _numbered()}
-    return [
-        *(f"{name} is not applied" for name in own if name not in applied),
-        *(f"{name} is of a newer version" for name in applied if name not in own),
-        *(f"{name} has another text" for name in own if applied.get(name, own[name]) != own[name]),
-    ]
-
-
-_numbered = cache(numbered_files)
-
-
-@cache
-def _functions() -> list[str]:
-    """Return the names of all functions that the numbered files make."""
-    return [name for file in _numbered() for name in FUNCTION_NAME.findall(file.text)]
+_numbered = cache(schema.numbered_files)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from config.settings import BadSettings, Settings, load_settings, save_stack_settings
+from config.settings import STORES, BadSettings, Settings, load_settings, save_stack_settings
 
 
 @pytest.fixture(autouse=True)
@@ -150,7 +150,14 @@ def test_the_stack_file_is_for_its_owner_alone(home: Path) -> None:
 def test_missing_stores_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECKILL_REDIS_URL", "redis://x")
     with pytest.raises(BadSettings, match="SECKILL_AMQP_URL, SECKILL_POSTGRES_DSN not set"):
-        load_settings().require_stores()
+        load_settings().require(*STORES)
+
+
+def test_all_missing_settings_are_named_at_once() -> None:
+    with pytest.raises(BadSettings) as caught:
+        load_settings().require(*STORES, "ticket_keys", "jwt_keys")
+    names = "SECKILL_REDIS_URL, SECKILL_AMQP_URL, SECKILL_POSTGRES_DSN"
+    assert str(caught.value).startswith(f"{names}, SECKILL_TICKET_KEYS, SECKILL_JWT_KEYS not set")
 
 
 def test_a_bad_address_is_said_so_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,7 +174,7 @@ def test_configured_stores_suffice(monkeypatch: pytest.MonkeyPatch) -> None:
         ("POSTGRES_DSN", "postgres"),
     ):
         monkeypatch.setenv(f"SECKILL_{name}", f"{scheme}://x")
-    load_settings().require_stores()
+    load_settings().require(*STORES)
 
 
 def test_the_relay_does_not_resend_what_a_gateway_still_waits_for() -> None:

@@ -13,7 +13,7 @@ import asyncpg
 import pytest
 
 from config.settings import PROJECT_ROOT
-from seckill.adapters import migrations
+from seckill.adapters import migrations, schema
 from seckill.adapters.migrations import FUNCTION
 from seckill.errors import SeckillError
 
@@ -23,7 +23,7 @@ ALL = ["0001_schema.sql", "0002_place_and_release.sql"]
 @pytest.fixture
 def files(tmp_path, monkeypatch):
     """Files of the test's own in place of the project's."""
-    monkeypatch.setattr(migrations, "files", lambda _: tmp_path)
+    monkeypatch.setattr(schema, "files", lambda _: tmp_path)
     return tmp_path
 
 
@@ -46,8 +46,8 @@ async def test_first_run_applies_all_in_order_and_second_nothing(dsn):
 def test_each_function_stands_once():
     text = "".join(
         file.text
-        for file in migrations.numbered_files()
-        if file.name <= migrations.LAST_OF_0_1_0  # later files replace functions of earlier ones
+        for file in schema.numbered_files()
+        if file.name <= schema.LAST_OF_0_1_0  # later files replace functions of earlier ones
     )
     functions = [re.match(r".*?FUNCTION (\w+)", found)[1] for found in FUNCTION.findall(text)]
 
@@ -58,7 +58,7 @@ def test_each_function_stands_once():
 async def test_runners_at_once_apply_each_file_once(dsn):
     results = await asyncio.gather(*(migrations.migrate(dsn) for _ in range(4)))
 
-    names = [file.name for file in migrations.numbered_files()]
+    names = [file.name for file in schema.numbered_files()]
     assert sorted(name for result in results for name in result) == names
     assert await migrations.migrate(dsn) == []
 
@@ -99,7 +99,7 @@ async def test_nothing_is_applied_behind_a_changed_file(dsn, connection, files):
 async def test_file_that_fails_leaves_nothing_and_can_be_corrected(dsn, connection, files):
     (files / "0001_one.sql").write_text("CREATE TABLE one ()")
     (files / "0002_two.sql").write_text("CREATE TABLE two (); SELECT 1 / 0")
-    with pytest.raises(asyncpg.DivisionByZeroError):
+    with pytest.raises(SeckillError, match=r"0002_two\.sql cannot be applied .* division by zero"):
         await migrations.migrate(dsn)
     assert await connection.fetchval("SELECT to_regclass('two')") is None
 

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
-from seckill.adapters import migrations, postgres
+from seckill.adapters import migrations, postgres, schema
 from seckill.adapters.postgres_sessions import SETTINGS
 from tests import pgbouncer
 from tests.proxy import Proxy
@@ -84,7 +84,7 @@ async def test_an_error_ends_its_transaction_and_the_next_statement_works(pooled
 async def test_two_migrations_at_once_both_end(pgbouncer_here, empty_database):
     async with empty_database() as dsn, pgbouncer.in_front(dsn, sessions=SESSIONS) as pooled_dsn:
         applied = await asyncio.gather(*(migrations.migrate(pooled_dsn) for _ in range(2)))
-        names = [file.name for file in migrations.numbered_files()]
+        names = [file.name for file in schema.numbered_files()]
         assert sorted(itertools.chain(*applied)) == names
         assert await migrations.migrate(pooled_dsn) == []
 

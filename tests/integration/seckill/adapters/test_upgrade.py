@@ -8,16 +8,14 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from seckill.adapters import migrations, postgres
+from seckill.adapters import migrations, postgres, schema
 from seckill.errors import SeckillError
 from seckill.orders import orders
 from seckill.orders.orders import LIVE, Placement
 
 HERE = Path(__file__).parent
 OLD_FILES = sorted((HERE / "schema_of_0_1_0").glob("*.sql"))
-LATER_FILES = [
-    file.name for file in migrations.numbered_files() if file.name > migrations.LAST_OF_0_1_0
-]
+LATER_FILES = [file.name for file in schema.numbered_files() if file.name > schema.LAST_OF_0_1_0]
 CROWD = (HERE / "crowd_of_0_1_0.sql").read_text()
 
 #: What makes up a schema: every object by name, with all that PostgreSQL knows of it. The order of
@@ -105,7 +103,7 @@ async def test_the_crowd_has_orders_in_every_state_and_rows_in_every_table(old):
 
 
 async def test_an_upgraded_schema_is_that_of_a_new_database(dsn, old, empty_database):
-    assert await migrations.migrate(dsn) == [migrations.UPGRADE_FILE, *LATER_FILES]
+    assert await migrations.migrate(dsn) == [schema.UPGRADE_FILE, *LATER_FILES]
 
     async with empty_database() as other:
         await migrations.migrate(other)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from seckill.auth.key_ring import SECRET_MIN, KeyRing
+from seckill.auth.key_ring import SECRET_MIN, KeyRing, parse_all
 from seckill.errors import UserMistake
 
 SECRET = "correct-horse-battery-staple-0123"
@@ -59,3 +59,16 @@ def test_keys_that_a_mac_cannot_tell_apart_are_refused() -> None:
     alike = "x" * 64
     with pytest.raises(UserMistake, match="same 64 bytes"):
         parse(f"a:{alike}1,b:{alike}2")
+
+
+@pytest.mark.parametrize(
+    "text", [f"k: {SECRET}", f"k:{SECRET}\u00a0x", f"k:{SECRET[:20]}\n{SECRET}"]
+)
+def test_white_space_in_a_key_is_refused(text: str) -> None:
+    with pytest.raises(UserMistake, match="white space"):
+        parse(text)
+
+
+def test_the_flaws_of_several_rings_are_named_at_once() -> None:
+    with pytest.raises(UserMistake, match=r"SECKILL_A: .*; SECKILL_C is not set"):
+        parse_all({"a": "k:short", "b": f"k:{SECRET}", "c": ""})
