@@ -8,7 +8,6 @@ the outbox, from which the relay sends it again.
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -25,8 +24,7 @@ from seckill.errors import Unavailable
 from seckill.inventory.reservations import Grab
 from seckill.messages import MESSAGE_GRABS_MAX
 from seckill.micro_batcher import MicroBatcher, Waiter
-
-log = logging.getLogger(__name__)
+from seckill.outages import OUTAGES
 
 #: Publishes of one sale in flight: one on its way while the broker writes the other to disk.
 PUBLISHES_MAX = 2
@@ -81,14 +79,10 @@ class Breaker:
 
     def succeeded(self) -> None:
         """Close again."""
-        if self._retry_at is not None:
-            log.warning("RabbitMQ confirms again: publishing resumes")
         self._retry_at = self.failed_at = None
 
-    def failed(self, error: Unavailable) -> None:
-        """Open, or stay open."""
-        if self._retry_at is None:
-            log.warning("%s; accepted grabs stay in the outbox until it is back", error)
+    def failed(self) -> None:
+        """Open, or stay open: accepted grabs stay in the outbox until RabbitMQ is back."""
         self._retry_at = asyncio.get_running_loop().time() + PROBE_S
         self.failed_at = time.monotonic()
 
@@ -157,8 +151,9 @@ class GrabPublisher:
         try:
             await self._publisher.publish(body)
         except Unavailable as error:
+            OUTAGES.failed(error)
             metrics.PUBLISH_FAILURES.inc()
-            self._breaker.failed(error)
+            self._breaker.failed()
         else:
             self._breaker.succeeded()
             self._on_confirmed(outbox_ids)
