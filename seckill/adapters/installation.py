@@ -42,11 +42,11 @@ async def join(db: asyncpg.Pool, name: str) -> str:
     """
     namespace.use(name)
     with database_errors_as_unavailable():
-        row = await db.fetchrow("SELECT id::text, namespace FROM installation")
+        row = await db.fetchrow("SELECT id, namespace FROM installation")
         if row["namespace"] is None:
             row = await db.fetchrow(
                 "UPDATE installation SET namespace = coalesce(namespace, $1)"
-                " RETURNING id::text, namespace",
+                " RETURNING id, namespace",
                 name,
             )
     if row["namespace"] != name:

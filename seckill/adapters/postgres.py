@@ -83,7 +83,7 @@ class _OneInstallation:
     async def compare(self, connection: asyncpg.Connection) -> None:
         """Raise ForeignStore if a new connection leads to another installation's database."""
         try:
-            found = await connection.fetchval("SELECT id::text FROM installation")
+            found = await connection.fetchval("SELECT id FROM installation")
         except asyncpg.UndefinedTableError:  # no schema yet: whoever needs one says so
             found = None
         self._first = self._first or found

@@ -98,19 +98,20 @@ async def claim(channel: AbstractChannel, installation_id: str) -> str:
     that needs no right that a queue does not need. Of an exchange's arguments RabbitMQ compares the
     alternate exchange alone, so its name holds the id. The channel is closed if the id is another.
     """
-    name = full_name(INSTALLATION)
+    alternate = full_name(f"{EXCHANGE}.")
     try:
         await channel.declare_exchange(
-            name,
+            full_name(INSTALLATION),
             "fanout",
             durable=True,
             internal=True,  # nobody can publish to it
-            arguments={"alternate-exchange": f"{name}.{installation_id}"},
+            arguments={"alternate-exchange": f"{alternate}{installation_id}"},
         )
     except ChannelPreconditionFailed as error:
-        # "... received the value 'ours' of type 'longstr' but current is the value 'theirs' ..."
-        found = re.search(rf"current is .*'{re.escape(name)}\.([^']*)'", str(error))
-        return found[1] if found else "unknown"
+        # "... received the value 'ours' of type 'longstr' but current is the value 'theirs' ...",
+        # cut off after 255 bytes.
+        found = re.search(rf"current is .*'{re.escape(alternate)}([^']+)", str(error))
+        return found[1] if found else "of an unknown id"
     return installation_id
 
 

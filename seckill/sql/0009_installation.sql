@@ -4,7 +4,8 @@
 -- `namespace` is SECKILL_NAMESPACE of the first process that started, and NULL before: the names
 -- that this database's sales have in Redis and RabbitMQ begin with it.
 CREATE TABLE installation (
-  id         uuid NOT NULL DEFAULT gen_random_uuid(),
+  -- 48 random bits: short enough for RabbitMQ's answers, which have at most 255 bytes.
+  id         text NOT NULL DEFAULT left(replace(gen_random_uuid()::text, '-', ''), 12),
   namespace  text,
   is_only    boolean PRIMARY KEY DEFAULT true CHECK (is_only)
 );
