@@ -9,7 +9,8 @@ from contextlib import suppress
 class Proxy:
     """Forwards to `host:port`; a test lets it refuse, freeze, lose replies or cut links."""
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, *, at: str = "127.0.0.1") -> None:
+        self._at = at
         #: Where new links lead.
         self.target = (host, port)
         self._links: set[asyncio.StreamWriter] = set()
@@ -23,7 +24,7 @@ class Proxy:
         self.port = 0
 
     async def __aenter__(self) -> Proxy:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._accept, self._at, 0)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 

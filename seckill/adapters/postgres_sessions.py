@@ -15,10 +15,11 @@ from typing import Any
 
 import asyncpg
 
-from config.addresses import Host, parse_address
+from config.addresses import Host
 from config.field_types import SESSION_ATTRS
-from seckill.adapters.failures import POSTGRESQL, store_failure
-from seckill.errors import FailureKind, Unavailable
+from seckill.adapters.failures import POSTGRESQL
+from seckill.adapters.hosts import Hosts
+from seckill.errors import Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -106,10 +107,8 @@ class Sessions:
         self, dsn: str, timeout_s: float, *, check: Callable[[asyncpg.Connection], Awaitable[None]]
     ) -> None:
         self._dsn, self._timeout_s, self._check = dsn, timeout_s, check
-        self._address = parse_address(dsn)
-        #: The one that answered last comes first. None leaves the host to asyncpg.
-        self._hosts: list[Host | None] = [*self._address.hosts] or [None]
-        wanted = self._address.query(SESSION_ATTRS)
+        self._hosts = Hosts(dsn, POSTGRESQL)
+        wanted = self._hosts.address.query(SESSION_ATTRS)
         self._must_write = wanted != "any" if wanted else len(self._hosts) > 1
         self._pooled = False
 
@@ -118,21 +117,7 @@ class Sessions:
 
         The arguments are the pool's own, and say nothing new.
         """
-        failures: list[Unavailable] = []
-        for host in list(self._hosts):
-            try:
-                connection = await self._open(host)
-            except Exception as error:
-                failure = store_failure(error, POSTGRESQL)
-                if failure is None:
-                    raise
-                failures.append(failure.at(str(host or self._address)))
-            else:
-                if host != self._hosts[0]:
-                    log.warning("PostgreSQL is now at %s: %s", host, "; ".join(map(str, failures)))
-                    self._hosts.sort(key=lambda other: other != host)
-                return connection
-        raise _of_all(failures)
+        return await self._hosts.first(self._open)
 
     async def _open(self, host: Host | None) -> asyncpg.Connection:
         """Open a connection that knows whether there is a pooler."""
@@ -159,7 +144,8 @@ class Sessions:
                 raise
             # Found at the first connection, or when a pooler was put in between or taken away.
             self._pooled = not pooled
-            log.info("PostgreSQL at %s %s", self._address, "direct" if pooled else "has a pooler")
+            address, found = host or self._hosts.address, "no pooler" if pooled else "a pooler"
+            log.info("PostgreSQL at %s has %s in between", address, found)
             await connection.close(timeout=self._timeout_s)
 
 
@@ -179,13 +165,3 @@ async def _require_writable(connection: asyncpg.Connection) -> None:
     if await connection.execute(found) == NONE:
         text = "PostgreSQL refuses: it is a standby, or read-only"
         raise Unavailable(text, store=POSTGRESQL, code="25006")
-
-
-def _of_all(failures: list[Unavailable]) -> Unavailable:
-    """Return the failures of all hosts as one: an operator has to act if one host says so."""
-    if len(failures) == 1:
-        return failures[0]
-    kinds = [failure.kind for failure in failures]
-    kind = FailureKind.CONFIGURATION if FailureKind.CONFIGURATION in kinds else kinds[0]
-    codes = " ".join(sorted({failure.code for failure in failures}))
-    return Unavailable("; ".join(map(str, failures)), kind=kind, store=POSTGRESQL, code=codes)

@@ -10,8 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from dataclasses import dataclass, field
 
 import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractConnection
@@ -19,9 +18,11 @@ from aio_pika.exceptions import AMQPError
 from pamqp import commands
 from yarl import URL
 
+from config.addresses import Host
 from seckill.adapters import marks, topology
 from seckill.adapters.failures import RABBITMQ, store_failure, words
-from seckill.errors import FailureKind, ForeignStore, Unavailable, WrongQueue
+from seckill.adapters.hosts import Hosts
+from seckill.errors import FailureKind, Unavailable, WrongQueue
 
 # The library takes only OpenOk for an answer to Open: without this line the broker's reason for a
 # refusal (the vhost is missing, too many connections) is lost.
@@ -76,7 +77,7 @@ async def link_call(doing: str, timeout_s: float) -> AsyncIterator[None]:
             yield
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Broker:
     """Where RabbitMQ is, and the name of this process in RabbitMQ's lists.
 
@@ -89,13 +90,20 @@ class Broker:
     timeout_s: float
     #: The installation whose broker this has to be; empty: any.
     installation_id: str = ""
+    _hosts: Hosts = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._hosts = Hosts(self.url, RABBITMQ)
 
     async def connect(self) -> AbstractConnection:
-        """Open a plain connection, or raise Unavailable."""
-        parts = urlsplit(self.url)
-        query = dict(parse_qsl(parts.query)) | {"heartbeat": str(HEARTBEAT_S), "name": self.name}
-        url = urlunsplit(parts._replace(query=urlencode(query)))
-        connection = aio_pika.Connection(URL(url))
+        """Open a plain connection to the first host that answers, or raise Unavailable."""
+        return await self._hosts.first(self._connect)
+
+    async def _connect(self, host: Host | None) -> AbstractConnection:
+        url = URL(self._hosts.address.url_of(host) if host else self.url)
+        connection = aio_pika.Connection(
+            url.update_query({"heartbeat": str(HEARTBEAT_S), "name": self.name})
+        )
         try:
             async with asyncio.timeout(self.timeout_s):
                 await connection.connect()
@@ -103,12 +111,12 @@ class Broker:
                     await self._compare(connection)
         except BaseException as error:
             await close_link(connection)
-            if not isinstance(error, (*LINK_ERRORS, ForeignStore)):
+            if not isinstance(error, LINK_ERRORS):
                 raise
             failure = store_failure(error, RABBITMQ) or Unavailable(
                 f"RabbitMQ does not answer: {words(error)}", store=RABBITMQ
             )
-            raise failure.at(f"{parts.hostname}:{parts.port}") from error
+            raise failure from error
         return connection
 
     async def _compare(self, connection: AbstractConnection) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
-
 from redis.exceptions import RedisError
 
+from config.addresses import parse_address
 from ops.stack.servers.server import Server, until_answers
 from seckill.adapters import postgres
 from seckill.adapters import redis as redis_client
@@ -18,8 +17,7 @@ GREETING_S = 5.0
 
 async def greet(name: str, url: str) -> Server:
     """Return the store; raise Unavailable if it does not answer."""
-    parts = urlsplit(url)
-    address = f"{parts.hostname}:{parts.port}"
+    address = str(parse_address(url))
     if name == "rabbitmq":
         async with Broker(url, "seckill-up", GREETING_S).channel():
             pass

@@ -1,0 +1,61 @@
+"""The hosts of one store: tried in turn, the one that answered last first."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from config.addresses import Host, parse_address
+from seckill.adapters.failures import store_failure
+from seckill.errors import FailureKind, Unavailable
+from seckill.outages import STORE_NAMES
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class Hosts:
+    """The hosts in a URL."""
+
+    def __init__(self, url: str, store: str) -> None:
+        self.address, self._store = parse_address(url), store
+        #: None stands for what the client library takes if the URL names no host.
+        self._in_turn: list[Host | None] = [*self.address.hosts] or [None]
+
+    def __len__(self) -> int:
+        return len(self._in_turn)
+
+    async def first(self, connect: Callable[[Host | None], Awaitable[T]]) -> T:
+        """Return the connection to the first host that has one.
+
+        Raise Unavailable, which names each host and its reason, if none has. Each has the whole
+        time limit of a connection: a host that was cut off must not use up that of the next.
+        """
+        failures: list[Unavailable] = []
+        for host in list(self._in_turn):
+            try:
+                connection = await connect(host)
+            except Exception as error:
+                failure = store_failure(error, self._store)
+                if failure is None:
+                    raise
+                failures.append(failure.at(str(host or self.address)))
+                continue
+            if failures:
+                reasons = "; ".join(map(str, failures))
+                log.warning("%s is now at %s: %s", STORE_NAMES[self._store], host, reasons)
+                self._in_turn.sort(key=lambda other: other != host)
+            return connection
+        raise _of_all(failures)
+
+
+def _of_all(failures: list[Unavailable]) -> Unavailable:
+    """Return the failures of all hosts as one: an operator has to act if one of them says so."""
+    if len(failures) == 1:
+        return failures[0]
+    named = [failure for failure in failures if failure.kind is FailureKind.CONFIGURATION]
+    first = (named or failures)[0]
+    text = "; ".join(map(str, failures))
+    return type(first)(text, kind=first.kind, store=first.store, code=first.code)
