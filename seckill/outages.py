@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from seckill import metrics
-from seckill.errors import Unavailable
+from seckill.errors import BrokenSale, Unavailable
 
 #: The card provider counts as a store, too.
 PROVIDER = "provider"
@@ -32,6 +32,8 @@ STORE_NAMES: Mapping[str, str] = {
 QUIET_S = 5.0
 #: The same where the last outage had this cause and is younger: it was not over, only seldom asked.
 RELAPSE_S = 60.0
+#: A look that comes so late says that the process stood still.
+LATE_S = 1.0
 #: Causes logged in one outage. A store that is restarted is at first gone, then loading, say.
 CAUSES_MAX = 20
 
@@ -87,15 +89,17 @@ class Outages:
                 self._look_later(store, outage, outage.quiet_s)
 
     def _look_later(self, store: str, outage: Outage, wait_s: float) -> None:
-        loop = asyncio.get_running_loop()
-        outage.look = loop.call_later(wait_s, self._look, store, outage)
+        due, loop = time.monotonic() + wait_s, asyncio.get_running_loop()
+        outage.look = loop.call_later(wait_s, self._look, store, outage, due)
 
-    def _look(self, store: str, outage: Outage) -> None:
+    def _look(self, store: str, outage: Outage, due: float) -> None:
         """End an outage that is over, or look again later."""
-        outage.look = None
+        outage.look, now = None, time.monotonic()
         if outage.worked_at < outage.failed_at:
             return  # the next success looks again
-        left_s = outage.failed_at + outage.quiet_s - time.monotonic()
+        # While this process stood still, nothing could fail.
+        stood_still = now - due > LATE_S
+        left_s = outage.quiet_s if stood_still else outage.failed_at + outage.quiet_s - now
         if left_s > 0:
             self._look_later(store, outage, left_s)
             return
@@ -108,6 +112,8 @@ class Outages:
 
 def summary_of(failure: Unavailable) -> str:
     """Return which store failed and its code, fit for anyone: no address, no name of a user."""
+    if isinstance(failure, BrokenSale):
+        return "Redis holds something of this sale that cannot be read"
     if not failure.store:
         return ""
     said = f"refuses: {failure.code}" if failure.code else "does not answer"

@@ -22,6 +22,13 @@ CREATE FUNCTION object() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN RAISE EXCEPTION 'a trigger objects' USING ERRCODE = '{code}'; END $$;
 CREATE TRIGGER object BEFORE INSERT ON orders EXECUTE FUNCTION object()
 """
+#: A wait for each new order of a sale, longer than a consumer's time limit.
+SLOWNESS = """
+CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN PERFORM pg_sleep(30); RETURN NEW; END $$;
+CREATE TRIGGER slow BEFORE INSERT ON orders
+  FOR EACH ROW WHEN (NEW.sale_id = '{sale_id}') EXECUTE FUNCTION slow()
+"""
 
 
 class PostgresStates:
@@ -134,6 +141,16 @@ class PostgresStates:
             finally:
                 await operator.execute("DROP FUNCTION object CASCADE")
 
+    @asynccontextmanager
+    async def slow_for(self, sale_id: str) -> AsyncIterator[None]:
+        """Take very long for each new order of one sale."""
+        async with self._connected() as operator:
+            await operator.execute(SLOWNESS.format(sale_id=sale_id))
+            try:
+                yield
+            finally:
+                await operator.execute("DROP FUNCTION slow CASCADE")
+
 
 class RedisStates:
     """Redis as a fail-over, a limit or an operator leaves it."""
@@ -175,7 +192,7 @@ class RedisStates:
 
     @asynccontextmanager
     async def without_right(self, command: str) -> AsyncIterator[None]:
-        """Let nobody run a command."""
+        """Forbid a command to everyone."""
         async with self._operator() as redis:
             await redis.execute_command("ACL", "SETUSER", "default", f"-{command}")
             try:
@@ -195,7 +212,7 @@ class RabbitStates:
     async def _ctl(self, *words: str) -> None:
         children = self._services.stores["rabbitmq"].children
         if not children:
-            pytest.skip("a broker that the environment gave cannot be told by rabbitmqctl")
+            pytest.skip("a broker that the environment gave cannot be reached by rabbitmqctl")
         spec = children[-1].spec
         process = await asyncio.create_subprocess_exec(
             Path(spec.argv[0]).with_name("rabbitmqctl"),

@@ -15,6 +15,7 @@ import pytest
 from aiohttp import ClientSession
 
 from ops.stack.services import temporary_home
+from seckill.adapters import redis_keys
 from tests.processes import Process, Processes, eventually
 from tests.store_states import PostgresStates, RabbitStates, RedisStates
 
@@ -37,7 +38,6 @@ REDIS = {
     "full": "OOM",
     "few replicas": "NOREPLICAS",
     "no evalsha": "NOPERM",
-    "master down": "MASTERDOWN",
 }
 RABBITMQ = {
     "other_password": "Login was refused",
@@ -49,8 +49,9 @@ RABBITMQ = {
 class Stack:
     """A gateway and a consumer, with what they have logged."""
 
-    def __init__(self, gateway: Process, consumer: Process) -> None:
+    def __init__(self, processes: Processes, gateway: Process, consumer: Process) -> None:
         self.gateway, self.consumer = gateway, consumer
+        self.ask = processes.ask
         self.pids = gateway.child.pid, consumer.child.pid
         self._read = {process.child.name: 0 for process in (gateway, consumer)}
 
@@ -74,7 +75,7 @@ class Stack:
             assert "Traceback" not in text
             assert not re.search(r"attempt \d+ failed|dead letter", text)
 
-    def told(self, process: Process, words: str) -> int:
+    def logged(self, process: Process, words: str) -> int:
         """Return how many lines have these words."""
         return sum(bool(re.search(words, line)) for line in self.lines(process))
 
@@ -84,7 +85,8 @@ async def stack(settings) -> AsyncIterator[Stack]:
     with temporary_home() as home:
         (home / "logs").mkdir(exist_ok=True)
         async with Processes(settings, home) as processes:
-            yield Stack(await processes.run("gateway"), await processes.run("consumers"))
+            gateway, consumer = [await processes.run(each) for each in ("gateway", "consumers")]
+            yield Stack(processes, gateway, consumer)
 
 
 async def is_held(process: Process, role: str) -> bool:
@@ -136,12 +138,12 @@ async def test_postgresql_refuses_and_what_is_accepted_is_placed_later(
 
         async def held_and_logged():
             held = await is_held(stack.consumer, "place_orders")
-            return held and stack.told(stack.consumer, POSTGRESQL[name])
+            return held and stack.logged(stack.consumer, POSTGRESQL[name])
 
         await eventually(held_and_logged, f"held by {name}")
     ledger = await assert_balanced(sale)
     assert ledger.lines["orders pending"] == 4
-    assert stack.told(stack.consumer, f"PostgreSQL.*({POSTGRESQL[name]})") == 1
+    assert stack.logged(stack.consumer, f"PostgreSQL.*({POSTGRESQL[name]})") == 1
     stack.assert_undisturbed()
 
 
@@ -156,7 +158,7 @@ def redis_state(settings):
     }
 
 
-@pytest.mark.parametrize("name", [name for name in REDIS if name != "master down"])
+@pytest.mark.parametrize("name", REDIS)
 async def test_redis_refuses_and_buyers_read_why(
     stack, press, open_sale, assert_balanced, redis_state, name
 ):
@@ -168,10 +170,10 @@ async def test_redis_refuses_and_buyers_read_why(
             status, problem = await press(sale)
             assert (status, problem["code"]) == (503, "unavailable")
             assert problem["detail"] == f"Redis refuses: {REDIS[name]}"
-        assert stack.told(stack.gateway, f"Redis refuses: {REDIS[name]}") == 1
+        assert stack.logged(stack.gateway, f"Redis refuses: {REDIS[name]}") == 1
 
         async def held():
-            return stack.told(stack.consumer, f"Redis refuses: {REDIS[name]}")
+            return stack.logged(stack.consumer, f"Redis refuses: {REDIS[name]}")
 
         await eventually(held, f"roles are held by {name}")
 
@@ -180,8 +182,8 @@ async def test_redis_refuses_and_buyers_read_why(
 
     await eventually(sells, "the sale goes on")
     await assert_balanced(sale)
-    assert stack.told(stack.gateway, REDIS[name]) == 1
-    assert stack.told(stack.consumer, REDIS[name]) == 1
+    assert stack.logged(stack.gateway, REDIS[name]) == 1, stack.lines(stack.gateway)
+    assert stack.logged(stack.consumer, REDIS[name]) == 1
     stack.assert_undisturbed()
 
 
@@ -196,9 +198,56 @@ async def test_rabbitmq_refuses_and_grabs_wait_in_the_outbox(
 
         async def logged():
             assert (await press(sale))[0] == 202
-            return stack.told(stack.gateway, RABBITMQ[name])
+            return stack.logged(stack.gateway, RABBITMQ[name])
 
         await eventually(logged, f"the gateway says {name}")
     await assert_balanced(sale)
-    assert stack.told(stack.gateway, RABBITMQ[name]) == 1
+    assert stack.logged(stack.gateway, RABBITMQ[name]) == 1
     stack.assert_undisturbed()
+
+
+async def test_a_sale_whose_keys_are_broken_holds_no_other_sale_and_is_rebuilt(
+    stack, press, open_sale, store, assert_balanced
+):
+    broken, other = await open_sale(), await open_sale(payment_window_s=1)
+    assert (await press(broken))[0] == 202
+    await assert_balanced(broken)
+    stack.forget()
+    key = redis_keys.stock(broken.sale_id)
+    await store.delete(key)
+    await store.lpush(key, "no number")
+    for _ in range(3):
+        status, problem = await press(broken)
+        assert (status, problem["code"]) == (503, "unavailable")
+        assert "of this sale" in problem["detail"]
+    assert (await press(other))[0] == 202
+
+    async def returned():
+        ledger = await assert_balanced(other)
+        return ledger.lines["orders cancelled"] == 1
+
+    await eventually(returned, "the other sale places, expires and returns")
+    assert stack.logged(stack.gateway, f"sale {broken.sale_id} is broken: WRONGTYPE") == 1
+    code, _, complaints = await stack.ask("sale", "rebuild", broken.sale_id)
+    assert code == 0, complaints
+    assert (await press(broken))[0] == 202
+    await assert_balanced(broken)
+    stack.assert_undisturbed()
+
+
+async def test_a_message_that_is_slow_by_itself_waits_in_a_retry_queue(
+    stack, press, open_sale, settings, assert_balanced
+):
+    slow, other = await open_sale(), await open_sale()
+    async with PostgresStates(settings).slow_for(slow.sale_id):
+        for _ in range(2):
+            assert (await press(slow))[0] == 202
+            assert (await press(other))[0] == 202
+
+        async def retried():
+            return stack.logged(stack.consumer, "orders.place: attempt 1 failed.*TimedOut")
+
+        await eventually(retried, "the slow message has failed", within_s=60)
+        await assert_balanced(other)
+    await assert_balanced(slow)
+    assert (stack.gateway.child.pid, stack.consumer.child.pid) == stack.pids
