@@ -31,10 +31,10 @@ from ops.processes.control_socket import Reply
 from ops.processes.home import only_pool_manager
 from ops.processes.requests import PoolRequest, pool_socket
 from ops.processes.supervision import Log
-from seckill.adapters import installation, postgres
+from seckill.adapters import namespace, postgres
 from seckill.adapters import redis as redis_client
 from seckill.adapters.rabbitmq import Broker
-from seckill.errors import ForeignStore, SeckillError, Unavailable
+from seckill.errors import SeckillError
 from seckill.process import notify_ready
 from seckill.single_flight import SingleFlight
 
@@ -183,21 +183,9 @@ class Pool:
         return {"manager": manager, "roles": roles, "workers": workers}
 
 
-async def _refuse_foreign_stores(settings: Settings) -> None:
-    """Raise ForeignStore if a store belongs to another installation, as every worker would."""
-    try:
-        await installation.compare(
-            settings.postgres_dsn, settings.redis_url, settings.amqp_url, settings.namespace
-        )
-    except ForeignStore:
-        raise
-    except Unavailable:
-        return  # it is compared again by every worker
-
-
 async def _open_backlogs(settings: Settings, stack: AsyncExitStack) -> Backlogs:
     """Open what the backlogs are read from; any store may be unavailable."""
-    await _refuse_foreign_stores(settings)
+    namespace.use(settings.namespace)
     redis = redis_client.connect(settings.redis_url, timeout_s=STORE_S)
     stack.push_async_callback(redis.aclose)
     pool = postgres.connect(settings.postgres_dsn, size=2, timeout_s=STORE_S, at_once=False)

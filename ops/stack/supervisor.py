@@ -24,7 +24,8 @@ from ops.processes.supervision import DRAIN_MARGIN_S, Log, Supervisor
 from ops.processes.workers import pool_child, worker
 from ops.stack.services import Services, running_services
 from ops.stack.settings import StackSettings, stack_settings
-from seckill.adapters import installation, migrations
+from seckill.adapters import migrations
+from seckill.consistency import requirements
 from seckill.errors import SeckillError
 
 
@@ -52,12 +53,8 @@ async def run_stack(
             listener.log("starting Redis, RabbitMQ and PostgreSQL")
             async with running_services(home) as services:
                 await migrations.migrate(services.postgres_dsn)
-                await installation.compare(
-                    services.postgres_dsn,
-                    services.redis_url,
-                    services.amqp_url,
-                    settings.namespace,
-                )
+                # Otherwise every process would fail with the same line, and be started again.
+                await requirements.require(settings.model_copy(update=services.urls))
                 values = stack_settings(settings, home, services.urls)
                 save_stack_settings(home, values)
                 await stack.run(services, values, gateways)

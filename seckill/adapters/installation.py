@@ -11,24 +11,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 import asyncpg
 from redis.asyncio import Redis
 
-from seckill.adapters import namespace, postgres, redis_keys
-from seckill.adapters import redis as redis_client
-from seckill.adapters.failures import POSTGRESQL
+from seckill.adapters import namespace, redis_keys
+from seckill.adapters.failures import POSTGRESQL, REDIS, store_failure
 from seckill.adapters.postgres import database_errors_as_unavailable
-from seckill.adapters.rabbitmq import Broker
-from seckill.adapters.redis import redis_errors_as_unavailable
-from seckill.errors import FailureKind, ForeignStore, Unavailable
+from seckill.errors import FailureKind, ForeignStore
 
 #: Time between two looks at the mark in Redis: as often as a sale that went back in time is looked
 #: for (consumers/roles/fence.py). A look is one GET.
 LOOK_S = 1.0
-#: For each step of a comparison: a person waits, and a store that is up answers at once.
-COMPARE_S = 5.0
 
 log = logging.getLogger(__name__)
 
@@ -36,9 +31,9 @@ log = logging.getLogger(__name__)
 async def join(db: asyncpg.Pool, name: str) -> str:
     """Use a namespace, and return the id of the installation.
 
-    The first process of an installation decides about its namespace.
-    Raise ForeignStore if the database belongs to another namespace: its sales have other names in
-    the other stores, so they would be sold twice.
+    The first process of an installation decides about its namespace. Raise ForeignStore if the
+    database belongs to another one: its sales have other names in the other stores, so they would
+    be sold twice.
     """
     namespace.use(name)
     with database_errors_as_unavailable():
@@ -60,19 +55,6 @@ async def join(db: asyncpg.Pool, name: str) -> str:
     return str(row["id"])
 
 
-async def compare(postgres_dsn: str, redis_url: str, amqp_url: str, name: str) -> None:
-    """Raise ForeignStore if a store is another installation's, Unavailable if one is away."""
-    async with postgres.connect(postgres_dsn, size=1, timeout_s=COMPARE_S) as db:
-        own_id = await join(db, name)
-    async with redis_client.connect(
-        redis_url, timeout_s=COMPARE_S, installation_id=own_id
-    ) as redis:
-        with redis_errors_as_unavailable():
-            await redis.ping()
-    async with Broker(amqp_url, "seckill-installation", COMPARE_S, own_id).channel():
-        pass
-
-
 @asynccontextmanager
 async def watched(redis: Redis, installation_id: str) -> AsyncIterator[None]:
     """Look at the mark in Redis for as long as the block lasts.
@@ -91,17 +73,22 @@ async def watched(redis: Redis, installation_id: str) -> AsyncIterator[None]:
 async def _watch(redis: Redis, installation_id: str) -> None:
     while True:
         await asyncio.sleep(LOOK_S)
-        with suppress(Unavailable):  # a new connection is compared anyway
-            if not await _is_ours(redis, installation_id):
-                log.error("Redis was emptied, and is another installation's now")
-                await redis.connection_pool.disconnect(inuse_connections=True)
+        try:
+            is_ours = await _is_ours(redis, installation_id)
+        except Exception as error:
+            # Who works with Redis reports its failures; a new connection is compared anyway.
+            if store_failure(error, REDIS) is None:
+                raise
+            continue
+        if not is_ours:
+            log.error("Redis was emptied, and is another installation's now")
+            await redis.connection_pool.disconnect(inuse_connections=True)
 
 
 async def _is_ours(redis: Redis, installation_id: str) -> bool:
     """Return whether Redis has our mark; an emptied one gets it again."""
     key = redis_keys.installation()
-    with redis_errors_as_unavailable():
-        found = await redis.get(key)
-        if found is None:
-            await redis.set(key, installation_id, nx=True)
+    found = await redis.get(key)
+    if found is None:
+        await redis.set(key, installation_id, nx=True)
     return found in (None, installation_id.encode())

@@ -38,8 +38,17 @@ class StoresAtStart:
 
 
 async def check_redis(stores: StoresAtStart) -> list[str]:
-    """Commands, scripts, rights."""
-    return await features.redis_faults(stores.redis)
+    """Commands, scripts, rights, and whose Redis it is."""
+    faults = await features.redis_faults(stores.redis)
+    own_id = await _own_id(stores)
+    if own_id and not faults:
+        settings = stores.settings
+        async with redis_client.connect(
+            settings.redis_url, timeout_s=settings.connect_timeout_s, installation_id=own_id
+        ) as redis:
+            with redis_client.redis_errors_as_unavailable():
+                await redis.ping()
+    return faults
 
 
 async def check_postgresql(stores: StoresAtStart) -> list[str]:
@@ -52,10 +61,7 @@ async def check_postgresql(stores: StoresAtStart) -> list[str]:
 
 async def check_rabbitmq(stores: StoresAtStart) -> list[str]:
     """Version, whose broker it is, and the rights to declare and bind the queues."""
-    try:
-        own_id = await installation.join(stores.db, stores.settings.namespace)
-    except SeckillError:  # `check_postgresql` says why
-        own_id = ""
+    own_id = await _own_id(stores)
     broker = stores.broker(own_id)
     connection = await broker.connect()
     try:
@@ -66,6 +72,14 @@ async def check_rabbitmq(stores: StoresAtStart) -> list[str]:
     finally:
         await close_link(connection)
     return faults
+
+
+async def _own_id(stores: StoresAtStart) -> str:
+    """Return the id of the installation; "" if PostgreSQL has none for us."""
+    try:
+        return await installation.join(stores.db, stores.settings.namespace)
+    except SeckillError:  # `check_postgresql` says why
+        return ""
 
 
 class Requirement(NamedTuple):
