@@ -209,6 +209,9 @@ class Settings(BaseSettings):
     #: The message of a holder so old without a row is lost: relay, retries and a restart of the
     #: consumers take less.
     reconcile_age_s: Seconds = 30.0
+    #: Days after which a closed, quiet sale is archived: its keys leave Redis, and PostgreSQL alone
+    #: has it. 0: never by age; `seckill sale archive` does it by hand.
+    archive_after_days: Annotated[float, Field(ge=0, le=36_500)] = 0
     #: Messages on their way to one consumer: three merged batches, so that it never starves.
     prefetch: Count = 300
     #: Grabs merged into one SQL transaction. Beyond some hundreds a larger batch buys nothing.

@@ -43,6 +43,7 @@ from gateway.overload.concurrency_limit import (
 )
 from gateway.overload.rate_limiter import LIMITER, RateLimiter
 from gateway.payments.tasks import PAYMENT_TASKS, PaymentTasks
+from gateway.sales.pages import SALE_PAGES, SalePages
 from gateway.sales.remaining_units import REMAINING_UNITS, RemainingUnits
 from seckill import metrics
 from seckill.adapters import installation, postgres
@@ -57,6 +58,7 @@ from seckill.payments.card_payment_store import CardPaymentStore
 from seckill.payments.card_payments import CardPayments
 from seckill.payments.checkout import Checkout
 from seckill.payments.provider_client import Provider
+from seckill.sales.archived import ArchivedSales
 from seckill.sales.directory import SaleDirectory
 from seckill.sales.sales import Sale
 from seckill.sales.token_buckets import TokenBuckets
@@ -107,7 +109,8 @@ async def redis_ctx(app: web.Application) -> AsyncIterator[None]:
     )
     app[STOCK] = Stock(app[REDIS])
     app[LIMITER] = RateLimiter(app[LIMITS], TokenBuckets(app[REDIS]))
-    app[REMAINING_UNITS] = RemainingUnits(app[SALES], app[STOCK])
+    app[REMAINING_UNITS] = RemainingUnits(app[DB], app[SALES], app[STOCK])
+    app[SALE_PAGES] = SalePages(app[DB], app[STOCK])
     async with installation.watched(app[REDIS], app[INSTALLATION_ID]):
         yield
     await app[REDIS].aclose()
@@ -129,6 +132,7 @@ async def broker_ctx(app: web.Application) -> AsyncIterator[None]:
 async def grabs_ctx(app: web.Application) -> AsyncIterator[None]:
     """Reservations and their pipeline: drained before the stores that they use are closed."""
     settings = app[SETTINGS]
+    archived = ArchivedSales(app[DB])
     clock, asked_ms = RedisClock(), monotonic_ms()
     clock.observe(await app[STOCK].now_ms(), asked_ms=asked_ms)
 
@@ -141,6 +145,7 @@ async def grabs_ctx(app: web.Application) -> AsyncIterator[None]:
             app[STOCK],
             clock,
             make_publisher,
+            archived.holdings,
             batch_max=settings.grab_batch_max,
             calls_max=settings.grab_calls_in_flight,
             spacing_s=settings.grab_spacing_s,

@@ -18,6 +18,8 @@ from consumers.runtime.role import Role
 from seckill import metrics
 from seckill.consistency import fencing, history
 from seckill.consistency.fencing import FenceReason, SaleState
+from seckill.consistency.quiet import QuietRound
+from seckill.sales import listing
 
 #: For so long a Redis that went back in time may sell units twice.
 IDLE_S = 1.0
@@ -31,17 +33,19 @@ class Fence:
     def __init__(self, redis: Redis, db: asyncpg.Pool) -> None:
         self._redis = redis
         self._db = db
+        self._quiet = QuietRound(redis, db)
         self._known: Mapping[str, FenceReason] = {}
         self._versions: Mapping[str, int] = {}
 
     async def run_once(self) -> Polled:
-        """Check every sale once."""
+        """Check every live sale once, and the next page of the quiet ones."""
         return Polled(len(await self.check()), more=False)
 
     async def check(self) -> Mapping[str, FenceReason]:
-        """Check every sale; return those that need a rebuild, with the reason."""
-        standings = await fencing.survey(self._redis, self._db, fence=True)
-        troubles = {
+        """Do as `run_once`; return the sales known to need a rebuild, with the reason."""
+        live = await listing.live_ids(self._db)
+        standings = await fencing.survey(self._redis, self._db, live, fence=True)
+        troubles = dict(await self._quiet.check_page(live)) | {
             s: standing.fence_reason for s, standing in standings.items() if standing.fence_reason
         }
         for trouble in FenceReason:

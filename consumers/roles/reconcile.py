@@ -16,16 +16,17 @@ import asyncpg
 from redis.asyncio import Redis
 
 from consumers.resources import Resources
-from consumers.roles import fence, restore_watch
+from consumers.roles import archive, fence, restore_watch
 from consumers.runtime.poll_role import Polled, PollRole
 from consumers.runtime.role import Role, RoleGroup
 from seckill.adapters import redis_keys, topology
 from seckill.adapters.rabbitmq import count_waiting
 from seckill.adapters.redis import redis_errors_as_unavailable
-from seckill.consistency import diff, fencing
+from seckill.consistency import diff, fencing, quiet
 from seckill.consistency.diff import COMPARISONS_APART_S, REASONS, Comparison, Difference
-from seckill.consistency.fencing import ChangeStamp
+from seckill.consistency.fencing import ChangeStamp, SaleState
 from seckill.consistency.repair import Reconciler
+from seckill.sales import listing
 
 #: Comparisons and repairs together work this share of the time: to compare a million holders keeps
 #: both stores busy for ten seconds, and a sale may be under way.
@@ -41,7 +42,10 @@ log = logging.getLogger(__name__)
 
 
 class Reconcile:
-    """Compares every sale that has changed, and repairs what two comparisons agree on."""
+    """Compares every live sale that has changed, and repairs what two comparisons agree on.
+
+    It also marks the sales that are over and quiet (seckill/consistency/quiet.py).
+    """
 
     def __init__(
         self, redis: Redis, db: asyncpg.Pool, reconciler: Reconciler, *, age_ms: int, applies: bool
@@ -80,7 +84,12 @@ class Reconcile:
         if not await self._has_lock():
             await self._cancel()  # the process that has the lock begins the same comparisons
             return {}
-        for sale_id, standing in (await fencing.survey(self._redis, self._db)).items():
+        live = await listing.live_ids(self._db)
+        states = await fencing.survey(self._redis, self._db, live)
+        for sale_id in await quiet.mark_small(self._redis, self._db, states):
+            del states[sale_id]
+            self._forget(sale_id)
+        for sale_id, standing in states.items():
             is_due = time.monotonic() >= self._due.get(sale_id, 0.0)
             if not is_due or sale_id in self._in_flight:
                 continue
@@ -88,7 +97,7 @@ class Reconcile:
                 self._first.pop(sale_id, None)
                 continue
             self._in_flight[sale_id] = asyncio.create_task(
-                self._compare(sale_id, standing.stamp), name=f"compare {sale_id}"
+                self._compare(sale_id, standing), name=f"compare {sale_id}"
             )
         if self._in_flight:
             await asyncio.wait(self._in_flight.values(), timeout=PASS_S)
@@ -99,8 +108,16 @@ class Reconcile:
                 acted[sale_id] = differences
         return acted
 
-    async def _compare(self, sale_id: str, stamp: ChangeStamp) -> list[Difference]:
-        first = self._first.pop(sale_id, None)
+    def _forget(self, sale_id: str) -> None:
+        """Keep nothing of a sale that is quiet from now on."""
+        self._first.pop(sale_id, None)
+        self._quiet.pop(sale_id, None)
+        self._due.pop(sale_id, None)
+
+    async def _compare(self, sale_id: str, standing: SaleState) -> list[Difference]:
+        first, stamp = self._first.pop(sale_id, None), standing.stamp
+        if stamp is None:
+            raise AssertionError(f"bug: sale {sale_id} is not whole")
         async with self._slots:
             share = SHARE / min(COMPARISONS_MAX, len(self._in_flight))
             now = await diff.compare_sale(
@@ -108,6 +125,7 @@ class Reconcile:
             )
         if now.is_quiet:
             self._quiet[sale_id] = stamp
+            await quiet.mark(self._redis, self._db, {sale_id: standing})
             return []
         found = diff.in_both(first, now) if first else []
         if found and self._applies:
@@ -142,7 +160,7 @@ class Reconcile:
 
 
 def build(stores: Resources) -> Role:
-    """Return the role: the fence, and the comparisons."""
+    """Return the role: the fence, the comparisons, and the archive."""
     count = partial(count_waiting, stores.consuming, *topology.GRAB_QUEUES)
     reconciler = Reconciler(stores.redis, stores.db, stores.publisher, count, actor="reconcile")
     role = Reconcile(
@@ -152,4 +170,5 @@ def build(stores: Resources) -> Role:
         age_ms=int(stores.settings.reconcile_age_s * 1000),
         applies=stores.settings.reconcile_applies,
     )
-    return RoleGroup([restore_watch.build(stores), fence.build(stores), role])
+    parts = (restore_watch.build(stores), fence.build(stores), role, archive.build(stores))
+    return RoleGroup(list(parts))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
 from aiohttp import web
@@ -23,6 +23,10 @@ from seckill.sales.sales import Sale
 ACK_IDLE_S = 0.05
 #: Refusals that every buyer without an order gets, whatever quantity they ask for.
 SALE_WIDE = {Verdict.NOT_OPEN, Verdict.CLOSED, Verdict.PAUSED}
+
+
+#: Returns what buyers hold of an archived sale, by id; None if the sale is not archived.
+FindArchived = Callable[[str, Sequence[str]], Awaitable[list[Holding | None] | None]]
 
 
 class GrabResult(NamedTuple):
@@ -70,6 +74,7 @@ class SaleReservations:
         stock: Stock,
         clock: RedisClock,
         make_publisher: Callable[[str, Callable[[list[str]], None]], GrabPublisher],
+        find_archived: FindArchived,
         *,
         batch_max: int,
         calls_max: int,
@@ -80,6 +85,7 @@ class SaleReservations:
         self.sale = sale
         self._stock = stock
         self._clock = clock
+        self._find_archived = find_archived
         self._publisher = make_publisher(sale.sale_id, self._note_confirmed)
         self._batch_max = batch_max
         self._call_timeout_ms = int(call_timeout_s * 1000)
@@ -132,6 +138,9 @@ class SaleReservations:
         found = await self._stock.find_holders(self.sale.sale_id, buyer_ids)
         if found.verdict is not Verdict.UNAVAILABLE:
             self.selling, self.left = found.verdict is Verdict.ACCEPTED, found.left
+        elif (holdings := await self._find_archived(self.sale.sale_id, buyer_ids)) is not None:
+            self.selling = False
+            return [(Verdict.CLOSED, holding) for holding in holdings]
         return [(found.verdict, holding) for holding in found.holdings]
 
     async def _call_script(self, batch: Sequence[Waiter[Grab, GrabResult]]) -> None:
@@ -152,6 +161,13 @@ class SaleReservations:
         self._clock.observe(reply.now_ms, asked_ms=asked_ms)
         if Verdict.UNAVAILABLE in reply.verdicts:
             self._confirmed += confirmed
+            # A process that had no grab since the closing does not know of it.
+            buyer_ids = [waiter.item.buyer_id for waiter in batch]
+            if holdings := await self._find_archived(self.sale.sale_id, buyer_ids):
+                self.selling, self._confirmed = False, []
+                for waiter, holding in zip(batch, holdings, strict=True):
+                    waiter.answer(result_of_look_up(Verdict.CLOSED, holding))
+                return
         else:
             self.left = reply.left
             verdicts = set(reply.verdicts)
@@ -218,6 +234,7 @@ class ReservationsBySale:
         reservations = self._by_sale.get(sale.sale_id)
         if reservations is None:
             reservations = self._by_sale[sale.sale_id] = self._make(sale)
+        reservations.sale = sale  # until it is opened its terms may change
         return reservations
 
     async def drain(self) -> None:

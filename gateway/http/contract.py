@@ -33,14 +33,17 @@ _EVERYWHERE = (
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """A value in the path or in an optional header, and how it is refused. No pattern: any text."""
+    """A value of the path, or optional in a header or the query, and how it is refused.
+
+    Without a pattern it is any text.
+    """
 
     name: str
     description: str
     pattern: Pattern[str] | None
     example: str
     problems: Sequence[Problem] = ()
-    place: Literal["path", "header"] = "path"
+    place: Literal["path", "header", "query"] = "path"
 
 
 @dataclass(frozen=True, slots=True)

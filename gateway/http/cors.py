@@ -15,9 +15,10 @@ from gateway.http.problems import Handler
 from gateway.http.responses import COMMON
 
 #: What pages may send beyond the few headers that are always allowed.
-REQUEST_HEADERS = "Content-Type, Authorization, Seckill-Ticket, Last-Event-ID"
-#: What pages may read of an answer, so that they know when to send a request again.
-RESPONSE_HEADERS = "Retry-After, RateLimit, RateLimit-Policy"
+REQUEST_HEADERS = "Content-Type, Authorization, Seckill-Ticket, Last-Event-ID, If-None-Match"
+#: What pages may read of an answer, so that they know when to send a request again, and what they
+#: have a copy of.
+RESPONSE_HEADERS = "Retry-After, RateLimit, RateLimit-Policy, ETag"
 #: Browsers need not ask again for this long; Chromium takes no more than two hours.
 PREFLIGHT_S = 7200
 

@@ -40,6 +40,7 @@ _TEXT: Json = {"type": "string"}
 HEADERS: dict[str, Json] = {
     "Allow": {"description": "The methods that this path has.", "schema": _TEXT},
     "Cache-Control": {"description": "How long a copy is good.", "schema": _TEXT},
+    "ETag": {"description": "Names this copy, for `If-None-Match`.", "schema": _TEXT},
     "RateLimit": {
         "description": "What is left of the limit that refused, and when there is more "
         "(draft-ietf-httpapi-ratelimit-headers).",

@@ -1,33 +1,50 @@
-"""The units left of each sale, read from Redis at most once a second however many ask."""
+"""The units left of single sales, read from Redis at most once a second however many ask."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import asyncpg
 from aiohttp import web
 
+from gateway.sales.pages import LAG_S
 from seckill.inventory.reservations import Stock
+from seckill.micro_batcher import MicroBatcher, answering_each
+from seckill.sales import listing
 from seckill.sales.directory import SaleDirectory
 from seckill.sales.sales import Sale
 from seckill.single_flight import SingleFlight
 
-#: The contract lets `remaining` lag this much.
-LAG_S = 1.0
+#: Other sales read in one round trip to each store.
+LOOK_UPS_MAX = 512
+
+#: A sale, and its units left; None where Redis has none.
+SaleAndUnits = tuple[Sale, int | None]
 
 
 class RemainingUnits:
-    """A view of all sales that lags at most LAG_S."""
+    """A view of all live sales that lags at most LAG_S, and of any other on demand."""
 
-    def __init__(self, sales: SaleDirectory, stock: Stock) -> None:
+    def __init__(self, db: asyncpg.Pool, sales: SaleDirectory, stock: Stock) -> None:
+        self._db = db
         self._sales = sales
         self._stock = stock
-        self._reading = SingleFlight(self._read, interval_s=LAG_S)
+        self._live = SingleFlight(self._read_live, interval_s=LAG_S)
+        self._others: MicroBatcher[str, SaleAndUnits | None] = MicroBatcher(
+            answering_each(self._read_others), max_batch=LOOK_UPS_MAX, max_calls=1
+        )
 
-    async def read(self) -> Mapping[str, tuple[Sale, int | None]]:
-        """Return sale and units left by sale_id; None where Redis does not know the sale."""
-        return await self._reading.recent()
+    async def read(self, sale_id: str) -> SaleAndUnits | None:
+        """Return a sale and its units left; None if there is no such sale."""
+        live = await self._live.recent()
+        return live[sale_id] if sale_id in live else await self._others.submit(sale_id)
 
-    async def _read(self) -> Mapping[str, tuple[Sale, int | None]]:
+    async def _read_others(self, sale_ids: Sequence[str]) -> list[SaleAndUnits | None]:
+        sales = {sale.sale_id: sale for sale in await listing.named(self._db, list(sale_ids), [])}
+        left = dict(zip(sales, await self._stock.left_of(list(sales)), strict=True))
+        return [(sales[id_], left[id_]) if id_ in sales else None for id_ in sale_ids]
+
+    async def _read_live(self) -> Mapping[str, SaleAndUnits]:
         sales = await self._sales.recent()
         left = await self._stock.left_of([sale.sale_id for sale in sales])
         return {

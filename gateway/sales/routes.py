@@ -1,48 +1,42 @@
-"""What is on sale: `GET /v1/sales` and `GET /v1/sales/{sale_id}`, read by anyone."""
+"""What is on sale: `GET /v1/sales` and `GET /v1/sales/{sale_id}`, read by anyone.
+
+A sale that was never opened is not public yet: its terms may be wrong and still be changed.
+"""
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
-from typing import Annotated
 
-import msgspec
 from aiohttp import web
 
-from gateway.http.contract import ResponseSpec, operation
-from gateway.http.problems import Problem
+from gateway.http.contract import Parameter, ResponseSpec, operation
+from gateway.http.problems import Problem, Refused
 from gateway.http.requests import SALE_ID, find_sale
-from gateway.http.responses import Moment, json_response
+from gateway.http.responses import COMMON, json_response
 from gateway.overload.aiohttp_protocol import in_flight
+from gateway.sales.pages import LAG_S, LIMIT_MAX, SALE_PAGES, SaleList, SaleView, view_of
 from gateway.sales.remaining_units import REMAINING_UNITS
-from seckill.sales.sales import Sale
+from seckill.sales.listing import NUMBER_MAX
 
-STATES = msgspec.Meta(extra_json_schema={"enum": ["created", "open", "paused", "closed"]})
-
-
-class SaleView(msgspec.Struct):
-    """One sale as buyers see it. `remaining` may lag a second; null while it is not known.
-
-    `proof_bits` above 0: a ticket needs a solved challenge first.
-    """
-
-    sale_id: str
-    state: Annotated[str, STATES]
-    price_cents: int
-    per_order_max: int
-    opens_at: Moment | None
-    closes_at: Moment | None
-    payment_window_s: int
-    proof_bits: int
-    server_time: Moment
-    sold_out: bool
-    remaining: int | None
-
-
-class SaleList(msgspec.Struct):
-    """Every sale, oldest first."""
-
-    sales: list[SaleView]
-
+LIMIT = Parameter(
+    "limit",
+    f"Sales of a page, 1 to {LIMIT_MAX}, which is also the default.",
+    re.compile(r"([1-9][0-9]?|100)\Z"),
+    "20",
+    (Problem.BAD_REQUEST,),
+    place="query",
+)
+CURSOR = Parameter(
+    "cursor",
+    "`next` of the page before.",
+    re.compile(r"[0-9]{1,9}\Z"),
+    "16777215",
+    (Problem.BAD_REQUEST,),
+    place="query",
+)
+#: The same for all, and good for as long as `remaining` may lag.
+_CACHED = f"public, max-age={LAG_S:.0f}"
 
 _EXAMPLE = SaleView(
     sale_id="sneakers-2026",
@@ -60,24 +54,38 @@ _EXAMPLE = SaleView(
 
 
 @operation(
-    "List every sale",
+    "List sales, the newest first",
     ResponseSpec(
         200,
-        "Every sale, oldest first.",
-        SaleList([_EXAMPLE]),
+        "A page of the sales that were opened. A copy may be kept for a second.",
+        SaleList([_EXAMPLE], "16777214"),
+        headers=["Cache-Control", "ETag"],
         links={
             name: {"sale_id": "$response.body#/sales/0/sale_id"}
             for name in ("show_sale", "issue_challenge", "issue_ticket", "grab", "show_mine")
         },
     ),
+    ResponseSpec(
+        304,
+        "The copy that `If-None-Match` names is still right.",
+        None,
+        headers=["Cache-Control", "ETag"],
+    ),
     tag="sales",
+    parameters=[LIMIT, CURSOR],
     problems=[Problem.UNAVAILABLE],
 )
 async def list_sales(request: web.Request) -> web.Response:
-    """Answer with every sale."""
+    """Answer with a page of sales, or with 304 to a client that has it."""
+    limit, before = _query(request, LIMIT, LIMIT_MAX), _query(request, CURSOR, NUMBER_MAX)
     with in_flight(request):
-        remaining = await request.app[REMAINING_UNITS].read()
-    return json_response(SaleList([_view(sale, left) for sale, left in remaining.values()]))
+        page = await request.app[SALE_PAGES].read(before=before, limit=limit)
+    # Weak: `server_time` may differ between two copies of one tag.
+    headers = {**COMMON, "Cache-Control": _CACHED, "ETag": f'W/"{page.tag}"'}
+    wanted = request.if_none_match or ()
+    if any(tag.value in (page.tag, "*") for tag in wanted):
+        return web.Response(status=304, headers=headers)
+    return web.Response(body=page.body, content_type="application/json", headers=headers)
 
 
 @operation(
@@ -90,22 +98,16 @@ async def show_sale(request: web.Request) -> web.Response:
     """Answer with one sale."""
     sale = await find_sale(request)
     with in_flight(request):
-        remaining = await request.app[REMAINING_UNITS].read()
-    # A sale made within the last second may not have been read yet: nothing of it is sold.
-    return json_response(_view(*remaining.get(sale.sale_id, (sale, sale.total))))
+        found = await request.app[REMAINING_UNITS].read(sale.sale_id)
+    if found is None or not found[0].was_opened:
+        raise Refused(Problem.NOT_FOUND, f"there is no sale {sale.sale_id}")
+    return json_response(view_of(*found, datetime.now(UTC)))
 
 
-def _view(sale: Sale, left: int | None) -> SaleView:
-    return SaleView(
-        sale_id=sale.sale_id,
-        state=sale.state,
-        price_cents=sale.price_cents,
-        per_order_max=sale.per_order_max,
-        opens_at=sale.opens_at,
-        closes_at=sale.closes_at,
-        payment_window_s=sale.payment_window_s,
-        proof_bits=sale.proof_bits,
-        server_time=datetime.now(UTC),
-        sold_out=left == 0,
-        remaining=left,
-    )
+def _query(request: web.Request, parameter: Parameter, default: int) -> int:
+    text = request.query.get(parameter.name)
+    if text is None:
+        return default
+    if parameter.pattern is None or not parameter.pattern.match(text):
+        raise Refused(Problem.BAD_REQUEST, parameter.description, field=parameter.name)
+    return int(text)

@@ -22,6 +22,7 @@ from seckill.consistency.diff import Difference, RepairAction
 from seckill.consistency.fencing import SaleState
 from seckill.consistency.repair import Reconciler
 from seckill.errors import Missing
+from seckill.sales import sales
 
 Report = dict[str, dict[str, Any]]
 
@@ -72,7 +73,8 @@ async def _look_at_all(
     standings = await fencing.survey(stores.redis, stores.db, sale_ids)
     for sale_id in sale_ids or ():
         if sale_id not in standings:
-            raise Missing(f"there is no sale {sale_id}; `seckill sale list` shows them")
+            await sales.find_kept(stores.db, sale_id)  # raises if there is none, or archived
+            raise Missing(f"sale {sale_id} was made just now; look again")
     looks = {}
     for sale_id, standing in standings.items():
         look = diff.Comparison({}, is_quiet=False)

@@ -1,26 +1,38 @@
-"""`seckill sale`: make, open, close, pause, resume, restock and show sales."""
+"""`seckill sale`: make, change, open, close, pause, resume, restock, archive and show sales."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 
-from ops.cli.console import Json, SaleId, show, table
+from ops.cli.console import Json, SaleId, check_ids, check_reason, show, table
 from ops.cli.rate_limits import limit
 from ops.cli.rebuild import rebuild
 from ops.cli.recover import recover
-from ops.cli.stores import Stores, T, run
+from ops.cli.sale_terms import (
+    CLOSES_AT,
+    OPENS_AT,
+    PAYMENT_WINDOW,
+    PER_ORDER_MAX,
+    PRICE_CENTS,
+    PROOF_BITS,
+    STOCK,
+    moment,
+)
+from ops.cli.stores import Stores, run
 from seckill import audit
-from seckill.auth import proof_of_work
-from seckill.consistency import fencing, preflight
+from seckill.consistency import archive, fencing, preflight
 from seckill.consistency.fencing import FenceReason
-from seckill.errors import Unavailable, UserMistake
-from seckill.sales import restock, sales
-from seckill.sales.sales import PAYMENT_WINDOW_MAX_S, PRICE_CENTS_MAX, UNITS_MAX, NewSale, Sale
+from seckill.errors import Conflict, Missing, SeckillError, Unavailable, WrongState
+from seckill.sales import drafts, listing, restock, sales
+from seckill.sales.listing import SoldUnits
+from seckill.sales.sales import NewSale, Sale
+
+#: Why sales need a rebuild; None while that is not known.
+Troubles = dict[str, FenceReason] | None
 
 sale_app = typer.Typer(help="Make, run and show sales.", no_args_is_help=True)
 
@@ -28,69 +40,116 @@ sale_app = typer.Typer(help="Make, run and show sales.", no_args_is_help=True)
 @sale_app.command("create")
 def create_sale(
     sale_id: Annotated[str, typer.Argument(metavar="ID", help="The sale's id.")],
-    stock: Annotated[int, typer.Option(help="Units for sale.", min=1, max=UNITS_MAX)],
-    price_cents: Annotated[
-        int, typer.Option(help="Price of a unit, in cents.", min=0, max=PRICE_CENTS_MAX)
-    ],
-    per_order_max: Annotated[
-        int, typer.Option(help="Units one order may take.", min=1, max=UNITS_MAX)
-    ] = 1,
-    opens_at: Annotated[
-        str | None, typer.Option(help="ISO time, UTC without a zone; at once if not given.")
-    ] = None,
-    closes_at: Annotated[
-        str | None, typer.Option(help="ISO time, UTC without a zone; never if not given.")
-    ] = None,
-    payment_window: Annotated[
-        int,
-        typer.Option(
-            help="Seconds an unpaid order keeps its units.", min=1, max=PAYMENT_WINDOW_MAX_S
-        ),
-    ] = 900,
-    proof_bits: Annotated[
-        int,
-        typer.Option(
-            help="Work before a ticket, in leading zero bits; each one more doubles it. 0: none.",
-            min=0,
-            max=proof_of_work.BITS_MAX,
-        ),
-    ] = 0,
+    stock: Annotated[int, STOCK],
+    price_cents: Annotated[int, PRICE_CENTS],
+    per_order_max: Annotated[int, PER_ORDER_MAX] = 1,
+    opens_at: Annotated[str | None, OPENS_AT] = None,
+    closes_at: Annotated[str | None, CLOSES_AT] = None,
+    payment_window: Annotated[int, PAYMENT_WINDOW] = 900,
+    proof_bits: Annotated[int, PROOF_BITS] = 0,
     as_json: Json = False,
 ) -> None:
-    """Make a sale. Nobody can grab before it is opened."""
-    opens, closes = _moment("--opens-at", opens_at), _moment("--closes-at", closes_at)
+    """Make a sale. Nobody can see it or grab before it is opened."""
+    opens, closes = moment("--opens-at", opens_at), moment("--closes-at", closes_at)
     new = NewSale(
         sale_id, stock, price_cents, per_order_max, opens, closes, payment_window, proof_bits
     )
+    sales.check_times(opens, closes)
     _show(run(lambda s: sales.create(s.db, s.stock, new)), as_json)
+
+
+@sale_app.command("edit")
+def edit_sale(
+    sale_id: SaleId,
+    stock: Annotated[int | None, STOCK] = None,
+    price_cents: Annotated[int | None, PRICE_CENTS] = None,
+    per_order_max: Annotated[int | None, PER_ORDER_MAX] = None,
+    opens_at: Annotated[str | None, OPENS_AT] = None,
+    closes_at: Annotated[str | None, CLOSES_AT] = None,
+    payment_window: Annotated[int | None, PAYMENT_WINDOW] = None,
+    proof_bits: Annotated[int | None, PROOF_BITS] = None,
+    as_json: Json = False,
+) -> None:
+    """Change the terms of a sale that was never opened."""
+    opens, closes = moment("--opens-at", opens_at), moment("--closes-at", closes_at)
+    sales.check_times(opens, closes)
+    typed = {
+        "stock": stock,
+        "price_cents": price_cents,
+        "per_order_max": per_order_max,
+        "payment_window_s": payment_window,
+        "proof_bits": proof_bits,
+    }
+    changes: dict[str, object] = {name: value for name, value in typed.items() if value is not None}
+    # `--opens-at now` and `--closes-at never` change a time to none.
+    changes |= {"opens_at": opens} if opens_at is not None else {}
+    changes |= {"closes_at": closes} if closes_at is not None else {}
+    _show(run(lambda s: drafts.edit(s.db, s.stock, sale_id, changes)), as_json)
+
+
+@sale_app.command("delete")
+def delete_sale(sale_id: SaleId, as_json: Json = False) -> None:
+    """Remove a sale that was never opened."""
+    actor = audit.operator_name()
+    gone = run(lambda s: drafts.delete(s.db, s.redis, sale_id, actor=actor))
+    show(gone, as_json, f"sale {sale_id}: deleted; it was never opened")
+
+
+@sale_app.command("archive")
+def archive_sales(
+    sale_ids: Annotated[
+        list[str], typer.Argument(metavar="ID...", help="The sales' ids.", callback=check_ids)
+    ],
+    reason: Annotated[str, typer.Option(help="Why, for the audit trail.")] = "by hand",
+    as_json: Json = False,
+) -> None:
+    """Make closed, quiet sales history: their keys leave Redis, PostgreSQL keeps all."""
+    check_reason(reason)
+    done, failed = run(lambda s: _archive(s, sale_ids, reason))
+    lines = [f"sale {sale.sale_id}: archived; PostgreSQL alone has it" for sale in done]
+    show({"archived": done, "failed": failed}, as_json, *lines)
+    if failed:
+        raise SeckillError("; ".join(failed.values()))
 
 
 @sale_app.command("show")
 def show_sale(sale_id: SaleId, as_json: Json = False) -> None:
     """Show one sale."""
-    sale, troubles = run(lambda s: _with_troubles(s, sales.find(s.db, sale_id), [sale_id]))
-    show(_with_need(sale, troubles), as_json, _line(sale), *_advice(troubles))
+
+    async def look(stores: Stores) -> tuple[Sale, SoldUnits, Troubles]:
+        sale = await sales.find(stores.db, sale_id)
+        units = await listing.units_of(stores.db, [sale_id])
+        return sale, units[sale_id], await _troubles(stores, [sale_id])
+
+    sale, units, troubles = run(look)
+    sold = f"sold {units.sold}, held {units.held}, left {units.left}"
+    plain = _with_need(sale, troubles) | units._asdict()
+    show(plain, as_json, f"{_line(sale)}; {sold}", *_advice(troubles))
 
 
 @sale_app.command("list")
-def list_sales(as_json: Json = False) -> None:
-    """List all sales."""
-    found, troubles = run(lambda s: _with_troubles(s, sales.all_sales(s.db), None))
+def list_sales(
+    all_: Annotated[bool, typer.Option("--all", help="Also the archived ones.")] = False,
+    limit: Annotated[int, typer.Option(help="Show so many, the newest first.", min=1)] = 50,
+    as_json: Json = False,
+) -> None:
+    """List sales, the newest first, with what was sold, is held by unpaid orders, and is left."""
+    found, units, troubles = run(lambda s: _listed(s, limit, archived=all_))
     rows = [
         (
             sale.sale_id,
-            sale.state,
-            str(sale.total),
+            _state_of(sale),
+            *map(str, (sale.total, *units[sale.sale_id])),
             f"{sale.price_cents / 100:.2f}",
-            str(sale.opens_at or "-"),
-            str(sale.closes_at or "-"),
-            f"{sale.payment_window_s} s",
+            _short(sale.opens_at),
+            _short(sale.closes_at),
         )
-        for sale in found
+        for sale in found[:limit]
     ]
-    columns = ("sale", "state", "total", "price", "opens", "closes", "payment window")
-    plain = [_with_need(sale, troubles) for sale in found]
-    show(plain, as_json, table(*columns, rows=rows), *_advice(troubles))
+    columns = ("sale", "state", "total", "sold", "held", "left", "price", "opens", "closes")
+    more = f"older sales are left out; show more: --limit {limit * 10}" if found[limit:] else None
+    plain = [_with_need(sale, troubles) | units[sale.sale_id]._asdict() for sale in found[:limit]]
+    show(plain, as_json, table(*columns, rows=rows, caption=more), *_advice(troubles))
 
 
 @sale_app.command("open")
@@ -153,24 +212,46 @@ sale_app.command("rebuild")(rebuild)
 sale_app.command("recover")(recover)
 
 
-async def _with_troubles(
-    stores: Stores, reading: Awaitable[T], sale_ids: list[str] | None
-) -> tuple[T, dict[str, FenceReason] | None]:
-    """Read sales, and which of them need a rebuild; None when Redis is unavailable."""
-    found = await reading
+async def _listed(
+    stores: Stores, limit: int, *, archived: bool
+) -> tuple[list[Sale], dict[str, SoldUnits], Troubles]:
+    """Read one sale more than the limit, which says that there are more."""
+    found = await listing.newest(stores.db, limit=limit + 1, archived=archived)
+    ids = [sale.sale_id for sale in found[:limit]]
+    return found, await listing.units_of(stores.db, ids), await _troubles(stores, ids)
+
+
+async def _archive(
+    stores: Stores, sale_ids: list[str], reason: str
+) -> tuple[list[Sale], dict[str, str]]:
+    done: list[Sale] = []
+    failed: dict[str, str] = {}
+    actor = audit.operator_name()
+    for sale_id in sale_ids:
+        try:
+            done.append(
+                await archive.archive(stores.redis, stores.db, sale_id, actor=actor, reason=reason)
+            )
+        except (Conflict, Missing, WrongState) as error:  # the others can be archived all the same
+            failed[sale_id] = str(error)
+    return done, failed
+
+
+async def _troubles(stores: Stores, sale_ids: list[str]) -> Troubles:
+    """Read which sales need a rebuild; None when Redis is unavailable."""
     try:
-        return found, await fencing.needing_rebuild(stores.redis, stores.db, sale_ids)
+        return await fencing.needing_rebuild(stores.redis, stores.db, sale_ids)
     except Unavailable as error:
         typer.echo(f"seckill: {error}; so whether a rebuild is needed is not known", err=True)
-        return found, None
+        return None
 
 
-def _with_need(sale: Sale, troubles: dict[str, FenceReason] | None) -> dict[str, object]:
+def _with_need(sale: Sale, troubles: Troubles) -> dict[str, object]:
     need = "unknown" if troubles is None else troubles.get(sale.sale_id)
     return asdict(sale) | {"needs_rebuild": need}
 
 
-def _advice(troubles: dict[str, FenceReason] | None) -> list[str]:
+def _advice(troubles: Troubles) -> list[str]:
     return [fencing.advice(sale_id, reason) for sale_id, reason in (troubles or {}).items()]
 
 
@@ -182,18 +263,22 @@ def _line(sale: Sale) -> str:
     opens = f", opens {sale.opens_at.isoformat()}" if sale.opens_at else ""
     closes = f", closes {sale.closes_at.isoformat()}" if sale.closes_at else ""
     return (
-        f"sale {sale.sale_id}: {sale.state}, {sale.total} units at {sale.price_cents / 100:.2f}, "
-        f"{sale.payment_window_s} s to pay{opens}{closes}"
+        f"sale {sale.sale_id}: {_state_of(sale)}, {sale.total} units at "
+        f"{sale.price_cents / 100:.2f}, {sale.payment_window_s} s to pay{opens}{closes}"
     )
 
 
-def _moment(option: str, text: str | None) -> datetime | None:
-    if text is None:
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise UserMistake(
-            f"{option} {text!r}: give an ISO time such as 2030-11-11T20:00:00+08:00"
-        ) from error
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+def _state_of(sale: Sale) -> str:
+    """Return the state, and what the time has made of it."""
+    now = datetime.now(UTC)
+    if sale.archived:
+        return "archived"
+    if sale.state in ("open", "paused") and sale.closes_at and sale.closes_at <= now:
+        return f"{sale.state}, its time is over"
+    if sale.state == "open" and sale.opens_at and sale.opens_at > now:
+        return "open, its time is to come"
+    return sale.state
+
+
+def _short(moment: datetime | None) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}" if moment else "-"

@@ -42,7 +42,13 @@ class ChangeStamp(NamedTuple):
     #: The epoch in Redis.
     epoch: int
     version: int
+    #: State, stock, corrections, number of holders, last outbox id.
     redis: tuple[bytes | int | None, ...]
+
+    def text(self) -> str:
+        """Return it as `sales.quiet_stamp` has it."""
+        parts = (p.decode() if isinstance(p, bytes) else p for p in self.redis)
+        return " ".join("-" if p is None else str(p) for p in (self.epoch, self.version, *parts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +57,10 @@ class SaleState:
 
     fence_reason: FenceReason | None
     stamp: ChangeStamp | None = None
+    #: What PostgreSQL had, if it may become quiet: over for a while, and without unpaid orders.
+    over_as: str | None = None
+    #: The stamp that it was marked as quiet with.
+    quiet_stamp: str | None = None
 
 
 _REASONS = {
@@ -60,22 +70,39 @@ _REASONS = {
 }
 
 
+#: So long after its end a sale may become quiet: no script call, publish or relay takes longer.
+#: What is still under way after that is a holder without a row, and keeps the sale live.
+OVER_S = 30
+#: Whether a sale takes no grabs any more, and has not done so for OVER_S. Versions before
+#: `closed_at` leave it null.
+IS_OVER = (
+    "CASE state WHEN 'created' THEN created_at"
+    " WHEN 'closed' THEN coalesce(least(closed_at, closes_at), created_at) ELSE closes_at END"
+    f" < now() - interval '{OVER_S} s'"
+)
+_SURVEYED = f"""
+SELECT sale_id, epoch, outbox_mark, opened_at IS NOT NULL, version,
+       restored_sales.sale_id IS NOT NULL AS restored,
+       CASE WHEN {IS_OVER} AND frozen = 0 THEN state END AS over_as, quiet_stamp
+  FROM sales JOIN inventory USING (sale_id) LEFT JOIN restored_sales USING (sale_id)
+ WHERE archived_at IS NULL
+"""  # noqa: S608 - ours
+
+
 async def survey(
     redis: Redis, db: asyncpg.Pool, sale_ids: Collection[str] | None = None, *, fence: bool = False
 ) -> dict[str, SaleState]:
     """Check all sales, or those of `sale_ids`, in one query and one round trip to Redis.
 
-    With `fence`, a sale that went back in time is fenced in the same step. PostgreSQL is read
-    first: it learns of everything from Redis, so Redis must have all that PostgreSQL knew then.
+    An archived sale is left out: Redis has nothing of it. With `fence`, a sale that went back in
+    time is fenced in the same step. PostgreSQL is read first: it learns of everything from Redis,
+    so Redis must have all that PostgreSQL knew then.
     """
     with database_errors_as_unavailable():
-        rows = await db.fetch(
-            "SELECT sale_id, epoch, outbox_mark, opened_at IS NOT NULL AS opened, version,"
-            "       restored_sales.sale_id IS NOT NULL AS restored"
-            "  FROM sales JOIN inventory USING (sale_id) LEFT JOIN restored_sales USING (sale_id)"
-            " WHERE $1::text[] IS NULL OR sale_id = ANY($1) ORDER BY number",
-            None if sale_ids is None else list(sale_ids),
-        )
+        if sale_ids is None:
+            rows = await db.fetch(_SURVEYED)
+        else:
+            rows = await db.fetch(f"{_SURVEYED} AND sale_id = ANY($1)", list(sale_ids))
     check = lua.register(redis, "check_sale")
     async with open_pipeline(redis) as pipe:
         for sale_id, epoch, mark, opened, *_ in rows:
@@ -156,4 +183,5 @@ def _state(reply: list[Any] | None, row: asyncpg.Record) -> SaleState:
     if reply[0] != b"WHOLE":
         return SaleState(_REASONS[reply[0]])
     _, epoch, *details = reply
-    return SaleState(None, ChangeStamp(epoch, row["version"], tuple(details)))
+    stamp = ChangeStamp(epoch, row["version"], tuple(details))
+    return SaleState(None, stamp, row["over_as"], row["quiet_stamp"])

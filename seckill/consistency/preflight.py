@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 import asyncpg
 from redis.asyncio import Redis
@@ -130,11 +131,22 @@ async def require(preflight: Preflight, sale: Sale, *, only_warn: bool) -> list[
             f"sale {sale.sale_id} does not open: {'; '.join(faults)} "
             "(SECKILL_PREFLIGHT=warn opens it all the same)"
         )
+    _require_time_left(sale)
     if sale.was_opened:  # also a closed sale, which `check` leaves out
         fenced = await fencing.needing_rebuild(preflight.redis, preflight.db, [sale.sale_id])
         for sale_id, reason in fenced.items():
             raise Conflict(fencing.advice(sale_id, reason))
     return faults + report.warnings
+
+
+def _require_time_left(sale: Sale) -> None:
+    """Raise Conflict if the sale would be closed as soon as it is open."""
+    if sale.closes_at is None or sale.closes_at > datetime.now(UTC):
+        return
+    over = f"sale {sale.sale_id} would sell nothing: its closes_at, {sale.closes_at}, is over"
+    if sale.was_opened:
+        raise Conflict(f"{over}, and the terms of a sale that was opened are fixed")
+    raise Conflict(f"{over}; change it: seckill sale edit {sale.sale_id} --closes-at TIME")
 
 
 async def redis_settings(redis: Redis, names: Collection[str]) -> dict[str, str]:

@@ -92,7 +92,8 @@ class Rebuild:
         reasons: dict[str, str] = {}
         for sale_id in sale_ids:
             if sale_id not in states:
-                raise Missing(f"there is no sale {sale_id}; `seckill sale list` shows them")
+                await sales.find_kept(self._db, sale_id)  # raises if there is none, or archived
+                raise Missing(f"sale {sale_id} was made just now; it needs no rebuild")
             found = states[sale_id].fence_reason
             reasons[sale_id] = found or "forced"
             if found is FenceReason.RESTORED and not force:
@@ -109,6 +110,7 @@ class Rebuild:
 
     async def run(self, sale_id: str, *, actor: str, reason: str) -> RebuildReport:
         """Rebuild one fenced sale; raise Conflict if another rebuild of it overtakes this one."""
+        await sales.wake(self._db, sale_id)
         new = await self._raise_epoch(sale_id, actor, reason)
         rejected = await self._reject_in_flight(sale_id, new.epoch)
         await self._step(self._begin, new, _ALL_KEYS, [])
@@ -137,7 +139,7 @@ class Rebuild:
         # A PostgreSQL restored from a backup may have an older epoch than Redis.
         in_redis = await fencing.epoch_in_redis(self._redis, sale_id)
         async with transaction(self._db) as connection:
-            sale = await sales.lock(connection, sale_id)
+            sale = await sales.lock_kept(connection, sale_id)
             epoch, total, available = await connection.fetchrow(
                 "UPDATE inventory SET epoch = greatest(epoch, $2) + 1, outbox_mark = 0,"
                 " version = version + 1 WHERE sale_id = $1 RETURNING epoch, total, available",

@@ -46,6 +46,8 @@ class SqlSnapshot:
     frozen: int
     sold: int
     epoch: int
+    #: Redis has nothing of the sale any more.
+    archived: bool
     #: state -> (orders, units)
     by_state: dict[str, tuple[int, int]]
     #: order_id -> buyer_id of live orders
@@ -103,7 +105,8 @@ async def read_sql(db: asyncpg.Pool, sale_id: str) -> SqlSnapshot | None:
     """Read a sale's rows in one snapshot; return None if there is no such sale."""
     async with transaction(db, snapshot=True) as connection:
         inventory = await connection.fetchrow(
-            "SELECT total, available, frozen, sold, epoch FROM inventory WHERE sale_id = $1",
+            "SELECT total, available, frozen, sold, epoch, archived_at IS NOT NULL AS archived"
+            "  FROM inventory JOIN sales USING (sale_id) WHERE sale_id = $1",
             sale_id,
         )
         if inventory is None:

@@ -116,6 +116,11 @@ async def _count(redis: Redis, db: asyncpg.Pool, sale_id: str) -> Ledger:
         return ledger
     _check_sql(ledger, sql)
     _check_money(ledger, await read_money(db, sale_id))
+    if sql.archived:  # PostgreSQL alone has it
+        ledger.lines["archived"] = 1
+        open_work = (sql.frozen, sql.returns_pending, ledger.open_txs, ledger.unknown_txs)
+        ledger.quiet = not any(open_work)
+        return ledger
     if reason := (await fencing.needing_rebuild(redis, db, [sale_id])).get(sale_id):
         ledger.violations.append(fencing.advice(sale_id, reason))
     in_redis = await read_redis(redis, sale_id)

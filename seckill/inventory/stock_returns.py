@@ -31,16 +31,19 @@ async def return_batch(db: asyncpg.Pool, stock: Stock) -> ReturnReport:
     """
     async with transaction(db) as connection:
         rows = await connection.fetch(
-            "SELECT r.order_id::text, r.sale_id, r.buyer_id, r.quantity, r.units, i.epoch"
-            "  FROM stock_returns r JOIN inventory i USING (sale_id)"
+            "SELECT r.order_id::text, r.sale_id, r.buyer_id, r.quantity, r.units, i.epoch,"
+            "       s.archived_at IS NOT NULL AS archived"
+            "  FROM stock_returns r JOIN inventory i USING (sale_id) JOIN sales s USING (sale_id)"
             " WHERE due_at <= now() ORDER BY due_at LIMIT $1 FOR UPDATE OF r SKIP LOCKED",
             CALL_MAX,
         )
+        # Redis has nothing of an archived sale that units could return to.
+        done = [row["order_id"] for row in rows if row["archived"]]
+        later: list[str] = []
         by_sale: dict[tuple[str, int], list[asyncpg.Record]] = defaultdict(list)
         for row in rows:
-            by_sale[row["sale_id"], row["epoch"]].append(row)
-        done: list[str] = []
-        later: list[str] = []
+            if not row["archived"]:
+                by_sale[row["sale_id"], row["epoch"]].append(row)
         for (sale_id, epoch), group in by_sale.items():
             returns = [
                 UnitReturn(r["buyer_id"], str(Holding(r["order_id"], r["quantity"])), r["units"])

@@ -46,8 +46,8 @@ async def set_limit(
     Redis is written before the commit. If Redis is unavailable nothing has changed, and if the
     commit fails the same command again makes both stores equal.
     """
-    await sales.find(db, sale_id)
     async with transaction(db) as connection:
+        await sales.lock_kept(connection, sale_id)
         await connection.execute(
             "INSERT INTO sale_limits (sale_id, op, rate, burst) VALUES ($1, $2, $3, $4)"
             " ON CONFLICT (sale_id, op) DO UPDATE"

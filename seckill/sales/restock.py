@@ -15,7 +15,7 @@ from seckill import audit
 from seckill.adapters.postgres import transaction
 from seckill.errors import BrokenSale, Conflict, Unavailable, UserMistake, WrongState
 from seckill.inventory.reservations import RestockOutcome, RestockReply, Stock
-from seckill.sales import sales
+from seckill.sales import listing, sales
 from seckill.sales.sales import UNITS_MAX, Sale
 
 
@@ -39,6 +39,7 @@ async def restock(
     if not reason.strip() or not reason.isprintable():
         raise UserMistake("a restock needs a reason: one line of text")
     before = (await sales.find(db, sale_id)).total if from_total is None else from_total
+    await sales.wake(db, sale_id)
     try:
         async with transaction(db) as connection:
             total = await _change(connection, stock, sale_id, units, from_total)
@@ -68,11 +69,11 @@ async def repair_total(db: asyncpg.Pool, stock: Stock, sale_id: str) -> None:
 
 
 async def repair_totals(db: asyncpg.Pool, stock: Stock) -> list[str]:
-    """Repair every sale whose total in Redis is behind; return their ids.
+    """Repair every live sale whose total in Redis is behind; return their ids.
 
     Without such a sale it costs one query and one round trip to Redis.
     """
-    opened = {s.sale_id: s.total for s in await sales.all_sales(db) if s.was_opened}
+    opened = {s.sale_id: s.total for s in await listing.live_sales(db) if s.was_opened}
     behind = [
         sale_id
         for sale_id, total in zip(opened, await stock.totals_of(list(opened)), strict=True)
@@ -124,7 +125,7 @@ async def _change(
 
 
 async def _locked(connection: asyncpg.Connection, sale_id: str) -> Sale:
-    sale = await sales.lock(connection, sale_id)
+    sale = await sales.lock_kept(connection, sale_id)
     if not sale.was_opened:
         raise WrongState(f"sale {sale_id} was never opened; open it first")
     return sale

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import asyncpg
@@ -24,10 +24,17 @@ PRICE_CENTS_MAX = 10**15
 #: A month: a buyer who has not paid by then will not pay.
 PAYMENT_WINDOW_MAX_S = 30 * 86_400
 
-_SELECT = """
+#: An operator who types the present minute means now.
+OPENED_JUST_NOW = timedelta(minutes=1)
+#: Longer than a process keeps a sale that was never opened (`SaleDirectory`, with one reading).
+#: Else the orders of a new sale of this id could get the number of the deleted one.
+REMEMBERED = timedelta(seconds=5)
+
+#: The columns of a `Sale`.
+SELECT = """
 SELECT s.sale_id, s.number, s.price_cents, s.per_order_max, s.opens_at, s.closes_at,
        s.payment_window_s, s.proof_bits, s.state, s.opened_at IS NOT NULL AS was_opened,
-       i.total, i.epoch
+       s.archived_at IS NOT NULL AS archived, i.total, i.epoch
   FROM sales s JOIN inventory i USING (sale_id)
 """
 
@@ -46,6 +53,8 @@ class Sale:
     proof_bits: int
     state: str
     was_opened: bool
+    #: It is history: Redis has nothing of it any more.
+    archived: bool
     total: int
     epoch: int
 
@@ -90,10 +99,7 @@ async def create(db: asyncpg.Pool, stock: Stock, new: NewSale) -> Sale:
     # Clients resolve dots in a path themselves, and a command takes what begins so for an option.
     if new.sale_id.startswith((".", "-")):
         raise UserMistake(f"sale id {new.sale_id!r}: begin with a letter, a digit or _")
-    if new.opens_at and new.closes_at and new.closes_at <= new.opens_at:
-        raise UserMistake("a sale must close after it opens")
-    if new.price_cents * new.per_order_max > AMOUNT_MAX:
-        raise UserMistake(f"price times units of an order must not exceed {AMOUNT_MAX} cents")
+    check_terms(new)
     try:
         async with transaction(db) as connection:
             await _insert(connection, new)
@@ -114,14 +120,55 @@ async def create(db: asyncpg.Pool, stock: Stock, new: NewSale) -> Sale:
     return sale
 
 
+def check_terms(new: NewSale) -> None:
+    """Raise UserMistake if terms, each fine by itself, do not go together."""
+    if new.opens_at and new.closes_at and new.closes_at <= new.opens_at:
+        raise UserMistake(
+            f"a sale must close after it opens: it would open at {new.opens_at.isoformat()} "
+            f"and close at {new.closes_at.isoformat()}"
+        )
+    if new.price_cents * new.per_order_max > AMOUNT_MAX:
+        raise UserMistake(f"price times units of an order must not exceed {AMOUNT_MAX} cents")
+
+
+def check_times(opens_at: datetime | None, closes_at: datetime | None) -> None:
+    """Raise UserMistake if one of the times that an operator typed is over."""
+    now = datetime.now(UTC)
+    if closes_at and closes_at <= now:
+        raise UserMistake(
+            f"closes_at {closes_at.isoformat()} is over (it is {now:%Y-%m-%dT%H:%M:%S}+00:00): "
+            "give a later time, or none for a sale that an operator closes"
+        )
+    if opens_at and opens_at < now - OPENED_JUST_NOW:
+        raise UserMistake(
+            f"opens_at {opens_at.isoformat()} is over (it is {now:%Y-%m-%dT%H:%M:%S}+00:00): "
+            "give a later time, or none for a sale that is open once an operator opens it"
+        )
+
+
+async def check_window(connection: asyncpg.Connection, payment_window_s: int) -> None:
+    """Raise UserMistake if the payment window would need one timer queue too many."""
+    windows = await connection.fetch(
+        "SELECT DISTINCT payment_window_s FROM sales WHERE payment_window_s <> $1",
+        payment_window_s,
+    )
+    if len(windows) >= topology.TIMER_QUEUES_MAX:
+        taken = ", ".join(str(row[0]) for row in windows)
+        raise UserMistake(
+            f"a payment window of {payment_window_s} s would be the "
+            f"{topology.TIMER_QUEUES_MAX + 1}th different one; use one of: {taken}"
+        )
+
+
 async def open_(db: asyncpg.Pool, stock: Stock, sale_id: str) -> Sale:
     """Open a sale. Its stock is written to Redis once; later openings only change the state.
 
     The row stays locked and `opened_at` uncommitted while Redis is written. A crash in between
     leaves "never opened", and open_sale.lua then finds the stock and leaves it alone.
     """
+    await wake(db, sale_id)
     async with transaction(db) as connection:
-        sale = await lock(connection, sale_id)
+        sale = await lock_kept(connection, sale_id)
         if sale.state == "paused":
             # A repeated opening must not lift a pause that another operator wanted.
             raise WrongState(
@@ -137,8 +184,8 @@ async def open_(db: asyncpg.Pool, stock: Stock, sale_id: str) -> Sale:
                 f"it must be rebuilt before it can open: seckill sale rebuild {sale_id}"
             )
         await connection.execute(
-            "UPDATE sales SET state = 'open', opened_at = coalesce(opened_at, now())"
-            " WHERE sale_id = $1",
+            "UPDATE sales SET state = 'open', opened_at = coalesce(opened_at, now()),"
+            " closed_at = NULL, quiet_stamp = NULL WHERE sale_id = $1",
             sale_id,
         )
     return await find(db, sale_id)
@@ -165,10 +212,18 @@ async def find(db: asyncpg.Pool, sale_id: str) -> Sale:
         return await _read(db, sale_id)
 
 
-async def all_sales(db: asyncpg.Pool) -> list[Sale]:
-    """Return every sale, oldest first."""
+async def wake(db: asyncpg.Pool, sale_id: str) -> None:
+    """Let the pollers look at a sale again, before anything of it changes in Redis.
+
+    This is a transaction of its own. If it were a part of the change, a crash between Redis and
+    the commit would leave a sale that sells, and that no poller looks at.
+    """
     with database_errors_as_unavailable():
-        return [Sale(*row) for row in await db.fetch(f"{_SELECT} ORDER BY number")]
+        await db.execute(
+            "UPDATE sales SET quiet_stamp = NULL"
+            " WHERE sale_id = $1 AND quiet_stamp IS NOT NULL AND archived_at IS NULL",
+            sale_id,
+        )
 
 
 async def lock(connection: asyncpg.Connection, sale_id: str) -> Sale:
@@ -181,6 +236,16 @@ async def lock(connection: asyncpg.Connection, sale_id: str) -> Sale:
     return await _read(connection, sale_id)
 
 
+async def lock_kept(connection: asyncpg.Connection, sale_id: str) -> Sale:
+    """Do as `lock`; raise WrongState if the sale is archived."""
+    return _kept(await lock(connection, sale_id))
+
+
+async def find_kept(db: asyncpg.Pool, sale_id: str) -> Sale:
+    """Do as `find`; raise WrongState if the sale is archived."""
+    return _kept(await find(db, sale_id))
+
+
 async def has_orders(connection: asyncpg.Connection, sale_id: str) -> bool:
     """Return whether a sale has orders: then it was opened, even if that was never written."""
     return bool(
@@ -188,23 +253,30 @@ async def has_orders(connection: asyncpg.Connection, sale_id: str) -> bool:
     )
 
 
+def _kept(sale: Sale) -> Sale:
+    if sale.archived:
+        raise WrongState(f"sale {sale.sale_id} is archived: nothing of it can change any more")
+    return sale
+
+
 async def _read(db: asyncpg.Pool | asyncpg.Connection, sale_id: str) -> Sale:
-    row = await db.fetchrow(f"{_SELECT} WHERE sale_id = $1", sale_id)
+    row = await db.fetchrow(f"{SELECT} WHERE sale_id = $1", sale_id)
     if row is None:
         raise Missing(f"there is no sale {sale_id}; `seckill sale list` shows them")
     return Sale(*row)
 
 
 async def _insert(connection: asyncpg.Connection, new: NewSale) -> None:
-    windows = await connection.fetch(
-        "SELECT DISTINCT payment_window_s FROM sales WHERE payment_window_s <> $1",
-        new.payment_window_s,
-    )
-    if len(windows) >= topology.TIMER_QUEUES_MAX:
-        taken = ", ".join(str(row[0]) for row in windows)
-        raise UserMistake(
-            f"a payment window of {new.payment_window_s} s would be the "
-            f"{topology.TIMER_QUEUES_MAX + 1}th different one; use one of: {taken}"
+    await check_window(connection, new.payment_window_s)
+    if await connection.fetchval(
+        "SELECT EXISTS (SELECT FROM audit WHERE sale_id = $1 AND action = 'sale.delete'"
+        " AND at > now() - $2::interval)",
+        new.sale_id,
+        REMEMBERED,
+    ):
+        raise WrongState(
+            f"sale {new.sale_id} was deleted just now; try again in "
+            f"{REMEMBERED.seconds} s, when every gateway has forgotten it"
         )
     await connection.execute(
         "INSERT INTO sales (sale_id, price_cents, per_order_max, opens_at, closes_at,"
@@ -229,7 +301,7 @@ async def _move(
 ) -> Sale:
     """Set the state in Redis, then in PostgreSQL; a repeat repairs a crash in between."""
     async with transaction(db) as connection:
-        sale = await lock(connection, sale_id)
+        sale = await lock_kept(connection, sale_id)
         if not sale.was_opened:
             raise WrongState(f"sale {sale_id} was never opened")
         if sale.state not in from_states:
@@ -242,7 +314,11 @@ async def _move(
                 f"until that is done: seckill sale rebuild {sale_id}"
             )
         await connection.execute(
-            "UPDATE sales SET state = $2 WHERE sale_id = $1", sale_id, to_state
+            "UPDATE sales SET state = $2,"
+            " closed_at = CASE $2 WHEN 'closed' THEN coalesce(closed_at, now()) END"
+            " WHERE sale_id = $1",
+            sale_id,
+            to_state,
         )
     return await find(db, sale_id)
 

@@ -10,7 +10,7 @@ from tests.processes import Process, Processes
 
 SHOP = "https://shop.example"
 OTHER = "https://evil.example"
-EXPOSED = "Retry-After, RateLimit, RateLimit-Policy"
+EXPOSED = "Retry-After, RateLimit, RateLimit-Policy, ETag"
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,13 @@ async def test_a_preflight_answers_what_a_path_takes(http, path, methods):
         assert got["Access-Control-Max-Age"] == "7200"
         assert got["Vary"] == "Origin"
         allowed = got["Access-Control-Allow-Headers"].lower().split(", ")
-        assert allowed == ["content-type", "authorization", "seckill-ticket", "last-event-id"]
+        assert allowed == [
+            "content-type",
+            "authorization",
+            "seckill-ticket",
+            "last-event-id",
+            "if-none-match",
+        ]
         assert "Access-Control-Allow-Credentials" not in got
 
 

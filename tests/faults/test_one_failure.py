@@ -20,6 +20,7 @@ from seckill.clock import monotonic_ms
 from seckill.errors import Unavailable
 from seckill.inventory.reservations import Stock, Verdict
 from seckill.micro_batcher import FutureWaiter
+from seckill.sales.archived import ArchivedSales
 from tests.processes import eventually, limits_profile
 
 TIMEOUT_S = 0.3
@@ -33,7 +34,7 @@ async def grab_of(reservations, buyer_id, quantity):
 
 
 @pytest.fixture
-async def make_reservations(redis_proxy, amqp_proxy):
+async def make_reservations(redis_proxy, amqp_proxy, db):
     """Make a sale's reservations on links that a test may break; they know of units for sale."""
     async with AsyncExitStack() as stack:
 
@@ -54,6 +55,7 @@ async def make_reservations(redis_proxy, amqp_proxy):
                 lambda sale_id, on_confirmed: GrabPublisher(
                     sale_id, batched, breaker, on_confirmed
                 ),
+                ArchivedSales(db).holdings,
                 batch_max=512,
                 calls_max=2,
                 spacing_s=0,

@@ -14,6 +14,7 @@ from seckill.inventory.reservations import Grab, Holding, Stock, Verdict
 from seckill.order_ids import new_order_id
 from seckill.orders import orders
 from seckill.orders.orders import NotPlaced, Placement
+from seckill.sales import sales
 from seckill.sales.sales import Sale
 
 HOUR_MS = 3_600_000
@@ -75,6 +76,15 @@ class Shop:
         """Return units until no stock return of the sale is left."""
         while await self.returns(sale):
             assert (await stock_returns.return_batch(self.db, self.stock)).done
+
+    async def end(self, sale: Sale) -> Sale:
+        """Close a sale, an hour ago."""
+        closed = await sales.close(self.db, self.stock, sale.sale_id)
+        await self.db.execute(
+            "UPDATE sales SET closed_at = now() - interval '1 hour' WHERE sale_id = $1",
+            sale.sale_id,
+        )
+        return closed
 
     async def bump_epoch(self, sale: Sale) -> None:
         """Do what a rebuild of Redis does first."""

@@ -1,0 +1,127 @@
+"""The pages of `GET /v1/sales`: read and encoded at most once a second, however many ask."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from hashlib import blake2b
+from typing import Annotated
+
+import asyncpg
+import msgspec
+from aiohttp import web
+
+from gateway.http.responses import Moment
+from seckill.inventory.reservations import Stock
+from seckill.sales import listing
+from seckill.sales.sales import Sale
+from seckill.single_flight import SingleFlight
+
+#: The contract lets `remaining` lag this much; so long a browser or a proxy may keep a page.
+LAG_S = 1.0
+#: A page that a client still has is good for so long: its `server_time` is never older.
+TAG_S = 10
+#: Sales of one page: 30 kB.
+LIMIT_MAX = 100
+#: Pages that are kept; clients who walk through all sales may ask for many.
+PAGES_MAX = 64
+
+STATES = msgspec.Meta(extra_json_schema={"enum": ["created", "open", "paused", "closed"]})
+
+
+class SaleView(msgspec.Struct):
+    """One sale as buyers see it. `remaining` may lag a second; null while it is not known.
+
+    `proof_bits` above 0: a ticket needs a solved challenge first.
+    """
+
+    sale_id: str
+    state: Annotated[str, STATES]
+    price_cents: int
+    per_order_max: int
+    opens_at: Moment | None
+    closes_at: Moment | None
+    payment_window_s: int
+    proof_bits: int
+    server_time: Moment
+    sold_out: bool
+    remaining: int | None
+
+
+class SaleList(msgspec.Struct):
+    """Some sales, the newest first. `next` is the cursor of the next page, null on the last."""
+
+    sales: list[SaleView]
+    next: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One encoded page, and what a client compares its copy by."""
+
+    body: bytes
+    tag: str
+
+
+class SalePages:
+    """The pages that were asked for lately."""
+
+    def __init__(self, db: asyncpg.Pool, stock: Stock) -> None:
+        self._db = db
+        self._stock = stock
+        self._pages: OrderedDict[tuple[int, int], SingleFlight[Page]] = OrderedDict()
+        #: One reading at a time, so that cursors nobody else uses take one link of the pool.
+        self._reading = asyncio.Lock()
+
+    async def read(self, *, before: int, limit: int) -> Page:
+        """Return up to `limit` sales with a number under `before`."""
+        key = (before, limit)
+        page = self._pages.pop(key, None) or SingleFlight(
+            partial(self._read, before, limit), interval_s=LAG_S
+        )
+        self._pages[key] = page
+        if len(self._pages) > PAGES_MAX:
+            self._pages.popitem(last=False)
+        return await page.recent()
+
+    async def _read(self, before: int, limit: int) -> Page:
+        async with self._reading:
+            sales = await listing.listed_page(self._db, before=before, limit=limit + 1)
+            shown = sales[:limit]
+            left = await self._stock.left_of([sale.sale_id for sale in shown])
+        more = str(shown[-1].number) if len(sales) > limit else None
+        now = datetime.now(UTC)
+        views = [view_of(sale, units, now) for sale, units in zip(shown, left, strict=True)]
+        return Page(msgspec.json.encode(SaleList(views, more)), _tag_of(views, more))
+
+
+def view_of(sale: Sale, left: int | None, now: datetime) -> SaleView:
+    """Return a sale as buyers see it."""
+    return SaleView(
+        sale_id=sale.sale_id,
+        state=sale.state,
+        price_cents=sale.price_cents,
+        per_order_max=sale.per_order_max,
+        opens_at=sale.opens_at,
+        closes_at=sale.closes_at,
+        payment_window_s=sale.payment_window_s,
+        proof_bits=sale.proof_bits,
+        server_time=now,
+        sold_out=left == 0,
+        remaining=left,
+    )
+
+
+def _tag_of(views: list[SaleView], more: str | None) -> str:
+    """Return the same tag for the same sales at the same time, whichever process is asked."""
+    period = datetime.fromtimestamp(time.time() // TAG_S * TAG_S, UTC)
+    timeless = [msgspec.structs.replace(view, server_time=period) for view in views]
+    encoded = msgspec.json.encode((period, SaleList(timeless, more)))
+    return blake2b(encoded, digest_size=12).hexdigest()
+
+
+SALE_PAGES = web.AppKey("sale_pages", SalePages)

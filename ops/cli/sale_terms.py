@@ -1,0 +1,53 @@
+"""The terms of a sale as options of `seckill sale create` and `edit`."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+
+import typer
+
+from seckill.auth import proof_of_work
+from seckill.errors import UserMistake
+from seckill.sales.sales import PAYMENT_WINDOW_MAX_S, PRICE_CENTS_MAX, UNITS_MAX
+
+STOCK = typer.Option(help="Units for sale.", min=1, max=UNITS_MAX)
+PRICE_CENTS = typer.Option(help="Price of a unit, in cents.", min=0, max=PRICE_CENTS_MAX)
+PER_ORDER_MAX = typer.Option(help="Units one order may take.", min=1, max=UNITS_MAX)
+OPENS_AT = typer.Option(help="ISO time, UTC without a zone; `now`: once it is opened.")
+CLOSES_AT = typer.Option(help="ISO time, UTC without a zone; `never`: by an operator.")
+PAYMENT_WINDOW = typer.Option(
+    help="Seconds an unpaid order keeps its units.", min=1, max=PAYMENT_WINDOW_MAX_S
+)
+PROOF_BITS = typer.Option(
+    help="Work before a ticket, in leading zero bits; each one more doubles it. 0: none.",
+    min=0,
+    max=proof_of_work.BITS_MAX,
+)
+
+#: The word for no time at all, by option.
+_NONE = {"--opens-at": "now", "--closes-at": "never"}
+_DAY = re.compile(r"\d{4}-?\d{2}-?\d{2}|\d{4}-?W\d{2}(-?\d)?")
+
+
+def moment(option: str, text: str | None) -> datetime | None:
+    """Return the time that an option gives; None for none.
+
+    A day alone is the midnight at its beginning. Today is refused: who types it means its end.
+    """
+    if text is None or text == _NONE[option]:
+        return None
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise UserMistake(
+            f"{option} {text!r}: give an ISO time such as 2030-11-11T20:00:00+08:00, "
+            f"or {_NONE[option]}"
+        ) from error
+    found = found if found.tzinfo else found.replace(tzinfo=UTC)
+    if _DAY.fullmatch(text) and found <= datetime.now(UTC):
+        raise UserMistake(
+            f"{option} {text} is the midnight (UTC) at the beginning of that day, which is over; "
+            f"type the time, too: {option} {found:%Y-%m-%d}T23:59:59"
+        )
+    return found

@@ -1,0 +1,90 @@
+"""Sales that were never opened can be changed and removed; others cannot."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from seckill.adapters import redis_keys
+from seckill.errors import Missing, UserMistake, WrongState
+from seckill.sales import drafts, sales
+from seckill.sales.sales import NewSale
+
+LATER = datetime(2030, 1, 1, 20, tzinfo=UTC)
+
+
+async def test_each_term_can_be_changed_until_the_sale_opens(db, stock, store, open_sale, shop):
+    sale = await open_sale(opened=False, closes_at=LATER)
+    changes = {
+        "stock": 7,
+        "price_cents": 5,
+        "per_order_max": 3,
+        "opens_at": LATER - timedelta(hours=1),
+        "closes_at": None,
+        "proof_bits": 4,
+    }
+    changed = await drafts.edit(db, stock, sale.sale_id, changes)
+    assert changed.number == sale.number
+    assert {name: getattr(changed, name) for name in changes if name != "stock"} | {
+        "stock": changed.total
+    } == changes
+    fields = await store.hgetall(redis_keys.sale(sale.sale_id))
+    assert (fields[b"per_order_max"], fields[b"closes_at_ms"]) == (b"3", b"0")
+
+    await sales.open_(db, stock, sale.sale_id)
+    assert await shop.left(sale) == 7
+    with pytest.raises(WrongState, match="was opened"):
+        await drafts.edit(db, stock, sale.sale_id, changes)
+    with pytest.raises(WrongState, match="was opened"):
+        await drafts.delete(db, store, sale.sale_id, actor="test")
+
+
+async def test_terms_that_cannot_be_kept_change_nothing(db, stock, open_sale):
+    sale = await open_sale(opened=False, opens_at=LATER)
+    for changes, words in (
+        ({}, "nothing to change"),
+        ({"closes_at": LATER}, "close after it opens"),
+        ({"price_cents": 10**15, "per_order_max": 10**6}, "must not exceed"),
+    ):
+        with pytest.raises(UserMistake, match=words):
+            await drafts.edit(db, stock, sale.sale_id, changes)
+    assert await sales.find(db, sale.sale_id) == sale
+
+
+async def test_a_sale_that_redis_alone_has_opened_is_left_alone(db, stock, store, open_sale):
+    sale = await open_sale(opened=False)
+    await stock.open_sale(sale.sale_id, sale.terms())
+    with pytest.raises(WrongState, match="its opening broke off"):
+        await drafts.edit(db, stock, sale.sale_id, {"stock": 1})
+    with pytest.raises(WrongState, match="its opening broke off"):
+        await drafts.delete(db, store, sale.sale_id, actor="test")
+    assert (await sales.open_(db, stock, sale.sale_id)).total == sale.total
+
+
+async def test_a_deleted_sale_is_gone_and_its_id_is_free_a_moment_later(
+    db, stock, store, open_sale
+):
+    sale = await open_sale(opened=False)
+    assert await drafts.delete(db, store, sale.sale_id, actor="test") == sale
+    with pytest.raises(Missing):
+        await drafts.delete(db, store, sale.sale_id, actor="test")
+    assert not await store.exists(redis_keys.sale(sale.sale_id))
+    # Gateways may still know it by its old number.
+    again = NewSale(sale.sale_id, 1, 1)
+    with pytest.raises(WrongState, match="deleted just now"):
+        await sales.create(db, stock, again)
+    await db.execute(
+        "UPDATE audit SET at = at - interval '1 minute' WHERE sale_id = $1", sale.sale_id
+    )
+    assert (await sales.create(db, stock, again)).number != sale.number
+
+
+def test_times_that_are_over_are_refused():
+    now = datetime.now(UTC)
+    sales.check_times(None, None)
+    sales.check_times(now, now + timedelta(hours=1))
+    for times in ((None, now), (now - timedelta(hours=1), None), (None, now - timedelta(days=9))):
+        with pytest.raises(UserMistake, match="is over") as refused:
+            sales.check_times(*times)
+        assert "\n" not in str(refused.value)
