@@ -65,12 +65,13 @@ async def tables(connection) -> list[str]:
 
 
 async def rows_of(connection) -> dict[str, list[str]]:
-    """Return all rows of all tables, each as JSON."""
+    """Return all rows of all tables, each as JSON, without columns that 0.1.0 did not have."""
     return {
         table: [
             row[0]
             for row in await connection.fetch(
-                f"SELECT to_jsonb({table})::text FROM {table} ORDER BY 1"  # noqa: S608 - a table of ours
+                f"SELECT (to_jsonb({table}) - $1::text[])::text FROM {table} ORDER BY 1",  # noqa: S608 - a table of ours
+                ["closed_at", "quiet_stamp", "archived_at"],
             )
         ]
         for table in await tables(connection)
