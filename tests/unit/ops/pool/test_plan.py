@@ -40,6 +40,7 @@ def test_a_paused_role_runs_nowhere_and_its_workers_stay(plan: PoolPlan) -> None
     plan.pause(["place"])
     assert plan.workers == 3
     assert [plan.roles_of(number) for number in (1, 2, 3)] == [["expire", "sweep"], [], []]
+    assert [plan.paused_of(number) for number in (1, 3, 4)] == [["place"], ["place"], []]
 
     plan.pause(["place"], paused=False)
     assert plan.roles_of(3) == ["place"]
