@@ -27,11 +27,13 @@ PATIENCE_S = 60.0
 class RunningPool:
     """`seckill pool` in a home of its own."""
 
-    def __init__(self, settings: Settings, home: Path) -> None:
+    def __init__(self, settings: Settings, home: Path, *, liveness_s: float = 600) -> None:
+        """Describe it; by default no worker that a test freezes is taken for one that hangs."""
         self.home = home
         self.manager: Child | None = None
         names = ("redis_url", "amqp_url", "postgres_dsn")
-        save_stack_settings(home, {name: getattr(settings, name) for name in names})
+        stores = {name: getattr(settings, name) for name in names}
+        save_stack_settings(home, {**stores, "liveness_s": liveness_s})
 
     async def __aenter__(self) -> RunningPool:
         return self
