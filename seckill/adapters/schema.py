@@ -34,7 +34,9 @@ _LOST = """
 SELECT kind, name FROM unnest($1::text[], $2::text[]) AS expected (kind, name)
  WHERE NOT CASE kind
    WHEN 'function' THEN
-     EXISTS (SELECT FROM pg_proc WHERE proname = name AND pg_function_is_visible(oid))
+     -- With EXISTS the planner asks of each function of the server whether it is visible: 0.1 s.
+     (SELECT coalesce(bool_or(pg_function_is_visible(oid)), false)
+        FROM pg_proc WHERE proname = name::name)
    WHEN 'trigger' THEN EXISTS (SELECT FROM pg_trigger WHERE tgname = name AND tgenabled <> 'D')
    WHEN 'column' THEN
      EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass(split_part(name, '.', 1))

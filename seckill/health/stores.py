@@ -17,7 +17,7 @@ from seckill.adapters.failures import POSTGRESQL, RABBITMQ, REDIS
 from seckill.adapters.postgres import database_errors_as_unavailable
 from seckill.adapters.publisher import Publisher
 from seckill.adapters.redis import redis_errors_as_unavailable
-from seckill.errors import FailureKind, Unavailable
+from seckill.errors import FailureKind, NotReady, Unavailable
 from seckill.health.watch import Look
 from seckill.inventory.trial import try_grab
 
@@ -75,10 +75,13 @@ async def look_at_postgresql(db: asyncpg.Pool) -> None:
                 store=POSTGRESQL,
                 code=READ_ONLY,
             )
-        found = await schema.look(db, _numbered())
-    if found.fault:
+        try:
+            fault = (await schema.look(db, _numbered())).fault
+        except NotReady as error:
+            fault = str(error)
+    if fault:
         raise Unavailable(
-            f"PostgreSQL has another schema than this version: {found.fault}",
+            f"PostgreSQL has another schema than this version: {fault}",
             kind=FailureKind.CONFIGURATION,
             store=POSTGRESQL,
             code="schema",
