@@ -132,22 +132,30 @@ class RunningPool:
         await eventually(gone, "the workers end by themselves", within_s=PATIENCE_S)
 
 
-async def broker_figures(services: Services, queue: str) -> dict[str, int]:
-    """Ask the broker itself, by rabbitmqctl, for the figures of a queue."""
+async def rabbitmqctl(services: Services, *words: str) -> str:
+    """Run a command of the broker itself, and return its output."""
     children = services.stores["rabbitmq"].children
     if not children:
         pytest.skip("a broker that the environment gave cannot be asked by rabbitmqctl")
     spec = children[-1].spec
-    figures = ("messages_ready", "messages_unacknowledged", "consumers")
     process = await asyncio.create_subprocess_exec(
         Path(spec.argv[0]).with_name("rabbitmqctl"),
-        *("list_queues", "--silent", "--formatter", "json", "name", *figures),
+        *words,
         env=spec.env,
         cwd=spec.cwd,
         stdout=asyncio.subprocess.PIPE,
     )
     out, _ = await process.communicate()
     assert process.returncode == 0
+    return out.decode()
+
+
+async def broker_figures(services: Services, queue: str) -> dict[str, int]:
+    """Ask the broker itself for the figures of a queue."""
+    figures = ("messages_ready", "messages_unacknowledged", "consumers")
+    out = await rabbitmqctl(
+        services, "list_queues", "--silent", "--formatter", "json", "name", *figures
+    )
     return next(
         {name: row[name] for name in figures} for row in json.loads(out) if row["name"] == queue
     )

@@ -49,6 +49,7 @@ _STATEMENT = re.compile(
     r"(?: IF (?:NOT )?EXISTS)? (\w+)(.*?;$)",
     re.MULTILINE | re.DOTALL,
 )
+_COMMENT = re.compile(r"--.*")
 _COLUMN = re.compile(r"^  ([a-z_]+) +[a-z]", re.MULTILINE)
 
 
@@ -181,7 +182,7 @@ def objects_of(texts: tuple[str, ...]) -> list[tuple[str, str]]:
     """Return the kind and name of all that files make and do not drop again."""
     found: dict[tuple[str, str], None] = {}
     for text in texts:
-        for verb, kind, name, rest in _STATEMENT.findall(text):
+        for verb, kind, name, rest in _STATEMENT.findall(_COMMENT.sub("", text)):
             made = [(kind.lower(), name)]
             if kind == "TABLE":
                 made += [("column", f"{name}.{column}") for column in _COLUMN.findall(rest)]

@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from config.field_types import KEY_EXPIRY
-from seckill.adapters import topology
+from seckill.adapters import features, topology
 from seckill.adapters.postgres import database_errors_as_unavailable
 from seckill.adapters.rabbitmq import Broker, link_call
 from seckill.adapters.redis import open_pipeline
@@ -74,6 +74,7 @@ class Preflight:
         return report
 
     async def _redis(self, report: PreflightReport) -> None:
+        report.problems += await features.redis_faults(self.redis)
         found = await redis_settings(self.redis, [*REDIS_MUST_BE, KEYSPACE_EVENTS])
         for name, right in REDIS_MUST_BE.items():
             if name not in found:
@@ -89,6 +90,7 @@ class Preflight:
             report.warnings.append(line)
 
     async def _postgresql(self, report: PreflightReport) -> None:
+        report.problems += await features.postgresql_faults(self.db)
         with database_errors_as_unavailable():
             found = dict(
                 await self.db.fetch(
