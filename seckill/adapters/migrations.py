@@ -12,10 +12,10 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.resources import files
-from urllib.parse import urlsplit
 
 import asyncpg
 
+from config.addresses import parse_address
 from seckill.adapters import schema
 from seckill.adapters.failures import (
     POSTGRESQL,
@@ -84,7 +84,6 @@ async def _look(dsn: str, connection: asyncpg.Connection) -> Schema:
 
 @asynccontextmanager
 async def _connection(dsn: str) -> AsyncIterator[asyncpg.Connection]:
-    where = urlsplit(dsn)
     try:
         connection = await _connect(dsn)
         try:
@@ -95,7 +94,7 @@ async def _connection(dsn: str) -> AsyncIterator[asyncpg.Connection]:
         failure = store_failure(error, POSTGRESQL)
         if failure is None:
             raise
-        raise failure.at(f"{where.hostname}:{where.port}") from error
+        raise failure.at(str(parse_address(dsn))) from error
 
 
 async def _connect(dsn: str) -> asyncpg.Connection:

@@ -10,11 +10,11 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 import asyncpg
 from redis.asyncio import Redis
 
+from config.addresses import parse_address
 from config.settings import Settings
 from seckill.adapters import features, installation, namespace, postgres, topology
 from seckill.adapters import redis as redis_client
@@ -118,8 +118,9 @@ async def _faults(requirement: Requirement, stores: StoresAtStart) -> list[str]:
         lines = await requirement.check(stores)
     except Unavailable as error:
         lines = [str(error)]
-    where = urlsplit(getattr(stores.settings, requirement.setting))
-    address, name = f"{where.hostname}:{where.port}", requirement.store
+    name = requirement.store
+    address = parse_address(getattr(stores.settings, requirement.setting))
     return [
-        line if address in line else line.replace(name, f"{name} at {address}", 1) for line in lines
+        line if line.startswith(f"{name} at ") else line.replace(name, f"{name} at {address}", 1)
+        for line in lines
     ]
