@@ -18,7 +18,7 @@ from contextlib import redirect_stdout
 from importlib import import_module
 from io import StringIO
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 #: What is read -> the modules that it may be in, the newest place first.
 MODULES = {
@@ -137,6 +137,10 @@ class Channel:
     async def declare_exchange(self, name: str, kind: str, **options: object) -> Channel.Declared:
         """Note an exchange."""
         return self.declared("exchange", f"{name} {kind}", options)
+
+    async def get_underlay_channel(self) -> SimpleNamespace:
+        """Return the library's channel, to a broker that does not tell its version."""
+        return SimpleNamespace(connection=SimpleNamespace(server_properties={}))
 
     async def declare_queue(self, name: str = "(any)", **options: object) -> Channel.Declared:
         """Note a queue."""

@@ -15,18 +15,23 @@ from aio_pika.abc import AbstractIncomingMessage
 
 from consumers.resources import Resources
 from consumers.runtime.poll_role import Polled, PollRole
-from consumers.runtime.queue_role import queue_role
+from consumers.runtime.queue_role import DELIVERY_COUNT, earlier_deliveries, queue_role
 from consumers.runtime.retries import RetrySchedule
 from consumers.runtime.role import Role, RoleGroup
 from seckill import messages, metrics
 from seckill.adapters import topology
 from seckill.adapters.publisher import Publisher
 from seckill.dead_letters import parser, store
+from seckill.errors import Transient
 
 #: Weight of the letters written in one transaction: a hundred letters of fifty grabs each.
 BATCH_MAX = 5_000
 #: A letter that PostgreSQL did not take waits so long: time enough to mend something.
 AGAIN_S = topology.RETRY_DELAYS_S[-1]
+#: A letter whose consumer was killed so often takes the way of one that PostgreSQL did not take:
+#: when it comes back, RabbitMQ counts its deliveries anew. From half of the limit that RabbitMQ 4
+#: has for queues which an earlier version made, beyond which it drops the letter.
+TOO_OFTEN = range(topology.DELIVERY_LIMIT // 2, topology.DELIVERY_LIMIT + 1)
 #: Between two counts. An operator closes letters in another process, and the alarm should soon end.
 COUNT_S = 5.0
 
@@ -42,6 +47,9 @@ class StoreDeadLetters:
 
     async def handle(self, batch: Sequence[AbstractIncomingMessage]) -> None:
         """Write all messages into SQL, and log those that are new."""
+        for often in map(earlier_deliveries, batch):
+            if often in TOO_OFTEN:
+                raise Transient(f"it was delivered {often} times without an answer")
         found = [
             parser.read(self._queue, part, message.headers)
             for message in batch
@@ -77,7 +85,11 @@ class LongestRetry(RetrySchedule):
         log.error(
             "a letter in %s cannot be written, again in %d s", self._queue, AGAIN_S, exc_info=error
         )
-        headers = {k: v for k, v in message.headers.items() if isinstance(v, str | int)}
+        headers = {
+            name: value
+            for name, value in message.headers.items()
+            if isinstance(value, str | int) and name != DELIVERY_COUNT
+        }
         await self._publisher.publish_later(AGAIN_S, AGAIN_S, self._queue, message, headers)
 
 

@@ -28,6 +28,8 @@ from seckill.outages import OUTAGES
 
 #: A message delivered this often before may be the one that killed its consumers.
 SUSPECT_DELIVERIES = 2
+#: RabbitMQ's header of a message that was delivered before.
+DELIVERY_COUNT = "x-delivery-count"
 #: The ids of one entry take about this many bytes: a body is weighed without decoding it.
 ENTRY_BYTES = 50
 
@@ -65,10 +67,19 @@ def weight_of(message: Message) -> int:
     return 1 + len(message.body) // ENTRY_BYTES
 
 
+def earlier_deliveries(message: Message) -> int:
+    """Return how often a message was delivered before, and not acknowledged.
+
+    RabbitMQ 4 leaves the last count of another queue on a message that it dead-letters: one more
+    than the limit, at its first delivery.
+    """
+    count = message.headers.get(DELIVERY_COUNT, 0)
+    return count if isinstance(count, int) else 0
+
+
 def is_suspect(message: Message) -> bool:
-    """Return whether a message was delivered too often (RabbitMQ counts from the second time)."""
-    count = message.headers.get("x-delivery-count", 0)
-    return isinstance(count, int) and count >= SUSPECT_DELIVERIES
+    """Return whether a message was delivered too often."""
+    return earlier_deliveries(message) >= SUSPECT_DELIVERIES
 
 
 class QueueRole:
@@ -144,9 +155,11 @@ class QueueRole:
             await channel.set_qos(prefetch_count=1 if one_at_a_time else self._prefetch)
             underlay = await channel.get_underlay_channel()
             underlay.on_consumer_cancel_callbacks.add(lambda _: deleted.set())
-            queue = (await topology.declare(channel)).queues[self._queue]
-            await queue.consume(inbox.put)
+            declared = await topology.declare(channel)
+            await declared.queues[self._queue].consume(inbox.put)
         OUTAGES.worked(RABBITMQ)
+        if self._queue in declared.limited:
+            log.warning("%s", topology.limit_advice(self._queue))
         log.info("%s: consuming%s", self._queue, ", one at a time" if one_at_a_time else "")
         ended = asyncio.create_task(_ended(channel, deleted, stop), name=f"{self._queue} end")
         try:

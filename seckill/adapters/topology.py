@@ -39,6 +39,10 @@ RETRY_DELAYS_S = (1, 5, 25, 125)
 #: A message that killed its consumer this often is not delivered again. At least 20, because an
 #: ordinary restart of the pool also counts as a delivery.
 DELIVERY_LIMIT = 20
+#: The first RabbitMQ that drops a message which was delivered 20 times, unless its queue says
+#: otherwise. There -1 is no limit; before, it is a limit that the second delivery exceeds.
+#: https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling
+LIMITING_MAJOR = 4
 #: Distinct payment windows, so distinct timer queues, that sales may use together.
 TIMER_QUEUES_MAX = 16
 
@@ -89,6 +93,8 @@ class Topology:
     queues: dict[str, AbstractQueue]
     #: The exchanges of the retry queues, by delay in seconds.
     retry_exchanges: dict[int, AbstractExchange]
+    #: Dead queues that an earlier RabbitMQ made, and that now drop messages unless a policy helps.
+    limited: list[str]
 
 
 async def claim(channel: AbstractChannel, installation_id: str) -> str:
@@ -121,11 +127,14 @@ async def declare(channel: AbstractChannel) -> Topology:
     Raise WrongQueue if one of them exists with other arguments. Every process declares everything
     over each new link, because the broker may have lost everything.
     """
-    queues = {}
+    queues, limited = {}, []
     exchange = await channel.declare_exchange(full_name(EXCHANGE), "direct", durable=True)
     events = await declare_events(channel)
     for queue in WORK_QUEUES:
-        queues[dead(queue)] = await _declare_queue(channel, exchange, dead(queue), {})
+        arguments = await _dead_arguments(channel, dead(queue))
+        if arguments is None:
+            limited.append(dead(queue))
+        queues[dead(queue)] = await _declare_queue(channel, exchange, dead(queue), arguments or {})
         queues[queue] = await _declare_queue(
             channel,
             exchange,
@@ -141,7 +150,18 @@ async def declare(channel: AbstractChannel) -> Topology:
     for delay_s in RETRY_DELAYS_S:
         name = retry(delay_s)
         retry_exchanges[delay_s], queues[name] = await _declare_retry_queue(channel, delay_s)
-    return Topology(exchange, events, queues, retry_exchanges)
+    return Topology(exchange, events, queues, retry_exchanges, limited)
+
+
+def limit_advice(queue: str) -> str:
+    """Return one line for an operator about a queue in `Topology.limited`."""
+    name = full_name(queue)
+    pattern = name.replace(".", r"\.")
+    return (
+        f"RabbitMQ: queue {name} was made before RabbitMQ {LIMITING_MAJOR}, and loses a "
+        "message whose consumer is killed 20 times; unless you did before, type: rabbitmqctl "
+        f"set_policy {name} '^{pattern}$' '{{\"delivery-limit\":-1}}' --apply-to queues"
+    )
 
 
 async def declare_events(channel: AbstractChannel) -> AbstractExchange:
@@ -170,6 +190,28 @@ async def declare_timer(
         **_AT_LEAST_ONCE,
     }
     return await _declare_queue(channel, exchange, timer(window_s), arguments)
+
+
+async def _dead_arguments(channel: AbstractChannel, name: str) -> dict[str, Any] | None:
+    """Return the arguments with which a dead queue drops nothing; None if it exists without them.
+
+    They are tried on a channel of their own, since a refusal closes the channel.
+    """
+    connection = (await channel.get_underlay_channel()).connection
+    version = str(connection.server_properties.get("version", ""))
+    major = version.partition(".")[0]
+    if not major.isdecimal() or int(major) < LIMITING_MAJOR:
+        return {}
+    arguments = {"x-delivery-limit": -1}
+    trial = await connection.channel()
+    try:
+        await trial.queue_declare(
+            full_name(name), durable=True, arguments={"x-queue-type": "quorum", **arguments}
+        )
+    except ChannelPreconditionFailed:
+        return None  # if its other arguments are wrong, too, the next declaration says so
+    await trial.close()
+    return arguments
 
 
 async def _declare_retry_queue(

@@ -40,3 +40,39 @@ async def test_a_refused_message_is_no_business_of_the_others_on_the_link(
         await asyncio.gather(*others, *(refused() for _ in range(20)))
 
     assert await queues.size(topology.ORDERS_EXPIRE) == 20
+
+
+@pytest.fixture
+async def channel(settings):
+    async with await aio_pika.connect(settings.amqp_url) as connection:
+        yield await connection.channel()
+
+
+@pytest.fixture
+async def without_dead_queue(channel, publisher):
+    """Delete a dead queue, before and after the test; the next declaration makes it anew."""
+    name = topology.dead(topology.SAGA_STEPS)
+    await channel.queue_delete(name)
+    yield name
+    await channel.queue_delete(name)
+    await topology.declare(channel)
+
+
+async def test_F23_a_dead_queue_that_an_earlier_rabbitmq_made_is_used_and_named(
+    channel, without_dead_queue, monkeypatch
+):
+    """An upgrade of RabbitMQ must stop nothing, and an operator should know what it may lose."""
+    made_before = {"x-queue-type": "quorum"}
+    await channel.declare_queue(without_dead_queue, durable=True, arguments=made_before)
+    monkeypatch.setattr(topology, "LIMITING_MAJOR", 1)
+
+    assert without_dead_queue in (await topology.declare(channel)).limited
+    assert r"'^saga\.steps\.dead$'" in topology.limit_advice(without_dead_queue)
+
+
+async def test_F23_a_new_dead_queue_has_no_limit_and_stays_as_it_is(
+    channel, without_dead_queue, monkeypatch
+):
+    monkeypatch.setattr(topology, "LIMITING_MAJOR", 1)
+    for _ in range(2):
+        assert without_dead_queue not in (await topology.declare(channel)).limited

@@ -225,3 +225,22 @@ async def test_F13_a_letter_that_postgresql_does_not_take_comes_back_with_its_he
     assert refusals == []
     assert (even.body, odd.body) == (b"good", b"odd")
     assert (odd.reason, odd.attempts, odd.last_at.timestamp()) == ("its own", 4, 2)
+
+
+@pytest.mark.parametrize("times", [dead_letters_role.TOO_OFTEN[0], topology.DELIVERY_LIMIT + 5])
+async def test_F23_a_letter_whose_role_is_killed_again_and_again_is_kept(
+    put_dead, moved, queues, monkeypatch, times
+):
+    """RabbitMQ 4 drops a message that was delivered 20 times, unless its queue says otherwise."""
+    monkeypatch.setattr(dead_letters_role, "AGAIN_S", topology.RETRY_DELAYS_S[0])
+    name = topology.dead(ORDERS_PLACE)
+    await put_dead(b"x", {"x-reason": "its own", "x-last-failed-ms": 2_000})
+    for _ in range(times):
+        (message,) = await queues.take(name, 1, no_ack=False)
+        await message.reject(requeue=True)
+
+    (letter,) = await moved()
+
+    assert (letter.body, letter.reason, letter.deaths) == (b"x", "its own", 1)
+    assert letter.headers.get("x-delivery-count", times) == times
+    assert await queues.size(name) == 0
