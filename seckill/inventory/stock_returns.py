@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import asyncpg
 
-from seckill.adapters.postgres import transaction
+from seckill.adapters.postgres import database_errors_as_unavailable, transaction
 from seckill.errors import BrokenSale
 from seckill.inventory.reservations import CALL_MAX, Holding, Stock, UnitReturn
 
+_IS_DUE = "SELECT EXISTS (SELECT FROM stock_returns WHERE due_at <= now())"
 #: Wait before the next attempt at a sale that is missing, fenced or being rebuilt.
 LATER_S = 2.0
 
@@ -29,6 +30,9 @@ async def return_batch(db: asyncpg.Pool, stock: Stock) -> ReturnReport:
     Rows are deleted after Redis has answered that their holders are gone. A crash in between runs
     return_units.lua again, which finds no holder and adds nothing: exactly once, by the holder.
     """
+    with database_errors_as_unavailable():
+        if not await db.fetchval(_IS_DUE):  # a poll at rest is one round trip, and no transaction
+            return ReturnReport(0, 0)
     async with transaction(db) as connection:
         rows = await connection.fetch(
             "SELECT r.order_id::text, r.sale_id, r.buyer_id, r.quantity, r.units, i.epoch,"
