@@ -42,7 +42,7 @@ def recover(
 ) -> None:
     """Bring together what a restored PostgreSQL forgot, name what is left, and sell again.
 
-    Exit 1 while the provider has money that belongs to no order.
+    Exit 1 while the money at the provider is not that of the paid orders.
     """
     if bool(sale_ids) == everything:
         raise UserMistake("give either sales or --all")
@@ -53,7 +53,7 @@ def recover(
     show({"recovered": done, "failed": failed}, as_json, *lines)
     if failed:
         raise SeckillError("; ".join(failed.values()))
-    if any(report.orphans for report in done):
+    if any(report.orphans or report.unfunded for report in done):
         raise typer.Exit(1)
 
 
@@ -104,6 +104,11 @@ def _lines(report: SaleRecoveryReport) -> Iterator[RenderableType]:
         if found:
             yield f"{len(found)} charges of {charges.total(found) / 100:.2f} {words}:"
             yield table("charge", "order", "cents", "status", rows=[_row(each) for each in found])
+    if report.unfunded:
+        yield (
+            "paid here, and their money went back: "
+            f"{', '.join(report.unfunded)}; repeat each refund: seckill refund ORDER --reason WHY"
+        )
     if report.orphans:
         yield (
             "look at these orders, then give the money back: "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import asyncpg
@@ -25,38 +25,44 @@ class OrphanCharge:
     status: str
 
 
-async def find_orphans(
-    db: asyncpg.Pool, provider: Provider, sale_id: str
-) -> list[OrphanCharge] | None:
-    """Return the charges of a sale without a payment; None if the provider lists no charges.
+@dataclass(frozen=True, slots=True)
+class ChargeComparison:
+    """What differs between the provider and PostgreSQL in one sale."""
 
-    PostgreSQL is read after the provider, and has a payment before the provider has its charge. A
-    charge that was voided meanwhile is asked for again.
+    orphans: list[OrphanCharge]
+    #: Orders that are paid in PostgreSQL by a charge whose money went back.
+    unfunded: list[str]
+
+
+async def compare(db: asyncpg.Pool, provider: Provider, sale_id: str) -> ChargeComparison | None:
+    """Compare the charges of a sale with its payments; None if the provider lists no charges.
+
+    PostgreSQL is read after the provider, has a payment before the provider has its charge, and
+    takes a payment back before its charge is voided. So a payment that is missing is certain, and
+    so is one that is paid by a voided charge. A charge that was voided meanwhile is asked for again.
     """
     charges = await provider.charges_of(sale_id)
     if charges is None:
         return None
-    with_money = [charge for charge in charges if charge.has_money]
-    known = await _known(db, [charge.key for charge in with_money])
-    found = [charge for charge in with_money if charge.key not in known]
-    return [_orphan(each) for each in found if await _still_has_money(provider, each)]
+    with database_errors_as_unavailable():
+        rows = await db.fetch(
+            "SELECT tx_id, order_id::text, state, next_ask_at IS NOT NULL AS is_asked"
+            "  FROM payments WHERE tx_id = ANY ($1)",
+            [charge.key for charge in charges],
+        )
+    # Money that came for a cancelled payment is given back when the provider is asked.
+    known = {row["tx_id"] for row in rows if row["state"] in _KNOWN or row["is_asked"]}
+    paid = {row["tx_id"]: row["order_id"] for row in rows if row["state"] == "paid"}
+    found = [charge for charge in charges if charge.has_money and charge.key not in known]
+    return ChargeComparison(
+        [_orphan(each) for each in found if await _still_has_money(provider, each)],
+        [paid[each.key] for each in charges if each.is_over and each.key in paid],
+    )
 
 
 def total(orphans: Collection[OrphanCharge]) -> int:
     """Return the cents of charges."""
     return sum(each.cents or 0 for each in orphans)
-
-
-async def _known(db: asyncpg.Pool, keys: Sequence[str]) -> set[str]:
-    with database_errors_as_unavailable():
-        rows = await db.fetch(
-            "SELECT tx_id FROM payments WHERE tx_id = ANY ($1)"
-            # Money that came for a cancelled payment is given back when the provider is asked.
-            "   AND (state = ANY ($2) OR next_ask_at IS NOT NULL)",
-            keys,
-            list(_KNOWN),
-        )
-    return {row[0] for row in rows}
 
 
 async def _still_has_money(provider: Provider, charge: Charge) -> bool:

@@ -61,6 +61,8 @@ class SaleRecoveryReport:
     #: Charges that no order can be paid by, and those of them that were voided.
     orphans: list[OrphanCharge] = field(default_factory=list)
     voided: list[OrphanCharge] = field(default_factory=list)
+    #: Orders that are paid here, and whose money went back: their refunds were forgotten.
+    unfunded: list[str] = field(default_factory=list)
     #: Whether the provider was asked: there is one, and it lists its charges.
     charges_compared: bool = False
     #: None for a sale that was not fenced.
@@ -120,10 +122,11 @@ class SaleRecovery:
     async def _compare_charges(self, report: SaleRecoveryReport, actor: str) -> None:
         if self._cards is None:
             return
-        found = await charges.find_orphans(self._db, self._cards.provider, report.sale_id)
-        if found is None:
+        compared = await charges.compare(self._db, self._cards.provider, report.sale_id)
+        if compared is None:
             return
         report.charges_compared = True
+        report.unfunded, found = compared.unfunded, compared.orphans
         payable = await self._payable(found)
         for orphan in found:
             paid = orphan.key in payable and await self._pay(orphan, payable[orphan.key])

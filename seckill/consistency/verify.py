@@ -196,13 +196,19 @@ async def _check_charges(
 ) -> None:
     """I7: the provider has no money that PostgreSQL does not know of."""
     try:
-        orphans = await charges.find_orphans(db, provider, sale_id)
+        compared = await charges.compare(db, provider, sale_id)
     except Unavailable as error:
         ledger.violations.append(f"the charges were not compared: {error}")
         return
-    if orphans is None:  # then operators compare the provider's own reports
+    if compared is None:  # then operators compare the provider's own reports
         return
+    orphans = compared.orphans
     ledger.lines["charges without a payment"] = len(orphans)
+    if compared.unfunded:
+        ledger.violations.append(
+            f"I7: paid here, and voided at the provider: {_named(compared.unfunded)}; repeat each "
+            "refund: seckill refund ORDER"
+        )
     if orphans:
         ledger.violations.append(
             f"I7: the provider has {charges.total(orphans)} cents of charges without a payment: "

@@ -51,6 +51,11 @@ class Charge(msgspec.Struct):
         """Return whether the buyer's money is held or taken."""
         return self.status in (ChargeStatus.AUTHORISED, ChargeStatus.CAPTURED)
 
+    @property
+    def is_over(self) -> bool:
+        """Return whether no money of it is or ever will be ours."""
+        return self.status in (ChargeStatus.DECLINED, ChargeStatus.VOIDED)
+
 
 class _Page(msgspec.Struct):
     charges: list[Charge]

@@ -62,11 +62,13 @@ LANGUAGE plpgsql AS $$
 DECLARE
   no      jsonb;
   no_more jsonb;
-  ended   text[];
+  ended   jsonb;
 BEGIN
   PERFORM FROM orders WHERE order_id = ANY (p_order_ids) ORDER BY order_id FOR UPDATE;
-  ended := ARRAY(SELECT p.tx_id FROM payments p
-                  WHERE p.tx_id = ANY (p_txs) AND p.state IN ('cancelled', 'refunding', 'refunded'));
+  SELECT coalesce(jsonb_object_agg(p.tx_id, CASE p.state WHEN 'paid' THEN 'paid'
+                                              WHEN 'cancelled' THEN 'payment_in_progress'
+                                              ELSE 'not_payable' END), '{}') INTO ended
+    FROM payments p WHERE p.tx_id = ANY (p_txs) AND p.state <> 'trying';
   SELECT coalesce(jsonb_object_agg(t.tx, t.why), '{}') INTO no
     FROM (SELECT array_agg(a.tx_id ORDER BY a.position) AS txs,
                  array_agg(a.order_id ORDER BY a.position) AS order_ids,
@@ -74,13 +76,12 @@ BEGIN
                  array_agg(a.coupon_id ORDER BY a.position) AS coupon_ids
             FROM unnest(p_txs, p_order_ids, p_buyer_ids, p_coupon_ids) WITH ORDINALITY
                    AS a (tx_id, order_id, buyer_id, coupon_id, position)
-           WHERE a.tx_id <> ALL (ended)
+           WHERE NOT ended ? a.tx_id
           HAVING count(*) > 0) fresh,
          LATERAL try_payments(fresh.txs, fresh.order_ids, fresh.buyer_ids,
                               array_fill('card'::text, ARRAY[cardinality(fresh.txs)]),
                               fresh.coupon_ids) t;
-  SELECT no || coalesce(jsonb_object_agg(e.tx_id, 'payment_in_progress'), '{}') INTO no
-    FROM unnest(ended) AS e (tx_id);
+  no := no || ended;
   SELECT coalesce(jsonb_object_agg(l.tx, l.why), '{}') INTO no_more
     FROM lock_coupons(ARRAY(SELECT a.tx_id FROM unnest(p_txs, p_coupon_ids) AS a (tx_id, coupon_id)
                              WHERE a.coupon_id IS NOT NULL AND NOT no ? a.tx_id)) l;
