@@ -39,7 +39,7 @@ async def compare(db: asyncpg.Pool, provider: Provider, sale_id: str) -> ChargeC
 
     PostgreSQL is read after the provider, has a payment before the provider has its charge, and
     takes a payment back before its charge is voided. So a payment that is missing is certain, and
-    so is one that is paid by a voided charge. A charge that was voided meanwhile is asked for again.
+    so is one that is paid by a voided charge. An orphan is asked about again: it may be voided.
     """
     charges = await provider.charges_of(sale_id)
     if charges is None:
