@@ -6,11 +6,11 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 from pydantic_settings import EnvSettingsSource
 
+from config.addresses import parse_address
 from config.settings import Settings
 from ops.processes.home import supervisor
 from ops.processes.ports import LOOPBACK, kept_port
@@ -40,16 +40,20 @@ def forget_own_addresses(home: Path) -> None:
         return
     own = {value for value in load_credentials(home).model_dump().values() if value}
     given = given_settings()
-    stale = {
-        name
-        for name in STORE_SETTINGS.values()
-        if (url := urlsplit(str(given.get(name) or ""))).hostname == LOOPBACK
-        and url.password in own
-    }
+    stale = {name for name in STORE_SETTINGS.values() if _has_secret(given.get(name), own)}
     if stale:  # the same command printed the addresses of the gateway
         stale |= {"gateway_url", "admin_url"}
     for name in stale:
         os.environ.pop(f"SECKILL_{name.upper()}", None)
+
+
+def _has_secret(url: str | None, secrets: set[str]) -> bool:
+    try:
+        address = parse_address(url or "")
+    except ValueError:  # what is wrong with it is said when it is used
+        return False
+    is_here = any(host.name == LOOPBACK for host in address.hosts)
+    return is_here and address.user.partition(":")[2] in secrets
 
 
 def stack_settings(settings: Settings, home: Path, store_urls: dict[str, str]) -> StackSettings:

@@ -24,9 +24,6 @@ class Hosts:
         #: None stands for what the client library takes if the URL names no host.
         self._in_turn: list[Host | None] = [*self.address.hosts] or [None]
 
-    def __len__(self) -> int:
-        return len(self._in_turn)
-
     async def first(self, connect: Callable[[Host | None], Awaitable[T]]) -> T:
         """Return the connection to the first host that has one.
 

@@ -11,6 +11,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.resources import files
 
 import asyncpg
@@ -23,6 +24,8 @@ from seckill.adapters.failures import (
     store_failure,
     words,
 )
+from seckill.adapters.hosts import Hosts
+from seckill.adapters.postgres_sessions import connect_to
 from seckill.adapters.schema import LAST_OF_0_1_0, UPGRADE_FILE, Schema, SqlFile
 from seckill.errors import NotReady, SeckillError, Unavailable
 
@@ -84,27 +87,28 @@ async def _look(dsn: str, connection: asyncpg.Connection) -> Schema:
 
 @asynccontextmanager
 async def _connection(dsn: str) -> AsyncIterator[asyncpg.Connection]:
+    connection = await _connect(dsn)
     try:
-        connection = await _connect(dsn)
-        try:
-            yield connection
-        finally:
-            connection.terminate()  # no transaction is open, and a broken link would not close
+        yield connection
     except Exception as error:
         failure = store_failure(error, POSTGRESQL)
         if failure is None:
             raise
         raise failure.at(str(parse_address(dsn))) from error
+    finally:
+        connection.terminate()  # no transaction is open, and a broken link would not close
 
 
 async def _connect(dsn: str) -> asyncpg.Connection:
     # A pooler may give each transaction another session, where no prepared statement is known.
-    return await asyncpg.connect(
-        dsn,
+    connect = partial(
+        connect_to,
+        dsn=dsn,
         server_settings={"application_name": "seckill migrate"},
         statement_cache_size=0,
         timeout=CONNECT_S,
     )
+    return await Hosts(dsn, POSTGRESQL).first(connect)
 
 
 async def _apply_next(dsn: str, connection: asyncpg.Connection) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import asyncpg
 
-from config.addresses import Host
+from config.addresses import Host, parse_address
 from config.field_types import SESSION_ATTRS
 from seckill.adapters.failures import POSTGRESQL
 from seckill.adapters.hosts import Hosts
@@ -43,6 +43,8 @@ _BEGIN_WITH = " ".join(f"SET LOCAL {name} = '{value}';" for name, value in SETTI
 _SET = ", ".join(f"set_config('{name}', '{value}', false)" for name, value in SETTINGS.items())
 #: Statements that asyncpg keeps prepared on a direct connection; its own default.
 STATEMENTS_KEPT = 100
+#: Has a row where the server writes; a standby does not.
+_WRITES = "SELECT WHERE current_setting('transaction_read_only') = 'off'"
 #: What the server says about a query without rows.
 NONE = "SELECT 0"
 
@@ -108,8 +110,6 @@ class Sessions:
     ) -> None:
         self._dsn, self._timeout_s, self._check = dsn, timeout_s, check
         self._hosts = Hosts(dsn, POSTGRESQL)
-        wanted = self._hosts.address.query(SESSION_ATTRS)
-        self._must_write = wanted != "any" if wanted else len(self._hosts) > 1
         self._pooled = False
 
     async def connect(self, *_: object, **__: object) -> asyncpg.Connection:
@@ -123,20 +123,17 @@ class Sessions:
         """Open a connection that knows whether there is a pooler."""
         while True:
             pooled = self._pooled
-            connection = await asyncpg.connect(
+            connection = await connect_to(
+                host,
                 self._dsn,
-                **({"host": host.name, "port": host.port} if host else {}),
                 timeout=self._timeout_s,
                 command_timeout=self._timeout_s,
                 server_settings={"application_name": "seckill"},  # poolers refuse most others
-                target_session_attrs="any",  # asyncpg's own look leaves a statement behind
                 statement_cache_size=0 if pooled else STATEMENTS_KEPT,
                 connection_class=PooledSession if pooled else Session,
             )
             try:
                 if await _is_pooled(connection) == pooled:
-                    if self._must_write:
-                        await _require_writable(connection)
                     await self._check(connection)
                     return connection
             except BaseException:
@@ -159,9 +156,21 @@ async def _is_pooled(connection: asyncpg.Connection) -> bool:
     return bool(await connection.execute(f"SELECT {_SET} WHERE pg_backend_pid() = {pid}") == NONE)
 
 
-async def _require_writable(connection: asyncpg.Connection) -> None:
-    # A standby has this on, too.
-    found = "SELECT WHERE current_setting('transaction_read_only') = 'off'"
-    if await connection.execute(found) == NONE:
-        text = "PostgreSQL refuses: it is a standby, or read-only"
-        raise Unavailable(text, store=POSTGRESQL, code="25006")
+async def connect_to(host: Host | None, dsn: str, **options: Any) -> asyncpg.Connection:  # noqa: ANN401
+    """Open a connection to one of the hosts of a URL.
+
+    Raise Unavailable if the host only reads, and the URL asks for one that writes, or has several.
+    """
+    place = {"host": host.name, "port": host.port} if host else {}
+    # asyncpg's own look at the server would leave a statement behind in a pooler's session.
+    connection = await asyncpg.connect(dsn, **place, target_session_attrs="any", **options)
+    address = parse_address(dsn)
+    wanted = address.query(SESSION_ATTRS) or ("read-write" if len(address.hosts) > 1 else "any")
+    try:
+        if wanted != "any" and await connection.execute(_WRITES) == NONE:
+            text = "PostgreSQL refuses: it is a standby, or read-only"
+            raise Unavailable(text, store=POSTGRESQL, code="25006")
+    except BaseException:
+        connection.terminate()
+        raise
+    return connection
