@@ -235,7 +235,7 @@ async def test_a_pool_is_refused_another_installations_database(empty_database, 
             for old, new in ((name, "aside"), (other_name, name)):
                 await db.execute(f"ALTER DATABASE {old} RENAME TO {new}")
             try:
-                with pytest.raises(ForeignStore, match="PostgreSQL belongs to"):
+                with pytest.raises(ForeignStore, match=r"PostgreSQL at \S+ belongs to"):
                     async with postgres.transaction(pool):
                         pass
             finally:
