@@ -48,7 +48,7 @@ class Processes:
         """Start `seckill <command>`, with settings of its own such as SECKILL_AMQP_URL."""
         gateway_port, admin_port = port or free_port(), free_port()
         environment = {
-            **self._environment(),
+            **self.environment,
             "SECKILL_GATEWAY_PORT": str(gateway_port),
             "SECKILL_ADMIN_PORT": str(admin_port),
             **overrides,
@@ -70,14 +70,16 @@ class Processes:
         return await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "ops.cli", *map(str, words)),
             cwd=PROJECT_ROOT,
-            env={**os.environ, **self._environment(), **overrides},
+            env={**os.environ, **self.environment, **overrides},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             limit=2**20,  # an event of a thousand orders is one line
         )
 
-    def _environment(self) -> dict[str, str]:
+    @property
+    def environment(self) -> dict[str, str]:
+        """The settings that each process gets, unless it has others of its own."""
         settings = self._settings
         return {
             "SECKILL_HOME": str(self.home),  # no settings file there: all comes from here
