@@ -16,6 +16,7 @@ from aiohttp import ClientSession
 
 from ops.stack.services import temporary_home
 from seckill.adapters import redis_keys
+from tests.pools import RunningPool
 from tests.processes import Process, Processes, eventually
 from tests.store_states import PostgresStates, RabbitStates, RedisStates
 
@@ -251,3 +252,28 @@ async def test_a_message_that_is_slow_by_itself_waits_in_a_retry_queue(
         await assert_balanced(other)
     await assert_balanced(slow)
     assert (stack.gateway.child.pid, stack.consumer.child.pid) == stack.pids
+
+
+async def test_the_pool_outlives_what_postgresql_says(
+    stack, press, open_sale, assert_balanced, settings, postgresql_state
+):
+    sale = await open_sale()
+    assert (await press(sale))[0] == 202
+    stack.forget()
+    with temporary_home() as home:
+        async with RunningPool(settings, home) as pool:
+            await pool.start(consumers=1)
+            pids, log = await pool.pids(), home / "logs" / "consumers-1.log"
+            for name in ("read_only", "other_password"):
+                async with postgresql_state(name):
+                    assert (await press(sale))[0] == 202
+
+                    async def logged(words=POSTGRESQL[name]):
+                        return re.search(words, log.read_text())
+
+                    await eventually(logged, f"a worker says {name}")
+                    assert await pool.pids() == pids
+                await assert_balanced(sale)
+            assert await pool.pids() == pids
+            assert {worker["restarts"] for worker in (await pool.workers()).values()} == {0}
+    stack.assert_undisturbed()

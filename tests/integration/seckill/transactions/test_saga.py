@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+import asyncpg
 import pytest
 
 from consumers.roles.saga_steps import SagaSteps
@@ -175,6 +176,25 @@ async def test_a_step_that_stays_unknown_is_undone_too(
         await reach(calls, TransactionState.COMPENSATED)
     effects = await probe.effects(calls[0].tx_id)
     assert effects == ["capture do", "ship do", "ship undo", "capture undo"]
+
+
+async def test_a_store_that_does_not_work_undoes_no_step(
+    fulfilment, probe, working, eventually, monkeypatch
+):
+    monkeypatch.setattr(saga, "DO_ATTEMPTS_MAX", 1)
+    monkeypatch.setattr(saga, "HOLD_S", 0.0)
+    read_only = asyncpg.ReadOnlySQLTransactionError("cannot execute INSERT")
+    probe.faults["ship", BranchOp.DO] = [read_only] * 3
+    calls = new_calls(1)
+    async with working(fulfilment.saga()):
+        await fulfilment.start(calls)
+
+        async def is_done() -> bool:
+            await fulfilment.recovery().run_once()
+            return await probe.states(calls) == [(TransactionState.COMPLETED, None)]
+
+        await eventually(is_done, "done as soon as the store works")
+    assert await probe.effects(calls[0].tx_id) == ALL_DONE
 
 
 async def test_a_lost_message_is_sent_again_by_recovery(fulfilment, probe, working, reach, queues):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import asyncpg
 import pytest
 from prometheus_client import REGISTRY
 
@@ -188,6 +189,23 @@ async def test_what_cannot_be_confirmed_at_all_is_parked(bench, probe, monkeypat
         call.tx_id,
     )
     assert tuple(row) == (3, "ArithmeticError: a bug", None)
+
+
+async def test_a_store_that_does_not_work_is_no_attempt(bench, probe, monkeypatch):
+    """A confirm whose function is missing, say; the log itself can be written."""
+    monkeypatch.setattr(tcc, "ATTEMPTS_MAX", 2)
+    missing = asyncpg.UndefinedFunctionError("function confirm_payments does not exist")
+    rounds = 4
+    probe.faults["wallet", BranchOp.CONFIRM] = [missing] * (attempts.TRIES + rounds)
+    call = BranchCall(new_id(), {})
+    await bench.coordinator().submit(*call)
+    for _ in range(rounds):
+        await bench.recover([call])
+    count = "SELECT attempts FROM transactions WHERE tx_id = $1"
+    assert await probe.states([call]) == [(TransactionState.CONFIRMING, None)]
+    assert await probe.db.fetchval(count, call.tx_id) == 0
+    await bench.recover([call])
+    assert await probe.states([call]) == [(TransactionState.CONFIRMED, None)]
 
 
 async def test_a_branch_that_refuses_to_confirm_is_in_trouble_not_obeyed(bench, probe):
