@@ -106,7 +106,7 @@ class Timers:
                 if sale is not None:
                     by_window[sale.payment_window_s] += of_sale
         except Unavailable as error:
-            log.warning("no timer for %d orders, the sweep will find them: %s", len(placed), error)
+            log.debug("no timer for %d orders, the sweep will find them: %s", len(placed), error)
         for window_s, group in by_window.items():
             for kind in self._kinds:
                 await self._start(kind, window_s, group)
@@ -120,7 +120,7 @@ class Timers:
         except Unavailable as error:
             # Each failed attempt lasts a whole time limit, so it is not made with every batch.
             self._paused_until[kind, window_s] = now + PAUSE_S
-            log.warning(
+            log.debug(
                 "no timers of %d s by %s for %g s, the sweep cancels instead: %s",
                 window_s,
                 kind,

@@ -72,17 +72,17 @@ class KeyExpiry:
 
     async def close(self) -> None:
         """Close the subscription, if there is one."""
-        if self._pubsub is not None:
-            await self._pubsub.aclose()  # type: ignore[no-untyped-call]  # untyped in redis-py
-            self._pubsub = None
+        pubsub, self._pubsub = self._pubsub, None
+        if pubsub is not None:
+            await pubsub.aclose()  # type: ignore[no-untyped-call]  # untyped in redis-py
 
     async def _subscribe(self) -> PubSub:
         if line := missing_expiry_events(await redis_settings(self._redis, [KEYSPACE_EVENTS])):
             log.warning("key_expiry: %s", line)
         database = self._redis.connection_pool.connection_kwargs.get("db", 0)
-        pubsub = self._redis.pubsub(ignore_subscribe_messages=True)
+        # Kept before it is used: a subscription that is refused would keep its link for ever.
+        pubsub = self._pubsub = self._redis.pubsub(ignore_subscribe_messages=True)
         await pubsub.subscribe(redis_keys.expired_channel(database))
-        self._pubsub = pubsub
         self._heard_at, self._pinged = time.monotonic(), False
         return pubsub
 

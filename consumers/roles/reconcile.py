@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from contextlib import suppress
 from functools import partial
 
 import asyncpg
 from redis.asyncio import Redis
+from redis.exceptions import LockError
 
 from consumers.resources import Resources
 from consumers.roles import archive, fence, restore_watch
@@ -154,8 +156,9 @@ class Reconcile:
         """Keep or take the lock; without it several processes would only do the same work."""
         with redis_errors_as_unavailable():
             if await self._lock.owned():
-                await self._lock.reacquire()
-                return True
+                with suppress(LockError):  # it has just expired: take it anew
+                    await self._lock.reacquire()
+                    return True
             return bool(await self._lock.acquire())
 
 

@@ -22,6 +22,7 @@ from seckill.adapters.rabbitmq import Broker, link_errors_as_unavailable
 from seckill.errors import Unavailable
 from seckill.inventory import outbox
 from seckill.inventory.reservations import Stock
+from seckill.outages import OUTAGES
 from seckill.sales.directory import SaleDirectory
 
 #: Role -> the rows that wait for it, and the column that has since when.
@@ -136,4 +137,5 @@ async def _known(roles: Sequence[str], reading: Awaitable[list[Backlog]]) -> dic
         failure = store_failure(error)
         if failure is None:
             raise
+        OUTAGES.failed(failure)
         return dict.fromkeys(roles, Backlog(None, note=str(failure)))
