@@ -20,6 +20,7 @@ from yarl import URL
 
 from config.addresses import Host
 from seckill.adapters import marks, topology
+from seckill.adapters.amqp_properties import tolerate_unreadable_properties
 from seckill.adapters.failures import RABBITMQ, store_failure, words
 from seckill.adapters.hosts import Hosts
 from seckill.errors import FailureKind, Unavailable, WrongQueue
@@ -100,6 +101,7 @@ class Broker:
         return await self._hosts.first(self._connect)
 
     async def _connect(self, host: Host | None) -> AbstractConnection:
+        tolerate_unreadable_properties()
         url = URL(self._hosts.address.url_of(host) if host else self.url)
         connection = aio_pika.Connection(
             url.update_query({"heartbeat": str(HEARTBEAT_S), "name": self.name})

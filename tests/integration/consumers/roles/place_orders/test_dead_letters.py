@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pamqp.encode
 import pytest
 
 from seckill import messages
@@ -94,6 +95,27 @@ async def test_F23_a_message_of_megabytes_is_a_dead_letter_at_once(
     assert dead.body == body[:BODY_BYTES_MAX]
     assert await queues.size(topology.retry(1)) == 0
     assert await shop.states(sale, [good]) == ["pending"]
+
+
+async def test_F23_properties_that_cannot_be_read_hold_no_message(
+    open_sale, shop, send_grabs, handler, queue_role, running, eventually, queues, monkeypatch
+):
+    """The link broke at a time of the year 146140482, again with each delivery."""
+    sale = await open_sale()
+    odd, good = shop.wish(sale, "ann"), shop.wish(sale, "bob")
+    with monkeypatch.context() as patched:
+        patched.setattr(pamqp.encode, "timestamp", lambda _: (2**62).to_bytes(8, "big"))
+        patched.setitem(pamqp.encode.METHODS, "timestamp", pamqp.encode.timestamp)
+        await send_grabs(odd)
+    await send_grabs(good)
+
+    async def both_placed():
+        return len(await shop.rows(sale)) == 2
+
+    async with running(queue_role(ORDERS_PLACE, handler.handle)):
+        await eventually(both_placed, "both placed")
+
+    assert await queues.dead(ORDERS_PLACE) == []
 
 
 async def test_F23_thousands_of_bad_entries_of_a_message_are_one_letter(
