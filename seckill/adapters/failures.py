@@ -62,6 +62,10 @@ REDIS_LACKS = re.compile(
 REDIS_BUSY = re.compile(r"max number of clients|maxmemory|disk|master|replica|loading", re.I)
 #: Redis 6 puts the reply that a script got behind its place in the script.
 SCRIPT_REPLY = re.compile(r"user_script:(?: ?\d+:)? -?([A-Z]{3,})\b")
+#: What the client library makes of the reply to a command in a pipeline.
+PIPELINED = re.compile(
+    r"^Command # \d+ \(.*\) of pipeline caused error: \((['\"])(.*?)\1,.*\)$", re.DOTALL
+)
 #: Replies that a link to the wrong node gets: the links are dropped, the next one may lead right.
 WRONG_NODE = frozenset({"READONLY", "MASTERDOWN", "LOADING", "CLUSTERDOWN"})
 #: Refusals of RabbitMQ that last until an operator acts, with their reply codes. Every other error
@@ -118,7 +122,7 @@ def store_errors_as_unavailable(store: str) -> Iterator[None]:
 
 def words(error: BaseException) -> str:
     """Return the store's own words in one line, or what there is instead of them."""
-    said = str(error)
+    said = PIPELINED.sub(r"\2", str(error))
     if isinstance(error, AMQPError) and len(error.args) == 2 and isinstance(error.args[0], int):
         said = str(error.args[1])  # without "[Errno 530]"
     said = " ".join(said.split()) or type(error).__name__

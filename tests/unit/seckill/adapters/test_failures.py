@@ -8,6 +8,8 @@ from aiormq.exceptions import (
     ConnectionClosed,
     ConnectionNotAllowed,
 )
+from redis.asyncio import ConnectionPool
+from redis.asyncio.client import Pipeline
 from redis.exceptions import (
     AuthenticationError,
     BusyLoadingError,
@@ -123,6 +125,21 @@ def test_the_text_is_one_line_in_the_stores_own_words() -> None:
     assert str(store_failure(TimeoutError(), POSTGRESQL)) == (
         "PostgreSQL does not answer: TimeoutError"
     )
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "NOREPLICAS Not enough good replicas to write.",
+        "OOM command not allowed when used memory > 'maxmemory'.",
+    ],
+)
+def test_a_reply_to_a_command_in_a_pipeline_is_the_reply(reply: str) -> None:
+    error = ResponseError(reply)
+    Pipeline(ConnectionPool(), {}, True, None).annotate_exception(error, 1, ("SET", "k (1)", "v"))
+    failure = store_failure(error)
+    assert failure is not None
+    assert (str(failure), failure.code) == (f"Redis refuses: {reply}", reply.split()[0])
 
 
 def test_what_was_judged_already_stays_as_it_is() -> None:
