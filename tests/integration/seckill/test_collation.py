@@ -1,0 +1,93 @@
+"""A database that sorts as people do: ids are told apart by their bytes all the same."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import asyncpg
+import pytest
+
+from seckill.adapters import migrations, postgres
+from seckill.consistency import diff
+
+DATABASE = "sorts_as_people"
+#: Ids that differ in case or punctuation alone, which such a database sorts side by side.
+ALIKE = ["ann", "Ann", "ANN", "an-n", "an_n", "a.nn", "_ann", "-ann", "ann1", "Ann1", "zoe", "Zoe"]
+
+
+@pytest.fixture(scope="module")
+async def people_dsn(services):
+    """A database in which "ann" < "Ann" < "zoe"; by bytes that is "Ann" < "ann"."""
+    server = await asyncpg.connect(services.postgres_dsn)
+    try:
+        try:
+            await server.execute(
+                f"CREATE DATABASE {DATABASE} TEMPLATE template0 LOCALE_PROVIDER icu"
+                " ICU_LOCALE 'en-US'"
+            )
+        except (asyncpg.PostgresSyntaxError, asyncpg.FeatureNotSupportedError):
+            pytest.skip("this PostgreSQL has no databases with ICU collations")
+        dsn = services.postgres_dsn.rpartition("/")[0] + f"/{DATABASE}"
+        await migrations.migrate(dsn)
+        yield dsn
+    finally:
+        await server.execute(f"DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE)")
+        await server.close()
+
+
+@pytest.fixture
+async def db(people_dsn):
+    async with postgres.connect(people_dsn, size=8, timeout_s=10) as pool:
+        assert await pool.fetchval("SELECT 'ann' < 'Ann' AND 'Ann' < 'zoe'")
+        yield pool
+
+
+async def test_buyers_whose_ids_differ_by_one_byte_each_have_an_order(
+    shop, open_sale, checkout, assert_balanced
+):
+    sale = await open_sale(stock=len(ALIKE))
+    placed = await shop.order(sale, *ALIKE)
+    for order in placed[::2]:
+        await checkout.give(order.buyer_id, 1999)
+        assert (await checkout.pay(order)).confirmed
+    await shop.release(*placed[1::2])
+    await shop.return_all(sale)
+    states = await shop.states(sale, placed)
+    assert states == ["paid", "cancelled buyer"] * (len(ALIKE) // 2)
+    await assert_balanced(sale)
+
+
+async def test_batches_over_the_same_sales_take_their_locks_in_one_order(
+    shop, open_sale, assert_balanced
+):
+    """A deadlock would be an error of one of the batches."""
+    several = [await open_sale(stock=500) for _ in range(4)]
+    chance = random.Random(5)  # noqa: S311 - no secret
+
+    async def one(number: int) -> None:
+        orders = [
+            order
+            for sale in chance.sample(several, len(several))
+            for order in await shop.grab(sale, *(f"{name}{number}" for name in ALIKE))
+        ]
+        assert await shop.place(*orders) == []
+        assert len(await shop.release(*chance.sample(orders, len(orders)))) == len(orders)
+
+    await asyncio.gather(*map(one, range(6)))
+    for sale in several:
+        await shop.return_all(sale)
+        await assert_balanced(sale)
+
+
+async def test_a_comparison_in_pages_meets_every_order_once(
+    shop, open_sale, store, db, monkeypatch
+):
+    monkeypatch.setattr(diff, "CALL_MAX", 5)
+    sale = await open_sale(stock=len(ALIKE))
+    for buyer in ALIKE:
+        await shop.place_unseen(sale, buyer)
+    pages = [page async for page in diff.orders_without_holder(store, db, sale.sale_id)]
+    found = [order.buyer_id for page in pages for order in page]
+    assert len(pages) == 3
+    assert sorted(found) == sorted(ALIKE)
