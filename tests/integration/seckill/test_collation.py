@@ -1,4 +1,4 @@
-"""A database that sorts as people do: ids are told apart by their bytes all the same."""
+"""A database that sorts as people do: ids are equal only byte by byte."""
 
 from __future__ import annotations
 
