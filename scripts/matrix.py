@@ -12,6 +12,7 @@ import argparse
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -206,10 +207,11 @@ def run_tests(root: Root, cache: str, tests: Sequence[str]) -> int:
 def main() -> int:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(prog="scripts/matrix", description=__doc__)
-    parser.add_argument("--root", type=Path, default=PROJECT_ROOT / ".seckill" / SUITE)
+    parser.add_argument("--root", type=Path, default=PROJECT_ROOT / ".seckill-matrix" / SUITE)
     parser.add_argument("--cache", choices=CACHES, action="append", help="only with this one")
     parser.add_argument("tests", nargs="*", default=["tests/acceptance"], help="for pytest")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the servers are stopped on the way out
     if os.geteuid() != 0:
         parser.error("only root can make a root and start servers in it")
     root = Root(given.root.absolute())

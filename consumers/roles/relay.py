@@ -16,6 +16,7 @@ from redis.exceptions import LockError
 
 from consumers.resources import Resources
 from consumers.runtime.poll_role import Polled, PollRole
+from consumers.runtime.retries import FailedMessage, dead_letter
 from consumers.runtime.role import Role
 from seckill import messages, metrics
 from seckill.adapters import redis_keys, topology
@@ -23,7 +24,7 @@ from seckill.adapters.publisher import Publisher
 from seckill.adapters.redis import redis_errors_as_unavailable
 from seckill.errors import BrokenSale
 from seckill.inventory import outbox
-from seckill.inventory.outbox import OutboxEntry
+from seckill.inventory.outbox import OutboxEntry, UnreadableEntry
 from seckill.inventory.reservations import CALL_MAX, Stock
 from seckill.messages import MESSAGE_GRABS_MAX
 from seckill.sales.directory import SaleDirectory
@@ -69,15 +70,17 @@ class Relay:
         for sale_id, size in zip(sale_ids, await outbox.sizes(self._redis, sale_ids), strict=True):
             if size == 0:
                 continue
-            entries = await outbox.read_older_than(
+            entries, unreadable = await outbox.read_older_than(
                 self._redis, sale_id, before_ms, limit=ENTRIES_MAX
             )
             try:
                 await self._publish(sale_id, entries)
+                await self._dead_letter(sale_id, unreadable)
             except BrokenSale:  # logged; the other sales go on
                 continue
-            total += len(entries)
-            more = more or len(entries) == ENTRIES_MAX
+            done = len(entries) + len(unreadable)
+            total += done
+            more = more or done == ENTRIES_MAX
         metrics.RELAYED.inc(total)
         return Polled(total, more)
 
@@ -89,6 +92,16 @@ class Relay:
                 body = messages.encode_place(sale_id, epoch, outbox_ids, grabs)
                 await self._publisher.publish(topology.ORDERS_PLACE, body)
                 await self._stock.ack_outbox(sale_id, outbox_ids)
+
+    async def _dead_letter(self, sale_id: str, entries: Sequence[UnreadableEntry]) -> None:
+        """Take entries out of the way that would stop the relay of all sales again and again.
+
+        Their buyers' grabs, if there are any, are holders in Redis; `reconcile` publishes those.
+        """
+        if entries:
+            dead = [FailedMessage(entry.body, entry.reason) for entry in entries]
+            await dead_letter(self._publisher, topology.ORDERS_PLACE, dead)
+            await self._stock.ack_outbox(sale_id, [entry.outbox_id for entry in entries])
 
 
 def build(stores: Resources) -> Role:

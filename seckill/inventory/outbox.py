@@ -5,16 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from redis.asyncio import Redis
 
 from seckill.adapters import redis_keys
 from seckill.adapters.redis import read_sales, redis_errors_as_unavailable
-from seckill.inventory.reservations import Grab
+from seckill.inventory.reservations import CALL_MAX, Grab
 
-_unpack = msgspec.msgpack.Decoder(list[Grab]).decode
+_unpack = msgspec.msgpack.Decoder(
+    Annotated[list[Grab], msgspec.Meta(min_length=1, max_length=CALL_MAX)]
+).decode
+_pack = msgspec.msgpack.Encoder().encode
 
 #: Milliseconds, and a number within the millisecond: more than Redis can run scripts in.
 _ID = re.compile(r"([0-9]{1,13})-([0-9]{1,5})\Z")
@@ -28,6 +31,16 @@ class OutboxEntry:
     outbox_id: str
     epoch: int
     grabs: list[Grab]
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadableEntry:
+    """An entry that grab.lua has not written, and why it cannot be read."""
+
+    outbox_id: str
+    #: MessagePack with the sale and all fields of the entry.
+    body: bytes
+    reason: str
 
 
 def mark_of(outbox_ids: Iterable[str]) -> int:
@@ -51,16 +64,23 @@ def id_of(mark: int) -> str:
 
 async def read_older_than(
     redis: Redis, sale_id: str, before_ms: int, *, limit: int
-) -> list[OutboxEntry]:
+) -> tuple[list[OutboxEntry], list[UnreadableEntry]]:
     """Return up to `limit` entries written before `before_ms` (Redis time), oldest first."""
     with redis_errors_as_unavailable():
         entries: Any = await redis.xrange(
             redis_keys.outbox(sale_id), "-", f"({before_ms}-0", count=limit
         )
-    return [
-        OutboxEntry(outbox_id.decode(), int(fields[b"epoch"]), _unpack(fields[b"grabs"]))
-        for outbox_id, fields in entries
-    ]
+    readable, unreadable = [], []
+    for raw_id, fields in entries:
+        outbox_id = raw_id.decode()
+        try:
+            entry = OutboxEntry(outbox_id, int(fields[b"epoch"]), _unpack(fields[b"grabs"]))
+            readable.append(entry)
+        except (KeyError, ValueError, msgspec.MsgspecError, RecursionError) as error:
+            body = _pack({"sale": sale_id, "batch": [outbox_id], "fields": list(fields.items())})
+            reason = f"outbox entry {outbox_id} cannot be read: {error!r}"
+            unreadable.append(UnreadableEntry(outbox_id, body, reason))
+    return readable, unreadable
 
 
 async def sizes(redis: Redis, sale_ids: Sequence[str]) -> list[int]:

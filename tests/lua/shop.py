@@ -98,7 +98,11 @@ class Shop:
 
     async def outbox(self) -> list[OutboxEntry]:
         far = await self.scripts.now_ms() + HOUR_MS
-        return await outbox.read_older_than(self.redis, self.sale_id, far, limit=10_000)
+        entries, unreadable = await outbox.read_older_than(
+            self.redis, self.sale_id, far, limit=10_000
+        )
+        assert unreadable == []
+        return entries
 
     async def dump(self) -> dict[bytes, bytes]:
         """Return every key of the database with all that it holds."""

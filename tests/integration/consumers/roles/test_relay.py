@@ -247,3 +247,28 @@ async def test_F7_an_entry_sent_twice_becomes_one_order(
     assert await shop.states(sale, grabs) == ["pending"] * 2
     assert await queues.dead(topology.ORDERS_PLACE) == []
     await assert_balanced(sale)
+
+
+async def test_F23_entries_that_cannot_be_read_are_dead_letters_and_hold_no_sale(
+    open_sale, shop, store, make_relay, queues, sent
+):
+    broken, sale = await open_sale(), await open_sale()
+    await shop.grab(sale, "ann", settle=False)
+    await shop.grab(broken, "bob", settle=False)
+    key = redis_keys.outbox(broken.sale_id)
+    for fields in (
+        {"epoch": "x", "grabs": b"\x90"},
+        {"epoch": 1},
+        {"epoch": 1, "grabs": b"\xc1"},
+        {"epoch": 1, "grabs": msgspec.msgpack.encode([None] * 3_000)},
+    ):
+        await store.xadd(key, fields)
+
+    await make_relay().run_once()
+
+    assert {message["sale"] for message in await sent(2)} == {broken.sale_id, sale.sale_id}
+    letters = await queues.dead(topology.ORDERS_PLACE)
+    assert len(letters) == 4
+    assert all("cannot be read" in letter.headers["x-reason"] for letter in letters)
+    assert {msgspec.msgpack.decode(letter.body)["sale"] for letter in letters} == {broken.sale_id}
+    assert await store.xlen(key) == 0

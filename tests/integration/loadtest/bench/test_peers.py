@@ -102,7 +102,7 @@ class Twins:
 
     async def outbox(self, sale_id: str) -> list[OutboxEntry]:
         far = await self.stock.now_ms() + HOUR_MS
-        return await outbox.read_older_than(self.redis, sale_id, far, limit=1000)
+        return (await outbox.read_older_than(self.redis, sale_id, far, limit=1000))[0]
 
     async def conserved(self, sale_id: str) -> int:
         """Return the units of stock and holders together."""
