@@ -66,8 +66,8 @@ _MISSING = re.compile(r"unknown (sub)?command", re.IGNORECASE)
 
 #: What a process does to tables beside SELECT and INSERT, which it needs on all of them.
 _RIGHTS = {
-    "UPDATE": "coupons dead_letters inventory orders payments sales shipments stock_returns"
-    " transactions wallets",
+    "UPDATE": "coupons dead_letters installation inventory orders payments sales shipments"
+    " stock_returns transactions wallets",
     "DELETE": "barriers branches events stock_returns transactions wallet_holds",
 }
 _REFUSED = """

@@ -29,6 +29,8 @@ UPGRADE_FILE = "upgrade_0_1_0.sql"
 #: Names in one line; the others are counted.
 NAMES_MAX = 6
 
+#: Where tables would be made: a schema of our own may stand before another installation's.
+_MIGRATIONS = "SELECT to_regclass(quote_ident(current_schema()) || '.migrations')"
 _APPLIED = "SELECT name, checksum FROM migrations"
 _LOST = """
 SELECT kind, name FROM unnest($1::text[], $2::text[]) AS expected (kind, name)
@@ -129,7 +131,7 @@ async def look(
     Raise NotReady if the database is another program's.
     """
     known = numbered_files() if numbered is None else numbered
-    if await db.fetchval("SELECT to_regclass('migrations')") is None:
+    if await db.fetchval(_MIGRATIONS) is None:
         return compare({}, known)
     try:
         applied = dict(await db.fetch(_APPLIED))
