@@ -76,6 +76,14 @@ class Stack:
             assert "Traceback" not in text
             assert not re.search(r"attempt \d+ failed|dead letter", text)
 
+    def assert_logged_once(self, process: Process, words: str) -> None:
+        """One line has these words, and one more for each outage that ended meanwhile.
+
+        On a busy machine a process may be asked so seldom that an outage seems to be over.
+        """
+        most = 1 + self.logged(process, "works again")
+        assert 1 <= self.logged(process, words) <= most, self.lines(process)
+
     def logged(self, process: Process, words: str) -> int:
         """Return how many lines have these words."""
         return sum(bool(re.search(words, line)) for line in self.lines(process))
@@ -144,7 +152,7 @@ async def test_postgresql_refuses_and_what_is_accepted_is_placed_later(
         await eventually(held_and_logged, f"held by {name}")
     ledger = await assert_balanced(sale)
     assert ledger.lines["orders pending"] == 4
-    assert stack.logged(stack.consumer, f"PostgreSQL.*({POSTGRESQL[name]})") == 1
+    stack.assert_logged_once(stack.consumer, f"PostgreSQL.*({POSTGRESQL[name]})")
     stack.assert_undisturbed()
 
 
@@ -171,7 +179,7 @@ async def test_redis_refuses_and_buyers_read_why(
             status, problem = await press(sale)
             assert (status, problem["code"]) == (503, "unavailable")
             assert problem["detail"] == f"Redis refuses: {REDIS[name]}"
-        assert stack.logged(stack.gateway, f"Redis refuses: {REDIS[name]}") == 1
+        stack.assert_logged_once(stack.gateway, f"Redis refuses: {REDIS[name]}")
 
         async def held():
             return stack.logged(stack.consumer, f"Redis refuses: {REDIS[name]}")
@@ -183,8 +191,8 @@ async def test_redis_refuses_and_buyers_read_why(
 
     await eventually(sells, "the sale goes on")
     await assert_balanced(sale)
-    assert stack.logged(stack.gateway, REDIS[name]) == 1, stack.lines(stack.gateway)
-    assert stack.logged(stack.consumer, REDIS[name]) == 1
+    stack.assert_logged_once(stack.gateway, REDIS[name])
+    stack.assert_logged_once(stack.consumer, REDIS[name])
     stack.assert_undisturbed()
 
 
@@ -203,7 +211,7 @@ async def test_rabbitmq_refuses_and_grabs_wait_in_the_outbox(
 
         await eventually(logged, f"the gateway says {name}")
     await assert_balanced(sale)
-    assert stack.logged(stack.gateway, RABBITMQ[name]) == 1
+    stack.assert_logged_once(stack.gateway, RABBITMQ[name])
     stack.assert_undisturbed()
 
 
@@ -228,7 +236,7 @@ async def test_a_sale_whose_keys_are_broken_holds_no_other_sale_and_is_rebuilt(
         return ledger.lines["orders cancelled"] == 1
 
     await eventually(returned, "the other sale places, expires and returns")
-    assert stack.logged(stack.gateway, f"sale {broken.sale_id} is broken: WRONGTYPE") == 1
+    stack.assert_logged_once(stack.gateway, f"sale {broken.sale_id} is broken: WRONGTYPE")
     code, _, complaints = await stack.ask("sale", "rebuild", broken.sale_id)
     assert code == 0, complaints
     assert (await press(broken))[0] == 202
