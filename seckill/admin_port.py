@@ -9,8 +9,9 @@ import asyncio
 from collections.abc import Callable
 from typing import cast
 
-#: Connections at once. Prometheus, a balancer or two, the pool manager and an operator need ten.
-CONNECTIONS_MAX = 64
+#: Connections at once. Prometheus, a balancer or two, the pool manager and an operator need ten; a
+#: gateway keeps a hundred open files back for these and its stores.
+CONNECTIONS_MAX = 40
 #: How long a connection may stay without a whole request: longer than the usual 15 s between two
 #: scrapes.
 KEEPALIVE_S = 30.0

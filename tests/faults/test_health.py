@@ -13,9 +13,10 @@ from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
-from aiohttp import ClientSession
+from aiohttp import ClientError, ClientSession
 
 from ops.buyers import grab
+from ops.processes.ports import free_port
 from ops.stack.credentials import load_credentials
 from ops.stack.servers import redis as redis_store
 from ops.stack.servers.server import StackHome
@@ -118,12 +119,10 @@ async def test_a_redis_that_lives_and_takes_no_grabs_is_unready_with_its_words(
         await services.stop("redis")
 
 
-def postgresql_processes(services: Services) -> list[int]:
-    """Return the pids of the server and of its sessions."""
-    server = services.pid("postgresql")
-    tasks = Path(f"/proc/{server}/task").iterdir()
-    children = [pid for task in tasks for pid in (task / "children").read_text().split()]
-    return [*map(int, children), server] if server else []
+def children_of(pid: int) -> list[int]:
+    """Return the pids of the children of a process."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
 
 
 async def test_a_frozen_postgresql_is_degraded_and_probes_do_not_wait_for_it(
@@ -132,7 +131,8 @@ async def test_a_frozen_postgresql_is_degraded_and_probes_do_not_wait_for_it(
     sale = await open_sale(stock=5)
     async with probing(processes) as (probe, gateway), ClientSession(gateway.url) as http:
         assert (await grab(http, sale.sale_id, "a", ticket_for(sale, "a"))).status == 202
-        frozen = postgresql_processes(services)
+        server = services.pid("postgresql")
+        frozen = [*children_of(server), server]  # with its sessions
         for pid in frozen:
             os.kill(pid, signal.SIGSTOP)
         try:
@@ -200,6 +200,39 @@ async def test_a_broker_with_an_alarm_or_another_password_is_degraded_with_its_w
             await refuses("ACCESS_REFUSED")
         finally:
             await rabbitmqctl("change_password", parts.username, parts.password)
+
+
+async def test_a_gateway_that_hangs_is_replaced_by_who_started_it(processes) -> None:
+    admin_port = free_port()
+    supervisor = await processes.begin(
+        *("gateway", "--workers", "2"),
+        SECKILL_GATEWAY_PORT=str(free_port()),
+        SECKILL_ADMIN_PORT=str(admin_port),
+        SECKILL_LIVENESS_S="4",
+    )
+    try:
+        async with ClientSession() as admin:
+
+            async def both_live() -> bool:
+                try:
+                    for port in (admin_port, admin_port + 1):
+                        async with admin.get(f"http://127.0.0.1:{port}/livez") as response:
+                            assert response.status == 200
+                except ClientError:
+                    return False
+                return True
+
+            await eventually(both_live, "both gateways live", within_s=PATIENCE_S)
+            gateway = children_of(supervisor.pid)[0]
+            os.kill(gateway, signal.SIGSTOP)
+            async with asyncio.timeout(PATIENCE_S):
+                hangs = (await supervisor.stderr.readuntil(b"ending it")).decode()
+                await supervisor.stderr.readuntil(b"is back")
+            assert f"(pid {gateway}) hangs: its /livez has not answered for 4 s" in hangs
+            await eventually(both_live, "its successor lives", within_s=PATIENCE_S)
+    finally:
+        supervisor.terminate()
+        await supervisor.communicate()
 
 
 @pytest.fixture
