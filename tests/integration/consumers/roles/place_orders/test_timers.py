@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 
 from consumers.roles.expire_orders import ExpireOrders
@@ -112,6 +114,7 @@ async def test_orders_are_placed_though_redis_takes_no_timer(
     open_sale, shop, send_grabs, queues, place_orders, timers, caplog
 ):
     """Redis is not tried with every batch: each attempt would hold up the next timers."""
+    caplog.set_level(logging.DEBUG, "consumers.timers")
     sale = await open_sale(payment_window_s=701)
     attempts = []
 
