@@ -186,7 +186,7 @@ def wait_for(url: str) -> None:
     while listening not in Path("/proc/net/tcp").read_text():
         if time.monotonic() > until:
             raise SystemExit(f"no server listens on port {port} after {START_S:g} s")
-        time.sleep(0.2)
+        time.sleep(0.2)  # between two looks
 
 
 def run_tests(root: Root, cache: str, tests: Sequence[str]) -> int:

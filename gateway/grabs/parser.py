@@ -15,15 +15,13 @@ import msgspec
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 from gateway.http.requests import BODY_MAX
+from gateway.overload.connection_limits import GRAB_WITHIN
 
 #: A longer head is aiohttp's: it knows where its own limits are.
 HEAD_MAX = 8 * 1024
 HEADERS_MAX = 64
 #: Heads of one client have the same names. So many kinds of heads are known without looking again.
 SHAPES_MAX = 256
-
-#: How far into a request its path may reach for it to count as a grab.
-GRAB_WITHIN = 120
 
 _BEGINNING = b"POST /v1/sales/"
 _REQUEST_LINE = re.compile(rb"POST /v1/sales/([A-Za-z0-9_.-]{1,64})/grabs HTTP/1\.([01])\r\n")
@@ -142,17 +140,17 @@ def length_of_lone_grab(data: bytes, *, cors: bool) -> int:
     """Return the length of `data` if it is one grab, framed for certain, to be refused unparsed.
 
     Return 0 if it may be anything else, or if its answer depends on more than its framing: it comes
-    from a page, or its connection is not to be kept. It is what `read_plain_grab` costs divided by
-    five, for the time when there is no time.
+    from a page, or its connection is not to be kept. It takes two fifths of the time that
+    `read_plain_grab` takes, when there is no time.
     """
     end = data.find(b"\r\n\r\n", 0, HEAD_MAX) + 4
     if data[:15] != _BEGINNING or data.find(b"/grabs HTTP/1.1\r\n", 0, GRAB_WITHIN) < 0:
         return 0
-    length = data.find(b"\nContent-Length: ", 0, end)
-    if length < 0:
-        length = data.find(b"\ncontent-length: ", 0, end)
-    sent = data[length + 17 : data.find(b"\r", length, end)]
-    if length < 0 or _LENGTHS.get(sent) != len(data) - end:
+    name = data.find(b"\r\nContent-Length: ", 0, end)
+    if name < 0:
+        name = data.find(b"\r\ncontent-length: ", 0, end)
+    length = data[name + 18 : data.find(b"\r", name + 18, end)]
+    if name < 0 or _LENGTHS.get(length) != len(data) - end:
         return 0
     head = data[:end].lower()
     if head.count(b"\ncontent-length") > 1 or b"\ntransfer-encoding" in head:

@@ -74,7 +74,7 @@ class SalePages:
         self._db = db
         self._stock = stock
         self._pages: OrderedDict[tuple[int, int], SingleFlight[Page]] = OrderedDict()
-        #: One reading at a time, so that cursors nobody else uses take one link of the pool.
+        #: One reading at a time, so that made-up cursors take one link of the pool.
         self._reading = asyncio.Lock()
 
     async def read(self, *, before: int, limit: int) -> Page:

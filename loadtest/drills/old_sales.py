@@ -151,7 +151,7 @@ async def _measure(
 async def _p99_ms(
     call: Callable[[tuple[str, str]], Awaitable[None]], buyers: list[tuple[str, str]]
 ) -> float:
-    """Return what 99 of 100 calls took at most, after some that nobody counts."""
+    """Return what 99 of 100 calls took at most, after some that are not counted."""
     taken = []
     for buyer in buyers:
         began = time.perf_counter()

@@ -49,7 +49,7 @@ def create_sale(
     proof_bits: Annotated[int, PROOF_BITS] = 0,
     as_json: Json = False,
 ) -> None:
-    """Make a sale. Nobody can see it or grab before it is opened."""
+    """Make a sale. No buyer sees it or can grab before it is opened."""
     opens, closes = moment("--opens-at", opens_at), moment("--closes-at", closes_at)
     new = NewSale(
         sale_id, stock, price_cents, per_order_max, opens, closes, payment_window, proof_bits

@@ -110,7 +110,7 @@ async def claim(channel: AbstractChannel, installation_id: str) -> str:
             full_name(INSTALLATION),
             "fanout",
             durable=True,
-            internal=True,  # nobody can publish to it
+            internal=True,  # no client can publish to it
             arguments={"alternate-exchange": f"{alternate}{installation_id}"},
         )
     except ChannelPreconditionFailed as error:

@@ -38,7 +38,7 @@ async def try_grab(redis: Redis) -> None:
     time do not meet, and nothing is left behind.
     """
     taken = await _try(redis)
-    if isinstance(taken, NoScriptError):  # Redis has restarted, or nobody has grabbed yet
+    if isinstance(taken, NoScriptError):  # Redis has restarted, or no grab has come yet
         with redis_errors_as_unavailable():
             await redis.script_load(lua.source("grab"))
         taken = await _try(redis)

@@ -157,7 +157,8 @@ END $$;
 
 -- Take pending orders to an ended state and give their units back: the only way out of pending but
 -- payment. The state test is the compare-and-set that payment and timeout race for. Of several
--- callers (timer, sweep, buyer) one wins, and the others get no row.
+-- callers (timer, sweep, buyer) one wins, and the others get no row. An order of a restored sale
+-- (0010_history.sql) does not expire: its payment may be among what was forgotten.
 -- Returns the ids that this call ended.
 CREATE OR REPLACE FUNCTION release(p_order_ids uuid[], p_to_state text, p_reason text,
                                    p_overdue_only boolean)
@@ -169,10 +170,12 @@ BEGIN
   PERFORM FROM orders WHERE order_id = ANY (p_order_ids) ORDER BY order_id FOR UPDATE;
   FOR back IN
     WITH ended AS (
-      UPDATE orders
+      UPDATE orders o
          SET state = p_to_state, reason = p_reason, version = version + 1, ended_at = now()
        WHERE order_id = ANY (p_order_ids) AND state = 'pending'
-         AND (NOT p_overdue_only OR pay_by <= now())
+         AND (NOT p_overdue_only
+              OR pay_by <= now()
+                 AND NOT EXISTS (SELECT FROM restored_sales r WHERE r.sale_id = o.sale_id))
       RETURNING order_id, sale_id, buyer_id, quantity
     ), noted AS (
       INSERT INTO stock_returns (order_id, sale_id, buyer_id, quantity, units)

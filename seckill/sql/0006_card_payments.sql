@@ -15,16 +15,33 @@ LANGUAGE plpgsql AS $$
 DECLARE
   no      jsonb;
   no_more jsonb;
+  ended   jsonb;
 BEGIN
+  PERFORM FROM orders WHERE order_id = ANY (p_order_ids) ORDER BY order_id FOR UPDATE;
+  SELECT coalesce(jsonb_object_agg(p.tx_id, CASE p.state WHEN 'paid' THEN 'paid'
+                                              WHEN 'cancelled' THEN 'payment_in_progress'
+                                              ELSE 'not_payable' END), '{}') INTO ended
+    FROM payments p WHERE p.tx_id = ANY (p_txs) AND p.state <> 'trying';
   SELECT coalesce(jsonb_object_agg(t.tx, t.why), '{}') INTO no
-    FROM try_payments(p_txs, p_order_ids, p_buyer_ids,
-                      array_fill('card'::text, ARRAY[cardinality(p_txs)]), p_coupon_ids) t;
+    FROM (SELECT array_agg(a.tx_id ORDER BY a.position) AS txs,
+                 array_agg(a.order_id ORDER BY a.position) AS order_ids,
+                 array_agg(a.buyer_id ORDER BY a.position) AS buyer_ids,
+                 array_agg(a.coupon_id ORDER BY a.position) AS coupon_ids
+            FROM unnest(p_txs, p_order_ids, p_buyer_ids, p_coupon_ids) WITH ORDINALITY
+                   AS a (tx_id, order_id, buyer_id, coupon_id, position)
+           WHERE NOT ended ? a.tx_id
+          HAVING count(*) > 0) fresh,
+         LATERAL try_payments(fresh.txs, fresh.order_ids, fresh.buyer_ids,
+                              array_fill('card'::text, ARRAY[cardinality(fresh.txs)]),
+                              fresh.coupon_ids) t;
+  no := no || ended;
   SELECT coalesce(jsonb_object_agg(l.tx, l.why), '{}') INTO no_more
     FROM lock_coupons(ARRAY(SELECT a.tx_id FROM unnest(p_txs, p_coupon_ids) AS a (tx_id, coupon_id)
                              WHERE a.coupon_id IS NOT NULL AND NOT no ? a.tx_id)) l;
   IF no_more <> '{}' THEN
     PERFORM cancel_payments(array_agg(p.tx_id), array_agg(p.order_id))
        FROM payments p WHERE p.tx_id IN (SELECT jsonb_object_keys(no_more));
+    DELETE FROM payments p WHERE p.tx_id IN (SELECT jsonb_object_keys(no_more));
   END IF;
   no := no || no_more;
   UPDATE payments p SET next_ask_at = now() + make_interval(secs => p_lease_s)

@@ -184,7 +184,7 @@ async def shop(own_services, settings, tmp_path, ticket_for, login_for) -> Async
 
 
 async def test_a_postgresql_restored_from_a_backup_is_recovered_without_loss(shop):
-    """Dumped before five payments: nobody is charged twice, and no order and no unit is lost."""
+    """Dumped before five payments: no buyer is charged twice, and no order and no unit is lost."""
     sale_id, backup = shop.sale.sale_id, shop.data.with_name("backup")
     known = {buyer: await shop.order(buyer) for buyer in ("ann", "bob", "eve")}
     # Given a backup, and after it five payments, two of them for orders that the backup lacks

@@ -1,4 +1,4 @@
-"""Who opens many connections to an admin port keeps nobody out."""
+"""Many connections to an admin port keep no other client out."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ class _Message:
         self.body = body
 
 
-async def test_an_empty_redis_remembers_nothing_and_accuses_nobody(own_shop):
+async def test_an_empty_redis_remembers_nothing_and_accuses_no_sale(own_shop):
     assert isinstance(own_shop.db, asyncpg.Pool)
     assert await history.advance(own_shop.store, own_shop.db)
     await own_shop.store.flushdb()

@@ -6,7 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.grabs.parser import HEAD_MAX, NotPlain, PlainGrab, read_plain_grab
+from gateway.grabs.parser import (
+    HEAD_MAX,
+    NotPlain,
+    PlainGrab,
+    length_of_lone_grab,
+    read_plain_grab,
+)
 
 BODY = b'{"quantity": 1}'
 GRAB = (
@@ -139,3 +145,53 @@ def test_anything_unusual_is_left_alone(name: str) -> None:
 def test_nothing_makes_it_fail(data: bytes) -> None:
     assert read_plain_grab(GRAB[:40] + data + GRAB[40:]) is not None
     assert read_plain_grab(data) in set(NotPlain)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        GRAB,
+        GRAB.replace(b"Content-Length", b"content-length"),
+        with_header(b"Connection: Keep-Alive"),
+        with_header(b"X-Content-Length: 7"),
+    ],
+)
+def test_a_lone_grab_is_framed_without_being_parsed(data: bytes) -> None:
+    assert length_of_lone_grab(data, cors=True) == len(data)
+    grab = read_plain_grab(data)
+    assert isinstance(grab, PlainGrab)
+    assert (grab.length, grab.keeps_alive) == (len(data), True)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        GRAB[:-1],
+        GRAB + GRAB,
+        GRAB + b"G",
+        GRAB.replace(b"POST", b"PUT"),
+        GRAB.replace(b"/grabs", b"/tickets"),
+        GRAB.replace(b"HTTP/1.1", b"HTTP/1.0"),
+        GRAB.replace(b"Content-Length: ", b"Content-Length: +"),
+        GRAB.replace(b"Content-Length: ", b"Content-Length:"),
+        GRAB.replace(b"\r\nContent-Length", b"\nContent-Length"),
+        with_header(b"Content-Length: 15"),
+        with_header(b"content-length:15"),
+        with_header(b"Transfer-Encoding: chunked"),
+        with_header(b"Connection: close"),
+        with_header(b"connection:keep-alive, close"),
+        with_header(b"Origin: https://shop.example"),
+        with_header(b"X: " + b"x" * HEAD_MAX),
+    ],
+)
+def test_what_is_not_framed_for_certain_is_parsed(data: bytes) -> None:
+    assert length_of_lone_grab(data, cors=True) == 0
+
+
+@given(st.lists(st.sampled_from([*GRAB.splitlines(keepends=True), b"X: y\r\n", b"\r\n", BODY])))
+def test_what_is_framed_for_certain_is_the_whole(lines: list[bytes]) -> None:
+    data = b"".join(lines)
+    assert length_of_lone_grab(data, cors=False) in (0, len(data))
+    grab = read_plain_grab(data)
+    if isinstance(grab, PlainGrab) and grab.length < len(data):
+        assert length_of_lone_grab(data, cors=False) == 0
