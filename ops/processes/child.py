@@ -47,6 +47,8 @@ class Spec:
     stop_signal: signal.Signals = signal.SIGTERM
     #: Run as this user (we are root then); None means as ourselves.
     user: str | None = None
+    #: Longest wait until it is ready.
+    start_within_s: float = START_DEADLINE_S
     #: Keep all its threads on one processor until it is ready.
     start_on_one_cpu: bool = False
     #: Its stdin takes lines, see `Child.write_line`; else that is empty.
@@ -102,7 +104,7 @@ class Child:
         try:
             await asyncio.wait(
                 {ready, died},
-                timeout=START_DEADLINE_S,
+                timeout=self.spec.start_within_s,
                 return_when=asyncio.FIRST_COMPLETED,
             )
             if ready.done():
@@ -110,9 +112,8 @@ class Child:
                 self.once = ()
                 self._release_cpu()
                 return
-            reason = (
-                self.describe_end() if died.done() else f"was not ready after {START_DEADLINE_S} s"
-            )
+            late = f"was not ready after {self.spec.start_within_s:g} s"
+            reason = self.describe_end() if died.done() else late
         except Exception as error:  # of the driver that asked: it is not usable
             reason = f"is not usable: {error!r}"
         finally:

@@ -15,6 +15,10 @@ def _password() -> str:
     return secrets.token_hex(16)  # hexadecimal, so that it needs no quoting in a URL
 
 
+def _cookie() -> str:
+    return secrets.token_hex(32)  # Erlang's own has 36 bits, made from its start time
+
+
 def _key_ring() -> str:
     return f"k1:{secrets.token_hex(32)}"
 
@@ -29,6 +33,8 @@ class Credentials(BaseModel):
     redis_password: str = Field(default_factory=_password)
     amqp_password: str = Field(default_factory=_password)
     postgres_password: str = Field(default_factory=_password)
+    #: Whoever has it may run anything as the user of RabbitMQ, from this machine.
+    erlang_cookie: str = Field(default_factory=_cookie)
     ticket_keys: str = Field(default_factory=_key_ring)
     jwt_keys: str = Field(default_factory=_key_ring)
     webhook_keys: str = Field(default_factory=_key_ring)

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import os
-import pwd
 import shutil
 import signal
-import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import asyncpg
 
-from ops.processes.child import Child, StartFailed, run_to_end
+from ops.processes.child import Child, run_to_end
 from ops.processes.pid_files import POLL_S
 from ops.processes.ports import LOOPBACK, kept_port
-from ops.processes.tether import run_as
 from ops.stack.discovery import require
 from ops.stack.servers.server import Server, StackHome, configuration, until_answers
 
@@ -29,8 +24,7 @@ DATABASE = "seckill"
 async def prepare(place: StackHome) -> Server:
     """Make the database cluster at the first start, write its configuration, describe it."""
     binaries = require("postgresql")
-    user = _server_user()
-    directory = _directory(place, user)
+    directory, user = place.unprivileged("postgresql", "postgres")
     port = kept_port(place.home, "postgresql")
     data = directory / "data"
     if not data.exists():
@@ -47,36 +41,6 @@ async def prepare(place: StackHome) -> Server:
     )
     child = Child(spec, lambda: _answers(server_url), lambda: _orphans_gone(data))
     return Server("postgresql", f"{server_url}/{DATABASE}", f"{LOOPBACK}:{port}", [child])
-
-
-def _server_user() -> str | None:
-    """Return the user to run as when we are root: `postgres` of Debian, else `nobody`."""
-    if os.geteuid() != 0:
-        return None
-    known = {entry.pw_name for entry in pwd.getpwall()}
-    return "postgres" if "postgres" in known else "nobody"
-
-
-def _directory(place: StackHome, user: str | None) -> Path:
-    """Return a directory that belongs to `user`.
-
-    A home that `user` cannot reach (below /root, say) is no use; the data then goes to /var/tmp,
-    which survives a reboot, under a name made from the home.
-    """
-    directory = place.directory("postgresql")
-    if user is None:
-        return directory
-    shutil.chown(directory, user, pwd.getpwnam(user).pw_gid)
-    reachable = subprocess.run(["test", "-w", directory], cwd="/", check=False, **run_as(user))  # noqa: S607
-    if reachable.returncode == 0:
-        return directory
-    home_id = hashlib.sha256(str(place.home).encode()).hexdigest()[:12]
-    elsewhere = Path("/var/tmp") / f"seckill-postgres-{home_id}"  # noqa: S108 - ownership is checked
-    elsewhere.mkdir(mode=0o700, exist_ok=True)
-    if elsewhere.owner() not in (user, "root"):
-        raise StartFailed(f"postgresql: {elsewhere} belongs to {elsewhere.owner()}")
-    shutil.chown(elsewhere, user, pwd.getpwnam(user).pw_gid)
-    return elsewhere
 
 
 async def _initialise(place: StackHome, binaries: Path, data: Path, user: str | None) -> None:

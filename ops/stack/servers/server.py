@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
+import pwd
+import shutil
 import signal
+import subprocess
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from config.settings import PROJECT_ROOT
-from ops.processes.child import Child, Spec
+from ops.processes.child import START_DEADLINE_S, Child, Spec, StartFailed
 from ops.processes.pid_files import POLL_S
+from ops.processes.tether import run_as
 from ops.stack.credentials import Credentials
 
 
@@ -39,6 +44,33 @@ class StackHome:
         directory.chmod(0o700)
         return directory
 
+    def unprivileged(self, name: str, preferred: str) -> tuple[Path, str | None]:
+        """Return the store's own directory, and the user to run it as when we are root.
+
+        That is Debian's own user for the store, else `nobody`. A home that the user cannot reach
+        (below /root, say) is no use; the data then goes to /var/tmp, which survives a reboot, under
+        a name made from the home.
+        """
+        directory = self.directory(name)
+        if os.geteuid() != 0:
+            return directory, None
+        known = {entry.pw_name for entry in pwd.getpwall()}
+        user = preferred if preferred in known else "nobody"
+        give(directory, user)
+        reachable = subprocess.run(["test", "-w", directory], cwd="/", check=False, **run_as(user))  # noqa: S607
+        if reachable.returncode == 0:
+            return directory, user
+        home_id = hashlib.sha256(str(self.home).encode()).hexdigest()[:12]
+        elsewhere = Path("/var/tmp") / f"seckill-{preferred}-{home_id}"  # noqa: S108 - ownership is checked
+        elsewhere.mkdir(mode=0o700, exist_ok=True)
+        if elsewhere.owner() not in (user, "root"):
+            raise StartFailed(f"{name}: {elsewhere} belongs to {elsewhere.owner()}")
+        if not any(elsewhere.iterdir()):  # data of a time when root ran the store
+            for each in directory.iterdir():
+                shutil.move(each, elsewhere)
+        give(elsewhere, user)
+        return elsewhere, user
+
     def spec(
         self,
         name: str,
@@ -49,6 +81,7 @@ class StackHome:
         stop_signal: signal.Signals = signal.SIGTERM,
         user: str | None = None,
         start_on_one_cpu: bool = False,
+        start_within_s: float = START_DEADLINE_S,
     ) -> Spec:
         """Describe a child of this home. Of our environment it sees the search path alone."""
         return Spec(
@@ -61,7 +94,15 @@ class StackHome:
             stop_signal=stop_signal,
             user=user,
             start_on_one_cpu=start_on_one_cpu,
+            start_within_s=start_within_s,
         )
+
+
+def give(path: Path, user: str) -> None:
+    """Make a path, and all below it, the property of a user."""
+    for each in [path, *path.rglob("*")]:
+        if not each.is_symlink() and each.owner() != user:
+            shutil.chown(each, user, pwd.getpwnam(user).pw_gid)
 
 
 def configuration(template: str, *lines: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -150,6 +151,16 @@ def test_stores_keep_no_order_that_is_not_on_disk(running: Path) -> None:
 def test_secrets_are_for_their_owner_alone(running: Path) -> None:
     for name in ("secrets.json", "settings.json", "redis/redis.conf", "rabbitmq/rabbitmq.conf"):
         assert (running / name).stat().st_mode & 0o077 == 0, name
+
+
+def test_the_cookie_of_erlang_is_ours_and_root_does_not_run_the_broker(running: Path) -> None:
+    process = Path(f"/proc/{status(running)['rabbitmq']['pid']}")
+    lines = (process / "environ").read_text().split("\0")
+    cookie = Path(next(line for line in lines if line.startswith("HOME="))[5:], ".erlang.cookie")
+
+    assert re.fullmatch("[0-9a-f]{64}", cookie.read_text())
+    assert cookie.stat().st_mode & 0o777 == 0o600
+    assert cookie.owner() == process.owner() != "root"
 
 
 def test_env_is_all_that_the_admin_api_needs(running: Path) -> None:
