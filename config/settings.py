@@ -36,6 +36,24 @@ from config.field_types import (
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 
+
+def _default_home() -> Path:
+    """Return `.seckill` in the checkout, or in the user's folder if this is an installed package.
+
+    A user without a folder, as in a container, gets the system's place for such data: never a
+    folder that others may write, because the settings file in it would be believed.
+    """
+    if (PROJECT_ROOT / "pyproject.toml").exists():
+        return PROJECT_ROOT / ".seckill"
+    try:
+        return Path.home() / ".seckill"
+    except RuntimeError:  # neither HOME nor an entry among the users
+        return Path("/var/lib/seckill")
+
+
+#: Where the private services keep their data, unless SECKILL_HOME is set.
+DEFAULT_HOME = _default_home()
+
 #: Longer than any wait, and still a time that can be added to a date.
 SECONDS_MAX = 10**9
 Seconds = Annotated[float, Field(gt=0, le=SECONDS_MAX)]
@@ -65,7 +83,7 @@ class Settings(BaseSettings):
     )
 
     # Where the private services keep their data, pid files and logs.
-    home: Path = PROJECT_ROOT / ".seckill"
+    home: Path = DEFAULT_HOME
 
     # Stores. Empty means: not configured (see `require`).
     redis_url: RedisUrl = ""
@@ -244,7 +262,7 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Rank the sources: arguments, environment, the running stack's settings file."""
         given = init_settings().get("home") or os.environ.get("SECKILL_HOME")
-        home = Path(given or PROJECT_ROOT / ".seckill")
+        home = Path(given or DEFAULT_HOME)
         return (
             init_settings,
             env_settings,

@@ -11,7 +11,7 @@ from aiohttp import ClientSession
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from config.settings import PROJECT_ROOT, Settings, load_settings
+from config.settings import DEFAULT_HOME, Settings, load_settings
 from ops.buyers import BuyerReply, flash_crowd, grab
 from ops.cli.stores import Stores, open_stores
 from ops.cli.verify import shown
@@ -220,7 +220,7 @@ async def run() -> bool:
     """Start a stack of its own, run the demonstration on it, and stop the stack."""
     console = Console(soft_wrap=True)
     # A home of its own: it may run beside `make run`.
-    home = PROJECT_ROOT / ".seckill" / "demo"
+    home = DEFAULT_HOME / "demo"
     good = False
     ready = asyncio.Event()
     listener = StackListener(

@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.status import Status
 
-from config.settings import PROJECT_ROOT, Settings
+from config.settings import DEFAULT_HOME, Settings
 from ops.processes.control_socket import Reply
 from ops.processes.tasks import until_signal
 from ops.stack.settings import StackSettings, variables
@@ -70,7 +70,7 @@ class UpScreen:
 
 def _welcome(home: Path, values: StackSettings) -> str:
     command = Path(sys.executable).with_name("seckill")
-    default_home = home == PROJECT_ROOT / ".seckill"
+    default_home = home == DEFAULT_HOME
     return "\n".join(
         [
             "",
