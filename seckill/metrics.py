@@ -2,52 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from prometheus_client import Counter, Gauge, Histogram
 
-from prometheus_client import REGISTRY, Counter, Gauge, Histogram
-from prometheus_client.core import CounterMetricFamily
-from prometheus_client.registry import Collector
-
-
-class HotCounter(Collector):
-    """A counter for the hot path, in processes that count in one thread.
-
-    The library's own counter takes a lock and a microsecond, several times in a grab.
-    """
-
-    def __init__(self, name: str, documentation: str, labels: Sequence[str]) -> None:
-        self._name, self._documentation, self._labels = name, documentation, labels
-        self._counts: dict[tuple[str, ...], HotCount] = {}
-        REGISTRY.register(self)
-
-    def labels(self, *values: str) -> HotCount:
-        """Return the count for these values of the labels."""
-        return self._counts.setdefault(values, HotCount())
-
-    def collect(self) -> Iterable[CounterMetricFamily]:
-        """Report the counts to the registry."""
-        family = CounterMetricFamily(self._name, self._documentation, labels=self._labels)
-        for values, count in self._counts.items():
-            family.add_metric(values, count.value)
-        yield family
-
-
-class HotCount:
-    """How often something happened."""
-
-    __slots__ = ("value",)
-
-    def __init__(self) -> None:
-        self.value = 0
-
-    def inc(self, times: int = 1) -> None:
-        """Add to the count."""
-        self.value += times
-
+from seckill.hot_metrics import CountsOf, HotCounter, HotHistogram
 
 _SIZES = (1, 2, 5, 10, 25, 50, 100, 250, 512, 1024)
 
-GRABS = HotCounter("seckill_grabs", "Answers to grabs", ["verdict"])
+#: Of waits at the edge: 0.25 s is a promise, and from 0.1 s on an edge that is too busy refuses.
+_WAITS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0)
+
+GRAB_SECONDS = HotHistogram(
+    "seckill_grab_seconds",
+    "From a grab's bytes to its answer, by verdict; rate_limited for those that a limit refused",
+    ["verdict"],
+    _WAITS_S,
+)
+GRAB_STAGE_SECONDS = HotHistogram(
+    "seckill_grab_stage_seconds",
+    "Stages of grabs, of each batch as often as it has grabs: queue (parsed to called, of the"
+    " oldest), call (the script), wait_publish (replied to published), confirm (by RabbitMQ),"
+    " answer (until all are written), look_up (reads of holders)",
+    ["stage"],
+    _WAITS_S,
+)
+GRABS = CountsOf(
+    "seckill_grabs", "Answers to grabs", ["verdict"], GRAB_SECONDS, without=["rate_limited"]
+)
 GRABS_BY_AIOHTTP = Counter(
     "seckill_grabs_by_aiohttp", "Grabs that were not plain enough to be read without aiohttp"
 )

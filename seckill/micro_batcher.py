@@ -11,6 +11,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, Protocol, TypeVar
 
+from seckill.stage_times import StageTimes
+
 #: So many items do not wait for more: the cost of a call is little beside theirs.
 WORTH_A_CALL = 64
 
@@ -23,9 +25,16 @@ R_contra = TypeVar("R_contra", contravariant=True)
 class Waiter(Protocol[T_co, R_contra]):
     """An item, and the caller that waits for its answer."""
 
+    #: Of its batch, once that is called, if the call keeps them.
+    times: StageTimes | None
+
     @property
     def item(self) -> T_co:
         """The question."""
+
+    @property
+    def since(self) -> float:
+        """When its caller asked, by the monotonic clock."""
 
     @property
     def gone(self) -> bool:
@@ -44,11 +53,13 @@ class Waiter(Protocol[T_co, R_contra]):
 class FutureWaiter(Generic[T, R]):
     """An item whose caller awaits a future."""
 
-    __slots__ = ("future", "item")
+    __slots__ = ("future", "item", "since", "times")
 
     def __init__(self, item: T, future: asyncio.Future[R]) -> None:
         self.item = item
         self.future = future
+        self.since = future.get_loop().time()
+        self.times: StageTimes | None = None
 
     @property
     def gone(self) -> bool:

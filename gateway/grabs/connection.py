@@ -371,7 +371,13 @@ class Connection(asyncio.Protocol):
             self.shed()
             return
         self._pending = self._shared.pipeline.begin_grab(
-            self, sale, plain.ticket, quantity, self.peer, (plain.forwarded,)
+            self,
+            sale,
+            plain.ticket,
+            quantity,
+            self.peer,
+            (plain.forwarded,),
+            arrived_at=self._since - self._waited_s,
         )
         if self._pending is not None:
             self._shared.begin()

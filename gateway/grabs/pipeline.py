@@ -27,7 +27,7 @@ from gateway.grabs.reservations import (
     SaleReservations,
     result_of_look_up,
 )
-from gateway.grabs.responses import COUNTERS, body_of, too_few_left, too_many
+from gateway.grabs.responses import WAITS, body_of, too_few_left, too_many
 from gateway.http.auth import TICKET_KEYS
 from gateway.http.client_address import TRUSTED_PROXIES, address_of
 from gateway.http.problems import Problem, Refused
@@ -37,11 +37,16 @@ from gateway.overload.rate_limiter import LIMITER, RateLimited, rate_limited
 from seckill import metrics
 from seckill.auth import tickets
 from seckill.errors import Unavailable
+from seckill.hot_metrics import HotDistribution
 from seckill.inventory.reservations import Holding, Verdict
 from seckill.outages import summary_of
 from seckill.sales.sales import Sale
+from seckill.stage_times import StageTimes
 
 log = logging.getLogger(__name__)
+
+#: Waits of grabs that a limit has refused.
+RATE_LIMITED = metrics.GRAB_SECONDS.labels("rate_limited")
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -79,11 +84,13 @@ class GrabPipeline:
         peer: str,
         forwarded: Sequence[str],
         came_at: float | None = None,
+        arrived_at: float | None = None,
     ) -> PendingGrab | None:
         """Begin a grab; return it if its answer is still to come, None if that was given.
 
         `peer` is the address of the connection and `forwarded` its lines of X-Forwarded-For.
-        `came_at` is when the request came, in the loop's time; without it, just now.
+        `came_at` is from when on it counts as in flight, in the loop's time; without it, just now.
+        `arrived_at` is when its bytes came, if that is earlier.
         """
         buyer_id = tickets.verify(
             self._ticket_keys, ticket, sale_id=sale.sale_id, now_s=time.time()
@@ -95,10 +102,23 @@ class GrabPipeline:
             metrics.SHED.inc()
             client.shed()
             return None
+        parsed_at = self._now()
         if came_at is None:
-            came_at = self._now()
-        reservations = self._reservations.of(sale)
-        grab = PendingGrab(self, client, reservations, buyer_id, quantity, peer, forwarded, came_at)
+            came_at = parsed_at
+        if arrived_at is None:
+            arrived_at = came_at
+        grab = PendingGrab(
+            self,
+            client,
+            self._reservations.of(sale),
+            buyer_id,
+            quantity,
+            peer,
+            forwarded,
+            came_at,
+            arrived_at,
+            parsed_at,
+        )
         self.in_flight.enter()
         grab.start()
         return grab if grab.client is not None else None
@@ -117,7 +137,9 @@ class PendingGrab:
         "_refused",
         "_reservations",
         "_step",
+        "arrived_at",
         "client",
+        "parsed_at",
     )
 
     def __init__(
@@ -130,6 +152,8 @@ class PendingGrab:
         peer: str,
         forwarded: Sequence[str],
         came_at: float,
+        arrived_at: float,
+        parsed_at: float,
     ) -> None:
         self._pipeline = pipeline
         #: None once it was answered, or is no longer wanted.
@@ -137,6 +161,11 @@ class PendingGrab:
         self._reservations = reservations
         self._buyer_id, self._quantity = buyer_id, quantity
         self._peer, self._forwarded, self._came_at = peer, forwarded, came_at
+        #: When its bytes came, as far as the loop's clock and the kernel tell.
+        self.arrived_at = arrived_at
+        #: When the request was read, as far as the loop's clock tells. It may stand still in a turn
+        #: of the loop: no grab pays for a clock of its own until it is answered.
+        self.parsed_at = parsed_at
         #: Its place in the batch of its present step; None once it was answered, so that the two
         #: do not keep each other alive until the garbage collector comes.
         self._step: _Step[Any, Any] | None = None
@@ -159,7 +188,7 @@ class PendingGrab:
     def fail(self, error: BaseException) -> None:
         """Answer that there is no result."""
         if isinstance(error, Unavailable):
-            COUNTERS[Verdict.UNAVAILABLE].inc()
+            self._observe(WAITS[Verdict.UNAVAILABLE])
             self._refuse(Refused(Problem.UNAVAILABLE, summary_of(error)))
         else:  # a bug: a traceback for us, an answer for the client
             log.error("a grab failed", exc_info=error)
@@ -176,7 +205,7 @@ class PendingGrab:
         if result.verdict is not Verdict.ACCEPTED:
             self._answer(result)
         elif self._refused is not None:
-            self._refuse(self._refused)
+            self._refuse_by_limit(self._refused)
         else:
             self._limit()
 
@@ -184,7 +213,7 @@ class PendingGrab:
         reservations, limiter = self._reservations, self._pipeline.limiter
         address = address_of(self._peer, self._forwarded, self._pipeline.trusted)
         if refusal := limiter.local_refusal(self._buyer_id, address):
-            self._refuse(rate_limited(refusal))
+            self._refuse_by_limit(rate_limited(refusal))
         # A place in the line beyond the units that are left would be a wait for nothing (F36).
         elif limiter.take(reservations.sale.sale_id, "try", lambda: reservations.left):
             self._reserve()
@@ -209,7 +238,7 @@ class PendingGrab:
         self._reservations.put(step)
 
     def _answer(self, result: GrabResult) -> None:
-        COUNTERS[result.verdict].inc()
+        self._observe(WAITS[result.verdict])
         left = self._reservations.left
         if result.verdict is Verdict.QUANTITY:
             self._refuse(too_many(self._reservations.sale))
@@ -217,6 +246,17 @@ class PendingGrab:
             self._refuse(too_few_left(left))
         elif client := self._end():
             client.respond(result.verdict, body_of(result, self._pipeline.poll_schedule))
+
+    def _refuse_by_limit(self, refused: Refused) -> None:
+        self._observe(RATE_LIMITED)
+        self._refuse(refused)
+
+    def _observe(self, waits: HotDistribution) -> None:
+        """Count the answer that it is about to get, and its wait.
+
+        All its times are known here: its own, and those of its last batch (`_step.times`).
+        """
+        waits.observe(time.monotonic() - self.arrived_at)
 
     def _refuse(self, refused: Refused) -> None:
         if client := self._end():
@@ -233,12 +273,14 @@ class PendingGrab:
 class _Step(Generic[T, R]):
     """A grab's place in one batch (a `seckill.micro_batcher.Waiter`); `then` takes the answer."""
 
-    __slots__ = ("_grab", "_then", "item")
+    __slots__ = ("_grab", "_then", "item", "since", "times")
 
     def __init__(self, grab: PendingGrab, item: T, then: Callable[[R], None]) -> None:
         self.item = item
         self._grab: PendingGrab | None = grab
         self._then = then
+        self.since = grab.parsed_at
+        self.times: StageTimes | None = None
 
     @property
     def gone(self) -> bool:

@@ -25,6 +25,7 @@ from seckill.inventory.reservations import Grab
 from seckill.messages import MESSAGE_GRABS_MAX
 from seckill.micro_batcher import MicroBatcher, Waiter
 from seckill.outages import OUTAGES
+from seckill.stage_times import StageTimes
 
 #: Publishes of one sale in flight: one on its way while the broker writes the other to disk.
 PUBLISHES_MAX = 2
@@ -51,6 +52,7 @@ class _Batch:
     outbox_id: str
     epoch: int
     grabs: Sequence[Grab]
+    times: StageTimes
     on_published: Callable[[], None]
 
 
@@ -106,10 +108,15 @@ class GrabPublisher:
         self._publishes: set[asyncio.Task[None]] = set()
 
     def enqueue(
-        self, outbox_id: str, epoch: int, grabs: Sequence[Grab], on_published: Callable[[], None]
+        self,
+        outbox_id: str,
+        epoch: int,
+        grabs: Sequence[Grab],
+        times: StageTimes,
+        on_published: Callable[[], None],
     ) -> None:
         """Publish a batch that lies in the outbox; call back when it counts as published."""
-        self._waiting.append(_Batch(outbox_id, epoch, grabs, on_published))
+        self._waiting.append(_Batch(outbox_id, epoch, grabs, times, on_published))
         self._start_publishes()
 
     async def drain(self) -> None:
@@ -147,6 +154,9 @@ class GrabPublisher:
     async def _publish(self, batches: list[_Batch]) -> None:
         outbox_ids = [batch.outbox_id for batch in batches]
         grabs = [grab for batch in batches for grab in batch.grabs]
+        published_at = time.monotonic()
+        for batch in batches:
+            batch.times.published_at = published_at
         body = messages.encode_place(self._sale_id, batches[0].epoch, outbox_ids, grabs)
         try:
             await self._publisher.publish(body)
@@ -155,6 +165,9 @@ class GrabPublisher:
             metrics.PUBLISH_FAILURES.inc()
             self._breaker.failed()
         else:
+            confirmed_at = time.monotonic()
+            for batch in batches:
+                batch.times.confirmed_at = confirmed_at
             self._breaker.succeeded()
             self._on_confirmed(outbox_ids)
         finally:

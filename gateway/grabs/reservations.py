@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from aiohttp import web
 
@@ -13,9 +14,10 @@ from seckill import metrics
 from seckill.clock import monotonic_ms
 from seckill.errors import Unavailable
 from seckill.inventory.reservations import CALL_MAX, Grab, GrabReply, Holding, Stock, Verdict
-from seckill.micro_batcher import MicroBatcher, Waiter, answering_each
+from seckill.micro_batcher import MicroBatcher, Waiter
 from seckill.order_ids import new_order_id
 from seckill.sales.sales import Sale
+from seckill.stage_times import StageTimes
 
 #: Confirmed outbox entries wait this long for a grab call to carry them along. In a busy sale the
 #: next starts some 8 ms later (`grab_spacing_s`), so only a quiet sale pays for a call of its own.
@@ -23,6 +25,10 @@ from seckill.sales.sales import Sale
 ACK_IDLE_S = 0.05
 #: Refusals that every buyer without an order gets, whatever quantity they ask for.
 SALE_WIDE = {Verdict.NOT_OPEN, Verdict.CLOSED, Verdict.PAUSED}
+_QUEUED, _CALLED, _WAITED_TO_PUBLISH, _CONFIRMED, _ANSWERED, _LOOKED_UP = (
+    metrics.GRAB_STAGE_SECONDS.labels(stage)
+    for stage in ("queue", "call", "wait_publish", "confirm", "answer", "look_up")
+)
 
 
 #: Returns what buyers hold of an archived sale, by id; None if the sale is not archived.
@@ -93,9 +99,7 @@ class SaleReservations:
         self._grabs = MicroBatcher(
             self._call_script, max_batch=batch_max, max_calls=calls_max, spacing_s=spacing_s
         )
-        self._look_ups = MicroBatcher(
-            answering_each(self._call_look_up), max_batch=CALL_MAX, max_calls=1
-        )
+        self._look_ups = MicroBatcher(self._call_look_up, max_batch=CALL_MAX, max_calls=1)
         #: Outbox entries that the broker has confirmed, and that Redis still holds.
         self._confirmed: list[str] = []
         self._acking: asyncio.Task[None] | None = None
@@ -133,6 +137,16 @@ class SaleReservations:
         await self._ack()
 
     async def _call_look_up(
+        self, batch: Sequence[Waiter[str, tuple[Verdict, Holding | None]]]
+    ) -> None:
+        times = _begin_call(batch)
+        found = await self._find_holdings([waiter.item for waiter in batch])
+        times.replied_at = time.monotonic()
+        _LOOKED_UP.observe(times.replied_at - times.called_at, len(batch))
+        for waiter, result in zip(batch, found, strict=True):
+            waiter.answer(result)
+
+    async def _find_holdings(
         self, buyer_ids: Sequence[str]
     ) -> Sequence[tuple[Verdict, Holding | None]]:
         found = await self._stock.find_holders(self.sale.sale_id, buyer_ids)
@@ -145,6 +159,8 @@ class SaleReservations:
 
     async def _call_script(self, batch: Sequence[Waiter[Grab, GrabResult]]) -> None:
         metrics.GRAB_BATCH.observe(len(batch))
+        times = _begin_call(batch)
+        _QUEUED.observe(times.called_at - batch[0].since, len(batch))
         confirmed, self._confirmed = self._confirmed[:CALL_MAX], self._confirmed[CALL_MAX:]
         asked_ms = monotonic_ms()
         try:
@@ -158,6 +174,8 @@ class SaleReservations:
         except Unavailable:
             self._confirmed += confirmed  # naming an entry twice is harmless
             raise
+        times.replied_at = time.monotonic()
+        _CALLED.observe(times.replied_at - times.called_at, len(batch))
         self._clock.observe(reply.now_ms, asked_ms=asked_ms)
         if Verdict.UNAVAILABLE in reply.verdicts:
             self._confirmed += confirmed
@@ -173,9 +191,11 @@ class SaleReservations:
             verdicts = set(reply.verdicts)
             if verdicts & SALE_WIDE or (reply.left == 0 and Verdict.SOLD_OUT in verdicts):
                 self.selling = False
-        self._answer(batch, reply)
+        self._answer(batch, reply, times)
 
-    def _answer(self, batch: Sequence[Waiter[Grab, GrabResult]], reply: GrabReply) -> None:
+    def _answer(
+        self, batch: Sequence[Waiter[Grab, GrabResult]], reply: GrabReply, times: StageTimes
+    ) -> None:
         """Answer the refused at once, and the accepted when their batch has been published."""
         accepted = []
         known = iter(reply.known_ids)
@@ -186,15 +206,23 @@ class SaleReservations:
                 waiter.answer(GrabResult(verdict, next(known)))
             else:
                 waiter.answer(GrabResult(verdict))
+        if refused := len(batch) - len(accepted):
+            _ANSWERED.observe(time.monotonic() - times.replied_at, refused)
         if not accepted:
             return
 
         def on_published() -> None:
+            since = time.monotonic()
             for waiter in accepted:
                 waiter.answer(GrabResult(Verdict.ACCEPTED, waiter.item.order_id))
+            _ANSWERED.observe(time.monotonic() - since, len(accepted))
+            if times.published_at:
+                _WAITED_TO_PUBLISH.observe(times.published_at - times.replied_at, len(accepted))
+            if times.confirmed_at:
+                _CONFIRMED.observe(times.confirmed_at - times.published_at, len(accepted))
 
         grabs = [waiter.item for waiter in accepted]
-        self._publisher.enqueue(reply.outbox_id, reply.epoch, grabs, on_published)
+        self._publisher.enqueue(reply.outbox_id, reply.epoch, grabs, times, on_published)
 
     def _note_confirmed(self, outbox_ids: list[str]) -> None:
         self._confirmed += outbox_ids
@@ -220,6 +248,13 @@ class SaleReservations:
             except Unavailable:
                 self._confirmed += confirmed
                 raise
+
+
+def _begin_call(batch: Sequence[Waiter[Any, Any]]) -> StageTimes:
+    times = StageTimes(time.monotonic())
+    for waiter in batch:
+        waiter.times = times
+    return times
 
 
 class ReservationsBySale:

@@ -32,7 +32,7 @@ REFUSALS: dict[Verdict, Problem] = {
     Verdict.OUTBOX_FULL: Problem.OVERLOADED,
     Verdict.UNAVAILABLE: Problem.UNAVAILABLE,
 }
-COUNTERS = {verdict: metrics.GRABS.labels(verdict.name.lower()) for verdict in Verdict}
+WAITS = {verdict: metrics.GRAB_SECONDS.labels(verdict.name.lower()) for verdict in Verdict}
 
 _JSON = {**COMMON, "Content-Type": "application/json"}
 #: Status and headers of each verdict's answer, built once, like the bodies.

@@ -71,8 +71,8 @@ ROOMS = {
 BENEATH = {
     "gateway": "app_keys",
     "consumers": "resources timers",
-    "seckill": "admin_port audit backoff clock errors events metrics micro_batcher order_ids"
-    " outages process single_flight",
+    "seckill": "admin_port audit backoff clock errors events hot_metrics metrics micro_batcher"
+    " order_ids outages process single_flight stage_times",
     "ops": "buyers sandbox_provider",
     "loadtest": "findings stack",
     "config": "addresses field_types limits settings",

@@ -19,6 +19,7 @@ from gateway.grabs.publisher import (
 from seckill.errors import Unavailable
 from seckill.inventory.reservations import Grab
 from seckill.order_ids import new_order_id
+from seckill.stage_times import StageTimes
 
 
 @dataclass
@@ -71,6 +72,8 @@ class Bench:
     publisher: FakePublisher = field(default_factory=FakePublisher)
     breaker: Breaker = field(default_factory=Breaker)
     confirmed: list[str] = field(default_factory=list)
+    #: Of each batch, in the order in which they were enqueued.
+    times: list[StageTimes] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.grabs = GrabPublisher("spring", self.publisher, self.breaker, self.confirmed.extend)
@@ -81,7 +84,10 @@ class Bench:
         """Enqueue a batch; the future is done when it counts as published: once, and no more."""
         published: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         batch = grabs(*buyer_ids or ("ann",))
-        self.grabs.enqueue(outbox_id, epoch, batch, lambda: published.set_result(None))
+        self.times.append(StageTimes(0.0))
+        self.grabs.enqueue(
+            outbox_id, epoch, batch, self.times[-1], lambda: published.set_result(None)
+        )
         await turns()
         return published
 
@@ -236,3 +242,23 @@ async def test_drain_waits_for_every_confirm(bench: Bench) -> None:
     await turns()
     assert drained.done()
     assert bench.confirmed == ["fill-0", "fill-1", "3-0"]
+
+
+async def test_a_batch_keeps_when_its_message_was_published_and_confirmed(bench: Bench) -> None:
+    await bench.enqueue("1-0")
+    (times,) = bench.times
+    assert times.published_at > 0
+    assert times.confirmed_at == 0
+
+    await bench.publisher.confirm(0)
+    assert times.confirmed_at >= times.published_at
+
+
+async def test_a_batch_that_stays_in_the_outbox_was_not_confirmed(bench: Bench) -> None:
+    await bench.enqueue("1-0")
+    await bench.publisher.fail(0)
+    await bench.enqueue("2-0")
+
+    failed, left = bench.times
+    assert failed.published_at > 0
+    assert failed.confirmed_at == left.published_at == 0

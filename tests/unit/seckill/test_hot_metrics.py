@@ -1,0 +1,62 @@
+"""Metrics of the hot path, as Prometheus reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from prometheus_client import REGISTRY, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from seckill.hot_metrics import CountsOf, HotHistogram
+
+
+@pytest.fixture
+def histogram() -> Iterator[HotHistogram]:
+    made = HotHistogram("test_waits_seconds", "Waits", ["verdict"], (0.1, 1))
+    yield made
+    REGISTRY.unregister(made)
+
+
+def samples() -> dict[str, float]:
+    """Return the samples of this test as `name{values}`: value."""
+    families = text_string_to_metric_families(generate_latest().decode())
+    return {
+        "/".join([sample.name, *sample.labels.values()]): sample.value
+        for family in families
+        for sample in family.samples
+        if sample.name.startswith("test_")
+    }
+
+
+def test_a_histogram_counts_each_bucket_with_those_below_it(histogram: HotHistogram) -> None:
+    won = histogram.labels("won")
+    won.observe(0.1)  # the bound itself is within the bucket
+    won.observe(0.5, 3)
+    won.observe(7)
+
+    assert samples() == {
+        "test_waits_seconds_bucket/0.1/won": 1,
+        "test_waits_seconds_bucket/1.0/won": 4,
+        "test_waits_seconds_bucket/+Inf/won": 5,
+        "test_waits_seconds_count/won": 5,
+        "test_waits_seconds_sum/won": pytest.approx(8.6),
+    }
+
+
+def test_a_value_of_the_label_has_one_distribution(histogram: HotHistogram) -> None:
+    assert histogram.labels("won") is histogram.labels("won")
+    assert histogram.labels("won") is not histogram.labels("lost")
+
+
+def test_a_counter_of_a_histogram_follows_it_without_the_values_left_out(
+    histogram: HotHistogram,
+) -> None:
+    counter = CountsOf("test_answers", "Answers", ["verdict"], histogram, without=["limited"])
+    histogram.labels("won").observe(0.2, 2)
+    histogram.labels("limited").observe(0.2)
+    try:
+        assert samples()["test_answers_total/won"] == 2
+        assert "test_answers_total/limited" not in samples()
+    finally:
+        REGISTRY.unregister(counter)
