@@ -16,6 +16,7 @@ from operator import attrgetter
 import asyncpg
 
 from consumers.resources import Resources
+from consumers.runtime.activity import REST_S
 from consumers.runtime.poll_role import Polled, PollRole
 from consumers.runtime.role import Role
 from seckill import metrics
@@ -90,4 +91,4 @@ class PublishEvents:
 def build(stores: Resources) -> Role:
     """Return the role over the stores of this process."""
     role = PublishEvents(stores.db, stores.event_publisher)
-    return PollRole("publish_events", role.run_once, idle_s=IDLE_S, busy_s=BUSY_S)
+    return PollRole("publish_events", role.run_once, idle_s=IDLE_S, busy_s=BUSY_S, rest_s=REST_S)

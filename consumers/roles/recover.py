@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from consumers.resources import Resources
 from consumers.roles.saga_steps import sagas
+from consumers.runtime.activity import REST_S
 from consumers.runtime.poll_role import Polled, PollRole
 from consumers.runtime.role import Role
 from seckill.payments import checkout
@@ -32,4 +33,4 @@ def build(stores: Resources) -> Role:
     log = TransactionLog(stores.db)
     engines: list[Engine] = [Coordinator(checkout.definition(stores.db), log), *sagas(stores)]
     recovery = Recovery(log, engines, retention_s=stores.settings.transaction_retention_s)
-    return PollRole("recover", Recover(recovery).run_once, idle_s=IDLE_S)
+    return PollRole("recover", Recover(recovery).run_once, idle_s=IDLE_S, rest_s=REST_S)

@@ -11,6 +11,7 @@ import time
 import asyncpg
 
 from consumers.resources import Resources
+from consumers.runtime.activity import REST_S
 from consumers.runtime.poll_role import Polled, PollRole
 from consumers.runtime.role import Role
 from seckill import metrics
@@ -57,4 +58,4 @@ class ReturnStock:
 def build(stores: Resources) -> Role:
     """Return the role over the stores of this process."""
     role = ReturnStock(stores.db, stores.stock)
-    return PollRole("return_stock", role.run_once, idle_s=IDLE_S, busy_s=BUSY_S)
+    return PollRole("return_stock", role.run_once, idle_s=IDLE_S, busy_s=BUSY_S, rest_s=REST_S)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from consumers.resources import Resources
+from consumers.runtime.activity import REST_S
 from consumers.runtime.poll_role import Polled, PollRole
 from consumers.runtime.role import Role
 from seckill import metrics
@@ -46,4 +47,4 @@ def build(stores: Resources) -> Role:
         grace_s=stores.settings.payment_grace_s,
     )
     role = SettlePayments(payments, store)
-    return PollRole("settle_payments", role.run_once, idle_s=IDLE_S)
+    return PollRole("settle_payments", role.run_once, idle_s=IDLE_S, rest_s=REST_S)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
+from consumers.runtime.activity import ACTIVITY
 from consumers.runtime.role import pause, until_available
 from seckill import metrics
 
@@ -28,11 +29,14 @@ class PollRole:
         *,
         idle_s: float,
         busy_s: float | None = None,
+        rest_s: float | None = None,
     ) -> None:
         self._name = name
         self._run_once = run_once
         #: The pause after a pass that did nothing, and after one that did something.
         self._idle_s, self._busy_s = idle_s, idle_s if busy_s is None else busy_s
+        #: The pause while no role of this process has anything to do.
+        self._rest_s = idle_s if rest_s is None else rest_s
 
     async def run(self, stop: asyncio.Event) -> None:
         """Poll until `stop` is set."""
@@ -43,9 +47,16 @@ class PollRole:
             nonlocal polled
             with in_flight.track_inprogress():
                 polled = await self._run_once()
-            metrics.ROLE_DONE.labels(self._name).inc(polled.done)
+            if polled.done:
+                ACTIVITY.worked()
+                metrics.ROLE_DONE.labels(self._name).inc(polled.done)
 
         while not stop.is_set():
             await until_available(once, self._name, stop)
             if not polled.more:
-                await pause(stop, self._busy_s if polled.done else self._idle_s)
+                await pause(stop, self._pause_s(polled))
+
+    def _pause_s(self, polled: Polled) -> float:
+        if polled.done:
+            return self._busy_s
+        return self._rest_s if ACTIVITY.is_at_rest() else self._idle_s

@@ -15,6 +15,7 @@ from functools import partial
 from aio_pika.abc import AbstractChannel
 
 from consumers.resources import Resources
+from consumers.runtime.activity import ACTIVITY
 from consumers.runtime.batch_progress import BatchProgress, Handler, Message
 from consumers.runtime.fair_inbox import FairInbox
 from consumers.runtime.retries import RetrySchedule
@@ -202,6 +203,7 @@ class QueueRole:
             )
             return
         inbox.done(batch)
+        ACTIVITY.worked()
         metrics.ROLE_DONE.labels(self._name).inc(len(batch))
 
 

@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from consumers.runtime import role
+from consumers.runtime import poll_role, role
+from consumers.runtime.activity import REST_AFTER_S, Activity
 from consumers.runtime.poll_role import Polled, PollRole
 from seckill.backoff import Backoff
 from seckill.errors import Unavailable
@@ -30,9 +31,11 @@ class Script:
             raise result
         return result
 
-    async def play(self, *, idle_s: float, busy_s: float | None = None) -> None:
+    async def play(
+        self, *, idle_s: float, busy_s: float | None = None, rest_s: float | None = None
+    ) -> None:
         async with asyncio.timeout(30):
-            role = PollRole("test", self.run_once, idle_s=idle_s, busy_s=busy_s)
+            role = PollRole("test", self.run_once, idle_s=idle_s, busy_s=busy_s, rest_s=rest_s)
             await role.run(self._stop)
         assert self.left == []
 
@@ -47,6 +50,29 @@ async def test_a_poller_polls_again_after_its_pause() -> None:
 
 async def test_a_poller_that_did_something_polls_again_sooner() -> None:
     await Script(*[Polled(1, more=False)] * 4).play(idle_s=HOUR_S, busy_s=0.001)
+
+
+async def test_a_process_is_at_rest_some_time_after_its_last_work() -> None:
+    now = 0.0
+    activity = Activity(lambda: now)
+    now = REST_AFTER_S
+    assert not activity.is_at_rest()
+    now += 1
+    assert activity.is_at_rest()
+    activity.worked()
+    assert not activity.is_at_rest()
+
+
+@pytest.mark.parametrize("at_rest", [False, True])
+async def test_a_poller_rests_only_while_the_whole_process_does(
+    monkeypatch: pytest.MonkeyPatch, at_rest: bool
+) -> None:
+    now = 0.0
+    activity = Activity(lambda: now)
+    monkeypatch.setattr(poll_role, "ACTIVITY", activity)
+    now = REST_AFTER_S + 1 if at_rest else 0.0
+    idle_s, rest_s = (HOUR_S, 0.001) if at_rest else (0.001, HOUR_S)
+    await Script(*[Polled(0, more=False)] * 4).play(idle_s=idle_s, rest_s=rest_s)
 
 
 async def test_a_poller_outlives_an_unavailable_store(monkeypatch: pytest.MonkeyPatch) -> None:
