@@ -51,6 +51,35 @@ def test_what_else_it_says_is_read() -> None:
     assert (grab.origin, grab.forwarded) == ("https://shop.example", "10.0.0.1, 10.0.0.2")
 
 
+def test_grabs_that_differ_in_their_tickets_alone_are_told_apart() -> None:
+    for ticket in (b"k~1~ann~00", b"k~1~bob~0123", b"", b"k~1~ann~00"):
+        for data in (GRAB, GRAB.lower().replace(b"post", b"POST").replace(b"http", b"HTTP")):
+            sent = data.replace(b"k~1~ann~00", ticket)
+            expected = PlainGrab("spring", ticket.decode(), 1, len(sent), "", "")
+            assert read_plain_grab(sent) == expected
+            assert read_plain_grab(sent + sent) == expected
+
+
+def test_what_looks_like_a_ticket_in_a_body_is_none() -> None:
+    body = b'{"quantity":\r\nSeckill-Ticket: 1\r\n}'
+    head = GRAB[: -len(BODY)].replace(b"15", b"%d" % len(body))
+    for data in (head + body, head.replace(b"Seckill-Ticket", b"seckill-TICKET") + body):
+        for _ in range(2):  # remembered or not
+            grab = read_plain_grab(data)
+            assert isinstance(grab, PlainGrab)
+            assert (grab.ticket, grab.quantity) == ("k~1~ann~00", None)
+    no_ticket = read_plain_grab(head.replace(b"Seckill-Ticket", b"Other") + body)
+    assert isinstance(no_ticket, PlainGrab)
+    assert no_ticket.ticket == ""
+
+
+@given(st.binary(max_size=12))
+def test_a_grab_that_is_remembered_says_what_llhttp_says_whatever_its_ticket(ticket: bytes) -> None:
+    """`Seckill-TICKET` is no spelling that is looked for, so that one is parsed."""
+    sent = GRAB.replace(b"k~1~ann~00", ticket)
+    assert read_plain_grab(sent) == read_plain_grab(sent.replace(b"Seckill-T", b"SECKILL-T"))
+
+
 OLD = GRAB.replace(b"HTTP/1.1", b"HTTP/1.0")
 
 
