@@ -28,11 +28,11 @@ class NewLimit(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class NewLimits(msgspec.Struct, forbid_unknown_fields=True, rename={"try_": "try"}):
-    """The limits to be set; what is not named stays as it is."""
+    """The limits to be set; null takes one away, and what is not named stays as it is."""
 
-    try_: NewLimit | None = None
-    confirm: NewLimit | None = None
-    cancel: NewLimit | None = None
+    try_: NewLimit | msgspec.UnsetType | None = msgspec.UNSET
+    confirm: NewLimit | msgspec.UnsetType | None = msgspec.UNSET
+    cancel: NewLimit | msgspec.UnsetType | None = msgspec.UNSET
 
 
 _new_limits = msgspec.json.Decoder(NewLimits)
@@ -49,15 +49,17 @@ async def set_limits(request: web.Request) -> web.Response:
     """Set limits, which all gateways apply from their next request on."""
     sale_id, edge = sale_id_of(request), request.app[EDGE]
     new = await read_json(request, _new_limits)
-    named: dict[Op, NewLimit | None] = {
+    named: dict[Op, NewLimit | msgspec.UnsetType | None] = {
         "try": new.try_,
         "confirm": new.confirm,
         "cancel": new.cancel,
     }
     buckets = TokenBuckets(edge[REDIS])
     for op, wanted in named.items():
-        if wanted is not None:
-            limit = SaleLimit.of(wanted.rate, wanted.burst)
-            with on_record(f"limit {op} to {limit.rate}/s, burst {limit.burst}", sale_id):
-                await rate_limits.set_limit(edge[DB], buckets, sale_id, op, limit)
+        if wanted is msgspec.UNSET:
+            continue
+        limit = SaleLimit.of(wanted.rate, wanted.burst) if wanted else None
+        what = f"to {limit.rate}/s, burst {limit.burst}" if limit else "as configured"
+        with on_record(f"limit {op} {what}", sale_id):
+            await rate_limits.set_limit(edge[DB], buckets, sale_id, op, limit)
     return await show_limits(request)

@@ -17,6 +17,9 @@ from seckill.sales.rate_limits import SaleLimit
 from seckill.sales.token_buckets import TokenBuckets
 
 Rate = Annotated[int | None, typer.Option(help="Requests a second, all gateways together.", min=1)]
+Unset = Annotated[
+    Op | None, typer.Option(help="Take the sale's own limit away: as configured again.")
+]
 Burst = Annotated[int | None, typer.Option(help="At once after a pause; else 2 x rate + 1.", min=1)]
 
 
@@ -28,16 +31,21 @@ def limit(
     confirm_burst: Burst = None,
     cancel_rate: Rate = None,
     cancel_burst: Burst = None,
+    unset: Unset = None,
     as_json: Json = False,
 ) -> None:
     """Change a sale's rate limits, also while it runs; without options, show them."""
     settings = load_settings()
     profile = load_limits(settings.limits_profile, settings.limits_file)
-    wanted = dict(
+    wanted: dict[Op, SaleLimit | None] = dict(
         _wanted("try", try_rate, try_burst)
         + _wanted("confirm", confirm_rate, confirm_burst)
         + _wanted("cancel", cancel_rate, cancel_burst)
     )
+    if unset in wanted:
+        raise UserMistake(f"--unset {unset} and --{unset}-rate: give one of them")
+    if unset is not None:
+        wanted[unset] = None
 
     async def change(stores: Stores) -> dict[str, SaleLimit]:
         buckets = TokenBuckets(stores.redis)
@@ -47,7 +55,7 @@ def limit(
 
     found = rate_limits.in_force(profile, run(change))
     for op, new in wanted.items():
-        if not (as_json or new.keeps_turns):
+        if not (as_json or new is None or new.keeps_turns):
             typer.echo(
                 f"seckill: --{op}-burst is small for this rate: no tokens are kept for those who "
                 "wait, and Retry-After is a guess",
@@ -56,7 +64,7 @@ def limit(
     show(found, as_json, _table(found))
 
 
-def _wanted(op: Op, rate: int | None, burst: int | None) -> list[tuple[Op, SaleLimit]]:
+def _wanted(op: Op, rate: int | None, burst: int | None) -> list[tuple[Op, SaleLimit | None]]:
     """Return what was typed for an operation: a limit, or nothing."""
     if rate is None and burst is not None:
         raise UserMistake(f"--{op}-burst needs --{op}-rate")

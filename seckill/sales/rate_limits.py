@@ -39,15 +39,23 @@ class SaleLimit:
 
 
 async def set_limit(
-    db: asyncpg.Pool, buckets: TokenBuckets, sale_id: str, op: Op, limit: SaleLimit
+    db: asyncpg.Pool, buckets: TokenBuckets, sale_id: str, op: Op, limit: SaleLimit | None
 ) -> None:
     """Give a sale a limit of its own for an operation; all gateways apply it from their next call.
+
+    None takes its own limit away: what is configured is in force again.
 
     Redis is written before the commit. If Redis is unavailable nothing has changed, and if the
     commit fails the same command again makes both stores equal.
     """
     async with transaction(db) as connection:
         await sales.lock_kept(connection, sale_id)
+        if limit is None:
+            await connection.execute(
+                "DELETE FROM sale_limits WHERE sale_id = $1 AND op = $2", sale_id, op
+            )
+            await buckets.unset_limit(sale_id, op)
+            return
         await connection.execute(
             "INSERT INTO sale_limits (sale_id, op, rate, burst) VALUES ($1, $2, $3, $4)"
             " ON CONFLICT (sale_id, op) DO UPDATE"

@@ -19,7 +19,7 @@ from redis.asyncio import Redis
 import lua
 from config.limits import LocalLimit, Op, Tier
 from seckill.adapters import redis_keys
-from seckill.adapters.redis import run_script
+from seckill.adapters.redis import redis_errors_as_unavailable, run_script
 
 #: How long leased tokens are good. A process asks Redis at most once in this time while there is no
 #: line, and a process that is killed loses at most the tokens of this time.
@@ -55,6 +55,7 @@ class TokenBuckets:
     """The shared buckets, bound to one Redis client."""
 
     def __init__(self, redis: Redis) -> None:
+        self._redis = redis
         self._take_tokens = lua.register(redis, "take_tokens")
         self._set_limit = lua.register(redis, "set_limit")
 
@@ -79,6 +80,11 @@ class TokenBuckets:
         """Give a bucket its own limit; every process applies it from its next call."""
         key = partial(redis_keys.bucket, op=op)
         await run_script(self._set_limit, sale_id, [key], [rate, burst])
+
+    async def unset_limit(self, sale_id: str, op: Op) -> None:
+        """Take a bucket's own limit away; the next call caps its level at the configured burst."""
+        with redis_errors_as_unavailable():
+            await self._redis.hdel(redis_keys.bucket(sale_id, op), "rate", "burst")
 
 
 class LocalTokenBuckets:

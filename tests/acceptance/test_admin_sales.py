@@ -142,6 +142,9 @@ async def test_limits_are_shown_and_set_while_a_sale_runs(gateway, admin, http, 
     status, body = await call(admin, "PUT", path, json={"try": {"rate": 5}})
     assert (status, body["try"]["rate"], body["try"]["burst"]) == (200, 5, 11)
     assert body["cancel"]["own"] is False
+    status, body = await call(admin, "PUT", path, json={"try": None, "cancel": {"rate": 7}})
+    assert (status, body["try"]["own"], body["cancel"]["rate"]) == (200, False, 7)
+    assert body["try"]["rate"] != 5
     for bad in ({"try": {"rate": 0}}, {"pay": {"rate": 1}}, {"try": {"rate": 1, "burst": -1}}):
         status, body = await call(admin, "PUT", path, json=bad)
         assert (status, body["code"]) == (422, "bad_request"), bad

@@ -172,6 +172,16 @@ async def test_an_operators_limit_holds_from_the_next_call_on(bucket: Bucket) ->
     assert await bucket.granted(100) == 10
 
 
+async def test_a_limit_taken_away_leaves_the_configured_one(bucket: Bucket) -> None:
+    configured = await bucket.ask("a")
+    await bucket.buckets.set_limit(SALE, "try", rate=100, burst=300)
+    await bucket.pass_time(10)
+    await bucket.buckets.unset_limit(SALE, "try")
+    reply = await bucket.ask("b")
+    assert (reply.rate, reply.burst) == (configured.rate, configured.burst)
+    assert await bucket.granted(300) < configured.burst, "what was saved up is capped"
+
+
 async def test_a_burst_too_small_for_turns_does_not_wait_for_an_old_line(bucket: Bucket) -> None:
     """The names in the line may never come; until their turns end no other would get a token."""
     await bucket.granted(1000)

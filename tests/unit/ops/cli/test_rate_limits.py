@@ -15,6 +15,11 @@ def test_what_cannot_be_an_id_is_refused() -> None:
         load("sale")(["limit", "\udcff"])  # a byte of the command line that is no text
 
 
+def test_a_limit_is_set_or_unset() -> None:
+    with pytest.raises(UserMistake, match="--unset try and --try-rate"):
+        limit("demo", try_rate=1, unset="try")
+
+
 def test_a_bad_profile_is_named_before_the_limit_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stores that are not there would be noticed next."""
     monkeypatch.setenv("SECKILL_LIMITS_PROFILE", "none")
