@@ -230,6 +230,9 @@ class Settings(BaseSettings):
     #: Days after which a closed, quiet sale is archived: its keys leave Redis, and PostgreSQL alone
     #: has it. 0: never by age; `seckill sale archive` does it by hand.
     archive_after_days: Annotated[float, Field(ge=0, le=36_500)] = 0
+    #: Open sales whose units left are a metric by their names, the largest first. Such names are no
+    #: closed set, and each is a series for as long as Prometheus keeps its data. 0: none.
+    metrics_sales: Annotated[int, Field(ge=0, le=20)] = 0
     #: Messages on their way to one consumer: three merged batches, so that it never starves.
     prefetch: Count = 300
     #: Grabs merged into one SQL transaction. Beyond some hundreds a larger batch buys nothing.

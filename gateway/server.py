@@ -25,6 +25,7 @@ from gateway.overload.connection_limits import ConnectionLimits
 from gateway.overload.listeners import Listeners
 from gateway.overload.tls_acceptor import HANDSHAKES_MAX, TlsServer
 from gateway.tls import public_context
+from seckill import metrics
 from seckill.admin_port import KEEPALIVE_S, AdminPort
 from seckill.consistency import requirements
 from seckill.process import listening, notify_ready, stop_on_signals
@@ -148,6 +149,8 @@ def _connections(app: web.Application, server: web.Server) -> ConnectionFactory:
         min(settings.connections_max, _open_files_max() - FILES_RESERVED - handshakes),
         cors=bool(settings.cors_origins),
     )
+    metrics.CONNECTIONS.set_function(lambda: limits.connections)
+    metrics.CONNECTIONS_MAX.set(limits.connections_max)
     make_aiohttp = partial(
         AiohttpProtocol,
         server,

@@ -7,7 +7,7 @@ fifth of a microsecond and are put into the library's form when they are scraped
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
 
 from prometheus_client import REGISTRY
@@ -49,7 +49,7 @@ class HotCount:
 
 
 class HotHistogram(Collector):
-    """A histogram with one label, in classic buckets.
+    """A histogram with labels, in classic buckets.
 
     Prometheus reads native histograms from the protobuf format only, which the library does not
     write.
@@ -59,21 +59,26 @@ class HotHistogram(Collector):
         self, name: str, documentation: str, labels: Sequence[str], bounds: Sequence[float]
     ) -> None:
         self._name, self._documentation, self._labels = name, documentation, labels
-        self._bounds = tuple(bounds)
-        self._les = [*(str(bound) for bound in map(float, bounds)), "+Inf"]
-        self.distributions: dict[str, HotDistribution] = {}
+        self._bounds = tuple(map(float, bounds))
+        self._les = [*map(str, self._bounds), "+Inf"]
+        self.distributions: dict[tuple[str, ...], HotDistribution] = {}
+        if not labels:
+            self.labels()  # reported from the beginning
         REGISTRY.register(self)
 
-    def labels(self, value: str) -> HotDistribution:
-        """Return the distribution for this value of the label."""
-        return self.distributions.setdefault(value, HotDistribution(self._bounds))
+    def labels(self, *values: str) -> HotDistribution:
+        """Return the distribution for these values of the labels."""
+        found = self.distributions.get(values)
+        if found is None:
+            found = self.distributions[values] = HotDistribution(self._bounds)
+        return found
 
     def collect(self) -> Iterable[HistogramMetricFamily]:
         """Report the distributions to the registry."""
         family = HistogramMetricFamily(self._name, self._documentation, labels=self._labels)
-        for value, distribution in self.distributions.items():
+        for values, distribution in self.distributions.items():
             counts = map(float, accumulate(distribution.counts))
-            family.add_metric([value], list(zip(self._les, counts, strict=True)), distribution.sum)
+            family.add_metric(values, list(zip(self._les, counts, strict=True)), distribution.sum)
         yield family
 
 
@@ -99,26 +104,24 @@ class HotDistribution:
         return sum(self.counts)
 
 
-class CountsOf(Collector):
-    """A counter of what a histogram has observed, so that the hot path counts once."""
+class DerivedCounter(Collector):
+    """A counter that is read off other metrics, so that the hot path counts once."""
 
     def __init__(
         self,
         name: str,
         documentation: str,
         labels: Sequence[str],
-        of: HotHistogram,
-        *,
-        without: Sequence[str],
+        read: Callable[[], Mapping[tuple[str, ...], int]],
     ) -> None:
         self._name, self._documentation, self._labels = name, documentation, labels
-        self._of, self._without = of, without
+        #: Returns the counts by the values of the labels.
+        self._read = read
         REGISTRY.register(self)
 
     def collect(self) -> Iterable[CounterMetricFamily]:
         """Report the counts to the registry."""
         family = CounterMetricFamily(self._name, self._documentation, labels=self._labels)
-        for value, distribution in self._of.distributions.items():
-            if value not in self._without:
-                family.add_metric([value], distribution.count)
+        for values, count in self._read().items():
+            family.add_metric(values, count)
         yield family

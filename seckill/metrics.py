@@ -1,15 +1,23 @@
-"""The metrics. Label values are closed sets; never a buyer, an order or a sale."""
+"""The metrics. Label values are closed sets; never a buyer or an order.
+
+A sale is one in SALE_UNITS_LEFT alone, which is bounded and off unless it is asked for.
+"""
 
 from __future__ import annotations
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from seckill.hot_metrics import CountsOf, HotCounter, HotHistogram
+from seckill.hot_metrics import DerivedCounter, HotCounter, HotHistogram
 
 _SIZES = (1, 2, 5, 10, 25, 50, 100, 250, 512, 1024)
 
 #: Of waits at the edge: 0.25 s is a promise, and from 0.1 s on an edge that is too busy refuses.
 _WAITS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0)
+
+#: Of the event loop: less than a turn that reads a full batch, up to one that health would miss.
+_LAGS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
+#: Of work behind the edge: 5 s from 202 to pending is a promise.
+_WORK_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0)
 
 GRAB_SECONDS = HotHistogram(
     "seckill_grab_seconds",
@@ -25,8 +33,15 @@ GRAB_STAGE_SECONDS = HotHistogram(
     ["stage"],
     _WAITS_S,
 )
-GRABS = CountsOf(
-    "seckill_grabs", "Answers to grabs", ["verdict"], GRAB_SECONDS, without=["rate_limited"]
+GRABS = DerivedCounter(
+    "seckill_grabs",
+    "Answers to grabs, without those that a limit refused",
+    ["verdict"],
+    lambda: {
+        verdict: waits.count
+        for verdict, waits in GRAB_SECONDS.distributions.items()
+        if verdict != ("rate_limited",)
+    },
 )
 GRABS_BY_AIOHTTP = Counter(
     "seckill_grabs_by_aiohttp", "Grabs that were not plain enough to be read without aiohttp"
@@ -56,7 +71,27 @@ CARD_PAYMENTS_UNKNOWN_OLDEST = Gauge(
 WEBHOOKS = Counter(
     "seckill_webhooks", "Webhooks of the card provider: taken, unknown_key, refused", ["outcome"]
 )
-SHED = Counter("seckill_shed", "Requests and connections refused because too much was in flight")
+REFUSALS = HotCounter(
+    "seckill_refusals",
+    "Refused before any store was asked: shed (too much in flight), stale (its bytes had waited too"
+    " long), connection (too many of them), limit (a rate limit)",
+    ["reason"],
+)
+REFUSED_SHED, REFUSED_STALE, REFUSED_CONNECTION, REFUSED_BY_LIMIT = map(
+    REFUSALS.labels, ("shed", "stale", "connection", "limit")
+)
+#: The name before seckill_refusals; it goes with the next release.
+SHED = DerivedCounter(
+    "seckill_shed",
+    "Requests and connections refused because too much was in flight",
+    [],
+    lambda: {(): REFUSED_SHED.value + REFUSED_STALE.value + REFUSED_CONNECTION.value},
+)
+CONNECTIONS = Gauge("seckill_connections", "Open connections of clients")
+CONNECTIONS_MAX = Gauge("seckill_connections_max", "Connections of clients that may be open")
+LOOP_LAG_SECONDS = HotHistogram(
+    "seckill_loop_lag_seconds", "How late the event loop wakes a task", [], _LAGS_S
+)
 RESET = Counter(
     "seckill_connections_reset", "Connections reset because they waited too long to be accepted"
 )
@@ -84,7 +119,17 @@ ROLE_DONE = Counter("seckill_role_done", "Messages acknowledged; items of a poll
 ROLE_ERRORS = Counter("seckill_role_errors", "Failed messages, and pauses of a role", ["role"])
 ROLE_HELD = Gauge("seckill_role_held", "1 while a role waits for a store", ["role"])
 PLACEMENTS = Counter("seckill_placements", "What became of grabs in PostgreSQL", ["outcome"])
+PLACEMENT_SECONDS = HotHistogram(
+    "seckill_placement_seconds",
+    "From a grab to its pending row; of each message as often as it has new rows, of its first one",
+    [],
+    _WORK_S,
+)
+PLACE_CALL_SECONDS = HotHistogram(
+    "seckill_place_call_seconds", "Placing one batch in PostgreSQL", [], _WORK_S
+)
 PLACE_BATCH = Histogram("seckill_place_batch_size", "Grabs in one transaction", buckets=_SIZES)
+RETRIES = Counter("seckill_retries", "Messages put into a retry queue", ["queue"])
 DEAD = Counter("seckill_dead_letters", "Entries moved to a dead queue", ["queue"])
 DEAD_ARRIVED = Counter(
     "seckill_dead_letters_arrived",
@@ -107,6 +152,19 @@ TRANSACTIONS = Counter(
     "What became of transactions: their end; left (to recover), parked, busy (not begun)",
     ["engine", "outcome"],
 )
+TRANSACTION_STEP_SECONDS = HotHistogram(
+    "seckill_transaction_step_seconds",
+    "Steps of TCC (TRY, CONFIRM, CANCEL) and Saga (DO, UNDO), of each batch as often as it has"
+    " transactions: done, refused, failed",
+    ["branch", "op", "result"],
+    _WORK_S,
+)
+PROVIDER_CALL_SECONDS = HotHistogram(
+    "seckill_provider_call_seconds",
+    "Calls to the card provider: ok, failed (no answer, or none that can be read)",
+    ["call", "result"],
+    _WORK_S,
+)
 TRANSACTIONS_IN_FLIGHT = Gauge(
     "seckill_transactions_in_hand", "Submitted and not answered", ["name"]
 )
@@ -118,4 +176,34 @@ TRANSACTIONS_RECOVERED = Counter(
     "seckill_transactions_recovered",
     "Taken by recover: left, due again, or a Saga to begin",
     ["engine"],
+)
+
+BACKLOG = Gauge(
+    "seckill_backlog",
+    "What waits for a role in its store; relay: entries of all outboxes; NaN while it is not known",
+    ["role"],
+)
+BACKLOG_OLDEST = Gauge(
+    "seckill_backlog_oldest_age_seconds",
+    "Since the oldest of it waits; of a queue: since it was last seen empty",
+    ["role"],
+)
+BACKLOG_CONSUMERS = Gauge("seckill_backlog_consumers", "Consumers of the role's queue", ["role"])
+SALES_LIVE = Gauge("seckill_sales_live", "Sales that pollers look at", ["state"])
+UNITS = Gauge(
+    "seckill_units",
+    "Units of live sales by PostgreSQL: available, frozen (of pending orders), sold (of paid ones)",
+    ["state"],
+)
+LEDGER_DIFFERENCE = Gauge(
+    "seckill_ledger_difference_units",
+    "Units that Redis and PostgreSQL count differently, of all live sales: redis_fewer (grabs and"
+    " give-backs on their way; for long, something is lost), redis_more (must be 0)",
+    ["kind"],
+)
+SALE_UNITS_LEFT = Gauge(
+    "seckill_sale_units_left",
+    "Units left in Redis of the largest open sales, at most SECKILL_METRICS_SALES; the only metric"
+    " with a label of a sale",
+    ["sale"],
 )

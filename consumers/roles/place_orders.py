@@ -7,8 +7,9 @@ row is dead-lettered by name, and does not stop the grabs beside it.
 from __future__ import annotations
 
 import logging
+import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import asyncpg
@@ -30,9 +31,11 @@ from seckill import messages, metrics
 from seckill.adapters import topology
 from seckill.adapters.postgres import database_errors_as_unavailable
 from seckill.adapters.publisher import Publisher
+from seckill.clock import now_ms
 from seckill.consistency.claims import ClaimCheck
 from seckill.dead_letters.parser import first_line
 from seckill.messages import BadGrab, DecodedPlace
+from seckill.order_ids import created_ms_of
 from seckill.orders import orders
 from seckill.orders.orders import NotPlaced, Placement
 
@@ -102,13 +105,16 @@ class PlaceOrders:
         if not wanted:
             return
         metrics.PLACE_BATCH.observe(len(wanted))
+        began_at = time.monotonic()
         refused, reasons = await self._place_halving(list(wanted.values()))
+        metrics.PLACE_CALL_SECONDS.labels().observe(time.monotonic() - began_at)
         for not_placed in refused:
             metrics.PLACEMENTS.labels(not_placed.why or not_placed.outcome).inc()
             if not_placed.outcome == "unknown_sale":
                 reasons[not_placed.order_id] = "unknown sale"
         placed = wanted.keys() - {r.order_id for r in refused} - reasons.keys()
         metrics.PLACEMENTS.labels("placed").inc(len(placed))
+        _observe_waits(placings, placed)
         self._timers.start([p for p in wanted.values() if p.order_id in placed])
         for order_id, reason in reasons.items():
             origin[order_id].bad.append(BadGrab(_entry(wanted[order_id]), reason))
@@ -147,6 +153,18 @@ def build(stores: Resources) -> Role:
         key=lambda message: messages.sale_of(message.body),
         spacing_s=stores.settings.place_spacing_s,
     )
+
+
+def _observe_waits(placings: Sequence[DecodedPlace], placed: Collection[str]) -> None:
+    """Count how long the grabs of each message have waited for their rows, by its first new one.
+
+    The id tells when the gateway made it, by the clock of its host.
+    """
+    now = now_ms()
+    for placing in placings:
+        if new := [grab.order_id for grab in placing.grabs if grab.order_id in placed]:
+            wait_s = max(now - created_ms_of(new[0]), 0) / 1000
+            metrics.PLACEMENT_SECONDS.labels().observe(wait_s, len(new))
 
 
 def _entry(placement: Placement) -> list[str | int]:

@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 from redis.exceptions import LockError
 
 from consumers.resources import Resources
-from consumers.roles import archive, fence, restore_watch
+from consumers.roles import archive, fence, restore_watch, survey
 from consumers.runtime.poll_role import Polled, PollRole
 from consumers.runtime.role import Role, RoleGroup
 from seckill.adapters import redis_keys, topology
@@ -163,7 +163,7 @@ class Reconcile:
 
 
 def build(stores: Resources) -> Role:
-    """Return the role: the fence, the comparisons, and the archive."""
+    """Return the role: the fence, the survey, the comparisons, and the archive."""
     count = partial(count_waiting, stores.consuming, *topology.GRAB_QUEUES)
     reconciler = Reconciler(stores.redis, stores.db, stores.publisher, count, actor="reconcile")
     role = Reconcile(
@@ -173,5 +173,11 @@ def build(stores: Resources) -> Role:
         age_ms=int(stores.settings.reconcile_age_s * 1000),
         applies=stores.settings.reconcile_applies,
     )
-    parts = (restore_watch.build(stores), fence.build(stores), role, archive.build(stores))
+    parts = (
+        restore_watch.build(stores),
+        fence.build(stores),
+        survey.build(stores),
+        role,
+        archive.build(stores),
+    )
     return RoleGroup(list(parts))

@@ -82,6 +82,7 @@ class RetrySchedule:
             await dead_letter(self._publisher, self._queue, [dead])
             return
         delay_s = RETRY_DELAYS_S[attempts - 1]
+        metrics.RETRIES.labels(self._queue).inc()
         log.warning(
             "%s: attempt %d failed, again in %d s: %s", self._queue, attempts, delay_s, reason
         )

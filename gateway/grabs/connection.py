@@ -348,7 +348,8 @@ class Connection(asyncio.Protocol):
 
     def _refuse_unparsed(self) -> None:
         """Refuse the grab that waits, the first of what lies there."""
-        metrics.SHED.inc()
+        is_stale = self._waited_s > LATE_S
+        (metrics.REFUSED_STALE if is_stale else metrics.REFUSED_SHED).inc()
         self._transport.write(OVERLOADED)
         self._data, self._waits = self._data[self._waits :], 0
         self._since, self._waited_s = self._shared.loop.time(), 0.0
@@ -367,7 +368,7 @@ class Connection(asyncio.Protocol):
         self._keeps_alive = plain.keeps_alive and not self._shared.stopping.is_set()
         self._responses = self._shared.responses_to(plain, keeps_alive=self._keeps_alive)
         if is_late:
-            metrics.SHED.inc()
+            metrics.REFUSED_STALE.inc()
             self.shed()
             return
         self._pending = self._shared.pipeline.begin_grab(

@@ -99,7 +99,7 @@ class GrabPipeline:
             client.refuse(Refused(Problem.BAD_TICKET))
             return None
         if self.in_flight.full:
-            metrics.SHED.inc()
+            metrics.REFUSED_SHED.inc()
             client.shed()
             return None
         parsed_at = self._now()

@@ -58,7 +58,7 @@ class ConcurrencyLimit:
         """Count an expected request as in flight; raise Refused when too many are."""
         self.arrived()
         if self.in_flight >= self.limit:
-            metrics.SHED.inc()
+            metrics.REFUSED_SHED.inc()
             raise Refused(Problem.OVERLOADED)
         self.enter()
 

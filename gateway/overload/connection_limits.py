@@ -70,7 +70,7 @@ class ConnectionLimits:
         self.connections += 1
         if self.connections - self.leaving <= self.connections_max:
             return True
-        metrics.SHED.inc()
+        metrics.REFUSED_CONNECTION.inc()
         transport.write(OVERLOADED)
         transport.close()
         return False
@@ -92,7 +92,7 @@ class ConnectionLimits:
         """Answer, unparsed, the one request that `data` is; False if it is none for certain."""
         if not self.may_refuse(data):
             return False
-        metrics.SHED.inc()
+        metrics.REFUSED_SHED.inc()
         transport.write(OVERLOADED)
         if _CLOSE.search(data):
             transport.close()

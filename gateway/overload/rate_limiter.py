@@ -204,6 +204,7 @@ def rate_limited(refusal: RateLimited) -> Refused:
     """Build the 429 for a refusal, with the fields of draft-ietf-httpapi-ratelimit-headers."""
     retry_after_s = max(1, math.ceil(refusal.wait_s))
     window_s = max(1, math.ceil(refusal.burst / refusal.rate))
+    metrics.REFUSED_BY_LIMIT.inc()
     headers = {
         "Retry-After": str(retry_after_s),
         "RateLimit-Policy": f'"{refusal.policy}";q={refusal.burst};w={window_s}',

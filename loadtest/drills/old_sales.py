@@ -20,11 +20,11 @@ from aiohttp import ClientSession
 from loadtest.findings import AsJson, Finding, measure
 from loadtest.stack import BenchStack, Process, cpu_s_of, cpu_s_of_trees, temporary_stack
 from ops.buyers import grab
-from ops.pool.backlogs import Backlogs
 from seckill.adapters import redis_keys
 from seckill.adapters.rabbitmq import Broker
 from seckill.adapters.redis import open_pipeline
 from seckill.errors import SeckillError
+from seckill.health.backlogs import Backlogs
 
 #: Share of a core that a consumer at rest may take.
 CONSUMER_MAX = 0.05

@@ -22,7 +22,6 @@ from config.settings import Settings
 from consumers.main import default_roles
 from ops.pool import autoscaler
 from ops.pool.autoscaler import Reading, Trend
-from ops.pool.backlogs import Backlogs
 from ops.pool.metrics import Figures, running_roles
 from ops.pool.plan import PoolPlan, load_plan
 from ops.pool.workers import Workers
@@ -35,6 +34,7 @@ from seckill.adapters import namespace, postgres
 from seckill.adapters import redis as redis_client
 from seckill.adapters.rabbitmq import Broker
 from seckill.errors import SeckillError
+from seckill.health.backlogs import Backlogs
 from seckill.process import notify_ready
 from seckill.single_flight import SingleFlight
 

@@ -11,8 +11,8 @@ from typing import Any
 from aiohttp import ClientError, ClientSession, ClientTimeout
 from prometheus_client.parser import text_string_to_metric_families
 
-from ops.pool.backlogs import Backlog
 from ops.pool.plan import WorkerDuty
+from seckill.health.backlogs import Backlog
 
 #: A worker answers from its event loop, between two batches. One that has not after this long is
 #: starting, hangs, or has ended.

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from seckill import metrics
 from seckill.adapters.failures import store_failure
 from seckill.errors import TimedOut
 from seckill.outages import OUTAGES, STORE_NAMES
@@ -105,7 +106,10 @@ class HealthWatch:
                 last.well_at = began_at
             last.reason, last.began_at = reason, None
             last.ended.set()
+            rests_at = time.monotonic()
             await asyncio.sleep(last.look.every_s)
+            late_s = time.monotonic() - rests_at - last.look.every_s
+            metrics.LOOP_LAG_SECONDS.labels().observe(max(late_s, 0.0))
 
 
 async def _first(last: _LastLook) -> None:

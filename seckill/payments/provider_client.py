@@ -7,6 +7,7 @@ is unknown.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from enum import StrEnum
@@ -15,6 +16,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from seckill import metrics
 from seckill.adapters.http import HttpClient, Reply
 from seckill.errors import Unavailable
 from seckill.outages import OUTAGES, PROVIDER
@@ -108,7 +110,7 @@ class Provider:
         while True:
             after = quote(found[-1].key, safe="") if found else ""
             url = f"{self._url}/charges?sale_id={quote(sale_id, safe='')}&after={after}"
-            with _outage_told():
+            with _observed("list"):
                 reply = await self._client.get(url)
                 if reply.status in (404, 405, 501):
                     return None
@@ -130,7 +132,7 @@ class Provider:
 
     async def _call(self, method: str, key: str, action: str = "", body: bytes = b"{}") -> Charge:
         url = f"{self._url}/charges/{quote(key, safe='')}{action}"
-        with _outage_told():
+        with _observed(action.removeprefix("/") or "find"):
             if method == "GET":
                 reply = await self._client.get(url)
             else:
@@ -141,14 +143,22 @@ class Provider:
 
 
 @contextmanager
-def _outage_told() -> Iterator[None]:
-    """Tell the log once that the provider does not answer, and once that it does again."""
+def _observed(call: str) -> Iterator[None]:
+    """Count a call, and log once that the provider does not answer, and once that it does again."""
+    began_at = time.monotonic()
+
+    def observe(result: str) -> None:
+        took_s = time.monotonic() - began_at
+        metrics.PROVIDER_CALL_SECONDS.labels(call, result).observe(took_s)
+
     try:
         yield
     except Unavailable as error:
+        observe("failed")
         error.store = PROVIDER
         OUTAGES.failed(error)
         raise
+    observe("ok")
     OUTAGES.worked(PROVIDER)
 
 

@@ -12,6 +12,11 @@ from seckill.sales.sales import SELECT, Sale
 #: The condition of the index `sales_live`.
 _LIVE = "quiet_stamp IS NULL AND archived_at IS NULL"
 _LIVE_IDS = f"SELECT sale_id FROM sales WHERE {_LIVE} ORDER BY number"  # noqa: S608 - ours
+_LIVE_UNITS = f"""
+SELECT sale_id, CASE WHEN closes_at < now() THEN 'over' ELSE state END, opened_at IS NOT NULL,
+       total, available, frozen, sold
+  FROM sales JOIN inventory USING (sale_id) WHERE {_LIVE}
+"""  # noqa: S608 - ours
 #: The condition of the index `sales_listed`: what was never opened is not for buyers yet.
 _LISTED = "opened_at IS NOT NULL AND archived_at IS NULL"
 #: More than any number of a sale, which has 24 bits.
@@ -23,6 +28,19 @@ class QuietSale(NamedTuple):
 
     number: int
     sale_id: str
+
+
+class LiveUnits(NamedTuple):
+    """A live sale, and what became of its units by PostgreSQL."""
+
+    sale_id: str
+    #: `created`, `open`, `paused`, `closed`; `over` once its time is over.
+    state: str
+    was_opened: bool
+    total: int
+    available: int
+    frozen: int
+    sold: int
 
 
 class SoldUnits(NamedTuple):
@@ -43,6 +61,13 @@ async def live_ids(db: asyncpg.Pool) -> list[str]:
 async def live_sales(db: asyncpg.Pool) -> list[Sale]:
     """Return all live sales, oldest first."""
     return await _sales(db, f"WHERE {_LIVE} ORDER BY number")
+
+
+async def live_units(db: asyncpg.Pool) -> list[LiveUnits]:
+    """Return the units of all live sales."""
+    with database_errors_as_unavailable():
+        rows = await db.fetch(_LIVE_UNITS)
+    return [LiveUnits(*row) for row in rows]
 
 
 async def named(db: asyncpg.Pool, sale_ids: list[str], numbers: list[int]) -> list[Sale]:

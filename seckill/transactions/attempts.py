@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from seckill import metrics
 from seckill.adapters.failures import POSTGRESQL, RABBITMQ, REDIS
 from seckill.backoff import Backoff
 from seckill.errors import Permanent, Transient, Unavailable
@@ -45,6 +47,7 @@ async def attempt(
     """
     refused: dict[str, str] = {}
     failed: dict[str, Exception] = {}
+    began_at, number_of_calls = time.monotonic(), len(calls)
     for number in range(1, tries + 1):
         again = await _halving(branch, op, calls)
         refused |= again.refused
@@ -57,6 +60,11 @@ async def attempt(
             break
         if number < tries:
             await asyncio.sleep(BACKOFF.wait_s(number))
+    took_s = time.monotonic() - began_at
+    done = number_of_calls - len(refused) - len(failed)
+    for result, times in (("done", done), ("refused", len(refused)), ("failed", len(failed))):
+        if times > 0:
+            metrics.TRANSACTION_STEP_SECONDS.labels(branch.name, op, result).observe(took_s, times)
     if refused and op not in (BranchOp.TRY, BranchOp.DO):
         failed |= {t: RefusedToEnd(f"{branch.name} refused {op}: {r}") for t, r in refused.items()}
         refused = {}

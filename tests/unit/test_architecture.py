@@ -50,7 +50,7 @@ ROOMS = {
         "sales": "adapters auth inventory",
         "dead_letters": "adapters auth inventory messages orders sales",
         "consistency": "adapters inventory messages orders payments sales dead_letters",
-        "health": "adapters inventory",
+        "health": "adapters inventory sales",
     },
     "ops": {
         "processes": "",

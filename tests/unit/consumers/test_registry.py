@@ -8,7 +8,7 @@ from consumers import roles
 from consumers.registry import BUILDERS
 
 #: They run as parts of reconcile.
-PARTS = {"archive", "fence", "restore_watch"}
+PARTS = {"archive", "fence", "restore_watch", "survey"}
 
 
 def test_each_file_is_a_line_of_the_table() -> None:

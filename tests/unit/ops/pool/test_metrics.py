@@ -12,9 +12,9 @@ from rich.console import Console
 
 from ops.cli.pool import not_in_force
 from ops.cli.pool_tables import tables
-from ops.pool.backlogs import Backlog
 from ops.pool.metrics import Figures, parse, running_roles
 from ops.pool.plan import WorkerDuty
+from seckill.health.backlogs import Backlog
 
 METRICS = """\
 # TYPE seckill_role_in_hand gauge
