@@ -1,4 +1,4 @@
-"""The address of a store: a URL, in which PostgreSQL and RabbitMQ may have several hosts.
+"""The address of a store: a URL, in which there may be several hosts.
 
 `postgresql://user:password@one:5432,[2001:db8::2]:5432/shop`. The standard parser of URLs knows no
 lists, and newer versions of it refuse some of them.
@@ -14,11 +14,20 @@ from urllib.parse import parse_qs
 _URL = re.compile(r"([A-Za-z+]+)://(?:([^/?#]*)@)?([^/?#]*)(.*)", re.DOTALL)
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+(?:%\w+)?)\]|([^\[\]:]+))(?::(\d{1,5}))?")
 PORT_MAX = 65_535
-DEFAULT_PORTS = {"redis": 6379, "rediss": 6379, "amqp": 5672, "amqps": 5671}
+DEFAULT_PORTS = {
+    "redis": 6379,
+    "rediss": 6379,
+    "redis+sentinel": 26379,
+    "rediss+sentinel": 26379,
+    "redis+cluster": 6379,
+    "rediss+cluster": 6379,
+    "amqp": 5672,
+    "amqps": 5671,
+}
 POSTGRESQL_PORT = 5432
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class Host:
     """A host and its port; as text, `[::1]:5432` for IPv6."""
 

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field, PlainValidator
 from pydantic_settings import NoDecode
 
 from config.addresses import parse_address
+from config.redis_url import parse_redis_url
 
 Network = IPv4Network | IPv6Network
 
@@ -96,13 +97,19 @@ def _postgresql(text: str) -> str:
     return text
 
 
+def _redis(text: str) -> str:
+    if text and len(parse_redis_url(text).hosts) > HOSTS_MAX:
+        raise ValueError(f"name at most {HOSTS_MAX} hosts; the others are found by asking those")
+    return text
+
+
 # pydantic-settings would decode a list as JSON, and validate a default, which is not text.
 _DEFAULT = Field(validate_default=False)
 Networks = Annotated[tuple[Network, ...], NoDecode, PlainValidator(parse_networks), _DEFAULT]
 Origins = Annotated[frozenset[str], NoDecode, PlainValidator(parse_origins), _DEFAULT]
 Timeouts = Annotated[frozenset[str], NoDecode, PlainValidator(parse_timeouts), _DEFAULT]
 
-RedisUrl = Annotated[str, AfterValidator(_address("redis", "rediss", "unix"))]
+RedisUrl = Annotated[str, AfterValidator(_redis)]
 AmqpUrl = Annotated[str, AfterValidator(_address("amqp", "amqps", hosts_max=HOSTS_MAX))]
 PostgresDsn = Annotated[str, AfterValidator(_postgresql)]
 HttpUrl = Annotated[str, AfterValidator(_address("http", "https"))]

@@ -25,6 +25,7 @@ from pydantic_settings import (
 
 from config.field_types import (
     DELAY_QUEUE,
+    KEY_EXPIRY,
     AmqpUrl,
     HttpUrl,
     Networks,
@@ -33,6 +34,7 @@ from config.field_types import (
     RedisUrl,
     Timeouts,
 )
+from config.redis_url import RedisTopology, parse_redis_url
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 
@@ -212,6 +214,11 @@ class Settings(BaseSettings):
     # Time limits. confirm_timeout_s must stay under relay_age_ms, or the relay would re-send
     # what the gateway is still waiting for.
     redis_timeout_s: Seconds = 1.0
+    #: So many replicas must have a batch of grabs before any of them is answered 202; with fewer
+    #: they get 503. 0 waits for none: then the newest grabs are lost with a master that dies.
+    redis_min_replicas: Annotated[int, Field(ge=0, le=16)] = 0
+    #: Whether those replicas must have it on disk (WAITAOF, Redis 7.2 or later).
+    redis_replicas_fsync: bool = False
     postgres_timeout_s: Seconds = 2.0
     confirm_timeout_s: Seconds = 1.0
     connect_timeout_s: Seconds = 5.0
@@ -312,6 +319,17 @@ class Settings(BaseSettings):
                     f"SECKILL_{name.upper()}: {file} must be an absolute path, "
                     "because processes run in other directories"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _one_redis_for_key_expiry(self) -> Settings:
+        if KEY_EXPIRY not in self.timeouts or not self.redis_url:
+            return self
+        if parse_redis_url(self.redis_url).topology is RedisTopology.CLUSTER:
+            raise ValueError(
+                "SECKILL_TIMEOUTS: key_expiry does not work with a cluster, where each node "
+                "announces its own keys alone; use delay_queue"
+            )
         return self
 
     def require(self, *names: str) -> None:

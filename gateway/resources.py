@@ -50,6 +50,7 @@ from seckill.adapters import installation, postgres
 from seckill.adapters import redis as redis_client
 from seckill.adapters.publisher import Publisher
 from seckill.adapters.rabbitmq import Broker
+from seckill.adapters.redis_replicas import replica_wait
 from seckill.clock import monotonic_ms
 from seckill.errors import Unavailable
 from seckill.inventory.reservations import Stock
@@ -106,6 +107,11 @@ async def redis_ctx(app: web.Application) -> AsyncIterator[None]:
         timeout_s=settings.redis_timeout_s,
         kind=redis_client.PipeliningRedis,
         installation_id=app[INSTALLATION_ID],
+        wait=replica_wait(
+            settings.redis_min_replicas,
+            on_disk=settings.redis_replicas_fsync,
+            timeout_s=settings.redis_timeout_s,
+        ),
     )
     app[STOCK] = Stock(app[REDIS])
     app[LIMITER] = RateLimiter(app[LIMITS], TokenBuckets(app[REDIS]))

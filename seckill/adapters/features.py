@@ -6,9 +6,11 @@ does not answer raises Unavailable.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 import secrets
+from collections.abc import Sequence
 
 import asyncpg
 from aio_pika.abc import AbstractConnection
@@ -18,7 +20,8 @@ from redis.exceptions import RedisError
 from seckill.adapters import redis_keys, schema
 from seckill.adapters.failures import words
 from seckill.adapters.postgres import database_errors_as_unavailable
-from seckill.adapters.redis import open_pipeline
+from seckill.adapters.redis import open_pipeline, redis_errors_as_unavailable
+from seckill.adapters.redis_cluster import spread_ids
 
 #: ZMSCORE and exclusive ranges of streams came with 6.2.
 REDIS_MIN = (6, 2)
@@ -76,15 +79,22 @@ SELECT kind || ' on ' || name FROM unnest($1::text[], $2::text[]) AS needed (kin
 """
 
 
-async def redis_faults(redis: Redis) -> list[str]:
+async def redis_faults(redis: Redis, *more: str) -> list[str]:
     """Try each command on keys of our own: a server is judged by what it can do, not by its name.
 
-    Redis may refuse `INFO`, which only adds the version.
+    Each node of a cluster is tried, with `more` commands as text. Redis may refuse `INFO`, which
+    only adds the version.
     """
-    token = secrets.token_hex(8)
+    with redis_errors_as_unavailable():
+        tokens = await spread_ids(redis, secrets.token_hex(8))
+    found = await asyncio.gather(*(_faults_of(redis, token, more) for token in tokens))
+    return list(dict.fromkeys(line for lines in found for line in lines))
+
+
+async def _faults_of(redis: Redis, token: str, more: Sequence[str]) -> list[str]:
     kinds = ("string", "hash", "zset", "stream")
     keys = {kind: redis_keys.probe(token, kind) for kind in kinds}
-    lines = [line.split() for line in _CALLS.format(**keys).split("\n") if line]
+    lines = [line.split() for line in [*_CALLS.format(**keys).split("\n"), *more] if line]
     calls = [
         ["INFO", "server"],
         ["SCRIPT LOAD", _SCRIPT],

@@ -19,6 +19,8 @@ from redis.asyncio import Redis
 from seckill.adapters import namespace, redis_keys
 from seckill.adapters.failures import POSTGRESQL, REDIS, store_failure
 from seckill.adapters.postgres import database_errors_as_unavailable
+from seckill.adapters.redis_cluster import close_links
+from seckill.adapters.redis_sentinel import MasterPool
 from seckill.errors import FailureKind, ForeignStore
 
 #: Time between two looks at the mark in Redis: as often as a sale that went back in time is looked
@@ -74,6 +76,8 @@ async def _watch(redis: Redis, installation_id: str) -> None:
     while True:
         await asyncio.sleep(LOOK_S)
         try:
+            if isinstance(redis.connection_pool, MasterPool):
+                await redis.connection_pool.find_master()  # a cut-off master still takes writes
             is_ours = await _is_ours(redis, installation_id)
         except Exception as error:
             # Who works with Redis reports its failures; a new connection is compared anyway.
@@ -82,7 +86,7 @@ async def _watch(redis: Redis, installation_id: str) -> None:
             continue
         if not is_ours:
             log.error("Redis was emptied, and is another installation's now")
-            await redis.connection_pool.disconnect(inuse_connections=True)
+            await close_links(redis)
 
 
 async def _is_ours(redis: Redis, installation_id: str) -> bool:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from redis.asyncio.connection import AbstractConnection, Connection
+from redis.exceptions import AskError
 
 from seckill.adapters import redis_keys
 from seckill.adapters.failures import POSTGRESQL, RABBITMQ, REDIS
@@ -53,7 +54,10 @@ async def greet_redis(installation_id: str, connection: AbstractConnection) -> N
 async def _mark(installation_id: str, connection: AbstractConnection) -> str:
     """Return the mark, made if there is none."""
     key = redis_keys.installation()
-    found = await _ask(connection, "GET", key)
+    try:
+        found = await _ask(connection, "GET", key)
+    except AskError:  # MOVED as well: another node of this cluster has the mark
+        return installation_id
     if found is None:
         await _ask(connection, "SET", key, installation_id, "NX")
         found = await _ask(connection, "GET", key)

@@ -8,6 +8,9 @@ touch most of the project.
 from __future__ import annotations
 
 redis_prefix = ""
+#: On a cluster the keys of no sale share this tag, so that they have one history: one node has all.
+#: No sale has this id.
+redis_tag = ""
 rabbitmq_prefix = ""
 
 
@@ -16,3 +19,9 @@ def use(name: str) -> None:
     global redis_prefix, rabbitmq_prefix
     redis_prefix = f"{name}:" if name else ""
     rabbitmq_prefix = f"{name}." if name else ""
+
+
+def use_cluster(is_cluster: bool) -> None:
+    """Let the keys of no sale lie together on one node of a cluster."""
+    global redis_tag
+    redis_tag = "{~}:" if is_cluster else ""

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
+from redis.asyncio.connection import Connection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ResponseError
 from redis.maint_notifications import MaintNotificationsConfig
 
+from config.redis_url import RedisTopology, RedisUrl, parse_redis_url
+from seckill.adapters import namespace
 from seckill.adapters.failures import (
     REDIS,
     store_errors_as_unavailable,
@@ -22,89 +24,101 @@ from seckill.adapters.failures import (
     words,
 )
 from seckill.adapters.marks import greet_redis
+from seckill.adapters.redis_cluster import ClusterRedis
 from seckill.adapters.redis_links import LinkPool
+from seckill.adapters.redis_replicas import ReplicaWait
+from seckill.adapters.redis_scripts import PIPELINE_MAX, SCRIPTS_UNDER_WAY, PipeliningRedis
+from seckill.adapters.redis_sentinel import MasterPool
+from seckill.adapters.redis_slots import SlotMap
 from seckill.errors import BrokenSale, UserMistake
-from seckill.micro_batcher import MicroBatcher, Waiter
 from seckill.outages import OUTAGES
 
-#: Calls under way from one process; the micro-batchers use a few, an operator's command uses one.
+__all__ = ["PIPELINE_MAX", "SCRIPTS_UNDER_WAY", "PipeliningRedis"]
+
+#: Calls under way from one process to one server; the micro-batchers use a few, an operator's
+#: command uses one.
 CONNECTIONS_MAX = 16
-#: Script calls, or pipelines of them, under way from one process: connections stay free for others.
-SCRIPTS_UNDER_WAY = 8
-#: Script calls in one pipeline.
-PIPELINE_MAX = 64
-
-#: The arguments of EVALSHA, and its reply.
-_Waiter = Waiter[tuple[Any, ...], Any]
-
-
-class PipeliningRedis(Redis):
-    """A client that sends the script calls of one turn of the event loop in one pipeline.
-
-    A call of its own costs the client 230 us of CPU, and Redis a flush to its disk. Each call gets
-    its own reply or error; a broken connection is an error of every call in its pipeline.
-    """
-
-    async def evalsha(self, *args: Any) -> Any:  # noqa: ANN401 - untyped in redis-py
-        """Run a script; `args` are its digest, the number of its keys, the keys, and the rest.
-
-        The time limit covers the call and its wait for a pipeline.
-        """
-        async with asyncio.timeout(self.connection_pool.connection_kwargs["socket_timeout"]):
-            return await self._scripts.submit(args)
-
-    @cached_property
-    def _scripts(self) -> MicroBatcher[tuple[Any, ...], Any]:
-        return MicroBatcher(self._run, max_batch=PIPELINE_MAX, max_calls=SCRIPTS_UNDER_WAY)
-
-    async def _run(self, calls: Sequence[_Waiter]) -> None:
-        if len(calls) == 1:
-            calls[0].answer(await super().evalsha(*calls[0].item))
-            return
-        async with self.pipeline(transaction=False) as pipe:
-            for call in calls:
-                pipe.evalsha(*call.item)
-            replies = await pipe.execute(raise_on_error=False)
-        for call, reply in zip(calls, replies, strict=True):
-            if isinstance(reply, Exception):
-                call.fail(reply)
-            else:
-                call.answer(reply)
+#: Settings of a pool that its links know nothing of.
+OF_POOL = ("max_connections", "timeout")
 
 
 def connect(
-    url: str, *, timeout_s: float, kind: type[Redis] = Redis, installation_id: str = ""
+    url: str,
+    *,
+    timeout_s: float,
+    kind: type[Redis] = Redis,
+    installation_id: str = "",
+    wait: ReplicaWait | None = None,
 ) -> Redis:
     """Return a client whose every call is sent once and fails after `timeout_s`.
 
-    With an installation its calls raise ForeignStore at a Redis that belongs to another one.
+    With an installation its calls raise ForeignStore at a Redis that belongs to another one. With
+    a wait, grabs count once replicas have them.
 
     The library would send a failed command up to ten more times. A grab whose reply was lost has
     been run, so each retry would be another grab. The default pool raises when it is full, instead
     of waiting. Both are turned off here.
     """
     try:
-        pool = _pool(url, timeout_s, installation_id)
-        pool.connection_class(**pool.connection_kwargs)  # it connects later; it knows its options
+        address = parse_redis_url(url)
+        namespace.use_cluster(address.topology is RedisTopology.CLUSTER)
+        return _client(url, address, timeout_s, kind, installation_id, wait)
     except (TypeError, ValueError) as error:
         raise UserMistake(f"SECKILL_REDIS_URL: {error}") from error
-    return kind.from_pool(pool)  # which closes the pool along with the client
 
 
-def _pool(url: str, timeout_s: float, installation_id: str) -> LinkPool:
-    pool: LinkPool = LinkPool.from_url(
-        url,
-        max_connections=CONNECTIONS_MAX,
-        timeout=timeout_s,
-        socket_timeout=timeout_s,
-        socket_connect_timeout=timeout_s,
-        retry=Retry(NoBackoff(), 0),
-        redis_connect_func=partial(greet_redis, installation_id) if installation_id else None,
+def _client(
+    url: str,
+    address: RedisUrl,
+    timeout_s: float,
+    kind: type[Redis],
+    installation_id: str,
+    wait: ReplicaWait | None,
+) -> Redis:
+    def of(pool: LinkPool) -> Redis:
+        client = kind.from_pool(pool)  # which closes the pool along with the client
+        if isinstance(client, PipeliningRedis):
+            client.replica_wait = wait
+        return client
+
+    def settings(server_url: str) -> dict[str, Any]:
+        return _settings(server_url, timeout_s, installation_id)
+
+    if address.topology is RedisTopology.SERVER:
+        return of(LinkPool(**settings(url)))
+    first = settings(address.url_of_server(address.hosts[0]))
+    if address.topology is RedisTopology.SENTINEL:
+        sentinels = [
+            Redis.from_pool(LinkPool(**_settings(address.url_of_sentinel(host), timeout_s, "")))
+            for host in address.hosts
+        ]
+        return of(MasterPool(sentinels, address.master, ask_s=timeout_s, **first))
+    slots = SlotMap(
+        address.hosts,
+        lambda host: of(LinkPool(**settings(address.url_of_server(host)))),
+        timeout_s=timeout_s,
+    )
+    return ClusterRedis(slots, LinkPool(**first))
+
+
+def _settings(url: str, timeout_s: float, installation_id: str) -> dict[str, Any]:
+    """Return the settings of a pool of links to one server."""
+    settings: dict[str, Any] = {
+        "max_connections": CONNECTIONS_MAX,
+        "timeout": timeout_s,
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
+        "retry": Retry(NoBackoff(), 0),
+        "redis_connect_func": partial(greet_redis, installation_id) if installation_id else None,
         # While the library waits for notices of a managed service, it lends connections that the
         # server has closed long ago: after a restart, one call fails for each of them.
-        maint_notifications_config=MaintNotificationsConfig(enabled=False),
-    )
-    return pool
+        "maint_notifications_config": MaintNotificationsConfig(enabled=False),
+        **parse_url(url),
+    }
+    link = {name: value for name, value in settings.items() if name not in OF_POOL}
+    # It connects later; it knows its options now.
+    link.pop("connection_class", Connection)(**link)
+    return settings
 
 
 async def run_script(

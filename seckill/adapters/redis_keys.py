@@ -70,29 +70,34 @@ def paying(sale_id: str, order_id: str) -> str:
     return f"{namespace.redis_prefix}sk:{{{sale_id}}}:paying:{order_id}"
 
 
+def replication_mark(sale_id: str) -> str:
+    """Return the STRING that is written before replicas are waited for."""
+    return f"{namespace.redis_prefix}sk:{{{sale_id}}}:replicated"
+
+
 def history() -> str:
     """Return the ZSET "mark" -> how far PostgreSQL had come when a consumer looked last."""
-    return f"{namespace.redis_prefix}sk:history"
+    return f"{namespace.redis_prefix}sk:{namespace.redis_tag}history"
 
 
 def sale_versions() -> str:
     """Return the HASH sale_id -> version of the sale in PostgreSQL when a consumer looked last."""
-    return f"{namespace.redis_prefix}sk:sale-versions"
+    return f"{namespace.redis_prefix}sk:{namespace.redis_tag}sale-versions"
 
 
 def reconcile_lock() -> str:
     """Return the STRING that the one working reconcile role holds, to save double work."""
-    return f"{namespace.redis_prefix}sk:lock:reconcile"
+    return f"{namespace.redis_prefix}sk:{namespace.redis_tag}lock:reconcile"
 
 
 def relay_lock() -> str:
     """Return the STRING that the one working relay holds, to save double work."""
-    return f"{namespace.redis_prefix}sk:lock:relay"
+    return f"{namespace.redis_prefix}sk:{namespace.redis_tag}lock:relay"
 
 
 def installation() -> str:
     """Return the STRING of the id of the installation that this Redis belongs to."""
-    return f"{namespace.redis_prefix}sk:installation"
+    return f"{namespace.redis_prefix}sk:{namespace.redis_tag}installation"
 
 
 def probe(token: str, kind: str) -> str:

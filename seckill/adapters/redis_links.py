@@ -46,7 +46,7 @@ class LinkPool(BlockingConnectionPool):
     def make_connection(self) -> Any:  # noqa: ANN401 - untyped in redis-py
         """Make a link that reports to this pool."""
         link: Any = super().make_connection()  # type: ignore[no-untyped-call]
-        link.on_wrong_node = self._drop_all
+        link.on_wrong_node = self._drop_all_now_and_then
         return link
 
     async def ensure_connection(self, connection: Any) -> None:  # noqa: ANN401 - untyped in redis-py
@@ -55,11 +55,14 @@ class LinkPool(BlockingConnectionPool):
             await connection.disconnect()
         await super().ensure_connection(connection)
 
-    def _drop_all(self) -> None:
+    def _drop_all_now_and_then(self) -> None:
         now = time.monotonic()
-        if now - self._dropped_at < DROP_APART_S:
-            return
-        self._dropped_at = now
+        if now - self._dropped_at >= DROP_APART_S:
+            self._dropped_at = now
+            self.drop_all()
+
+    def drop_all(self) -> None:
+        """Let each link connect anew before it is lent again."""
         link: Any
         for link in (*self._available_connections, *self._in_use_connections):
             link.mark_for_reconnect()

@@ -6,7 +6,8 @@ It runs before a sale opens and for `/readyz`. Each finding is one line that say
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+import time
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -18,7 +19,8 @@ from config.field_types import KEY_EXPIRY
 from seckill.adapters import features, topology
 from seckill.adapters.postgres import database_errors_as_unavailable
 from seckill.adapters.rabbitmq import Broker, link_call
-from seckill.adapters.redis import open_pipeline
+from seckill.adapters.redis import open_pipeline, redis_errors_as_unavailable
+from seckill.adapters.redis_cluster import each_server
 from seckill.consistency import fencing
 from seckill.errors import Conflict, NotReady, Unavailable, WrongQueue
 from seckill.sales.sales import Sale
@@ -32,6 +34,8 @@ REDIS_MUST_BE = {
     "maxmemory-policy": "noeviction",
     "save": "",
 }
+#: So far apart clocks of nodes may be: a tenth of the time limit of a call, and some way.
+CLOCKS_APART_S = 0.25
 KEYSPACE_EVENTS = "notify-keyspace-events"
 
 
@@ -75,7 +79,14 @@ class Preflight:
 
     async def _redis(self, report: PreflightReport) -> None:
         report.problems += await features.redis_faults(self.redis)
-        found = await redis_settings(self.redis, [*REDIS_MUST_BE, KEYSPACE_EVENTS])
+        with redis_errors_as_unavailable():
+            servers = await each_server(self.redis)
+        for server in servers:
+            await self._settings(server, report)
+        await self._clocks(servers, report)
+
+    async def _settings(self, server: Redis, report: PreflightReport) -> None:
+        found = await redis_settings(server, [*REDIS_MUST_BE, KEYSPACE_EVENTS])
         for name, right in REDIS_MUST_BE.items():
             if name not in found:
                 report.warnings.append(
@@ -88,6 +99,19 @@ class Preflight:
                 )
         if KEY_EXPIRY in self.timeouts and (line := missing_expiry_events(found)):
             report.warnings.append(line)
+
+    async def _clocks(self, servers: Sequence[Redis], report: PreflightReport) -> None:
+        """Compare the clocks of the nodes: sales open, and calls expire, by that of their node."""
+        times = []
+        with redis_errors_as_unavailable():
+            for server in servers:
+                before, (seconds, microseconds) = time.time(), await server.time()
+                times.append(seconds + microseconds / 1e6 - (before + time.time()) / 2)
+        if times and (apart_s := max(times) - min(times)) > CLOCKS_APART_S:
+            report.problems.append(
+                f"the clocks of the nodes of Redis are {apart_s:.1f} s apart; let them keep time "
+                "(chrony, systemd-timesyncd)"
+            )
 
     async def _postgresql(self, report: PreflightReport) -> None:
         report.problems += await features.postgresql_faults(self.db)

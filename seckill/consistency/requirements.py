@@ -39,7 +39,7 @@ class StoresAtStart:
 
 async def check_redis(stores: StoresAtStart) -> list[str]:
     """Commands, scripts, rights, and whose Redis it is."""
-    faults = await features.redis_faults(stores.redis)
+    faults = await features.redis_faults(stores.redis, *redis_waits(stores.settings))
     own_id = await _own_id(stores)
     if own_id and not faults:
         settings = stores.settings
@@ -49,6 +49,13 @@ async def check_redis(stores: StoresAtStart) -> list[str]:
             with redis_client.redis_errors_as_unavailable():
                 await redis.ping()
     return faults
+
+
+def redis_waits(settings: Settings) -> list[str]:
+    """Return the commands that wait for replicas, as the settings ask for them, on trial."""
+    if not settings.redis_min_replicas:
+        return []
+    return ["WAITAOF 0 0 1" if settings.redis_replicas_fsync else "WAIT 0 1"]
 
 
 async def check_postgresql(stores: StoresAtStart) -> list[str]:

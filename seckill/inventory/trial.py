@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import msgspec
@@ -12,9 +13,11 @@ import lua
 from seckill.adapters import redis_keys
 from seckill.adapters.failures import REDIS, store_failure, words
 from seckill.adapters.redis import open_pipeline, redis_errors_as_unavailable
+from seckill.adapters.redis_cluster import ClusterRedis, spread_ids
+from seckill.adapters.redis_scripts import PipeliningRedis
 from seckill.errors import Unavailable
 
-#: No sale has this id: those begin with a letter, a digit or "_".
+#: No sale has an id that begins so: those begin with a letter, a digit or "_".
 SALE_ID = "~trial"
 #: A sale that is open, for one unit.
 _SALE: dict[Any, Any] = {
@@ -34,31 +37,43 @@ _DEADLINE_MS = 2**53
 async def try_grab(redis: Redis) -> None:
     """Grab by the real script; raise Unavailable with Redis's words if it refuses any of it.
 
+    On a cluster every node that takes grabs is tried.
+
     The sale is made, grabbed from and removed in one atomic step: processes that try at the same
     time do not meet, and nothing is left behind.
     """
-    taken = await _try(redis)
+    with redis_errors_as_unavailable():
+        sale_ids = await spread_ids(redis, SALE_ID)
+    await asyncio.gather(*(_try_sale(redis, sale_id) for sale_id in sale_ids))
+
+
+async def _try_sale(redis: Redis, sale_id: str) -> None:
+    taken = await _try(redis, sale_id)
     if isinstance(taken, NoScriptError):  # Redis has restarted, or no grab has come yet
         with redis_errors_as_unavailable():
             await redis.script_load(lua.source("grab"))
-        taken = await _try(redis)
+        taken = await _try(redis, sale_id)
     if isinstance(taken, Exception):
         with redis_errors_as_unavailable():
             raise store_failure(taken) or Unavailable(f"Redis: {words(taken)}", store=REDIS)
     if taken[0] != b"OK" or taken[5] != b"A":
         raise Unavailable(f"Redis refuses a grab on trial: {taken!r}", store=REDIS)
+    if isinstance(redis, PipeliningRedis | ClusterRedis):
+        with redis_errors_as_unavailable():
+            if failure := await redis.replica_failure(redis_keys.stock(sale_id)):
+                raise failure
 
 
-async def _try(redis: Redis) -> list[Any] | Exception:
+async def _try(redis: Redis, sale_id: str) -> list[Any] | Exception:
     """Return the script's reply, or the first error of any command."""
     keys = [
-        key(SALE_ID)
+        key(sale_id)
         for key in (redis_keys.stock, redis_keys.sale, redis_keys.holders, redis_keys.outbox)
     ]
     grab = lua.register(redis, "grab")
     async with open_pipeline(redis, atomic=True) as pipe:
-        pipe.set(redis_keys.stock(SALE_ID), 1)
-        pipe.hset(redis_keys.sale(SALE_ID), mapping=_SALE)
+        pipe.set(redis_keys.stock(sale_id), 1)
+        pipe.hset(redis_keys.sale(sale_id), mapping=_SALE)
         pipe.evalsha(grab.sha, len(keys), *keys, _GRABS, _DEADLINE_MS, _NOTHING, 1)
         pipe.delete(*keys)
         replies = await pipe.execute(raise_on_error=False)

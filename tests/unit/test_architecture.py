@@ -75,7 +75,7 @@ BENEATH = {
     " order_ids outages process single_flight stage_times",
     "ops": "buyers sandbox_provider",
     "loadtest": "findings stack",
-    "config": "addresses field_types limits settings",
+    "config": "addresses field_types limits redis_url settings",
 }
 #: Files above the wings, which put them together: no wing may import them.
 ABOVE = {
