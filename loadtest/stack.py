@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import os
 import time
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -236,11 +236,16 @@ class BenchStack:
 
 
 @asynccontextmanager
-async def bench_stack(stores_core: Cores = None, *, home: Path = HOME) -> AsyncIterator[BenchStack]:
-    """Start the stores, pinned if a core is given, and stop everything in the end."""
+async def bench_stack(
+    stores_core: Cores = None, *, home: Path = HOME, urls: Mapping[str, str] | None = None
+) -> AsyncIterator[BenchStack]:
+    """Start the stores, pinned if a core is given, and stop everything in the end.
+
+    Those with an address in `urls`, by name, are there already.
+    """
     with ExitStack() as pinning:
         pinning.enter_context(pinned(stores_core))
-        async with running_services(home) as services:
+        async with running_services(home, urls) as services:
             pinning.close()
             await migrations.migrate(services.postgres_dsn)
             broker = Broker(services.amqp_url, "bench", 10)

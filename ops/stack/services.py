@@ -11,7 +11,7 @@ from __future__ import annotations
 import shutil
 import signal
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,11 +108,14 @@ def temporary_home() -> Iterator[Path]:
 
 
 @asynccontextmanager
-async def running_services(home: Path) -> AsyncIterator[Services]:
-    """Start what the environment does not give, and stop it again."""
+async def running_services(
+    home: Path, urls: Mapping[str, str] | None = None
+) -> AsyncIterator[Services]:
+    """Start what neither `urls` (by store) nor the environment gives, and stop it again."""
     end_leftovers(home / "run")
     place = StackHome(home, load_credentials(home))
     given = given_settings()
+    given |= {STORE_SETTINGS[store]: url for store, url in (urls or {}).items()}
     services = Services({})
     try:
         await together(*(_bring_up(services, name, given, place) for name in _PREPARE))

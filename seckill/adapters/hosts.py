@@ -15,14 +15,17 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+#: The hosts of each URL in the order in which this process tries them: what one link finds out, the
+#: others need not. None stands for what the client library takes if the URL names no host.
+_IN_TURN: dict[str, list[Host | None]] = {}
+
 
 class Hosts:
     """The hosts in a URL."""
 
     def __init__(self, url: str, store: str) -> None:
         self.address, self._store = parse_address(url), store
-        #: None stands for what the client library takes if the URL names no host.
-        self._in_turn: list[Host | None] = [*self.address.hosts] or [None]
+        self._in_turn = _IN_TURN.setdefault(url, [*self.address.hosts] or [None])
 
     async def first(self, connect: Callable[[Host | None], Awaitable[T]]) -> T:
         """Return the connection to the first host that has one.
@@ -40,7 +43,7 @@ class Hosts:
                     raise
                 failures.append(failure.at(str(host or self.address)))
                 continue
-            if failures:
+            if self._in_turn[0] != host:
                 reasons = "; ".join(map(str, failures))
                 log.warning("%s is now at %s: %s", STORE_NAMES[self._store], host, reasons)
                 self._in_turn.sort(key=lambda other: other != host)

@@ -9,12 +9,20 @@ from contextlib import asynccontextmanager, contextmanager
 
 import asyncpg
 
+from config.addresses import parse_address
 from seckill.adapters.failures import POSTGRESQL, store_errors_as_unavailable
 from seckill.adapters.marks import foreign
 from seckill.adapters.postgres_sessions import Session, Sessions
+from seckill.errors import Unavailable
 
 #: Least time between two drops: a server that only reads must not cost a connect for every call.
 DROP_APART_S = 1.0
+#: SQLSTATE of a write to a server that only reads.
+READ_ONLY = "25006"
+#: The timeline of a primary, as the beginning of its log's file names, which sort like numbers.
+_TIMELINE = """
+SELECT CASE WHEN pg_is_in_recovery() THEN '' ELSE left(pg_walfile_name(pg_current_wal_lsn()), 8) END
+"""
 
 
 @contextmanager
@@ -46,9 +54,16 @@ async def connect(
 
     Without `at_once` the first query connects, and the server may be unavailable until then.
     """
-    links = _ReadOnlyLinks()
+    links, installation, primary = _ReadOnlyLinks(), _OneInstallation(), _NewestPrimary()
+
+    async def check(connection: asyncpg.Connection) -> None:
+        await installation.compare(connection)
+        if len(parse_address(dsn).hosts) > 1 and await primary.is_new(connection):
+            # What is left of the old one may still answer, and know nothing of the new orders.
+            await pool.expire_connections()
+
     pool: asyncpg.Pool = await asyncpg.create_pool(
-        connect=Sessions(dsn, timeout_s, check=_OneInstallation().compare).connect,
+        connect=Sessions(dsn, timeout_s, check=check).connect,
         min_size=0,  # a floor is restored in the background, with a traceback at each failure
         max_size=size,
         reset=lambda connection: links.reset(pool, connection),
@@ -89,6 +104,27 @@ class _OneInstallation:
         self._first = self._first or found
         if found != self._first:
             raise foreign(POSTGRESQL, found or "unknown", self._first or "unknown")
+
+
+class _NewestPrimary:
+    """Keeps a pool away from a primary that another server has replaced.
+
+    It may not know of that, after it was frozen or cut off, and take writes that nobody will see.
+    Each promotion begins a timeline with a higher number.
+    """
+
+    def __init__(self) -> None:
+        self._timeline = ""
+
+    async def is_new(self, connection: asyncpg.Connection) -> bool:
+        """Return whether a server has taken over; raise Unavailable if this one is replaced."""
+        timeline: str = await connection.fetchval(_TIMELINE)
+        if timeline < self._timeline:
+            text = "PostgreSQL refuses: another server has taken over from it"
+            raise Unavailable(text, store=POSTGRESQL, code=READ_ONLY)
+        took_over = "" < self._timeline < timeline
+        self._timeline = timeline
+        return took_over
 
 
 class _ReadOnlyLinks:

@@ -31,8 +31,9 @@ commands.Connection.Open.valid_responses = ["Connection.OpenOk", "Connection.Clo
 
 #: What the library raises when the link or the broker fails. A failed publish may have arrived.
 LINK_ERRORS = (AMQPError, OSError, TimeoutError, RuntimeError)
-#: A link without a sign of life for twice this long is broken.
-HEARTBEAT_S = 10
+#: A link without a sign of life for twice this long is broken: a consumer of a node that froze has
+#: to go to another one. A process that stands still for as long gets its messages once more.
+HEARTBEAT_S = 5
 #: A broker that hangs does not answer a close either.
 CLOSE_S = 2.0
 

@@ -14,15 +14,12 @@ from redis.exceptions import ResponseError
 from config.settings import Settings
 from seckill.adapters import schema
 from seckill.adapters.failures import POSTGRESQL, RABBITMQ, REDIS
-from seckill.adapters.postgres import database_errors_as_unavailable
+from seckill.adapters.postgres import READ_ONLY, database_errors_as_unavailable
 from seckill.adapters.publisher import Publisher
 from seckill.adapters.redis import redis_errors_as_unavailable
 from seckill.errors import FailureKind, NotReady, Unavailable
 from seckill.health.watch import Look
 from seckill.inventory.trial import try_grab
-
-#: SQLSTATE of a write that is refused so: the work meets the same cause, which is logged once.
-READ_ONLY = "25006"
 
 _STATE = "SELECT pg_is_in_recovery(), current_setting('transaction_read_only') = 'on'"
 

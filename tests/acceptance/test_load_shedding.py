@@ -10,9 +10,9 @@ import pytest
 from aiohttp import ClientSession
 
 from gateway.overload.connection_limits import OVERLOADED, is_one_request
+from loadtest.proxy import Proxy
 from tests.acceptance.raw_clients import BODY, LAST, grab_request, read_by
 from tests.processes import eventually
-from tests.proxy import Proxy
 
 pytestmark = pytest.mark.usefixtures("no_tracebacks")
 

@@ -9,11 +9,11 @@ from urllib.parse import urlsplit, urlunsplit
 import pytest
 
 from config.settings import Settings
+from loadtest.proxy import Proxy
 from ops.buyers import grab
 from seckill.orders.orders import Placement
 from tests.checkout import payer
 from tests.processes import Processes, eventually
-from tests.proxy import Proxy
 
 
 @pytest.fixture

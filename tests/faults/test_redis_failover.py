@@ -11,12 +11,12 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ReadOnlyError, RedisError
 
+from loadtest.proxy import Proxy
 from ops.processes.ports import free_port
 from ops.stack.discovery import require
 from seckill.adapters import redis as redis_client
 from seckill.adapters.redis import CONNECTIONS_MAX
 from tests.processes import eventually
-from tests.proxy import Proxy
 
 
 @asynccontextmanager

@@ -74,7 +74,7 @@ BENEATH = {
     "seckill": "admin_port audit backoff clock errors events hot_metrics metrics micro_batcher"
     " order_ids outages process single_flight stage_times",
     "ops": "buyers sandbox_provider",
-    "loadtest": "findings stack",
+    "loadtest": "findings proxy stack",
     "config": "addresses field_types limits redis_url settings",
 }
 #: Files above the wings, which put them together: no wing may import them.

@@ -112,6 +112,8 @@ def _configure(place: StackHome, node: Node, nodes: list[Node]) -> None:
             # A node that is cut off from the others stops serving, so that none of its clients
             # waits for a confirm that cannot come: they go to another node.
             "cluster_partition_handling = pause_minority",
+            # Not all on the node that the first process declared them on.
+            "queue_leader_locator = balanced",
         ]
     write_private(directory / "rabbitmq.conf", configuration("rabbitmq.conf", *own_lines))
     (directory / "enabled_plugins").write_text("[].\n")

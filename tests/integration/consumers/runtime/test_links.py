@@ -6,8 +6,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
+from loadtest.proxy import Proxy
 from seckill.errors import Unavailable
-from tests.proxy import Proxy
 
 
 @pytest.fixture

@@ -9,13 +9,13 @@ import asyncpg
 import pytest
 
 from config.addresses import parse_address
+from loadtest.proxy import Proxy
 from ops.processes.ports import free_port
 from ops.stack.servers.greeting import greet
 from seckill.adapters import postgres
 from seckill.adapters.rabbitmq import Broker
 from seckill.errors import FailureKind, Unavailable
 from tests.processes import eventually
-from tests.proxy import Proxy
 
 #: Behind a frozen host a connection waits for so long.
 TIMEOUT_S = 1.0

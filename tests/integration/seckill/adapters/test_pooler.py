@@ -9,10 +9,10 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
+from loadtest.proxy import Proxy
 from seckill.adapters import migrations, postgres, schema
 from seckill.adapters.postgres_sessions import SETTINGS
 from tests import pgbouncer
-from tests.proxy import Proxy
 
 SESSIONS = 3
 SETTINGS_NOW = "SELECT name, current_setting(name) FROM unnest($1::text[]) AS name"

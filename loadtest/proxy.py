@@ -1,4 +1,4 @@
-"""A TCP proxy that breaks links on purpose."""
+"""A TCP proxy that breaks links on purpose, for drills and tests."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import suppress
 
 
 class Proxy:
-    """Forwards to `host:port`; a test lets it refuse, freeze, lose replies or cut links."""
+    """Forwards to `host:port`; it can refuse, freeze, lose replies or cut links."""
 
     def __init__(self, host: str, port: int, *, at: str = "127.0.0.1") -> None:
         self._at = at
@@ -54,7 +54,11 @@ class Proxy:
             self.refused += 1
             writer.transport.abort()
             return
-        upstream_reader, upstream = await asyncio.open_connection(*self.target)
+        try:
+            upstream_reader, upstream = await asyncio.open_connection(*self.target)
+        except OSError:  # who dials it sees the same: no server there
+            writer.transport.abort()
+            return
         self._links |= {writer, upstream}
         for source, sink, is_reply in (
             (reader, upstream, False),
