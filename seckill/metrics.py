@@ -109,6 +109,12 @@ STORE_FAILURES = Counter(
     ["store", "kind"],
 )
 
+STORE_WORKS = Gauge(
+    "seckill_store_works",
+    "1 while the last look of this process at a store found all well",
+    ["store"],
+)
+
 ROLE_IN_FLIGHT = Gauge(
     "seckill_role_in_hand", "Messages taken and not acknowledged; 1 while a poller works", ["role"]
 )
@@ -207,3 +213,15 @@ SALE_UNITS_LEFT = Gauge(
     " with a label of a sale",
     ["sale"],
 )
+
+
+#: What an alarm compares with what it was: there from the beginning, since a series that begins
+#: with 1 has never grown for Prometheus.
+for _store in ("redis", "rabbitmq", "postgresql"):
+    STORE_FAILURES.labels(_store, "configuration")
+for _outcome in ("completed", "compensated"):
+    TRANSACTIONS.labels("saga", _outcome)
+for _action in ("republish", "give_back", "adopt"):
+    RECONCILED.labels(_action)
+PLACEMENTS.labels("stock")
+WEBHOOKS.labels("refused")

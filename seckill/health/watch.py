@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 from seckill import metrics
 from seckill.adapters.failures import store_failure
@@ -90,6 +91,8 @@ class HealthWatch:
             asyncio.create_task(self._look_on(last), name=f"look at {name}")
             for name, last in self._last.items()
         ]
+        for name in self._last.keys() & STORE_NAMES.keys():
+            metrics.STORE_WORKS.labels(name).set_function(partial(self._works, name))
         try:
             await asyncio.gather(*(_first(last) for last in self._last.values()))
             yield
@@ -97,6 +100,9 @@ class HealthWatch:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks, timeout=END_S)
+
+    def _works(self, name: str) -> bool:
+        return self._last[name].reason_now() is None
 
     async def _look_on(self, last: _LastLook) -> None:
         while True:

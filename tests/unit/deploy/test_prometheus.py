@@ -1,0 +1,67 @@
+"""The alerts: promtool takes and tests them, and each leads to a section of the runbook."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from seckill import metrics
+
+ROOT = Path(__file__).resolve().parents[3]
+RULES = ROOT / "deploy" / "prometheus" / "rules.yml"
+TESTS = RULES.with_name("rules_test.yml")
+
+
+def promtool(*args: str) -> str:
+    program = shutil.which("promtool")
+    if program is None:
+        if os.environ.get("CI"):
+            pytest.fail("promtool is missing")
+        pytest.skip("promtool is missing: apt-get install prometheus")
+    ran = subprocess.run([program, *args], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return ran.stdout
+
+
+def anchors(page: Path) -> set[str]:
+    titles = re.findall(r"(?m)^#+ (.+)$", page.read_text())
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_the_rules_are_sound_and_each_alert_fires_in_its_fault_alone() -> None:
+    assert "SUCCESS" in promtool("check", "rules", str(RULES))
+    promtool("test", "rules", str(TESTS))
+
+
+def test_each_alert_has_a_fault_in_which_it_is_shown_to_fire() -> None:
+    alerts = re.findall(r"- alert: (\w+)", RULES.read_text())
+    fired = set(re.findall(r'alertname="(\w+)"', TESTS.read_text()))
+    assert len(alerts) == len({*alerts})
+    assert {*alerts} == fired
+
+
+def test_each_alert_leads_to_a_section_of_a_page_and_has_a_severity() -> None:
+    alerts = RULES.read_text().split("- alert: ")[1:]
+    for alert in alerts:
+        (severity,) = re.findall(r"severity: (\w+)", alert)
+        (page, anchor) = re.findall(r"runbook_url: (docs/[\w-]+\.md)#(\S+)", alert)[0]
+        assert severity in ("page", "ticket"), alert
+        assert anchor in anchors(ROOT / page), f"{page} has no section #{anchor}"
+
+
+def test_the_rules_read_metrics_that_there_are() -> None:
+    families = [
+        family
+        for metric in vars(metrics).values()
+        if hasattr(metric, "collect") and not isinstance(metric, type)
+        for family in metric.collect()
+    ]
+    suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_count", "_sum"], "gauge": [""]}
+    names = {family.name + suffix for family in families for suffix in suffixes[family.type]}
+    used = set(re.findall(r"\bseckill_\w+", RULES.read_text() + TESTS.read_text()))
+    assert used - names == set()
