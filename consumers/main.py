@@ -13,12 +13,13 @@ import uvloop
 
 from config.field_types import KEY_EXPIRY
 from config.settings import Settings
-from consumers.admin import ConsumerHealth, admin_port
+from consumers.admin import ConsumerHealth
 from consumers.registry import BUILDERS
 from consumers.resources import open_resources
 from consumers.runtime.role_supervisor import RoleSupervisor, assignments
-from seckill.consistency import requirements
+from seckill.admin_port import answering_health
 from seckill.errors import UserMistake
+from seckill.health.waiting import until_startable
 from seckill.process import notify_ready, stop_on_signals
 
 #: The names that `seckill consumers` takes.
@@ -56,13 +57,15 @@ def run(settings: Settings, roles: Sequence[str], *, managed: bool = False) -> N
 
 async def _serve(settings: Settings, roles: Sequence[str], *, managed: bool) -> None:
     stop = stop_on_signals()
-    await requirements.require(settings)
+    if not await until_startable(settings, stop):
+        return
     async with AsyncExitStack() as stack:
         stores = await open_resources(settings, stack)
         group = asyncio.TaskGroup()  # if one role fails, the process stops loudly
         supervisor = RoleSupervisor(lambda name: BUILDERS[name](stores), group, died=stop.set)
         health = ConsumerHealth.of(stores, supervisor, stop)
-        await stack.enter_async_context(admin_port(settings, health))
+        await stack.enter_async_context(answering_health(settings, health.readiness))
+        await stack.enter_async_context(health.watch.running())
         gc.freeze()
         async with group:
             supervisor.assign(roles)

@@ -38,7 +38,8 @@ class Resources:
 async def open_resources(settings: Settings, stack: AsyncExitStack) -> Resources:
     """Open everything onto the stack, which closes it in reverse order.
 
-    Raise Unavailable if a store does not answer.
+    Raise Unavailable if PostgreSQL does not answer. The other stores may be unavailable: then the
+    roles that need them are held.
     """
     db = await stack.enter_async_context(
         postgres.connect(
@@ -53,7 +54,6 @@ async def open_resources(settings: Settings, stack: AsyncExitStack) -> Resources
     )
     stack.push_async_callback(redis.aclose)
     stock = Stock(redis)
-    await stock.now_ms()  # the client connects with its first call
     await stack.enter_async_context(installation.watched(redis, own_id))
 
     def broker(name: str) -> Broker:
@@ -61,7 +61,7 @@ async def open_resources(settings: Settings, stack: AsyncExitStack) -> Resources
 
     publisher, event_publisher = [
         await stack.enter_async_context(
-            Publisher.open(broker(name), timeout_s=settings.confirm_timeout_s)
+            Publisher.open(broker(name), timeout_s=settings.confirm_timeout_s, at_once=False)
         )
         for name in ("publishing", "events")
     ]

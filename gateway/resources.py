@@ -123,14 +123,15 @@ async def redis_ctx(app: web.Application) -> AsyncIterator[None]:
 
 
 async def broker_ctx(app: web.Application) -> AsyncIterator[None]:
-    """RabbitMQ: a connection for publishing alone."""
+    """RabbitMQ: a connection for publishing alone. Until it is there, grabs wait in the outbox."""
     settings = app[SETTINGS]
     broker = Broker(
         settings.amqp_url, "seckill-gateway", settings.connect_timeout_s, app[INSTALLATION_ID]
     )
-    async with Publisher.open(broker, timeout_s=settings.confirm_timeout_s) as publisher:
+    timeout_s = settings.confirm_timeout_s
+    async with Publisher.open(broker, timeout_s=timeout_s, at_once=False) as publisher:
         app[PUBLISHER] = publisher
-        app[BATCHED_PUBLISHER] = BatchedPublisher(publisher, timeout_s=settings.confirm_timeout_s)
+        app[BATCHED_PUBLISHER] = BatchedPublisher(publisher, timeout_s=timeout_s)
         app[BREAKER] = Breaker()
         yield
 
@@ -140,7 +141,8 @@ async def grabs_ctx(app: web.Application) -> AsyncIterator[None]:
     settings = app[SETTINGS]
     archived = ArchivedSales(app[DB])
     clock, asked_ms = RedisClock(), monotonic_ms()
-    clock.observe(await app[STOCK].now_ms(), asked_ms=asked_ms)
+    with suppress(Unavailable):  # Redis may be unavailable when a gateway starts
+        clock.observe(await app[STOCK].now_ms(), asked_ms=asked_ms)
 
     def make_publisher(sale_id: str, on_confirmed: Callable[[list[str]], None]) -> GrabPublisher:
         return GrabPublisher(sale_id, app[BATCHED_PUBLISHER], app[BREAKER], on_confirmed)

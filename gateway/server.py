@@ -28,6 +28,7 @@ from gateway.tls import public_context
 from seckill import metrics
 from seckill.admin_port import KEEPALIVE_S, AdminPort
 from seckill.consistency import requirements
+from seckill.health.waiting import until_startable
 from seckill.process import listening, notify_ready, stop_on_signals
 
 log = logging.getLogger(__name__)
@@ -52,12 +53,12 @@ def run(settings: Settings) -> None:
 
 
 def check(settings: Settings) -> None:
-    """Raise SeckillError or BadSettings if a gateway cannot start with these settings and stores.
+    """Raise SeckillError or BadSettings if a gateway never starts with these settings and stores.
 
     For a supervisor of several, which would all fail with the same line.
     """
     create_app(settings)
-    uvloop.run(requirements.require(settings))
+    uvloop.run(requirements.require_no_faults(settings))
 
 
 async def serve(settings: Settings) -> None:
@@ -67,7 +68,8 @@ async def serve(settings: Settings) -> None:
     app = create_app(settings)
     app[STOPPING] = stop
     app.on_response_prepare.append(_close_while_stopping)
-    await requirements.require(settings)
+    if not await until_startable(settings, stop):
+        return
     # A handler is cancelled when its client leaves: its grab leaves the batch, and no ledger is
     # counted for it.
     edge = web.AppRunner(

@@ -1,13 +1,23 @@
-"""The connections of an admin port: few, so that whoever opens many cannot starve health.
+"""The admin port of a process that serves no buyers, and the connections of every admin port.
 
-When there is one too many, another is closed to make room, and never refused: probes come last.
+These are few, so that whoever opens many cannot starve health. When there is one too many, another
+is closed to make room, and never refused: probes come last. Answers come from the event loop of the
+work, so that a process whose loop hangs does not answer.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import cast
+
+import msgspec
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from config.settings import Settings
+from seckill.process import listening
 
 #: Connections at once. Prometheus, a balancer or two, the pool manager and an operator need ten; a
 #: gateway keeps a hundred open files back for these and its stores.
@@ -15,6 +25,49 @@ CONNECTIONS_MAX = 40
 #: How long a connection may stay without a whole request: longer than the usual 15 s between two
 #: scrapes.
 KEEPALIVE_S = 30.0
+#: Time for the answers that are being written when the process ends.
+SHUTDOWN_S = 0.5
+
+
+#: A status of HTTP, and how it stands.
+Readiness = Callable[[], tuple[int, dict[str, object]]]
+
+_encode = msgspec.json.Encoder().encode
+
+
+@asynccontextmanager
+async def answering_health(settings: Settings, readiness: Readiness) -> AsyncIterator[None]:
+    """Answer `/livez`, `/readyz` and `/metrics` on the admin port inside the block."""
+
+    async def livez(_: web.Request) -> web.Response:
+        return _json(200, {"status": "alive"})
+
+    async def readyz(_: web.Request) -> web.Response:
+        return _json(*readiness())
+
+    async def metrics(_: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    app = web.Application()
+    app.add_routes([web.get(f"/{each.__name__}", each) for each in (livez, readyz, metrics)])
+    runner = web.AppRunner(
+        app, access_log=None, shutdown_timeout=SHUTDOWN_S, keepalive_timeout=KEEPALIVE_S
+    )
+    await runner.setup()
+    try:
+        port = AdminPort(cast(web.Server, runner.server))
+        with listening(settings.admin_host, settings.admin_port, "SECKILL_ADMIN_PORT"):
+            server = await asyncio.get_running_loop().create_server(
+                port, settings.admin_host, settings.admin_port
+            )
+        yield
+        server.close()
+    finally:
+        await runner.cleanup()
+
+
+def _json(status: int, body: dict[str, object]) -> web.Response:
+    return web.Response(status=status, body=_encode(body), content_type="application/json")
 
 
 class AdminPort:

@@ -1,8 +1,9 @@
 """Outages of the stores: each is logged once, with its causes, and once when it is over.
 
-An outage begins with a failure. It is over when the store has done something since the last
-failure, and has not failed for a while: a store that reads and does not write fails only now and
-then, and must not be called well in between.
+An outage begins with a failure. It is over when three things are so: the store has worked since the
+last failure, nothing waits for it, and nothing has failed for a while. A store that reads and does
+not write fails only now and then, and must not be called well in between. So in a process that
+looks at a store, only a look that found all well counts as work: it tries the writes, too.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from seckill import metrics
@@ -63,6 +65,10 @@ class Outages:
         self._now: dict[str, Outage] = {}
         #: The last outage of each store that is over.
         self._last: dict[str, Outage] = {}
+        #: Stores that this process looks at.
+        self._watched: frozenset[str] = frozenset()
+        #: What waits for a store, such as a role whose batch is held.
+        self._waiting: dict[object, str] = {}
 
     def failed(self, failure: Unavailable) -> None:
         """Count a failure, once, and log its cause if that is new."""
@@ -83,8 +89,33 @@ class Outages:
 
     def worked(self, store: str) -> None:
         """Note that a store has done something; cheap while it has no outage."""
+        if self._now and store not in self._watched:
+            self._worked(store, time.monotonic())
+
+    def found_well(self, store: str, looked_at: float) -> None:
+        """Note that a look at a store, begun at `looked_at`, has found all well."""
+        self._worked(store, looked_at)
+
+    @contextmanager
+    def watching(self, stores: Iterable[str]) -> Iterator[None]:
+        """Let looks alone say that these stores work, inside the block."""
+        self._watched = frozenset(stores)
+        try:
+            yield
+        finally:
+            self._watched = frozenset()
+
+    def wait_for(self, store: str, who: object) -> None:
+        """Note that something waits for a store, until `go_on`."""
+        self._waiting[who] = store
+
+    def go_on(self, who: object) -> None:
+        """Note that something does not wait any longer."""
+        self._waiting.pop(who, None)
+
+    def _worked(self, store: str, at: float) -> None:
         if outage := self._now.get(store):
-            outage.worked_at = time.monotonic()
+            outage.worked_at = max(outage.worked_at, at)
             if outage.look is None:
                 self._look_later(store, outage, outage.quiet_s)
 
@@ -99,7 +130,8 @@ class Outages:
             return  # the next success looks again
         # While this process stood still, nothing could fail.
         stood_still = now - due > LATE_S
-        left_s = outage.quiet_s if stood_still else outage.failed_at + outage.quiet_s - now
+        begin_again = stood_still or store in self._waiting.values()
+        left_s = outage.quiet_s if begin_again else outage.failed_at + outage.quiet_s - now
         if left_s > 0:
             self._look_later(store, outage, left_s)
             return

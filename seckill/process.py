@@ -8,7 +8,7 @@ import logging
 import signal
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from seckill.errors import SeckillError
 from seckill.outages import OUTAGES
@@ -22,10 +22,19 @@ def notify_ready(notify_socket: str) -> None:
     From now on the process lives through outages, and logs them.
     """
     OUTAGES.logs = True
+    notify_waiting(notify_socket)
+
+
+def notify_waiting(notify_socket: str) -> None:
+    """Send READY=1 for a process that cannot start yet: another one would wait as well."""
     if not notify_socket:
         return
     address = "\0" + notify_socket[1:] if notify_socket.startswith("@") else notify_socket
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+    # A supervisor of ours listens until the first READY=1 only.
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel,
+        suppress(ConnectionRefusedError),
+    ):
         channel.sendto(b"READY=1", address)
 
 

@@ -121,15 +121,19 @@ class QueueRole:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Consume until `stop` is set, over a new link whenever one breaks."""
-        while not stop.is_set():
-            try:
-                await self._consume(stop)
-            except Exception as error:
-                failure = store_failure(error, RABBITMQ)
-                if failure is None:
-                    raise
-                OUTAGES.failed(failure)
-                await pause(stop, HOLD.last_s)
+        try:
+            while not stop.is_set():
+                try:
+                    await self._consume(stop)
+                except Exception as error:
+                    failure = store_failure(error, RABBITMQ)
+                    if failure is None:
+                        raise
+                    OUTAGES.failed(failure)
+                    OUTAGES.wait_for(failure.store, self)
+                    await pause(stop, HOLD.last_s)
+        finally:
+            OUTAGES.go_on(self)
 
     async def _consume(self, stop: asyncio.Event) -> None:
         """Consume over one link until it breaks, `stop` is set, or `_one_at_a_time` changes.
@@ -159,6 +163,7 @@ class QueueRole:
             declared = await topology.declare(channel)
             await declared.queues[self._queue].consume(inbox.put)
         OUTAGES.worked(RABBITMQ)
+        OUTAGES.go_on(self)
         if self._queue in declared.limited:
             log.warning("%s", topology.limit_advice(self._queue))
         log.info("%s: consuming%s", self._queue, ", one at a time" if one_at_a_time else "")

@@ -43,7 +43,7 @@ async def until_available(
 ) -> bool:
     """Repeat `work` while a store is unavailable; return False if `stop` was set before success."""
     held = metrics.ROLE_HELD.labels(name)
-    failures = 0
+    failures, who = 0, object()
     try:
         while True:
             try:
@@ -53,6 +53,7 @@ async def until_available(
                 if failure is None:
                     raise
                 OUTAGES.failed(failure)  # logged there, once for all roles
+                OUTAGES.wait_for(failure.store, who)
                 failures += 1
                 if failures == 1:
                     log.debug("%s pauses: %s", name, failure)
@@ -67,6 +68,7 @@ async def until_available(
                 return True
     finally:
         held.set(0)
+        OUTAGES.go_on(who)
 
 
 async def pause(stop: asyncio.Event, seconds: float) -> None:

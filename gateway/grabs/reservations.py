@@ -11,7 +11,7 @@ from aiohttp import web
 
 from gateway.grabs.publisher import GrabPublisher
 from seckill import metrics
-from seckill.clock import monotonic_ms
+from seckill.clock import monotonic_ms, now_ms
 from seckill.errors import Unavailable
 from seckill.inventory.reservations import CALL_MAX, Grab, GrabReply, Holding, Stock, Verdict
 from seckill.micro_batcher import MicroBatcher, Waiter
@@ -58,7 +58,8 @@ class RedisClock:
     """
 
     def __init__(self) -> None:
-        self._offset_ms = 0
+        # Until Redis has replied: our own clock, which is near Redis's where both are set right.
+        self._offset_ms = now_ms() - monotonic_ms()
 
     def observe(self, redis_now_ms: int, *, asked_ms: int) -> None:
         """Note a time that Redis has replied, to a call sent at `asked_ms` (monotonic)."""

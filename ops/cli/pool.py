@@ -69,7 +69,7 @@ def start(
     log = logging.getLogger("seckill.pool").warning
     settings = worker_settings()
     if not stack:  # its workers would all fail with the same line
-        asyncio.run(requirements.require(settings))
+        asyncio.run(requirements.require_no_faults(settings))
     if asyncio.run(until_signal(run_pool(settings, consumers, log))):
         # Not 0, which is for `pool stop`: a supervisor starts again what it did not stop itself.
         raise typer.Exit(128 + signal.SIGTERM)

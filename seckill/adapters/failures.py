@@ -125,6 +125,8 @@ def words(error: BaseException) -> str:
     said = PIPELINED.sub(r"\2", str(error))
     if isinstance(error, AMQPError) and len(error.args) == 2 and isinstance(error.args[0], int):
         said = str(error.args[1])  # without "[Errno 530]"
+    if isinstance(error, StopAsyncIteration):  # the RabbitMQ client's, for a link that ended
+        said = "the connection was closed"
     said = " ".join(said.split()) or type(error).__name__
     if isinstance(error, RedisError) and error.status_code:
         return f"{error.status_code} {said}"  # the client library cuts it off

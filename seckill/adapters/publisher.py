@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -43,11 +43,17 @@ class Publisher:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, broker: Broker, *, timeout_s: float) -> AsyncIterator[Publisher]:
-        """Open the link and declare the topology; raise Unavailable if that fails."""
+    async def open(
+        cls, broker: Broker, *, timeout_s: float, at_once: bool = True
+    ) -> AsyncIterator[Publisher]:
+        """Open the link and declare the topology; raise Unavailable if that fails.
+
+        Without `at_once` the broker may be unavailable until something is published.
+        """
         publisher = cls(broker, timeout_s=timeout_s)
-        await publisher._open()
         try:
+            with nullcontext() if at_once else suppress(Unavailable):
+                await publisher._open()
             yield publisher
         finally:
             if publisher._opening is not None:

@@ -30,7 +30,8 @@ from seckill.errors import FailureKind, Unavailable, WrongQueue
 commands.Connection.Open.valid_responses = ["Connection.OpenOk", "Connection.Close"]
 
 #: What the library raises when the link or the broker fails. A failed publish may have arrived.
-LINK_ERRORS = (AMQPError, OSError, TimeoutError, RuntimeError)
+#: StopAsyncIteration is a link that ends before the broker has said a word, as behind a balancer.
+LINK_ERRORS = (AMQPError, OSError, TimeoutError, RuntimeError, StopAsyncIteration)
 #: A link without a sign of life for twice this long is broken: a consumer of a node that froze has
 #: to go to another one. A process that stands still for as long gets its messages once more.
 HEARTBEAT_S = 5
@@ -92,6 +93,8 @@ class Broker:
     timeout_s: float
     #: The installation whose broker this has to be; empty: any.
     installation_id: str = ""
+    #: Whether a broker without a mark becomes this installation's.
+    claims: bool = True
     _hosts: Hosts = field(init=False)
 
     def __post_init__(self) -> None:
@@ -125,6 +128,8 @@ class Broker:
     async def _compare(self, connection: AbstractConnection) -> None:
         """Raise ForeignStore if the broker is another installation's; claim it if it has none."""
         channel = await connection.channel()
+        if not self.claims and not await topology.is_claimed(channel):
+            return
         theirs = await topology.claim(channel, self.installation_id)
         if theirs != self.installation_id:
             raise marks.foreign(RABBITMQ, theirs, self.installation_id)

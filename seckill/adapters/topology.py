@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aio_pika.abc import AbstractChannel, AbstractExchange, AbstractQueue
-from aio_pika.exceptions import ChannelPreconditionFailed
+from aio_pika.exceptions import ChannelNotFoundEntity, ChannelPreconditionFailed
 
 from seckill.adapters import namespace
 from seckill.errors import WrongQueue
@@ -119,6 +119,15 @@ async def claim(channel: AbstractChannel, installation_id: str) -> str:
         found = re.search(rf"current is .*'{re.escape(alternate)}([^']+)", str(error))
         return found[1] if found else "of an unknown id"
     return installation_id
+
+
+async def is_claimed(channel: AbstractChannel) -> bool:
+    """Return whether RabbitMQ has a mark; if not, the channel is closed."""
+    try:
+        await channel.declare_exchange(full_name(INSTALLATION), passive=True)
+    except ChannelNotFoundEntity:
+        return False
+    return True
 
 
 async def declare(channel: AbstractChannel) -> Topology:

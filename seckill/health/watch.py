@@ -94,8 +94,9 @@ class HealthWatch:
         for name in self._last.keys() & STORE_NAMES.keys():
             metrics.STORE_WORKS.labels(name).set_function(partial(self._works, name))
         try:
-            await asyncio.gather(*(_first(last) for last in self._last.values()))
-            yield
+            with OUTAGES.watching(self._last):
+                await asyncio.gather(*(_first(last) for last in self._last.values()))
+                yield
         finally:
             for task in tasks:
                 task.cancel()
@@ -110,6 +111,7 @@ class HealthWatch:
             reason = await _reason_of(last.look, was_well=last.reason is None)
             if reason is None:
                 last.well_at = began_at
+                OUTAGES.found_well(last.look.name, began_at)
             last.reason, last.began_at = reason, None
             last.ended.set()
             rests_at = time.monotonic()

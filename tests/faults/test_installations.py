@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import AsyncExitStack
 from types import SimpleNamespace
 
 import pytest
 from aiohttp import ClientSession
 
 from ops.buyers import grab
-from seckill.adapters import migrations, redis_keys
+from ops.processes.child import StartFailed
+from seckill.adapters import installation, migrations, namespace, postgres, redis_keys
 from seckill.adapters import redis as redis_client
-from tests.processes import Processes, eventually
+from seckill.consistency import requirements
+from seckill.errors import ForeignStore, NotReady
+from tests.processes import Process, Processes, eventually
 
 UNITS = 6
 
@@ -134,3 +138,84 @@ async def test_a_gateway_lets_go_of_a_redis_that_another_installation_has_taken(
         await redis.set(key, ours)
         await eventually(ready, "it goes on by itself")
         await redis.flushdb()
+
+
+@pytest.fixture
+async def two_databases(settings, db):
+    """Settings of two installations that have a database each, and share the other stores."""
+    names = ["first_of_two", "second_of_two"]
+    try:
+        made = []
+        for name in names:
+            await db.execute(f"CREATE DATABASE {name}")
+            dsn = settings.postgres_dsn.rpartition("/")[0] + f"/{name}"
+            await migrations.migrate(dsn)
+            made.append(settings.model_copy(update={"postgres_dsn": dsn}))
+        yield made
+    finally:
+        for name in names:
+            await db.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+async def test_of_two_installations_that_start_at_once_one_gets_redis_and_rabbitmq(
+    two_databases, tmp_path, store
+):
+    """A namespace that nobody has used has no mark in either store."""
+    ways = {"SECKILL_NAMESPACE": "race"}
+    async with AsyncExitStack() as stack:
+        both = []
+        for number, own in enumerate(two_databases):
+            home = tmp_path / str(number)
+            both.append(await stack.enter_async_context(Processes(own, home, **ways)))
+        runs = await asyncio.gather(
+            *(each.run("consumers") for each in both), return_exceptions=True
+        )
+        started = [run for run in runs if isinstance(run, Process)]
+        (refused,) = [str(run) for run in runs if isinstance(run, StartFailed)]
+        (winner,) = started
+        async with ClientSession(winner.admin_url) as admin:
+
+            async def ready():
+                async with admin.get("/readyz") as response:
+                    return response.status == 200
+
+            await eventually(ready, "the winner works with all its stores")
+    owner = (await store.get("race:sk:installation")).decode()
+    _, *end = refused.splitlines()  # after the name of the log
+    assert len(end) == 1, refused
+    assert "Redis at" in end[0]
+    assert f"belongs to the installation {owner}" in end[0]
+
+
+@pytest.fixture
+def unused_namespace():
+    yield
+    namespace.use("")
+
+
+async def test_two_that_race_never_get_one_store_each(two_databases, unused_namespace):
+    for number in range(5):
+        own = [each.model_copy(update={"namespace": f"race{number}"}) for each in two_databases]
+        for each in own:
+            async with postgres.connect(each.postgres_dsn, size=1, timeout_s=10) as pool:
+                await pool.execute("UPDATE installation SET namespace = NULL")
+        ends = await asyncio.gather(*map(requirements.require, own), return_exceptions=True)
+        (refusal,) = filter(None, ends)
+        assert isinstance(refusal, NotReady)
+        assert "belongs to the installation" in str(refusal)
+
+
+async def test_of_two_namespaces_that_start_at_once_on_one_database_one_gets_it(
+    two_databases, unused_namespace
+):
+    own = [two_databases[0].model_copy(update={"namespace": name}) for name in ("left", "right")]
+
+    async def join(settings):
+        async with postgres.connect(settings.postgres_dsn, size=1, timeout_s=10) as pool:
+            return await installation.join(pool, settings.namespace)
+
+    first, second = await asyncio.gather(*map(join, own), return_exceptions=True)
+    refusal = first if isinstance(first, ForeignStore) else second
+    assert isinstance(refusal, ForeignStore)
+    assert "SECKILL_NAMESPACE" in str(refusal)
+    assert isinstance(first, str) or isinstance(second, str)

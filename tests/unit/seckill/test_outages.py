@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import time
 
 import pytest
 
@@ -75,3 +77,38 @@ async def test_a_failure_is_counted_once_however_many_places_see_it(logged) -> N
     under_test.failed(seen.again())
     assert len(lines()) == 1
     assert seen.again().noted
+
+
+async def test_a_store_that_is_looked_at_works_again_when_a_look_says_so(logged) -> None:
+    under_test, lines = logged
+    with under_test.watching(["redis"]):
+        failed_at = time.monotonic()
+        under_test.failed(failure("Redis refuses: NOREPLICAS", "NOREPLICAS"))
+        under_test.worked("redis")  # a read
+        under_test.found_well("redis", failed_at - 1)  # a look that began before
+        await asyncio.sleep(3 * outages.QUIET_S)
+        under_test.failed(failure("Redis refuses: NOREPLICAS", "NOREPLICAS"))
+        assert lines() == ["Redis refuses: NOREPLICAS"]
+        under_test.found_well("redis", time.monotonic())
+
+        async def is_over():
+            return len(lines()) == 2
+
+        await eventually(is_over, "the end is logged")
+
+
+async def test_an_outage_lasts_as_long_as_something_waits(logged) -> None:
+    under_test, lines = logged
+    under_test.failed(failure("PostgreSQL: a trigger objects", "58030", "postgresql"))
+    under_test.wait_for("postgresql", role := object())
+    under_test.worked("postgresql")
+    await asyncio.sleep(3 * outages.QUIET_S)
+    under_test.failed(failure("PostgreSQL: a trigger objects", "58030", "postgresql"))
+    assert len(lines()) == 1
+    under_test.go_on(role)
+    under_test.worked("postgresql")
+
+    async def is_over():
+        return len(lines()) == 2
+
+    await eventually(is_over, "the end is logged")
