@@ -125,12 +125,10 @@ class BenchStack:
     _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     _started: int = field(default_factory=lambda: int(time.time()))
 
-    async def run(
-        self, command: str, core: Cores = None, *, port: int | None = None, **overrides: str
-    ) -> Process:
-        """Start `seckill <command>`, pinned if a core is given; gateways may share a port."""
-        port, admin_port = port or free_port(), free_port()
-        environment = {
+    @property
+    def environment(self) -> dict[str, str]:
+        """The settings of each process, but for its ports."""
+        return {
             "SECKILL_HOME": str(self.home),
             "SECKILL_REDIS_URL": self.services.redis_url,
             "SECKILL_AMQP_URL": self.services.amqp_url,
@@ -138,6 +136,14 @@ class BenchStack:
             "SECKILL_TICKET_KEYS": self.credentials.ticket_keys,
             "SECKILL_JWT_KEYS": self.credentials.jwt_keys,
             "SECKILL_WEBHOOK_KEYS": self.credentials.webhook_keys,
+        }
+
+    async def run(
+        self, command: str, core: Cores = None, *, port: int | None = None, **overrides: str
+    ) -> Process:
+        """Start `seckill <command>`, pinned if a core is given; gateways may share a port."""
+        port, admin_port = port or free_port(), free_port()
+        environment = self.environment | {
             "SECKILL_GATEWAY_PORT": str(port),
             "SECKILL_ADMIN_PORT": str(admin_port),
             **overrides,
