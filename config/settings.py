@@ -14,7 +14,14 @@ import tempfile
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    AliasChoices,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
@@ -258,6 +265,23 @@ class Settings(BaseSettings):
     #: or calls can take, and longer than a night until an operator looks.
     transaction_retention_s: Annotated[float, Field(ge=3600, le=SECONDS_MAX)] = 86_400.0
 
+    # Traces and logs.
+    #: The share of grabs whose orders are traced, 0 to 1. With 0 only those with a sampled
+    #: `traceparent`, and slow or failed ones. Without it nothing is traced.
+    trace_rate: Annotated[float, Field(ge=0, le=1)] | None = None
+    #: A grab that took longer becomes a trace: the time within which grabs should be answered.
+    trace_slow_s: Seconds = 0.25
+    #: Where spans are written as lines of JSON. Without it, and without a collector, the file
+    #: traces.jsonl of the stack's home.
+    trace_file: Path | None = None
+    #: The address of a collector, by the variables of OpenTelemetry, whose exporter reads them too.
+    otlp_endpoint: str = Field(
+        default="",
+        validation_alias=AliasChoices(
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"
+        ),
+    )
+
     #: Datagram socket of a supervisor that wants READY=1 (the systemd protocol).
     notify_socket: str = Field(default="", validation_alias="NOTIFY_SOCKET")
 
@@ -313,7 +337,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _absolute_paths(self) -> Settings:
-        for name in ("tls_cert", "tls_key", "limits_file"):
+        for name in ("tls_cert", "tls_key", "limits_file", "trace_file"):
             if (file := getattr(self, name)) and not Path(file).is_absolute():
                 raise ValueError(
                     f"SECKILL_{name.upper()}: {file} must be an absolute path, "
@@ -331,6 +355,12 @@ class Settings(BaseSettings):
                 "announces its own keys alone; use delay_queue"
             )
         return self
+
+    def spans_file(self) -> Path | None:
+        """Return the file that spans are written to; None if a collector alone gets them."""
+        if self.trace_file is None and not self.otlp_endpoint:
+            return self.home / "traces.jsonl"
+        return self.trace_file
 
     def require(self, *names: str) -> None:
         """Raise BadSettings naming all of these settings that are empty, and what to do."""

@@ -21,6 +21,7 @@ from seckill.admin_port import answering_health
 from seckill.errors import UserMistake
 from seckill.health.waiting import until_startable
 from seckill.process import notify_ready, stop_on_signals
+from seckill.tracing.starting import tracing
 
 #: The names that `seckill consumers` takes.
 ROLES = tuple(BUILDERS)
@@ -60,6 +61,7 @@ async def _serve(settings: Settings, roles: Sequence[str], *, managed: bool) -> 
     if not await until_startable(settings, stop):
         return
     async with AsyncExitStack() as stack:
+        stack.enter_context(tracing(settings, "consumer"))
         stores = await open_resources(settings, stack)
         group = asyncio.TaskGroup()  # if one role fails, the process stops loudly
         supervisor = RoleSupervisor(lambda name: BUILDERS[name](stores), group, died=stop.set)

@@ -30,6 +30,7 @@ from seckill.admin_port import KEEPALIVE_S, AdminPort
 from seckill.consistency import requirements
 from seckill.health.waiting import until_startable
 from seckill.process import listening, notify_ready, stop_on_signals
+from seckill.tracing.starting import tracing
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +71,13 @@ async def serve(settings: Settings) -> None:
     app.on_response_prepare.append(_close_while_stopping)
     if not await until_startable(settings, stop):
         return
+    with tracing(settings, "gateway"):
+        await _serve(settings, app, tls, stop)
+
+
+async def _serve(
+    settings: Settings, app: web.Application, tls: ssl.SSLContext | None, stop: asyncio.Event
+) -> None:
     # A handler is cancelled when its client leaves: its grab leaves the batch, and no ledger is
     # counted for it.
     edge = web.AppRunner(

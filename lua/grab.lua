@@ -10,6 +10,7 @@
 -- ARGV[2] deadline_ms Redis time; after it nothing is touched, because no buyer waits any more
 -- ARGV[3] settled MessagePack [outbox_id, ...] confirmed by the broker, at most 512
 -- ARGV[4] outbox_max entries
+-- ARGV[5] traces MessagePack {order_id: traceparent} of the grabs that are traced, or ""
 -- RETURNS {"OK", now_ms, epoch, left, outbox_id or "", outcomes, order_id of each D in order}
 --   outcomes has one letter for each grab: A accepted, D duplicate, N not open, C closed, P paused,
 --   Q quantity not within the sale's limit, S sold out, F outbox full
@@ -18,7 +19,7 @@
 -- SAFE BECAUSE test, decrement, holder and outbox entry are one script, and every step that can
 -- fail (reads, packing, the reply) comes before the first write: scripts do not roll back.
 local stock_key, sale_key, holders_key, outbox_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local deadline_ms, outbox_max = tonumber(ARGV[2]), tonumber(ARGV[4])
+local deadline_ms, outbox_max, traces = tonumber(ARGV[2]), tonumber(ARGV[4]), ARGV[5] or ""
 
 local time = redis.call("TIME")
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -84,7 +85,12 @@ local packed = cmsgpack.pack(accepted)
 local reply = {"OK", now_ms, tonumber(epoch), left, "", table.concat(outcomes), unpack(known)}
 
 if taken > 0 then
-  reply[5] = redis.call("XADD", outbox_key, "*", "epoch", epoch, "grabs", packed)
+  if traces == "" then
+    reply[5] = redis.call("XADD", outbox_key, "*", "epoch", epoch, "grabs", packed)
+  else
+    reply[5] = redis.call("XADD", outbox_key, "*", "epoch", epoch, "grabs", packed,
+      "traces", traces)
+  end
   redis.call("HSET", holders_key, unpack(new_holders))
   redis.call("DECRBY", stock_key, taken)
 end

@@ -23,6 +23,8 @@ class OrderChange(msgspec.Struct, frozen=True, omit_defaults=True):
     version: int
     #: Why the order ended.
     reason: str | None = None
+    #: The trace of the order (W3C traceparent), if it has one.
+    traceparent: str | None = None
 
 
 class EndedSaga(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -32,6 +34,8 @@ class EndedSaga(msgspec.Struct, frozen=True, omit_defaults=True):
     name: str
     #: Why the Saga was compensated.
     reason: str | None = None
+    #: The trace of the order that the Saga belongs to, if it has one.
+    traceparent: str | None = None
 
 
 class EventMessage(msgspec.Struct, frozen=True, omit_defaults=True):

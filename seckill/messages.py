@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import secrets
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, NamedTuple, TypeVar
 
@@ -22,6 +22,7 @@ from seckill.adapters import topology
 from seckill.errors import Permanent, Transient
 from seckill.inventory.outbox import mark_of
 from seckill.inventory.reservations import Grab
+from seckill.spans import TraceContext, plain_traces, read_traces
 
 M = TypeVar("M")
 
@@ -60,6 +61,9 @@ class PlaceMessage(msgspec.Struct, frozen=True):
     batch: Annotated[list[OutboxId], msgspec.Meta(max_length=PLACE_ENTRIES_MAX)]
     grabs: list[Any]
     traceparent: str = ""
+    #: order_id -> traceparent, of the orders that are traced. Of any type, because a message whose
+    #: traces cannot be read is placed without them.
+    traces: Any = msgspec.UNSET
     v: int = VERSION
 
 
@@ -110,6 +114,8 @@ class DecodedPlace:
     bad: list[BadGrab] = field(default_factory=list)
     #: The newest outbox entry of the message, as a number (`seckill.inventory.outbox.mark_of`).
     outbox_mark: int = 0
+    #: The contexts of its traced orders, by order_id.
+    traces: Mapping[str, TraceContext] = field(default_factory=dict)
 
 
 class BadMessage(Permanent):
@@ -120,16 +126,30 @@ class NewerMessage(Transient):
     """The message is of a version that only a newer process knows."""
 
 
-def encode_place(sale_id: str, epoch: int, batch: Sequence[str], grabs: Iterable[Grab]) -> bytes:
-    """Encode an orders.place message, as the start of a new trace (W3C traceparent)."""
+def encode_place(
+    sale_id: str,
+    epoch: int,
+    batch: Sequence[str],
+    grabs: Iterable[Grab],
+    traces: Mapping[str, TraceContext] | None = None,
+) -> bytes:
+    """Encode an orders.place message, with a traceparent of its own and those of its orders."""
     traceparent = f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-00"
-    return _encode(PlaceMessage(sale_id, epoch, list(batch), list(grabs), traceparent))
+    return _encode(
+        PlaceMessage(sale_id, epoch, list(batch), list(grabs), traceparent, plain_traces(traces))
+    )
 
 
 def decode_place(body: bytes) -> DecodedPlace:
     """Decode an orders.place message, and separate its good entries from its bad ones."""
     message = _decode(_decode_place, body, topology.ORDERS_PLACE)
-    placing = DecodedPlace(message.sale, message.epoch, [], outbox_mark=mark_of(message.batch))
+    placing = DecodedPlace(
+        message.sale,
+        message.epoch,
+        [],
+        outbox_mark=mark_of(message.batch),
+        traces=read_traces(message.traces),
+    )
     for entry in message.grabs:
         try:
             placing.grabs.append(Grab(*_decode_grab(entry)))
@@ -164,9 +184,21 @@ def sale_of(body: bytes) -> str:
         return ""
 
 
+def traces_of(body: bytes) -> dict[str, TraceContext]:
+    """Return the contexts that an orders.place message carries; none if it cannot be read."""
+    found: dict[str, TraceContext] = {}
+    for part in parts_of(body):
+        try:
+            found |= read_traces(_decode_traces(part).traces)
+        except _UNREADABLE:
+            continue
+    return found
+
+
 def encode_bad_grabs(placing: DecodedPlace, entries: Sequence[Any]) -> bytes:
     """Encode a message for the dead queue that holds only bad entries of another message."""
-    return _encode(PlaceMessage(placing.sale_id, placing.epoch, [], list(entries)))
+    traces = plain_traces(placing.traces)
+    return _encode(PlaceMessage(placing.sale_id, placing.epoch, [], list(entries), traces=traces))
 
 
 def encode_expire(ids: Sequence[str]) -> bytes:
@@ -197,6 +229,10 @@ class _OfSale(msgspec.Struct):
     sale: str
 
 
+class _OfTraces(msgspec.Struct):
+    traces: Any = msgspec.UNSET
+
+
 class _OfVersion(msgspec.Struct):
     v: int = VERSION
 
@@ -224,6 +260,7 @@ _decode_grab = msgspec.msgpack.Decoder(_StrictGrab).decode
 _decode_multi_sale = msgspec.msgpack.Decoder(MultiSaleMessage).decode
 _decode_version = msgspec.msgpack.Decoder(_OfVersion).decode
 _decode_sale = msgspec.msgpack.Decoder(_OfSale).decode
+_decode_traces = msgspec.msgpack.Decoder(_OfTraces).decode
 _decode_expire = msgspec.msgpack.Decoder(ExpireMessage).decode
 _decode_saga_step = msgspec.msgpack.Decoder(SagaStep).decode
 

@@ -100,6 +100,9 @@ EVICTED = Counter(
 )
 ACCEPT_QUEUE = Gauge("seckill_accept_queue", "Connections that wait to be accepted")
 PUBLISH_FAILURES = Counter("seckill_publish_failures", "Publishes that were not confirmed in time")
+SPANS = Counter(
+    "seckill_spans", "Spans of traces: exported, failed (lost), dropped (too many)", ["outcome"]
+)
 EVENT_STREAMS = Gauge("seckill_event_streams", "Open event streams")
 EVENT_STREAMS_DROPPED = Counter("seckill_event_streams_dropped", "Clients that did not read")
 

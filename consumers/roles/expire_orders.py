@@ -6,6 +6,7 @@ its payment window is over.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import asyncpg
@@ -19,6 +20,8 @@ from seckill import messages, metrics
 from seckill.adapters import topology
 from seckill.consistency import history
 from seckill.orders import orders
+from seckill.spans import SpanKind, queue_attributes
+from seckill.tracing import order_traces
 
 #: Orders cancelled in one transaction.
 BATCH_MAX = 1_000
@@ -38,11 +41,20 @@ class ExpireOrders:
             order_ids.update(messages.decode_expire(message.body))
         if await history.is_back_in_time(self._redis, self._db):
             return  # they may be paid, which PostgreSQL forgot; the sweep has them later
+        start_ns = time.time_ns()
         # Sorted, so that two processes lock rows in the same order.
         ended = await orders.release(
             self._db, sorted(order_ids), to_state="cancelled", reason="expired", overdue_only=True
         )
         metrics.EXPIRED.labels("timer").inc(len(ended))
+        await order_traces.record(
+            self._db,
+            "process orders.expire",
+            ended,
+            start_ns,
+            kind=SpanKind.CONSUMER,
+            attributes=queue_attributes(topology.ORDERS_EXPIRE, "process"),
+        )
 
 
 def build(stores: Resources) -> Role:

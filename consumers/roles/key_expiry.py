@@ -25,6 +25,7 @@ from seckill.consistency import history
 from seckill.consistency.preflight import KEYSPACE_EVENTS, missing_expiry_events, redis_settings
 from seckill.errors import Unavailable
 from seckill.orders import orders
+from seckill.tracing import order_traces
 
 #: Longest wait for an event: so soon the role notices that it should stop.
 IDLE_S = 0.5
@@ -63,11 +64,13 @@ class KeyExpiry:
         if await history.is_back_in_time(self._redis, self._db):
             self._due.clear()  # they may be paid, which PostgreSQL forgot; the sweep has them later
             return Polled(0, more=True)
+        start_ns = time.time_ns()
         ended = await orders.release(
             self._db, sorted(self._due), to_state="cancelled", reason="expired", overdue_only=True
         )
         self._due.clear()
         metrics.EXPIRED.labels("key").inc(len(ended))
+        await order_traces.record(self._db, "key_expiry: cancel orders", ended, start_ns)
         return Polled(len(ended), more=True)
 
     async def close(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import asyncpg
@@ -34,10 +34,13 @@ from seckill.adapters.publisher import Publisher
 from seckill.clock import now_ms
 from seckill.consistency.claims import ClaimCheck
 from seckill.dead_letters.parser import first_line
+from seckill.errors import Unavailable
 from seckill.messages import BadGrab, DecodedPlace
 from seckill.order_ids import created_ms_of
 from seckill.orders import orders
 from seckill.orders.orders import NotPlaced, Placement
+from seckill.spans import SPANS, SpanKind, queue_attributes, traced
+from seckill.tracing import order_traces
 
 log = logging.getLogger(__name__)
 
@@ -106,18 +109,48 @@ class PlaceOrders:
             return
         metrics.PLACE_BATCH.observe(len(wanted))
         began_at = time.monotonic()
+        start_ns = time.time_ns()
         refused, reasons = await self._place_halving(list(wanted.values()))
         metrics.PLACE_CALL_SECONDS.labels().observe(time.monotonic() - began_at)
         for not_placed in refused:
             metrics.PLACEMENTS.labels(not_placed.why or not_placed.outcome).inc()
             if not_placed.outcome == "unknown_sale":
                 reasons[not_placed.order_id] = "unknown sale"
+        if SPANS.on:
+            await self._trace(placings, wanted, start_ns, refused, reasons)
         placed = wanted.keys() - {r.order_id for r in refused} - reasons.keys()
         metrics.PLACEMENTS.labels("placed").inc(len(placed))
         _observe_waits(placings, placed)
         self._timers.start([p for p in wanted.values() if p.order_id in placed])
         for order_id, reason in reasons.items():
             origin[order_id].bad.append(BadGrab(_entry(wanted[order_id]), reason))
+
+    async def _trace(
+        self,
+        placings: Sequence[DecodedPlace],
+        wanted: Collection[str],
+        start_ns: int,
+        refused: Sequence[NotPlaced],
+        reasons: Mapping[str, str],
+    ) -> None:
+        """Record the spans of traced orders, and keep their contexts for what comes later."""
+        contexts = {k: context for placing in placings for k, context in placing.traces.items()}
+        members = traced(wanted, contexts)
+        if not members:
+            return
+        SPANS.record_batch(
+            "process orders.place",
+            members,
+            start_ns,
+            size=len(wanted),
+            kind=SpanKind.CONSUMER,
+            attributes=queue_attributes(topology.ORDERS_PLACE, "process"),
+            errors={r.order_id: f"{r.outcome}: {r.why or ''}" for r in refused} | dict(reasons),
+        )
+        try:
+            await order_traces.keep(self._db, members)
+        except Unavailable as error:  # the orders are placed: no trace may hold them
+            log.debug("the traces of %d orders are not kept: %s", len(members), error)
 
     async def _place_halving(
         self, placements: list[Placement]

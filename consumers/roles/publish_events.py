@@ -20,11 +20,13 @@ from consumers.runtime.activity import REST_S
 from consumers.runtime.poll_role import Polled, PollRole
 from consumers.runtime.role import Role
 from seckill import metrics
+from seckill.adapters import topology
 from seckill.adapters.postgres import transaction
 from seckill.adapters.publisher import Publisher
 from seckill.errors import Unavailable
 from seckill.orders import event_outbox
 from seckill.orders.event_outbox import StoredEvent
+from seckill.spans import SPANS, SpanKind, queue_attributes
 
 #: No reader of events needs them sooner.
 IDLE_S = 0.2
@@ -81,10 +83,19 @@ class PublishEvents:
         return sent, None
 
     async def _send_one(self, event: StoredEvent) -> Unavailable | None:
+        start_ns = time.time_ns()
         try:
             await self._publisher.publish_event(event.topic, event.body, str(event.event_id))
         except Unavailable as error:
             return error
+        SPANS.record_batch(
+            f"send {event.topic}",
+            event.traces,
+            start_ns,
+            size=1,
+            kind=SpanKind.PRODUCER,
+            attributes=queue_attributes(topology.EVENTS, "publish"),
+        )
         return None
 
 

@@ -89,7 +89,8 @@ class Relay:
             for packed in _pack(group):
                 outbox_ids = [entry.outbox_id for entry in packed]
                 grabs = [grab for entry in packed for grab in entry.grabs]
-                body = messages.encode_place(sale_id, epoch, outbox_ids, grabs)
+                traces = {k: v for entry in packed for k, v in entry.traces.items()}
+                body = messages.encode_place(sale_id, epoch, outbox_ids, grabs, traces)
                 await self._publisher.publish(topology.ORDERS_PLACE, body)
                 await self._stock.ack_outbox(sale_id, outbox_ids)
 

@@ -18,6 +18,7 @@ from seckill import metrics
 from seckill.inventory import stock_returns
 from seckill.inventory.reservations import CALL_MAX, Stock
 from seckill.sales.restock import repair_totals
+from seckill.tracing import order_traces
 
 #: Between two looks when nothing was due: a unit that is given back is for sale a quarter of a
 #: second later at most. Ten looks a second cost more at rest than those of any other role.
@@ -43,8 +44,10 @@ class ReturnStock:
         if time.monotonic() >= self._repair_at:
             await self.repair()
             self._repair_at = time.monotonic() + REPAIR_S
+        start_ns = time.time_ns()
         returned = await stock_returns.return_batch(self._db, self._stock)
         metrics.RETURNED.inc(returned.done)
+        await order_traces.record(self._db, "return units", returned.order_ids, start_ns)
         return Polled(returned.done, more=returned.done + returned.put_off == CALL_MAX)
 
     async def repair(self) -> list[str]:

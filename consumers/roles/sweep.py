@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import asyncpg
 from redis.asyncio import Redis
 
@@ -11,6 +13,7 @@ from consumers.runtime.role import Role
 from seckill import metrics
 from seckill.consistency import history
 from seckill.orders import orders
+from seckill.tracing import order_traces
 
 IDLE_S = 1.0
 #: The sweep takes orders that are overdue by so much: the timers should have them first.
@@ -30,8 +33,10 @@ class Sweep:
         """Cancel one batch; none while PostgreSQL may have forgotten that orders were paid."""
         if await history.is_back_in_time(self._redis, self._db):
             return Polled(0, more=False)
+        start_ns = time.time_ns()
         ended = await orders.release_overdue(self._db, grace_s=GRACE_S, limit=BATCH_MAX)
         metrics.EXPIRED.labels("sweep").inc(len(ended))
+        await order_traces.record(self._db, "sweep: cancel overdue orders", ended, start_ns)
         return Polled(len(ended), more=len(ended) == BATCH_MAX)
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from enum import Enum, auto
 
 from aio_pika.abc import AbstractIncomingMessage
 
-from seckill import metrics
+from seckill import messages, metrics
 from seckill.adapters import topology
 from seckill.adapters.failures import store_failure
 from seckill.adapters.publisher import Headers, Publisher
@@ -30,6 +31,7 @@ from seckill.clock import now_ms
 from seckill.dead_letters.parser import CUT_HEADER
 from seckill.errors import Permanent
 from seckill.messages import BODY_BYTES_MAX
+from seckill.spans import SPANS, SpanKind, queue_attributes
 
 #: Each message waits this share of the retry delay, so that messages that failed together do not
 #: come back together. No smaller share: RabbitMQ expires messages at the head of a queue only, so
@@ -83,6 +85,7 @@ class RetrySchedule:
             return
         delay_s = RETRY_DELAYS_S[attempts - 1]
         metrics.RETRIES.labels(self._queue).inc()
+        record_failure(f"retry {self._queue}", self._queue, message.body, reason, attempts)
         log.warning(
             "%s: attempt %d failed, again in %d s: %s", self._queue, attempts, delay_s, reason
         )
@@ -132,12 +135,29 @@ async def dead_letter(publisher: Publisher, queue: str, dead: Iterable[FailedMes
 
     async def publish(each: FailedMessage) -> None:
         log.error("dead letter on %s: %s", name, each.reason)
+        record_failure(f"dead letter {queue}", queue, each.body, each.reason, each.attempts)
         metrics.DEAD.labels(name).inc()
         await publisher.publish(name, each.body[:BODY_BYTES_MAX], each.headers())
 
     for error in await asyncio.gather(*map(publish, dead), return_exceptions=True):
         if error is not None:
             raise error
+
+
+def record_failure(name: str, queue: str, body: bytes, reason: str, attempts: int) -> None:
+    """Record that a message failed in the traces of the orders that it carries."""
+    if not SPANS.on or len(body) > BODY_BYTES_MAX:
+        return
+    members = messages.traces_of(body)
+    SPANS.record_batch(
+        name,
+        members,
+        time.time_ns(),
+        size=1,
+        kind=SpanKind.PRODUCER,
+        attributes={**queue_attributes(queue, "publish"), "seckill.attempts": attempts},
+        errors=dict.fromkeys(members, reason[:REASON_MAX]),
+    )
 
 
 def attempts_of(message: AbstractIncomingMessage) -> int:

@@ -379,6 +379,7 @@ class Connection(asyncio.Protocol):
             self.peer,
             (plain.forwarded,),
             arrived_at=self._since - self._waited_s,
+            traceparent=plain.traceparent,
         )
         if self._pending is not None:
             self._shared.begin()

@@ -88,6 +88,8 @@ class PlainGrab(NamedTuple):
     is_http10: bool = False
     #: Whether the connection stays open after the answer.
     keeps_alive: bool = True
+    #: The header of this name, "" without.
+    traceparent: str = ""
 
 
 class _Listener:
@@ -108,6 +110,7 @@ class _Shape(NamedTuple):
     connection: bytes | None
     origin: bytes | None
     forwarded: bytes | None
+    traceparent: bytes | None
 
 
 def read_plain_grab(data: bytes) -> PlainGrab | NotPlain:
@@ -118,7 +121,9 @@ def read_plain_grab(data: bytes) -> PlainGrab | NotPlain:
         if not ticket.translate(None, _TICKET_BYTES):
             rest = _read_without_ticket(data[:begins] + data[ends:])
             if rest is not None:
-                sale_id, _, quantity, length, origin, forwarded, is_http10, keeps_alive = rest
+                sale_id, _, quantity, length, origin, forwarded, is_http10, keeps_alive, trace = (
+                    rest
+                )
                 length += len(ticket)
                 return PlainGrab(
                     sale_id,
@@ -129,6 +134,7 @@ def read_plain_grab(data: bytes) -> PlainGrab | NotPlain:
                     forwarded,
                     is_http10,
                     keeps_alive,
+                    trace,
                 )
     return _parse(data)
 
@@ -187,6 +193,7 @@ def _parse(data: bytes) -> PlainGrab | NotPlain:
         _text(sent, shape.forwarded),
         is_http10,
         keeps_alive,
+        "" if shape.traceparent is None else _text(sent, shape.traceparent),
     )
 
 
@@ -247,4 +254,5 @@ def _shape_of(names: tuple[bytes, ...]) -> _Shape | None:
         lower.get(b"connection"),
         lower.get(b"origin"),
         lower.get(b"x-forwarded-for"),
+        lower.get(b"traceparent"),
     )

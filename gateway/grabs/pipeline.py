@@ -21,13 +21,15 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from aiohttp import web
 
+from gateway.app_keys import DB
 from gateway.grabs.reservations import (
     RESERVATIONS,
     GrabResult,
     SaleReservations,
     result_of_look_up,
 )
-from gateway.grabs.responses import WAITS, body_of, too_few_left, too_many
+from gateway.grabs.responses import WAITS, body_of, status_of, too_few_left, too_many
+from gateway.grabs.traces import AnsweredGrab, GrabTrace, LateTraces
 from gateway.http.auth import TICKET_KEYS
 from gateway.http.client_address import TRUSTED_PROXIES, address_of
 from gateway.http.problems import Problem, Refused
@@ -41,6 +43,7 @@ from seckill.hot_metrics import HotDistribution
 from seckill.inventory.reservations import Holding, Verdict
 from seckill.outages import summary_of
 from seckill.sales.sales import Sale
+from seckill.spans import SPANS
 from seckill.stage_times import StageTimes
 
 log = logging.getLogger(__name__)
@@ -73,6 +76,7 @@ class GrabPipeline:
         self._reservations = app[RESERVATIONS]
         self.in_flight, self.limiter = app[GRABS_IN_FLIGHT], app[LIMITER]
         self.poll_schedule = app[POLL_SCHEDULE]
+        self.late_traces = LateTraces(app[DB]) if DB in app else None
         self._now = asyncio.get_running_loop().time
 
     def begin_grab(
@@ -85,12 +89,13 @@ class GrabPipeline:
         forwarded: Sequence[str],
         came_at: float | None = None,
         arrived_at: float | None = None,
+        traceparent: str = "",
     ) -> PendingGrab | None:
         """Begin a grab; return it if its answer is still to come, None if that was given.
 
         `peer` is the address of the connection and `forwarded` its lines of X-Forwarded-For.
         `came_at` is from when on it counts as in flight, in the loop's time; without it, just now.
-        `arrived_at` is when its bytes came, if that is earlier.
+        `arrived_at` is when its bytes came, if that is earlier. `traceparent` is as it was sent.
         """
         buyer_id = tickets.verify(
             self._ticket_keys, ticket, sale_id=sale.sale_id, now_s=time.time()
@@ -119,6 +124,8 @@ class GrabPipeline:
             arrived_at,
             parsed_at,
         )
+        if SPANS.on:
+            grab.trace = GrabTrace.begin(traceparent)
         self.in_flight.enter()
         grab.start()
         return grab if grab.client is not None else None
@@ -140,6 +147,7 @@ class PendingGrab:
         "arrived_at",
         "client",
         "parsed_at",
+        "trace",
     )
 
     def __init__(
@@ -166,6 +174,8 @@ class PendingGrab:
         #: When the request was read, as far as the loop's clock tells. It may stand still in a turn
         #: of the loop: no grab pays for a clock of its own until it is answered.
         self.parsed_at = parsed_at
+        #: Set if it is traced from its beginning.
+        self.trace: GrabTrace | None = None
         #: Its place in the batch of its present step; None once it was answered, so that the two
         #: do not keep each other alive until the garbage collector comes.
         self._step: _Step[Any, Any] | None = None
@@ -189,9 +199,13 @@ class PendingGrab:
         """Answer that there is no result."""
         if isinstance(error, Unavailable):
             self._observe(WAITS[Verdict.UNAVAILABLE])
+            if SPANS.on:
+                self._record("unavailable", Problem.UNAVAILABLE.value.status)
             self._refuse(Refused(Problem.UNAVAILABLE, summary_of(error)))
         else:  # a bug: a traceback for us, an answer for the client
             log.error("a grab failed", exc_info=error)
+            if SPANS.on:
+                self._record("internal", Problem.INTERNAL.value.status)
             self._refuse(Refused(Problem.INTERNAL))
 
     def _look_up(self) -> None:
@@ -233,12 +247,16 @@ class PendingGrab:
 
     def _reserve(self) -> None:
         grab = self._reservations.new_grab(self._buyer_id, self._quantity)
+        if self.trace is not None:
+            self.trace.reserve(grab.order_id)
         step = _Step(self, grab, self._answer)
         self._step = step
         self._reservations.put(step)
 
     def _answer(self, result: GrabResult) -> None:
         self._observe(WAITS[result.verdict])
+        if SPANS.on:
+            self._record_verdict(result)
         left = self._reservations.left
         if result.verdict is Verdict.QUANTITY:
             self._refuse(too_many(self._reservations.sale))
@@ -249,6 +267,8 @@ class PendingGrab:
 
     def _refuse_by_limit(self, refused: Refused) -> None:
         self._observe(RATE_LIMITED)
+        if SPANS.on:
+            self._record("rate_limited", refused.problem.value.status)
         self._refuse(refused)
 
     def _observe(self, waits: HotDistribution) -> None:
@@ -257,6 +277,21 @@ class PendingGrab:
         All its times are known here: its own, and those of its last batch (`_step.times`).
         """
         waits.observe(time.monotonic() - self.arrived_at)
+
+    def _record_verdict(self, result: GrabResult) -> None:
+        verdict = result.verdict
+        order_id = result.order_id if verdict is Verdict.ACCEPTED else ""
+        self._record(verdict.name.lower(), status_of(verdict), order_id)
+
+    def _record(self, outcome: str, status: int, order_id: str = "") -> None:
+        """Record the trace of the answer that it is about to get, if it is traced or late."""
+        sale_id, times = self._reservations.sale.sale_id, self._step.times if self._step else None
+        answered = AnsweredGrab(
+            sale_id, outcome, status, order_id, self.arrived_at, self.parsed_at, times
+        )
+        late, keeper = answered.record(self.trace), self._pipeline.late_traces
+        if late is not None and order_id and keeper is not None:
+            keeper.keep(order_id, late)
 
     def _refuse(self, refused: Refused) -> None:
         if client := self._end():
@@ -267,6 +302,8 @@ class PendingGrab:
         client, self.client, self._step = self.client, None, None
         if client is not None:
             self._pipeline.in_flight.end(self._came_at)
+        if self.trace is not None:
+            self.trace.end()
         return client
 
 

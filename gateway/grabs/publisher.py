@@ -16,6 +16,7 @@ from typing import Protocol
 
 from aiohttp import web
 
+from gateway.grabs.traces import contexts_of, record_publish
 from seckill import messages, metrics
 from seckill.adapters import topology
 from seckill.adapters.failures import RABBITMQ
@@ -157,17 +158,20 @@ class GrabPublisher:
         published_at = time.monotonic()
         for batch in batches:
             batch.times.published_at = published_at
-        body = messages.encode_place(self._sale_id, batches[0].epoch, outbox_ids, grabs)
+        traces, start_ns = contexts_of(grabs), time.time_ns()
+        body = messages.encode_place(self._sale_id, batches[0].epoch, outbox_ids, grabs, traces)
         try:
             await self._publisher.publish(body)
         except Unavailable as error:
             OUTAGES.failed(error)
             metrics.PUBLISH_FAILURES.inc()
+            record_publish(traces, start_ns, len(grabs), error)
             self._breaker.failed()
         else:
             confirmed_at = time.monotonic()
             for batch in batches:
                 batch.times.confirmed_at = confirmed_at
+            record_publish(traces, start_ns, len(grabs))
             self._breaker.succeeded()
             self._on_confirmed(outbox_ids)
         finally:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from aiohttp import web
 
 from gateway.grabs.publisher import GrabPublisher
+from gateway.grabs.traces import contexts_of
 from seckill import metrics
 from seckill.clock import monotonic_ms, now_ms
 from seckill.errors import Unavailable
@@ -171,6 +172,7 @@ class SaleReservations:
                 deadline_ms=self._clock.now_ms() + self._call_timeout_ms,
                 settled=confirmed,
                 outbox_max=self._outbox_max,
+                traces=contexts_of(waiter.item for waiter in batch),
             )
         except Unavailable:
             self._confirmed += confirmed  # naming an entry twice is harmless

@@ -66,6 +66,12 @@ def too_few_left(left: int) -> Refused:
     return Refused(Problem.TOO_FEW_LEFT, f"{left} left", field="quantity")
 
 
+def status_of(verdict: Verdict) -> int:
+    """Return the status of the answer of a verdict."""
+    head = _HEADS.get(verdict)
+    return head[0] if head else Problem.BAD_REQUEST.value.status
+
+
 def web_response(verdict: Verdict, body: bytes) -> web.Response:
     """Return the answer of a verdict as aiohttp sends it."""
     status, headers = _HEADS[verdict]

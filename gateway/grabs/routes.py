@@ -19,6 +19,7 @@ from gateway.overload.aiohttp_protocol import came_at_of
 from gateway.overload.concurrency_limit import GRABS_IN_FLIGHT
 from seckill import metrics
 from seckill.inventory.reservations import Verdict
+from seckill.spans import TRACEPARENT
 
 
 class Grabbed(msgspec.Struct):
@@ -79,6 +80,7 @@ async def grab(request: web.Request) -> web.Response:
         request.remote or "",
         request.headers.getall("X-Forwarded-For", ()),
         came_at_of(request),
+        traceparent=request.headers.get(TRACEPARENT, ""),
     )
     try:
         return await client.answer

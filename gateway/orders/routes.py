@@ -14,6 +14,7 @@ from gateway.http.problems import Problem, Refused
 from gateway.http.requests import ORDER_ID, SALE_ID, find_sale, order_id_of
 from gateway.http.responses import Moment, json_response
 from gateway.orders.lookup import ORDER_LOOKUP, QueuedGrab
+from gateway.orders.traces import traced_order
 from gateway.overload.aiohttp_protocol import in_flight
 from gateway.overload.poll_schedule import POLL_SCHEDULE
 from gateway.overload.rate_limiter import LIMITER, rate_limited
@@ -124,6 +125,11 @@ async def show_mine(request: web.Request) -> web.Response:
 )
 async def cancel_order(request: web.Request) -> web.Response:
     """Cancel an order, placed or still queued; a second time changes nothing."""
+    async with traced_order(request, "/v1/orders/{order_id}"):
+        return await _cancel_order(request)
+
+
+async def _cancel_order(request: web.Request) -> web.Response:
     buyer_id = buyer_of_login(request)
     sale, order_id = await sale_of_path(request)
     # Counted by buyer: ids of orders can be made up, and each would get a turn of its own.

@@ -15,6 +15,7 @@ from gateway.http.requests import ORDER_ID, json_body, read_json
 from gateway.http.responses import json_response
 from gateway.orders.lookup import ORDER_LOOKUP, QueuedGrab
 from gateway.orders.routes import PENDING, sale_of_path, view_of
+from gateway.orders.traces import traced_order
 from gateway.overload.aiohttp_protocol import in_flight
 from gateway.overload.rate_limiter import RateLimited, rate_limited
 from gateway.payments.tasks import PAYMENT_TASKS, PaymentTasks
@@ -79,6 +80,11 @@ _PAYING = msgspec.structs.replace(PENDING, status="paying", next_poll_ms=500)
 )
 async def pay_order(request: web.Request) -> web.Response:
     """Pay an order; paying a paid order changes nothing."""
+    async with traced_order(request, "/v1/orders/{order_id}/payments") as traceparent:
+        return await _pay_order(request, traceparent)
+
+
+async def _pay_order(request: web.Request, traceparent: str | None) -> web.Response:
     buyer_id = buyer_of_login(request)
     sale, order_id = await sale_of_path(request)
     wanted = await read_json(request, _decoder)
@@ -88,7 +94,7 @@ async def pay_order(request: web.Request) -> web.Response:
         raise _refused(PaymentRefusal.NO_ORDER)
     if isinstance(order, QueuedGrab):
         raise Refused(Problem.QUEUED)
-    payment = Payment(sale.sale_id, order_id, buyer_id, wanted.method, wanted.coupon)
+    payment = Payment(sale.sale_id, order_id, buyer_id, wanted.method, wanted.coupon, traceparent)
     state = "paid" if _is_paid(order) else await _pay(request.app[PAYMENT_TASKS], payment)
     view = view_of(request, sale, replace(order, state=state))
     return json_response(view, status=200 if state == "paid" else 202)

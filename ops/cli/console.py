@@ -14,8 +14,11 @@ import typer
 from rich.console import Console, RenderableType
 from rich.table import Column, Table
 
+from seckill import order_ids
 from seckill.auth import tickets
 from seckill.errors import UserMistake
+
+_ORDER_ID = "019aab2f-4c00-8000-8005-5d3c1f0a2b7e"
 
 
 def check_id(text: str) -> str:
@@ -33,6 +36,13 @@ def check_optional_id(text: str | None) -> str | None:
 def check_ids(texts: list[str] | None) -> list[str]:
     """Return ids; raise UserMistake if one of them cannot be one."""
     return [check_id(text) for text in texts or ()]
+
+
+def check_order_id(text: str) -> str:
+    """Return the id of an order, in lower case; raise UserMistake if it cannot be one."""
+    if not order_ids.PATTERN.match(text.lower()):
+        raise UserMistake(f"order id {text!r}: an order has an id like {_ORDER_ID}")
+    return text.lower()
 
 
 def check_reason(text: str, use: str = "") -> None:

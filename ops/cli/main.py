@@ -50,6 +50,10 @@ COMMANDS = {
         "ops.cli.verify:verify",
         "Count the ledger of a sale from the stores; exit 1 unless it balances.",
     ),
+    "trace": (
+        "ops.cli.trace:trace",
+        "Print the trace of an order: what happened to it, where, when and for how long.",
+    ),
     "events": (
         "ops.cli.events:events",
         "Print events of orders and Sagas as they happen, one line of JSON each, until Ctrl-C.",

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 import aiohttp
 
 from seckill.errors import Unavailable
+from seckill.spans import TRACEPARENT, SpanKind, current, span_of
 
 #: No answer that we ask for is longer; a service that sends more is broken.
 REPLY_MAX_BYTES = 64 * 1024
@@ -48,6 +50,21 @@ class HttpClient:
         return await self._call("POST", url, body, {"Content-Type": "application/json", **headers})
 
     async def _call(
+        self, method: str, url: str, body: bytes | None, headers: Mapping[str, str]
+    ) -> Reply:
+        attributes: dict[str, str | int | float | bool] = {}
+        with span_of(current(), method, kind=SpanKind.CLIENT, attributes=attributes) as context:
+            if context is not None:
+                headers = {**headers, TRACEPARENT: context.traceparent}
+                address = urlsplit(url)
+                attributes["http.request.method"] = method
+                attributes["server.address"] = address.hostname or ""
+                attributes["url.path"] = address.path
+            reply = await self._request(method, url, body, headers)
+            attributes["http.response.status_code"] = reply.status
+            return reply
+
+    async def _request(
         self, method: str, url: str, body: bytes | None, headers: Mapping[str, str]
     ) -> Reply:
         try:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import msgspec
@@ -13,10 +13,12 @@ from redis.asyncio import Redis
 from seckill.adapters import redis_keys
 from seckill.adapters.redis import read_sales, redis_errors_as_unavailable
 from seckill.inventory.reservations import CALL_MAX, Grab
+from seckill.spans import TraceContext, read_traces
 
 _unpack = msgspec.msgpack.Decoder(
     Annotated[list[Grab], msgspec.Meta(min_length=1, max_length=CALL_MAX)]
 ).decode
+_unpack_traces = msgspec.msgpack.Decoder().decode
 _pack = msgspec.msgpack.Encoder().encode
 
 #: Milliseconds, and a number within the millisecond: more than Redis can run scripts in.
@@ -31,6 +33,8 @@ class OutboxEntry:
     outbox_id: str
     epoch: int
     grabs: list[Grab]
+    #: The contexts of its traced grabs, by order_id.
+    traces: Mapping[str, TraceContext] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +78,9 @@ async def read_older_than(
     for raw_id, fields in entries:
         outbox_id = raw_id.decode()
         try:
-            entry = OutboxEntry(outbox_id, int(fields[b"epoch"]), _unpack(fields[b"grabs"]))
-            readable.append(entry)
+            epoch, grabs = int(fields[b"epoch"]), _unpack(fields[b"grabs"])
+            traces = _traces(fields.get(b"traces"))
+            readable.append(OutboxEntry(outbox_id, epoch, grabs, traces))
         except (KeyError, ValueError, msgspec.MsgspecError, RecursionError) as error:
             body = _pack({"sale": sale_id, "batch": [outbox_id], "fields": list(fields.items())})
             reason = f"outbox entry {outbox_id} cannot be read: {error!r}"
@@ -96,3 +101,11 @@ async def oldest_ms(redis: Redis, sale_ids: Sequence[str]) -> int | None:
     )
     written = [int(first[0][0].split(b"-")[0]) for first in firsts if first]
     return min(written, default=None)
+
+
+def _traces(packed: bytes | None) -> dict[str, TraceContext]:
+    """Return the contexts of an entry; none if they cannot be read: its grabs count."""
+    try:
+        return read_traces(_unpack_traces(packed)) if packed else {}
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return {}

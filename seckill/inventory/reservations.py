@@ -6,7 +6,7 @@ Every method raises Unavailable if Redis did not answer; whether it acted is the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -17,6 +17,7 @@ from redis.asyncio import Redis
 import lua
 from seckill.adapters import redis_keys
 from seckill.adapters.redis import read_sales, redis_errors_as_unavailable, run_script
+from seckill.spans import TraceContext, plain_traces
 
 #: Items of one script call: far below the stack limit of `unpack` in Lua (8,000), and so few that
 #: Redis answers other clients every millisecond or two.
@@ -155,13 +156,16 @@ class Stock:
         deadline_ms: int,
         settled: Sequence[str] = (),
         outbox_max: int,
+        traces: Mapping[str, TraceContext] | None = None,
     ) -> GrabReply:
         """Reserve for up to CALL_MAX grabs in one atomic step; drop `settled` outbox entries.
 
         Past `deadline_ms` (Redis time) the script touches nothing. Running it again with the same
-        grabs changes nothing: each is then a duplicate of itself.
+        grabs changes nothing: each is then a duplicate of itself. The outbox keeps `traces`, the
+        contexts of traced grabs by order_id.
         """
-        args = [_pack(grabs), deadline_ms, _pack(settled), outbox_max]
+        packed = _pack(plain_traces(traces)) if traces else b""
+        args = [_pack(grabs), deadline_ms, _pack(settled), outbox_max, packed]
         reply = await run_script(self._grab, sale_id, _ALL_KEYS, args)
         if not _is_ok(reply, b"LATE", b"MISSING", b"FENCED"):
             return GrabReply(now_ms=reply[1], verdicts=[Verdict.UNAVAILABLE] * len(grabs))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import asyncpg
 
@@ -22,6 +23,8 @@ class ReturnReport:
 
     done: int
     put_off: int
+    #: The orders of what is done.
+    order_ids: Sequence[str] = field(default=(), compare=False)
 
 
 async def return_batch(db: asyncpg.Pool, stock: Stock) -> ReturnReport:
@@ -69,4 +72,4 @@ async def return_batch(db: asyncpg.Pool, stock: Stock) -> ReturnReport:
                 later,
                 LATER_S,
             )
-    return ReturnReport(len(done), len(later))
+    return ReturnReport(len(done), len(later), done)

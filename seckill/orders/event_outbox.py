@@ -6,13 +6,15 @@ Triggers write its rows (sql/0008_events.sql), in the transaction of the change.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import accumulate
 
 import asyncpg
 
 from seckill.events import EndedSaga, OrderChange, encode_event
+from seckill.spans import SPANS, TraceContext, parse_traceparent
+from seckill.tracing import order_traces
 
 #: One publisher at a time: two could send the events of an order in the wrong order.
 PUBLISHER_LOCK = 0x5EC_4112
@@ -27,7 +29,9 @@ SELECT e.id, o.order_id::text, o.sale_id, o.buyer_id, o.quantity, o.amount_cents
  WHERE e.id = ANY ($1)
 """
 _SAGAS = """
-SELECT e.id, s.* FROM events e, unnest(e.tx_ids, e.names, e.reasons) AS s (tx_id, name, reason)
+SELECT e.id, s.*, t.args ->> 'order_id', t.args ->> 'traceparent'
+  FROM events e, unnest(e.tx_ids, e.names, e.reasons) AS s (tx_id, name, reason)
+  LEFT JOIN transactions t USING (tx_id)
  WHERE e.id = ANY ($1)
 """
 
@@ -39,6 +43,8 @@ class StoredEvent:
     event_id: int
     topic: str
     body: bytes
+    #: The contexts of its traced orders, by order_id.
+    traces: Mapping[str, TraceContext] = field(default_factory=dict)
 
 
 async def lock_outbox(connection: asyncpg.Connection) -> bool:
@@ -63,17 +69,29 @@ async def oldest(
     before = accumulate((row[3] for row in rows), initial=0)
     taken = [row for row, orders in zip(rows, before, strict=False) if orders < orders_max]
     ids = [row[0] for row in taken]
+    changes = await connection.fetch(_ORDERS, ids)
+    ended = await connection.fetch(_SAGAS, ids)
+    contexts = await order_traces.find(connection, {row[1] for row in changes})
+    traces: dict[int, dict[str, TraceContext]] = defaultdict(dict)
     orders: dict[int, list[OrderChange]] = defaultdict(list)
-    for event_id, *order in await connection.fetch(_ORDERS, ids):
-        orders[event_id].append(OrderChange(*order))
+    for event_id, order_id, *rest in changes:
+        context = contexts.get(order_id)
+        if context:
+            traces[event_id][order_id] = context
+        change = [order_id, *rest, context and context.traceparent]
+        orders[event_id].append(OrderChange(*change))
     sagas: dict[int, list[EndedSaga]] = defaultdict(list)
-    for event_id, *saga in await connection.fetch(_SAGAS, ids):
-        sagas[event_id].append(EndedSaga(*saga))
+    for event_id, tx_id, name, reason, order_id, traceparent in ended:
+        # The argument of a traced order stays while tracing is off; readers then get none.
+        context = parse_traceparent(traceparent) if SPANS.on else None
+        if context:
+            traces[event_id][order_id or tx_id] = context
+        sagas[event_id].append(EndedSaga(tx_id, name, reason, context and context.traceparent))
     found = []
     for id_, topic, at, _ in taken:
         of_orders, of_sagas = orders.get(id_, ()), sagas.get(id_, ())
         body = encode_event(id_, topic, at, orders=of_orders, sagas=of_sagas)
-        found.append(StoredEvent(id_, topic, body))
+        found.append(StoredEvent(id_, topic, body, traces.get(id_, {})))
     return found, len(taken) < len(rows) or len(rows) == events_max
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -11,6 +11,8 @@ import asyncpg
 from seckill.adapters.postgres import database_errors_as_unavailable, transaction
 from seckill.payments.payment import CARD, Payment, tx_id_of
 from seckill.payments.provider_client import ChargeStatus
+from seckill.spans import TraceContext
+from seckill.tracing import order_traces
 from seckill.transactions.states import BranchCall
 
 #: Attempts looked up at once: a buyer whose card is declined gives up before.
@@ -96,6 +98,10 @@ class CardPaymentStore:
             if free := next((name for name in names if name not in taken), None):
                 return free
             start += ATTEMPTS_READ
+
+    async def traces_of(self, due: Iterable[DueCardPayment]) -> dict[str, TraceContext]:
+        """Return the contexts of payments whose orders are traced, by order_id."""
+        return await order_traces.find(self._db, [payment.order_id for payment in due])
 
     async def begin(
         self, payments: Sequence[tuple[str, Payment]], *, lease_s: float

@@ -36,6 +36,7 @@ from seckill.payments.card_payment_store import (
 )
 from seckill.payments.payment import Payment, PaymentRefusal
 from seckill.payments.provider_client import ChargeStatus, Provider
+from seckill.spans import TraceContext, span_of
 from seckill.transactions.states import TransactionOutcome, TransactionState
 
 log = logging.getLogger(__name__)
@@ -107,7 +108,10 @@ class CardPayments:
         taken = await self._store.take_due(BATCH_MAX, lease_s=self._lease_s, grace_s=self._grace_s)
         if not taken:
             return 0
-        answers = await asyncio.gather(*map(self._ask, taken))
+        contexts = await self._store.traces_of(taken)
+        answers = await asyncio.gather(
+            *(self._ask_traced(due, contexts.get(due.order_id)) for due in taken)
+        )
         asked = list(zip(taken, answers, strict=True))
         decided = {due.tx_id: said for due, said in asked if said in _DECIDED}
         # A charge that came too late is void only when the provider says so.
@@ -122,6 +126,13 @@ class CardPayments:
             await self._store.put_off([_put_off(due, said) for due, said in again])
             _count("unknown", len(again))
         return len(taken)
+
+    async def _ask_traced(
+        self, due: DueCardPayment, context: TraceContext | None
+    ) -> ChargeStatus | None:
+        attributes = {"seckill.order_id": due.order_id, "seckill.tx_id": due.tx_id}
+        with span_of(context, "settle card payment", attributes=attributes):
+            return await self._ask(due)
 
     async def _ask(self, due: DueCardPayment) -> ChargeStatus | None:
         """Return the status of a payment, or void it; None without an answer."""

@@ -17,6 +17,8 @@ from seckill.adapters.postgres import database_errors_as_unavailable
 from seckill.errors import Permanent, Transient
 from seckill.payments import refunds
 from seckill.payments.provider_client import ChargeStatus, Provider
+from seckill.spans import TRACEPARENT, TraceContext, trace_of_transaction, working_in
+from seckill.tracing import order_traces
 from seckill.transactions.branches import (
     Branch,
     Definition,
@@ -57,10 +59,14 @@ async def begin(
     log: TransactionLog, connection: asyncpg.Connection, payments: Sequence[BranchCall]
 ) -> None:
     """Write down the Sagas of the orders that these payments paid, in the same transaction."""
+    # A payment by card does not carry its context.
+    order_ids = [p.args["order_id"] for p in payments if TRACEPARENT not in p.args]
+    kept = await order_traces.find(connection, order_ids)
     calls = [
         BranchCall(
             tx_id_of(payment.args["order_id"]),
-            {
+            _trace_of(payment, kept)
+            | {
                 "sale_id": payment.args["sale_id"],
                 "order_id": payment.args["order_id"],
                 "payment_tx": payment.tx_id,
@@ -77,6 +83,13 @@ async def begin(
             lease_s=START_S,
             connection=connection,
         )
+
+
+def _trace_of(payment: BranchCall, kept: Mapping[str, TraceContext]) -> dict[str, str]:
+    """Return the argument with the context of a traced order; nothing for any other."""
+    context = kept.get(payment.args["order_id"])
+    text = payment.args.get(TRACEPARENT) or (context and context.traceparent)
+    return {TRACEPARENT: text} if text else {}
 
 
 def definition(db: asyncpg.Pool, provider: Provider | None) -> Definition:
@@ -173,7 +186,8 @@ async def _failure(
     ask: Callable[[str], Awaitable[ChargeStatus]], call: BranchCall, wanted: Set[ChargeStatus]
 ) -> Exception | None:
     try:
-        status = await ask(call.args["payment_tx"])
+        with working_in(trace_of_transaction(call.tx_id, call.args)):
+            status = await ask(call.args["payment_tx"])
     except Transient as error:
         return error
     if status in wanted:

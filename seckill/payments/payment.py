@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from seckill.clock import now_ms
+from seckill.spans import TRACEPARENT
 
 #: The methods of payment.
 WALLET, CARD = "wallet", "card"
@@ -36,10 +37,13 @@ class Payment:
     buyer_id: str
     method: str = WALLET
     coupon_id: str | None = None
+    #: The context in which a traced order is paid.
+    traceparent: str | None = None
 
     def args(self) -> dict[str, str | None]:
         """Return the arguments that the log keeps."""
-        return {
+        trace = {TRACEPARENT: self.traceparent} if self.traceparent else {}
+        return trace | {
             "sale_id": self.sale_id,
             "order_id": self.order_id,
             "buyer_id": self.buyer_id,

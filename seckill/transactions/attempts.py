@@ -12,8 +12,9 @@ from seckill import metrics
 from seckill.adapters.failures import POSTGRESQL, RABBITMQ, REDIS
 from seckill.backoff import Backoff
 from seckill.errors import Permanent, Transient, Unavailable
+from seckill.spans import SPANS, trace_of_args, trace_of_transaction
 from seckill.transactions.branches import Branch, PartlyDone
-from seckill.transactions.states import AttemptNote, BranchCall, BranchOp
+from seckill.transactions.states import AttemptNote, BranchCall, BranchOp, TransactionState
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ async def attempt(
     refused: dict[str, str] = {}
     failed: dict[str, Exception] = {}
     began_at, number_of_calls = time.monotonic(), len(calls)
+    all_calls, start_ns = calls, time.time_ns()
     for number in range(1, tries + 1):
         again = await _halving(branch, op, calls)
         refused |= again.refused
@@ -68,6 +70,8 @@ async def attempt(
     if refused and op not in (BranchOp.TRY, BranchOp.DO):
         failed |= {t: RefusedToEnd(f"{branch.name} refused {op}: {r}") for t, r in refused.items()}
         refused = {}
+    if SPANS.on:
+        _trace(branch, op, all_calls, start_ns, StageResult(refused, failed))
     return StageResult(refused, failed)
 
 
@@ -90,6 +94,52 @@ def notes_of(
         t: f"{type(e).__name__}: {e}" for t, e in failed.items() if not is_held(e)
     }
     return [AttemptNote(tx_id, branch.name, op, error) for tx_id, error in errors.items()]
+
+
+def record_transaction(
+    name: str, call: BranchCall, start_ns: int, state: TransactionState, reason: str | None
+) -> None:
+    """Record the span of a whole transaction that has ended, or was parked, if it is traced."""
+    context = trace_of_transaction(call.tx_id, call.args)
+    if context is None:
+        return
+    is_good = state in (TransactionState.CONFIRMED, TransactionState.COMPLETED)
+    SPANS.record(
+        name,
+        context,
+        trace_of_args(call.args),
+        start_ns,
+        attributes={
+            "seckill.tx_id": call.tx_id,
+            "seckill.order_id": str(call.args.get("order_id", "")),
+            "seckill.state": state.value,
+        },
+        error=None if is_good else f"{state}: {reason or 'unknown'}",
+    )
+
+
+def _trace(
+    branch: Branch, op: BranchOp, calls: Sequence[BranchCall], start_ns: int, result: StageResult
+) -> None:
+    """Record a stage of the traced transactions among these."""
+    for call in calls:
+        parent = trace_of_transaction(call.tx_id, call.args)
+        if parent is None:
+            continue
+        error = result.failed.get(call.tx_id)
+        why = f"{type(error).__name__}: {error}" if error else result.refused.get(call.tx_id)
+        SPANS.record(
+            f"{op} {branch.name}",
+            parent.child(),
+            parent,
+            start_ns,
+            attributes={
+                "seckill.tx_id": call.tx_id,
+                "seckill.order_id": str(call.args.get("order_id", "")),
+                "seckill.batch.size": len(calls),
+            },
+            error=why,
+        )
 
 
 async def _halving(branch: Branch, op: BranchOp, calls: Sequence[BranchCall]) -> StageResult:

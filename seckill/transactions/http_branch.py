@@ -11,6 +11,7 @@ import msgspec
 
 from seckill.adapters.http import HttpClient, Reply
 from seckill.errors import Unavailable
+from seckill.spans import TRACEPARENT, trace_of_transaction, working_in
 from seckill.transactions.branches import PartlyDone
 from seckill.transactions.states import BranchCall, BranchOp
 
@@ -45,15 +46,18 @@ class HttpBranch:
         return refused
 
     async def _send(self, op: BranchOp, call: BranchCall) -> Reply | Unavailable:
-        # One trace a transaction, whichever process sends the call, and however often.
+        # One trace a transaction, whichever process sends the call, and however often. The client
+        # puts the order's own in its place if that is traced.
         trace_id = hashlib.blake2b(call.tx_id.encode(), digest_size=16).hexdigest()
         headers = {
             "Idempotency-Key": f"{call.tx_id}/{self.name}/{op}",
-            "traceparent": f"00-{trace_id}-{secrets.token_hex(8)}-00",
+            TRACEPARENT: f"00-{trace_id}-{secrets.token_hex(8)}-00",
         }
-        body = msgspec.json.encode({"tx_id": call.tx_id, "args": call.args})
+        args = {name: value for name, value in call.args.items() if name != TRACEPARENT}
+        body = msgspec.json.encode({"tx_id": call.tx_id, "args": args})
         try:
-            return await self._client.post(f"{self._url}/{op}", body, headers)
+            with working_in(trace_of_transaction(call.tx_id, call.args)):
+                return await self._client.post(f"{self._url}/{op}", body, headers)
         except Unavailable as error:
             return error
 

@@ -216,4 +216,5 @@ def _taken(row: asyncpg.Record) -> LoggedTransaction:
         _decode(row["args"]),
         row["reason"],
         row["attempts"],
+        int(row["created_at"].timestamp() * 1e9),
     )

@@ -13,14 +13,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from seckill import messages, metrics
 from seckill.adapters import topology
 from seckill.adapters.publisher import Publisher
 from seckill.backoff import Backoff
 from seckill.errors import Transient, Unavailable
-from seckill.transactions.attempts import HOLD_S, attempt, is_held, notes_of
+from seckill.transactions.attempts import HOLD_S, attempt, is_held, notes_of, record_transaction
 from seckill.transactions.branches import Definition
 from seckill.transactions.log import TransactionLog
 from seckill.transactions.states import (
@@ -105,7 +105,7 @@ class Saga:
             ]
         elif spent:
             await self._park(spent)
-        await self._advance(moves)
+        await self._advance(moves, {saga.tx_id: saga for saga in sagas})
         if held := [s.tx_id for s in sagas if s.tx_id in failed and is_held(failed[s.tx_id])]:
             await self._log.hold(held, HOLD_S)
         waiting = [s for s in sagas if s.tx_id in failed.keys() - {*held} and s not in spent]
@@ -123,7 +123,9 @@ class Saga:
         ended = state not in _OP
         return SagaMove(saga.position, state, saga.step if ended else step, ended, reason)
 
-    async def _advance(self, moves: Sequence[SagaMove]) -> None:
+    async def _advance(
+        self, moves: Sequence[SagaMove], sagas: Mapping[str, LoggedTransaction]
+    ) -> None:
         """Move sagas on; send the next messages of those that this worker moved."""
         if not moves:
             return
@@ -132,6 +134,7 @@ class Saga:
         for move in mine:
             if move.ended:
                 metrics.TRANSACTIONS.labels(self.engine, move.to_state.lower()).inc()
+                self._record(sagas[move.position.tx_id], move.to_state, move.reason)
         onward = [
             SagaPosition(m.position.tx_id, m.to_state, m.to_step) for m in mine if not m.ended
         ]
@@ -143,6 +146,15 @@ class Saga:
         log.error("%s: parked for an operator: %s", self.name, ", ".join(ids))
         await self._log.park(ids)
         metrics.TRANSACTIONS.labels(self.engine, "parked").inc(len(ids))
+        for saga in sagas:
+            self._record(saga, TransactionState.FAILED)
+
+    def _record(
+        self, saga: LoggedTransaction, state: TransactionState, reason: str | None = None
+    ) -> None:
+        record_transaction(
+            f"saga {self.name}", saga.call, saga.created_ns, state, reason or saga.reason
+        )
 
 
 def _is_spent(saga: LoggedTransaction, error: Exception) -> bool:

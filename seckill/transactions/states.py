@@ -108,6 +108,8 @@ class LoggedTransaction(NamedTuple):
     reason: str | None
     #: Attempts that failed since it last made progress.
     attempts: int
+    #: When it began, in Unix nanoseconds; 0 if unknown.
+    created_ns: int = 0
 
     @property
     def call(self) -> BranchCall:

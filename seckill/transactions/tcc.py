@@ -17,13 +17,21 @@ barrier refuses that try if it still arrives.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
 
 from seckill import metrics
 from seckill.backoff import Backoff
 from seckill.errors import Transient, Unavailable
 from seckill.micro_batcher import MicroBatcher, Waiter
-from seckill.transactions.attempts import HOLD_S, TRIES, attempt, is_held, notes_of
+from seckill.transactions.attempts import (
+    HOLD_S,
+    TRIES,
+    attempt,
+    is_held,
+    notes_of,
+    record_transaction,
+)
 from seckill.transactions.branches import Definition
 from seckill.transactions.log import TransactionLog
 from seckill.transactions.states import (
@@ -111,6 +119,7 @@ class Coordinator:
 
     async def run(self, calls: Sequence[BranchCall]) -> dict[str, TransactionOutcome]:
         """Run a batch of distinct transactions; return an outcome for each."""
+        start_ns = time.time_ns()
         known = await self._log.begin(self.engine, self.name, TransactionState.TRYING, calls)
         new = [call for call in calls if call.tx_id not in known] if known else calls
         if not new:
@@ -135,6 +144,10 @@ class Coordinator:
             for call in ending:
                 reached = _END[state] if call.tx_id in ended else state
                 outcomes[call.tx_id] = TransactionOutcome(reached, reasons.get(call.tx_id))
+                if call.tx_id in ended:
+                    record_transaction(
+                        f"tcc {self.name}", call, start_ns, reached, reasons.get(call.tx_id)
+                    )
         return outcomes
 
     async def resume(self, taken: Sequence[LoggedTransaction]) -> None:
@@ -150,8 +163,16 @@ class Coordinator:
         canceling = [
             t.call for t in taken if t.state is TransactionState.CANCELING or t.tx_id in decided
         ]
-        await self._end(TransactionState.CONFIRMING, confirming, attempts)
-        await self._end(TransactionState.CANCELING, canceling, attempts)
+        begun = {t.tx_id: t for t in taken}
+        for state, calls in (
+            (TransactionState.CONFIRMING, confirming),
+            (TransactionState.CANCELING, canceling),
+        ):
+            for tx_id in await self._end(state, calls, attempts):
+                found = begun[tx_id]
+                record_transaction(
+                    f"tcc {self.name}", found.call, found.created_ns, _END[state], found.reason
+                )
 
     async def _try(self, calls: Sequence[BranchCall]) -> dict[str, str]:
         """Try every branch; return tx_id -> reason for those that must be cancelled."""

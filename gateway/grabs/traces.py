@@ -1,0 +1,189 @@
+"""The traces of grabs: which grab is traced, and the spans of one that was answered.
+
+A grab is traced from its beginning by the rate, or if it comes with a sampled `traceparent`. Any
+other becomes a trace when it is answered late or fails: its stages were timed anyway.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import asyncpg
+
+from seckill.adapters import topology
+from seckill.errors import Unavailable
+from seckill.inventory.reservations import Grab
+from seckill.spans import (
+    SPANS,
+    SpanKind,
+    TraceContext,
+    new_trace,
+    parse_traceparent,
+    queue_attributes,
+    trace_of_order,
+)
+from seckill.stage_times import StageTimes
+from seckill.tracing import order_traces
+
+ROUTE = "/v1/sales/{sale_id}/grabs"
+SEND = f"send {topology.ORDERS_PLACE}"
+#: The outcome of a paused sale is 503, and is no failure.
+PAUSED = "paused"
+
+log = logging.getLogger(__name__)
+
+#: The contexts of traced grabs that have an order_id and no answer yet.
+_under_way: dict[str, TraceContext] = {}
+
+
+class GrabTrace:
+    """The trace of a grab that is traced from its beginning."""
+
+    __slots__ = ("context", "order_id", "parent")
+
+    def __init__(self, parent: TraceContext | None) -> None:
+        self.parent = parent
+        self.context = parent.child() if parent else new_trace()
+        self.order_id = ""
+
+    @classmethod
+    def begin(cls, traceparent: str) -> GrabTrace | None:
+        """Decide whether a grab is traced; its trace begins at its client, or here."""
+        parent = parse_traceparent(traceparent) if traceparent else None
+        return cls(parent) if parent is not None or SPANS.chosen() else None
+
+    def reserve(self, order_id: str) -> None:
+        """Take the order_id that the grab has if it is granted."""
+        self.order_id = order_id
+        if self.parent is None:
+            self.context = trace_of_order(order_id)
+        _under_way[order_id] = self.context
+
+    def end(self) -> None:
+        """Forget the grab: it was answered, or its client is gone."""
+        _under_way.pop(self.order_id, None)
+
+
+def contexts_of(grabs: Iterable[Grab]) -> dict[str, TraceContext]:
+    """Return the contexts of the traced grabs among these, by order_id."""
+    if not _under_way:
+        return {}
+    return {g.order_id: _under_way[g.order_id] for g in grabs if g.order_id in _under_way}
+
+
+@dataclass(frozen=True, slots=True)
+class AnsweredGrab:
+    """What is known of a grab at its answer; times are of the monotonic clock."""
+
+    sale_id: str
+    outcome: str
+    status: int
+    #: Of a new order; "" without one.
+    order_id: str
+    arrived_at: float
+    parsed_at: float
+    #: Of its last batch, if it came so far.
+    times: StageTimes | None
+
+    @property
+    def has_failed(self) -> bool:
+        """Return whether it was answered as a failure."""
+        return self.status >= 500 and self.outcome != PAUSED
+
+    def record(self, trace: GrabTrace | None) -> TraceContext | None:
+        """Record the spans of a grab that is answered now; return the context of a late trace."""
+        now = time.monotonic()
+        if trace is not None:
+            self._record(trace.context, trace.parent, now, is_late=False)
+            return None
+        if not (now - self.arrived_at > SPANS.slow_s or self.has_failed):
+            return None
+        if not SPANS.may_be_late():
+            return None
+        context = trace_of_order(self.order_id) if self.order_id else new_trace()
+        self._record(context, None, now, is_late=True)
+        return context
+
+    def _record(
+        self, root: TraceContext, parent: TraceContext | None, now: float, *, is_late: bool
+    ) -> None:
+        zero_ns = time.time_ns() - int(now * 1e9)
+        of_order = {"seckill.order_id": self.order_id} if self.order_id else {}
+        SPANS.record(
+            f"POST {ROUTE}",
+            root,
+            parent,
+            zero_ns + int(self.arrived_at * 1e9),
+            zero_ns + int(now * 1e9),
+            kind=SpanKind.SERVER,
+            attributes={
+                "http.request.method": "POST",
+                "http.route": ROUTE,
+                "http.response.status_code": self.status,
+                "seckill.sale_id": self.sale_id,
+                "seckill.outcome": self.outcome,
+                "seckill.late": is_late,
+                **of_order,
+            },
+            error=self.outcome if self.has_failed else None,
+        )
+        for name, kind, begin, end in self._stages(now, is_late=is_late):
+            start_ns, end_ns = zero_ns + int(begin * 1e9), zero_ns + int(end * 1e9)
+            SPANS.record(name, root.child(), root, start_ns, end_ns, kind=kind, attributes=of_order)
+
+    def _stages(self, now: float, *, is_late: bool) -> Iterable[tuple[str, SpanKind, float, float]]:
+        """Yield the stages that it has reached; one that is not over ends now."""
+        times = self.times
+        if times is None:
+            return
+        yield "wait for the call", SpanKind.INTERNAL, self.parsed_at, times.called_at
+        yield "call of the script", SpanKind.CLIENT, times.called_at, times.replied_at or now
+        if times.published_at:
+            yield "wait to publish", SpanKind.INTERNAL, times.replied_at, times.published_at
+            if is_late:  # else the publisher has recorded it
+                yield SEND, SpanKind.PRODUCER, times.published_at, times.confirmed_at or now
+
+
+def record_publish(
+    members: dict[str, TraceContext], start_ns: int, size: int, error: Exception | None = None
+) -> None:
+    """Record a publish of `size` grabs, for the traced ones among them."""
+    SPANS.record_batch(
+        SEND,
+        members,
+        start_ns,
+        size=size,
+        kind=SpanKind.PRODUCER,
+        attributes=queue_attributes(topology.ORDERS_PLACE, "publish"),
+        errors=dict.fromkeys(members, str(error)) if error else None,
+    )
+
+
+class LateTraces:
+    """Keeps the contexts of orders whose traces began late: no message carries them."""
+
+    def __init__(self, db: asyncpg.Pool) -> None:
+        self._db = db
+        self._waiting: dict[str, TraceContext] = {}
+        self._keeping: asyncio.Task[None] | None = None
+
+    def keep(self, order_id: str, context: TraceContext) -> None:
+        """Keep a context soon; at most LATE_MAX_PER_S a second come here."""
+        self._waiting[order_id] = context
+        if self._keeping is None:
+            self._keeping = asyncio.create_task(self._keep(), name="late traces")
+
+    async def _keep(self) -> None:
+        try:
+            while self._waiting:
+                contexts, self._waiting = self._waiting, {}
+                try:
+                    await order_traces.keep(self._db, contexts)
+                except Unavailable as error:  # the rest of these orders' lives is not traced
+                    log.debug("%d late traces are not kept: %s", len(contexts), error)
+        finally:
+            self._keeping = None

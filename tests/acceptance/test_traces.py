@@ -1,0 +1,222 @@
+"""Traces of whole lives of orders: one tree each, from the request to the end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+
+import pytest
+from aiohttp import ClientSession
+
+from seckill.payments import wallets
+from seckill.payments.wallets import TopUp
+from seckill.tracing.span_file import StoredSpan
+from seckill.tracing.tree import SpanTree, grow
+from tests.checkout import payer
+from tests.collector import Collector, collecting
+from tests.processes import Process, Processes, eventually
+
+GRAB = "POST /v1/sales/{sale_id}/grabs"
+PAY = "POST /v1/orders/{order_id}/payments"
+
+
+@pytest.fixture(scope="module")
+async def collector() -> AsyncIterator[Collector]:
+    async with collecting() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+async def processes(settings, tmp_path_factory, collector):
+    home = tmp_path_factory.mktemp("traced")
+    async with Processes(
+        settings,
+        home,
+        SECKILL_TRACE_RATE="1",
+        SECKILL_TRACE_FILE=str(home / "spans.jsonl"),
+        OTEL_EXPORTER_OTLP_ENDPOINT=collector.url,
+    ) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+async def gateway(processes: Processes, consumers: Process) -> Process:
+    return await processes.run("gateway")
+
+
+@pytest.fixture
+async def http(gateway: Process) -> AsyncIterator[ClientSession]:
+    async with ClientSession(gateway.url) as session:
+        yield session
+
+
+@pytest.fixture
+def grab_for(ticket_for):
+    """Grab a unit; return the order's id."""
+
+    async def call(http, sale, buyer, **headers):
+        async with http.post(
+            f"/v1/sales/{sale.sale_id}/grabs",
+            json={"quantity": 1},
+            headers={"Seckill-Ticket": ticket_for(sale, buyer), **headers},
+        ) as response:
+            body = await response.json()
+            assert response.status == 202, body
+            return body["order_id"]
+
+    return call
+
+
+@pytest.fixture
+def pay(login_for, db):
+    """Pay an order once it has a row."""
+
+    async def call(http, order_id, buyer):
+        async def row():
+            return await db.fetchval("SELECT 1 FROM orders WHERE order_id = $1", order_id)
+
+        await eventually(row, "the order is placed")
+        async with http.post(
+            f"/v1/orders/{order_id}/payments", json={"method": "wallet"}, headers=login_for(buyer)
+        ) as response:
+            assert response.status in (200, 202), await response.text()
+
+    return call
+
+
+@pytest.fixture
+def tree_of(collector: Collector, processes: Processes):
+    """Wait for the last span of an order; return its only tree, the same in file and collector."""
+
+    async def find(order_id: str, last: str) -> SpanTree:
+        async def whole():
+            spans = collector.of_order(order_id)
+            roots = grow(spans)
+            return roots if last in {s.name for s in spans} and len(roots) == 1 else None
+
+        (root,) = await eventually(whole, f"one tree with the span {last!r}")
+        code, out, err = await processes.ask("trace", order_id, "--json")
+        assert code == 0, err
+        (in_file,) = json.loads(out)
+        assert in_file["span_id"] == root.span.span_id
+        return root
+
+    return find
+
+
+def names(roots: list[SpanTree]) -> list[str]:
+    return [f"{'  ' * depth}{span.name}" for root in roots for depth, span in root.walk()]
+
+
+def names_under(tree: SpanTree, parent: str) -> set[str]:
+    """Return the names of the children of all spans of a name."""
+    found: set[str] = set()
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        waiting += node.children
+        if node.span.name == parent:
+            found |= {child.span.name for child in node.children}
+    return found
+
+
+def span_named(tree: SpanTree, name: str) -> StoredSpan:
+    return next(span for _, span in tree.walk() if span.name == name)
+
+
+async def test_a_paid_and_shipped_order_is_one_tree(
+    http, open_sale, grab_for, pay, tree_of, db, collector
+) -> None:
+    sale = await open_sale()
+    buyer = payer()
+    await wallets.top_up(db, [TopUp(f"top-{buyer}", buyer, 5000)])
+    order_id = await grab_for(http, sale, buyer)
+    await pay(http, order_id, buyer)
+
+    tree = await tree_of(order_id, "send saga.completed")
+
+    assert tree.span.name == GRAB
+    assert tree.span.kind == "server"
+    assert tree.span.parent_id is None
+    assert {
+        "call of the script",
+        "send orders.place",
+        "process orders.place",
+        "send order.placed",
+        PAY,
+    } <= names_under(tree, GRAB)
+    assert {"tcc payment", "saga fulfilment"} <= names_under(tree, PAY)
+    assert {"try order", "try wallet", "confirm order", "confirm wallet"} <= names_under(
+        tree, "tcc payment"
+    )
+    assert {"do capture", "do allocate_shipment", "do notify"} <= names_under(
+        tree, "saga fulfilment"
+    )
+    assert {span.service for _, span in tree.walk()} == {"seckill-gateway", "seckill-consumer"}
+    placed = span_named(tree, "process orders.place")
+    assert placed.kind == "consumer"
+    assert placed.attributes["messaging.system"] == "rabbitmq"
+    assert placed.attributes["messaging.destination.name"] == "orders.place"
+    (batch,) = [s for s in collector.spans if f"{s.trace_id}-{s.span_id}" in placed.links]
+    assert batch.attributes["messaging.batch.message_count"] >= 1
+    assert f"{tree.span.trace_id}-{tree.span.span_id}" in batch.links
+
+
+async def test_an_expired_order_is_one_tree(http, open_sale, grab_for, tree_of) -> None:
+    sale = await open_sale(payment_window_s=1)
+    order_id = await grab_for(http, sale, "ann")
+
+    tree = await tree_of(order_id, "return units")
+
+    assert tree.span.name == GRAB
+    found = names_under(tree, GRAB)
+    assert {"process orders.place", "return units"} <= found
+    assert found & {"process orders.expire", "sweep: cancel overdue orders"}
+
+
+async def test_an_order_that_a_failed_saga_refunded_is_one_tree(
+    http, open_sale, grab_for, pay, tree_of, db
+) -> None:
+    sale = await open_sale()
+    await db.execute("INSERT INTO shipping_capacity VALUES ($1, 0)", sale.sale_id)
+    buyer = payer()
+    await wallets.top_up(db, [TopUp(f"top-{buyer}", buyer, 5000)])
+    order_id = await grab_for(http, sale, buyer)
+    await pay(http, order_id, buyer)
+
+    tree = await tree_of(order_id, "saga fulfilment")
+
+    assert tree.span.name == GRAB
+    saga = span_named(tree, "saga fulfilment")
+    assert saga.error == "COMPENSATED: no_capacity"
+    assert {"do capture", "do allocate_shipment", "undo allocate_shipment", "undo capture"} <= (
+        names_under(tree, "saga fulfilment")
+    )
+    assert span_named(tree, "do allocate_shipment").error == "no_capacity"
+
+
+async def test_a_sampled_client_is_the_parent_of_all(
+    http, open_sale, grab_for, collector, processes
+) -> None:
+    sale = await open_sale()
+    trace_id, span_id = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+    order_id = await grab_for(http, sale, "ann", traceparent=f"00-{trace_id}-{span_id}-01")
+
+    async def placed():
+        spans = [s for s in collector.spans if s.trace_id == trace_id]
+        roots = grow(spans)
+        return roots if "send order.placed" in {s.name for s in spans} and len(roots) == 1 else None
+
+    (root,) = await eventually(placed, "one tree of the placed order")
+    assert root.span.name == GRAB
+    assert root.span.parent_id == span_id
+    code, out, _ = await processes.ask("trace", order_id)
+    assert code == 0
+    assert trace_id in out.splitlines()[0]
+
+
+async def test_without_a_trace_the_command_says_so_in_one_line(processes) -> None:
+    code, out, err = await processes.ask("trace", "019aab2f-4c00-8000-8005-5d3c1f0a2b7e")
+    assert (code, out) == (2, "")
+    assert err.startswith("seckill: there is no trace of order 019aab2f")
+    assert err.count("\n") == 1
