@@ -94,6 +94,8 @@ class ConnectionFactory:
         self.connections: set[Connection] = set()
         trusted = app[TRUSTED_PROXIES]
         self._eviction = Eviction(self.connections, trusted)
+        #: Whether no more grabs are taken here.
+        self.draining = False
         #: Grabs of these connections that wait for their answers.
         self._pending = 0
         self._drained: asyncio.Future[None] | None = None
@@ -111,6 +113,7 @@ class ConnectionFactory:
     async def drain(self, within_s: float) -> None:
         """Let pending grabs be answered, and close the connections that wait for nothing."""
         self._sweeping.cancel()
+        self.draining = True
         self._drained = self.loop.create_future()
         self.overflow.turn_all_away()
         for connection in tuple(self.connections):
@@ -124,11 +127,6 @@ class ConnectionFactory:
             self.limits.leaving += self._eviction.make_room(self.loop.time())
         if self.limits.enter(transport):
             self.connections.add(connection)
-
-    @property
-    def draining(self) -> bool:
-        """Tell whether no more grabs are taken here."""
-        return self._drained is not None
 
     def begin(self) -> None:
         """Count a grab that is pending."""
@@ -306,14 +304,14 @@ class Connection(asyncio.Protocol):
 
     def _serve(self) -> None:
         """Take what lies there, request by request, until one is pending or unfinished."""
-        taken = 0
+        taken, shared = 0, self._shared
         while self._data and self._pending is None and not self._must_wait:
             if taken == TURN_MAX:
                 self._turn_due = True
-                self._shared.loop.call_soon(self._take_turn)
+                shared.loop.call_soon(self._take_turn)
                 return
             taken += 1
-            aiohttp, shared = self._aiohttp, self._shared
+            aiohttp = self._aiohttp
             is_busy = aiohttp is not None and not aiohttp.idle
             if is_busy or not shared.takes_grabs or shared.draining:
                 self._pass_to_aiohttp(len(self._data))

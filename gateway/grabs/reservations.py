@@ -101,7 +101,9 @@ class SaleReservations:
         self._grabs = MicroBatcher(
             self._call_script, max_batch=batch_max, max_calls=calls_max, spacing_s=spacing_s
         )
-        self._look_ups = MicroBatcher(self._call_look_up, max_batch=CALL_MAX, max_calls=1)
+        self._look_ups = MicroBatcher(
+            self._call_look_up, max_batch=CALL_MAX, max_calls=1, spacing_s=spacing_s
+        )
         #: Outbox entries that the broker has confirmed, and that Redis still holds.
         self._confirmed: list[str] = []
         self._acking: asyncio.Task[None] | None = None

@@ -20,7 +20,7 @@ import socket
 import ssl
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from gateway.overload.tls_acceptor import Handshakes, TlsServer, listen
@@ -102,6 +102,7 @@ class Listeners:
             listening = listen(self._host, self._port, BACKLOG)
             listener.server = TlsServer(listener, listening, self._tls, self._handshakes)
         self._prepare(listener.server)
+        listener.sockets = listener.server.sockets
         return listener
 
     async def _look_on(self) -> None:
@@ -135,6 +136,8 @@ class _ListeningSocket:
 
     def __init__(self, factory: Callable[[], asyncio.BaseProtocol]) -> None:
         self.server: asyncio.Server | TlsServer
+        #: Those of the server, which makes them anew each time that it is asked.
+        self.sockets: Sequence[socket.socket] = ()
         self._factory = factory
         self._accepted = 0
         #: When it was looked at, and how many had come by then; only those that still tell us
@@ -154,7 +157,7 @@ class _ListeningSocket:
                 listening.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _UNACKED.stop)[_UNACKED],
                 sys.byteorder,
             )
-            for listening in self.server.sockets
+            for listening in self.sockets
         )
 
     def is_late(self, now: float) -> bool:
