@@ -143,6 +143,8 @@ class Settings(BaseSettings):
     webhook_keys: SecretStr = SecretStr("")
     # The bearer token of the admin API on the admin port. Empty turns that API off.
     admin_token: SecretStr = SecretStr("")
+    # A second token that may look at everything there, and change nothing. Empty: there is none.
+    admin_read_token: SecretStr = SecretStr("")
 
     #: How long before the opening tickets are handed out: long enough to spread the logins of a
     #: crowd over minutes.
@@ -282,6 +284,9 @@ class Settings(BaseSettings):
         ),
     )
 
+    #: How often the supervisor of this process had to start it again; the supervisor sets it.
+    restarts: Annotated[int, Field(ge=0)] = 0
+
     #: Datagram socket of a supervisor that wants READY=1 (the systemd protocol).
     notify_socket: str = Field(default="", validation_alias="NOTIFY_SOCKET")
 
@@ -310,7 +315,7 @@ class Settings(BaseSettings):
             raise ValueError(f"{name!r}: use up to 32 of A-Z a-z 0-9 _ -, or nothing")
         return name
 
-    @field_validator("admin_token")
+    @field_validator("admin_token", "admin_read_token")
     @classmethod
     def _hard_to_guess(cls, token: SecretStr) -> SecretStr:
         text = token.get_secret_value()
@@ -325,6 +330,15 @@ class Settings(BaseSettings):
                 "SECKILL_CONFIRM_TIMEOUT_S must stay under SECKILL_RELAY_AGE_MS, or the relay "
                 "re-sends what a gateway still waits for"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _two_admin_tokens(self) -> Settings:
+        text = self.admin_read_token.get_secret_value()
+        if text and not self.admin_token.get_secret_value():
+            raise ValueError("SECKILL_ADMIN_READ_TOKEN needs SECKILL_ADMIN_TOKEN beside it")
+        if text and text == self.admin_token.get_secret_value():
+            raise ValueError("SECKILL_ADMIN_READ_TOKEN must differ from SECKILL_ADMIN_TOKEN")
         return self
 
     @model_validator(mode="after")

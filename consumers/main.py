@@ -14,6 +14,7 @@ import uvloop
 from config.field_types import KEY_EXPIRY
 from config.settings import Settings
 from consumers.admin import ConsumerHealth
+from consumers.heartbeat import reports
 from consumers.registry import BUILDERS
 from consumers.resources import open_resources
 from consumers.runtime.role_supervisor import RoleSupervisor, assignments
@@ -21,6 +22,7 @@ from seckill.admin_port import answering_health
 from seckill.errors import UserMistake
 from seckill.health.waiting import until_startable
 from seckill.process import notify_ready, stop_on_signals
+from seckill.registry.heartbeat import reporting
 from seckill.tracing.starting import tracing
 
 #: The names that `seckill consumers` takes.
@@ -68,6 +70,7 @@ async def _serve(settings: Settings, roles: Sequence[str], *, managed: bool) -> 
         health = ConsumerHealth.of(stores, supervisor, stop)
         await stack.enter_async_context(answering_health(settings, health.readiness))
         await stack.enter_async_context(health.watch.running())
+        await stack.enter_async_context(reporting(stores.redis, reports(settings, health)))
         gc.freeze()
         async with group:
             supervisor.assign(roles)

@@ -16,6 +16,7 @@ from aiohttp import web
 
 from config.settings import Settings
 from gateway.admin.app import create_admin_app
+from gateway.admin.pool import PoolControl
 from gateway.app import create_app
 from gateway.app_keys import SETTINGS, STOPPING
 from gateway.grabs.connection import ConnectionFactory
@@ -48,9 +49,12 @@ FILES_RESERVED = 100
 ADMIN_DRAIN_S = 0.5
 
 
-def run(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT; raise SeckillError if it cannot start."""
-    uvloop.run(serve(settings))
+def run(settings: Settings, pool: PoolControl | None = None) -> None:
+    """Serve until SIGTERM or SIGINT; raise SeckillError if it cannot start.
+
+    `pool` is the way to the pool manager of this home, for the admin port.
+    """
+    uvloop.run(serve(settings, pool))
 
 
 def check(settings: Settings) -> None:
@@ -62,7 +66,7 @@ def check(settings: Settings) -> None:
     uvloop.run(requirements.require_no_faults(settings))
 
 
-async def serve(settings: Settings) -> None:
+async def serve(settings: Settings, pool: PoolControl | None = None) -> None:
     """Open the ports, report readiness, and stop gracefully at a signal."""
     stop = stop_on_signals()
     tls = public_context(settings)
@@ -84,7 +88,7 @@ async def _serve(
         app, access_log=None, handler_cancellation=True, shutdown_timeout=settings.drain_s
     )
     admin = web.AppRunner(
-        create_admin_app(app),
+        create_admin_app(app, pool),
         access_log=None,
         handler_cancellation=True,
         shutdown_timeout=ADMIN_DRAIN_S,

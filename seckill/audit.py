@@ -4,11 +4,25 @@ from __future__ import annotations
 
 import getpass
 from collections.abc import Mapping
+from datetime import datetime
+from typing import NamedTuple
 
 import asyncpg
 import msgspec
 
 _encode = msgspec.json.Encoder().encode
+
+
+class AuditRow(NamedTuple):
+    """One row; `details` is JSON."""
+
+    audit_id: int
+    at: datetime
+    actor: str
+    action: str
+    sale_id: str | None
+    reason: str
+    details: str
 
 
 def operator_name() -> str:
@@ -40,3 +54,13 @@ async def record(
         reason,
         _encode(details or {}).decode(),
     )
+
+
+async def newest(db: asyncpg.Pool, limit: int) -> list[AuditRow]:
+    """Return the newest rows, newest first."""
+    rows = await db.fetch(
+        "SELECT audit_id, at, actor, action, sale_id, left(reason, 500), left(details::text, 2000)"
+        " FROM audit ORDER BY audit_id DESC LIMIT $1",
+        limit,
+    )
+    return [AuditRow(*row) for row in rows]

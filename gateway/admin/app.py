@@ -8,13 +8,17 @@ from dataclasses import asdict
 import msgspec
 from aiohttp import web
 
-from gateway.admin import verify_process
-from gateway.admin.auth import ADMIN_TOKEN, for_operators, on_record
+from gateway.admin import dead_letters, pool, trail, transactions, verify_process
+from gateway.admin.auth import ADMIN_TOKEN, READ_TOKEN, for_operators, on_record
+from gateway.admin.console.invariants import COUNTING
+from gateway.admin.console.routes import add_console, console_routes
 from gateway.admin.health import EDGE, health_ctx, livez, metrics, readyz
+from gateway.admin.heartbeat import heartbeat_ctx
+from gateway.admin.pool import POOL, RESTARTS, PoolControl
 from gateway.admin.rate_limits import set_limits, show_limits
 from gateway.admin.sales import close_sale, open_sale, pause_sale, restock_sale, resume_sale
 from gateway.app_keys import DB, REDIS, SETTINGS, STOCK
-from gateway.http.problems import Problem, Refused, add_routes
+from gateway.http.problems import Handler, Problem, Refused, add_routes
 from gateway.http.requests import read_json, sale_id_of
 from gateway.http.responses import json_response
 from seckill.consistency import snapshots
@@ -27,38 +31,31 @@ WAIT_MAX_S = 60.0
 SHOWN_MAX = 1_000
 #: What `show_sale` says of a sale in Redis.
 SHOWN_OF_REDIS = ("state", "stock", "holders", "outbox", "corrections", "epoch", "total")
-#: Held while a ledger is counted.
-COUNTING = web.AppKey("counting", asyncio.Lock)
-
 _new_sale = msgspec.json.Decoder(NewSale)
 
 
-def create_admin_app(edge: web.Application) -> web.Application:
-    """Build the application of the admin port, on the stores of the public one."""
+def create_admin_app(
+    edge: web.Application, pool_control: PoolControl | None = None
+) -> web.Application:
+    """Build the application of the admin port, on the stores of the public one.
+
+    `pool_control` is the way to the pool manager of this home, if there is one.
+    """
     app = web.Application()
     app[EDGE] = edge
     app[ADMIN_TOKEN] = edge[SETTINGS].admin_token.get_secret_value()
+    app[READ_TOKEN] = edge[SETTINGS].admin_read_token.get_secret_value()
     app[COUNTING] = asyncio.Lock()
-    app.cleanup_ctx.append(health_ctx)
+    app[POOL], app[RESTARTS] = pool_control, set()
+    app.cleanup_ctx.extend((health_ctx, heartbeat_ctx))
+    add_console(app)
     health = (("/livez", livez), ("/readyz", readyz), ("/metrics", metrics))
-    operators = (
-        ("GET", "/admin/sales", list_sales),
-        ("POST", "/admin/sales", create_sale),
-        ("GET", "/admin/sales/{sale_id}", show_sale),
-        ("POST", "/admin/sales/{sale_id}/open", open_sale),
-        ("POST", "/admin/sales/{sale_id}/close", close_sale),
-        ("POST", "/admin/sales/{sale_id}/pause", pause_sale),
-        ("POST", "/admin/sales/{sale_id}/resume", resume_sale),
-        ("POST", "/admin/sales/{sale_id}/restock", restock_sale),
-        ("GET", "/admin/sales/{sale_id}/ledger", show_ledger),
-        ("GET", "/admin/sales/{sale_id}/limits", show_limits),
-        ("PUT", "/admin/sales/{sale_id}/limits", set_limits),
-    )
     add_routes(
         app,
         [
             *(("GET", path, handler) for path, handler in health),
-            *((method, path, for_operators(handler)) for method, path, handler in operators),
+            *((method, path, for_operators(handler)) for method, path, handler in OPERATORS),
+            *console_routes(OPERATORS),
         ],
     )
     return app
@@ -86,7 +83,7 @@ async def create_sale(request: web.Request) -> web.Response:
     new = await read_json(request, _new_sale)
     edge = request.app[EDGE]
     sales.check_times(new.opens_at, new.closes_at)
-    with on_record("create", new.sale_id):
+    with on_record("create", f"sale {new.sale_id!r}"):
         sale = await sales.create(edge[DB], edge[STOCK], new)
     return json_response(sale, status=201)
 
@@ -99,7 +96,7 @@ async def show_ledger(request: web.Request) -> web.Response:
     if counting.locked():  # the machine is there for buyers
         raise Refused(Problem.OVERLOADED, "this gateway is counting a ledger; ask again")
     async with counting:
-        ledger = await verify_process.count(edge[SETTINGS], sale_id, wait_s=wait_s)
+        (ledger,) = await verify_process.count(edge[SETTINGS], [sale_id], wait_s=wait_s)
     return web.Response(body=ledger, content_type="application/json")
 
 
@@ -111,3 +108,36 @@ def _wait_of(request: web.Request) -> float:
     if not 0 <= wait_s <= WAIT_MAX_S:  # false for NaN, too
         raise Refused(Problem.BAD_REQUEST, f"give 0 to {WAIT_MAX_S:g} seconds", field="wait")
     return wait_s
+
+
+#: What operators may call, below `/admin` with a token, and below `/console/api` in a session.
+OPERATORS: tuple[tuple[str, str, Handler], ...] = (
+    ("GET", "/admin/sales", list_sales),
+    ("POST", "/admin/sales", create_sale),
+    ("GET", "/admin/sales/{sale_id}", show_sale),
+    ("POST", "/admin/sales/{sale_id}/open", open_sale),
+    ("POST", "/admin/sales/{sale_id}/close", close_sale),
+    ("POST", "/admin/sales/{sale_id}/pause", pause_sale),
+    ("POST", "/admin/sales/{sale_id}/resume", resume_sale),
+    ("POST", "/admin/sales/{sale_id}/restock", restock_sale),
+    ("GET", "/admin/sales/{sale_id}/ledger", show_ledger),
+    ("GET", "/admin/sales/{sale_id}/limits", show_limits),
+    ("PUT", "/admin/sales/{sale_id}/limits", set_limits),
+    ("GET", "/admin/dead-letters", dead_letters.list_letters),
+    ("GET", "/admin/dead-letters/{letter_id}", dead_letters.show_letter),
+    ("POST", "/admin/dead-letters/replay", dead_letters.replay_letters),
+    ("POST", "/admin/dead-letters/discard", dead_letters.discard_letters),
+    ("GET", "/admin/transactions", transactions.list_parked),
+    ("GET", "/admin/transactions/{tx_id}", transactions.show_transaction),
+    ("POST", "/admin/transactions/{tx_id}/retry", transactions.retry_transaction),
+    ("POST", "/admin/transactions/{tx_id}/settle", transactions.settle_transaction),
+    ("GET", "/admin/card-payments", trail.list_card_payments),
+    ("POST", "/admin/card-payments/ask", trail.ask_about_card_payments),
+    ("GET", "/admin/audit", trail.list_audit),
+    ("GET", "/admin/pool", pool.show_pool),
+    ("POST", "/admin/pool/scale", pool.scale_pool),
+    ("POST", "/admin/pool/pause", pool.pause_pool),
+    ("POST", "/admin/pool/resume", pool.resume_pool),
+    ("POST", "/admin/pool/drain", pool.drain_pool),
+    ("POST", "/admin/pool/restart", pool.restart_pool),
+)

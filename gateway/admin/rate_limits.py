@@ -60,6 +60,6 @@ async def set_limits(request: web.Request) -> web.Response:
             continue
         limit = SaleLimit.of(wanted.rate, wanted.burst) if wanted else None
         what = f"to {limit.rate}/s, burst {limit.burst}" if limit else "as configured"
-        with on_record(f"limit {op} {what}", sale_id):
+        with on_record(f"limit {op} {what}", f"sale {sale_id!r}"):
             await rate_limits.set_limit(edge[DB], buckets, sale_id, op, limit)
     return await show_limits(request)

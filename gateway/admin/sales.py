@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Annotated
+from typing import Annotated, Protocol
 
 import asyncpg
 import msgspec
 from aiohttp import web
 
-from gateway.admin.auth import on_record
+from gateway.admin.auth import actor_of, on_record
 from gateway.admin.health import EDGE, preflight_of
 from gateway.app_keys import DB, SETTINGS, STOCK
 from gateway.http.requests import read_json, sale_id_of
@@ -23,9 +22,6 @@ from seckill.sales.sales import UNITS_MAX, Sale, Units
 
 log = logging.getLogger(__name__)
 
-#: Who changed it, in the audit trail: the admin token is one for all operators.
-ACTOR = "admin API"
-
 
 class UnitsChange(msgspec.Struct, forbid_unknown_fields=True):
     """Units to be added (below 0: taken out) to the total that the caller has seen."""
@@ -33,6 +29,13 @@ class UnitsChange(msgspec.Struct, forbid_unknown_fields=True):
     units: Annotated[int, msgspec.Meta(ge=-UNITS_MAX, le=UNITS_MAX)]
     from_total: Units
     reason: Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
+
+
+class SaleChange(Protocol):
+    """Changes a sale, and writes into the audit trail who did."""
+
+    async def __call__(self, db: asyncpg.Pool, stock: Stock, sale_id: str, *, by: str) -> Sale:
+        """Return the sale as it is then."""
 
 
 _units_change = msgspec.json.Decoder(UnitsChange)
@@ -43,12 +46,12 @@ async def open_sale(request: web.Request) -> web.Response:
     settings = request.app[EDGE][SETTINGS]
     checks = preflight_of(request.app[EDGE], timeout_s=settings.connect_timeout_s)
 
-    async def open_(db: asyncpg.Pool, stock: Stock, sale_id: str) -> Sale:
+    async def open_(db: asyncpg.Pool, stock: Stock, sale_id: str, *, by: str) -> Sale:
         sale = await sales.find(db, sale_id)
         only_warn = settings.preflight == "warn"
         for warning in await preflight.require(checks, sale, only_warn=only_warn):
             log.warning("opening sale %s: %s", sale_id, warning)
-        return await sales.open_(db, stock, sale_id)
+        return await sales.open_(db, stock, sale_id, by=by)
 
     return await _change(request, "open", open_)
 
@@ -72,13 +75,13 @@ async def restock_sale(request: web.Request) -> web.Response:
     """Change a sale's units; a repeat with the same `from_total` changes nothing more."""
     sale_id, edge = sale_id_of(request), request.app[EDGE]
     change = await read_json(request, _units_change)
-    with on_record(f"restock by {change.units} from {change.from_total}", sale_id):
+    with on_record(f"restock by {change.units} from {change.from_total}", f"sale {sale_id!r}"):
         sale = await restock(
             edge[DB],
             edge[STOCK],
             sale_id,
             change.units,
-            actor=ACTOR,
+            actor=actor_of(request),
             reason=change.reason,
             from_total=change.from_total,
         )
@@ -88,9 +91,9 @@ async def restock_sale(request: web.Request) -> web.Response:
 async def _change(
     request: web.Request,
     name: str,
-    change: Callable[[asyncpg.Pool, Stock, str], Awaitable[Sale]],
+    change: SaleChange,
 ) -> web.Response:
     sale_id, edge = sale_id_of(request), request.app[EDGE]
-    with on_record(name, sale_id):
-        sale = await change(edge[DB], edge[STOCK], sale_id)
+    with on_record(name, f"sale {sale_id!r}"):
+        sale = await change(edge[DB], edge[STOCK], sale_id, by=actor_of(request))
     return json_response(sale)

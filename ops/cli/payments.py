@@ -88,7 +88,7 @@ def unknown_payments(
     async def look(stores: Stores) -> list[OpenCardPayment]:
         payments = CardPaymentStore(stores.db)
         if ask_now:
-            await payments.ask_all_now()
+            await payments.ask_all_now(actor=audit.operator_name())
         return await payments.open_payments(LISTED_MAX)
 
     found = run(look)

@@ -95,7 +95,9 @@ def gateway(
     from gateway.server import check, run
 
     if workers == 1:
-        return run(settings)
+        from ops.pool.control import PoolClient
+
+        return run(settings, PoolClient(settings.home.absolute()))
     check(settings)
     log = logging.getLogger("seckill").warning
     asyncio.run(until_signal(run_gateways(settings, workers, log)))

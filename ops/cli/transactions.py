@@ -13,6 +13,7 @@ from rich.table import Column
 
 from ops.cli.console import Json, check_reason, show, table
 from ops.cli.stores import run
+from seckill import audit
 from seckill.transactions import manual
 from seckill.transactions.manual import ListedTransaction
 from seckill.transactions.states import TransactionState
@@ -90,7 +91,8 @@ def show_one(tx_id: TxId, as_json: Json = False) -> None:
 @tx_app.command("retry")
 def retry(tx_id: TxId, as_json: Json = False) -> None:
     """Try a parked transaction again, or one that waits, at once (by the role `recover`)."""
-    each = run(lambda s: manual.retry(s.db, tx_id))
+    actor = audit.operator_name()
+    each = run(lambda s: manual.retry(s.db, tx_id, actor=actor))
     show(each, as_json, f"{each.tx_id} goes on: {_state(each)}")
 
 
@@ -103,7 +105,8 @@ def settle(
 ) -> None:
     """Close a parked transaction by hand. Nothing is done at its branches: that is up to you."""
     check_reason(reason)
-    each = run(lambda s: manual.settle(s.db, tx_id, to, reason))
+    actor = audit.operator_name()
+    each = run(lambda s: manual.settle(s.db, tx_id, to, reason, actor=actor))
     show(each, as_json, f"{each.tx_id} is settled: {_state(each)}")
 
 

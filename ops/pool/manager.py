@@ -17,11 +17,13 @@ from datetime import UTC, datetime
 from functools import partial
 
 from aiohttp import ClientSession
+from redis.asyncio import Redis
 
 from config.settings import Settings
 from consumers.main import default_roles
 from ops.pool import autoscaler
 from ops.pool.autoscaler import Reading, Trend
+from ops.pool.heartbeat import reports
 from ops.pool.metrics import Figures, running_roles
 from ops.pool.plan import PoolPlan, load_plan
 from ops.pool.workers import Workers
@@ -36,6 +38,7 @@ from seckill.adapters.rabbitmq import Broker
 from seckill.errors import SeckillError
 from seckill.health.backlogs import Backlogs
 from seckill.process import notify_ready
+from seckill.registry.heartbeat import reporting
 from seckill.single_flight import SingleFlight
 
 #: The autoscaler looks this often. A look costs some milliseconds of this process and the stores.
@@ -63,8 +66,10 @@ async def run_pool(settings: Settings, each: int | None, log: Log) -> None:
         async with AsyncExitStack() as stack:
             stack.callback(pid_file.unlink, missing_ok=True)
             figures = Figures(await stack.enter_async_context(ClientSession()))
-            backlogs = await _open_backlogs(settings, stack)
+            redis, backlogs = await _open_backlogs(settings, stack)
             pool = Pool(settings, plan, figures, backlogs, log)
+            report = reports(settings, lambda: pool.roles)
+            await stack.enter_async_context(reporting(redis, report))
             await pool.run(partial(notify_ready, settings.notify_socket))
 
 
@@ -82,6 +87,8 @@ class Pool:
         self._workers = Workers(settings, log)
         self._since = datetime.now(UTC)
         self._trends: dict[str, Trend] = {}
+        #: The rows of roles as of the last look.
+        self.roles: list[Reply] = []
         self._looking = SingleFlight(self._look, interval_s=FRESH_S)
         self._stop = asyncio.Event()
 
@@ -171,6 +178,7 @@ class Pool:
             )
             for role, duty in self._plan.duties.items()
         ]
+        self.roles = roles
         return workers, roles
 
     async def _status(self) -> Reply:
@@ -183,7 +191,7 @@ class Pool:
         return {"manager": manager, "roles": roles, "workers": workers}
 
 
-async def _open_backlogs(settings: Settings, stack: AsyncExitStack) -> Backlogs:
+async def _open_backlogs(settings: Settings, stack: AsyncExitStack) -> tuple[Redis, Backlogs]:
     """Open what the backlogs are read from; any store may be unavailable."""
     namespace.use(settings.namespace)
     redis = redis_client.connect(settings.redis_url, timeout_s=STORE_S)
@@ -192,4 +200,4 @@ async def _open_backlogs(settings: Settings, stack: AsyncExitStack) -> Backlogs:
     db = await stack.enter_async_context(pool)
     backlogs = Backlogs(redis, db, Broker(settings.amqp_url, "seckill-pool", STORE_S))
     stack.push_async_callback(backlogs.close)
-    return backlogs
+    return redis, backlogs

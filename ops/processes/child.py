@@ -171,7 +171,7 @@ class Child:
                 spec.argv[0],
                 *spec.argv[1:],
                 *self.once,
-                env=spec.env,
+                env={**spec.env, "SECKILL_RESTARTS": str(self.restarts)},
                 cwd=spec.cwd,
                 stdin=asyncio.subprocess.PIPE if spec.listens else asyncio.subprocess.DEVNULL,
                 stdout=log,

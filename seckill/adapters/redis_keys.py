@@ -100,6 +100,11 @@ def installation() -> str:
     return f"{namespace.redis_prefix}sk:{namespace.redis_tag}installation"
 
 
+def processes() -> str:
+    """Return the HASH process -> what it reported last, of all processes of the installation."""
+    return f"{namespace.redis_prefix}sk:processes"
+
+
 def probe(token: str, kind: str) -> str:
     """Return the key of this kind on which a process that starts tries its commands."""
     return f"{namespace.redis_prefix}sk:{{{token}}}:probe:{kind}"

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import asyncpg
 
+from seckill import audit
 from seckill.adapters.postgres import database_errors_as_unavailable, transaction
 from seckill.payments.payment import CARD, Payment, tx_id_of
 from seckill.payments.provider_client import ChargeStatus
@@ -191,11 +192,19 @@ class CardPaymentStore:
             )
         return bool(known)
 
-    async def ask_all_now(self) -> None:
-        """Make all open payments due."""
-        with database_errors_as_unavailable():
-            await self._db.execute(
+    async def ask_all_now(self, *, actor: str) -> None:
+        """Make all open payments due; the audit trail has who asked for it."""
+        async with transaction(self._db) as connection:
+            done = await connection.execute(
                 "UPDATE payments SET next_ask_at = now() WHERE next_ask_at > now()"
+            )
+            payments = int(done.split()[-1])
+            await audit.record(
+                connection,
+                "cards.ask",
+                actor=actor,
+                reason="by hand",
+                details={"payments": payments},
             )
 
     async def open_payments(self, limit: int) -> list[OpenCardPayment]:

@@ -9,6 +9,7 @@ from typing import Annotated
 import asyncpg
 from msgspec import Meta, Struct
 
+from seckill import audit
 from seckill.adapters import topology
 from seckill.adapters.postgres import database_errors_as_unavailable, transaction
 from seckill.auth.proof_of_work import BITS_MAX
@@ -160,8 +161,10 @@ async def check_window(connection: asyncpg.Connection, payment_window_s: int) ->
         )
 
 
-async def open_(db: asyncpg.Pool, stock: Stock, sale_id: str) -> Sale:
+async def open_(db: asyncpg.Pool, stock: Stock, sale_id: str, *, by: str | None = None) -> Sale:
     """Open a sale. Its stock is written to Redis once; later openings only change the state.
+
+    With `by`, the audit trail has who did it, if that is a change.
 
     The row stays locked and `opened_at` uncommitted while Redis is written. A crash in between
     leaves "never opened", and open_sale.lua then finds the stock and leaves it alone.
@@ -188,22 +191,23 @@ async def open_(db: asyncpg.Pool, stock: Stock, sale_id: str) -> Sale:
             " closed_at = NULL, quiet_stamp = NULL WHERE sale_id = $1",
             sale_id,
         )
+        await _record(connection, sale, "open", by)
     return await find(db, sale_id)
 
 
-async def close(db: asyncpg.Pool, stock: Stock, sale_id: str) -> Sale:
+async def close(db: asyncpg.Pool, stock: Stock, sale_id: str, *, by: str | None = None) -> Sale:
     """Close a sale: it takes no grabs; its orders go on, and returned units stay unsold."""
-    return await _move(db, stock, sale_id, "closed", ("open", "paused", "closed"))
+    return await _move(db, stock, sale_id, "closed", ("open", "paused", "closed"), by)
 
 
-async def pause(db: asyncpg.Pool, stock: Stock, sale_id: str) -> Sale:
+async def pause(db: asyncpg.Pool, stock: Stock, sale_id: str, *, by: str | None = None) -> Sale:
     """Pause a sale: it takes no grabs until `resume`; its orders go on."""
-    return await _move(db, stock, sale_id, "paused", ("open", "paused"))
+    return await _move(db, stock, sale_id, "paused", ("open", "paused"), by)
 
 
-async def resume(db: asyncpg.Pool, stock: Stock, sale_id: str) -> Sale:
+async def resume(db: asyncpg.Pool, stock: Stock, sale_id: str, *, by: str | None = None) -> Sale:
     """Let a paused sale take grabs again; in an open sale nothing changes."""
-    return await _move(db, stock, sale_id, "open", ("open", "paused"))
+    return await _move(db, stock, sale_id, "open", ("open", "paused"), by)
 
 
 async def find(db: asyncpg.Pool, sale_id: str) -> Sale:
@@ -297,7 +301,12 @@ async def _insert(connection: asyncpg.Connection, new: NewSale) -> None:
 
 
 async def _move(
-    db: asyncpg.Pool, stock: Stock, sale_id: str, to_state: str, from_states: tuple[str, ...]
+    db: asyncpg.Pool,
+    stock: Stock,
+    sale_id: str,
+    to_state: str,
+    from_states: tuple[str, ...],
+    by: str | None,
 ) -> Sale:
     """Set the state in Redis, then in PostgreSQL; a repeat repairs a crash in between."""
     async with transaction(db) as connection:
@@ -320,7 +329,22 @@ async def _move(
             sale_id,
             to_state,
         )
+        await _record(connection, sale, to_state, by)
     return await find(db, sale_id)
+
+
+async def _record(
+    connection: asyncpg.Connection, sale: Sale, to_state: str, by: str | None
+) -> None:
+    """Write into the audit trail who changed a sale's state; a repeat changes nothing."""
+    if by is not None and sale.state != to_state:
+        await audit.record(
+            connection,
+            "sale.state",
+            actor=by,
+            reason=f"{sale.state} -> {to_state}",
+            sale_id=sale.sale_id,
+        )
 
 
 def _ms(moment: datetime | None) -> int:

@@ -118,7 +118,7 @@ async def show(db: asyncpg.Pool, tx_id: str) -> TransactionView:
     )
 
 
-async def retry(db: asyncpg.Pool, tx_id: str) -> ListedTransaction:
+async def retry(db: asyncpg.Pool, tx_id: str, *, actor: str) -> ListedTransaction:
     """Let recovery go on at once with a transaction that is parked or waits."""
     async with transaction(db) as connection:
         found = await _lock(connection, tx_id)
@@ -132,14 +132,16 @@ async def retry(db: asyncpg.Pool, tx_id: str) -> ListedTransaction:
         await audit.record(
             connection,
             "tx.retry",
-            actor=audit.operator_name(),
+            actor=actor,
             reason="by hand",
             details={"tx_id": tx_id, "state": found.state, "attempts": found.attempts},
         )
         return await _lock(connection, tx_id)
 
 
-async def settle(db: asyncpg.Pool, tx_id: str, to: str, reason: str) -> ListedTransaction:
+async def settle(
+    db: asyncpg.Pool, tx_id: str, to: str, reason: str, *, actor: str
+) -> ListedTransaction:
     """Close a parked transaction as "confirmed" or "canceled"; its branches are not touched.
 
     The operator has checked what the branches did; the audit row names the operator and reason.
@@ -161,7 +163,7 @@ async def settle(db: asyncpg.Pool, tx_id: str, to: str, reason: str) -> ListedTr
         await audit.record(
             connection,
             "tx.settle",
-            actor=audit.operator_name(),
+            actor=actor,
             reason=reason,
             details={"tx_id": tx_id, "parked_in": found.parked_in, "settled": state},
         )

@@ -19,6 +19,20 @@ CALLS = [
     ("POST", "/admin/sales/x/resume"),
     ("POST", "/admin/sales/x/restock"),
     ("GET", "/admin/sales/x/ledger"),
+    ("GET", "/admin/dead-letters"),
+    ("GET", "/admin/dead-letters/1"),
+    ("POST", "/admin/dead-letters/replay"),
+    ("POST", "/admin/dead-letters/discard"),
+    ("GET", "/admin/transactions"),
+    ("GET", "/admin/transactions/x"),
+    ("POST", "/admin/transactions/x/retry"),
+    ("POST", "/admin/transactions/x/settle"),
+    ("GET", "/admin/card-payments"),
+    ("POST", "/admin/card-payments/ask"),
+    ("GET", "/admin/pool"),
+    ("POST", "/admin/pool/scale"),
+    ("POST", "/admin/pool/restart"),
+    ("GET", "/admin/audit"),
 ]
 
 

@@ -52,6 +52,7 @@ ROOMS = {
         "dead_letters": "adapters auth inventory messages orders sales",
         "consistency": "adapters inventory messages orders payments sales dead_letters",
         "health": "adapters inventory sales consistency",
+        "registry": "adapters",
     },
     "ops": {
         "processes": "",
@@ -81,7 +82,7 @@ BENEATH = {
 #: Files above the wings, which put them together: no wing may import them.
 ABOVE = {
     "gateway": "app resources server tls",
-    "consumers": "admin main registry",
+    "consumers": "admin heartbeat main registry",
     "ops": "demo",
 }
 

@@ -308,7 +308,7 @@ async def test_a_refund_that_cannot_finish_is_parked_and_goes_on_when_it_is_mend
     assert await shop.states(sale, [placement]) == ["refunding unfulfilled"]
     await stock_returns.return_batch(db, stock)
     assert await shop.left(sale) == 3
-    await manual.retry(db, tx_id)
+    await manual.retry(db, tx_id, actor="test")
     await worker.run(sale.sale_id)
     assert await saga_of(db, placement.order_id) == ("COMPENSATED", "no_capacity")
     assert (await steps(placement))[-1] == ("capture", "undo", 2, True)

@@ -29,6 +29,10 @@ OF_THE_ADMIN_PORT = {
     Problem.ADMIN_OFF,
     Problem.NOT_READY,
     Problem.CONFLICT,
+    Problem.READ_ONLY,
+    Problem.NOT_SIGNED_IN,
+    Problem.BAD_CSRF_TOKEN,
+    Problem.NO_POOL,
 }
 DECLARED = {declared.name: declared for *_, declared in ROUTES}
 ASSETS = PROJECT_ROOT / "gateway/static/docs"
