@@ -76,11 +76,15 @@ async def serve(settings: Settings, pool: PoolControl | None = None) -> None:
     if not await until_startable(settings, stop):
         return
     with tracing(settings, "gateway"):
-        await _serve(settings, app, tls, stop)
+        await _serve(settings, app, create_admin_app(app, pool), tls, stop)
 
 
 async def _serve(
-    settings: Settings, app: web.Application, tls: ssl.SSLContext | None, stop: asyncio.Event
+    settings: Settings,
+    app: web.Application,
+    admin_app: web.Application,
+    tls: ssl.SSLContext | None,
+    stop: asyncio.Event,
 ) -> None:
     # A handler is cancelled when its client leaves: its grab leaves the batch, and no ledger is
     # counted for it.
@@ -88,7 +92,7 @@ async def _serve(
         app, access_log=None, handler_cancellation=True, shutdown_timeout=settings.drain_s
     )
     admin = web.AppRunner(
-        create_admin_app(app, pool),
+        admin_app,
         access_log=None,
         handler_cancellation=True,
         shutdown_timeout=ADMIN_DRAIN_S,

@@ -30,6 +30,7 @@ async def heartbeat_ctx(app: web.Application) -> AsyncIterator[None]:
             **by_label(metrics.GRABS, "verdict", "grab:"),
             **buckets(metrics.GRAB_SECONDS, "wait:"),
             **by_label(metrics.REFUSALS, "reason", "refused:"),
+            **by_label(metrics.RESET, "", "refused:reset"),
         }
         return state
 

@@ -104,7 +104,7 @@ async def reporting(redis: Redis, state: Callable[[], ProcessState]) -> AsyncIte
 
 
 async def _report_on(redis: Redis, state: Callable[[], ProcessState]) -> None:
-    number = 0
+    number, has_bug = 0, False
     while True:
         keep = number % KEEP_EACH == 0
         try:
@@ -114,9 +114,9 @@ async def _report_on(redis: Redis, state: Callable[[], ProcessState]) -> None:
             number += 1
         except Exception as error:
             # Redis comes back or not; the work does not depend on this.
-            if store_failure(error) is None:
-                log.exception("the report of this process has a bug")
-                return
+            if store_failure(error) is None and not has_bug:
+                log.exception("a report of this process has failed")
+                has_bug = True
         await asyncio.sleep(EVERY_S)
 
 
