@@ -15,6 +15,7 @@ from ops.pool.plan import PoolPlan
 from ops.processes.child import Child
 from ops.processes.liveness import LivenessWatch
 from ops.processes.ports import free_port
+from ops.processes.scrape_targets import write_targets
 from ops.processes.supervision import DRAIN_MARGIN_S, Log, Supervisor
 from ops.processes.tasks import together
 from ops.processes.workers import worker
@@ -79,6 +80,7 @@ class Workers:
                 self._log("stopping")
                 for each in self:
                     each.wanted = False  # also if it is being restarted
+                self._write_targets()
                 await together(*(self._settle(each) for each in list(self._workers.values())))
 
     def follow(self, plan: PoolPlan) -> None:
@@ -94,6 +96,7 @@ class Workers:
                 line = {"roles": each.roles, "paused": each.paused}
                 each.child.write_line(json.dumps(line))
             self._changes.create_task(self._settle(each))
+        self._write_targets()
 
     async def tried(self) -> None:
         """Return when each was started once, or failed to."""
@@ -124,6 +127,10 @@ class Workers:
         overrides = {"SECKILL_HOME": str(home), "SECKILL_ADMIN_PORT": str(port)}
         child = worker("consumers", number, overrides, "--managed", home=home, listens=True)
         return PoolWorker(number, child, f"http://{self._settings.admin_host}:{port}")
+
+    def _write_targets(self) -> None:
+        admin_urls = {each.child.name: each.admin_url for each in self}
+        write_targets(self._settings.home.absolute(), "consumers", admin_urls)
 
     async def _settle(self, each: PoolWorker) -> None:
         """Start or stop a worker, as the plan has it by now."""

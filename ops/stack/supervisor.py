@@ -20,6 +20,7 @@ from ops.processes.home import only_pool_manager, only_supervisor
 from ops.processes.liveness import LivenessWatch
 from ops.processes.ports import free_port
 from ops.processes.requests import StackRequest, stack_socket
+from ops.processes.scrape_targets import write_targets
 from ops.processes.supervision import DRAIN_MARGIN_S, Log, Supervisor
 from ops.processes.workers import pool_child, worker
 from ops.stack.services import Services, running_services
@@ -91,6 +92,8 @@ class Stack:
         """Start the workers and keep everything alive until cancelled."""
         self._services = services
         self._describe_gateways(values, gateways)
+        admin_urls = {child.name: url for child, url in self._gateways.items()}
+        write_targets(self._home, "gateway", admin_urls)
         self._listener.log("starting gateways and consumers")
         async with self._supervisor.running():
             try:
@@ -104,6 +107,7 @@ class Stack:
             finally:
                 self._stopping = True
                 self._listener.log("stopping")
+                write_targets(self._home, "gateway", {})
                 await self._supervisor.stop_all([*self._gateways], self._drain_s)
                 await self._end_pool()
 

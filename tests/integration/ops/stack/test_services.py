@@ -127,6 +127,41 @@ def test_up_shows_one_entry_for_each_process(running: Path) -> None:
         admin.close()
 
 
+def metrics_of(address: str) -> str:
+    host, _, port = address.partition(":")
+    admin = HTTPConnection(host, int(port), timeout=PATIENCE_S)
+    admin.request("GET", "/metrics")
+    text = admin.getresponse().read().decode()
+    admin.close()
+    return text
+
+
+def test_prometheus_finds_each_process_and_all_that_rules_and_dashboards_read(
+    running: Path,
+) -> None:
+    targets = [
+        target
+        for file in (running / "prometheus").glob("*.json")
+        for target in json.loads(file.read_text())
+    ]
+    assert {(t["labels"]["job"], t["labels"]["instance"]) for t in targets} == {
+        ("seckill-gateway", "gateway-1"),
+        ("seckill-consumers", "consumers-1"),
+    }
+    served = "".join(metrics_of(target["targets"][0]) for target in targets)
+    names = set(re.findall(r"(?m)^# TYPE (\w+)", served))
+    read = "".join(
+        path.read_text()
+        for path in (PROJECT_ROOT / "deploy").glob("*/*")
+        if path.name == "rules.yml" or path.parent.name == "grafana"
+    )
+    wanted = {
+        re.sub("_(bucket|count|sum)$", "", name)
+        for name in re.findall(r"\b(?:seckill|process)_\w+", read)
+    }
+    assert wanted - names == set()
+
+
 def test_stores_keep_no_order_that_is_not_on_disk(running: Path) -> None:
     with redis(running) as client:
         config = client.config_get("append*", "maxmemory-policy", "save")
