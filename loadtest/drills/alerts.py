@@ -215,7 +215,7 @@ async def _prometheus(home: Path) -> AsyncIterator[str]:
             f"--storage.tsdb.path={place / 'data'}",
             f"--web.listen-address=127.0.0.1:{port}",
         ],
-        env={**os.environ},
+        env={},
         cwd=place,
         log=place / "prometheus.log",
         pid_file=home / "run" / "prometheus.pid",
