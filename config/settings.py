@@ -268,6 +268,11 @@ class Settings(BaseSettings):
     transaction_retention_s: Annotated[float, Field(ge=3600, le=SECONDS_MAX)] = 86_400.0
 
     # Traces and logs.
+    #: Lines of the log: `json` for machines, `text` for people. Empty: text on a terminal, JSON
+    #: elsewhere.
+    log_format: Literal["", "json", "text"] = ""
+    #: `debug` has a line for each batch of orders, with their ids.
+    log_level: Literal["debug", "info", "warning"] = "info"
     #: The share of grabs whose orders are traced, 0 to 1. With 0 only those with a sampled
     #: `traceparent`, and slow or failed ones. Without it nothing is traced.
     trace_rate: Annotated[float, Field(ge=0, le=1)] | None = None

@@ -130,6 +130,7 @@ class BenchStack:
         """The settings of each process, but for its ports."""
         return {
             "SECKILL_HOME": str(self.home),
+            "SECKILL_LOG_FORMAT": "text",  # a drill reads times off it
             "SECKILL_REDIS_URL": self.services.redis_url,
             "SECKILL_AMQP_URL": self.services.amqp_url,
             "SECKILL_POSTGRES_DSN": self.services.postgres_dsn,

@@ -77,7 +77,11 @@ class RunningPool:
             "ops.cli",
             *words,
             cwd=PROJECT_ROOT,
-            env={**os.environ, "SECKILL_HOME": str(self.home)},
+            env={
+                **os.environ,
+                "SECKILL_HOME": str(self.home),
+                "SECKILL_LOG_FORMAT": "text",  # tests look for words in it
+            },
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )

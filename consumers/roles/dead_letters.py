@@ -23,6 +23,7 @@ from seckill.adapters import topology
 from seckill.adapters.publisher import Publisher
 from seckill.dead_letters import parser, store
 from seckill.errors import Transient
+from seckill.log_lines import IDS_MAX
 
 #: Weight of the letters written in one transaction: a hundred letters of fifty grabs each.
 BATCH_MAX = 5_000
@@ -67,6 +68,12 @@ class StoreDeadLetters:
                 len(message.orders),
                 parser.first_line(message.reason),
                 arrival.letter_id,
+                extra={
+                    "event": "dead_letter",
+                    "queue": self._queue,
+                    "sale_id": message.sale_id,
+                    "order_ids": [order.order_id for order in message.orders[:IDS_MAX]],
+                },
             )
 
 

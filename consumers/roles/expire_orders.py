@@ -6,6 +6,7 @@ its payment window is over.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 
@@ -19,9 +20,12 @@ from consumers.runtime.role import Role
 from seckill import messages, metrics
 from seckill.adapters import topology
 from seckill.consistency import history
+from seckill.log_lines import log_orders
 from seckill.orders import orders
 from seckill.spans import SpanKind, queue_attributes
 from seckill.tracing import order_traces
+
+log = logging.getLogger(__name__)
 
 #: Orders cancelled in one transaction.
 BATCH_MAX = 1_000
@@ -47,6 +51,7 @@ class ExpireOrders:
             self._db, sorted(order_ids), to_state="cancelled", reason="expired", overdue_only=True
         )
         metrics.EXPIRED.labels("timer").inc(len(ended))
+        log_orders(log, logging.INFO, "orders_expired", "expired (timer)", ended)
         await order_traces.record(
             self._db,
             "process orders.expire",

@@ -24,6 +24,7 @@ from seckill.adapters.redis import redis_errors_as_unavailable
 from seckill.consistency import history
 from seckill.consistency.preflight import KEYSPACE_EVENTS, missing_expiry_events, redis_settings
 from seckill.errors import Unavailable
+from seckill.log_lines import log_orders
 from seckill.orders import orders
 from seckill.tracing import order_traces
 
@@ -70,6 +71,7 @@ class KeyExpiry:
         )
         self._due.clear()
         metrics.EXPIRED.labels("key").inc(len(ended))
+        log_orders(log, logging.INFO, "orders_expired", "expired (key)", ended)
         await order_traces.record(self._db, "key_expiry: cancel orders", ended, start_ns)
         return Polled(len(ended), more=True)
 

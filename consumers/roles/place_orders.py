@@ -35,6 +35,7 @@ from seckill.clock import now_ms
 from seckill.consistency.claims import ClaimCheck
 from seckill.dead_letters.parser import first_line
 from seckill.errors import Unavailable
+from seckill.log_lines import log_orders
 from seckill.messages import BadGrab, DecodedPlace
 from seckill.order_ids import created_ms_of
 from seckill.orders import orders
@@ -120,6 +121,7 @@ class PlaceOrders:
             await self._trace(placings, wanted, start_ns, refused, reasons)
         placed = wanted.keys() - {r.order_id for r in refused} - reasons.keys()
         metrics.PLACEMENTS.labels("placed").inc(len(placed))
+        _log(placed, refused)
         _observe_waits(placings, placed)
         self._timers.start([p for p in wanted.values() if p.order_id in placed])
         for order_id, reason in reasons.items():
@@ -171,6 +173,17 @@ class PlaceOrders:
             refused, reasons = await self._place_halving(placements[:middle])
             more_refused, more_reasons = await self._place_halving(placements[middle:])
             return refused + more_refused, reasons | more_reasons
+
+
+def _log(placed: Collection[str], refused: Sequence[NotPlaced]) -> None:
+    """Log what was placed, for debugging, and what was rejected."""
+    log_orders(log, logging.DEBUG, "orders_placed", "placed", placed)
+    rejected: dict[str, list[str]] = defaultdict(list)
+    for each in refused:
+        if each.outcome == "rejected":
+            rejected[each.why or "unknown"].append(each.order_id)
+    for why, order_ids in rejected.items():
+        log_orders(log, logging.INFO, "orders_rejected", f"rejected ({why})", order_ids)
 
 
 def build(stores: Resources) -> Role:

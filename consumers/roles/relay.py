@@ -7,6 +7,7 @@ row once.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from itertools import groupby
@@ -26,8 +27,11 @@ from seckill.errors import BrokenSale
 from seckill.inventory import outbox
 from seckill.inventory.outbox import OutboxEntry, UnreadableEntry
 from seckill.inventory.reservations import CALL_MAX, Stock
+from seckill.log_lines import log_orders
 from seckill.messages import MESSAGE_GRABS_MAX
 from seckill.sales.directory import SaleDirectory
+
+log = logging.getLogger(__name__)
 
 #: An entry is relayed at 2 s; a buyer who polls does not notice a second more. A look asks Redis
 #: about each live sale: two hundred take this process 3 ms.
@@ -93,6 +97,8 @@ class Relay:
                 body = messages.encode_place(sale_id, epoch, outbox_ids, grabs, traces)
                 await self._publisher.publish(topology.ORDERS_PLACE, body)
                 await self._stock.ack_outbox(sale_id, outbox_ids)
+                ids = [grab.order_id for grab in grabs]
+                log_orders(log, logging.INFO, "grabs_relayed", "relayed", ids, sale_id=sale_id)
 
     async def _dead_letter(self, sale_id: str, entries: Sequence[UnreadableEntry]) -> None:
         """Take entries out of the way that would stop the relay of all sales again and again.

@@ -17,6 +17,7 @@ from consumers.runtime.role import Role
 from seckill import metrics
 from seckill.inventory import stock_returns
 from seckill.inventory.reservations import CALL_MAX, Stock
+from seckill.log_lines import log_orders
 from seckill.sales.restock import repair_totals
 from seckill.tracing import order_traces
 
@@ -47,6 +48,7 @@ class ReturnStock:
         start_ns = time.time_ns()
         returned = await stock_returns.return_batch(self._db, self._stock)
         metrics.RETURNED.inc(returned.done)
+        log_orders(log, logging.INFO, "units_returned", "units returned", returned.order_ids)
         await order_traces.record(self._db, "return units", returned.order_ids, start_ns)
         return Polled(returned.done, more=returned.done + returned.put_off == CALL_MAX)
 

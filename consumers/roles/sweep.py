@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 
 import asyncpg
@@ -12,8 +13,11 @@ from consumers.runtime.poll_role import Polled, PollRole
 from consumers.runtime.role import Role
 from seckill import metrics
 from seckill.consistency import history
+from seckill.log_lines import log_orders
 from seckill.orders import orders
 from seckill.tracing import order_traces
+
+log = logging.getLogger(__name__)
 
 IDLE_S = 1.0
 #: The sweep takes orders that are overdue by so much: the timers should have them first.
@@ -36,6 +40,7 @@ class Sweep:
         start_ns = time.time_ns()
         ended = await orders.release_overdue(self._db, grace_s=GRACE_S, limit=BATCH_MAX)
         metrics.EXPIRED.labels("sweep").inc(len(ended))
+        log_orders(log, logging.INFO, "orders_expired", "expired (sweep)", ended)
         await order_traces.record(self._db, "sweep: cancel overdue orders", ended, start_ns)
         return Polled(len(ended), more=len(ended) == BATCH_MAX)
 

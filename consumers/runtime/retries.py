@@ -87,7 +87,12 @@ class RetrySchedule:
         metrics.RETRIES.labels(self._queue).inc()
         record_failure(f"retry {self._queue}", self._queue, message.body, reason, attempts)
         log.warning(
-            "%s: attempt %d failed, again in %d s: %s", self._queue, attempts, delay_s, reason
+            "%s: attempt %d failed, again in %d s: %s",
+            self._queue,
+            attempts,
+            delay_s,
+            reason,
+            extra={"event": "message_retried", "queue": self._queue, "attempts": attempts},
         )
         # No other header is kept: x-death would grow with every retry.
         headers = {"x-attempts": attempts, "x-first-failed-ms": first_failed_ms}

@@ -8,6 +8,7 @@ the outbox, from which the relay sends it again.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -23,10 +24,13 @@ from seckill.adapters.failures import RABBITMQ
 from seckill.adapters.publisher import Publisher
 from seckill.errors import Unavailable
 from seckill.inventory.reservations import Grab
+from seckill.log_lines import log_orders
 from seckill.messages import MESSAGE_GRABS_MAX
 from seckill.micro_batcher import MicroBatcher, Waiter
 from seckill.outages import OUTAGES
 from seckill.stage_times import StageTimes
+
+log = logging.getLogger(__name__)
 
 #: Publishes of one sale in flight: one on its way while the broker writes the other to disk.
 PUBLISHES_MAX = 2
@@ -166,12 +170,14 @@ class GrabPublisher:
             OUTAGES.failed(error)
             metrics.PUBLISH_FAILURES.inc()
             record_publish(traces, start_ns, len(grabs), error)
+            self._log("grabs_left_in_outbox", "not confirmed, left in the outbox", grabs)
             self._breaker.failed()
         else:
             confirmed_at = time.monotonic()
             for batch in batches:
                 batch.times.confirmed_at = confirmed_at
             record_publish(traces, start_ns, len(grabs))
+            self._log("grabs_published", "published", grabs)
             self._breaker.succeeded()
             self._on_confirmed(outbox_ids)
         finally:
@@ -181,7 +187,14 @@ class GrabPublisher:
 
     def _leave_in_outbox(self) -> None:
         while self._waiting:
-            self._waiting.popleft().on_published()
+            batch = self._waiting.popleft()
+            self._log("grabs_left_in_outbox", "left in the outbox", batch.grabs)
+            batch.on_published()
+
+    def _log(self, event: str, text: str, grabs: Sequence[Grab]) -> None:
+        if log.isEnabledFor(logging.DEBUG):
+            ids = [grab.order_id for grab in grabs]
+            log_orders(log, logging.DEBUG, event, text, ids, sale_id=self._sale_id)
 
 
 class BatchedPublisher:

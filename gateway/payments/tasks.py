@@ -59,6 +59,18 @@ class PaymentTasks:
             return refusal
         outcome = await self._checkout.pay(payment)
         metrics.PAYMENTS.labels(outcome.reason or outcome.state.lower()).inc()
+        log.info(
+            "payment of order %s by %s: %s",
+            payment.order_id,
+            payment.method,
+            outcome.reason or outcome.state.lower(),
+            extra={
+                "event": "payment",
+                "order_id": payment.order_id,
+                "sale_id": payment.sale_id,
+                "outcome": outcome.reason or outcome.state.lower(),
+            },
+        )
         return outcome
 
     def _finish(self, paying: Paying) -> None:

@@ -82,6 +82,7 @@ COMMANDS = {
         "ops.cli.provider:provider",
         "Play a card provider, in the foreground; GET /books shows what each key was charged.",
     ),
+    "order": ("ops.cli.orders:order_app", "Show what the stores have of one order."),
     "sale": ("ops.cli.sales:sale_app", "Make, run and show sales."),
     "dead": (
         "ops.cli.dead_letters:dead_app",

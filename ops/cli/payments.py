@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from typing import Annotated
 
 import typer
 
-from ops.cli.console import BuyerId, Json, check_optional_id, check_reason, show
+from ops.cli.console import BuyerId, Json, check_optional_id, check_order_id, check_reason, show
 from ops.cli.stores import Stores, run
 from seckill import audit
 from seckill.errors import UserMistake
-from seckill.order_ids import PATTERN
 from seckill.payments import refunds, wallets
 from seckill.payments.card_payment_store import CardPaymentStore, OpenCardPayment
 from seckill.payments.payment import new_tx_id
 from seckill.payments.wallets import CENTS_MAX, Coupon, TopUp, Wallet
+from seckill.tracing import order_traces
+from seckill.tracing.starting import tracing
 
 #: Beyond that the metric has their number.
 LISTED_MAX = 1_000
@@ -62,17 +64,25 @@ def coupon(
 
 
 def refund(
-    order_id: Annotated[str, typer.Argument(metavar="ORDER", help="The order's id.")],
+    order_id: Annotated[
+        str,
+        typer.Argument(metavar="ORDER", help="The order's id.", callback=check_order_id),
+    ],
     reason: Annotated[str, typer.Option(help="Why; the buyer reads it, and the audit keeps it.")],
     as_json: Json = False,
 ) -> None:
     """Take a paid order back: its units are for sale again; money and coupon go back."""
-    order_id = order_id.lower()
-    if not PATTERN.match(order_id):
-        raise UserMistake(f"{order_id!r} is not an order id of this shop")
     check_reason(reason)
     actor = audit.operator_name()
-    state = run(lambda s: refunds.refund(s.db, order_id, actor=actor, reason=reason))
+
+    async def refund_traced(stores: Stores) -> str:
+        start_ns = time.time_ns()
+        with tracing(stores.settings, "command"):
+            state = await refunds.refund(stores.db, order_id, actor=actor, reason=reason)
+            await order_traces.record(stores.db, "refund by an operator", [order_id], start_ns)
+        return state
+
+    state = run(refund_traced)
     more = "" if state == "refunded" else ": the provider is told to give the money back"
     show({"order_id": order_id, "status": state}, as_json, f"order {order_id} is {state}{more}")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import secrets
 import socket
@@ -14,6 +13,7 @@ from config.settings import PROJECT_ROOT, STORES, Settings, load_settings
 from ops.processes.child import Child, Spec
 from ops.processes.liveness import LivenessWatch
 from ops.processes.supervision import Log, Supervisor
+from seckill import log_lines
 
 
 def worker_settings(*secrets: str) -> Settings:
@@ -21,10 +21,8 @@ def worker_settings(*secrets: str) -> Settings:
 
     Raise BadSettings naming all that are missing: addresses of stores, and these secrets.
     """
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
     settings = load_settings()
+    log_lines.set_up(settings)
     settings.require(*STORES, *secrets)
     return settings
 

@@ -176,6 +176,12 @@ class CardPayments:
         states = await self._store.settle(dict(decided))
         for tx_id, _ in decided:
             _count(states[tx_id], 1)
+            log.info(
+                "card payment %s: %s",
+                tx_id,
+                states[tx_id],
+                extra={"event": "card_payment", "tx_id": tx_id, "outcome": states[tx_id]},
+            )
         return [states[tx_id] for tx_id, _ in decided]
 
 

@@ -26,6 +26,8 @@ from seckill.tracing.span_file import SpanFile
 
 #: Spans that may wait, some 10 MB: those of a second at 1,000 traced orders a second.
 QUEUE_MAX = 8_192
+#: The queue of the SDK, which is never full: QUEUE_MAX is counted before.
+_SDK_QUEUE_MAX = 2 * QUEUE_MAX
 #: Between two exports. A person who looks for a trace has waited longer.
 SCHEDULE_MS = 1_000
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
@@ -62,7 +64,7 @@ class Export:
         self._counted = CountedExporter(exporters)
         self._taken = 0
         self._processor = BatchSpanProcessor(
-            self._counted, max_queue_size=2 * QUEUE_MAX, schedule_delay_millis=SCHEDULE_MS
+            self._counted, max_queue_size=_SDK_QUEUE_MAX, schedule_delay_millis=SCHEDULE_MS
         )
 
     def take(self, span: FinishedSpan) -> None:

@@ -20,6 +20,7 @@ from seckill.adapters import topology
 from seckill.adapters.publisher import Publisher
 from seckill.backoff import Backoff
 from seckill.errors import Transient, Unavailable
+from seckill.spans import trace_of_args
 from seckill.transactions.attempts import HOLD_S, attempt, is_held, notes_of, record_transaction
 from seckill.transactions.branches import Definition
 from seckill.transactions.log import TransactionLog
@@ -143,7 +144,12 @@ class Saga:
 
     async def _park(self, sagas: Sequence[LoggedTransaction]) -> None:
         ids = [saga.tx_id for saga in sagas]
-        log.error("%s: parked for an operator: %s", self.name, ", ".join(ids))
+        log.error(
+            "%s: parked for an operator: %s",
+            self.name,
+            ", ".join(ids),
+            extra={"event": "transaction_parked", "tx_ids": ids},
+        )
         await self._log.park(ids)
         metrics.TRANSACTIONS.labels(self.engine, "parked").inc(len(ids))
         for saga in sagas:
@@ -152,9 +158,10 @@ class Saga:
     def _record(
         self, saga: LoggedTransaction, state: TransactionState, reason: str | None = None
     ) -> None:
-        record_transaction(
-            f"saga {self.name}", saga.call, saga.created_ns, state, reason or saga.reason
-        )
+        why = reason or saga.reason
+        if state is not TransactionState.FAILED:
+            _log_end(saga, state, why)
+        record_transaction(f"saga {self.name}", saga.call, saga.created_ns, state, why)
 
 
 def _is_spent(saga: LoggedTransaction, error: Exception) -> bool:
@@ -165,3 +172,23 @@ def _is_spent(saga: LoggedTransaction, error: Exception) -> bool:
     if saga.state is TransactionState.COMPENSATING:
         return made >= UNDO_ATTEMPTS_MAX
     return made >= DO_ATTEMPTS_MAX or not isinstance(error, Transient)
+
+
+def _log_end(saga: LoggedTransaction, state: TransactionState, why: str | None) -> None:
+    context = trace_of_args(saga.args)
+    log.log(
+        logging.INFO if state is TransactionState.COMPLETED else logging.WARNING,
+        "saga %s of order %s: %s%s",
+        saga.name,
+        saga.args.get("order_id", "unknown"),
+        state.lower(),
+        f" ({why})" if why else "",
+        extra={
+            "event": "saga_ended",
+            "order_id": saga.args.get("order_id"),
+            "sale_id": saga.args.get("sale_id"),
+            "tx_id": saga.tx_id,
+            "state": state.lower(),
+            **({"trace_id": context.trace_id} if context else {}),
+        },
+    )

@@ -245,7 +245,12 @@ class Coordinator:
         made = {tx_id: attempts.get(tx_id, 0) + 1 for tx_id in failures.keys() - {*held}}
         spent = [tx_id for tx_id, number in made.items() if number >= ATTEMPTS_MAX]
         if spent:
-            log.error("%s: parked for an operator: %s", self.name, ", ".join(spent))
+            log.error(
+                "%s: parked for an operator: %s",
+                self.name,
+                ", ".join(spent),
+                extra={"event": "transaction_parked", "tx_ids": spent},
+            )
             await self._log.park(spent)
             self._count("parked", len(spent))
         again = {

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 from aiohttp import ClientSession
 
+from seckill.log_lines import secrets_of
 from seckill.payments import wallets
 from seckill.payments.wallets import TopUp
 from seckill.tracing.span_file import StoredSpan
@@ -33,6 +34,8 @@ async def processes(settings, tmp_path_factory, collector):
         settings,
         home,
         SECKILL_TRACE_RATE="1",
+        SECKILL_LOG_FORMAT="json",
+        SECKILL_LOG_LEVEL="debug",
         SECKILL_TRACE_FILE=str(home / "spans.jsonl"),
         OTEL_EXPORTER_OTLP_ENDPOINT=collector.url,
     ) as running:
@@ -125,7 +128,7 @@ def span_named(tree: SpanTree, name: str) -> StoredSpan:
 
 
 async def test_a_paid_and_shipped_order_is_one_tree(
-    http, open_sale, grab_for, pay, tree_of, db, collector
+    http, open_sale, grab_for, pay, tree_of, db, collector, processes
 ) -> None:
     sale = await open_sale()
     buyer = payer()
@@ -134,7 +137,21 @@ async def test_a_paid_and_shipped_order_is_one_tree(
     await pay(http, order_id, buyer)
 
     tree = await tree_of(order_id, "send saga.completed")
+    code, out, err = await processes.ask("order", "show", order_id, "--json")
+    life = json.loads(out) if code == 0 else err
+    times = [moment["at"] for moment in life["moments"]]
+    told = [moment["what"] for moment in life["moments"]]
 
+    assert (life["state"], life["buyer_id"], life["trace_id"]) == (
+        "paid",
+        buyer,
+        tree.span.trace_id,
+    )
+    assert life["holder"] == f"{order_id}:1"
+    assert times == sorted(times)
+    assert told[0] == "grabbed"
+    for words in ("placed: 1 for 1999", "do capture", "shipment allocated", "COMPLETED"):
+        assert any(words in each for each in told), words
     assert tree.span.name == GRAB
     assert tree.span.kind == "server"
     assert tree.span.parent_id is None
@@ -160,6 +177,25 @@ async def test_a_paid_and_shipped_order_is_one_tree(
     (batch,) = [s for s in collector.spans if f"{s.trace_id}-{s.span_id}" in placed.links]
     assert batch.attributes["messaging.batch.message_count"] >= 1
     assert f"{tree.span.trace_id}-{tree.span.span_id}" in batch.links
+
+
+async def test_an_order_can_be_followed_through_the_logs_and_no_secret_is_in_them(
+    http, open_sale, grab_for, tree_of, processes, settings, gateway, consumers
+) -> None:
+    sale = await open_sale(payment_window_s=1)
+    order_id = await grab_for(http, sale, "ann")
+    await tree_of(order_id, "return units")
+
+    texts = [process.child.spec.log.read_text() for process in (gateway, consumers)]
+    lines = [[json.loads(line) for line in text.splitlines()] for text in texts]
+
+    lines = [[line for line in of if order_id in line["message"]] for of in lines]
+    events = [[line["event"] for line in of] for of in lines]
+    assert events[0] == ["grabs_published"]
+    assert [e for e in events[1] if e != "orders_expired"] == ["orders_placed", "units_returned"]
+    assert {line["order_id"] for of in lines for line in of} == {order_id}
+    for secret in secrets_of(settings):
+        assert not any(secret in text for text in texts)
 
 
 async def test_an_expired_order_is_one_tree(http, open_sale, grab_for, tree_of) -> None:
@@ -215,8 +251,26 @@ async def test_a_sampled_client_is_the_parent_of_all(
     assert trace_id in out.splitlines()[0]
 
 
-async def test_without_a_trace_the_command_says_so_in_one_line(processes) -> None:
-    code, out, err = await processes.ask("trace", "019aab2f-4c00-8000-8005-5d3c1f0a2b7e")
+async def test_a_refund_by_an_operator_is_in_the_order_s_tree(
+    http, open_sale, grab_for, pay, tree_of, db, processes
+) -> None:
+    sale = await open_sale()
+    buyer = payer()
+    await wallets.top_up(db, [TopUp(f"top-{buyer}", buyer, 5000)])
+    order_id = await grab_for(http, sale, buyer)
+    await pay(http, order_id, buyer)
+    await tree_of(order_id, "send saga.completed")
+
+    code, _, err = await processes.ask("refund", order_id, "--reason", "damaged")
+
+    assert code == 0, err
+    tree = await tree_of(order_id, "refund by an operator")
+    assert "refund by an operator" in names_under(tree, GRAB)
+
+
+@pytest.mark.parametrize("words", [("trace",), ("order", "show")])
+async def test_an_unknown_order_is_one_line(processes, words) -> None:
+    code, out, err = await processes.ask(*words, "019aab2f-4c00-8000-8005-5d3c1f0a2b7e")
     assert (code, out) == (2, "")
-    assert err.startswith("seckill: there is no trace of order 019aab2f")
+    assert err.startswith("seckill: there is no ")
     assert err.count("\n") == 1
