@@ -11,15 +11,21 @@
 -- ARGV[3] settled MessagePack [outbox_id, ...] confirmed by the broker, at most 512
 -- ARGV[4] outbox_max entries
 -- ARGV[5] traces MessagePack {order_id: traceparent} of the grabs that are traced, or ""
+-- ARGV[6] caller id of the process; "" for none
+-- ARGV[7] seen accepted calls of the caller, by the replies that it got
+-- ARGV[8] seen_epoch in which it got them
 -- RETURNS {"OK", now_ms, epoch, left, outbox_id or "", outcomes, order_id of each D in order}
 --   outcomes has one letter for each grab: A accepted, D duplicate, N not open, C closed, P paused,
 --   Q quantity not within the sale's limit, S sold out, F outbox full
 -- RETURNS {"LATE", now_ms} | {"MISSING", now_ms} | {"FENCED", now_ms}
+-- RETURNS {"BEHIND", now_ms, counted} Redis went back in time: it is fenced, calls seen are gone
 -- TIME is Redis's own, so that the sale opens for every gateway at the same moment.
 -- SAFE BECAUSE test, decrement, holder and outbox entry are one script, and every step that can
--- fail (reads, packing, the reply) comes before the first write: scripts do not roll back.
+-- fail (reads, packing, the reply) comes before the first write: scripts do not roll back. Only the
+-- caller raises its count, so grabs of others cannot hide that Redis went back in time.
 local stock_key, sale_key, holders_key, outbox_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local deadline_ms, outbox_max, traces = tonumber(ARGV[2]), tonumber(ARGV[4]), ARGV[5] or ""
+local deadline_ms, outbox_max, traces = tonumber(ARGV[2]), tonumber(ARGV[4]), ARGV[5]
+local count = "calls:" .. ARGV[6]
 
 local time = redis.call("TIME")
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -28,7 +34,7 @@ if now_ms > deadline_ms then
 end
 
 local sale = redis.call("HMGET", sale_key, "state", "opens_at_ms", "closes_at_ms",
-  "per_order_max", "epoch")
+  "per_order_max", "epoch", count)
 local state, opens_at_ms, closes_at_ms = sale[1], tonumber(sale[2]), tonumber(sale[3])
 local per_order_max, epoch = tonumber(sale[4]), sale[5]
 local stock = redis.call("GET", stock_key)
@@ -37,6 +43,12 @@ if not state or (state ~= "created" and not stock) then
 end
 if state == "fenced" then
   return {"FENCED", now_ms}
+end
+
+local counted = tonumber(sale[6] or 0)
+if epoch == ARGV[8] and counted < tonumber(ARGV[7]) then
+  redis.call("HSET", sale_key, "state", "fenced")
+  return {"BEHIND", now_ms, counted}
 end
 
 local refusal = nil
@@ -93,6 +105,9 @@ if taken > 0 then
   end
   redis.call("HSET", holders_key, unpack(new_holders))
   redis.call("DECRBY", stock_key, taken)
+  if ARGV[6] ~= "" then
+    redis.call("HINCRBY", sale_key, count, 1)
+  end
 end
 if #settled > 0 then
   redis.call("XDEL", outbox_key, unpack(settled))

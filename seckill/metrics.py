@@ -149,6 +149,10 @@ DEAD_OPEN = Gauge("seckill_dead_letters_open", "Dead letters that wait for an op
 EXPIRED = Counter("seckill_orders_expired", "Unpaid orders cancelled", ["by"])
 RETURNED = Counter("seckill_units_returned", "Holders given back to Redis")
 RELAYED = Counter("seckill_outbox_relayed", "Outbox entries re-sent by the relay")
+LOST_CALLS = Counter(
+    "seckill_lost_grab_batches",
+    "Batches of grabs that Redis has lost after this process took them: the sale is fenced",
+)
 TO_REBUILD = Gauge("seckill_sales_to_rebuild", "Sales that sell nothing until a rebuild", ["why"])
 RECONCILED = Counter(
     "seckill_reconciled", "Orders on which the stores were made to agree", ["action"]

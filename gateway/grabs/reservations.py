@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
@@ -13,8 +15,18 @@ from gateway.grabs.publisher import GrabPublisher
 from gateway.grabs.traces import contexts_of
 from seckill import metrics
 from seckill.clock import monotonic_ms, now_ms
+from seckill.consistency import fencing
+from seckill.consistency.fencing import FenceReason
 from seckill.errors import Unavailable
-from seckill.inventory.reservations import CALL_MAX, Grab, GrabReply, Holding, Stock, Verdict
+from seckill.inventory.reservations import (
+    CALL_MAX,
+    CallCount,
+    Grab,
+    GrabReply,
+    Holding,
+    Stock,
+    Verdict,
+)
 from seckill.micro_batcher import MicroBatcher, Waiter
 from seckill.order_ids import new_order_id
 from seckill.sales.sales import Sale
@@ -24,12 +36,16 @@ from seckill.stage_times import StageTimes
 #: next starts some 8 ms later (`grab_spacing_s`), so only a quiet sale pays for a call of its own.
 #: It is far less than the 2 s (`relay_age_ms`) after which the relay would send the entries again.
 ACK_IDLE_S = 0.05
+#: The name under which this process counts its calls: another start has another one.
+PROCESS = secrets.token_hex(4)
 #: Refusals that every buyer without an order gets, whatever quantity they ask for.
 SALE_WIDE = {Verdict.NOT_OPEN, Verdict.CLOSED, Verdict.PAUSED}
 _QUEUED, _CALLED, _WAITED_TO_PUBLISH, _CONFIRMED, _ANSWERED, _LOOKED_UP = (
     metrics.GRAB_STAGE_SECONDS.labels(stage)
     for stage in ("queue", "call", "wait_publish", "confirm", "answer", "look_up")
 )
+
+log = logging.getLogger(__name__)
 
 
 #: Returns what buyers hold of an archived sale, by id; None if the sale is not archived.
@@ -92,6 +108,7 @@ class SaleReservations:
     ) -> None:
         self.sale = sale
         self._stock = stock
+        self._count = CallCount(PROCESS)
         self._clock = clock
         self._find_archived = find_archived
         self._publisher = make_publisher(sale.sale_id, self._note_confirmed)
@@ -175,6 +192,7 @@ class SaleReservations:
                 settled=confirmed,
                 outbox_max=self._outbox_max,
                 traces=contexts_of(waiter.item for waiter in batch),
+                count=self._count,
             )
         except Unavailable:
             self._confirmed += confirmed  # naming an entry twice is harmless
@@ -184,6 +202,8 @@ class SaleReservations:
         self._clock.observe(reply.now_ms, asked_ms=asked_ms)
         if Verdict.UNAVAILABLE in reply.verdicts:
             self._confirmed += confirmed
+            if reply.lost_calls:
+                self._report_lost(reply.lost_calls)
             # A process that had no grab since the closing does not know of it.
             buyer_ids = [waiter.item.buyer_id for waiter in batch]
             if holdings := await self._find_archived(self.sale.sale_id, buyer_ids):
@@ -192,11 +212,22 @@ class SaleReservations:
                     waiter.answer(result_of_look_up(Verdict.CLOSED, holding))
                 return
         else:
+            self._count.note(reply)
             self.left = reply.left
             verdicts = set(reply.verdicts)
             if verdicts & SALE_WIDE or (reply.left == 0 and Verdict.SOLD_OUT in verdicts):
                 self.selling = False
         self._answer(batch, reply, times)
+
+    def _report_lost(self, calls: int) -> None:
+        """Say that Redis has lost what buyers were answered; the script has fenced the sale."""
+        metrics.LOST_CALLS.inc(calls)
+        log.error(
+            "Redis has lost the last %d batches of grabs that this process took: a replica without "
+            "them was promoted, or an older file was loaded. %s",
+            calls,
+            fencing.advice(self.sale.sale_id, FenceReason.BEHIND),
+        )
 
     def _answer(
         self, batch: Sequence[Waiter[Grab, GrabResult]], reply: GrabReply, times: StageTimes

@@ -68,6 +68,24 @@ class GrabReply:
     outbox_id: str = ""
     #: The first order_id of each duplicate, in order.
     known_ids: Sequence[str] = ()
+    #: Calls of this process that took something, of which Redis knows no more: it went back in
+    #: time, and has fenced the sale.
+    lost_calls: int = 0
+
+
+class CallCount:
+    """How many calls of this process took something from a sale, as its replies said."""
+
+    def __init__(self, caller: str) -> None:
+        self.caller = caller
+        self.epoch = self.seen = 0
+
+    def note(self, reply: GrabReply) -> None:
+        """Count a reply; a rebuild begins anew."""
+        if reply.epoch > self.epoch:
+            self.epoch, self.seen = reply.epoch, 0
+        if reply.outbox_id and reply.epoch == self.epoch:
+            self.seen += 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,18 +175,23 @@ class Stock:
         settled: Sequence[str] = (),
         outbox_max: int,
         traces: Mapping[str, TraceContext] | None = None,
+        count: CallCount | None = None,
     ) -> GrabReply:
         """Reserve for up to CALL_MAX grabs in one atomic step; drop `settled` outbox entries.
 
         Past `deadline_ms` (Redis time) the script touches nothing. Running it again with the same
         grabs changes nothing: each is then a duplicate of itself. The outbox keeps `traces`, the
-        contexts of traced grabs by order_id.
+        contexts of traced grabs by order_id. With the count of this process's calls the script
+        notices that Redis has lost one of them.
         """
         packed = _pack(plain_traces(traces)) if traces else b""
-        args = [_pack(grabs), deadline_ms, _pack(settled), outbox_max, packed]
+        seen = (count.caller, count.seen, count.epoch) if count else ("", 0, 0)
+        args = [_pack(grabs), deadline_ms, _pack(settled), outbox_max, packed, *seen]
         reply = await run_script(self._grab, sale_id, _ALL_KEYS, args)
-        if not _is_ok(reply, b"LATE", b"MISSING", b"FENCED"):
-            return GrabReply(now_ms=reply[1], verdicts=[Verdict.UNAVAILABLE] * len(grabs))
+        if not _is_ok(reply, b"LATE", b"MISSING", b"FENCED", b"BEHIND"):
+            lost = count.seen - reply[2] if count and reply[0] == b"BEHIND" else 0
+            verdicts = [Verdict.UNAVAILABLE] * len(grabs)
+            return GrabReply(now_ms=reply[1], verdicts=verdicts, lost_calls=lost)
         _, now_ms, epoch, left, outbox_id, letters, *known = reply
         return GrabReply(
             now_ms=now_ms,

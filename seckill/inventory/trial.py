@@ -74,7 +74,7 @@ async def _try(redis: Redis, sale_id: str) -> list[Any] | Exception:
     async with open_pipeline(redis, atomic=True) as pipe:
         pipe.set(redis_keys.stock(sale_id), 1)
         pipe.hset(redis_keys.sale(sale_id), mapping=_SALE)
-        pipe.evalsha(grab.sha, len(keys), *keys, _GRABS, _DEADLINE_MS, _NOTHING, 1)
+        pipe.evalsha(grab.sha, len(keys), *keys, _GRABS, _DEADLINE_MS, _NOTHING, 1, "", "", 0, 0)
         pipe.delete(*keys)
         replies = await pipe.execute(raise_on_error=False)
     errors = [reply for reply in replies if isinstance(reply, Exception)]
