@@ -25,7 +25,6 @@
 -- caller raises its count, so grabs of others cannot hide that Redis went back in time.
 local stock_key, sale_key, holders_key, outbox_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local deadline_ms, outbox_max, traces = tonumber(ARGV[2]), tonumber(ARGV[4]), ARGV[5]
-local count = "calls:" .. ARGV[6]
 
 local time = redis.call("TIME")
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -34,7 +33,7 @@ if now_ms > deadline_ms then
 end
 
 local sale = redis.call("HMGET", sale_key, "state", "opens_at_ms", "closes_at_ms",
-  "per_order_max", "epoch", count)
+  "per_order_max", "epoch", "calls:" .. ARGV[6])
 local state, opens_at_ms, closes_at_ms = sale[1], tonumber(sale[2]), tonumber(sale[3])
 local per_order_max, epoch = tonumber(sale[4]), sale[5]
 local stock = redis.call("GET", stock_key)
@@ -97,16 +96,12 @@ local packed = cmsgpack.pack(accepted)
 local reply = {"OK", now_ms, tonumber(epoch), left, "", table.concat(outcomes), unpack(known)}
 
 if taken > 0 then
-  if traces == "" then
-    reply[5] = redis.call("XADD", outbox_key, "*", "epoch", epoch, "grabs", packed)
-  else
-    reply[5] = redis.call("XADD", outbox_key, "*", "epoch", epoch, "grabs", packed,
-      "traces", traces)
-  end
+  local more = traces == "" and {} or {"traces", traces}
+  reply[5] = redis.call("XADD", outbox_key, "*", "epoch", epoch, "grabs", packed, unpack(more))
   redis.call("HSET", holders_key, unpack(new_holders))
   redis.call("DECRBY", stock_key, taken)
   if ARGV[6] ~= "" then
-    redis.call("HINCRBY", sale_key, count, 1)
+    redis.call("HINCRBY", sale_key, "calls:" .. ARGV[6], 1)
   end
 end
 if #settled > 0 then
