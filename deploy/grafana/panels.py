@@ -166,6 +166,7 @@ EDGE = (
             "dropped": "sum(rate(seckill_event_streams_dropped_total[1m]))",
         },
     ),
+    Panel("Spans of traces", rate_by("seckill_spans_total", "outcome"), "reqps"),
     Panel("Grabs read by aiohttp", {"": "sum(rate(seckill_grabs_by_aiohttp_total[1m]))"}, "reqps"),
 )
 CONSUMERS = (
