@@ -147,7 +147,7 @@ async def _overload(seconds: int, factor: float, connections: int) -> list[Findi
         dues += [seconds + n / GENTLE_RATE for n in range(int(GENTLE_RATE * GENTLE_S))]
         requests = plan_grabs(stack, [sale], dues)
         pid = gateway.child.pid or 0
-        before_mb = peak_mb = _resident_mb(pid)
+        before_mb = peak_mb = resident_mb(pid)
         run = asyncio.create_task(
             offer(
                 gateway.url,
@@ -158,9 +158,9 @@ async def _overload(seconds: int, factor: float, connections: int) -> list[Findi
             )
         )
         while not run.done():
-            peak_mb = max(peak_mb, _resident_mb(pid))
+            peak_mb = max(peak_mb, resident_mb(pid))
             await asyncio.wait({run}, timeout=0.5)
-        report, after_mb = await run, _resident_mb(pid)
+        report, after_mb = await run, resident_mb(pid)
         await stack.drop_queue()
     memory = f"{before_mb:.0f} MB before, {peak_mb:.0f} MB at most, {after_mb:.0f} MB after"
     return [
@@ -198,7 +198,8 @@ def _overload_findings(report: CrowdReport, seconds: int) -> list[Finding]:
     ]
 
 
-def _resident_mb(pid: int) -> float:
+def resident_mb(pid: int) -> float:
+    """Return how much memory a process has resident, in megabytes."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
