@@ -4,6 +4,10 @@ Finds the knee of new connections: the highest rate at which 99 of 100 have thei
 quarter of a second, of one gateway on a core of its own, and of nginx with Lua (script only) beside
 it, where that is installed. Then come 1.5, 2.5 and 5 times as many buyers, who wait for 2 s, while
 units last and when all are sold. Last, 1.5 times the capacity on connections that stay open.
+
+To open a connection costs the generator as much as the gateway, most of it in the kernel, so on two
+cores it cannot offer several times what a whole core serves. With `--busy 3` three other processes
+share the core of the server under test. All multiples are then of a quarter of a core.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ from loadtest.crowd.knee import Knee
 from loadtest.crowd.offer import offer
 from loadtest.crowd.requests import NoAnswer
 from loadtest.crowd.schedule import Schedule
+from loadtest.drills.busy_core import busy_core
 from loadtest.drills.connection_trials import PATIENCE_S, ConnectionTrials, until_at_rest
 from loadtest.drills.storm_findings import (
     SOLD_OUT,
@@ -51,11 +56,15 @@ def main(
     connections: Annotated[
         int, typer.Option(help="That stay open, for the last row.", min=1)
     ] = 10_000,
+    busy: Annotated[
+        int, typer.Option(help="Other busy processes on the core of the server under test.", min=0)
+    ] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Offer a gateway more new connections than it can serve."""
     require_two_cores()
-    measure(_connections(seconds, rounds, processes, connections), as_json)
+    with busy_core(TESTED_CORE, busy):
+        measure(_connections(seconds, rounds, processes, connections), as_json)
 
 
 async def _connections(
