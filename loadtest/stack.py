@@ -6,9 +6,18 @@ import asyncio
 import itertools
 import os
 import time
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -16,7 +25,7 @@ import asyncpg
 from aio_pika.abc import AbstractChannel
 from redis.asyncio import Redis
 
-from config.settings import DEFAULT_HOME
+from config.settings import DEFAULT_HOME, PROJECT_ROOT
 from ops.processes.child import Child
 from ops.processes.ports import free_port
 from ops.processes.workers import worker
@@ -140,9 +149,18 @@ class BenchStack:
         }
 
     async def run(
-        self, command: str, core: Cores = None, *, port: int | None = None, **overrides: str
+        self,
+        command: str,
+        core: Cores = None,
+        *,
+        port: int | None = None,
+        checkout: Path = PROJECT_ROOT,
+        **overrides: str,
     ) -> Process:
-        """Start `seckill <command>`, pinned if a core is given; gateways may share a port."""
+        """Start `seckill <command>`, pinned if a core is given; gateways may share a port.
+
+        Another checkout is that of another version, for the packages of this interpreter.
+        """
         port, admin_port = port or free_port(), free_port()
         environment = self.environment | {
             "SECKILL_GATEWAY_PORT": str(port),
@@ -150,6 +168,7 @@ class BenchStack:
             **overrides,
         }
         child = worker(command, len(self.children) + 1, environment, home=self.home)
+        child = Child(replace(child.spec, cwd=checkout), child.ready, child.before)
         self.children.append(child)
         with pinned(core):
             await child.start()
@@ -244,17 +263,21 @@ class BenchStack:
 
 @asynccontextmanager
 async def bench_stack(
-    stores_core: Cores = None, *, home: Path = HOME, urls: Mapping[str, str] | None = None
+    stores_core: Cores = None,
+    *,
+    home: Path = HOME,
+    urls: Mapping[str, str] | None = None,
+    migrate: Callable[[str], Awaitable[object]] = migrations.migrate,
 ) -> AsyncIterator[BenchStack]:
     """Start the stores, pinned if a core is given, and stop everything in the end.
 
-    Those with an address in `urls`, by name, are there already.
+    Those with an address in `urls`, by name, are there already. `migrate` makes the tables.
     """
     with ExitStack() as pinning:
         pinning.enter_context(pinned(stores_core))
         async with running_services(home, urls) as services:
             pinning.close()
-            await migrations.migrate(services.postgres_dsn)
+            await migrate(services.postgres_dsn)
             broker = Broker(services.amqp_url, "bench", 10)
             async with (
                 postgres.connect(services.postgres_dsn, size=2, timeout_s=10) as db,

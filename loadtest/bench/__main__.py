@@ -15,12 +15,15 @@ import typer
 from rich.progress import Progress
 
 from loadtest.bench.grab_costs import FEW, MANY, GrabCosts, Point
-from loadtest.bench.order_costs import cost_sides
+from loadtest.bench.order_costs import RATES, cost_sides, measured_costs
 from loadtest.bench.order_sides import order_sides, p99_side
 from loadtest.bench.sides import Side, one_core_sides, two_process_sides
 from loadtest.bench.wrk import require_wrk
 from loadtest.findings import AsJson, Finding, origin, progress, report
-from loadtest.stack import OTHER_CORE, require_two_cores, temporary_stack
+from loadtest.stack import HOME, OTHER_CORE, require_two_cores, temporary_stack
+
+#: What orders cost by part on this machine, in how many runs at most.
+COSTS_FILE, COST_RUNS = HOME / "costs.json", 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +125,10 @@ async def run(runs: int, seconds: int, holders: int, bars: Progress) -> dict[str
         await _interleave(costs.values(), runs, bars)
         sides["p99"] = await p99_side(stack, orders["orders"].median / 2, 2 * seconds)
         await _interleave([sides["p99"]], runs, bars)
+    async with temporary_stack() as stack:  # no other gateway or consumer takes time there
+        HOME.mkdir(parents=True, exist_ok=True)
+        bars.console.print(f"costs by part, for `seckill plan --costs`: {COSTS_FILE}")
+        (await measured_costs(stack, RATES, min(runs, COST_RUNS), seconds)).write(COSTS_FILE)
     if holders:
         async with temporary_stack(OTHER_CORE) as stack:
             costs = GrabCosts(stack, await stack.gateway(), runs, seconds, bars)

@@ -83,6 +83,10 @@ COMMANDS = {
         "Play a card provider, in the foreground; GET /books shows what each key was charged.",
     ),
     "order": ("ops.cli.orders:order_app", "Show what the stores have of one order."),
+    "plan": (
+        "ops.cli.plan:plan",
+        "Plan gateways, consumers and stores for a sale, from what a grab was measured to cost.",
+    ),
     "sale": ("ops.cli.sales:sale_app", "Make, run and show sales."),
     "dead": (
         "ops.cli.dead_letters:dead_app",
