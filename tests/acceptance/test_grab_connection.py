@@ -59,9 +59,12 @@ async def test_plain_grabs_are_taken_by_the_connection_whatever_came_before(
     sale = await open_sale()
     client = await connect(gateway)
     request = grab_request(sale, ticket_for(sale, "ann"))
+    stages = await metric(gateway, "seckill_grab_stage_seconds_count")
     for sent, status in ((LAST, 404), (request, 202)):  # the sale was not known
         await client.send(sent)
         assert await client.statuses(1) == [status]
+    # Parsed, called, replied, published, confirmed, answered: five stages between the six.
+    assert await metric(gateway, "seckill_grab_stage_seconds_count") >= stages + 5
     before = await by_aiohttp(gateway)
     for sent, status in ((request, 200), (LAST, 404), (request, 200), (LAST, 404)):
         await client.send(sent)

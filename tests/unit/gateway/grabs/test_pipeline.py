@@ -18,6 +18,7 @@ from gateway.http.problems import Problem, Refused
 from gateway.overload.concurrency_limit import GRABS_IN_FLIGHT, ConcurrencyLimit
 from gateway.overload.poll_schedule import POLL_SCHEDULE, PollSchedule
 from gateway.overload.rate_limiter import LIMITER, RateLimited
+from seckill import metrics
 from seckill.auth import tickets
 from seckill.auth.key_ring import KeyRing
 from seckill.errors import Unavailable
@@ -91,14 +92,22 @@ class Bench:
         self.pipeline = GrabPipeline(app)
         self.client = Client()
 
-    def submit(self, ticket: str | None = None, quantity: int = 1) -> PendingGrab | None:
+    def submit(
+        self, ticket: str | None = None, quantity: int = 1, arrived_at: float | None = None
+    ) -> PendingGrab | None:
         if ticket is None:
             expires_at_s = int(time.time()) + 60
             ticket = tickets.issue(
                 KEYS, sale_id=SALE.sale_id, buyer_id="ann", expires_at_s=expires_at_s
             )
         return self.pipeline.begin_grab(
-            self.client, cast(Any, SALE), ticket, quantity, "10.0.0.1", ()
+            self.client,
+            cast(Any, SALE),
+            ticket,
+            quantity,
+            "10.0.0.1",
+            (),
+            arrived_at=arrived_at,
         )
 
     @property
@@ -122,6 +131,35 @@ async def test_a_won_grab_is_answered_with_its_order(bench: Bench) -> None:
     assert b'"order_id":"order-1"' in body
     assert bench.in_flight.in_flight == 0
     assert bench.limiter.names == [("ann", "10.0.0.1")]
+
+
+async def test_its_wait_counts_from_its_bytes_to_its_answer_by_verdict(bench: Bench) -> None:
+    accepted = metrics.GRAB_SECONDS.labels("accepted")
+    count, waited_s = accepted.count, accepted.sum
+    arrived_at = asyncio.get_running_loop().time() - 7
+    assert bench.submit(arrived_at=arrived_at) is not None
+    (step,) = bench.reservations.grabs
+    assert step.since >= arrived_at + 7
+    step.answer(GrabResult(Verdict.ACCEPTED, "order-1"))
+
+    assert accepted.count == count + 1
+    assert accepted.sum >= waited_s + 7
+
+
+async def test_a_grab_that_a_limit_refuses_counts_apart_from_the_verdicts(bench: Bench) -> None:
+    limited, answers = metrics.GRAB_SECONDS.labels("rate_limited"), answers_counted()
+    before = limited.count
+    bench.limiter.here = LIMITED
+    bench.submit()
+
+    assert limited.count == before + 1
+    assert answers_counted() == answers
+
+
+def answers_counted() -> float:
+    """Return how many grabs were answered with a verdict, as Prometheus reads it."""
+    (family,) = metrics.GRABS.collect()
+    return sum(sample.value for sample in family.samples)
 
 
 async def test_without_a_ticket_it_is_refused_though_there_is_too_much_in_flight(
