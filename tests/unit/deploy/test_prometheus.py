@@ -53,6 +53,18 @@ def test_each_alert_has_a_fault_in_which_it_is_shown_to_fire() -> None:
     assert {*alerts} == fired
 
 
+def test_each_row_of_the_failure_table_has_its_alerts() -> None:
+    architecture = (ROOT / "docs" / "architecture.md").read_text()
+    failures = architecture.partition("## When a part dies")[2].partition("\n## ")[0]
+    alerts = (ROOT / "docs" / "metrics.md").read_text().partition("## Alerts")[2]
+    alerts = alerts.partition("\n## ")[0]
+    of_table = [re.findall(r"(?m)^\| ([^|]+) \|", text)[1:] for text in (failures, alerts)]
+    assert of_table[0] == of_table[1]
+    assert set(re.findall(r"`(Seckill\w+)`", alerts)) <= set(
+        re.findall(r"- alert: (\w+)", RULES.read_text())
+    )
+
+
 def test_each_alert_leads_to_a_section_of_a_page_and_has_a_severity() -> None:
     alerts = RULES.read_text().split("- alert: ")[1:]
     for alert in alerts:
