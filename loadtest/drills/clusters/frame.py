@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -53,6 +53,10 @@ class Cluster:
     children: Sequence[Child]
     #: By name: `killed`, `frozen`, `cut off` and so on.
     troubles: Mapping[str, Trouble]
+    #: Settings of the gateway.
+    settings: Mapping[str, str] = field(default_factory=dict)
+    #: What an operator does for a sale after a trouble; returns what it was, or nothing.
+    after: Callable[[BenchStack, Sale], Awaitable[str]] | None = None
 
 
 #: Starts a cluster with its data below a home, and stops it.
@@ -89,6 +93,8 @@ class TroubleFigures:
     #: Orders that were answered 202, and have no row.
     lost: int = 0
     violations: list[str] = field(default_factory=list)
+    #: What an operator had to do.
+    mended: list[str] = field(default_factory=list)
 
     def finding(self, name: str, *, broken: bool) -> Finding:
         """Return the line for the table."""
@@ -104,6 +110,7 @@ class TroubleFigures:
         parts += [
             f"503: {median(self.shares_503):.2%}",
             f"lost: {self.lost}",
+            *([f"{len(self.mended)} times: {self.mended[-1]}"] if self.mended else []),
             "; ".join(self.violations) or "balanced",
         ]
         well = not self.lost and not self.violations
@@ -123,7 +130,7 @@ async def drill(run_cluster: RunCluster, plan: Plan, names: Sequence[str]) -> li
                 found[name] = TroubleFigures()
                 for n in range(plan.times if trouble else 1):
                     log(f"{cluster.store} {name}, {n + 1} of {plan.times}")
-                    await _play(stack, gateway, children, plan, trouble, found[name])
+                    await _play(stack, gateway, children, plan, trouble, found[name], cluster.after)
         single = TroubleFigures()
         async with shop(None, home / "single") as (stack, gateway):
             await _play(stack, gateway, stack.services.children, plan, None, single)
@@ -142,7 +149,7 @@ async def shop(cluster: Cluster | None, home: Path) -> AsyncIterator[tuple[Bench
     home.mkdir(mode=0o755)  # noqa: ASYNC240 - nothing else runs yet
     urls = {cluster.store: cluster.url} if cluster else None
     async with bench_stack(home=home, urls=urls) as stack:
-        gateway = await stack.run("gateway")
+        gateway = await stack.run("gateway", **(cluster.settings if cluster else {}))
         for _ in range(2):
             await stack.run("consumers")
         yield stack, gateway
@@ -179,6 +186,7 @@ async def _play(
     plan: Plan,
     trouble: Trouble | None,
     figures: TroubleFigures,
+    after: Callable[[BenchStack, Sale], Awaitable[str]] | None = None,
 ) -> None:
     """Let a crowd come, with a trouble or without; add what it came to."""
     sale = await stack.open_sale(units=UNITS)
@@ -204,6 +212,8 @@ async def _play(
     report, ended_at = await offered
     watching.cancel()
     await asyncio.wait({watching})
+    if trouble and after and (done := await after(stack, sale)):
+        figures.mended.append(done)
     ledger = await stack.verify(sale)
     rows = "SELECT count(*) FROM orders WHERE sale_id = $1"
     won, placed = report.answered(202), await stack.db.fetchval(rows, sale.sale_id)

@@ -26,14 +26,16 @@ from ops.stack.discovery import require
 from ops.stack.servers.server import StackHome, configuration, write_private
 from seckill.adapters import redis_keys
 from seckill.adapters.redis_slots import slot_of
+from seckill.errors import SeckillError
 
 #: After so long without an answer the others take a server for dead.
 DEAD_AFTER_MS = 2_000
 MASTER = "shop"
 SLOTS = 16_384
+#: Servers connect to each other from here, clients from the usual address.
+SOURCES = "127.0.1.0/24"
 #: Between two looks whether something has happened.
 POLL_S = 0.05
-NO_PAUSE = "repl-diskless-sync-delay 0"
 #: For one answer of one server to an operator.
 ANSWER_S = 5.0
 
@@ -46,6 +48,10 @@ class RedisGroup:
     url: str = ""
     servers: dict[int, Child] = field(default_factory=dict)
     sentinels: list[Child] = field(default_factory=list)
+    #: Port -> the address from which this server connects to others.
+    sources: dict[int, str] = field(default_factory=dict)
+    #: Port -> the port for the other nodes of a cluster.
+    buses: dict[int, int] = field(default_factory=dict)
 
     def client(self, port: int) -> Redis:
         """Return a client of one server, for an operator."""
@@ -89,6 +95,25 @@ class RedisGroup:
         """Let a frozen server go on."""
         self.servers[port].send(signal.SIGCONT)
 
+    async def cut_off(self, port: int) -> None:
+        """Let a server and all others lose sight of each other; clients still reach it."""
+        await self._filter("-I", port)
+
+    async def let_in(self, port: int) -> None:
+        """Let a server that was cut off see the others again."""
+        await self._filter("-D", port)
+
+    async def _filter(self, change: str, port: int) -> None:
+        rules = [("-s", self.sources[port]), ("-s", SOURCES, "-p", "tcp", "--dport", str(port))]
+        if bus := self.buses.get(port):
+            rules.append(("-p", "tcp", "--dport", str(bus)))
+        for rule in rules:
+            words = ("iptables", "-w", change, "INPUT", *rule, "-j", "DROP")
+            process = await asyncio.create_subprocess_exec(*words, stderr=asyncio.subprocess.PIPE)
+            _, complaint = await process.communicate()
+            if process.returncode:
+                raise SeckillError(f"to cut a server off takes root: {complaint.decode().strip()}")
+
     async def stop(self) -> None:
         """Stop all servers."""
         await together(*(child.stop() for child in (*self.sentinels, *self.servers.values())))
@@ -98,8 +123,15 @@ class RedisGroup:
         port, directory = free_port(), self.home.directory(name)
         config = directory / "redis.conf"
         password = self.home.credentials.redis_password
-        # Without the pause in which a master waits for more replicas to join a copy.
-        own = (f"port {port}", f"dir {directory}", f"requirepass {password}", NO_PAUSE)
+        self.sources[port] = SOURCES.replace("0/24", str(len(self.servers) + 1))
+        own = (
+            f"port {port}",
+            f"dir {directory}",
+            f"requirepass {password}",
+            f"bind-source-addr {self.sources[port]}",
+            # Without the pause in which a master waits for more replicas to join a copy.
+            "repl-diskless-sync-delay 0",
+        )
         write_private(config, configuration("redis.conf", *own, f"masterauth {password}", *lines))
         spec = self.home.spec(name, [require("redis"), config], cwd=directory)
         self.servers[port] = Child(spec, lambda: self._until_up(port))
@@ -118,6 +150,7 @@ async def sentinel_group(home: Path, *lines: str, replicas: int = 2) -> AsyncIte
     """Run a master, its replicas and three sentinels; `lines` are settings of each server."""
     group = RedisGroup(StackHome(home, load_credentials(home)))
     password = group.home.credentials.redis_password
+    lines = (f"replica-announce-ip {LOOPBACK}", *lines)
     first = group.add("redis-1", *lines)
     for number in range(replicas):
         group.add(f"redis-{number + 2}", f"replicaof {LOOPBACK} {first}", *lines)
@@ -128,6 +161,8 @@ async def sentinel_group(home: Path, *lines: str, replicas: int = 2) -> AsyncIte
         settings = (
             f"port {port}",
             f"bind {LOOPBACK}",
+            f"bind-source-addr {SOURCES.replace('0/24', str(100 + number))}",
+            f"sentinel announce-ip {LOOPBACK}",
             f"dir {directory}",
             f"sentinel monitor {MASTER} {LOOPBACK} {first} 2",
             f"sentinel auth-pass {MASTER} {password}",
@@ -151,21 +186,26 @@ async def sentinel_group(home: Path, *lines: str, replicas: int = 2) -> AsyncIte
 
 
 @asynccontextmanager
-async def cluster_group(home: Path, *lines: str, masters: int = 3) -> AsyncIterator[RedisGroup]:
-    """Run a cluster of so many masters, each with a replica."""
+async def cluster_group(
+    home: Path, *lines: str, masters: int = 3, replicas: int = 1
+) -> AsyncIterator[RedisGroup]:
+    """Run a cluster of so many masters, each with so many replicas."""
     group = RedisGroup(StackHome(home, load_credentials(home)))
-    for number in range(2 * masters):
-        group.add(
+    for number in range(masters * (1 + replicas)):
+        bus = free_port()
+        port = group.add(
             f"redis-{number + 1}",
             "cluster-enabled yes",
-            f"cluster-port {free_port()}",
+            f"cluster-port {bus}",
+            f"cluster-announce-ip {LOOPBACK}",
             f"cluster-node-timeout {DEAD_AFTER_MS}",
             "cluster-replica-validity-factor 0",
             *lines,
         )
+        group.buses[port] = bus
     ports = list(group.servers)
     password = group.home.credentials.redis_password
-    hosts = ",".join(f"{LOOPBACK}:{port}" for port in ports[::2])
+    hosts = ",".join(f"{LOOPBACK}:{port}" for port in ports[:masters])
     group.url = f"redis+cluster://default:{password}@{hosts}"
     try:
         await together(*(child.start() for child in group.servers.values()))
@@ -190,24 +230,19 @@ async def move_slot(group: RedisGroup, slot: int, source: int, target: int) -> N
 
 async def _form(group: RedisGroup, ports: Sequence[int], masters: int) -> None:
     """Let the servers meet, share the slots, and give each master its replica."""
-    buses = {port: await _bus(group, port) for port in ports}
     names = {port: (await group.ask(port, "CLUSTER", "MYID")).decode() for port in ports}
     for at, port in enumerate(ports):
         await group.ask(port, "CLUSTER", "SET-CONFIG-EPOCH", at + 1)
         if at:
-            await group.ask(ports[0], "CLUSTER", "MEET", LOOPBACK, port, buses[port])
+            await group.ask(ports[0], "CLUSTER", "MEET", LOOPBACK, port, group.buses[port])
         if at < masters:
             share = range(SLOTS * at // masters, SLOTS * (at + 1) // masters)
             await group.ask(port, "CLUSTER", "ADDSLOTS", *share)
-    for port, master in zip(ports[masters:], ports, strict=False):
+    for at, port in enumerate(ports[masters:]):
+        master = ports[at % masters]
         await _until(lambda port=port, master=master: _knows(group, port, names[master]))
         await group.ask(port, "CLUSTER", "REPLICATE", names[master])
     await _until(lambda: _is_whole(group, masters))
-
-
-async def _bus(group: RedisGroup, port: int) -> int:
-    found: dict[str, str] = await group.ask(port, "CONFIG GET", "cluster-port")
-    return int(found["cluster-port"])
 
 
 async def _knows(group: RedisGroup, port: int, name: str) -> bool:
