@@ -119,7 +119,9 @@ def _make_base() -> None:
 def _download(wheels: Path) -> None:
     """Download the wheels of our dependencies, and of what builds our own."""
     project = tomllib.loads((PROJECT_ROOT / "pyproject.toml").read_text())
-    wanted = [*project["project"]["dependencies"], *project["build-system"]["requires"], *ALSO]
+    ours = project["project"]
+    wanted = [*ours["dependencies"], *ours["optional-dependencies"]["otel"], *ALSO]
+    wanted += project["build-system"]["requires"]
     machine = platform.machine()
     platforms = [f"manylinux_2_{n}_{machine}" for n in range(36, 16, -1)]
     _call(

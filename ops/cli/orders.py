@@ -13,7 +13,7 @@ from ops.cli.console import Json, check_order_id, show
 from ops.cli.stores import run
 from seckill.consistency import order_life
 
-order_app = typer.Typer(help="What the stores have of one order.", no_args_is_help=True)
+order_app = typer.Typer(help="Show what the stores have of one order.", no_args_is_help=True)
 
 
 @order_app.callback()
