@@ -39,6 +39,10 @@ LATE_S = 1.0
 #: Causes logged in one outage. A store that is restarted is at first gone, then loading, say.
 CAUSES_MAX = 20
 
+#: Codes of PostgreSQL for a function, table or column that is missing: what a look at the store
+#: reports as another schema.
+SAME_CAUSE: Mapping[str, str] = dict.fromkeys(("42883", "42P01", "42703"), "schema")
+
 log = logging.getLogger(__name__)
 
 
@@ -76,15 +80,16 @@ class Outages:
             return
         failure.noted = True
         store, now = failure.store, time.monotonic()
+        cause = SAME_CAUSE.get(failure.code, failure.code)
         metrics.STORE_FAILURES.labels(store or "other", failure.kind.value).inc()
         if store not in self._now:
             last = self._last.get(store)
-            relapsed = last and failure.code in last.logged and now - last.failed_at < RELAPSE_S
+            relapsed = last and cause in last.logged and now - last.failed_at < RELAPSE_S
             self._now[store] = Outage(now, RELAPSE_S if relapsed else QUIET_S)
         outage = self._now[store]
         outage.failed_at = now
-        if self.logs and failure.code not in outage.logged and len(outage.logged) < CAUSES_MAX:
-            outage.logged.add(failure.code)
+        if self.logs and cause not in outage.logged and len(outage.logged) < CAUSES_MAX:
+            outage.logged.add(cause)
             log.warning("%s", failure)
 
     def worked(self, store: str) -> None:

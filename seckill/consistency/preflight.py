@@ -47,7 +47,8 @@ class PreflightReport:
     problems: list[str] = field(default_factory=list)
     #: Settings that could not be read, and what works without.
     warnings: list[str] = field(default_factory=list)
-    #: Stores that did not answer. A sale does not open meanwhile; a gateway goes on without them.
+    #: Stores that did not answer, or that have another schema. A sale does not open meanwhile; a
+    #: gateway goes on without them.
     unavailable: list[str] = field(default_factory=list)
     #: Faults of single sales, by sale id: each keeps only its sale from opening.
     sales: dict[str, str] = field(default_factory=dict)
@@ -114,7 +115,9 @@ class Preflight:
             )
 
     async def _postgresql(self, report: PreflightReport) -> None:
-        report.problems += await features.postgresql_faults(self.db)
+        # Grabs wait for it like for a server that is away. While a new version is rolled out, all
+        # gateways of the old one find the schema of the new one.
+        report.unavailable += await features.postgresql_faults(self.db)
         with database_errors_as_unavailable():
             found = dict(
                 await self.db.fetch(

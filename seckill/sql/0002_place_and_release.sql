@@ -1,6 +1,7 @@
 -- The only ways into a live order, and out of one that is not paid. Each is one round trip, in a
 -- transaction of its own.
--- Lock order everywhere: orders sorted by id, then inventory sorted by sale.
+-- Lock order everywhere: orders sorted by id, then inventory sorted by sale, by bytes: an array has
+-- the collation of the database, and a column that of 0012_text_by_bytes.sql.
 
 -- Record, as rejected, the grabs of a batch that place() could not make pending.
 -- Such a row is the tombstone that a late copy of the message meets. It never changes inventory.
@@ -134,7 +135,7 @@ BEGIN
       JOIN (SELECT u.order_id, min(u.epoch) AS epoch, max(u.mark) AS mark
               FROM unnest(p_order_ids, p_epochs, p_marks) AS u (order_id, epoch, mark)
              GROUP BY u.order_id) g USING (order_id)
-     GROUP BY p.sale_id ORDER BY p.sale_id
+     GROUP BY p.sale_id ORDER BY p.sale_id COLLATE "C"
   LOOP
     -- Two optimistic attempts. At the third, "available >= units" alone decides, so that a hot row
     -- never turns winners into losers: a lost optimistic lock is not a refusal.
@@ -182,7 +183,7 @@ BEGIN
       SELECT order_id, sale_id, buyer_id, quantity, quantity FROM ended
     )
     SELECT sale_id, sum(quantity) AS units, array_agg(order_id) AS ids FROM ended
-     GROUP BY sale_id ORDER BY sale_id
+     GROUP BY sale_id ORDER BY sale_id COLLATE "C"
   LOOP
     UPDATE inventory
        SET available = available + back.units, frozen = frozen - back.units, version = version + 1

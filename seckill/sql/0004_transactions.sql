@@ -155,7 +155,7 @@ LANGUAGE sql AS $$
   INSERT INTO branches AS b (tx_id, branch, op, done_at, error)
   SELECT tx_id, branch, op, CASE WHEN error IS NULL THEN now() END, error
     FROM unnest(p_tx_ids, p_branches, p_ops, p_errors) AS n (tx_id, branch, op, error)
-   ORDER BY tx_id, branch, op
+   ORDER BY tx_id COLLATE "C", branch COLLATE "C", op COLLATE "C"
   ON CONFLICT (tx_id, branch, op) DO UPDATE
     SET attempts = b.attempts + 1, last_at = now(), done_at = coalesce(b.done_at, excluded.done_at),
         error = coalesce(excluded.error, b.error)

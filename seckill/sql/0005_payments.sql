@@ -105,7 +105,8 @@ RETURNS SETOF text
 LANGUAGE plpgsql AS $$
 BEGIN
   INSERT INTO wallets (buyer_id)
-  SELECT DISTINCT buyer_id FROM unnest(p_buyer_ids) AS b (buyer_id) ORDER BY buyer_id
+  SELECT buyer_id FROM unnest(p_buyer_ids) AS b (buyer_id)
+   GROUP BY buyer_id ORDER BY buyer_id COLLATE "C"
   ON CONFLICT DO NOTHING;
   PERFORM FROM wallets WHERE buyer_id = ANY (p_buyer_ids) ORDER BY buyer_id FOR UPDATE;
   RETURN QUERY
@@ -188,7 +189,7 @@ BEGIN
       UPDATE payments SET state = 'paid', changed_at = now()
         FROM paid WHERE payments.tx_id = paid.tx_id
     )
-    SELECT sale_id, sum(quantity) AS units FROM paid GROUP BY sale_id ORDER BY sale_id
+    SELECT sale_id, sum(quantity) AS units FROM paid GROUP BY sale_id ORDER BY sale_id COLLATE "C"
   LOOP
     UPDATE inventory
        SET frozen = frozen - sale.units, sold = sold + sale.units, version = version + 1
@@ -417,7 +418,7 @@ BEGIN
         FROM ended WHERE tx_id = paying_tx
     )
     SELECT sale_id, sum(quantity) AS units, array_agg(order_id) AS ids FROM ended
-     GROUP BY sale_id ORDER BY sale_id
+     GROUP BY sale_id ORDER BY sale_id COLLATE "C"
   LOOP
     UPDATE inventory
        SET available = available + back.units, sold = sold - back.units, version = version + 1

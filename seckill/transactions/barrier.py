@@ -31,7 +31,7 @@ _UNDONE_BY = {undone: op for op, undone in UNDOES.items()}
 _ENTER = """
 WITH passed AS (
   INSERT INTO barriers (tx_id, branch, op)
-  SELECT t, $2, $3 FROM unnest($1::text[]) AS t ORDER BY t
+  SELECT t, $2, $3 FROM unnest($1::text[]) AS t ORDER BY t COLLATE "C"
   ON CONFLICT DO NOTHING RETURNING tx_id)
 SELECT coalesce(array_agg(tx_id), '{}') FROM passed
 """
@@ -39,11 +39,11 @@ SELECT coalesce(array_agg(tx_id), '{}') FROM passed
 _ENTER_UNDOING = """
 WITH never_came AS (
   INSERT INTO barriers (tx_id, branch, op, done_at)
-  SELECT t, $2, $4, NULL FROM unnest($1::text[]) AS t ORDER BY t
+  SELECT t, $2, $4, NULL FROM unnest($1::text[]) AS t ORDER BY t COLLATE "C"
   ON CONFLICT DO NOTHING RETURNING tx_id
 ), passed AS (
   INSERT INTO barriers (tx_id, branch, op)
-  SELECT t, $2, $3 FROM unnest($1::text[]) AS t ORDER BY t
+  SELECT t, $2, $3 FROM unnest($1::text[]) AS t ORDER BY t COLLATE "C"
   ON CONFLICT DO NOTHING RETURNING tx_id)
 SELECT coalesce(array_agg(tx_id), '{}')
   FROM passed WHERE tx_id NOT IN (SELECT tx_id FROM never_came)

@@ -34,7 +34,7 @@ _BEGIN = """
 WITH new AS (
   INSERT INTO transactions (tx_id, engine, name, state, args, owner, due_at)
   SELECT t.tx_id, $3, $4, $5, t.args, $6, now() + make_interval(secs => $7)
-    FROM unnest($1::text[], $2::jsonb[]) AS t (tx_id, args) ORDER BY t.tx_id
+    FROM unnest($1::text[], $2::jsonb[]) AS t (tx_id, args) ORDER BY t.tx_id COLLATE "C"
   ON CONFLICT (tx_id) DO NOTHING RETURNING tx_id)
 SELECT array_agg(tx_id) FROM new
 """

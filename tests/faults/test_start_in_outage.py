@@ -7,10 +7,10 @@ import re
 import pytest
 from aiohttp import ClientConnectionError, ClientSession
 
+from loadtest.store_states.redis import RedisStates
 from ops.buyers import grab
 from ops.processes.ports import free_port
 from tests.processes import Process, Processes, eventually
-from tests.store_states import RedisStates
 
 #: Longest wait for a link and a look on a machine that does other things, too.
 PATIENCE_S = 60.0
@@ -70,7 +70,7 @@ async def test_a_gateway_that_starts_without_rabbitmq_sells_into_the_outbox(
 
 @pytest.mark.parametrize("state", ["away", "demoted"])
 async def test_a_gateway_that_starts_without_redis_says_why_and_sells_when_it_is_back(
-    processes, redis_proxy, settings, open_sale, press, state
+    processes, redis_proxy, services, open_sale, press, state
 ):
     proxy, url = redis_proxy
     sale = await open_sale()
@@ -79,7 +79,7 @@ async def test_a_gateway_that_starts_without_redis_says_why_and_sells_when_it_is
         proxy.refuses = True
         gateway = await processes.run("gateway", SECKILL_REDIS_URL=url)
     else:
-        async with RedisStates(settings).demoted():
+        async with RedisStates(services).demoted():
             gateway = await processes.run("gateway", SECKILL_REDIS_URL=url)
             answer = await press(gateway, sale, "a")
             assert (answer.status, answer.code) == (503, "unavailable")

@@ -10,16 +10,16 @@ import itertools
 import os
 import random
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 
 import pytest
 from aiohttp import ClientSession
 
+from loadtest.store_states.states import STATES as STORE_STATES
 from ops.buyers import BuyerReply, grab
 from tests.processes import eventually
-from tests.store_states import PostgresStates, RabbitStates, RedisStates
 
 WALKS = int(os.environ.get("STATE_WALKS", "0"))
 STATES, UNITS = 10 if WALKS else 5, 300
@@ -56,36 +56,18 @@ class Crowd:
 
 
 @pytest.fixture
-def states(settings, services):
-    """Each state of each store, to be entered."""
-    postgres, redis = PostgresStates(settings), RedisStates(settings)
-    rabbit = RabbitStates(settings, services)
-    return {
-        "postgresql": [
-            postgres.read_only,
-            postgres.other_password,
-            postgres.no_login,
-            postgres.renamed_database,
-            postgres.without_function,
-            postgres.without_table,
-            postgres.locked_table,
-            lambda: postgres.objecting("58030"),
-            lambda: postgres.objecting("XX000"),
-        ],
-        "redis": [
-            redis.demoted,
-            lambda: redis.configured(maxmemory="1"),
-            lambda: redis.configured(min_replicas_to_write="1"),
-            lambda: redis.without_right("evalsha"),
-        ],
-        "rabbitmq": [rabbit.other_password, rabbit.without_vhost_rights, rabbit.alarmed],
-    }
+def states():
+    """The states of each store."""
+    by_store = defaultdict(list)
+    for state in STORE_STATES:
+        by_store[state.store].append(state)
+    return by_store
 
 
 @pytest.mark.timeout(300)  # the tool that changes the broker takes seconds for each step
 @pytest.mark.parametrize("seed", range(WALKS or 1))
 async def test_nothing_is_lost_whatever_states_the_stores_go_through(
-    processes, open_sale, ticket_for, assert_balanced, db, states, seed
+    processes, open_sale, ticket_for, assert_balanced, db, services, states, seed
 ) -> None:
     chance = random.Random(seed)  # noqa: S311 - no secret
     gateway, consumer = [await processes.run(each) for each in ("gateway", "consumers")]
@@ -97,7 +79,7 @@ async def test_nothing_is_lost_whatever_states_the_stores_go_through(
             async with AsyncExitStack() as entered:
                 # Mostly one store, sometimes two at once.
                 for store in chance.sample(sorted(states), chance.choice((1, 1, 2))):
-                    await entered.enter_async_context(chance.choice(states[store])())
+                    await entered.enter_async_context(chance.choice(states[store]).enter(services))
                 await crowd.some_more()
             if chance.random() < 0.5:
                 await crowd.some_more()

@@ -63,7 +63,8 @@ ROOMS = {
     "loadtest": {
         "crowd": "",
         "bench": "crowd",
-        "drills": "crowd bench",
+        "store_states": "",
+        "drills": "store_states crowd bench",
         "locust_crowd": "",
     },
     "config": {},

@@ -8,7 +8,7 @@ import random
 import asyncpg
 import pytest
 
-from seckill.adapters import migrations, postgres
+from seckill.adapters import migrations, postgres, schema
 from seckill.consistency import diff
 
 DATABASE = "sorts_as_people"
@@ -41,6 +41,54 @@ async def db(people_dsn):
     async with postgres.connect(people_dsn, size=8, timeout_s=10) as pool:
         assert await pool.fetchval("SELECT 'ann' < 'Ann' AND 'Ann' < 'zoe'")
         yield pool
+
+
+async def test_every_text_key_is_sorted_by_bytes(db):
+    keys = await db.fetch(
+        """
+        SELECT indexrelid::regclass::text, attname, collname
+          FROM pg_index i CROSS JOIN unnest(i.indkey, i.indcollation) AS k (attnum, collation_id)
+          JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+          JOIN pg_class c ON c.oid = i.indrelid JOIN pg_collation l ON l.oid = k.collation_id
+         WHERE c.relnamespace = 'public'::regnamespace AND a.atttypid = 'text'::regtype
+        """
+    )
+    assert len(keys) > 10
+    assert {row["collname"] for row in keys} == {"C"}
+
+
+async def test_the_migration_writes_no_table_anew(services, people_dsn, monkeypatch):
+    """It makes indexes anew, and in a database that sorts by bytes nothing at all."""
+    name = "sorted_like_that"
+    dsn = services.postgres_dsn.rpartition("/")[0] + f"/{name}"
+    files = schema.numbered_files()
+    by_bytes = next(n for n, file in enumerate(files) if "text_by_bytes" in file.name)
+    server = await asyncpg.connect(services.postgres_dsn)
+    query = """SELECT relname, relfilenode FROM pg_class
+                WHERE relnamespace = 'public'::regnamespace AND relkind = $1"""
+    try:
+        for template, is_changed in (
+            ("LOCALE_PROVIDER icu ICU_LOCALE 'en-US'", True),
+            ("LOCALE 'C'", False),
+        ):
+            await server.execute(f"CREATE DATABASE {name} TEMPLATE template0 {template}")
+            monkeypatch.setattr(schema, "numbered_files", lambda: files[:by_bytes])
+            await migrations.migrate(dsn)
+            monkeypatch.setattr(schema, "numbered_files", lambda: files)
+            connection = await asyncpg.connect(dsn)
+            before = [dict(await connection.fetch(query, kind)) for kind in (b"r", b"i")]
+            assert files[by_bytes].name in await migrations.migrate(dsn)
+            after = [dict(await connection.fetch(query, kind)) for kind in (b"r", b"i")]
+            await connection.close()
+            tables, indexes = (
+                dict(b.items() & a.items()) for b, a in zip(before, after, strict=True)
+            )
+            assert before[0].keys() - tables.keys() == set()
+            assert ("orders_live" not in indexes) is is_changed
+            await server.execute(f"DROP DATABASE {name}")
+    finally:
+        await server.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        await server.close()
 
 
 async def test_buyers_whose_ids_differ_by_one_byte_each_have_an_order(

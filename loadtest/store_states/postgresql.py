@@ -1,20 +1,17 @@
-"""States of stores that live and refuse, each entered and left again by a context manager."""
+"""PostgreSQL as an operator, a fail-over or a full disk leaves it."""
 
 from __future__ import annotations
 
-import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import asyncpg
-import pytest
-from redis.asyncio import Redis
 
-from config.settings import Settings
 from ops.stack.services import Services
-from seckill.adapters import redis as redis_client
 
 #: A PostgreSQL error of a trigger on new orders, by its SQLSTATE.
 OBJECTION = """
@@ -34,8 +31,9 @@ CREATE TRIGGER slow BEFORE INSERT ON orders
 class PostgresStates:
     """PostgreSQL as an operator, a fail-over or a full disk leaves it."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._url = settings.postgres_dsn
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._url = services.postgres_dsn
         parts = urlsplit(self._url)
         self._role, self._password = parts.username, parts.password
         self._database = parts.path.lstrip("/")
@@ -142,6 +140,22 @@ class PostgresStates:
                 await operator.execute("DROP FUNCTION object CASCADE")
 
     @asynccontextmanager
+    async def frozen(self) -> AsyncIterator[None]:
+        """Answer nothing: the server and its sessions stand still."""
+        server = self._services.pid("postgresql")
+        if server is None:
+            raise AssertionError("bug: a server that was given cannot be frozen")
+        pids = [*children_of(server), server]
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+
+    @asynccontextmanager
     async def slow_for(self, sale_id: str) -> AsyncIterator[None]:
         """Take very long for each new order of one sale."""
         async with self._connected() as operator:
@@ -152,102 +166,7 @@ class PostgresStates:
                 await operator.execute("DROP FUNCTION slow CASCADE")
 
 
-class RedisStates:
-    """Redis as a fail-over, a limit or an operator leaves it."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._url = settings.redis_url
-
-    @asynccontextmanager
-    async def _operator(self) -> AsyncIterator[Redis]:
-        client = redis_client.connect(self._url, timeout_s=10)
-        try:
-            yield client
-        finally:
-            await client.aclose()
-
-    @asynccontextmanager
-    async def demoted(self) -> AsyncIterator[None]:
-        """Be a replica, of a node that does not answer."""
-        async with self._operator() as redis:
-            await redis.replicaof("127.0.0.1", "1")
-            try:
-                yield
-            finally:
-                await redis.replicaof("NO", "ONE")
-
-    @asynccontextmanager
-    async def configured(self, **values: str) -> AsyncIterator[None]:
-        """Have these settings, with _ for -."""
-        async with self._operator() as redis:
-            names = [name.replace("_", "-") for name in values]
-            before = {name: (await redis.config_get(name))[name] for name in names}
-            for name, value in zip(names, values.values(), strict=True):
-                await redis.config_set(name, value)
-            try:
-                yield
-            finally:
-                for name, value in before.items():
-                    await redis.config_set(name, value)
-
-    @asynccontextmanager
-    async def without_right(self, command: str) -> AsyncIterator[None]:
-        """Forbid a command to everyone."""
-        async with self._operator() as redis:
-            await redis.execute_command("ACL", "SETUSER", "default", f"-{command}")
-            try:
-                yield
-            finally:
-                await redis.execute_command("ACL", "SETUSER", "default", f"+{command}")
-
-
-class RabbitStates:
-    """RabbitMQ as an alarm or an operator leaves it."""
-
-    def __init__(self, settings: Settings, services: Services) -> None:
-        parts = urlsplit(settings.amqp_url)
-        self._user, self._password = str(parts.username), str(parts.password)
-        self._services = services
-
-    async def _ctl(self, *words: str) -> None:
-        children = self._services.stores["rabbitmq"].children
-        if not children:
-            pytest.skip("a broker that the environment gave cannot be reached by rabbitmqctl")
-        spec = children[-1].spec
-        process = await asyncio.create_subprocess_exec(
-            Path(spec.argv[0]).with_name("rabbitmqctl"),
-            *words,
-            env=spec.env,
-            cwd=spec.cwd,
-            stdout=asyncio.subprocess.DEVNULL,
-        )
-        assert await process.wait() == 0
-
-    @asynccontextmanager
-    async def other_password(self) -> AsyncIterator[None]:
-        """Rotate the user's password, and end its links."""
-        await self._ctl("change_password", self._user, "another")
-        try:
-            await self._ctl("close_all_connections", "rotated")
-            yield
-        finally:
-            await self._ctl("change_password", self._user, self._password)
-
-    @asynccontextmanager
-    async def without_vhost_rights(self) -> AsyncIterator[None]:
-        """Take the user's rights, and end its links."""
-        await self._ctl("clear_permissions", "-p", "/", self._user)
-        try:
-            await self._ctl("close_all_connections", "rights")
-            yield
-        finally:
-            await self._ctl("set_permissions", "-p", "/", self._user, ".*", ".*", ".*")
-
-    @asynccontextmanager
-    async def alarmed(self) -> AsyncIterator[None]:
-        """Block all publishers by a memory alarm."""
-        await self._ctl("set_vm_memory_high_watermark", "0.00001")
-        try:
-            yield
-        finally:
-            await self._ctl("set_vm_memory_high_watermark", "0.6")
+def children_of(pid: int) -> list[int]:
+    """Return the pids of the children of a process."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
