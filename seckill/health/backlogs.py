@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import asyncpg
 from aio_pika.abc import AbstractChannel
+from aiormq.exceptions import ChannelNotFoundEntity
 from redis.asyncio import Redis
 
 from seckill.adapters import topology
@@ -104,10 +105,7 @@ class _Queues:
     async def read(self) -> list[Backlog]:
         """Return what waits in each queue, in their order."""
         try:
-            if self._channel is None or self._channel.is_closed:
-                await self.close()
-                self._channel = await self._link.enter_async_context(self._broker.channel())
-            return [await self._look(self._channel, queue) for queue in _QUEUES.values()]
+            return [await self._look(queue) for queue in _QUEUES.values()]
         except Unavailable:
             await self.close()
             raise
@@ -116,11 +114,20 @@ class _Queues:
         self._channel = None
         await self._link.aclose()
 
-    async def _look(self, channel: AbstractChannel, queue: str) -> Backlog:
+    async def _look(self, queue: str) -> Backlog:
+        if self._channel is None or self._channel.is_closed:
+            await self.close()
+            self._channel = await self._link.enter_async_context(self._broker.channel())
         with link_errors_as_unavailable(f"looking at {queue}"):
             async with asyncio.timeout(self._broker.timeout_s):
-                # Passive: it makes nothing, and the answer has the figures of this moment.
-                declared = await channel.declare_queue(topology.full_name(queue), passive=True)
+                try:
+                    # Passive: it makes nothing, and the answer has the figures of this moment.
+                    declared = await self._channel.declare_queue(
+                        topology.full_name(queue), passive=True
+                    )
+                except ChannelNotFoundEntity:  # its next consumer makes it: no failure
+                    self._empty_at.pop(queue, None)
+                    return Backlog(None, note=f"RabbitMQ has no queue {queue} yet")
         found, now = declared.declaration_result, time.monotonic()
         size = found.message_count or 0
         if size == 0:

@@ -44,6 +44,11 @@ def test_a_histogram_counts_each_bucket_with_those_below_it(histogram: HotHistog
     }
 
 
+def test_what_was_never_observed_costs_no_line(histogram: HotHistogram) -> None:
+    histogram.labels("won")
+    assert samples() == {}
+
+
 def test_a_value_of_the_label_has_one_distribution(histogram: HotHistogram) -> None:
     assert histogram.labels("won") is histogram.labels("won")
     assert histogram.labels("won") is not histogram.labels("lost")

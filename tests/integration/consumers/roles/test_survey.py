@@ -91,3 +91,15 @@ async def test_what_postgresql_keeps_to_itself_is_unknown_and_not_zero(survey_of
 
     assert math.isnan(value(metrics.UNITS, "available"))
     assert math.isnan(value(metrics.LEDGER_DIFFERENCE, "redis_more"))
+
+
+async def test_a_queue_that_nobody_has_made_yet_is_unknown_and_no_failure(survey_of, monkeypatch):
+    missing = {"place_orders": "nowhere.1", "saga_steps": "nowhere.2"}
+    monkeypatch.setattr("seckill.health.backlogs._QUEUES", missing)
+    failures = metrics.STORE_FAILURES.labels("rabbitmq", "configuration")
+    before = failures._value.get()
+
+    await survey_of().run_once()
+
+    assert all(math.isnan(value(metrics.BACKLOG, role)) for role in missing)
+    assert failures._value.get() == before
