@@ -95,6 +95,8 @@ class FinishedSpan:
     links: Sequence[TraceContext] = ()
     #: Why it failed; None if it did not.
     error: str | None = None
+    #: What it reached, and when.
+    events: Sequence[tuple[str, int]] = ()
 
 
 def new_span_id() -> str:
@@ -191,6 +193,7 @@ class Spans:
         attributes: Attributes | None = None,
         links: Sequence[TraceContext] = (),
         error: str | None = None,
+        events: Sequence[tuple[str, int]] = (),
     ) -> None:
         """Record a span that is over; without an end it ends now."""
         if not self.on:
@@ -208,6 +211,7 @@ class Spans:
                 attributes or {},
                 links,
                 error,
+                events,
             )
         )
 
@@ -224,24 +228,24 @@ class Spans:
     ) -> None:
         """Record work on a batch of `size`, of which `members` are traced, by order_id.
 
-        The batch is a span of its own with links to its first members. Each member's tree has a
-        span of the same time, with a link to the batch, and its own error if it has one.
+        Each member's tree has a span of it, with its own error if it has one. Of several members,
+        the batch is a span of its own besides, with links to the first of them and from each.
         """
         if not self.on or not members:
             return
         end_ns, batch = time.time_ns(), new_trace()
         attributes = {**(attributes or {}), "messaging.batch.message_count": size}
-        links = [*islice(members.values(), LINKS_MAX)]
-        self.record(
-            name,
-            batch,
-            None,
-            start_ns,
-            end_ns,
-            kind=kind,
-            attributes=attributes,
-            links=links,
-        )
+        if len(members) > 1:
+            self.record(
+                name,
+                batch,
+                None,
+                start_ns,
+                end_ns,
+                kind=kind,
+                attributes=attributes,
+                links=[*islice(members.values(), LINKS_MAX)],
+            )
         for order_id, parent in members.items():
             self.record(
                 name,
@@ -251,7 +255,7 @@ class Spans:
                 end_ns,
                 kind=kind,
                 attributes={**attributes, "seckill.order_id": order_id},
-                links=[batch],
+                links=[batch] if len(members) > 1 else [],
                 error=(errors or {}).get(order_id),
             )
 

@@ -77,5 +77,6 @@ def _stored(span: Span, resource: dict[str, str]) -> StoredSpan:
         end_ns=span.end_time_unix_nano,
         error=span.status.message if span.status.code == Status.STATUS_CODE_ERROR else None,
         attributes={a.key: getattr(a.value, a.value.WhichOneof("value")) for a in span.attributes},
+        events={event.name: event.time_unix_nano for event in span.events},
         links=[f"{link.trace_id.hex()}-{link.span_id.hex()}" for link in span.links],
     )

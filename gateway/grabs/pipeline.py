@@ -29,7 +29,7 @@ from gateway.grabs.reservations import (
     result_of_look_up,
 )
 from gateway.grabs.responses import WAITS, body_of, status_of, too_few_left, too_many
-from gateway.grabs.traces import AnsweredGrab, GrabTrace, LateTraces
+from gateway.grabs.traces import AnsweredGrab, GrabTrace, LateTraces, is_late
 from gateway.http.auth import TICKET_KEYS
 from gateway.http.client_address import TRUSTED_PROXIES, address_of
 from gateway.http.problems import Problem, Refused
@@ -124,7 +124,7 @@ class GrabPipeline:
             arrived_at,
             parsed_at,
         )
-        if SPANS.on:
+        if SPANS.on and (traceparent or SPANS.chosen()):
             grab.trace = GrabTrace.begin(traceparent)
         self.in_flight.enter()
         grab.start()
@@ -198,14 +198,14 @@ class PendingGrab:
     def fail(self, error: BaseException) -> None:
         """Answer that there is no result."""
         if isinstance(error, Unavailable):
-            self._observe(WAITS[Verdict.UNAVAILABLE])
+            wait_s = self._observe(WAITS[Verdict.UNAVAILABLE])
             if SPANS.on:
-                self._record("unavailable", Problem.UNAVAILABLE.value.status)
+                self._record(wait_s, "unavailable", Problem.UNAVAILABLE.value.status)
             self._refuse(Refused(Problem.UNAVAILABLE, summary_of(error)))
         else:  # a bug: a traceback for us, an answer for the client
             log.error("a grab failed", exc_info=error)
             if SPANS.on:
-                self._record("internal", Problem.INTERNAL.value.status)
+                self._record(0.0, "internal", Problem.INTERNAL.value.status)
             self._refuse(Refused(Problem.INTERNAL))
 
     def _look_up(self) -> None:
@@ -254,9 +254,10 @@ class PendingGrab:
         self._reservations.put(step)
 
     def _answer(self, result: GrabResult) -> None:
-        self._observe(WAITS[result.verdict])
-        if SPANS.on:
-            self._record_verdict(result)
+        wait_s, verdict = self._observe(WAITS[result.verdict]), result.verdict
+        if SPANS.on and (self.trace or wait_s > SPANS.slow_s or verdict is Verdict.OUTBOX_FULL):
+            order_id = result.order_id if verdict is Verdict.ACCEPTED else ""
+            self._record(wait_s, verdict.name.lower(), status_of(verdict), order_id)
         left = self._reservations.left
         if result.verdict is Verdict.QUANTITY:
             self._refuse(too_many(self._reservations.sale))
@@ -266,25 +267,24 @@ class PendingGrab:
             client.respond(result.verdict, body_of(result, self._pipeline.poll_schedule))
 
     def _refuse_by_limit(self, refused: Refused) -> None:
-        self._observe(RATE_LIMITED)
-        if SPANS.on:
-            self._record("rate_limited", refused.problem.value.status)
+        wait_s = self._observe(RATE_LIMITED)
+        if SPANS.on and (self.trace or wait_s > SPANS.slow_s):
+            self._record(wait_s, "rate_limited", refused.problem.value.status)
         self._refuse(refused)
 
-    def _observe(self, waits: HotDistribution) -> None:
+    def _observe(self, waits: HotDistribution) -> float:
         """Count the answer that it is about to get, and its wait.
 
         All its times are known here: its own, and those of its last batch (`_step.times`).
         """
-        waits.observe(time.monotonic() - self.arrived_at)
+        wait_s = time.monotonic() - self.arrived_at
+        waits.observe(wait_s)
+        return wait_s
 
-    def _record_verdict(self, result: GrabResult) -> None:
-        verdict = result.verdict
-        order_id = result.order_id if verdict is Verdict.ACCEPTED else ""
-        self._record(verdict.name.lower(), status_of(verdict), order_id)
-
-    def _record(self, outcome: str, status: int, order_id: str = "") -> None:
+    def _record(self, wait_s: float, outcome: str, status: int, order_id: str = "") -> None:
         """Record the trace of the answer that it is about to get, if it is traced or late."""
+        if self.trace is None and not is_late(wait_s, outcome, status):
+            return
         sale_id, times = self._reservations.sale.sale_id, self._step.times if self._step else None
         answered = AnsweredGrab(
             sale_id, outcome, status, order_id, self.arrived_at, self.parsed_at, times

@@ -52,9 +52,12 @@ class GrabTrace:
 
     @classmethod
     def begin(cls, traceparent: str) -> GrabTrace | None:
-        """Decide whether a grab is traced; its trace begins at its client, or here."""
+        """Return the trace of a grab that was chosen, or whose client traces it.
+
+        A client that sends a traceparent without tracing has no say: then the rate decides.
+        """
         parent = parse_traceparent(traceparent) if traceparent else None
-        return cls(parent) if parent is not None or SPANS.chosen() else None
+        return cls(parent) if parent or not traceparent or SPANS.chosen() else None
 
     def reserve(self, order_id: str) -> None:
         """Take the order_id that the grab has if it is granted."""
@@ -75,6 +78,16 @@ def contexts_of(grabs: Iterable[Grab]) -> dict[str, TraceContext]:
     return {g.order_id: _under_way[g.order_id] for g in grabs if g.order_id in _under_way}
 
 
+def is_late(wait_s: float, outcome: str, status: int) -> bool:
+    """Return whether a grab that is not traced becomes a trace now; it then counts as one."""
+    return (wait_s > SPANS.slow_s or has_failed(outcome, status)) and SPANS.may_be_late()
+
+
+def has_failed(outcome: str, status: int) -> bool:
+    """Return whether an answer is that of a failure."""
+    return status >= 500 and outcome != PAUSED
+
+
 @dataclass(frozen=True, slots=True)
 class AnsweredGrab:
     """What is known of a grab at its answer; times are of the monotonic clock."""
@@ -89,20 +102,11 @@ class AnsweredGrab:
     #: Of its last batch, if it came so far.
     times: StageTimes | None
 
-    @property
-    def has_failed(self) -> bool:
-        """Return whether it was answered as a failure."""
-        return self.status >= 500 and self.outcome != PAUSED
-
     def record(self, trace: GrabTrace | None) -> TraceContext | None:
         """Record the spans of a grab that is answered now; return the context of a late trace."""
         now = time.monotonic()
         if trace is not None:
             self._record(trace.context, trace.parent, now, is_late=False)
-            return None
-        if not (now - self.arrived_at > SPANS.slow_s or self.has_failed):
-            return None
-        if not SPANS.may_be_late():
             return None
         context = trace_of_order(self.order_id) if self.order_id else new_trace()
         self._record(context, None, now, is_late=True)
@@ -129,23 +133,21 @@ class AnsweredGrab:
                 "seckill.late": is_late,
                 **of_order,
             },
-            error=self.outcome if self.has_failed else None,
+            error=self.outcome if has_failed(self.outcome, self.status) else None,
+            events=[(name, zero_ns + int(at * 1e9)) for name, at in self._stages() if at],
         )
-        for name, kind, begin, end in self._stages(now, is_late=is_late):
-            start_ns, end_ns = zero_ns + int(begin * 1e9), zero_ns + int(end * 1e9)
-            SPANS.record(name, root.child(), root, start_ns, end_ns, kind=kind, attributes=of_order)
 
-    def _stages(self, now: float, *, is_late: bool) -> Iterable[tuple[str, SpanKind, float, float]]:
-        """Yield the stages that it has reached; one that is not over ends now."""
-        times = self.times
-        if times is None:
-            return
-        yield "wait for the call", SpanKind.INTERNAL, self.parsed_at, times.called_at
-        yield "call of the script", SpanKind.CLIENT, times.called_at, times.replied_at or now
-        if times.published_at:
-            yield "wait to publish", SpanKind.INTERNAL, times.replied_at, times.published_at
-            if is_late:  # else the publisher has recorded it
-                yield SEND, SpanKind.PRODUCER, times.published_at, times.confirmed_at or now
+    def _stages(self) -> Iterable[tuple[str, float]]:
+        """Yield when it came to each stage; 0.0 for one that it has not reached.
+
+        They are events of one span, as a span each would cost a busy gateway several per cent.
+        """
+        yield "parsed", self.parsed_at
+        if (times := self.times) is not None:
+            yield "called", times.called_at
+            yield "replied", times.replied_at
+            yield "published", times.published_at
+            yield "confirmed", times.confirmed_at
 
 
 def record_publish(

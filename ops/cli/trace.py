@@ -55,10 +55,13 @@ def _line(depth: int, span: StoredSpan) -> str:
     took_ms = (span.end_ns - span.start_ns) / 1e6
     shown = {k: v for k, v in span.attributes.items() if k not in _HIDDEN}
     facts = " ".join(f"{name.removeprefix('seckill.')}={value}" for name, value in shown.items())
+    stages = " ".join(
+        f"{name}+{(ns - span.start_ns) / 1e6:.1f}" for name, ns in span.events.items()
+    )
     failed = f"  FAILED: {span.error}" if span.error else ""
     return (
         f"{at}  {took_ms:>10.1f} ms  {'  ' * depth}{span.name}{failed}"
-        f"  [{span.service.removeprefix('seckill-')}] {facts}".rstrip()
+        f"  [{span.service.removeprefix('seckill-')}] {facts} {stages}".rstrip()
     )
 
 

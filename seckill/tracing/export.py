@@ -15,7 +15,7 @@ from typing import Any
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
@@ -91,6 +91,7 @@ class Export:
             parent and _context(parent, is_remote=True),
             self._resource,
             attributes,
+            events=[Event(name, timestamp=ns) for name, ns in span.events],
             links=[Link(_context(link, is_remote=True)) for link in span.links],
             kind=SpanKind(span.kind.value),
             status=Status() if span.error is None else Status(StatusCode.ERROR, span.error),
@@ -173,6 +174,7 @@ def _line(span: ReadableSpan) -> dict[str, Any]:
         "end_ns": span.end_time,
         "error": span.status.description if span.status.status_code is StatusCode.ERROR else None,
         "attributes": dict(span.attributes or {}),
+        "events": {event.name: event.timestamp for event in span.events},
         "links": [
             f"{link.context.trace_id:032x}-{link.context.span_id:016x}" for link in span.links
         ],

@@ -30,6 +30,8 @@ class StoredSpan(msgspec.Struct):
     parent_id: str | None = None
     error: str | None = None
     attributes: dict[str, Any] = {}
+    #: What it reached, and when.
+    events: dict[str, int] = {}
     links: list[str] = []
 
 

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from gateway.grabs.pipeline import GrabPipeline, PendingGrab
 from gateway.grabs.reservations import RESERVATIONS, GrabResult
+from gateway.grabs.traces import contexts_of
 from gateway.http.auth import TICKET_KEYS
 from gateway.http.client_address import TRUSTED_PROXIES
 from gateway.http.problems import Problem, Refused
@@ -23,6 +24,7 @@ from seckill.auth import tickets
 from seckill.auth.key_ring import KeyRing
 from seckill.errors import Unavailable
 from seckill.inventory.reservations import Grab, Holding, Verdict
+from seckill.spans import SPANS, FinishedSpan, SpanKind
 
 KEYS = KeyRing.parse("k:0123456789abcdef0123456789abcdef", setting="KEYS")
 SALE = SimpleNamespace(sale_id="spring", number=1, per_order_max=2)
@@ -276,3 +278,84 @@ async def test_a_batch_that_fails_after_it_answered_changes_nothing(bench: Bench
     await asyncio.sleep(0)
     bench.reservations.grabs[0].answer(GrabResult(Verdict.ACCEPTED, "order-1"))
     assert len(bench.answers) == 1
+
+
+# Traces.
+
+
+@pytest.fixture
+def traces(monkeypatch: pytest.MonkeyPatch) -> list[FinishedSpan]:
+    """Trace into a list: nothing by the rate, and what takes longer than a minute."""
+    found: list[FinishedSpan] = []
+    SPANS.start(found.append, rate=0.0, slow_s=60.0)
+    monkeypatch.setattr(SPANS, "may_be_late", lambda: True)
+    yield found
+    SPANS.stop()
+
+
+def answer(bench: Bench, **submitted: Any) -> None:
+    bench.submit(**submitted)
+    bench.reservations.grabs[-1].answer(GrabResult(Verdict.ACCEPTED, "order-1"))
+
+
+async def test_a_quick_grab_that_was_not_chosen_is_no_trace(bench: Bench, traces) -> None:
+    answer(bench)
+    assert traces == []
+
+
+async def test_a_chosen_grab_is_traced_and_its_context_is_known_until_its_answer(
+    bench: Bench, traces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SPANS, "rate", 1.0)
+    bench.submit()
+    (step,) = bench.reservations.grabs
+    context = contexts_of([step.item])["order-1"]
+    step.answer(GrabResult(Verdict.ACCEPTED, "order-1"))
+    (root,) = traces
+    assert (root.context, root.kind, root.error) == (context, SpanKind.SERVER, None)
+    assert root.attributes["http.response.status_code"] == 202
+    assert root.attributes["seckill.order_id"] == "order-1"
+    assert contexts_of([step.item]) == {}
+
+
+async def test_a_client_whose_grab_leaves_is_forgotten(
+    bench: Bench, traces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SPANS, "rate", 1.0)
+    pending = bench.submit()
+    assert pending is not None
+    pending.cancel()
+    assert contexts_of([bench.reservations.grabs[0].item]) == {}
+
+
+async def test_a_slow_grab_becomes_a_trace_with_its_true_times(
+    bench: Bench, traces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SPANS, "slow_s", 0.0)
+    answer(bench)
+    (root,) = traces
+    assert root.attributes["seckill.late"] is True
+    assert root.start_ns <= dict(root.events)["parsed"] <= root.end_ns
+
+
+async def test_a_failed_grab_becomes_a_trace_that_failed(bench: Bench, traces) -> None:
+    bench.submit()
+    bench.reservations.grabs[0].fail(Unavailable("Redis: gone"))
+    (root,) = traces
+    assert (root.error, root.attributes["http.response.status_code"]) == ("unavailable", 503)
+
+
+@pytest.mark.parametrize("verdict", [Verdict.PAUSED, Verdict.SOLD_OUT])
+async def test_a_refusal_that_was_meant_is_no_trace(bench: Bench, traces, verdict) -> None:
+    bench.submit()
+    bench.reservations.grabs[0].answer(GrabResult(verdict))
+    assert traces == []
+
+
+async def test_more_late_traces_than_a_second_may_have_are_not_made(
+    bench: Bench, traces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SPANS, "may_be_late", lambda: False)
+    bench.submit()
+    bench.reservations.grabs[0].fail(Unavailable("Redis: gone"))
+    assert traces == []
