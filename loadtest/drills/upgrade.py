@@ -6,6 +6,9 @@ run the gateway first. Old and new work together for a while. Orders also expire
 timers of either version. Afterwards each 202 has to have its row, and `verify` has to find all
 invariants kept.
 
+With `--back` the older processes then replace the newer ones again, gateways first, if they start
+on the new schema.
+
 The older version runs in a worktree of its own, with the packages of this interpreter.
 """
 
@@ -32,7 +35,8 @@ from loadtest.crowd.report import CrowdReport
 from loadtest.crowd.requests import PlannedRequest
 from loadtest.crowd.schedule import Schedule
 from loadtest.findings import AsJson, Finding, counts_text, ledger_finding, measure
-from loadtest.stack import VALID_S, BenchStack, bench_stack
+from loadtest.stack import VALID_S, BenchStack, Process, bench_stack
+from ops.processes.child import StartFailed
 from ops.stack.services import temporary_home
 from seckill.adapters import migrations
 from seckill.auth import tickets
@@ -62,18 +66,19 @@ def main(
     old: Annotated[str, typer.Option(help="The older version: a tag or a commit.")],
     rate: Annotated[int, typer.Option(help="Grabs a second.", min=10)] = 300,
     seconds: Annotated[int, typer.Option(help="Length of the load.", min=20)] = 60,
+    back: Annotated[bool, typer.Option(help="Go back to the older version in the end.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Replace a consumer and a gateway of an older version, in both orders."""
     logging.disable()  # links of the drill itself break, too
-    measure(_upgrade(old, rate, seconds), as_json)
+    measure(_upgrade(old, rate, seconds, back), as_json)
 
 
-async def _upgrade(old: str, rate: int, seconds: int) -> list[Finding]:
+async def _upgrade(old: str, rate: int, seconds: int, back: bool) -> list[Finding]:
     found: list[Finding] = []
     with _worktree(old) as checkout:
         for order in (("consumers", "gateway"), ("gateway", "consumers")):
-            found += await _run(checkout, order, rate, seconds)
+            found += await _run(checkout, order, rate, seconds, back)
     return found
 
 
@@ -93,7 +98,9 @@ def _worktree(revision: str) -> Iterator[Path]:
             subprocess.run([*git, "remove", "--force", str(checkout)], check=False)
 
 
-async def _run(checkout: Path, order: tuple[str, str], rate: int, seconds: int) -> list[Finding]:
+async def _run(
+    checkout: Path, order: tuple[str, str], rate: int, seconds: int, back: bool
+) -> list[Finding]:
     """Upgrade in one order; return what is to be reported."""
     name, say = f"{order[0]} first", Console(stderr=True).print
 
@@ -102,24 +109,41 @@ async def _run(checkout: Path, order: tuple[str, str], rate: int, seconds: int) 
 
     with temporary_home() as home:
         async with bench_stack(home=home, migrate=migrate_as_before) as stack:
-            begun = {c: await stack.run(c, checkout=checkout) for c in ("consumers", "gateway")}
+            running = {c: await stack.run(c, checkout=checkout) for c in ("consumers", "gateway")}
             await _sell(stack, checkout)
-            gateway = begun["gateway"]
-            port = int(gateway.url.rpartition(":")[2])
-            offered = asyncio.create_task(_offer(stack, gateway.url, rate, seconds))
+            url, refusal = running["gateway"].url, ""
+            offered = asyncio.create_task(_offer(stack, url, rate, seconds))
             await asyncio.sleep(STEP_S)
             say(f"{name}: migrate")
             await migrations.migrate(stack.services.postgres_dsn)
             await asyncio.sleep(STEP_S)
             for command in order:
                 say(f"{name}: {command}")
-                # Gateways share the port while both are there.
-                await stack.run(command, port=port if command == "gateway" else None)
-                await begun[command].child.stop()
-                await asyncio.sleep(STEP_S)
+                await _replace(stack, running, command, PROJECT_ROOT)
+            for command in ("gateway", "consumers") if back else ():
+                say(f"{name}: {command} back")
+                try:
+                    await _replace(stack, running, command, checkout)
+                except StartFailed as error:
+                    refusal = str(error).splitlines()[-1].strip()
             still_came = not offered.done()
             report = await offered
-            return [*await _findings(stack, name, report), _came_finding(name, still_came)]
+            found = [*await _findings(stack, name, report), _came_finding(name, still_came)]
+            if back:
+                found.append(Finding(f"{name}: the way back", refusal or "the older version works"))
+            return found
+
+
+async def _replace(
+    stack: BenchStack, running: dict[str, Process], command: str, checkout: Path
+) -> None:
+    """Start a process of a version, then stop the one that did the same."""
+    before = running[command]
+    # Gateways share the port while both are there.
+    port = int(before.url.rpartition(":")[2])
+    running[command] = await stack.run(command, port=port, checkout=checkout)
+    await before.child.stop()
+    await asyncio.sleep(STEP_S)
 
 
 async def _sell(stack: BenchStack, checkout: Path) -> None:

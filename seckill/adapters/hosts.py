@@ -50,6 +50,14 @@ class Hosts:
             return connection
         raise _of_all(failures)
 
+    def try_last(self, host: Host) -> None:
+        """Try a host after all others from now on: it takes connections, and does no work.
+
+        Only the one that comes first is moved: of many links to it that fail, one is enough.
+        """
+        if len(self._in_turn) > 1 and self._in_turn[0] == host:
+            self._in_turn.append(self._in_turn.pop(0))
+
 
 def _of_all(failures: list[Unavailable]) -> Unavailable:
     """Return the failures of all hosts as one: an operator has to act if one of them says so."""

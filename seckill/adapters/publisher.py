@@ -24,7 +24,7 @@ Headers = Mapping[str, str | int]
 
 @dataclass(frozen=True, slots=True)
 class _Link:
-    connection: AbstractConnection
+    connection: aio_pika.Connection
     channel: AbstractChannel
     topology: Topology
     #: Payment windows whose timer queues this link has declared.
@@ -149,6 +149,8 @@ class Publisher:
             # A returned message is different: its queue is gone, and a new link declares it again.
             refused = type(error.__cause__) is DeliveryError
             if link is not None and link is self._link and not refused:
+                if isinstance(error.__cause__, TimeoutError):
+                    self._broker.avoid(link.connection)
                 self._drop()
             raise
 

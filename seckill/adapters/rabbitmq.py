@@ -100,11 +100,11 @@ class Broker:
     def __post_init__(self) -> None:
         self._hosts = Hosts(self.url, RABBITMQ)
 
-    async def connect(self) -> AbstractConnection:
+    async def connect(self) -> aio_pika.Connection:
         """Open a plain connection to the first host that answers, or raise Unavailable."""
         return await self._hosts.first(self._connect)
 
-    async def _connect(self, host: Host | None) -> AbstractConnection:
+    async def _connect(self, host: Host | None) -> aio_pika.Connection:
         tolerate_unreadable_properties()
         url = URL(self._hosts.address.url_of(host) if host else self.url)
         connection = aio_pika.Connection(
@@ -124,6 +124,14 @@ class Broker:
             )
             raise failure from error
         return connection
+
+    def avoid(self, connection: aio_pika.Connection) -> None:
+        """Open the next links to other hosts than that of a link which confirms nothing.
+
+        A node that was cut off from the others may take links, and cannot write.
+        """
+        where = connection.url
+        self._hosts.try_last(Host(where.host or "", where.port or 0))
 
     async def _compare(self, connection: AbstractConnection) -> None:
         """Raise ForeignStore if the broker is another installation's; claim it if it has none."""
