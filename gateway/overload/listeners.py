@@ -16,11 +16,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 import ssl
 import sys
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from gateway.overload.tls_acceptor import Handshakes, TlsServer, listen
@@ -32,8 +33,11 @@ log = logging.getLogger(__name__)
 SOCKETS = 8
 #: Connections that the kernel holds for each of them.
 BACKLOG = 4096
-#: Time between two looks at the queues: 8 system calls of a microsecond each.
+#: Time between two looks at the queues: 8 system calls of a third of a microsecond each.
 LOOK_S = 0.01
+#: The same while nothing waits: a busy queue is seen so much later, and a process at rest wakes up
+#: a third as often.
+IDLE_LOOK_S = 0.03
 #: How long a connection may wait to be accepted. With what follows, an answer takes a quarter of a
 #: second at the most, which is still felt as at once.
 ACCEPT_WAIT_MAX_S = 0.1
@@ -89,7 +93,7 @@ class Listeners:
         for _ in range(max((listener.waiting() for listener in self._open), default=0)):
             await asyncio.sleep(0)  # a turn of the loop accepts one from each socket
         for listener in self._open:
-            listener.server.close()
+            listener.close()
         self._open.clear()
 
     async def _listen(self) -> _ListeningSocket:
@@ -102,12 +106,13 @@ class Listeners:
             listening = listen(self._host, self._port, BACKLOG)
             listener.server = TlsServer(listener, listening, self._tls, self._handshakes)
         self._prepare(listener.server)
-        listener.sockets = listener.server.sockets
+        listener.watch()
         return listener
 
     async def _look_on(self) -> None:
         while True:
-            await asyncio.sleep(LOOK_S)
+            is_busy = any(listener.is_busy for listener in self._open)
+            await asyncio.sleep(LOOK_S if is_busy else IDLE_LOOK_S)
             now = self._loop.time()
             for n, listener in enumerate(self._open):
                 if listener.is_late(now):
@@ -124,7 +129,7 @@ class Listeners:
             return
         self._fails = False
         metrics.RESET.inc(listener.waiting())
-        listener.server.close()
+        listener.close()
 
 
 def _somaxconn() -> int:
@@ -136,8 +141,8 @@ class _ListeningSocket:
 
     def __init__(self, factory: Callable[[], asyncio.BaseProtocol]) -> None:
         self.server: asyncio.Server | TlsServer
-        #: Those of the server, which makes them anew each time that it is asked.
-        self.sockets: Sequence[socket.socket] = ()
+        #: To ask the kernel by: through the event loop's own it costs 2.6 us instead of 0.3.
+        self._sockets: list[socket.socket] = []
         self._factory = factory
         self._accepted = 0
         #: When it was looked at, and how many had come by then; only those that still tell us
@@ -150,6 +155,23 @@ class _ListeningSocket:
         self._accepted += 1
         return self._factory()
 
+    def watch(self) -> None:
+        """Ask the kernel about the server's sockets from now on."""
+        self._sockets = [
+            socket.socket(fileno=os.dup(listening.fileno())) for listening in self.server.sockets
+        ]
+
+    def close(self) -> None:
+        """Listen no more; what waits in the accept queue is reset."""
+        self.server.close()
+        for listening in self._sockets:
+            listening.close()
+
+    @property
+    def is_busy(self) -> bool:
+        """Tell whether connections waited at the last look."""
+        return bool(self._looks)
+
     def waiting(self) -> int:
         """Return how many connections wait in its accept queue."""
         return sum(
@@ -157,7 +179,7 @@ class _ListeningSocket:
                 listening.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _UNACKED.stop)[_UNACKED],
                 sys.byteorder,
             )
-            for listening in self.sockets
+            for listening in self._sockets
         )
 
     def is_late(self, now: float) -> bool:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 from asyncio import Protocol
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -61,3 +64,25 @@ def test_an_empty_queue_is_not_late_though_a_connection_was_never_counted(queue:
     assert not queue.is_late(0.0)
     queue.length = 0  # it was aborted before it was accepted
     assert [queue.is_late(now) for now in (1.0, 2.0, 3.0)] == [False] * 3
+
+
+def test_it_is_busy_while_connections_wait(queue: Queue) -> None:
+    seen = []
+    for length in (0, 2, 1, 0):
+        queue.length = length
+        queue.is_late(0.0)
+        seen.append(queue.is_busy)
+    assert seen == [False, True, True, False]
+
+
+def test_who_waits_is_counted_and_reset_when_it_is_closed() -> None:
+    listening = socket.create_server(("127.0.0.1", 0))
+    queue = _ListeningSocket(Protocol)
+    queue.server = cast(Any, SimpleNamespace(sockets=[listening], close=listening.close))
+    queue.watch()
+    clients = [socket.create_connection(listening.getsockname()) for _ in range(3)]
+    assert queue.waiting() == 3
+    queue.close()
+    for client in clients:
+        with client, pytest.raises(ConnectionResetError):
+            client.recv(1)
