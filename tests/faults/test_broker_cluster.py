@@ -54,7 +54,7 @@ async def test_orders_are_placed_while_the_leading_node_is_gone(
 
     # Each queue lives on all nodes, and no node leads them all.
     assert {len(queue["members"]) for queue in queues} == {3}
-    assert len({queue["leader"] for queue in queues}) == 3
+    assert len({queue["leader"] for queue in queues}) > 1
 
 
 async def queues_of(nodes):
