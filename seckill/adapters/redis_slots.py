@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from redis.asyncio import Redis
@@ -18,8 +19,11 @@ from seckill.adapters.redis_agreement import most_agreed
 from seckill.errors import ForeignStore, Unavailable
 
 SLOTS = 16_384
-#: Least time between two looks at the map: a node that is gone must not cost one for every call.
+#: Time between two looks at the map while it is doubted: a look asks every node.
 LOOK_APART_S = 0.25
+#: So long after a failure the map is doubted: a call that waits for a frozen node fails a second
+#: after the node froze, and the others promote a replica some seconds later.
+DOUBT_S = 5.0
 
 #: For each range of slots: the first, the last, the master, and its replicas.
 SlotRanges = tuple[tuple[int, int, Host, tuple[Host, ...]], ...]
@@ -45,7 +49,8 @@ class SlotMap:
         self._asked: tuple[Host, ...] = tuple(seeds)
         self._owners: list[Host | None] = [None] * SLOTS
         self._looking: asyncio.Task[None] | None = None
-        self._looked_at = float("-inf")
+        self._watching: asyncio.Task[None] | None = None
+        self._doubtful_until = float("-inf")
 
     async def node_of(self, slot: int) -> Redis:
         """Return the client of the master that has a slot."""
@@ -61,7 +66,7 @@ class SlotMap:
 
     async def masters(self) -> list[Redis]:
         """Return the clients of all masters that have slots."""
-        if self._looked_at == float("-inf"):
+        if not any(self._owners):
             await self.look()
         return [self.client(host) for host in dict.fromkeys(self._owners) if host is not None]
 
@@ -74,17 +79,19 @@ class SlotMap:
     def moved(self, error: MovedError, asked: Redis) -> None:
         """Note what a node said about a slot; the rest of the map is looked at soon."""
         self._owners[error.slot_id] = self.place_of(error, asked)
-        self.doubt()
+        self.doubt(LOOK_APART_S)
 
     def place_of(self, error: AskError, asked: Redis) -> Host:
         """Return where a redirection leads; without a name it is the host that was asked."""
         name = error.host or asked.connection_pool.connection_kwargs["host"]
         return Host(name, int(error.port))
 
-    def doubt(self) -> None:
-        """Look at the map soon, unless that was done just now."""
-        if self._looking is None and time.monotonic() - self._looked_at > LOOK_APART_S:
-            self._begin()
+    def doubt(self, for_s: float = DOUBT_S) -> None:
+        """Look at the map again and again for so long."""
+        self._doubtful_until = max(self._doubtful_until, time.monotonic() + for_s)
+        if self._watching is None:
+            self._watching = asyncio.create_task(self._watch(), name="watch the slots of Redis")
+            self._watching.add_done_callback(self._end_watch)
 
     async def look(self) -> None:
         """Look at the map now; callers at the same time share one look."""
@@ -97,9 +104,10 @@ class SlotMap:
 
     async def aclose(self) -> None:
         """Close all clients."""
-        if self._looking is not None:
-            self._looking.cancel()
-            await asyncio.wait({self._looking})
+        if tasks := {task for task in (self._watching, self._looking) if task is not None}:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
         for client in self._clients.values():
             await client.aclose()
 
@@ -113,14 +121,22 @@ class SlotMap:
         if not task.cancelled():
             task.exception()  # who waits for it raises it
 
+    async def _watch(self) -> None:
+        while time.monotonic() < self._doubtful_until:
+            with suppress(Unavailable):  # the calls that need a node report it
+                await self.look()
+            await asyncio.sleep(LOOK_APART_S)
+
+    def _end_watch(self, task: asyncio.Task[None]) -> None:
+        self._watching = None
+        if not task.cancelled():
+            task.result()  # raises a bug of the task instead of hiding it
+
     async def _look(self) -> None:
-        try:
-            ranges = await most_agreed(
-                [_ranges(host, self.client(host)) for host in self._asked],
-                timeout_s=self._timeout_s,
-            )
-        finally:
-            self._looked_at = time.monotonic()
+        ranges = await most_agreed(
+            [_ranges(host, self.client(host)) for host in self._asked],
+            timeout_s=self._timeout_s,
+        )
         if not ranges:
             raise Unavailable(
                 "Redis: no slot of the cluster has a node", store=REDIS, code="CLUSTERDOWN"

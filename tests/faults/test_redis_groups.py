@@ -62,6 +62,7 @@ class GroupShop:
     db: asyncpg.Pool
     sale: Sale
     http: ClientSession
+    admin: ClientSession
     ticket_for: Callable[..., str]
     won: dict[str, str] = field(default_factory=dict)
 
@@ -85,6 +86,15 @@ class GroupShop:
             await eventually(has_order, f"{buyer} has an order", within_s=PATIENCE_S)
 
         await asyncio.gather(*map(buy, buyers))
+
+    async def assert_ready(self) -> None:
+        """Every server takes a grab on trial, and loses nothing, as far as its settings say."""
+
+        async def is_ready() -> bool:
+            async with self.admin.get("/readyz") as reply:
+                return reply.status == 200
+
+        await eventually(is_ready, "the gateway is ready", within_s=PATIENCE_S)
 
     async def assert_balanced(self, sold: int) -> None:
         ledger = await verify.verify(self.redis, self.db, self.sale.sale_id, wait_s=PATIENCE_S)
@@ -122,8 +132,11 @@ async def open_shop(
                 gateway, _ = await asyncio.gather(
                     processes.run("gateway"), processes.run("consumers")
                 )
-                async with ClientSession(gateway.url) as http:
-                    yield GroupShop(group, redis, db, sale, http, ticket_for)
+                async with (
+                    ClientSession(gateway.url) as http,
+                    ClientSession(gateway.admin_url) as admin,
+                ):
+                    yield GroupShop(group, redis, db, sale, http, admin, ticket_for)
                 with pytest.raises(ForeignStore):
                     async with redis_client.connect(
                         url, timeout_s=5, installation_id="another"
@@ -154,6 +167,7 @@ async def test_a_sale_behind_sentinels_goes_on_with_another_master(
             await group.servers[master].start()
             await shop.sell(*names(30))
             await try_grab(shop.redis)
+            await shop.assert_ready()
             await shop.assert_balanced(sold=31)
 
 
@@ -195,4 +209,5 @@ async def test_a_sale_on_a_cluster_goes_on_while_its_slot_moves_and_its_node_die
             await group.servers[target].start()
             await selling
             await try_grab(shop.redis)
+            await shop.assert_ready()
             await shop.assert_balanced(sold=40)
