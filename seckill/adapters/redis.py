@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
@@ -15,7 +16,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ResponseError
 from redis.maint_notifications import MaintNotificationsConfig
 
-from config.redis_url import RedisTopology, RedisUrl, parse_redis_url
+from config.redis_url import TLS_FILES, RedisTopology, RedisUrl, parse_redis_url
 from seckill.adapters import namespace
 from seckill.adapters.failures import (
     REDIS,
@@ -116,6 +117,9 @@ def _settings(url: str, timeout_s: float, installation_id: str) -> dict[str, Any
         **parse_url(url),
     }
     link = {name: value for name, value in settings.items() if name not in OF_POOL}
+    for name in TLS_FILES:
+        if (file := settings.get(name)) and not os.access(file, os.R_OK):
+            raise ValueError(f"the file of {name} cannot be read: {file}")
     # It connects later; it knows its options now.
     link.pop("connection_class", Connection)(**link)
     return settings
