@@ -43,6 +43,12 @@ from seckill.orders.orders import NotPlaced, Placement
 from seckill.spans import SPANS, SpanKind, queue_attributes, traced
 from seckill.tracing import order_traces
 
+#: Statements that PostgreSQL may refuse while bad entries are looked for by halving: enough for a
+#: few in a full batch. Each bad entry alone would cost two statements for each halving.
+REFUSALS_MAX = 32
+#: Grabs that are then placed one by one in a statement: some 0.1 s, of the 2 s that it may take.
+EACH_MAX = 64
+
 log = logging.getLogger(__name__)
 
 
@@ -159,20 +165,31 @@ class PlaceOrders:
     ) -> tuple[list[NotPlaced], dict[str, str]]:
         """Place; if PostgreSQL refuses a value, halve until the bad entry stands alone.
 
-        Return what was not placed, and order_id -> reason of each bad entry.
+        Return what was not placed, and order_id -> reason of each bad entry. Of n entries at most
+        2 * REFUSALS_MAX + 1 + n / EACH_MAX statements are asked for, whichever are bad.
         """
-        try:
+        refused: list[NotPlaced] = []
+        reasons: dict[str, str] = {}
+        left, refusals = [placements], 0
+        while left and refusals < REFUSALS_MAX:
+            part = left.pop()
+            try:
+                with database_errors_as_unavailable():
+                    refused += await orders.place(self._db, part)
+            except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError) as error:
+                refusals += 1
+                if len(part) == 1:
+                    reasons[part[0].order_id] = _refusal(str(error))
+                else:
+                    middle = len(part) // 2
+                    left += part[middle:], part[:middle]  # the first grabs first
+        rest = [placement for part in reversed(left) for placement in part]
+        for start in range(0, len(rest), EACH_MAX):
             with database_errors_as_unavailable():
-                return await orders.place(self._db, placements), {}
-        except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError) as error:
-            if len(placements) == 1:
-                return [], {
-                    placements[0].order_id: f"PostgreSQL refuses it: {first_line(str(error))}"
-                }
-            middle = len(placements) // 2
-            refused, reasons = await self._place_halving(placements[:middle])
-            more_refused, more_reasons = await self._place_halving(placements[middle:])
-            return refused + more_refused, reasons | more_reasons
+                found = await orders.place_each(self._db, rest[start : start + EACH_MAX])
+            reasons |= {n.order_id: _refusal(n.why or "") for n in found if n.outcome == "refused"}
+            refused += [n for n in found if n.outcome != "refused"]
+        return refused, reasons
 
 
 def _log(placed: Collection[str], refused: Sequence[NotPlaced]) -> None:
@@ -211,6 +228,10 @@ def _observe_waits(placings: Sequence[DecodedPlace], placed: Collection[str]) ->
         if new := [grab.order_id for grab in placing.grabs if grab.order_id in placed]:
             wait_s = max(now - created_ms_of(new[0]), 0) / 1000
             metrics.PLACEMENT_SECONDS.labels().observe(wait_s, len(new))
+
+
+def _refusal(words: str) -> str:
+    return f"PostgreSQL refuses it: {first_line(words)}"
 
 
 def _entry(placement: Placement) -> list[str | int]:

@@ -7,6 +7,7 @@ the moment when the cure is in force.
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import time
 from collections.abc import Iterator
@@ -40,6 +41,8 @@ def main(
     as_json: AsJson = False,
 ) -> None:
     """Measure each state."""
+    # Its own links break, too, each with a traceback.
+    logging.getLogger("aiormq").setLevel(logging.CRITICAL)
     states = [state for state in STATES if re.search(only, f"{state.store} {state.name}")]
     measure(_all(states), as_json)
 

@@ -23,12 +23,13 @@ _COLUMNS = (
 )
 
 #: The columns of a batch, each as one text.
-_PLACE = """
+_PLACE_BY = """
 SELECT id::text, outcome, why
-  FROM place(string_to_array($1, ' ')::uuid[], string_to_array($2, ' '), string_to_array($3, ' '),
+  FROM {}(string_to_array($1, ' ')::uuid[], string_to_array($2, ' '), string_to_array($3, ' '),
              string_to_array($4, ' ')::integer[], string_to_array($5, ' ')::bigint[],
              string_to_array($6, ' ')::bigint[])
 """
+_PLACE, _PLACE_EACH = _PLACE_BY.format("place"), _PLACE_BY.format("place_each")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,13 @@ class NotPlaced:
 async def place(db: asyncpg.Pool, placements: Sequence[Placement]) -> list[NotPlaced]:
     """Place a batch, given in grab order; return only what did not become a pending order."""
     rows = await db.fetch(_PLACE, *map(_column, zip(*placements, strict=True)))
+    return [NotPlaced(*row) for row in rows]
+
+
+async def place_each(db: asyncpg.Pool, placements: Sequence[Placement]) -> list[NotPlaced]:
+    """Place grabs one by one in one call; what PostgreSQL refuses has the outcome `refused`."""
+    by_sale = sorted(placements, key=lambda placement: placement.sale_id)
+    rows = await db.fetch(_PLACE_EACH, *map(_column, zip(*by_sale, strict=True)))
     return [NotPlaced(*row) for row in rows]
 
 

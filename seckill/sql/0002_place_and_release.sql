@@ -156,6 +156,25 @@ BEGIN
   END LOOP;
 END $$;
 
+-- Place grabs one by one, for a batch in which PostgreSQL refuses the values of many: a refusal
+-- undoes one grab, and not the call. The caller gives the grabs of each sale together, sales sorted
+-- by bytes, because the locks last until the end. Returns what place() returns, and 'refused' with
+-- PostgreSQL's words.
+CREATE OR REPLACE FUNCTION place_each(p_order_ids uuid[], p_sale_ids text[], p_buyer_ids text[],
+                                      p_quantities integer[], p_epochs bigint[], p_marks bigint[])
+RETURNS TABLE (id uuid, outcome text, why text)
+LANGUAGE plpgsql AS $$
+BEGIN
+  FOR n IN 1 .. cardinality(p_order_ids) LOOP
+    BEGIN
+      RETURN QUERY SELECT * FROM place(p_order_ids[n:n], p_sale_ids[n:n], p_buyer_ids[n:n],
+                                       p_quantities[n:n], p_epochs[n:n], p_marks[n:n]);
+    EXCEPTION WHEN data_exception OR integrity_constraint_violation THEN
+      RETURN QUERY SELECT p_order_ids[n], 'refused', SQLERRM;
+    END;
+  END LOOP;
+END $$;
+
 -- Take pending orders to an ended state and give their units back: the only way out of pending but
 -- payment. The state test is the compare-and-set that payment and timeout race for. Of several
 -- callers (timer, sweep, buyer) one wins, and the others get no row. An order of a restored sale

@@ -193,3 +193,39 @@ async def test_without_redis_orders_are_placed_and_only_what_it_has_to_confirm_w
     await send_claim(bad, f"{await stock.now_ms() + HOUR_MS}-7")
     with pytest.raises(NotVerified, match="only Redis knows"):
         await without_redis.handle(await queues.take(ORDERS_PLACE, 1))
+
+
+async def test_outbox_ids_of_the_past_forged_and_doubled_change_nothing(
+    open_sale,
+    shop,
+    stock,
+    newest_entry,
+    send_claim,
+    send_body,
+    handle,
+    dead_entries,
+    mark_in_sql,
+    fence_reason,
+):
+    """Whoever sends them has valid grabs: they are placed once, and the mark stays."""
+    sale = await open_sale()
+    (first,) = await shop.grab(sale, "ann", settle=False)
+    newest = await newest_entry(sale)
+    await send_claim(first, newest)
+    await handle()
+    mark = await mark_in_sql(sale)
+    assert mark == mark_of([newest])
+
+    (second,) = await shop.grab(sale, "bob", settle=False)
+    entry = [second.order_id, second.buyer_id, second.quantity]
+    forged = ["1-1", "1-1", newest, newest, "0-0"]
+    await send_body(messages.encode_place(sale.sale_id, second.epoch, forged, [entry, entry]))
+    await send_claim(second, "1-1")
+    await send_claim(first, "0-1")
+    await handle(3)
+
+    assert await shop.states(sale, [first, second]) == ["pending"] * 2
+    assert await shop.inventory(sale) == (8, 2, 0)
+    assert await mark_in_sql(sale) == mark
+    assert await dead_entries() == []
+    assert await fence_reason(sale) is None

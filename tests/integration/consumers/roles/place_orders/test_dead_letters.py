@@ -5,11 +5,13 @@ from __future__ import annotations
 import pamqp.encode
 import pytest
 
+from consumers.roles.place_orders import EACH_MAX, REFUSALS_MAX
 from seckill import messages
 from seckill.adapters import topology
 from seckill.adapters.topology import ORDERS_PLACE
 from seckill.errors import Unavailable
 from seckill.messages import BODY_BYTES_MAX, PLACE_ENTRIES_MAX
+from seckill.orders import orders
 from seckill.sales import sales
 from seckill.sales.sales import NewSale
 
@@ -206,6 +208,32 @@ async def test_F23_a_value_that_postgresql_refuses_is_found_and_left_out(
     ((entries, reason),) = await dead_entries()
     assert entries == [[bad.order_id, "eve", 1000]]
     assert "PostgreSQL refuses it: bigint out of range" in reason
+
+
+async def test_thousands_of_values_that_postgresql_refuses_take_a_bounded_number_of_statements(
+    shop, send_grabs, handle, dead_entries, db, stock, monkeypatch
+):
+    dear = await sales.create(db, stock, NewSale("dear-to-thousands", 10, 10**17))
+    good = [shop.wish(dear, f"buyer-{i}") for i in range(3)]
+    bad = [shop.wish(dear, f"eve-{i}", 1000) for i in range(3_000)]
+    statements = 0
+    for name, real_call in (("place", orders.place), ("place_each", orders.place_each)):
+
+        async def counted(db, placements, real=real_call):
+            nonlocal statements
+            statements += 1
+            return await real(db, placements)
+
+        monkeypatch.setattr(orders, name, counted)
+    await send_grabs(good[0], *bad[:1_500], good[1], *bad[1_500:], good[2])
+
+    await handle()
+
+    assert await shop.states(dear, good) == ["pending"] * 3
+    ((entries, reason),) = await dead_entries()
+    assert {entry[0] for entry in entries} == {grab.order_id for grab in bad}
+    assert "PostgreSQL refuses it: bigint out of range" in reason
+    assert statements <= 2 * REFUSALS_MAX + 1 + (len(good) + len(bad)) // EACH_MAX + 1
 
 
 async def test_F23_an_epoch_that_postgresql_refuses_leaves_other_messages_alone(
