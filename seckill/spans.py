@@ -159,6 +159,8 @@ class Spans:
         self.slow_s = 0.0
         self._sink: Callable[[FinishedSpan], None] = lambda _: None
         self._late_second, self._late = 0, 0
+        #: The clock whose seconds bound late traces.
+        self.clock = time.time
 
     def start(self, sink: Callable[[FinishedSpan], None], *, rate: float, slow_s: float) -> None:
         """Begin to trace: this share of the grabs, and those that take longer than `slow_s`."""
@@ -173,9 +175,16 @@ class Spans:
         """Decide whether a new trace begins, by the rate."""
         return _random.random() < self.rate
 
+    def is_late(self, wait_s: float, failed: bool = False) -> bool:
+        """Return whether a grab that is not traced becomes a late trace now, and count it.
+
+        It is asked for each grab that was slow, so it is quick to say no.
+        """
+        return (failed or wait_s > self.slow_s) and self.may_be_late()
+
     def may_be_late(self) -> bool:
         """Return whether another late trace may be made in this second."""
-        second = int(time.time())
+        second = int(self.clock())
         if second != self._late_second:
             self._late_second, self._late = second, 0
         self._late += 1

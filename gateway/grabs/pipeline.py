@@ -29,7 +29,7 @@ from gateway.grabs.reservations import (
     result_of_look_up,
 )
 from gateway.grabs.responses import WAITS, body_of, status_of, too_few_left, too_many
-from gateway.grabs.traces import AnsweredGrab, GrabTrace, LateTraces, is_late
+from gateway.grabs.traces import AnsweredGrab, GrabTrace, LateTraces
 from gateway.http.auth import TICKET_KEYS
 from gateway.http.client_address import TRUSTED_PROXIES, address_of
 from gateway.http.problems import Problem, Refused
@@ -199,13 +199,13 @@ class PendingGrab:
         """Answer that there is no result."""
         if isinstance(error, Unavailable):
             wait_s = self._observe(WAITS[Verdict.UNAVAILABLE])
-            if SPANS.on:
-                self._record(wait_s, "unavailable", Problem.UNAVAILABLE.value.status)
+            if SPANS.on and (self.trace or SPANS.is_late(wait_s, True)):
+                self._record("unavailable", Problem.UNAVAILABLE.value.status)
             self._refuse(Refused(Problem.UNAVAILABLE, summary_of(error)))
         else:  # a bug: a traceback for us, an answer for the client
             log.error("a grab failed", exc_info=error)
-            if SPANS.on:
-                self._record(0.0, "internal", Problem.INTERNAL.value.status)
+            if SPANS.on and (self.trace or SPANS.is_late(0.0, True)):
+                self._record("internal", Problem.INTERNAL.value.status)
             self._refuse(Refused(Problem.INTERNAL))
 
     def _look_up(self) -> None:
@@ -255,9 +255,9 @@ class PendingGrab:
 
     def _answer(self, result: GrabResult) -> None:
         wait_s, verdict = self._observe(WAITS[result.verdict]), result.verdict
-        if SPANS.on and (self.trace or wait_s > SPANS.slow_s or verdict is Verdict.OUTBOX_FULL):
+        if SPANS.on and (self.trace or SPANS.is_late(wait_s, verdict is Verdict.OUTBOX_FULL)):
             order_id = result.order_id if verdict is Verdict.ACCEPTED else ""
-            self._record(wait_s, verdict.name.lower(), status_of(verdict), order_id)
+            self._record(verdict.name.lower(), status_of(verdict), order_id)
         left = self._reservations.left
         if result.verdict is Verdict.QUANTITY:
             self._refuse(too_many(self._reservations.sale))
@@ -268,8 +268,8 @@ class PendingGrab:
 
     def _refuse_by_limit(self, refused: Refused) -> None:
         wait_s = self._observe(RATE_LIMITED)
-        if SPANS.on and (self.trace or wait_s > SPANS.slow_s):
-            self._record(wait_s, "rate_limited", refused.problem.value.status)
+        if SPANS.on and (self.trace or SPANS.is_late(wait_s)):
+            self._record("rate_limited", refused.problem.value.status)
         self._refuse(refused)
 
     def _observe(self, waits: HotDistribution) -> float:
@@ -281,10 +281,8 @@ class PendingGrab:
         waits.observe(wait_s)
         return wait_s
 
-    def _record(self, wait_s: float, outcome: str, status: int, order_id: str = "") -> None:
-        """Record the trace of the answer that it is about to get, if it is traced or late."""
-        if self.trace is None and not is_late(wait_s, outcome, status):
-            return
+    def _record(self, outcome: str, status: int, order_id: str = "") -> None:
+        """Record the trace of the answer that it is about to get."""
         sale_id, times = self._reservations.sale.sale_id, self._step.times if self._step else None
         answered = AnsweredGrab(
             sale_id, outcome, status, order_id, self.arrived_at, self.parsed_at, times

@@ -78,11 +78,6 @@ def contexts_of(grabs: Iterable[Grab]) -> dict[str, TraceContext]:
     return {g.order_id: _under_way[g.order_id] for g in grabs if g.order_id in _under_way}
 
 
-def is_late(wait_s: float, outcome: str, status: int) -> bool:
-    """Return whether a grab that is not traced becomes a trace now; it then counts as one."""
-    return (wait_s > SPANS.slow_s or has_failed(outcome, status)) and SPANS.may_be_late()
-
-
 def has_failed(outcome: str, status: int) -> bool:
     """Return whether an answer is that of a failure."""
     return status >= 500 and outcome != PAUSED

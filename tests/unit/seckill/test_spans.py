@@ -104,7 +104,7 @@ def test_a_batch_links_to_its_first_members_and_each_member_to_the_batch(recorde
 
 
 def test_late_traces_of_a_second_are_bounded(recorded, monkeypatch) -> None:
-    monkeypatch.setattr(spans.time, "time", lambda: 1000.0)
+    monkeypatch.setattr(spans.SPANS, "clock", lambda: 1000.0)
     allowed = sum(spans.SPANS.may_be_late() for _ in range(LATE_MAX_PER_S + 100))
     assert allowed == LATE_MAX_PER_S
 
