@@ -23,6 +23,7 @@ from seckill.sales.token_buckets import TokenBuckets
 from tests.acceptance.admin_api import bearer
 from tests.acceptance.raw_clients import Client
 from tests.contract import Contract
+from tests.integration.letters import Letters
 from tests.processes import Process, Processes
 
 #: Tests of grabs that run twice: plain grabs taken by the connection, and by aiohttp.
@@ -216,3 +217,10 @@ def no_tracebacks(processes):
     yield
     for log in (processes.home / "logs").glob("gateway-*.log"):
         assert "Traceback" not in log.read_text(), log.read_text()[-5_000:]
+
+
+@pytest.fixture
+async def letters(db):
+    """The dead letters; there are none at first."""
+    await db.execute("DELETE FROM dead_letters")
+    return Letters(db)

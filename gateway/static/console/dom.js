@@ -61,7 +61,8 @@ export class Table {
 
   cell(content, place) {
     const [title, cls] = this.columns[place];
-    return el("td", { cls, "data-label": title }, content === "" ? "–" : content);
+    const none = content === "" || content === "–";
+    return el("td", { cls: none ? `${cls ?? ""} none` : cls, "data-label": title }, none ? "–" : content);
   }
 }
 

@@ -75,6 +75,7 @@ function showView() {
     document.title = `${VIEWS[name][0]} · Seckill console`;
   }
   update(new Set(["whole", "hash"]));
+  menu.querySelector("[aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
 }
 
 function update(changed) {
