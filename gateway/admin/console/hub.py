@@ -124,7 +124,7 @@ class Hub:
     def _make(self) -> Snapshot:
         last, sections = self._last, self._sections
         parts = {name: _encode(part) for name, part in self._parts().items()}
-        rows = {name: _encode(row) for name, row in sections.sales.rows.items()}
+        rows = dict(sections.sales.rows)
         changed = [
             f'"{name}":'.encode() + p for name, p in parts.items() if p != last.parts.get(name)
         ]

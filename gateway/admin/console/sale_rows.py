@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from datetime import datetime
 
 import asyncpg
+import msgspec
 
 from seckill.inventory.reservations import Stock
 from seckill.sales import listing
@@ -31,14 +32,15 @@ POINTS = 600
 #: Curves that are kept: of the sales that moved last.
 CURVES = 50
 
-SaleRow = dict[str, object]
+_encode = msgspec.json.Encoder().encode
 
 
 class SaleRows:
     """The rows, and what of them has changed."""
 
     def __init__(self) -> None:
-        self.rows: dict[str, SaleRow] = {}
+        #: Sale -> its row as JSON, made when something of it was read.
+        self.rows: dict[str, bytes] = {}
         #: Sale -> (Unix seconds, units left) at each change.
         self.curves: dict[str, deque[tuple[float, int]]] = {}
         self._sales: dict[str, Sale] = {}
@@ -46,9 +48,14 @@ class SaleRows:
         #: Sale -> when its units changed last.
         self._moved_at: dict[str, float] = {}
         self._turn = 0
+        self._sales_read_at = float("-inf")
 
     async def read_sales(self, db: asyncpg.Pool) -> None:
-        """Read which sales there are, and their states."""
+        """Read which sales there are, and their states: the less often, the more there are."""
+        now = time.monotonic()
+        if now - self._sales_read_at < len(self._sales) / STEP:
+            return
+        self._sales_read_at = now
         live = await listing.live_sales(db)
         newest = await listing.newest(db, limit=NEWEST)
         found = {sale.sale_id: sale for sale in (*newest, *live[-SHOWN_MAX:])}
@@ -75,6 +82,12 @@ class SaleRows:
             self._units[sale_id] = (self._units.get(sale_id, (None, None))[0], units)
         self._make_rows(due)
         self._turn += 1
+
+    def running(self) -> list[str]:
+        """Return the sales of which something may change, the newest first."""
+        states = ("open", "paused", "fenced")
+        live = [sale for sale in self._sales.values() if sale.state in states]
+        return [sale.sale_id for sale in sorted(live, key=lambda sale: -sale.number)]
 
     def moving(self) -> list[str]:
         """Return the sales whose units changed, the last one first."""
@@ -104,10 +117,10 @@ class SaleRows:
         for sale_id in sale_ids:
             if sale := self._sales.get(sale_id):
                 left, sold = self._units.get(sale_id, (None, None))
-                self.rows[sale_id] = _row(sale, left, sold)
+                self.rows[sale_id] = _encode(_row(sale, left, sold))
 
 
-def _row(sale: Sale, left: int | None, units: listing.SoldUnits | None) -> SaleRow:
+def _row(sale: Sale, left: int | None, units: listing.SoldUnits | None) -> dict[str, object]:
     return {
         "id": sale.sale_id,
         "n": sale.number,

@@ -151,7 +151,5 @@ class Sections:
             await asyncio.sleep(rest_s)
 
     def _to_count(self) -> list[str]:
-        rows = self.sales.rows
-        live = [name for name, row in rows.items() if row["state"] in ("open", "paused", "fenced")]
-        chosen = dict.fromkeys(name for name in (*self.sales.moving(), *live) if name in rows)
+        chosen = dict.fromkeys((*self.sales.moving(), *self.sales.running()))
         return list(chosen)[:SALES_MAX]
