@@ -10,7 +10,6 @@ not ours, and would keep the work of all sales waiting.
 from __future__ import annotations
 
 import secrets
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, NamedTuple, TypeVar
@@ -285,7 +284,7 @@ def _decode(decode: Callable[[bytes], M], body: bytes, queue: str) -> M:
 def _reason(error: Exception) -> str:
     """Return why bytes cannot be read; equal mistakes have equal reasons."""
     if isinstance(error, RecursionError):
-        return f"nested deeper than {sys.getrecursionlimit():,} levels"
+        return "nested deeper than Python reads"
     if isinstance(error, UnicodeDecodeError):
         return "text that is not UTF-8"
     return str(error)
