@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import REGISTRY, CollectorRegistry, Counter
 
 from seckill.hot_metrics import HotHistogram
 from seckill.registry.counts import buckets, by_label
@@ -20,6 +20,7 @@ def test_counts_go_by_one_label() -> None:
 
 def test_buckets_are_apart_and_of_all_labels_together() -> None:
     metric = HotHistogram("test_counts_waits", "…", ["verdict"], (0.5, 1.0))
+    REGISTRY.unregister(metric)  # it would be among the metrics of other tests
     for verdict, wait_s in (("a", 0.1), ("a", 0.7), ("b", 0.7), ("b", 9.0)):
         metric.labels(verdict).observe(wait_s)
     assert buckets(metric, "wait:") == {"wait:0-0.5": 1, "wait:0.5-1": 2, "wait:1-inf": 1}
