@@ -25,7 +25,7 @@ def samples() -> dict[str, float]:
         "/".join([sample.name, *sample.labels.values()]): sample.value
         for family in families
         for sample in family.samples
-        if sample.name.startswith("test_")
+        if sample.name.startswith(("test_waits_", "test_answers_"))
     }
 
 
