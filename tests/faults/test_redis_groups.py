@@ -32,6 +32,7 @@ from seckill.adapters import installation, migrations, namespace, postgres, redi
 from seckill.adapters import redis as redis_client
 from seckill.adapters.redis_slots import slot_of
 from seckill.consistency import verify
+from seckill.consistency.rebuild import Rebuild
 from seckill.errors import ForeignStore
 from seckill.inventory.reservations import Stock
 from seckill.inventory.trial import try_grab
@@ -42,6 +43,7 @@ from tests.processes import Processes, eventually
 PASSWORD = "s3cr3t"
 #: Servers and processes look for each other with growing pauses.
 PATIENCE_S = 60
+LOST = re.compile(r"^seckill_lost_grab_batches_total [1-9]", re.MULTILINE)
 
 
 def acl_user(name: str) -> str:
@@ -111,8 +113,10 @@ async def open_shop(
     settings: Settings,
     folder: Path,
     ticket_for: Callable[..., str],
+    *,
+    min_replicas: int = 1,
 ) -> AsyncIterator[GroupShop]:
-    """Open a shop of a database of its own, whose processes wait for one replica."""
+    """Open a shop of a database of its own, whose processes wait for so many replicas."""
     database = f"group_{secrets.token_hex(4)}"
     async with postgres.connect(settings.postgres_dsn, size=1, timeout_s=5) as owner:
         await owner.execute(f"CREATE DATABASE {database}")
@@ -124,7 +128,7 @@ async def open_shop(
         async with postgres.connect(dsn, size=4, timeout_s=5) as db:
             own_id = await installation.join(db, name)
             redis = redis_client.connect(url, timeout_s=5, installation_id=own_id)
-            defaults = {"SECKILL_NAMESPACE": name, "SECKILL_REDIS_MIN_REPLICAS": "1"}
+            defaults = {"SECKILL_NAMESPACE": name, "SECKILL_REDIS_MIN_REPLICAS": str(min_replicas)}
             async with redis, Processes(own, folder, **defaults) as processes:
                 stock = Stock(redis)
                 sale = await sales.create(db, stock, NewSale("spring", 100, 1999))
@@ -211,3 +215,37 @@ async def test_a_sale_on_a_cluster_goes_on_while_its_slot_moves_and_its_node_die
             await try_grab(shop.redis)
             await shop.assert_ready()
             await shop.assert_balanced(sold=40)
+
+
+async def test_a_promotion_that_lost_grabs_is_noticed_and_the_sale_rebuilt(
+    settings: Settings, tmp_path: Path, ticket_for
+) -> None:
+    with temporary_home() as home:
+        async with (
+            sentinel_group(home, acl_user("three")) as group,
+            open_shop(group, "three", settings, tmp_path, ticket_for, min_replicas=0) as shop,
+        ):
+            await shop.sell(*names(0))
+            master = await group.owner(shop.sale.sale_id)
+            for port in set(group.servers) - {master}:  # they lag from now on
+                await group.ask(port, "CONFIG", "SET", "masterauth", "wrong")
+            await group.ask(master, "CLIENT", "KILL", "TYPE", "replica")
+            await shop.sell(*names(20))
+            await group.servers[master].kill()
+
+            async def is_noticed() -> object:
+                await shop.press("late")
+                async with shop.admin.get("/metrics") as reply:
+                    return LOST.search(await reply.text())
+
+            async def are_placed() -> bool:
+                return bool(await shop.db.fetchval("SELECT count(*) FROM orders") == len(shop.won))
+
+            await eventually(is_noticed, "the loss is counted", within_s=PATIENCE_S)
+            assert (await shop.press("later")).status == 503
+            await eventually(are_placed, "all orders are placed", within_s=PATIENCE_S)
+            rebuild = Rebuild(shop.redis, shop.db)
+            await rebuild.fence([shop.sale.sale_id])
+            await rebuild.run(shop.sale.sale_id, actor="test", reason="behind")
+            await shop.sell("later")
+            await shop.assert_balanced(sold=len(shop.won))
