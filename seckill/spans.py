@@ -173,7 +173,7 @@ class Spans:
 
     def chosen(self) -> bool:
         """Decide whether a new trace begins, by the rate."""
-        return _random.random() < self.rate
+        return self.rate > 0 and _random.random() < self.rate
 
     def is_late(self, wait_s: float, failed: bool = False) -> bool:
         """Return whether a grab that is not traced becomes a late trace now, and count it.
