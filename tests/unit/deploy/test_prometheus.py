@@ -58,7 +58,7 @@ def test_each_row_of_the_failure_table_has_its_alerts() -> None:
     failures = architecture.partition("## When a part dies")[2].partition("\n## ")[0]
     alerts = (ROOT / "docs" / "metrics.md").read_text().partition("## Alerts")[2]
     alerts = alerts.partition("\n## ")[0]
-    of_table = [re.findall(r"(?m)^\| ([^|]+) \|", text)[1:] for text in (failures, alerts)]
+    of_table = [{*re.findall(r"(?m)^\| ([^|]+) \|", text)[1:]} for text in (failures, alerts)]
     assert of_table[0] == of_table[1]
     assert set(re.findall(r"`(Seckill\w+)`", alerts)) <= set(
         re.findall(r"- alert: (\w+)", RULES.read_text())
