@@ -23,7 +23,7 @@ PACKAGES = {
     "gateway": "seckill config",
     "consumers": "seckill config",
     "ops": "gateway.server consumers.main seckill config",
-    "loadtest": "ops gateway.grabs gateway.http seckill config",
+    "loadtest": "ops gateway.grabs gateway.http gateway.overload seckill config",
 }
 #: The rooms of each package, lowest first, and which others of the package each may import. A room
 #: is a wing (a folder with all that is in it) or a file beside the wings.
