@@ -1,7 +1,7 @@
 -- The only ways into a live order, and out of one that is not paid. Each is one round trip, in a
 -- transaction of its own.
 -- Lock order everywhere: orders sorted by id, then inventory sorted by sale, by bytes: an array has
--- the collation of the database, and a column that of 0012_text_by_bytes.sql.
+-- the collation of the database, and a column that of 0013_text_by_bytes.sql.
 
 -- Record, as rejected, the grabs of a batch that place() could not make pending.
 -- Such a row is the tombstone that a late copy of the message meets. It never changes inventory.
