@@ -46,12 +46,8 @@ from loadtest.findings import AsJson, Finding, measure
 from seckill.auth import tickets
 from seckill.auth.key_ring import KeyRing
 from seckill.inventory.reservations import Grab, GrabReply, Verdict
-
-try:  # a commit before tracing has none of it, and is what this is compared with
-    from seckill.spans import SPANS
-    from seckill.tracing.starting import tracing
-except ImportError:
-    SPANS = None  # type: ignore[assignment]
+from seckill.spans import SPANS
+from seckill.tracing.starting import tracing
 
 #: Setting -> whether it traces, rate, bound in seconds; and the least share of the grabs a CPU
 #: second without tracing.
@@ -121,11 +117,10 @@ async def _costs(rounds: int, grabs: int, only: str) -> list[Finding]:
     with _tracing():
         for number in range(rounds + 1):
             for name, (values, _) in wanted.items():
-                if SPANS is not None:
-                    SPANS.on, SPANS.rate, SPANS.slow_s = values
-                    # Late traces are bounded by the second: here of CPU time, as with a core of
-                    # its own. To ask for that time would cost each grab a system call.
-                    SPANS.clock = time.process_time().__float__
+                SPANS.on, SPANS.rate, SPANS.slow_s = values
+                # Late traces are bounded by the second: here of CPU time, as with a core of its
+                # own. To ask for that time would cost each grab a system call.
+                SPANS.clock = time.process_time().__float__
                 cost_us = await _round(pipeline, requests)
                 if number:  # whatever is slow the first time
                     costs[name].append(cost_us)
@@ -148,9 +143,6 @@ async def _costs(rounds: int, grabs: int, only: str) -> list[Finding]:
 @contextmanager
 def _tracing() -> Iterator[None]:
     """Trace into a file for the whole measurement; the settings are switched in between."""
-    if SPANS is None:
-        yield
-        return
     with (
         tempfile.TemporaryDirectory() as home,
         tracing(Settings(home=Path(home), trace_rate=0), "bench"),
@@ -165,7 +157,6 @@ async def _round(pipeline: GrabPipeline, requests: Sequence[bytes]) -> float:
         clients = [Answered() for _ in requests[at : at + TOGETHER]]
         for client, data in zip(clients, requests[at:], strict=False):
             plain = cast(PlainGrab, read_plain_grab(data))
-            extra = {"traceparent": plain.traceparent} if SPANS is not None else {}
             pipeline.begin_grab(
                 client,
                 cast(Any, SALE),
@@ -173,7 +164,7 @@ async def _round(pipeline: GrabPipeline, requests: Sequence[bytes]) -> float:
                 plain.quantity or 1,
                 "10.0.0.1",
                 (plain.forwarded,),
-                **extra,
+                traceparent=plain.traceparent,
             )
         while not all(client.answer for client in clients):  # noqa: ASYNC110 - no wait: turns
             await asyncio.sleep(0)
