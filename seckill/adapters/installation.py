@@ -22,6 +22,7 @@ from seckill.adapters.postgres import database_errors_as_unavailable
 from seckill.adapters.redis_cluster import close_links
 from seckill.adapters.redis_sentinel import MasterPool
 from seckill.errors import FailureKind, ForeignStore
+from seckill.tasks import end_tasks
 
 #: Time between two looks at the mark in Redis: as often as a sale that went back in time is looked
 #: for (consumers/roles/fence.py). A look is one GET.
@@ -68,8 +69,7 @@ async def watched(redis: Redis, installation_id: str) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        task.cancel()
-        await asyncio.wait({task})
+        await end_tasks(task)
 
 
 async def _watch(redis: Redis, installation_id: str) -> None:

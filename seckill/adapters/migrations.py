@@ -28,6 +28,7 @@ from seckill.adapters.hosts import Hosts
 from seckill.adapters.postgres_sessions import connect_to
 from seckill.adapters.schema import LAST_OF_0_1_0, UPGRADE_FILE, Schema, SqlFile
 from seckill.errors import NotReady, SeckillError, Unavailable
+from seckill.tasks import end_tasks
 
 #: One number for all migration runs of this project.
 MIGRATION_LOCK = 0x5EC_4111
@@ -177,8 +178,7 @@ async def _named_lock_waits(dsn: str, pid: int) -> AsyncIterator[None]:
             "end that session or wait for its end, then start again"
         ) from error
     finally:
-        watch.cancel()
-        await asyncio.wait({watch})
+        await end_tasks(watch)
 
 
 async def _watch(dsn: str, pid: int, sessions: list[str]) -> None:

@@ -17,6 +17,7 @@ from seckill.adapters import redis_keys
 from seckill.adapters.failures import REDIS
 from seckill.adapters.redis_agreement import most_agreed
 from seckill.errors import ForeignStore, Unavailable
+from seckill.tasks import end_tasks
 
 SLOTS = 16_384
 #: Time between two looks at the map while it is doubted: a look asks every node.
@@ -104,10 +105,7 @@ class SlotMap:
 
     async def aclose(self) -> None:
         """Close all clients."""
-        if tasks := {task for task in (self._watching, self._looking) if task is not None}:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
+        await end_tasks(*filter(None, (self._watching, self._looking)))
         for client in self._clients.values():
             await client.aclose()
 

@@ -26,6 +26,7 @@ from config.settings import Settings
 from seckill.adapters.failures import store_failure
 from seckill.registry import processes
 from seckill.registry.processes import ProcessState, Reason
+from seckill.tasks import end_tasks
 
 #: Between two reports. Each costs a process some 0.1 ms and Redis one write.
 EVERY_S = 2.0
@@ -96,8 +97,7 @@ async def reporting(redis: Redis, state: Callable[[], ProcessState]) -> AsyncIte
     try:
         yield
     finally:
-        task.cancel()
-        await asyncio.wait([task])
+        await end_tasks(task)
         with suppress(Exception):  # the entry is forgotten anyway, a minute later
             async with asyncio.timeout(LEAVE_S):
                 await processes.forget(redis, [state().process_id])

@@ -75,7 +75,7 @@ BENEATH = {
     "gateway": "app_keys",
     "consumers": "resources timers",
     "seckill": "admin_port audit backoff clock errors events hot_metrics metrics micro_batcher"
-    " log_lines order_ids outages process single_flight spans stage_times",
+    " log_lines order_ids outages process single_flight spans stage_times tasks",
     "ops": "buyers sandbox_provider sizing",
     "loadtest": "findings proxy stack",
     "config": "addresses field_types limits redis_url settings",

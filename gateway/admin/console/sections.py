@@ -30,6 +30,7 @@ from seckill.inventory.reservations import Stock
 from seckill.payments.card_payment_store import CardPaymentStore
 from seckill.registry import processes
 from seckill.registry.processes import ProcessState
+from seckill.tasks import end_tasks
 from seckill.transactions import manual
 from seckill.transactions.states import TransactionState
 
@@ -72,9 +73,7 @@ class Sections:
             try:
                 yield
             finally:
-                for task in running:
-                    task.cancel()
-                await asyncio.wait(running)
+                await end_tasks(*running)
 
     async def _open(self, stack: AsyncExitStack) -> tuple[Redis, asyncpg.Pool, Backlogs]:
         """Open links of the console's own; any store may be unavailable."""
