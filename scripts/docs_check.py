@@ -56,7 +56,7 @@ def blocks_of(page: Path) -> Iterator[Block]:
         fence = FENCE.match(line)
         if begun is None and fence:
             begun, language = number, fence[1]
-            tag = SKIP.match(lines[number - 2]) if number > 1 else None
+            tag = SKIP.match(lines[number - 2].strip()) if number > 1 else None
             skipped = tag[1] if tag else ""
         elif begun is not None and fence:
             text = "\n".join(lines[begun : number - 1])

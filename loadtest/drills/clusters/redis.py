@@ -93,7 +93,9 @@ class Servers:
         deadline, count = time.monotonic() + HEALED_S, len(self.group.servers)
         while True:
             masters = await self.group.masters()
-            replicas = [len((await self.group.ask(port, "ROLE"))[2]) for port in masters]
+            roles = [await self.group.ask(port, "ROLE") for port in masters]
+            # One that just became a replica may still be called a master by another.
+            replicas = [len(role[2]) if role[0] == b"master" else 0 for role in roles]
             if len(masters) + sum(replicas) == count and all(replicas):
                 return
             if time.monotonic() > deadline:
