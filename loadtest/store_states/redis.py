@@ -95,9 +95,9 @@ class RedisStates:
         async with self.configured(lua_time_limit="50"), self._operator() as redis:
             running = asyncio.create_task(_run_for_ever(self._url))
             try:
+                await _until_refused(redis, "BUSY")
                 yield
             finally:
-                await _until_refused(redis, "BUSY")
                 await redis.script_kill()
                 await running
 

@@ -97,7 +97,7 @@ def tree_of(collector: Collector, processes: Processes):
             roots = grow(spans)
             return roots if last in {s.name for s in spans} and len(roots) == 1 else None
 
-        (root,) = await eventually(whole, f"one tree with the span {last!r}")
+        (root,) = await eventually(whole, f"one tree with the span {last!r}", within_s=60)
         code, out, err = await processes.ask("trace", order_id, "--json")
         assert code == 0, err
         (in_file,) = json.loads(out)
@@ -243,7 +243,7 @@ async def test_a_sampled_client_is_the_parent_of_all(
         roots = grow(spans)
         return roots if "send order.placed" in {s.name for s in spans} and len(roots) == 1 else None
 
-    (root,) = await eventually(placed, "one tree of the placed order")
+    (root,) = await eventually(placed, "one tree of the placed order", within_s=60)
     assert root.span.name == GRAB
     assert root.span.parent_id == span_id
     code, out, _ = await processes.ask("trace", order_id)
