@@ -111,7 +111,7 @@ def _query(address: Address) -> dict[str, str]:
 
 
 def _tls(address: Address, options: dict[str, str], others: tuple[str, ...]) -> dict[str, str]:
-    """Return the options of TLS; refuse what nobody would look at."""
+    """Return the options of TLS; refuse what would be ignored."""
     for name in options.keys() - {*TLS, *others}:
         raise ValueError(f"the option {name!r} is none of: {', '.join((*others, *TLS))}")
     found = {name: value for name, value in options.items() if name in TLS}

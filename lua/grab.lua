@@ -96,13 +96,13 @@ local packed = cmsgpack.pack(accepted)
 local reply = {"OK", now_ms, tonumber(epoch), left, "", table.concat(outcomes), unpack(known)}
 
 if taken > 0 then
+  if ARGV[6] ~= "" then -- first, as Redis may forbid it: a count that is too high harms nothing
+    redis.call("HINCRBY", sale_key, "calls:" .. ARGV[6], 1)
+  end
   local more = traces == "" and {} or {"traces", traces}
   reply[5] = redis.call("XADD", outbox_key, "*", "epoch", epoch, "grabs", packed, unpack(more))
   redis.call("HSET", holders_key, unpack(new_holders))
   redis.call("DECRBY", stock_key, taken)
-  if ARGV[6] ~= "" then
-    redis.call("HINCRBY", sale_key, "calls:" .. ARGV[6], 1)
-  end
 end
 if #settled > 0 then
   redis.call("XDEL", outbox_key, unpack(settled))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 #: Views and their marks: axe's words for what keeps a person out.
 KEEPS_OUT = {"serious", "critical"}
-#: It runs as root in a container, without a graphics card, and calls nobody.
+#: It runs as root in a container, without a graphics card, and calls no other host.
 FLAGS = (
     "--no-sandbox",
     "--disable-gpu",
@@ -69,7 +69,7 @@ async def barriers(page: Page) -> list[str]:
 
 
 async def shoot(page: Page, folder: Path, name: str) -> None:
-    """Keep pictures of a view: as on a phone and a desk, dark and light."""
+    """Keep pictures of a view: as on a phone and a large screen, dark and light."""
     size = page.viewport_size
     for width in (390, 1440):
         await page.set_viewport_size({"width": width, "height": 900})

@@ -83,7 +83,7 @@ class Watch:
         """Look each second until cancelled."""
         async with ClientSession() as session:
             while True:
-                await asyncio.sleep(1)
+                await asyncio.sleep(1)  # between two looks: Prometheus has no word to wait for
                 with suppress(ClientError):
                     await self._look(session)
 

@@ -64,7 +64,7 @@ async def _drill(seconds: int) -> list[Finding]:
     async with temporary_stack(OTHER_CORE) as stack:
         authority = trustme.CA()
         certificate = _certificate(authority, stack.home)
-        for kind in (Misbehaviour("nobody", 0), *ALL):
+        for kind in (Misbehaviour("none", 0), *ALL):
             gateway = await stack.run("gateway", TESTED_CORE, **(certificate if kind.tls else {}))
             sale = sales[kind.name] = await stack.open_sale()
             tls = ssl.create_default_context() if kind.tls else None

@@ -73,6 +73,7 @@ STATES = (
     _postgresql("without_function", "place.*does not exist|another schema"),
     _rabbitmq("disk_alarmed", "it has an alarm"),
     _redis("no evalsha", "NOPERM", "evalsha"),
+    _redis("no hincrby", "NOPERM|can't run this command", "hincrby"),
     _postgresql("without_table", 'relation "orders" does not exist|another schema'),
     _rabbitmq("no_connections", "connection limit|connections? .*limit"),
     _redis("demoted", "READONLY"),

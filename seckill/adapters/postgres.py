@@ -109,7 +109,7 @@ class _OneInstallation:
 class _NewestPrimary:
     """Keeps a pool away from a primary that another server has replaced.
 
-    It may not know of that, after it was frozen or cut off, and take writes that nobody will see.
+    It may not know of that, after it was frozen or cut off, and take writes that are lost.
     Each promotion begins a timeline with a higher number.
     """
 

@@ -32,7 +32,7 @@ class PipeliningRedis(Redis):
     #: What a pipeline with a grab waits for before its replies count.
     replica_wait: ReplicaWait | None = None
     #: The last wait fell short. Nothing more is taken until one has not: what is taken and not
-    #: told would be units that nobody gets.
+    #: told would be units without a buyer.
     _short = False
 
     async def evalsha(self, *args: Any) -> Any:  # noqa: ANN401 - untyped in redis-py
