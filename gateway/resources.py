@@ -33,6 +33,7 @@ from gateway.grabs.reservations import (
     ReservationsBySale,
     SaleReservations,
 )
+from gateway.http.shop_auth import SHOP_TOKENS
 from gateway.orders.lookup import ORDER_LOOKUP, OrderLookup
 from gateway.orders.watcher import ORDER_WATCHER, OrderWatcher
 from gateway.overload.concurrency_limit import (
@@ -63,6 +64,7 @@ from seckill.sales.archived import ArchivedSales
 from seckill.sales.directory import SaleDirectory
 from seckill.sales.sales import Sale
 from seckill.sales.token_buckets import TokenBuckets
+from seckill.shop.tokens import ShopTokens
 from seckill.transactions.log import TransactionLog
 from seckill.transactions.tcc import Coordinator
 
@@ -96,6 +98,7 @@ async def postgres_ctx(app: web.Application) -> AsyncIterator[None]:
             pool, on_paid=partial(fulfilment.begin, TransactionLog(pool))
         )
         app[SALES] = SaleDirectory(pool)
+        app[SHOP_TOKENS] = ShopTokens(pool)
         yield
 
 

@@ -53,6 +53,8 @@ class Identity:
     name: str
     scheme: Mapping[str, str]
     problems: Sequence[Problem]
+    #: What the caller must have been given the right to.
+    scopes: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)

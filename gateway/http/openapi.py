@@ -152,7 +152,9 @@ def _operation(declared: Operation, schemas: Schemas) -> Json:
     if declared.body:
         result["requestBody"] = _body(declared.body, schemas)
     if declared.identities:
-        result["security"] = [{identity.name: []} for identity in declared.identities]
+        result["security"] = [
+            {identity.name: list(identity.scopes)} for identity in declared.identities
+        ]
     return result
 
 

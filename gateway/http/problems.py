@@ -46,6 +46,10 @@ class Problem(Enum):
         401, "A login token (or, to read, a ticket) is needed", challenge="Bearer"
     )
     BAD_ADMIN_TOKEN = ProblemKind(401, "The admin token is missing or wrong", challenge="Bearer")
+    BAD_SHOP_TOKEN = ProblemKind(
+        401, "The token of the shop's program is missing, wrong or revoked", challenge="Bearer"
+    )
+    MISSING_SCOPE = ProblemKind(403, "The token lacks the scope that this call needs")
     ADMIN_OFF = ProblemKind(403, "The admin API is turned off")
     READ_ONLY = ProblemKind(403, "This token may look, and change nothing")
     NOT_SIGNED_IN = ProblemKind(401, "Sign in to the console first")

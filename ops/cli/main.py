@@ -82,6 +82,10 @@ COMMANDS = {
         "ops.cli.provider:provider",
         "Play a card provider, in the foreground; GET /books shows what each key was charged.",
     ),
+    "shop-token": (
+        "ops.cli.shop_tokens:shop_token_app",
+        "Make, list and revoke tokens of the shop's own programs.",
+    ),
     "order": ("ops.cli.orders:order_app", "Show what the stores have of one order."),
     "plan": (
         "ops.cli.plan:plan",

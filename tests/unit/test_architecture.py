@@ -53,6 +53,7 @@ ROOMS = {
         "consistency": "adapters inventory messages orders payments sales dead_letters",
         "health": "adapters inventory sales consistency",
         "registry": "adapters",
+        "shop": "adapters auth",
     },
     "ops": {
         "processes": "",

@@ -22,6 +22,8 @@ PUBLISHED = {
     "bad_ticket": 401,
     "unauthorized": 401,
     "bad_admin_token": 401,
+    "bad_shop_token": 401,
+    "missing_scope": 403,
     "admin_off": 403,
     "read_only": 403,
     "not_signed_in": 401,
