@@ -68,7 +68,7 @@ def buyer_of_ticket(request: web.Request, sale_id: str) -> str:
     return buyer_id
 
 
-def buyer_of_login(request: web.Request) -> str:
+async def buyer_of_login(request: web.Request) -> str:
     """Return the buyer of the request's login token, or refuse."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() != "bearer":
@@ -84,8 +84,8 @@ def buyer_of_login(request: web.Request) -> str:
         raise Refused(Problem.UNAUTHORIZED, reason) from error
 
 
-def buyer_of_any(request: web.Request, sale_id: str) -> str:
+async def buyer_of_any(request: web.Request, sale_id: str) -> str:
     """Return the buyer of a ticket for this sale or, without one, of a login token."""
     if TICKET_HEADER in request.headers:
         return buyer_of_ticket(request, sale_id)
-    return buyer_of_login(request)
+    return await buyer_of_login(request)

@@ -88,7 +88,7 @@ LAST_EVENT_ID = Parameter(
 async def stream_order(request: web.Request) -> web.StreamResponse:
     """Send one order's changes until it is final, the client leaves or the gateway stops."""
     sale, order_id = await sale_of_path(request)
-    buyer_id = buyer_of_any(request, sale.sale_id)
+    buyer_id = await buyer_of_any(request, sale.sale_id)
     with request.app[ORDER_WATCHER].slot(order_id, buyer_id) as slot:
         order = await request.app[ORDER_LOOKUP].find(sale, order_id, buyer_id)
         view = view_of(request, sale, order)

@@ -79,7 +79,7 @@ _CANCELLED = msgspec.structs.replace(PENDING, status="cancelled", reason="buyer"
 async def show_order(request: web.Request) -> web.Response:
     """Answer with one order."""
     sale, order_id = await sale_of_path(request)
-    buyer_id = buyer_of_any(request, sale.sale_id)
+    buyer_id = await buyer_of_any(request, sale.sale_id)
     with in_flight(request):
         order = await request.app[ORDER_LOOKUP].find(sale, order_id, buyer_id)
     return json_response(view_of(request, sale, order))
@@ -102,7 +102,7 @@ async def show_order(request: web.Request) -> web.Response:
 async def show_mine(request: web.Request) -> web.Response:
     """Answer with the buyer's latest order in a sale."""
     sale = await find_sale(request)
-    buyer_id = buyer_of_any(request, sale.sale_id)
+    buyer_id = await buyer_of_any(request, sale.sale_id)
     with in_flight(request):
         order = await request.app[ORDER_LOOKUP].find_mine(sale, buyer_id)
     return json_response(view_of(request, sale, order))
@@ -130,7 +130,7 @@ async def cancel_order(request: web.Request) -> web.Response:
 
 
 async def _cancel_order(request: web.Request) -> web.Response:
-    buyer_id = buyer_of_login(request)
+    buyer_id = await buyer_of_login(request)
     sale, order_id = await sale_of_path(request)
     # Counted by buyer: ids of orders can be made up, and each would get a turn of its own.
     refusal = await request.app[LIMITER].refusal(sale.sale_id, "cancel", buyer_id)

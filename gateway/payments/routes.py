@@ -85,7 +85,7 @@ async def pay_order(request: web.Request) -> web.Response:
 
 
 async def _pay_order(request: web.Request, traceparent: str | None) -> web.Response:
-    buyer_id = buyer_of_login(request)
+    buyer_id = await buyer_of_login(request)
     sale, order_id = await sale_of_path(request)
     wanted = await read_json(request, _decoder)
     with in_flight(request):

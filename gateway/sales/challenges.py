@@ -101,7 +101,7 @@ async def issue_challenge(request: web.Request) -> web.Response:
     A sale that asks for no work gives one of 0 bits, which any digit solves: clients need one way.
     """
     settings = request.app[SETTINGS]
-    buyer_id = buyer_of_login(request)
+    buyer_id = await buyer_of_login(request)
     sale = await find_sale(request)
     now_s = time.time()
     opening_of(sale, lead_s=settings.ticket_lead_s, now_s=now_s)

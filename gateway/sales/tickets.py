@@ -60,7 +60,7 @@ async def issue_ticket(request: web.Request) -> web.Response:
     that a client may send the same to every sale.
     """
     settings = request.app[SETTINGS]
-    buyer_id = buyer_of_login(request)
+    buyer_id = await buyer_of_login(request)
     sale = await find_sale(request)
     now_s = time.time()
     opens_at_s = opening_of(sale, lead_s=settings.ticket_lead_s, now_s=now_s)
