@@ -17,6 +17,7 @@ from loadtest.store_states.postgresql import PostgresStates
 from loadtest.store_states.states import STATES, StoreState
 from ops.stack.services import temporary_home
 from seckill.adapters import redis_keys
+from seckill.outages import RELAPSE_S
 from tests.pools import RunningPool
 from tests.processes import Process, Processes, eventually
 
@@ -24,6 +25,8 @@ _buyers = itertools.count(1)
 
 #: Longest wait for a look, a reconnect and an answer on a machine that does other things, too.
 PATIENCE_S = 60.0
+#: A cause that comes back counts as the same outage for RELAPSE_S: that is waited for, too.
+CALM_S = RELAPSE_S + PATIENCE_S
 TITLES = {"postgresql": "PostgreSQL", "redis": "Redis", "rabbitmq": "RabbitMQ"}
 
 
@@ -60,14 +63,14 @@ class Stack:
         """The cause of an outage is one line, however long it lasts."""
         assert self.logged(process, words) == 1, self.lines(process)
 
-    def has_outage(self, state: StoreState) -> bool:
-        """Return whether an outage with this cause is not over for one of the processes."""
+    def outage_of(self, state: StoreState) -> str:
+        """Return the log since an outage with this cause began that is not over; "" if it is."""
         for process in (self.gateway, self.consumer):
             text = self._log(process).read_text()
             _, _, since = text.rpartition(f"{TITLES[state.store]} works again")
             if re.search(f"{TITLES[state.store]}.*({state.words})", since):
-                return True
-        return False
+                return f"{process.child.name}: {since}"
+        return ""
 
     def logged(self, process: Process, words: str) -> int:
         """Return how many lines have these words."""
@@ -153,18 +156,21 @@ async def until_placing_is_held(stack: Stack) -> None:
     await eventually(held, "orders wait", within_s=PATIENCE_S)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("state", STATES, ids=lambda state: f"{state.store} {state.name}")
 async def test_a_store_refuses_all_is_held_and_goes_on_after_the_cure(
     stack, press, open_sale, assert_balanced, services, state
 ):
     async def is_calm():
-        return not stack.has_outage(state)
+        return not stack.outage_of(state)
 
     async def sells():
         return (await press(sale))[0] == 202
 
-    await eventually(is_calm, "the last outage of this cause is over", within_s=PATIENCE_S)
+    try:
+        await eventually(is_calm, "the last outage of this cause is over", within_s=CALM_S)
+    except AssertionError:
+        raise AssertionError(stack.outage_of(state)) from None
     sale = await open_sale()
     await eventually(sells, "the gateway sells", within_s=PATIENCE_S)
     await assert_balanced(sale, wait_s=PATIENCE_S)
