@@ -112,6 +112,13 @@ class Settings(BaseSettings):
     gateway_port: Port = 8080
     admin_host: str = "127.0.0.1"
     admin_port: Port = 8081
+    #: The port of the shop's own programs (docs/shop-api.md), shared by the processes of a host;
+    #: 0 serves it nowhere.
+    shop_host: str = "127.0.0.1"
+    shop_port: Port = 0
+    #: Calls a second of one token, per process: many times what a shop's back office does, and a
+    #: small part of a core. Twice as many at once after a pause.
+    shop_rate_per_s: Count = 20
     gateway_url: str = ""
     admin_url: str = ""
     #: Time for requests in flight to finish after SIGTERM. A grab is answered within

@@ -8,6 +8,7 @@ import logging
 import resource
 import socket
 import ssl
+from collections.abc import Callable
 from functools import partial
 from typing import cast
 
@@ -25,6 +26,7 @@ from gateway.overload.concurrency_limit import GRABS_IN_FLIGHT, OTHERS_IN_FLIGHT
 from gateway.overload.connection_limits import ConnectionLimits
 from gateway.overload.listeners import Listeners
 from gateway.overload.tls_acceptor import HANDSHAKES_MAX, TlsServer
+from gateway.shop.app import create_shop_app
 from gateway.tls import public_context
 from seckill import metrics
 from seckill.admin_port import KEEPALIVE_S, AdminPort
@@ -44,6 +46,8 @@ GC_THRESHOLD = 20_000
 LINGER_S = 1.0
 #: Open files that are not buyers' connections: stores, log, listener, the admin port.
 FILES_RESERVED = 100
+#: Connections of the shop's own programs, which keep theirs open and are a few.
+SHOP_CONNECTIONS_MAX = 100
 #: An operator's change takes some milliseconds. Buyers drain only after this, in what is left of a
 #: supervisor's time limit, so a ledger that a client waits for is cut off.
 ADMIN_DRAIN_S = 0.5
@@ -76,34 +80,29 @@ async def serve(settings: Settings, pool: PoolControl | None = None) -> None:
     if not await until_startable(settings, stop):
         return
     with tracing(settings, "gateway"):
-        await _serve(settings, app, create_admin_app(app, pool), tls, stop)
+        shop_app = create_shop_app(app) if settings.shop_port else None
+        await _serve(settings, app, create_admin_app(app, pool), shop_app, tls, stop)
 
 
 async def _serve(
     settings: Settings,
     app: web.Application,
     admin_app: web.Application,
+    shop_app: web.Application | None,
     tls: ssl.SSLContext | None,
     stop: asyncio.Event,
 ) -> None:
-    # A handler is cancelled when its client leaves: its grab leaves the batch, and no ledger is
-    # counted for it.
-    edge = web.AppRunner(
-        app, access_log=None, handler_cancellation=True, shutdown_timeout=settings.drain_s
-    )
-    admin = web.AppRunner(
-        admin_app,
-        access_log=None,
-        handler_cancellation=True,
-        shutdown_timeout=ADMIN_DRAIN_S,
-    )
+    edge, admin = _runner(app, settings.drain_s), _runner(admin_app, ADMIN_DRAIN_S)
+    shop = _runner(shop_app, ADMIN_DRAIN_S) if shop_app else None
+    runners = [runner for runner in (edge, admin, shop) if runner]
     try:
-        await edge.setup()
-        await admin.setup()
+        for runner in runners:
+            await runner.setup()
         connections = _connections(app, cast(web.Server, edge.server))
         listeners = await _listen(settings, connections, tls)
-        with listening(settings.admin_host, settings.admin_port, "SECKILL_ADMIN_PORT"):
-            operators = await _listen_for_operators(settings, cast(web.Server, admin.server))
+        own = [await _listen_for_operators(settings, cast(web.Server, admin.server))]
+        if shop:
+            own.append(await _listen_for_programs(settings, cast(web.Server, shop.server), tls))
         # What is alive now lives as long as the process: the collector need not look at it again.
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD)
@@ -116,12 +115,21 @@ async def _serve(
         await listeners.close()
         await asyncio.sleep(LAST_READ_S)
         await connections.drain(settings.drain_s)
-        operators.close()
+        for server in own:
+            server.close()
     finally:
         # Health answers end first, so that balancers send no more. Then: stop listening, finish
         # the requests in flight (up to drain_s), drain the reservations, close the stores.
-        await admin.cleanup()
-        await edge.cleanup()
+        for runner in (admin, *([shop] if shop else []), edge):
+            await runner.cleanup()
+
+
+def _runner(app: web.Application, shutdown_timeout_s: float) -> web.AppRunner:
+    # A handler is cancelled when its client leaves: its grab leaves the batch, and no ledger is
+    # counted for it.
+    return web.AppRunner(
+        app, access_log=None, handler_cancellation=True, shutdown_timeout=shutdown_timeout_s
+    )
 
 
 async def _close_while_stopping(request: web.Request, response: web.StreamResponse) -> None:
@@ -133,16 +141,33 @@ async def _close_while_stopping(request: web.Request, response: web.StreamRespon
 
 async def _listen_for_operators(settings: Settings, server: web.Server) -> asyncio.Server:
     """Open the admin port, whose refusals of what is not HTTP are no lines in the log."""
-    loop = asyncio.get_running_loop()
-    # aiohttp takes None, and says so elsewhere.
-    make = partial(
+    with listening(settings.admin_host, settings.admin_port, "SECKILL_ADMIN_PORT"):
+        return await asyncio.get_running_loop().create_server(
+            AdminPort(_few_connections(server)), settings.admin_host, settings.admin_port
+        )
+
+
+async def _listen_for_programs(
+    settings: Settings, server: web.Server, tls: ssl.SSLContext | None
+) -> asyncio.Server:
+    """Open the port of the shop's programs, which the processes of a host share."""
+    port = AdminPort(_few_connections(server), connections_max=SHOP_CONNECTIONS_MAX)
+    with listening(settings.shop_host, settings.shop_port, "SECKILL_SHOP_PORT"):
+        listener = await asyncio.get_running_loop().create_server(
+            port, settings.shop_host, settings.shop_port, reuse_port=True, ssl=tls
+        )
+    _drop_clients_that_read_nothing(listener, settings.keepalive_s)
+    return listener
+
+
+def _few_connections(server: web.Server) -> Callable[[], ProblemProtocol]:
+    return partial(
         ProblemProtocol,
         server,
-        loop=loop,
-        access_log=None,  # type: ignore[arg-type]
+        loop=asyncio.get_running_loop(),
+        access_log=None,  # type: ignore[arg-type]  # aiohttp takes None, and says so elsewhere
         keepalive_timeout=KEEPALIVE_S,
     )
-    return await loop.create_server(AdminPort(make), settings.admin_host, settings.admin_port)
 
 
 async def _listen(
@@ -163,8 +188,9 @@ async def _listen(
 def _connections(app: web.Application, server: web.Server) -> ConnectionFactory:
     settings = app[SETTINGS]
     handshakes = HANDSHAKES_MAX if settings.tls_cert else 0
+    reserved = FILES_RESERVED + handshakes + (SHOP_CONNECTIONS_MAX if settings.shop_port else 0)
     limits = ConnectionLimits(
-        min(settings.connections_max, _open_files_max() - FILES_RESERVED - handshakes),
+        min(settings.connections_max, _open_files_max() - reserved),
         cors=bool(settings.cors_origins),
     )
     metrics.CONNECTIONS.set_function(lambda: limits.connections)

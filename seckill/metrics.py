@@ -68,6 +68,17 @@ CARD_PAYMENTS_UNKNOWN = Gauge(
 CARD_PAYMENTS_UNKNOWN_OLDEST = Gauge(
     "seckill_card_payments_unknown_oldest_age_seconds", "Since the oldest of those payments began"
 )
+SHOP_CALLS = HotCounter(
+    "seckill_shop_calls",
+    "Answers to the shop's own programs, by operation and class of status",
+    ["operation", "class"],
+)
+SHOP_CALL_SECONDS = HotHistogram(
+    "seckill_shop_call_seconds",
+    "From a call of the shop's own programs to its answer, by class of status",
+    ["class"],
+    _WAITS_S,
+)
 WEBHOOKS = Counter(
     "seckill_webhooks", "Webhooks of the card provider: taken, unknown_key, refused", ["outcome"]
 )

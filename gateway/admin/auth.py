@@ -11,15 +11,7 @@ from hmac import compare_digest
 from aiohttp import web
 
 from gateway.http.problems import Handler, Problem, Refused
-from seckill.errors import (
-    Conflict,
-    Missing,
-    NotReady,
-    SeckillError,
-    Unavailable,
-    UserMistake,
-    WrongState,
-)
+from gateway.http.refusals import answer_refusals
 
 log = logging.getLogger(__name__)
 
@@ -32,16 +24,6 @@ ACTOR = web.RequestKey("actor", str)
 ADMIN_API = "admin API"
 #: Methods that change nothing.
 READING = frozenset({"GET", "HEAD"})
-
-#: What each refusal is to an operator; the first that fits.
-REFUSALS: dict[type[SeckillError], Problem] = {
-    Missing: Problem.NOT_FOUND,
-    WrongState: Problem.CONFLICT,
-    UserMistake: Problem.BAD_REQUEST,
-    NotReady: Problem.NOT_READY,
-    Conflict: Problem.CONFLICT,
-    Unavailable: Problem.UNAVAILABLE,
-}
 
 
 def is_token(token: str, header: str) -> bool:
@@ -75,15 +57,6 @@ def for_operators(handler: Handler) -> Handler:
         return await answer_refusals(handler, request)
 
     return answer
-
-
-async def answer_refusals(handler: Handler, request: web.Request) -> web.StreamResponse:
-    """Let a handler answer; turn what the rules refuse into the problem that an operator reads."""
-    try:
-        return await handler(request)
-    except tuple(REFUSALS) as error:
-        problem = next(p for kind, p in REFUSALS.items() if isinstance(error, kind))
-        raise Refused(problem, str(error)) from error
 
 
 def actor_of(request: web.Request) -> str:

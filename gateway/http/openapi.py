@@ -33,6 +33,11 @@ Schemas = Mapping[type, Json]
 DOCUMENT = web.AppKey("openapi_document", bytes)
 
 JSON = "application/json"
+#: What is said of the public port's contract.
+ANYBODYS = (
+    "A retry of any call is safe. Answers may gain members, and refusals codes. A path that is not "
+    "here answers 404."
+)
 _REF = "#/components/schemas/{name}"
 _TEXT: Json = {"type": "string"}
 
@@ -88,7 +93,9 @@ async def read_contract(request: web.Request) -> web.Response:
     )
 
 
-def build(routes: Sequence[Route]) -> bytes:
+def build(
+    routes: Sequence[Route], *, title: str = "Seckill gateway", description: str = ANYBODYS
+) -> bytes:
     """Build the document of these routes."""
     schemas, components = _schemas(routes)
     paths: dict[str, Json] = {}
@@ -100,10 +107,9 @@ def build(routes: Sequence[Route]) -> bytes:
         {
             "openapi": "3.1.0",
             "info": {
-                "title": "Seckill gateway",
+                "title": title,
                 "version": version("seckill-gateway"),
-                "description": "A retry of any call is safe. Answers may gain members, and "
-                "refusals codes. A path that is not here answers 404.",
+                "description": description,
             },
             "paths": paths,
             "components": {

@@ -36,6 +36,7 @@ ROOMS = {
         "orders": "http overload grabs",
         "payments": "http overload orders",
         "admin": "http grabs",
+        "shop": "http overload",
     },
     "consumers": {"runtime": "", "roles": "runtime"},
     "seckill": {

@@ -14,7 +14,7 @@ from typing import Annotated
 import msgspec
 from aiohttp import web
 
-from gateway.admin.auth import ACTOR, ADMIN_TOKEN, READING, answer_refusals
+from gateway.admin.auth import ACTOR, ADMIN_TOKEN, READING
 from gateway.admin.console import sessions
 from gateway.admin.console.assets import FILES, ConsoleFiles
 from gateway.admin.console.hub import HUB, Hub
@@ -23,6 +23,7 @@ from gateway.admin.console.sessions import ConsoleSession
 from gateway.admin.health import EDGE
 from gateway.app_keys import SETTINGS
 from gateway.http.problems import Handler, Problem, Refused
+from gateway.http.refusals import answer_refusals
 from gateway.http.requests import read_json
 from gateway.http.responses import json_response
 

@@ -7,7 +7,8 @@ import hmac
 import pytest
 
 from gateway.admin import auth
-from gateway.admin.auth import REFUSALS, is_token
+from gateway.admin.auth import is_token
+from gateway.http.refusals import REFUSALS
 from seckill import errors
 
 TOKEN = "0123456789abcdef" * 2

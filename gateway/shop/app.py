@@ -1,0 +1,68 @@
+"""The application of the shop's own programs: its routes, and the stores that it uses."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from aiohttp import web
+
+from gateway.app_keys import CARD_PAYMENTS, DB, LIMITS, REDIS, SALES, SETTINGS, STOCK
+from gateway.http import openapi, responses
+from gateway.http.contract import Route
+from gateway.http.problems import add_routes
+from gateway.http.shop_auth import SHOP_TOKENS
+from gateway.shop import orders
+from gateway.shop.calls import LIMITS_OF_CALLS, CallLimits, for_programs
+from seckill.adapters import postgres
+
+#: Connections to PostgreSQL per process, beside those for buyers: a long list of orders must not
+#: keep a buyer waiting.
+POOL_MAX = 2
+#: What is shared with the public application.
+SHARED: tuple[web.AppKey[object], ...] = (  # type: ignore[assignment]
+    SETTINGS,
+    LIMITS,
+    REDIS,
+    STOCK,
+    SALES,
+    CARD_PAYMENTS,
+    SHOP_TOKENS,
+)
+DESCRIPTION = (
+    "For the shop's own programs, each with a token of its own. A retry is safe: calls that move "
+    "money or units take an Idempotency-Key. Answers may gain members, and refusals codes."
+)
+
+#: Every route of the port, and so the whole contract. Each declares the scope that it needs by
+#: `identities=[shop_token(Scope.…)]`; that is checked before its handler runs.
+ROUTES: tuple[Route, ...] = (
+    ("GET", "/shop/v1/orders", orders.list_orders),
+    ("GET", "/shop/v1/orders/{order_id}", orders.show_shop_order),
+    ("GET", "/shop/v1/orders/{order_id}/life", orders.show_life),
+    ("GET", "/shop/openapi.json", openapi.read_contract),
+)
+
+
+def create_shop_app(edge: web.Application) -> web.Application:
+    """Build the application, on the stores of the public one, which starts before it."""
+    app = web.Application()
+    responses.set_up(app, tls=bool(edge[SETTINGS].tls_cert))
+    app[LIMITS_OF_CALLS] = CallLimits(edge[SETTINGS].shop_rate_per_s)
+    app[openapi.DOCUMENT] = openapi.build(ROUTES, title="Seckill shop API", description=DESCRIPTION)
+
+    async def stores_ctx(app: web.Application) -> AsyncIterator[None]:
+        for key in SHARED:
+            app[key] = edge[key]
+        settings = edge[SETTINGS]
+        async with postgres.connect(
+            settings.postgres_dsn,
+            size=POOL_MAX,
+            timeout_s=settings.postgres_timeout_s,
+            at_once=False,
+        ) as pool:
+            app[DB] = pool
+            yield
+
+    app.cleanup_ctx.append(stores_ctx)
+    add_routes(app, [(method, path, for_programs(declared)) for method, path, declared in ROUTES])
+    return app
