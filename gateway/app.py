@@ -39,6 +39,7 @@ ROUTES: tuple[Route, ...] = (
     ("GET", "/proof-worker.js", challenges.show_worker),
     ("DELETE", "/v1/orders/{order_id}", orders.cancel_order),
     ("GET", "/v1/orders/{order_id}/events", event_stream.stream_order),
+    ("POST", "/v1/orders/{order_id}/stream-tokens", event_stream.issue_stream_token),
     ("POST", "/v1/orders/{order_id}/payments", payments.pay_order),
     ("POST", "/v1/webhooks/payments", webhooks.take_payment_event),
     ("GET", "/openapi.json", openapi.read_contract),

@@ -119,7 +119,7 @@ async def redis_ctx(app: web.Application) -> AsyncIterator[None]:
     app[STOCK] = Stock(app[REDIS])
     app[LIMITER] = RateLimiter(app[LIMITS], TokenBuckets(app[REDIS]))
     app[REMAINING_UNITS] = RemainingUnits(app[DB], app[SALES], app[STOCK])
-    app[SALE_PAGES] = SalePages(app[DB], app[STOCK])
+    app[SALE_PAGES] = SalePages(app[DB], app[STOCK], app[SETTINGS].ticket_lead_s)
     async with installation.watched(app[REDIS], app[INSTALLATION_ID]):
         yield
     await app[REDIS].aclose()

@@ -28,7 +28,14 @@ from gateway.grabs.reservations import (
     SaleReservations,
     result_of_look_up,
 )
-from gateway.grabs.responses import WAITS, body_of, status_of, too_few_left, too_many
+from gateway.grabs.responses import (
+    WAITS,
+    body_of,
+    not_open_until,
+    status_of,
+    too_few_left,
+    too_many,
+)
 from gateway.grabs.traces import AnsweredGrab, GrabTrace, LateTraces
 from gateway.http.auth import TICKET_KEYS
 from gateway.http.client_address import TRUSTED_PROXIES, address_of
@@ -263,6 +270,8 @@ class PendingGrab:
             self._refuse(too_many(self._reservations.sale))
         elif result.verdict is Verdict.SOLD_OUT and left and self._quantity > 1:
             self._refuse(too_few_left(left))
+        elif verdict is Verdict.NOT_OPEN and (opens_at := self._reservations.sale.opens_at):
+            self._refuse(not_open_until(opens_at))
         elif client := self._end():
             client.respond(result.verdict, body_of(result, self._pipeline.poll_schedule))
 

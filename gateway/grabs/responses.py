@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from datetime import datetime
 from email.utils import formatdate
 from http import HTTPStatus
 
@@ -16,6 +17,7 @@ from gateway.http.problems import (
     Refused,
     problem_body,
     problem_headers,
+    retry_after,
 )
 from gateway.http.responses import COMMON, SERVER
 from gateway.overload.poll_schedule import PollSchedule
@@ -64,6 +66,11 @@ def too_many(sale: Sale) -> Refused:
 def too_few_left(left: int) -> Refused:
     """Return the refusal of a quantity beyond what is left, while something is."""
     return Refused(Problem.TOO_FEW_LEFT, f"{left} left", field="quantity")
+
+
+def not_open_until(opens_at: datetime) -> Refused:
+    """Return the refusal of a grab before the opening."""
+    return Refused(Problem.NOT_OPEN, headers=retry_after(opens_at.timestamp()))
 
 
 def status_of(verdict: Verdict) -> int:

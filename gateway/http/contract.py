@@ -20,6 +20,7 @@ from gateway.http.responses import COMMON
 _OWN_HEADERS: dict[Problem, tuple[str, ...]] = {
     Problem.METHOD_NOT_ALLOWED: ("Allow",),
     Problem.RATE_LIMITED: ("RateLimit", "RateLimit-Policy"),
+    Problem.TOO_EARLY: ("Retry-After",),
 }
 #: What every route may answer: bytes that are not HTTP, another method, our mistake, too much in
 #: flight.

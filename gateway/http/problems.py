@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -113,6 +115,14 @@ class Refused(Exception):
         super().__init__(detail or problem.value.title)
         self.problem, self.detail, self.field, self.close = problem, detail, field, close
         self.headers = headers or {}
+
+
+def retry_after(moment_s: float) -> dict[str, str]:
+    """Return the header that asks a client to come back at a moment (Unix seconds), at least 1 s.
+
+    Rounded up: whoever came a fraction of a second early would come twice.
+    """
+    return {"Retry-After": str(max(1, math.ceil(moment_s - time.time())))}
 
 
 def problem_body(problem: Problem, detail: str = "", field: str = "") -> bytes:

@@ -2,6 +2,9 @@
 
 The first event is the order as it is, then comes one for each change, until it can change no more.
 An event's id is the order's state: a client that comes back with the one it knows gets what is new.
+
+`POST /v1/orders/{order_id}/stream-tokens` gives pages a token for the URL: their `EventSource`
+sends no headers.
 """
 
 from __future__ import annotations
@@ -9,20 +12,25 @@ from __future__ import annotations
 import asyncio
 import random
 import socket
+import time
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 import msgspec
 from aiohttp import web
 
 from gateway.app_keys import SETTINGS
-from gateway.http.auth import LOGIN, TICKET, buyer_of_any
-from gateway.http.contract import Parameter, ResponseSpec, operation
+from gateway.http.auth import LOGIN, TICKET, TICKET_KEYS, buyer_of_any
+from gateway.http.contract import Identity, Parameter, ResponseSpec, operation
+from gateway.http.problems import Problem, Refused
 from gateway.http.requests import ORDER_ID
+from gateway.http.responses import Moment, json_response
 from gateway.orders.lookup import ORDER_LOOKUP
 from gateway.orders.routes import PENDING, OrderView, sale_of_path, view_of
 from gateway.orders.watcher import ORDER_WATCHER, StreamSlot
 from seckill import metrics
+from seckill.auth import stream_tokens
 from seckill.orders.orders import FINAL
 from seckill.sales.sales import Sale
 
@@ -63,6 +71,23 @@ class OrderEvent(msgspec.Struct):
     ]
 
 
+class StreamTokenView(msgspec.Struct):
+    """A token for the query of one order's event stream, good before `expires_at`."""
+
+    token: str
+    expires_at: Moment
+
+
+STREAM_TOKEN = Identity(
+    "stream_token",
+    {
+        "type": "apiKey",
+        "in": "query",
+        "name": "token",
+        "description": "A token for this order, from `POST /v1/orders/{order_id}/stream-tokens`.",
+    },
+    (Problem.UNAUTHORIZED,),
+)
 LAST_EVENT_ID = Parameter(
     "Last-Event-ID",
     "The last state that the client heard of; browsers send it when they come back.",
@@ -83,12 +108,12 @@ LAST_EVENT_ID = Parameter(
     ResponseSpec(204, "There is nothing to hear after `Last-Event-ID`: do not come back.", None),
     tag="events",
     parameters=[ORDER_ID, LAST_EVENT_ID],
-    identities=[TICKET, LOGIN],
+    identities=[TICKET, LOGIN, STREAM_TOKEN],
 )
 async def stream_order(request: web.Request) -> web.StreamResponse:
     """Send one order's changes until it is final, the client leaves or the gateway stops."""
     sale, order_id = await sale_of_path(request)
-    buyer_id = await buyer_of_any(request, sale.sale_id)
+    buyer_id = await _buyer_of(request, sale, order_id)
     with request.app[ORDER_WATCHER].slot(order_id, buyer_id) as slot:
         order = await request.app[ORDER_LOOKUP].find(sale, order_id, buyer_id)
         view = view_of(request, sale, order)
@@ -107,6 +132,46 @@ async def stream_order(request: web.Request) -> web.StreamResponse:
             if view.status not in FINAL:
                 await _follow(request, response, sale, slot)
         return response
+
+
+@operation(
+    "Get a token for the URL of an order's event stream",
+    ResponseSpec(
+        201,
+        "A token for the query (`?token=…`), to open the stream with before `expires_at`.",
+        StreamTokenView(
+            "k1~1795809600~alice~0f1e2d3c4b5a69788796a5b4c3d2e1f0",
+            datetime(2026, 11, 27, 19, 0, 30, tzinfo=UTC),
+        ),
+    ),
+    tag="events",
+    parameters=[ORDER_ID],
+    identities=[TICKET, LOGIN],
+)
+async def issue_stream_token(request: web.Request) -> web.Response:
+    """Answer with a token for this buyer and order; whether it is theirs, the stream decides."""
+    sale, order_id = await sale_of_path(request)
+    buyer_id = await buyer_of_any(request, sale.sale_id)
+    expires_at_s = int(time.time()) + stream_tokens.TTL_S
+    token = stream_tokens.issue(
+        request.app[TICKET_KEYS], order_id=order_id, buyer_id=buyer_id, expires_at_s=expires_at_s
+    )
+    expires_at = datetime.fromtimestamp(expires_at_s, UTC)
+    return json_response(StreamTokenView(token, expires_at), status=201)
+
+
+async def _buyer_of(request: web.Request, sale: Sale, order_id: str) -> str:
+    """Return the buyer of the URL's stream token or, without one, of the headers; or refuse."""
+    token = request.query.get("token")
+    if token is None:
+        return await buyer_of_any(request, sale.sale_id)
+    buyer_id = stream_tokens.verify(
+        request.app[TICKET_KEYS], token, order_id=order_id, now_s=time.time()
+    )
+    if buyer_id is None:
+        detail = "the stream token has expired, or is not for this order; ask for a new one"
+        raise Refused(Problem.UNAUTHORIZED, detail)
+    return buyer_id
 
 
 def bound_connection(transport: asyncio.BaseTransport) -> None:

@@ -23,7 +23,7 @@ from redis.asyncio import Redis
 from gateway.app_keys import REDIS, SETTINGS
 from gateway.http.auth import LOGIN, TICKET_KEYS, buyer_of_login
 from gateway.http.contract import ResponseSpec, operation
-from gateway.http.problems import Problem, Refused
+from gateway.http.problems import Problem, Refused, retry_after
 from gateway.http.requests import SALE_ID, find_sale, json_body, read_json
 from gateway.http.responses import COMMON, Moment, json_response
 from gateway.overload.aiohttp_protocol import in_flight
@@ -122,7 +122,8 @@ def opening_of(sale: Sale, *, lead_s: float, now_s: float) -> float:
     """Return when a sale opens, in Unix seconds; refuse while it issues no tickets yet."""
     opens_at_s = sale.opens_at.timestamp() if sale.opens_at else now_s
     if now_s < opens_at_s - lead_s:
-        raise Refused(Problem.TOO_EARLY, f"tickets are handed out {lead_s:g} s before")
+        detail = f"tickets are handed out {lead_s:g} s before"
+        raise Refused(Problem.TOO_EARLY, detail, headers=retry_after(opens_at_s - lead_s))
     return opens_at_s
 
 
@@ -165,8 +166,16 @@ async def redeem_proof(request: web.Request, sale: Sale, buyer_id: str, sent: Pr
     tag="challenges",
 )
 async def show_worker(_: web.Request) -> web.Response:
-    """Answer with the script that solves challenges in a browser, beside the page."""
-    headers = {**COMMON, "Cache-Control": WORKER_CACHE}
+    """Answer with the script that solves challenges in a browser, beside the page.
+
+    A page of another origin cannot name it as its worker: the page fetches it, which CORS allows,
+    and starts a worker of what it got. The last header lets in pages that isolate themselves.
+    """
+    headers = {
+        **COMMON,
+        "Cache-Control": WORKER_CACHE,
+        "Cross-Origin-Resource-Policy": "cross-origin",
+    }
     return web.Response(
         body=_worker_source(), content_type="text/javascript", charset="utf-8", headers=headers
     )

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from hashlib import blake2b
 from typing import Annotated
@@ -36,7 +36,8 @@ STATES = msgspec.Meta(extra_json_schema={"enum": ["created", "open", "paused", "
 class SaleView(msgspec.Struct):
     """One sale as buyers see it. `remaining` may lag a second; null while it is not known.
 
-    `proof_bits` above 0: a ticket needs a solved challenge first.
+    `proof_bits` above 0: a ticket needs a solved challenge first. Tickets are handed out from
+    `tickets_from`; null where there is no opening to wait for.
     """
 
     sale_id: str
@@ -50,6 +51,7 @@ class SaleView(msgspec.Struct):
     server_time: Moment
     sold_out: bool
     remaining: int | None
+    tickets_from: Moment | None = None
 
 
 class SaleList(msgspec.Struct):
@@ -70,8 +72,9 @@ class Page:
 class SalePages:
     """The pages that were asked for lately."""
 
-    def __init__(self, db: asyncpg.Pool, stock: Stock) -> None:
+    def __init__(self, db: asyncpg.Pool, stock: Stock, ticket_lead_s: float) -> None:
         self._db = db
+        self._ticket_lead_s = ticket_lead_s
         self._stock = stock
         self._pages: OrderedDict[tuple[int, int], SingleFlight[Page]] = OrderedDict()
         #: One reading at a time, so that made-up cursors take one link of the pool.
@@ -95,11 +98,14 @@ class SalePages:
             left = await self._stock.left_of([sale.sale_id for sale in shown])
         more = str(shown[-1].number) if len(sales) > limit else None
         now = datetime.now(UTC)
-        views = [view_of(sale, units, now) for sale, units in zip(shown, left, strict=True)]
+        views = [
+            view_of(sale, units, now, self._ticket_lead_s)
+            for sale, units in zip(shown, left, strict=True)
+        ]
         return Page(msgspec.json.encode(SaleList(views, more)), _tag_of(views, more))
 
 
-def view_of(sale: Sale, left: int | None, now: datetime) -> SaleView:
+def view_of(sale: Sale, left: int | None, now: datetime, ticket_lead_s: float) -> SaleView:
     """Return a sale as buyers see it."""
     return SaleView(
         sale_id=sale.sale_id,
@@ -113,6 +119,7 @@ def view_of(sale: Sale, left: int | None, now: datetime) -> SaleView:
         server_time=now,
         sold_out=left == 0,
         remaining=left,
+        tickets_from=sale.opens_at and sale.opens_at - timedelta(seconds=ticket_lead_s),
     )
 
 

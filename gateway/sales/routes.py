@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 
 from aiohttp import web
 
+from gateway.app_keys import SETTINGS
 from gateway.http.contract import Parameter, ResponseSpec, operation
 from gateway.http.problems import Problem, Refused
 from gateway.http.requests import SALE_ID, find_sale
@@ -50,6 +51,7 @@ _EXAMPLE = SaleView(
     server_time=datetime(2026, 11, 27, 19, 0, 1, tzinfo=UTC),
     sold_out=False,
     remaining=499,
+    tickets_from=datetime(2026, 11, 27, 18, 50, tzinfo=UTC),
 )
 
 
@@ -101,7 +103,8 @@ async def show_sale(request: web.Request) -> web.Response:
         found = await request.app[REMAINING_UNITS].read(sale.sale_id)
     if found is None or not found[0].was_opened:
         raise Refused(Problem.NOT_FOUND, f"there is no sale {sale.sale_id}")
-    return json_response(view_of(*found, datetime.now(UTC)))
+    lead_s = request.app[SETTINGS].ticket_lead_s
+    return json_response(view_of(*found, datetime.now(UTC), lead_s))
 
 
 def _query(request: web.Request, parameter: Parameter, default: int) -> int:

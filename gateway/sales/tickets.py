@@ -31,14 +31,22 @@ from seckill.auth import tickets
 
 
 class TicketView(msgspec.Struct):
-    """A ticket for the header `Seckill-Ticket`, good before `expires_at`."""
+    """A ticket for the header `Seckill-Ticket`, good before `expires_at`.
+
+    `server_time` and `opens_at` are for a countdown: this answer is never a copy.
+    """
 
     ticket: str
     expires_at: Moment
+    server_time: Moment
+    opens_at: Moment | None = None
 
 
 _EXAMPLE = TicketView(
-    "k1~1795809600~alice~0f1e2d3c4b5a69788796a5b4c3d2e1f0", datetime(2026, 11, 27, 20, tzinfo=UTC)
+    "k1~1795809600~alice~0f1e2d3c4b5a69788796a5b4c3d2e1f0",
+    datetime(2026, 11, 27, 20, tzinfo=UTC),
+    datetime(2026, 11, 27, 18, 52, tzinfo=UTC),
+    datetime(2026, 11, 27, 19, tzinfo=UTC),
 )
 
 
@@ -75,4 +83,6 @@ async def issue_ticket(request: web.Request) -> web.Response:
             buyer_id=buyer_id,
             expires_at_s=expires_at_s,
         )
-    return json_response(TicketView(ticket, datetime.fromtimestamp(expires_at_s, UTC)), status=201)
+    expires_at = datetime.fromtimestamp(expires_at_s, UTC)
+    view = TicketView(ticket, expires_at, datetime.now(UTC), sale.opens_at)
+    return json_response(view, status=201)

@@ -5,6 +5,9 @@
  *   worker.onmessage = ({ data }) => data.solution ? redeem(data.solution) : show(data.hashes);
  *   worker.postMessage({ challenge, bits });  // both as POST .../challenges answered them
  *
+ * A page of another origin fetches this file and starts the worker of a Blob, as
+ * web/seckill-client.js does; its policy needs `worker-src blob:`.
+ *
  * About 2 ** bits hashes are needed; each PROGRESS of them are told. worker.terminate() gives up.
  * The solution is the least number for which SHA-256 of "challenge:number" begins with `bits` zero
  * bits. crypto.subtle would make a promise a hash; this hashes in place, and the blocks before the

@@ -10,7 +10,7 @@ from tests.processes import Process, Processes
 
 SHOP = "https://shop.example"
 OTHER = "https://evil.example"
-EXPOSED = "Retry-After, RateLimit, RateLimit-Policy, ETag"
+EXPOSED = "Retry-After, RateLimit, RateLimit-Policy, ETag, Request-Id"
 
 
 @pytest.fixture(scope="module")

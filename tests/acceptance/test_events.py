@@ -241,3 +241,31 @@ async def test_sigterm_ends_all_streams_at_once_and_exits_cleanly(
         async with asyncio.timeout(60):
             await gateway.child.wait()
     assert gateway.child.describe_end() == "exited with 0"
+
+
+async def test_a_token_in_the_url_opens_the_stream_of_its_order_for_its_buyer_alone(
+    http, consumers, open_sale, order_for, ticket_for, login_for
+):
+    sale = await open_sale()
+    ids = [await order_for(http, sale, buyer) for buyer in ("alice", "bob")]
+
+    async def token_of(order_id, headers):
+        path = f"/v1/orders/{order_id}/stream-tokens"
+        async with http.post(path, headers=headers) as response:
+            assert response.status == 201
+            return (await response.json())["token"]
+
+    async def status(order_id, token):
+        path = f"/v1/orders/{order_id}/events"
+        async with http.get(path, params={"token": token}) as response:
+            return response.status
+
+    for headers in (login_for("alice"), {"Seckill-Ticket": ticket_for(sale, "alice")}):
+        token = await token_of(ids[0], headers)
+        assert await status(ids[0], token) == 200
+        assert await status(ids[1], token) == 401
+    # Whoever asks with the id of another buyer's order gets what opens nothing.
+    assert await status(ids[1], await token_of(ids[1], login_for("alice"))) == 404
+    assert await status(ids[0], "") == 401
+    async with http.post(f"/v1/orders/{ids[0]}/stream-tokens") as response:
+        assert response.status == 401

@@ -115,11 +115,13 @@ async def test_other_methods_are_405_and_say_which_are_allowed(http, open_sale):
 
 async def test_a_grab_before_the_opening_is_403_and_after_the_end_410(http, open_sale, ticket_for):
     created = await open_sale(opened=False)
-    status, body, _ = await post(http, created.sale_id, ticket_for(created, "alice"))
-    assert (status, body["code"]) == (403, "not_open")
+    status, body, headers = await post(http, created.sale_id, ticket_for(created, "alice"))
+    assert (status, body["code"], "Retry-After" in headers) == (403, "not_open", False)
     now = datetime.now(UTC)
     early = await open_sale(opens_at=now + timedelta(hours=1))
-    assert (await post(http, early.sale_id, ticket_for(early, "alice")))[1]["code"] == "not_open"
+    _, body, headers = await post(http, early.sale_id, ticket_for(early, "alice"))
+    assert body["code"] == "not_open"
+    assert 3500 < int(headers["Retry-After"]) <= 3600
     late = await open_sale(closes_at=now - timedelta(seconds=1))
     assert (await post(http, late.sale_id, ticket_for(late, "alice")))[1]["code"] == "closed"
 
@@ -236,6 +238,11 @@ async def test_tickets_are_handed_out_from_some_time_before_the_opening(http, op
         async with http.post(path, headers=login_for("alice")) as response:
             body = await response.json(content_type=None)
             assert (response.status, body.get("code")) == (status, code)
+            if code:
+                assert 2900 < int(response.headers["Retry-After"]) <= 3000
+        async with http.get(f"/v1/sales/{sale.sale_id}") as response:
+            tickets_from = datetime.fromisoformat((await response.json())["tickets_from"])
+            assert tickets_from == sale.opens_at - timedelta(minutes=10)
 
 
 async def test_encoded_bodies_are_415(http, open_sale, ticket_for):

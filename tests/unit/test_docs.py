@@ -131,7 +131,7 @@ def test_no_retired_word_comes_back(page: Path) -> None:
 def test_blocks_say_what_they_are_and_why_they_are_skipped(page: Path) -> None:
     languages = {block.language for block in blocks_of(page)}
     # The one block in Python is run by a test of its own (test_http_branch.py).
-    assert languages <= {"sh", "json", "mermaid", "python", ""}
+    assert languages <= {"sh", "js", "json", "mermaid", "python", ""}
     tags = re.findall(r"^ *<!-- docs-check:.*$", page.read_text(), re.MULTILINE)
     assert len(tags) == sum(bool(block.skipped) for block in blocks_of(page))
 

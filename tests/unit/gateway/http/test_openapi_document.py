@@ -148,7 +148,7 @@ def test_published_names_stay_when_files_and_types_move() -> None:
     )
     assert " ".join(sorted(CONTRACT.document["components"]["schemas"])) == (
         "ChallengeView GrabRequest Grabbed GrabbedBefore OrderEvent OrderView PaymentEvent "
-        "PaymentRequest Problem ProofRequest SaleList SaleView TicketView"
+        "PaymentRequest Problem ProofRequest SaleList SaleView StreamTokenView TicketView"
     )
 
 
