@@ -6,13 +6,13 @@ import asyncio
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 
-from aiohttp import ClientSession
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from config.settings import DEFAULT_HOME, Settings, load_settings
-from ops.buyers import BuyerReply, flash_crowd, grab
+from ops.buyers import BuyerReply, flash_crowd
 from ops.cli.stores import Stores, open_stores
 from ops.cli.verify import shown
 from ops.processes.tasks import until_signal
@@ -26,6 +26,9 @@ from seckill.payments.payment import new_tx_id
 from seckill.payments.wallets import Coupon, TopUp
 from seckill.sales import sales
 from seckill.sales.sales import NewSale, Sale
+from seckill_client.buyer import BuyerClient
+from seckill_client.client import SeckillClient
+from seckill_client.errors import RequestRefused, SeckillClientError
 
 UNITS = 100
 BUYERS = 2_000
@@ -60,13 +63,13 @@ class Demo:
         winners = {a.buyer_id: a.order_id for a in answers if a.status == 202 and a.order_id}
         self._print_answers(answers, len(winners))
         await self._wait_for_orders(sale, len(winners))
-        async with ClientSession(self._settings.gateway_url) as session:
+        async with SeckillClient(self._settings.gateway_url) as client:
             # Those who won last have most of their time left.
-            await self._pay_some(session, sale, dict(list(winners.items())[-PAYERS - 1 :]))
-            await self._cancel_some(session, dict(list(winners.items())[:CANCELLATIONS]))
+            await self._pay_some(client, sale, dict(list(winners.items())[-PAYERS - 1 :]))
+            await self._cancel_some(client, dict(list(winners.items())[:CANCELLATIONS]))
             await self._wait_for_fulfilment(sale)
             await self._wait_for_expiry(sale)
-            late = await self._latecomers(session, sale)
+            late = await self._latecomers(client, sale)
         outcome = await verify.verify(
             self._stores.redis, self._stores.db, sale.sale_id, wait_s=PATIENCE_S
         )
@@ -85,7 +88,7 @@ class Demo:
         )
         return sale
 
-    def _tickets(self, sale: Sale, prefix: str, count: int) -> dict[str, str]:
+    def _tickets(self, sale: Sale) -> dict[str, str]:
         expires_at_s = int(time.time()) + 3600
         return {
             buyer_id: tickets.issue(
@@ -94,7 +97,7 @@ class Demo:
                 buyer_id=buyer_id,
                 expires_at_s=expires_at_s,
             )
-            for buyer_id in (f"{prefix}-{number:05d}" for number in range(count))
+            for buyer_id in (f"buyer-{number:05d}" for number in range(BUYERS))
         }
 
     async def _crowd(self, sale: Sale) -> list[BuyerReply]:
@@ -104,7 +107,7 @@ class Demo:
             return await flash_crowd(
                 self._settings.gateway_url,
                 sale.sale_id,
-                self._tickets(sale, "buyer", BUYERS),
+                self._tickets(sale),
                 on_answer=lambda _: progress.advance(bar),
             )
 
@@ -126,7 +129,7 @@ class Demo:
             _check(deadline, f"only {placed} of {count} orders arrived in PostgreSQL")
             await asyncio.sleep(0.05)
 
-    async def _pay_some(self, session: ClientSession, sale: Sale, payers: dict[str, str]) -> None:
+    async def _pay_some(self, client: SeckillClient, sale: Sale, payers: dict[str, str]) -> None:
         """Pay from the wallets: the first with a coupon, the last without the money."""
         *rich, poor = payers
         coupon = Coupon(f"{sale.sale_id}-coupon", rich[0], COUPON_CENTS)
@@ -140,26 +143,13 @@ class Demo:
             PAYERS - 1,
         )
         for buyer_id, order_id in payers.items():
-            body = {"method": "wallet", "coupon": coupon.coupon_id if buyer_id == rich[0] else None}
-            expected = 402 if buyer_id == poor else 200
-            if (status := await self._pay(session, buyer_id, order_id, body)) != expected:
-                raise SeckillError(f"the payment of {buyer_id} was answered {status}")
+            coupon_id = coupon.coupon_id if buyer_id == rich[0] else None
+            ending = await _pay(self._buyer(client, buyer_id), order_id, coupon_id)
+            if ending != ("insufficient_funds" if buyer_id == poor else "paid"):
+                raise SeckillError(f"the payment of {buyer_id} ended as {ending}")
         self._print(
             f"{PAYERS} buyers paid by wallet, one with a coupon; one lacked the money (402)"
         )
-
-    async def _pay(
-        self, session: ClientSession, buyer_id: str, order_id: str, body: dict[str, str | None]
-    ) -> int:
-        """Pay, and send it again while the payment is under way."""
-        deadline = time.monotonic() + PATIENCE_S
-        url, headers = f"/v1/orders/{order_id}/payments", self._login(buyer_id)
-        while True:
-            async with session.post(url, json=body, headers=headers) as response:
-                if response.status not in (202, 409):
-                    return response.status
-            _check(deadline, f"the payment of {buyer_id} did not end")
-            await asyncio.sleep(0.2)
 
     async def _wait_for_fulfilment(self, sale: Sale) -> None:
         deadline = time.monotonic() + PATIENCE_S
@@ -176,12 +166,9 @@ class Demo:
             await asyncio.sleep(0.05)
         self._print(f"{PAYERS - 1} orders are on their way; one could not be shipped: refunded")
 
-    async def _cancel_some(self, session: ClientSession, winners: dict[str, str]) -> None:
+    async def _cancel_some(self, client: SeckillClient, winners: dict[str, str]) -> None:
         for buyer_id, order_id in winners.items():
-            headers = self._login(buyer_id)
-            async with session.delete(f"/v1/orders/{order_id}", headers=headers) as response:
-                if response.status != 200:
-                    raise SeckillError(f"DELETE answered {response.status}")
+            await self._buyer(client, buyer_id).cancel(order_id)
         self._print(f"{len(winners)} buyers cancelled; all others let their orders expire")
 
     async def _wait_for_expiry(self, sale: Sale) -> None:
@@ -193,22 +180,31 @@ class Demo:
             await asyncio.sleep(0.05)
         self._print(f"{left} units are for sale again")
 
-    async def _latecomers(self, session: ClientSession, sale: Sale) -> int:
+    async def _latecomers(self, client: SeckillClient, sale: Sale) -> int:
         wins = 0
-        for buyer_id, ticket in self._tickets(sale, "late", LATECOMERS).items():
-            wins += (await grab(session, sale.sale_id, buyer_id, ticket)).status == 202
+        for number in range(LATECOMERS):
+            with suppress(RequestRefused):
+                await self._buyer(client, f"late-{number:05d}").grab(sale.sale_id)
+                wins += 1
         await self._wait_for_orders(sale, UNITS + wins)
         self._print(f"{wins} of {LATECOMERS} latecomers got one of them")
         return wins
 
-    def _login(self, buyer_id: str) -> dict[str, str]:
-        token = login_tokens.issue(
-            self._login_keys, buyer_id=buyer_id, expires_at_s=int(time.time()) + 3600
-        )
-        return {"Authorization": f"Bearer {token}"}
+    def _buyer(self, client: SeckillClient, buyer_id: str) -> BuyerClient:
+        expires_at_s = int(time.time()) + 3600
+        login = login_tokens.issue(self._login_keys, buyer_id=buyer_id, expires_at_s=expires_at_s)
+        return client.buyer(login)
 
     def _print(self, text: str) -> None:
         self._console.print(f"[bold cyan]>[/] {text}", highlight=False)
+
+
+async def _pay(buyer: BuyerClient, order_id: str, coupon: str | None) -> str:
+    """Pay; return the status of the order, or why nothing was taken."""
+    try:
+        return (await buyer.pay(order_id, coupon=coupon)).status
+    except RequestRefused as refused:
+        return refused.code
 
 
 def _check(deadline: float, complaint: str) -> None:
@@ -252,7 +248,7 @@ def main() -> None:
     """Exit 0 when the ledger balances and nothing is left running."""
     try:
         good = asyncio.run(run())
-    except SeckillError as error:
+    except (SeckillError, SeckillClientError) as error:
         sys.exit(f"demo: {error}")
     sys.exit(0 if good else 1)
 

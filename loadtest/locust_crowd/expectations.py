@@ -1,16 +1,18 @@
 """Which answers of the gateway a buyer may get, and when an answer is untrue.
 
-Imported by the locust process, so it needs nothing but the standard library.
+Imported by the locust process, so it needs nothing but the standard library, and of
+`seckill_client` the parts without I/O: that client's connections are aiohttp's, whose loop cannot
+run beside gevent's.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
+
+from seckill_client.answers import json_object, retry_after_s, unix_s
 
 #: How long a buyer waits where the answer gives no time.
 COME_BACK_S = 1.0
@@ -74,12 +76,7 @@ class Received:
     @classmethod
     def read(cls, call: Call, status: int, text: str | None, retry_after: str | None) -> Received:
         """Read what a client has received; a body that is no JSON object is an empty one."""
-        try:
-            body = json.loads(text or "")
-        except ValueError:
-            body = None
-        seconds = float(retry_after) if retry_after and retry_after.isdecimal() else None
-        return cls(call, status, body if isinstance(body, dict) else {}, seconds)
+        return cls(call, status, json_object(text), retry_after_s(retry_after))
 
     @property
     def name(self) -> str:
@@ -159,8 +156,3 @@ def untrue_payment(answer: Received, order: Received, *, pay_by: str, now_s: flo
         in_time = bool(pay_by) and now_s < unix_s(pay_by)
         untrue = status == "paid" or (status in STANDING and in_time)
     return f"{answer.name} although the order is {status}" if untrue else ""
-
-
-def unix_s(moment: str | None) -> float:
-    """Return a moment of the contract as Unix seconds; 0 for none."""
-    return datetime.fromisoformat(moment).astimezone(UTC).timestamp() if moment else 0.0

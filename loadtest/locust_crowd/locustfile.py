@@ -23,10 +23,11 @@ from locust.contrib.fasthttp import FastHttpSession
 from locust.env import Environment
 from locust.runners import STATE_INIT, WorkerRunner
 
-from loadtest.locust_crowd.expectations import Call, Received, unix_s
+from loadtest.locust_crowd.expectations import Call, Received
 from loadtest.locust_crowd.load_shape import CLOSING_S, FlashCurve
 from loadtest.locust_crowd.users import Bot, Buyer, key_ring, log
 from seckill.errors import UserMistake
+from seckill_client.answers import unix_s
 
 __all__ = ["Bot", "Buyer", "FlashCrowd"]
 

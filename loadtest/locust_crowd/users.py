@@ -23,11 +23,12 @@ from loadtest.locust_crowd.expectations import (
     Call,
     PromisedOrder,
     Received,
-    unix_s,
     untrue_payment,
 )
 from seckill.auth import login_tokens
 from seckill.auth.key_ring import KeyRing
+from seckill_client.answers import unix_s
+from seckill_client.clock import ServerClock
 
 #: The gateway answers within two seconds; after so long there is no answer.
 ANSWER_S = 10.0
@@ -82,6 +83,7 @@ class ShopUser(FastHttpUser):
         self.path = f"/v1/sales/{self.options.sale}"
         self.promise = PromisedOrder()
         self.asked_s = 0.0
+        self.clock = ServerClock()
         self._steps = self.story()
         self._rest_s: float = 0
 
@@ -102,7 +104,7 @@ class ShopUser(FastHttpUser):
     ) -> Received:
         """Ask once; an answer that no buyer should get fails the run."""
         options = {"name": call, "headers": headers, "json": body or None, "catch_response": True}
-        self.asked_s = time.time()
+        self.asked_s = time.monotonic()
         with self.client.request(call.method, path, **options) as response:
             retry_after = (response.headers or {}).get("Retry-After")
             answer = Received.read(call, response.status_code, response.text, retry_after)
@@ -149,7 +151,6 @@ class Buyer(ShopUser):
     """Wants one unit, comes back after Retry-After, and pays for the unit (or not)."""
 
     weight = 20
-    _server_ahead_s = 0.0
     _pay_by = ""
 
     def story(self) -> Steps:
@@ -177,9 +178,9 @@ class Buyer(ShopUser):
         answer = yield from self.insist(lambda: self.ask(Call.SALE, self.path))
         if answer.failed or answer.body["state"] == "closed":
             raise GaveUp
-        now_s = unix_s(answer.body["server_time"])
-        self._server_ahead_s = now_s - (self.asked_s + time.time()) / 2
-        return {"opens_in_s": max(0.0, unix_s(answer.body["opens_at"]) - now_s), **answer.body}
+        self.clock.note(self.asked_s, time.monotonic(), unix_s(answer.body["server_time"]))
+        opens_in_s = max(0.0, unix_s(answer.body["opens_at"]) - self.clock.now_s())
+        return {"opens_in_s": opens_in_s, **answer.body}
 
     def get_ticket(self) -> Steps:
         """Get a ticket, when they are handed out: some time before the opening."""
@@ -231,7 +232,7 @@ class Buyer(ShopUser):
     def _pay_once(self) -> Received:
         path = f"/v1/orders/{self.promise.order_id}/payments"
         answer = self.ask(Call.PAY, path, self.login, method="wallet")
-        now_s = time.time() + self._server_ahead_s
+        now_s = self.clock.now_s()
         if answer.name in ("200", "410 expired", "409 not_payable"):
             order = self.see_order()
             self.fail(Call.PAY, untrue_payment(answer, order, pay_by=self._pay_by, now_s=now_s))

@@ -22,8 +22,8 @@ from ops.buyers import grab
 from seckill.adapters import redis_keys
 from seckill.auth import proof_of_work
 from seckill.auth.key_ring import KeyRing
+from seckill_client.proof_of_work import solve
 from tests.processes import eventually
-from tests.proofs import solve
 
 BITS = 10
 WORKER = PROJECT_ROOT / "gateway" / "static" / "proof-worker.js"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import ClientSession
 
-from tests.proofs import solve
+from seckill_client.proof_of_work import solve
 
 BITS = 8
 

@@ -6,14 +6,19 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
 
 from config.settings import PROJECT_ROOT
 
-PACKAGES = ("config", "consumers", "gateway", "loadtest", "lua", "ops", "seckill")
+PACKAGES = ("config", "consumers", "gateway", "loadtest", "lua", "ops", "seckill", "seckill_client")
 BESIDE = ("pyproject.toml", "README.md", "LICENSE")
+#: Makes the client a package of its own; no code reads it.
+CLIENT_ALONE = "seckill_client/pyproject.toml"
+PIP = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
 
 
 def data_files(root: Path) -> set[str]:
@@ -22,7 +27,7 @@ def data_files(root: Path) -> set[str]:
         str(path.relative_to(root))
         for path in files
         if path.suffix not in (".py", ".pyc", ".md") and "results" not in path.parts
-    }
+    } - {CLIENT_ALONE}
 
 
 @pytest.fixture(scope="module")
@@ -35,15 +40,17 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(PROJECT_ROOT / name, source / name, ignore=ignored)
     for name in BESIDE:
         shutil.copy(PROJECT_ROOT / name, source)
-    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    no = ["--no-deps", "--no-index"]
-    subprocess.run(
-        [*pip, "wheel", *no, "--no-build-isolation", "-w", str(wheels), str(source)], check=True
-    )
+    wheel = wheel_of(source, wheels)
     shutil.rmtree(source)
-    wheel = next(wheels.glob("*.whl"))
-    subprocess.run([*pip, "install", *no, "--target", str(target), str(wheel)], check=True)
+    no = ["--no-deps", "--no-index"]
+    subprocess.run([*PIP, "install", *no, "--target", str(target), str(wheel)], check=True)
     return target
+
+
+def wheel_of(source: Path, wheels: Path) -> Path:
+    no = ["--no-deps", "--no-index", "--no-build-isolation"]
+    subprocess.run([*PIP, "wheel", *no, "-w", str(wheels), str(source)], check=True)
+    return next(wheels.glob("*.whl"))
 
 
 def run(installed: Path, *argv: str) -> subprocess.CompletedProcess[str]:
@@ -87,3 +94,32 @@ def test_its_home_is_the_users_and_not_among_the_packages(installed: Path) -> No
     )
     shown = run(installed, "-c", code)
     assert shown.stdout.strip() == str(installed / "nobody" / ".seckill"), shown.stderr
+
+
+def test_the_client_is_a_package_of_its_own(tmp_path: Path) -> None:
+    source = tmp_path / "seckill_client"
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(PROJECT_ROOT / "seckill_client", source, ignore=ignored)
+    wheel = wheel_of(source, tmp_path / "wheels")
+    shutil.rmtree(source)
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "seckill_client/py.typed" in names
+    assert {name.partition("/")[0] for name in names if name.endswith(".py")} == {"seckill_client"}
+    code = (
+        "import sys, seckill_client.client\n"
+        "ours = {'config', 'consumers', 'gateway', 'ops', 'seckill'}\n"
+        "assert not ours & {name.partition('.')[0] for name in sys.modules}\n"
+        "print(seckill_client.__file__)"
+    )
+    shown = run(wheel, "-c", code)  # a wheel is a zip file, which Python imports from
+    assert shown.stdout.strip().startswith(str(wheel)), shown.stderr
+
+
+def test_both_packages_have_one_version() -> None:
+    gateway, client = (
+        tomllib.loads((PROJECT_ROOT / name).read_text())["project"]
+        for name in ("pyproject.toml", CLIENT_ALONE)
+    )
+    assert client["version"] == gateway["version"]
+    assert {*client["dependencies"]} <= {*gateway["dependencies"]}
+    assert client["requires-python"] == gateway["requires-python"]

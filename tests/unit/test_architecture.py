@@ -20,10 +20,11 @@ PACKAGES = {
     "config": "",
     "lua": "",
     "seckill": "lua config",
+    "seckill_client": "",
     "gateway": "seckill config",
     "consumers": "seckill config",
-    "ops": "gateway.server consumers.main seckill config",
-    "loadtest": "ops gateway.grabs gateway.http gateway.overload seckill config",
+    "ops": "gateway.server consumers.main seckill seckill_client config",
+    "loadtest": "ops gateway.grabs gateway.http gateway.overload seckill seckill_client config",
 }
 #: The rooms of each package, lowest first, and which others of the package each may import. A room
 #: is a wing (a folder with all that is in it) or a file beside the wings.
@@ -71,6 +72,7 @@ ROOMS = {
     },
     "config": {},
     "lua": {},
+    "seckill_client": {},
 }
 #: Files beneath the wings of a package, which every room may import: they import no wing.
 BENEATH = {
@@ -80,6 +82,8 @@ BENEATH = {
     " log_lines order_ids outages process single_flight spans stage_times tasks",
     "ops": "buyers sandbox_provider sizing",
     "loadtest": "findings proxy stack",
+    "seckill_client": "answers buyer client clock errors events order_watch proof_of_work retries"
+    " transport views",
     "config": "addresses field_types limits redis_url settings",
 }
 #: Files above the wings, which put them together: no wing may import them.
@@ -272,6 +276,12 @@ def test_locust_needs_nothing_of_what_the_gateway_needs() -> None:
         waiting |= files_used_by(path) - seen
         outside |= {name.partition(".")[0] for name in imports_of(path) if file_of(name) is None}
     assert outside - sys.stdlib_module_names == {"gevent", "jwt", "locust"}
+
+
+def test_the_client_needs_aiohttp_alone() -> None:
+    paths = [path for path in SOURCES if package_of(path) == "seckill_client"]
+    outside = {n.partition(".")[0] for p in paths for n in imports_of(p) if file_of(n) is None}
+    assert outside - sys.stdlib_module_names == {"aiohttp", "yarl"}  # aiohttp needs yarl itself
 
 
 def test_redis_keys_are_made_in_one_file() -> None:

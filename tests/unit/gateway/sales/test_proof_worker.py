@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from config.settings import PROJECT_ROOT
-from tests.proofs import solve
+from seckill_client.proof_of_work import solve
 from tests.unit.seckill.auth.test_proof_of_work import KNOWN
 
 WORKER = PROJECT_ROOT / "gateway" / "static" / "proof-worker.js"

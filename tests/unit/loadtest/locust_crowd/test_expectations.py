@@ -11,7 +11,6 @@ from loadtest.locust_crowd.expectations import (
     Call,
     PromisedOrder,
     Received,
-    unix_s,
     untrue_payment,
 )
 
@@ -153,8 +152,3 @@ def test_a_paid_order_is_shown_as_paid_or_given_back() -> None:
         assert untrue_payment(paid, order(status), **late) == ""
     assert untrue_payment(paid, order("pending"), **late) == "200 although the order is pending"
     assert untrue_payment(paid, problem(Call.ORDER, Problem.UNAVAILABLE), **late) == ""
-
-
-def test_moments_are_unix_seconds() -> None:
-    assert unix_s("2026-11-27T12:00:10.5Z") == NOON_S + 10.5
-    assert unix_s(None) == 0

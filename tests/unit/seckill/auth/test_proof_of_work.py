@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from seckill.auth import proof_of_work, tickets
 from seckill.auth.key_ring import KeyRing
 from seckill.auth.proof_of_work import Flaw, Proof
-from tests.proofs import solve
+from seckill_client.proof_of_work import solve
 
 RING = KeyRing("k1", {"k1": b"a" * 40})
 SALE, BUYER, EXPIRES_AT_S, BITS = "spring", "buyer-7", 2_000_000_000, 9

@@ -1,0 +1,93 @@
+"""`SeckillClient`: the connection to a gateway, and what needs no login."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Self
+
+from seckill_client.buyer import BuyerClient
+from seckill_client.clock import ServerClock
+from seckill_client.retries import spread_s
+from seckill_client.transport import ApiCall, ApiTransport, part
+from seckill_client.views import SaleInfo, read_view
+
+#: The gateway answers within two seconds; after so long there is no answer.
+TIMEOUT_S = 10.0
+#: How long a call is repeated: longer than a gateway takes to start, or a store to fail over.
+PATIENCE_S = 30.0
+#: Spread of the clients that wait for one opening: less than a person notices, and enough that
+#: programs do not all come in one millisecond.
+SPREAD_S = 0.2
+#: So long before the opening the clock is compared once more: what was measured hours ago has
+#: drifted, and the shop may have moved the opening.
+COMPARE_S = 20.0
+#: How often a sale is looked at that the shop opens by hand.
+LOOK_S = 2.0
+
+
+class SeckillClient:
+    """A gateway, for the duration of an `async with`.
+
+    `timeout_s` bounds one try of a call, `patience_s` the repeats of it: with 0 there are none.
+    """
+
+    def __init__(
+        self, base_url: str, *, timeout_s: float = TIMEOUT_S, patience_s: float = PATIENCE_S
+    ) -> None:
+        self._transport = ApiTransport(base_url, timeout_s=timeout_s, patience_s=patience_s)
+        #: The server's clock, as known from the answers of `sale`.
+        self.clock = ServerClock()
+
+    async def __aenter__(self) -> Self:
+        await self._transport.open()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        where: TracebackType | None,
+    ) -> None:
+        await self._transport.close()
+
+    def buyer(self, login: str) -> BuyerClient:
+        """Return the calls of a buyer; `login` is their login token, as the shop issues it."""
+        return BuyerClient(self._transport, login, self.sale, self.clock)
+
+    async def sale(self, sale_id: str) -> SaleInfo:
+        """Return a sale as it is now, and compare the clocks by the way."""
+        call = ApiCall("GET", f"/v1/sales/{part(sale_id)}")
+        timed = await self._transport.insist(call)
+        sale = read_view(SaleInfo, str(call), timed.answer)
+        self.clock.note(timed.sent_s, timed.received_s, sale.server_time.timestamp())
+        return sale
+
+    async def sales(self) -> AsyncIterator[SaleInfo]:
+        """Yield the sales that the shop shows, the newest first."""
+        cursor = ""
+        while True:
+            call = ApiCall("GET", f"/v1/sales{cursor and f'?cursor={part(cursor)}'}")
+            body = (await self._transport.insist(call)).answer.body
+            for sale in body.get("sales", ()):
+                yield SaleInfo.read(sale)
+            if not (cursor := str(body.get("next") or "")):
+                return
+
+    async def wait_for_opening(self, sale_id: str, *, within_s: float = SPREAD_S) -> SaleInfo:
+        """Wait until a sale opens by the server's clock, and up to `within_s` more; return it.
+
+        It follows an opening that the shop moves, and returns at once if the sale is closed.
+        """
+        while True:
+            sale = await self.sale(sale_id)
+            opens_s = sale.opens_at.timestamp() - self.clock.now_s() if sale.opens_at else 0.0
+            if opens_s > COMPARE_S:
+                await asyncio.sleep(opens_s - COMPARE_S + spread_s(COMPARE_S / 2))
+            elif opens_s > 0:
+                await asyncio.sleep(opens_s + spread_s(within_s))
+            elif sale.state != "created":
+                return sale
+            else:  # the shop opens it by hand
+                await asyncio.sleep(LOOK_S / 2 + spread_s(LOOK_S))
