@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from functools import partial
 from itertools import count
@@ -18,22 +18,20 @@ from seckill_client.errors import (
 )
 from seckill_client.order_watch import OrderWatch
 from seckill_client.proof_of_work import CHUNK, solve_from
-from seckill_client.retries import spread_s, wait_s
+from seckill_client.retries import wait_s
 from seckill_client.transport import ApiCall, ApiTransport, part
 from seckill_client.views import (
     GrabbedOrder,
     HeldTicket,
     OrderInfo,
     ProofChallenge,
-    SaleInfo,
     read_view,
 )
 
 #: A ticket that expires so soon is not worth a grab.
 FRESH_S = 5.0
-#: The least wait for tickets that are not handed out yet: clocks differ, and an hour is halved
-#: seven times before it comes to this.
-NOT_YET_S = 1.0
+#: The longest wait for tickets that are not handed out yet: the shop may move the opening.
+LOOK_S = 300.0
 #: Proofs of work in a row whose answers were lost; then something else is wrong.
 PROOFS_MAX = 3
 
@@ -48,12 +46,10 @@ class BuyerClient:
         self,
         transport: ApiTransport,
         login: str,
-        sale_of: Callable[[str], Awaitable[SaleInfo]],
         clock: ServerClock,
     ) -> None:
         self.login = login
         self._transport = transport
-        self._sale_of = sale_of
         self._clock = clock
         self._tickets: dict[str, HeldTicket] = {}
 
@@ -113,15 +109,25 @@ class BuyerClient:
         raise AssertionError("bug: a watch ends with a final order")
 
     async def pay(
-        self, order_id: str, method: str = "wallet", *, coupon: str | None = None
+        self,
+        order_id: str,
+        method: str = "wallet",
+        *,
+        coupon: str | None = None,
+        payment_method: str | None = None,
+        return_url: str | None = None,
     ) -> OrderInfo:
         """Pay an order by `wallet` or `card`; return it once the payment is decided.
 
-        Paying a paid order takes nothing. The order is returned as `paying` if it is not decided
-        within the client's patience: watch it. RequestRefused says why nothing was taken:
-        `declined`, `insufficient_funds`, `coupon_refused`, `expired`, …
+        It is returned as `paying` where the bank asks for an action of the buyer: send them to
+        `action_url`, from where they come back to `return_url`, and watch the order. It is `paying`
+        also if nothing is decided within the client's patience. Paying a paid order takes nothing.
+
+        Raise RequestRefused if nothing was taken: `declined`, `insufficient_funds`, `expired`, …
+        `payment_method` is the provider's name for the buyer's card.
         """
-        body = {"method": method} | ({"coupon": coupon} if coupon else {})
+        how = {"coupon": coupon, "payment_method": payment_method, "return_url": return_url}
+        body = {"method": method} | {name: value for name, value in how.items() if value}
         call = ApiCall("POST", f"/v1/orders/{part(order_id)}/payments", self._headers(), body)
         deadline = time.monotonic() + self._transport.patience_s
         for tried in count(1):
@@ -144,8 +150,8 @@ class BuyerClient:
         return await self._order_of("DELETE", f"/v1/orders/{part(order_id)}")
 
     async def _decided(self, order: OrderInfo, deadline: float) -> OrderInfo:
-        """Poll an order until its payment is decided or time is up; return it."""
-        while order.status in ("queued", "paying"):
+        """Poll an order until its payment is decided, or the buyer's turn, or time is up."""
+        while order.status in ("queued", "paying") and not order.action_url:
             pause_s = (order.next_poll_ms or 1000) / 1000
             if time.monotonic() + pause_s > deadline:
                 break
@@ -166,24 +172,12 @@ class BuyerClient:
                 return read_view(HeldTicket, str(call), (await ask(call)).answer)
             except SeckillClientError as error:
                 if error.code == "too_early":
-                    await asyncio.sleep(await self._until_tickets(sale_id, error.retry_after_s))
+                    await asyncio.sleep(min(LOOK_S, wait_s(1, error.retry_after_s)))
                 elif not _needs_proof(error, proof) or proofs == PROOFS_MAX:
                     raise
                 else:
                     proofs += 1
                     proof = await self._prove(sale_id)
-
-    async def _until_tickets(self, sale_id: str, retry_after_s: float | None) -> float:
-        """Return how long to wait for tickets: what the server says, or half the time that is left.
-
-        The opening is known, and how long before it tickets are handed out is not.
-        """
-        if retry_after_s is not None:
-            return wait_s(1, retry_after_s)
-        sale = await self._sale_of(sale_id)
-        begin = sale.tickets_from or sale.opens_at
-        left_s = begin.timestamp() - self._clock.now_s() if begin else 0.0
-        return max(NOT_YET_S, left_s if sale.tickets_from else left_s / 2) + spread_s(NOT_YET_S)
 
     async def _prove(self, sale_id: str) -> dict[str, str]:
         """Do the proof of work that the sale asks for; return what a ticket's request carries."""

@@ -54,7 +54,7 @@ class SeckillClient:
 
     def buyer(self, login: str) -> BuyerClient:
         """Return the calls of a buyer; `login` is their login token, as the shop issues it."""
-        return BuyerClient(self._transport, login, self.sale, self.clock)
+        return BuyerClient(self._transport, login, self.clock)
 
     async def sale(self, sale_id: str) -> SaleInfo:
         """Return a sale as it is now, and compare the clocks by the way."""
@@ -78,7 +78,8 @@ class SeckillClient:
     async def wait_for_opening(self, sale_id: str, *, within_s: float = SPREAD_S) -> SaleInfo:
         """Wait until a sale opens by the server's clock, and up to `within_s` more; return it.
 
-        It follows an opening that the shop moves, and returns at once if the sale is closed.
+        It follows an opening that the shop moves, and returns at once if the sale is closed. It
+        waits as much longer as the clock may be off: who comes early is sent away for a second.
         """
         while True:
             sale = await self.sale(sale_id)
@@ -86,7 +87,7 @@ class SeckillClient:
             if opens_s > COMPARE_S:
                 await asyncio.sleep(opens_s - COMPARE_S + spread_s(COMPARE_S / 2))
             elif opens_s > 0:
-                await asyncio.sleep(opens_s + spread_s(within_s))
+                await asyncio.sleep(opens_s + self.clock.error_s + spread_s(within_s))
             elif sale.state != "created":
                 return sale
             else:  # the shop opens it by hand

@@ -142,6 +142,12 @@ class OrderInfo:
         )
 
     @property
+    def action_url(self) -> str | None:
+        """Where the buyer has to go before the bank decides (3-D Secure); None where no one has."""
+        action = self.body.get("action")
+        return action.get("url") if isinstance(action, dict) else None
+
+    @property
     def is_final(self) -> bool:
         """Whether it stays as it is for ever."""
         return self.status in FINAL

@@ -244,6 +244,18 @@ async def test_a_payment_that_failed_later_says_why(buyer, server) -> None:
     assert refused.value.code == "declined"
 
 
+async def test_a_payment_that_waits_for_its_buyer_is_returned_at_once(buyer, server) -> None:
+    action = {"type": "redirect", "url": "https://bank.example/3ds"}
+    server.will(PAY, (202, {**QUEUED, "status": "paying", "next_poll_ms": 500, "action": action}))
+    order = await buyer.pay("o1", "card", payment_method="pm_1", return_url="https://shop.example")
+    assert (order.status, order.action_url) == ("paying", "https://bank.example/3ds")
+    assert server.bodies[-1] == {
+        "method": "card",
+        "payment_method": "pm_1",
+        "return_url": "https://shop.example",
+    }
+
+
 def sale(opens_in_s: float, state: str = "open") -> Callable[[web.Request], Any]:
     """Return the answer of a server whose clock is years behind."""
 
@@ -275,7 +287,6 @@ async def test_a_sale_opens_by_the_clock_of_the_server(client, server) -> None:
 
 
 async def test_tickets_are_asked_for_again_when_they_are_handed_out(buyer, server) -> None:
-    server.will("GET /v1/sales/demo", sale(0))
     ticket = {"ticket": "t3", "expires_at": "2999-01-01T00:00:00Z"}
 
     async def too_early(_: web.Request) -> web.StreamResponse:
