@@ -77,6 +77,8 @@ NAMESPACE = re.compile(r"[A-Za-z0-9_-]{0,32}")
 
 #: The addresses of the stores, without which little works.
 STORES = ("redis_url", "amqp_url", "postgres_dsn")
+#: Each of them makes a gateway take logins.
+LOGIN_KEYS = ("jwt_keys", "jwks_url", "jwt_public_key", "jwt_public_key_file")
 
 
 class BadSettings(Exception):
@@ -140,11 +142,21 @@ class Settings(BaseSettings):
     # Key rings, `kid:secret[,kid:secret…]`. The first key signs, all of them verify.
     ticket_keys: SecretStr = SecretStr("")
     jwt_keys: SecretStr = SecretStr("")
+    #: Where the login service publishes its public keys (JWKS), beside or instead of jwt_keys.
+    jwks_url: HttpUrl = ""
+    #: How often that is read. A key that is withdrawn is still believed for so long.
+    jwks_refresh_s: Annotated[float, Field(ge=1, le=86_400)] = 300.0
+    #: Public keys of the login service in PEM, as text or in a file.
+    jwt_public_key: str = ""
+    jwt_public_key_file: Path | None = None
     #: How much the clock of who issues login tokens may differ from ours (exp, nbf, iat).
     jwt_leeway_s: Annotated[float, Field(ge=0, le=3600)] = 30.0
-    #: What a login token's `aud` has to be, or to contain; empty takes tokens without `aud` alone.
+    #: What a login token's `aud` has to be, or to contain: one of these, comma-separated. Empty
+    #: takes tokens without `aud` alone.
     jwt_audience: str = ""
-    #: The claim of a login token that is the buyer's id: text or a whole number.
+    #: What a login token's `iss` has to be; empty takes any, as the key says who issued it.
+    jwt_issuer: str = ""
+    #: The claim of a login token that names the buyer: text or a whole number.
     jwt_buyer_claim: Annotated[str, Field(min_length=1)] = "sub"
     # The card provider signs its webhooks with these. Empty refuses every webhook.
     webhook_keys: SecretStr = SecretStr("")
@@ -363,7 +375,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _absolute_paths(self) -> Settings:
-        for name in ("tls_cert", "tls_key", "limits_file", "trace_file"):
+        for name in ("tls_cert", "tls_key", "jwt_public_key_file", "limits_file", "trace_file"):
             if (file := getattr(self, name)) and not Path(file).is_absolute():
                 raise ValueError(
                     f"SECKILL_{name.upper()}: {file} must be an absolute path, "
@@ -382,6 +394,11 @@ class Settings(BaseSettings):
             )
         return self
 
+    @property
+    def checks_logins(self) -> bool:
+        """Tell whether there is any key, or address of keys, for login tokens."""
+        return any(_text(getattr(self, name)) for name in LOGIN_KEYS)
+
     def spans_file(self) -> Path | None:
         """Return the file that spans are written to; None if a collector alone gets them."""
         if self.trace_file is None and not self.otlp_endpoint:
@@ -392,6 +409,8 @@ class Settings(BaseSettings):
         """Raise BadSettings naming all of these settings that are empty, and what to do."""
         values = self.model_dump()
         missing = [name for name in names if not _text(values[name])]
+        if self.checks_logins and "jwt_keys" in missing:
+            missing.remove("jwt_keys")
         if missing:
             raise BadSettings(
                 f"{', '.join(f'SECKILL_{name.upper()}' for name in missing)} not set and no stack "
@@ -410,7 +429,7 @@ def load_settings(home: Path | None = None) -> Settings:
 
 
 def _text(value: object) -> str:
-    return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+    return value.get_secret_value() if isinstance(value, SecretStr) else str(value or "")
 
 
 def _line(error: ErrorDetails) -> str:

@@ -10,9 +10,10 @@ from gateway import resources
 from gateway.app_keys import LIMITS, SETTINGS
 from gateway.grabs import routes as grabs
 from gateway.http import cors, docs, openapi, responses
-from gateway.http.auth import LOGINS, TICKET_KEYS, Logins
+from gateway.http.auth import TICKET_KEYS
 from gateway.http.client_address import TRUSTED_PROXIES
 from gateway.http.contract import Route
+from gateway.http.logins import LOGINS, logins_ctx, logins_of
 from gateway.http.problems import add_routes
 from gateway.orders import event_stream
 from gateway.orders import routes as orders
@@ -22,7 +23,6 @@ from gateway.payments import webhooks
 from gateway.sales import challenges, tickets
 from gateway.sales import routes as sales
 from seckill.auth.key_ring import KeyRing, parse_all
-from seckill.auth.login_tokens import LoginRules
 
 #: Settings that are key rings.
 KEY_RINGS = ("ticket_keys", "jwt_keys", "webhook_keys")
@@ -55,8 +55,7 @@ def create_app(settings: Settings) -> web.Application:
     app[LIMITS] = load_limits(settings.limits_profile, settings.limits_file)
     rings = _key_rings(settings)
     app[TICKET_KEYS] = rings["ticket_keys"]
-    rules = LoginRules(settings.jwt_leeway_s, settings.jwt_audience, settings.jwt_buyer_claim)
-    app[LOGINS] = Logins(rings["jwt_keys"], rules, {})
+    app[LOGINS] = logins_of(settings, rings.get("jwt_keys"))
     if "webhook_keys" in rings:
         app[webhooks.KEYS] = rings["webhook_keys"]
     app[POLL_SCHEDULE] = PollSchedule(settings.poll_budget_per_s)
@@ -67,6 +66,7 @@ def create_app(settings: Settings) -> web.Application:
     app.cleanup_ctx.extend(
         (
             resources.in_flight_ctx,
+            logins_ctx,
             resources.postgres_ctx,
             resources.redis_ctx,
             challenges.burns_ctx,
@@ -91,4 +91,6 @@ def _key_rings(settings: Settings) -> dict[str, KeyRing]:
     texts = {name: getattr(settings, name).get_secret_value() for name in KEY_RINGS}
     if not texts["webhook_keys"]:  # then every webhook is refused
         del texts["webhook_keys"]
+    if not texts["jwt_keys"] and settings.checks_logins:  # by public keys alone
+        del texts["jwt_keys"]
     return parse_all(texts)

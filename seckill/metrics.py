@@ -82,6 +82,14 @@ SHOP_CALL_SECONDS = HotHistogram(
 WEBHOOKS = Counter(
     "seckill_webhooks", "Webhooks of the card provider: taken, unknown_key, refused", ["outcome"]
 )
+LOGINS = HotCounter(
+    "seckill_logins",
+    "Login tokens: good, refused, unknown (the keys of the login service cannot be read)",
+    ["outcome"],
+)
+LOGIN_KEY_READINGS = Counter(
+    "seckill_login_key_readings", "Readings of SECKILL_JWKS_URL: read, failed", ["outcome"]
+)
 REFUSALS = HotCounter(
     "seckill_refusals",
     "Refused before any store was asked: shed (too much in flight), stale (its bytes had waited too"

@@ -10,6 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from gateway.app_keys import DB, INSTALLATION_ID, PUBLISHER, REDIS, SETTINGS, STOPPING
 from gateway.grabs.publisher import BREAKER
+from gateway.http.logins import LOGINS
 from gateway.http.responses import json_response
 from seckill.adapters.failures import POSTGRESQL, RABBITMQ
 from seckill.adapters.failures import REDIS as REDIS_STORE
@@ -21,6 +22,8 @@ from seckill.health.watch import HealthWatch, Look
 #: How stores are set up changes seldom, and looking at it takes a link of its own to the broker.
 PREFLIGHT_S = 10.0
 PREFLIGHT = "preflight"
+#: The name of the keys of the login service among the reasons.
+LOGIN_KEYS = "login_keys"
 
 #: The public application, whose health the admin application reports.
 EDGE = web.AppKey("edge", web.Application)
@@ -53,6 +56,8 @@ class GatewayHealth:
         if failed_at is not None and failed_at >= self.watch.well_at(RABBITMQ):
             waits = "RabbitMQ has not confirmed a publish; accepted grabs wait in the outbox"
             found.setdefault(RABBITMQ, waits)
+        if flaw := self.edge[LOGINS].flaw:
+            found[LOGIN_KEYS] = flaw
         return found
 
 

@@ -2,36 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from typing import NamedTuple
 
 from aiohttp import web
 
 from gateway.http.contract import Identity
+from gateway.http.logins import LOGINS
 from gateway.http.problems import Problem, Refused
-from seckill.auth import login_tokens, tickets
+from seckill.auth import tickets
 from seckill.auth.key_ring import KeyRing
-from seckill.auth.login_tokens import BadLogin, LoginRules
-
-log = logging.getLogger(__name__)
 
 TICKET_HEADER = "Seckill-Ticket"
 TICKET_KEYS = web.AppKey("ticket_keys", KeyRing)
-#: A reason why logins are refused is logged once in this time: anybody can send junk.
-LOG_EACH_S = 60.0
-
-
-class Logins(NamedTuple):
-    """How login tokens are checked, and when each reason to refuse one was logged."""
-
-    keys: KeyRing
-    rules: LoginRules
-    logged_at: dict[str, float]
-
-
-LOGINS = web.AppKey("logins", Logins)
-
 #: How a route declares that it takes tickets, or login tokens.
 TICKET = Identity(
     "ticket",
@@ -51,7 +33,7 @@ LOGIN = Identity(
         "bearerFormat": "JWT",
         "description": "A login token of the shop, whose `sub` is the buyer.",
     },
-    (Problem.UNAUTHORIZED,),
+    (Problem.UNAUTHORIZED, Problem.UNAVAILABLE),
 )
 
 
@@ -73,15 +55,7 @@ async def buyer_of_login(request: web.Request) -> str:
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() != "bearer":
         raise Refused(Problem.UNAUTHORIZED)
-    logins = request.app[LOGINS]
-    try:
-        return login_tokens.verify(logins.keys, token.strip(), logins.rules)
-    except BadLogin as error:
-        reason, now = str(error), time.monotonic()
-        if now - logins.logged_at.get(reason, float("-inf")) > LOG_EACH_S:
-            logins.logged_at[reason] = now
-            log.warning("a login is refused: %s", reason)
-        raise Refused(Problem.UNAUTHORIZED, reason) from error
+    return await request.app[LOGINS].buyer_of(token.strip())
 
 
 async def buyer_of_any(request: web.Request, sale_id: str) -> str:

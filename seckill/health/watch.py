@@ -81,8 +81,11 @@ class HealthWatch:
         return {name: reason for name, reason in found.items() if reason is not None}
 
     def well_at(self, name: str) -> float:
-        """Return when the last look began that found all well, by the monotonic clock."""
-        return self._last[name].well_at
+        """Return when the last look began that found all well, by the monotonic clock.
+
+        What is not looked at, and is known to fail all the same, was never seen well.
+        """
+        return self._last[name].well_at if name in self._last else float("-inf")
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

@@ -1,4 +1,4 @@
-"""Login tokens: the key and the algorithm are ours to choose, never the token's."""
+"""Checks of login tokens: the key and the algorithm are ours to choose, never the token's."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 
 from seckill.auth import login_tokens
 from seckill.auth.key_ring import KeyRing
-from seckill.auth.login_tokens import DEFAULT_RULES, BadLogin, LoginRules
+from seckill.auth.login_checks import BadLogin, LoginRules, check, read_header
+from seckill.auth.login_keys import LoginKeys, shared_keys
 
 SECRET = b"a" * 64  # long enough for HS512, so that only the pin refuses it
 RING = KeyRing("k1", {"k1": SECRET})
+DEFAULT_RULES = LoginRules()
 SOON_S = int(time.time()) + 3600  # longer than a whole run of the suite
 
 
@@ -38,7 +40,9 @@ def unsigned(header: object, claims: object, signature: str = "") -> str:
 def verify(keys: KeyRing, text: str, rules: LoginRules = DEFAULT_RULES) -> str | None:
     """Return the buyer of a good token, None for any other text."""
     try:
-        return login_tokens.verify(keys, text, rules)
+        header = read_header(text)
+        found = LoginKeys(shared_keys(keys)).find(header.alg, header.kid)
+        return check(text, found[0], rules).buyer_id if found else None
     except BadLogin:
         return None
 
@@ -129,8 +133,7 @@ def test_a_token_without_a_key_name_is_refused() -> None:
         {"sub": "ann", "exp": SOON_S, "nbf": SOON_S},
         {"sub": "", "exp": SOON_S},
         {"sub": "ann\n", "exp": SOON_S},
-        {"sub": "a~b", "exp": SOON_S},
-        {"sub": "x" * 65, "exp": SOON_S},
+        {"sub": "x" * 256, "exp": SOON_S},
     ],
 )
 def test_claims_that_do_not_name_a_buyer_now_are_refused(claims: dict[str, Any]) -> None:
@@ -176,18 +179,22 @@ def test_header_bytes_that_are_not_utf8_are_refused(text: str) -> None:
         f"{unsigned({'alg': 'HS256', 'kid': 'k1'}, {}, 'x')}.x",
         unsigned({"alg": "HS256", "kid": "k1", "more": "x" * 600}, {"sub": "ann"}, "x"),
         unsigned({"alg": "HS256", "kid": "k1"}, {"sub": "ann", "more": "x" * 5_000}, "x"),
+        unsigned({"alg": "HS256", "kid": 7}, {}),
+        unsigned({"alg": ["HS256"]}, {}),
+        unsigned({}, {}),
+        unsigned([], {}),
+        unsigned(None, {}),
     ],
 )
-def test_junk_is_refused_before_it_is_decoded(junk: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if junk.count(".") != 2 or len(junk) > 600:
-        monkeypatch.setattr(jwt, "get_unverified_header", None)  # not to be called
-    assert verify(RING, junk) is None
+def test_junk_is_refused_before_a_key_is_looked_for(junk: str) -> None:
+    with pytest.raises(BadLogin):
+        read_header(junk)
 
 
 def test_a_buyer_may_be_a_whole_number_or_in_another_claim() -> None:
     number = jwt.api_jws.encode(b'{"sub": 7, "exp": %d}' % SOON_S, SECRET, "HS256", {"kid": "k1"})
     assert verify(RING, number) == "7"
-    other = token({"sub": "ann@example.org", "user_id": "u-7", "exp": SOON_S})
+    other = token({"sub": "ann\n", "user_id": "u-7", "exp": SOON_S})
     assert verify(RING, other) is None
     assert verify(RING, other, LoginRules(buyer_claim="user_id")) == "u-7"
 
@@ -196,9 +203,25 @@ def test_a_buyer_may_be_a_whole_number_or_in_another_claim() -> None:
 def test_an_audience_is_taken_where_it_is_configured(audience: object) -> None:
     meant = token({"sub": "ann", "exp": SOON_S, "aud": audience})
     assert verify(RING, meant) is None
-    assert verify(RING, meant, LoginRules(audience="shop")) == "ann"
-    assert verify(RING, meant, LoginRules(audience="bank")) is None
-    assert verify(RING, token({"sub": "ann", "exp": SOON_S}), LoginRules(audience="shop")) is None
+    assert verify(RING, meant, LoginRules(audiences=("app", "shop"))) == "ann"
+    assert verify(RING, meant, LoginRules(audiences=("bank",))) is None
+    unmeant = token({"sub": "ann", "exp": SOON_S})
+    assert verify(RING, unmeant, LoginRules(audiences=("shop",))) is None
+
+
+def test_an_issuer_counts_where_it_is_configured() -> None:
+    rules = LoginRules(issuer="https://login.example/")
+    claims = {"sub": "ann", "exp": SOON_S}
+    assert verify(RING, token({**claims, "iss": "https://login.example/"}), rules) == "ann"
+    assert verify(RING, token({**claims, "iss": "https://login.example"}), rules) is None
+    assert verify(RING, token(claims), rules) is None
+    assert verify(RING, token({**claims, "iss": "anybody"})) == "ann"
+
+
+@pytest.mark.parametrize("exp", ["1e999", "-1e999", "NaN", "[1]", "{}", "null", "true", '"x"'])
+def test_an_end_that_is_no_time_is_refused(exp: str) -> None:
+    body = f'{{"sub": "ann", "exp": {exp}}}'.encode()
+    assert verify(RING, jwt.api_jws.encode(body, SECRET, "HS256", {"kid": "k1"})) is None
 
 
 @pytest.mark.parametrize("claim", ["iat", "nbf"])
@@ -209,18 +232,16 @@ def test_the_issuers_clock_may_be_ahead_by_the_leeway(claim: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("claims", "kid", "words"),
+    ("claims", "words"),
     [
-        ({"sub": "ann", "exp": 1}, "k1", "expired"),
-        ({"sub": "ann", "exp": SOON_S, "nbf": SOON_S}, "k1", "SECKILL_JWT_LEEWAY_S"),
-        ({"sub": "ann", "exp": SOON_S, "aud": "x"}, "k1", "SECKILL_JWT_AUDIENCE"),
-        ({"sub": "a@b", "exp": SOON_S}, "k1", "SECKILL_JWT_BUYER_CLAIM"),
-        ({"exp": SOON_S}, "k1", "lacks a claim"),
-        ({"sub": "ann", "exp": SOON_S}, "k9", "SECKILL_JWT_KEYS"),
+        ({"sub": "ann", "exp": 1}, "expired"),
+        ({"sub": "ann", "exp": SOON_S, "nbf": SOON_S}, "SECKILL_JWT_LEEWAY_S"),
+        ({"sub": "ann", "exp": SOON_S, "aud": "x"}, "SECKILL_JWT_AUDIENCE"),
+        ({"sub": "a\n", "exp": SOON_S}, "SECKILL_JWT_BUYER_CLAIM"),
+        ({"exp": SOON_S}, "has no sub"),
+        ({"sub": "ann"}, "has no exp"),
     ],
 )
-def test_a_refusal_says_why_and_nothing_of_the_token(
-    claims: dict[str, Any], kid: str, words: str
-) -> None:
+def test_a_refusal_says_why_and_nothing_of_the_token(claims: dict[str, Any], words: str) -> None:
     with pytest.raises(BadLogin, match=words):
-        login_tokens.verify(RING, token(claims, kid=kid))
+        check(token(claims), shared_keys(RING)[0], DEFAULT_RULES)
