@@ -63,6 +63,16 @@ def parse_timeouts(text: str) -> frozenset[str]:
     return ways
 
 
+def parse_currency(text: str) -> str:
+    """Check the code of a currency."""
+    from iso4217 import Currency as Known  # here: few set this, and its import takes 20 ms
+
+    known = Known.__members__.get(text)  # `eur` is a second name of EUR
+    if known is None or known.code != text or known.exponent is None:
+        raise ValueError(f"{text!r} is no currency of ISO 4217; give three letters such as EUR")
+    return text
+
+
 def _items(text: str) -> list[str]:
     return [item.strip() for item in text.split(",") if item.strip()]
 
@@ -109,6 +119,7 @@ Networks = Annotated[tuple[Network, ...], NoDecode, PlainValidator(parse_network
 Origins = Annotated[frozenset[str], NoDecode, PlainValidator(parse_origins), _DEFAULT]
 Timeouts = Annotated[frozenset[str], NoDecode, PlainValidator(parse_timeouts), _DEFAULT]
 
+Currency = Annotated[str, AfterValidator(parse_currency)]
 RedisUrl = Annotated[str, AfterValidator(_redis)]
 AmqpUrl = Annotated[str, AfterValidator(_address("amqp", "amqps", hosts_max=HOSTS_MAX))]
 PostgresDsn = Annotated[str, AfterValidator(_postgresql)]

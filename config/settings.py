@@ -34,6 +34,7 @@ from config.field_types import (
     DELAY_QUEUE,
     KEY_EXPIRY,
     AmqpUrl,
+    Currency,
     HttpUrl,
     Networks,
     Origins,
@@ -238,6 +239,9 @@ class Settings(BaseSettings):
     #: How long after the end of its payment window an order waits for a bank that has not decided;
     #: then the charge is voided, and the units are for sale again.
     payment_grace_s: Seconds = 60.0
+
+    #: The currency (ISO 4217) of wallets and coupons, and of new sales that name none.
+    currency: Currency = "EUR"
 
     # Time limits. confirm_timeout_s must stay under relay_age_ms, or the relay would re-send
     # what the gateway is still waiting for.

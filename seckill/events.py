@@ -19,6 +19,8 @@ class OrderChange(msgspec.Struct, frozen=True, omit_defaults=True):
     buyer_id: str
     quantity: int
     amount_cents: int
+    #: ISO 4217; amount_cents counts its smallest unit.
+    currency: str
     #: Grows with each change of the order.
     version: int
     #: Why the order ended.

@@ -74,6 +74,7 @@ class Problem(Enum):
     CONFLICT = ProblemKind(409, "The sale is in a state that does not allow this")
     PAYMENT_IN_PROGRESS = ProblemKind(409, "The order is being paid")
     QUEUED = ProblemKind(409, "The order is still being placed", 1)
+    WRONG_CURRENCY = ProblemKind(409, "Wallets and coupons are in another currency")
     NO_CARDS = ProblemKind(409, "This shop takes no cards")
     NOT_PAYABLE = ProblemKind(409, "The order has ended and can no longer be paid")
     CANCELLED_TOO_OFTEN = ProblemKind(

@@ -52,6 +52,7 @@ class OrderView(msgspec.Struct, omit_defaults=True):
     status: Annotated[str, STATES]
     quantity: int
     amount_cents: int
+    currency: str
     reason: str | None = None
     pay_by: Moment | None = None
     next_poll_ms: int | None = None
@@ -64,6 +65,7 @@ PENDING = OrderView(
     status="pending",
     quantity=1,
     amount_cents=1999,
+    currency="EUR",
     pay_by=datetime(2026, 11, 27, 19, 15, tzinfo=UTC),
 )
 _CANCELLED = msgspec.structs.replace(PENDING, status="cancelled", reason="buyer", pay_by=None)
@@ -168,6 +170,7 @@ def view_of(request: web.Request, sale: Sale, order: Order | QueuedGrab | None) 
         status=status,
         quantity=order.quantity,
         amount_cents=amount,
+        currency=sale.currency,
         reason=reason,
         pay_by=pay_by,
         next_poll_ms=request.app[POLL_SCHEDULE].next_poll_ms() if status in MOVING else None,

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import msgspec
 from aiohttp import web
 
+from gateway.app_keys import SETTINGS
 from gateway.http.auth import LOGIN, buyer_of_login
 from gateway.http.contract import ResponseSpec, operation
 from gateway.http.problems import Problem, Refused
@@ -21,7 +22,7 @@ from gateway.overload.rate_limiter import RateLimited, rate_limited
 from gateway.payments.tasks import PAYMENT_TASKS, PaymentTasks
 from seckill.auth.tickets import ID
 from seckill.orders.orders import Order
-from seckill.payments.payment import Payment, PaymentRefusal
+from seckill.payments.payment import WALLET, Payment, PaymentRefusal
 from seckill.transactions.states import TransactionState
 from seckill.transactions.tcc import CoordinatorFull
 
@@ -47,6 +48,7 @@ _PROBLEMS: dict[str | None, Problem] = {
     PaymentRefusal.COUPON_USED: Problem.COUPON_REFUSED,
     PaymentRefusal.DECLINED: Problem.DECLINED,
     PaymentRefusal.NO_CARDS: Problem.NO_CARDS,
+    PaymentRefusal.WRONG_CURRENCY: Problem.WRONG_CURRENCY,
 }
 _DETAILS: dict[str | None, str] = {
     PaymentRefusal.NO_ORDER: "you have no such order",
@@ -94,6 +96,9 @@ async def _pay_order(request: web.Request, traceparent: str | None) -> web.Respo
         raise _refused(PaymentRefusal.NO_ORDER)
     if isinstance(order, QueuedGrab):
         raise Refused(Problem.QUEUED)
+    own_money = wanted.method == WALLET or wanted.coupon is not None
+    if own_money and sale.currency != request.app[SETTINGS].currency:
+        raise _refused(PaymentRefusal.WRONG_CURRENCY)
     payment = Payment(sale.sale_id, order_id, buyer_id, wanted.method, wanted.coupon, traceparent)
     state = "paid" if _is_paid(order) else await _pay(request.app[PAYMENT_TASKS], payment)
     view = view_of(request, sale, replace(order, state=state))

@@ -16,6 +16,7 @@ import msgspec
 from aiohttp import web
 
 from gateway.http.responses import Moment
+from seckill.currencies import digits_of
 from seckill.inventory.reservations import Stock
 from seckill.sales import listing
 from seckill.sales.sales import Sale
@@ -43,6 +44,9 @@ class SaleView(msgspec.Struct):
     sale_id: str
     state: Annotated[str, STATES]
     price_cents: int
+    #: ISO 4217, and how many digits it has behind the point: price_cents counts the last of them.
+    currency: str
+    currency_digits: int
     per_order_max: int
     opens_at: Moment | None
     closes_at: Moment | None
@@ -111,6 +115,8 @@ def view_of(sale: Sale, left: int | None, now: datetime, ticket_lead_s: float) -
         sale_id=sale.sale_id,
         state=sale.state,
         price_cents=sale.price_cents,
+        currency=sale.currency,
+        currency_digits=digits_of(sale.currency),
         per_order_max=sale.per_order_max,
         opens_at=sale.opens_at,
         closes_at=sale.closes_at,

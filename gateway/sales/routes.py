@@ -43,6 +43,8 @@ _EXAMPLE = SaleView(
     sale_id="sneakers-2026",
     state="open",
     price_cents=1999,
+    currency="EUR",
+    currency_digits=2,
     per_order_max=1,
     opens_at=datetime(2026, 11, 27, 19, tzinfo=UTC),
     closes_at=None,

@@ -10,6 +10,7 @@ import typer
 from ops.cli.console import BuyerId, Json, check_optional_id, check_order_id, check_reason, show
 from ops.cli.stores import Stores, run
 from seckill import audit
+from seckill.currencies import amount_text
 from seckill.errors import UserMistake
 from seckill.payments import refunds, wallets
 from seckill.payments.card_payment_store import CardPaymentStore, OpenCardPayment
@@ -29,14 +30,15 @@ def wallet(
 ) -> None:
     """Show a buyer's wallet, or put money in: a shop has its own way to be paid."""
 
-    async def change(stores: Stores) -> Wallet:
+    async def change(stores: Stores) -> tuple[Wallet, str]:
         if add:
             await wallets.top_up(stores.db, [TopUp(new_tx_id(), buyer_id, add)])
-        return await wallets.find_wallet(stores.db, buyer_id)
+        return await wallets.find_wallet(stores.db, buyer_id), stores.settings.currency
 
-    found = run(change)
-    available, frozen = found.available_cents / 100, found.frozen_cents / 100
-    show(found, as_json, f"wallet of {buyer_id}: {available:.2f} available, {frozen:.2f} frozen")
+    found, currency = run(change)
+    available = amount_text(found.available_cents, currency)
+    frozen = amount_text(found.frozen_cents, currency)
+    show(found, as_json, f"wallet of {buyer_id}: {available} available, {frozen} frozen")
 
 
 def coupon(
@@ -51,15 +53,18 @@ def coupon(
     if (add is None) != (cents is None):
         raise UserMistake("--add and --cents go together")
 
-    async def change(stores: Stores) -> list[Coupon]:
+    async def change(stores: Stores) -> tuple[list[Coupon], str]:
         if add is not None and cents is not None:
             new = Coupon(add, buyer_id, cents)
             if not await wallets.issue_coupons(stores.db, [new]):
                 raise UserMistake(f"there is a coupon {add} already; give another id")
-        return await wallets.coupons_of(stores.db, buyer_id)
+        return await wallets.coupons_of(stores.db, buyer_id), stores.settings.currency
 
-    found = run(change)
-    lines = (f"{each.coupon_id:<24}{each.cents / 100:>12.2f}  {each.state}" for each in found)
+    found, currency = run(change)
+    lines = (
+        f"{each.coupon_id:<24}{amount_text(each.cents, currency):>16}  {each.state}"
+        for each in found
+    )
     show(found, as_json, *lines)
 
 
@@ -103,8 +108,8 @@ def unknown_payments(
 
     found = run(look)
     lines = (
-        f"{each.tx_id:<36}{each.state:<12}{each.cents / 100:>10.2f}  for {each.age_s:,.0f} s, "
-        f"asked {each.asks} times, said: {each.said or 'nothing'}"
+        f"{each.tx_id:<36}{each.state:<12}{amount_text(each.cents, each.currency):>14}  "
+        f"for {each.age_s:,.0f} s, asked {each.asks} times, said: {each.said or 'nothing'}"
         for each in found
     )
     show([each._asdict() for each in found], as_json, *lines)

@@ -12,7 +12,12 @@ from seckill.errors import UserMistake
 from seckill.sales.sales import PAYMENT_WINDOW_MAX_S, PRICE_CENTS_MAX, UNITS_MAX
 
 STOCK = typer.Option(help="Units for sale.", min=1, max=UNITS_MAX)
-PRICE_CENTS = typer.Option(help="Price of a unit, in cents.", min=0, max=PRICE_CENTS_MAX)
+PRICE_CENTS = typer.Option(
+    help="Price of a unit, in cents (the smallest unit of its currency).",
+    min=0,
+    max=PRICE_CENTS_MAX,
+)
+CURRENCY = typer.Option(help="Three letters of ISO 4217; SECKILL_CURRENCY if it names none.")
 PER_ORDER_MAX = typer.Option(help="Units one order may take.", min=1, max=UNITS_MAX)
 OPENS_AT = typer.Option(help="ISO time, UTC without a zone; `now`: once it is opened.")
 CLOSES_AT = typer.Option(help="ISO time, UTC without a zone; `never`: by an operator.")

@@ -14,6 +14,7 @@ from ops.cli.rebuild import rebuild
 from ops.cli.recover import recover
 from ops.cli.sale_terms import (
     CLOSES_AT,
+    CURRENCY,
     OPENS_AT,
     PAYMENT_WINDOW,
     PER_ORDER_MAX,
@@ -26,6 +27,7 @@ from ops.cli.stores import Stores, run
 from seckill import audit
 from seckill.consistency import archive, fencing, preflight
 from seckill.consistency.fencing import FenceReason
+from seckill.currencies import amount_text
 from seckill.errors import Conflict, Missing, SeckillError, Unavailable, WrongState
 from seckill.sales import drafts, listing, restock, sales
 from seckill.sales.listing import SoldUnits
@@ -47,15 +49,28 @@ def create_sale(
     closes_at: Annotated[str | None, CLOSES_AT] = None,
     payment_window: Annotated[int, PAYMENT_WINDOW] = 900,
     proof_bits: Annotated[int, PROOF_BITS] = 0,
+    currency: Annotated[str | None, CURRENCY] = None,
     as_json: Json = False,
 ) -> None:
     """Make a sale. No buyer sees it or can grab before it is opened."""
     opens, closes = moment("--opens-at", opens_at), moment("--closes-at", closes_at)
-    new = NewSale(
-        sale_id, stock, price_cents, per_order_max, opens, closes, payment_window, proof_bits
-    )
     sales.check_times(opens, closes)
-    _show(run(lambda s: sales.create(s.db, s.stock, new)), as_json)
+
+    async def create(stores: Stores) -> Sale:
+        new = NewSale(
+            sale_id,
+            stock,
+            price_cents,
+            per_order_max,
+            opens,
+            closes,
+            payment_window,
+            proof_bits,
+            currency or stores.settings.currency,
+        )
+        return await sales.create(stores.db, stores.stock, new)
+
+    _show(run(create), as_json)
 
 
 @sale_app.command("edit")
@@ -68,6 +83,7 @@ def edit_sale(
     closes_at: Annotated[str | None, CLOSES_AT] = None,
     payment_window: Annotated[int | None, PAYMENT_WINDOW] = None,
     proof_bits: Annotated[int | None, PROOF_BITS] = None,
+    currency: Annotated[str | None, CURRENCY] = None,
     as_json: Json = False,
 ) -> None:
     """Change the terms of a sale that was never opened."""
@@ -79,6 +95,7 @@ def edit_sale(
         "per_order_max": per_order_max,
         "payment_window_s": payment_window,
         "proof_bits": proof_bits,
+        "currency": currency,
     }
     changes: dict[str, object] = {name: value for name, value in typed.items() if value is not None}
     # `--opens-at now` and `--closes-at never` change a time to none.
@@ -140,7 +157,7 @@ def list_sales(
             sale.sale_id,
             _state_of(sale),
             *map(str, (sale.total, *units[sale.sale_id])),
-            f"{sale.price_cents / 100:.2f}",
+            amount_text(sale.price_cents, sale.currency),
             _short(sale.opens_at),
             _short(sale.closes_at),
         )
@@ -264,7 +281,8 @@ def _line(sale: Sale) -> str:
     closes = f", closes {sale.closes_at.isoformat()}" if sale.closes_at else ""
     return (
         f"sale {sale.sale_id}: {_state_of(sale)}, {sale.total} units at "
-        f"{sale.price_cents / 100:.2f}, {sale.payment_window_s} s to pay{opens}{closes}"
+        f"{amount_text(sale.price_cents, sale.currency)}, "
+        f"{sale.payment_window_s} s to pay{opens}{closes}"
     )
 
 

@@ -22,10 +22,11 @@ PUBLISHER_LOCK = 0x5EC_4112
 # The other columns never change after the event; a reason counts once the order has ended.
 _ORDERS = """
 SELECT e.id, o.order_id::text, o.sale_id, o.buyer_id, o.quantity, o.amount_cents,
-       coalesce(c.version, 0),
+       s.currency, coalesce(c.version, 0),
        CASE WHEN e.topic NOT IN ('order.placed', 'order.paid') THEN o.reason END
   FROM events e, unnest(e.order_ids, e.versions) AS c (order_id, version)
   JOIN orders o USING (order_id)
+  JOIN sales s USING (sale_id)
  WHERE e.id = ANY ($1)
 """
 _SAGAS = """

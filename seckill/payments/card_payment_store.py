@@ -66,6 +66,7 @@ class OpenCardPayment(NamedTuple):
     age_s: float
     asks: int
     said: str | None
+    currency: str
 
 
 class UnknownCardPayments(NamedTuple):
@@ -211,9 +212,11 @@ class CardPaymentStore:
         """Return the open payments, oldest first."""
         with database_errors_as_unavailable():
             rows = await self._db.fetch(
-                "SELECT tx_id, order_id::text, state, amount_cents,"
-                "       extract(epoch FROM now() - created_at)::float8, asks, said"
-                "  FROM payments WHERE next_ask_at IS NOT NULL ORDER BY created_at LIMIT $1",
+                "SELECT p.tx_id, p.order_id::text, p.state, p.amount_cents,"
+                "       extract(epoch FROM now() - p.created_at)::float8, p.asks, p.said,"
+                "       s.currency"
+                "  FROM payments p JOIN sales s USING (sale_id)"
+                " WHERE p.next_ask_at IS NOT NULL ORDER BY p.created_at LIMIT $1",
                 limit,
             )
         return [OpenCardPayment(*row) for row in rows]

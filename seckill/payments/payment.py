@@ -26,6 +26,7 @@ class PaymentRefusal(StrEnum):
     COUPON_USED = "coupon_used"
     DECLINED = "declined"
     NO_CARDS = "no_cards"
+    WRONG_CURRENCY = "wrong_currency"
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,8 @@ async def edit(db: asyncpg.Pool, stock: Stock, sale_id: str, changes: Mapping[st
             await sales.check_window(connection, new.payment_window_s)
             await connection.execute(
                 "UPDATE sales SET price_cents = $2, per_order_max = $3, opens_at = $4,"
-                " closes_at = $5, payment_window_s = $6, proof_bits = $7 WHERE sale_id = $1",
+                " closes_at = $5, payment_window_s = $6, proof_bits = $7, currency = $8"
+                " WHERE sale_id = $1",
                 sale_id,
                 new.price_cents,
                 new.per_order_max,
@@ -46,6 +47,7 @@ async def edit(db: asyncpg.Pool, stock: Stock, sale_id: str, changes: Mapping[st
                 new.closes_at,
                 new.payment_window_s,
                 new.proof_bits,
+                new.currency,
             )
             await connection.execute(
                 "UPDATE inventory SET total = $2, available = $2, version = version + 1"
@@ -112,6 +114,7 @@ def _terms_of(sale: Sale) -> NewSale:
         closes_at=sale.closes_at,
         payment_window_s=sale.payment_window_s,
         proof_bits=sale.proof_bits,
+        currency=sale.currency,
     )
 
 

@@ -14,6 +14,7 @@ from seckill.adapters import topology
 from seckill.adapters.postgres import database_errors_as_unavailable, transaction
 from seckill.auth.proof_of_work import BITS_MAX
 from seckill.auth.tickets import ID
+from seckill.currencies import DEFAULT_CURRENCY, digits_of
 from seckill.errors import Conflict, Missing, UserMistake, WrongState
 from seckill.inventory.reservations import SaleTerms, Stock
 
@@ -35,7 +36,7 @@ REMEMBERED = timedelta(seconds=5)
 SELECT = """
 SELECT s.sale_id, s.number, s.price_cents, s.per_order_max, s.opens_at, s.closes_at,
        s.payment_window_s, s.proof_bits, s.state, s.opened_at IS NOT NULL AS was_opened,
-       s.archived_at IS NOT NULL AS archived, i.total, i.epoch
+       s.archived_at IS NOT NULL AS archived, i.total, i.epoch, s.currency
   FROM sales s JOIN inventory i USING (sale_id)
 """
 
@@ -58,6 +59,8 @@ class Sale:
     archived: bool
     total: int
     epoch: int
+    #: Of its prices and of its orders, by ISO 4217.
+    currency: str
 
     def terms(self) -> SaleTerms:
         """Return what Redis needs of this sale."""
@@ -87,6 +90,7 @@ class NewSale(Struct, frozen=True, forbid_unknown_fields=True):
     payment_window_s: Annotated[int, Meta(ge=1, le=PAYMENT_WINDOW_MAX_S)] = 900
     #: Leading zero bits of the work before a ticket (seckill/auth/proof_of_work.py); 0 for none.
     proof_bits: Annotated[int, Meta(ge=0, le=BITS_MAX)] = 0
+    currency: str = DEFAULT_CURRENCY
 
 
 async def create(db: asyncpg.Pool, stock: Stock, new: NewSale) -> Sale:
@@ -130,6 +134,7 @@ def check_terms(new: NewSale) -> None:
         )
     if new.price_cents * new.per_order_max > AMOUNT_MAX:
         raise UserMistake(f"price times units of an order must not exceed {AMOUNT_MAX} cents")
+    digits_of(new.currency)  # raises if there is no such currency
 
 
 def check_times(opens_at: datetime | None, closes_at: datetime | None) -> None:
@@ -284,7 +289,7 @@ async def _insert(connection: asyncpg.Connection, new: NewSale) -> None:
         )
     await connection.execute(
         "INSERT INTO sales (sale_id, price_cents, per_order_max, opens_at, closes_at,"
-        " payment_window_s, proof_bits) VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        " payment_window_s, proof_bits, currency) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
         new.sale_id,
         new.price_cents,
         new.per_order_max,
@@ -292,6 +297,7 @@ async def _insert(connection: asyncpg.Connection, new: NewSale) -> None:
         new.closes_at,
         new.payment_window_s,
         new.proof_bits,
+        new.currency,
     )
     await connection.execute(
         "INSERT INTO inventory (sale_id, total, available) VALUES ($1, $2, $2)",

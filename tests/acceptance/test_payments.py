@@ -156,6 +156,16 @@ async def test_too_little_money_and_bad_coupons_are_402_until_there_is_more(
     await assert_balanced(sale)
 
 
+async def test_wallet_and_coupon_pay_no_order_in_another_currency(
+    gateway, http, open_sale, placed_for, pay, order_now
+) -> None:
+    order = await placed_for(http, await open_sale(currency="JPY"), "ann")
+    assert (await order_now(http, order))["currency"] == "JPY"
+    for body in ({}, {"method": "card", "coupon": "any"}):
+        status, problem, _ = await pay(http, order, **body)
+        assert (status, problem["code"]) == (409, "wrong_currency")
+
+
 async def test_a_queued_order_can_be_paid_soon(
     http, open_sale, order_for, placing_held, pay, checkout
 ):

@@ -78,8 +78,8 @@ ROOMS = {
 BENEATH = {
     "gateway": "app_keys",
     "consumers": "resources timers",
-    "seckill": "admin_port audit backoff clock errors events hot_metrics metrics micro_batcher"
-    " log_lines order_ids outages process single_flight spans stage_times tasks",
+    "seckill": "admin_port audit backoff clock currencies errors events hot_metrics metrics"
+    " micro_batcher log_lines order_ids outages process single_flight spans stage_times tasks",
     "ops": "buyers sandbox_provider sizing",
     "loadtest": "findings proxy stack",
     "seckill_client": "answers buyer client clock errors events order_watch proof_of_work retries"

@@ -15,6 +15,7 @@ from datetime import datetime
 import asyncpg
 import msgspec
 
+from seckill.currencies import digits_of
 from seckill.inventory.reservations import Stock
 from seckill.sales import listing
 from seckill.sales.sales import Sale
@@ -131,6 +132,8 @@ def _row(sale: Sale, left: int | None, units: listing.SoldUnits | None) -> dict[
         "sold": units.sold if units else None,
         "held": units.held if units else None,
         "cents": sale.price_cents,
+        "currency": sale.currency,
+        "digits": digits_of(sale.currency),
         "opens": _unix(sale.opens_at),
         "closes": _unix(sale.closes_at),
     }

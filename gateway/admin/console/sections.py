@@ -24,6 +24,7 @@ from seckill.adapters import redis as redis_client
 from seckill.adapters.failures import store_failure
 from seckill.adapters.postgres import database_errors_as_unavailable
 from seckill.adapters.rabbitmq import Broker
+from seckill.currencies import digits_of
 from seckill.dead_letters import causes, store
 from seckill.health.backlogs import Backlogs
 from seckill.inventory.reservations import Stock
@@ -130,6 +131,7 @@ class Sections:
                 "oldest_s": unknown.oldest_s // 10 * 10,
                 "list": [
                     each._replace(age_s=each.age_s // 10 * 10)._asdict()
+                    | {"digits": digits_of(each.currency)}
                     for each in await payments.open_payments(LISTED_MAX)
                 ],
             }

@@ -94,7 +94,7 @@ export const n = (value) => (value === null || value === undefined ? "–" : who
 export const perSecond = (value) => `${n(value < 10 ? Math.round(value * 10) / 10 : Math.round(value))}/s`;
 export const ms = (value) => (value === null || value === undefined ? "–" : `${n(value < 10 ? value : Math.round(value))} ms`);
 export const percent = (share) => `${(share * 100).toFixed(share > 0 && share < 0.1 ? 1 : 0)} %`;
-export const money = (cents) => (cents / 100).toFixed(2);
+export const money = (cents, currency, digits) => `${(cents / 10 ** digits).toFixed(digits)} ${currency}`;
 
 export function span(seconds) {
   if (seconds === null || seconds === undefined) return "–";

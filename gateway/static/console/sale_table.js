@@ -35,7 +35,7 @@ function cells(row) {
   const name = el("a", { href: `#sales/${encodeURIComponent(row.id)}`, text: row.id });
   const share = row.total && row.left !== null ? Math.max(0, Math.min(1, row.left / row.total)) : 0;
   const left = el("div", {}, n(row.left), bar(share));
-  return [name, pill(KINDS[row.state] ?? "", row.state), timeOf(row), left, n(row.sold), n(row.held), n(row.total), money(row.cents), saleActions(row, true)];
+  return [name, pill(KINDS[row.state] ?? "", row.state), timeOf(row), left, n(row.sold), n(row.held), n(row.total), money(row.cents, row.currency, row.digits), saleActions(row, true)];
 }
 
 function bar(share) {

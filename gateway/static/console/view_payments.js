@@ -26,7 +26,7 @@ export function payments() {
       parked.show(state.parked ?? [], (tx) => tx.tx_id, (tx) => [
         tx.tx_id, tx.name, tx.parked_in ?? "", n(tx.attempts), moment(tx.created_at), tx.error ?? tx.reason ?? "", buttons(tx, sample)]);
       cards.show(state.cards?.list ?? [], (pay) => pay.tx_id, (pay) => [
-        pay.tx_id, pay.order_id, pay.state, money(pay.cents), span(pay.age_s), n(pay.asks), pay.said ?? "nothing"]);
+        pay.tx_id, pay.order_id, pay.state, money(pay.cents, pay.currency, pay.digits), span(pay.age_s), n(pay.asks), pay.said ?? "nothing"]);
     },
   };
 }

@@ -65,7 +65,7 @@ function keepFocus(root, work) {
 }
 
 function saleCard(row, chart, result) {
-  const numbers = [["left in Redis", n(row.left)], ["sold", n(row.sold)], ["held by unpaid orders", n(row.held)], ["total", n(row.total)], ["price", money(row.cents)], ["time", timeOf(row)]];
+  const numbers = [["left in Redis", n(row.left)], ["sold", n(row.sold)], ["held by unpaid orders", n(row.held)], ["total", n(row.total)], ["price", money(row.cents, row.currency, row.digits)], ["time", timeOf(row)]];
   const restock = el("button", { disabled: !mayChange(), onclick: () => restockSale(row, restock) }, "Change the units");
   const verify = el("button", { onclick: () => count(row, verify, result) }, "Count the ledger");
   return card(`Sale ${row.id}`, el("a", { href: "#sales" }, "close this"),

@@ -47,6 +47,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("SECKILL_POSTGRES_DSN", "postgresql://one,two/db?target_session_attrs=standby"),
         ("SECKILL_REDIS_URL", "redis://one:6379,two:6379/0"),
         ("SECKILL_PROVIDER_URL", "http://one,two"),
+        ("SECKILL_CURRENCY", "eur"),
+        ("SECKILL_CURRENCY", "XXX"),
         ("SECKILL_ADMIN_TOKEN", "a" * 31),
         ("SECKILL_ADMIN_TOKEN", "a" * 32 + "\n" + "a"),
         ("SECKILL_ADMIN_TOKEN", "é" * 32),

@@ -111,6 +111,7 @@ async def test_the_message_is_json_that_says_what_changed(
                 "buyer_id": "ann",
                 "quantity": 1,
                 "amount_cents": 1999,
+                "currency": "EUR",
                 "version": 0,
             }
         ],

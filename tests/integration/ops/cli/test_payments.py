@@ -37,7 +37,7 @@ def seckill(settings: Settings) -> Seckill:
 
 def test_a_wallet_is_shown_and_filled(seckill):
     name = payer()
-    assert "0.00 available" in seckill("wallet", name).stdout
+    assert "0.00 EUR available" in seckill("wallet", name).stdout
     shown = json.loads(seckill("wallet", name, "--add", "1999", "--json").stdout)
     assert shown == {"buyer_id": name, "available_cents": 1999, "frozen_cents": 0}
 
@@ -52,7 +52,7 @@ def test_a_coupon_is_handed_out_once(seckill):
         "cents": 500,
         "state": "available",
     }
-    assert "5.00  available" in seckill("coupon", name).stdout
+    assert "5.00 EUR  available" in seckill("coupon", name).stdout
     again = seckill(*words)
     assert (again.returncode, "give another id" in again.stderr) == (2, True)
 

@@ -35,6 +35,7 @@ def item(order, version, **more):
         "buyer_id": order.buyer_id,
         "quantity": order.quantity,
         "amount_cents": order.quantity * 1999,
+        "currency": "EUR",
         "version": version,
         **more,
     }

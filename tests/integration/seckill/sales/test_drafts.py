@@ -23,6 +23,7 @@ async def test_each_term_can_be_changed_until_the_sale_opens(db, stock, store, o
         "opens_at": LATER - timedelta(hours=1),
         "closes_at": None,
         "proof_bits": 4,
+        "currency": "JPY",
     }
     changed = await drafts.edit(db, stock, sale.sale_id, changes)
     assert changed.number == sale.number
@@ -44,6 +45,7 @@ async def test_terms_that_cannot_be_kept_change_nothing(db, stock, open_sale):
     sale = await open_sale(opened=False, opens_at=LATER)
     for changes, words in (
         ({}, "nothing to change"),
+        ({"currency": "EURO"}, "ISO 4217"),
         ({"closes_at": LATER}, "close after it opens"),
         ({"price_cents": 10**15, "per_order_max": 10**6}, "must not exceed"),
     ):

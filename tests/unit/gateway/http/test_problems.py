@@ -44,6 +44,7 @@ PUBLISHED = {
     "payment_in_progress": 409,
     "declined": 402,
     "no_cards": 409,
+    "wrong_currency": 409,
     "bad_signature": 401,
     "queued": 409,
     "not_payable": 409,

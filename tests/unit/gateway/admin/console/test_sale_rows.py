@@ -25,7 +25,7 @@ class Units:
 
 
 def sale(number: int) -> Sale:
-    return Sale(f"s{number}", number, 100, 1, None, None, 900, 0, "open", True, False, 10, 1)
+    return Sale(f"s{number}", number, 100, 1, None, None, 900, 0, "open", True, False, 10, 1, "EUR")
 
 
 def shown(rows: SaleRows, sale_id: str) -> dict[str, object]:
