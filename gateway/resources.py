@@ -46,6 +46,7 @@ from gateway.overload.rate_limiter import LIMITER, RateLimiter
 from gateway.payments.tasks import PAYMENT_TASKS, PaymentTasks
 from gateway.sales.pages import SALE_PAGES, SalePages
 from gateway.sales.remaining_units import REMAINING_UNITS, RemainingUnits
+from gateway.sales.views import SALE_VIEWS, SaleViews
 from seckill import metrics
 from seckill.adapters import installation, postgres
 from seckill.adapters import redis as redis_client
@@ -119,7 +120,9 @@ async def redis_ctx(app: web.Application) -> AsyncIterator[None]:
     app[STOCK] = Stock(app[REDIS])
     app[LIMITER] = RateLimiter(app[LIMITS], TokenBuckets(app[REDIS]))
     app[REMAINING_UNITS] = RemainingUnits(app[DB], app[SALES], app[STOCK])
-    app[SALE_PAGES] = SalePages(app[DB], app[STOCK], app[SETTINGS].ticket_lead_s)
+    lead_s = settings.ticket_lead_s
+    app[SALE_VIEWS] = SaleViews(app[REMAINING_UNITS], lead_s)
+    app[SALE_PAGES] = SalePages(app[DB], app[STOCK], lead_s)
     async with installation.watched(app[REDIS], app[INSTALLATION_ID]):
         yield
     await app[REDIS].aclose()

@@ -20,6 +20,8 @@ PATIENCE_S = 30.0
 #: Spread of the clients that wait for one opening: less than a person notices, and enough that
 #: programs do not all come in one millisecond.
 SPREAD_S = 0.2
+#: A sale is shown by a copy that is made once a second.
+COPY_S = 1.0
 #: So long before the opening the clock is compared once more: what was measured hours ago has
 #: drifted, and the shop may have moved the opening.
 COMPARE_S = 20.0
@@ -61,7 +63,8 @@ class SeckillClient:
         call = ApiCall("GET", f"/v1/sales/{part(sale_id)}")
         timed = await self._transport.insist(call)
         sale = read_view(SaleInfo, str(call), timed.answer)
-        self.clock.note(timed.sent_s, timed.received_s, sale.server_time.timestamp())
+        at_s = sale.server_time.timestamp()
+        self.clock.note(timed.sent_s, timed.received_s, at_s, stale_s=COPY_S)
         return sale
 
     async def sales(self) -> AsyncIterator[SaleInfo]:

@@ -28,9 +28,13 @@ class ServerClock:
         self._taken_s = 0.0
         self._error_s = float("inf")
 
-    def note(self, sent_s: float, received_s: float, server_s: float) -> None:
-        """Take a sample: a request's two times by the monotonic clock, the server's Unix time."""
-        error_s = (received_s - sent_s) / 2
+    def note(self, sent_s: float, received_s: float, server_s: float, stale_s: float = 0.0) -> None:
+        """Take a sample: a request's two times by the monotonic clock, the server's Unix time.
+
+        That time may have been written up to `stale_s` before the request came.
+        """
+        server_s += stale_s / 2
+        error_s = (received_s - sent_s + stale_s) / 2
         if error_s <= self._error_s + DRIFT * (received_s - self._taken_s):
             self._zero_s = server_s - (sent_s + received_s) / 2
             self._taken_s, self._error_s = received_s, error_s

@@ -16,7 +16,16 @@ from gateway.admin.health import EDGE, health_ctx, livez, metrics, readyz
 from gateway.admin.heartbeat import heartbeat_ctx
 from gateway.admin.pool import POOL, RESTARTS, PoolControl
 from gateway.admin.rate_limits import set_limits, show_limits
-from gateway.admin.sales import close_sale, open_sale, pause_sale, restock_sale, resume_sale
+from gateway.admin.sales import (
+    announce_sale,
+    close_sale,
+    delete_sale,
+    edit_sale,
+    open_sale,
+    pause_sale,
+    restock_sale,
+    resume_sale,
+)
 from gateway.app_keys import DB, REDIS, SETTINGS, STOCK
 from gateway.http.problems import Handler, Problem, Refused, add_routes
 from gateway.http.requests import read_json, sale_id_of
@@ -82,7 +91,7 @@ async def create_sale(request: web.Request) -> web.Response:
     """Make a sale. No buyer can grab before it is opened."""
     new = await read_json(request, _new_sale)
     edge = request.app[EDGE]
-    sales.check_times(new.opens_at, new.closes_at)
+    sales.check_times(new.opens_at, new.closes_at, new.announce_at)
     with on_record("create", f"sale {new.sale_id!r}"):
         sale = await sales.create(edge[DB], edge[STOCK], new)
     return json_response(sale, status=201)
@@ -115,6 +124,9 @@ OPERATORS: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/admin/sales", list_sales),
     ("POST", "/admin/sales", create_sale),
     ("GET", "/admin/sales/{sale_id}", show_sale),
+    ("POST", "/admin/sales/{sale_id}/edit", edit_sale),
+    ("POST", "/admin/sales/{sale_id}/delete", delete_sale),
+    ("POST", "/admin/sales/{sale_id}/announce", announce_sale),
     ("POST", "/admin/sales/{sale_id}/open", open_sale),
     ("POST", "/admin/sales/{sale_id}/close", close_sale),
     ("POST", "/admin/sales/{sale_id}/pause", pause_sale),

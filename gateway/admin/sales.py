@@ -11,12 +11,13 @@ from aiohttp import web
 
 from gateway.admin.auth import actor_of, on_record
 from gateway.admin.health import EDGE, preflight_of
-from gateway.app_keys import DB, SETTINGS, STOCK
+from gateway.app_keys import DB, REDIS, SETTINGS, STOCK
 from gateway.http.requests import read_json, sale_id_of
 from gateway.http.responses import json_response
 from seckill.consistency import preflight
 from seckill.inventory.reservations import Stock
-from seckill.sales import sales
+from seckill.sales import drafts, sales
+from seckill.sales.drafts import SaleEdit, changes_of
 from seckill.sales.restock import restock
 from seckill.sales.sales import UNITS_MAX, Sale, Units
 
@@ -38,6 +39,7 @@ class SaleChange(Protocol):
         """Return the sale as it is then."""
 
 
+_edit = msgspec.json.Decoder(SaleEdit)
 _units_change = msgspec.json.Decoder(UnitsChange)
 
 
@@ -54,6 +56,31 @@ async def open_sale(request: web.Request) -> web.Response:
         return await sales.open_(db, stock, sale_id, by=by)
 
     return await _change(request, "open", open_)
+
+
+async def edit_sale(request: web.Request) -> web.Response:
+    """Change the terms of a sale that was never opened."""
+    sale_id, edge = sale_id_of(request), request.app[EDGE]
+    changes = changes_of(await read_json(request, _edit))
+    with on_record("edit", f"sale {sale_id!r}"):
+        sale = await drafts.edit(edge[DB], edge[STOCK], sale_id, changes)
+    return json_response(sale)
+
+
+async def delete_sale(request: web.Request) -> web.Response:
+    """Remove a sale that was never opened."""
+    sale_id, edge = sale_id_of(request), request.app[EDGE]
+    with on_record("delete", f"sale {sale_id!r}"):
+        gone = await drafts.delete(edge[DB], edge[REDIS], sale_id, actor=actor_of(request))
+    return json_response(gone)
+
+
+async def announce_sale(request: web.Request) -> web.Response:
+    """Let buyers see a hidden sale."""
+    sale_id, edge = sale_id_of(request), request.app[EDGE]
+    with on_record("announce", f"sale {sale_id!r}"):
+        sale = await sales.announce(edge[DB], sale_id, by=actor_of(request))
+    return json_response(sale)
 
 
 async def close_sale(request: web.Request) -> web.Response:

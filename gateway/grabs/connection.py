@@ -332,7 +332,7 @@ class Connection(asyncio.Protocol):
                 break
             if isinstance(plain, NotPlain):
                 self._pass_to_aiohttp(len(self._data))
-            elif plain.quantity and (sale := shared.sales.known(plain.sale_id)):
+            elif plain.quantity and (sale := shared.sales.public(plain.sale_id)):
                 self._data = self._data[plain.length :]
                 self._begin_grab(plain, sale, plain.quantity, is_late=is_late)
             else:

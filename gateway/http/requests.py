@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from typing import TypeVar
 
 import msgspec
@@ -85,13 +86,9 @@ def parse_json(body: bytes, decoder: msgspec.json.Decoder[S]) -> S:
 
 async def find_sale(request: web.Request) -> Sale:
     """Return the sale that the path names, or refuse."""
-    sales = request.app[SALES]
-    sale = sales.known(request.match_info["sale_id"])
-    if sale is not None:
-        return sale
     sale_id = sale_id_of(request)
-    sale = await sales.get(sale_id)
-    if sale is None:
+    sale = await request.app[SALES].get(sale_id)
+    if sale is None or sale.is_hidden(datetime.now(UTC)):
         raise Refused(Problem.NOT_FOUND, f"there is no sale {sale_id}")
     return sale
 

@@ -19,6 +19,7 @@ from gateway.http.responses import Moment
 from seckill.currencies import digits_of
 from seckill.inventory.reservations import Stock
 from seckill.sales import listing
+from seckill.sales.description import Metadata
 from seckill.sales.sales import Sale
 from seckill.single_flight import SingleFlight
 
@@ -26,7 +27,7 @@ from seckill.single_flight import SingleFlight
 LAG_S = 1.0
 #: A page that a client still has is good for so long: its `server_time` is never older.
 TAG_S = 10
-#: Sales of one page: 30 kB.
+#: Sales of one page: 50 kB, and half a megabyte where all of them have as much metadata as may be.
 LIMIT_MAX = 100
 #: Pages that are kept; clients who walk through all sales may ask for many.
 PAGES_MAX = 64
@@ -38,10 +39,15 @@ class SaleView(msgspec.Struct):
     """One sale as buyers see it. `remaining` may lag a second; null while it is not known.
 
     `proof_bits` above 0: a ticket needs a solved challenge first. Tickets are handed out from
-    `tickets_from`; null where there is no opening to wait for.
+    `tickets_from`; null where there is no opening to wait for. `metadata` is
+    the shop's own.
     """
 
     sale_id: str
+    name: str | None
+    sku: str | None
+    picture_url: str | None
+    metadata: Metadata
     state: Annotated[str, STATES]
     price_cents: int
     #: ISO 4217, and how many digits it has behind the point: price_cents counts the last of them.
@@ -113,6 +119,10 @@ def view_of(sale: Sale, left: int | None, now: datetime, ticket_lead_s: float) -
     """Return a sale as buyers see it."""
     return SaleView(
         sale_id=sale.sale_id,
+        name=sale.name,
+        sku=sale.sku,
+        picture_url=sale.picture_url,
+        metadata=sale.metadata,
         state=sale.state,
         price_cents=sale.price_cents,
         currency=sale.currency,

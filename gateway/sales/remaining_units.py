@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 import asyncpg
 from aiohttp import web
 
 from gateway.sales.pages import LAG_S
+from seckill.errors import Unavailable
 from seckill.inventory.reservations import Stock
 from seckill.micro_batcher import MicroBatcher, answering_each
 from seckill.sales import listing
@@ -15,6 +19,9 @@ from seckill.sales.directory import SaleDirectory
 from seckill.sales.sales import Sale
 from seckill.single_flight import SingleFlight
 
+#: Least time between two readings of the live sales. The rest of LAG_S is for the reading itself:
+#: while it lasts, the one before is still good, and nobody has to wait.
+READ_EVERY_S = 0.75 * LAG_S
 #: Other sales read in one round trip to each store.
 LOOK_UPS_MAX = 512
 
@@ -29,10 +36,21 @@ class RemainingUnits:
         self._db = db
         self._sales = sales
         self._stock = stock
-        self._live = SingleFlight(self._read_live, interval_s=LAG_S)
+        self._live = SingleFlight(self._read_live, interval_s=READ_EVERY_S)
+        #: The last reading of the live sales, and when it began.
+        self._seen: Mapping[str, SaleAndUnits] = {}
+        self._seen_at = float("-inf")
+        self._rereading: asyncio.Task[None] | None = None
         self._others: MicroBatcher[str, SaleAndUnits | None] = MicroBatcher(
             answering_each(self._read_others), max_batch=LOOK_UPS_MAX, max_calls=1
         )
+
+    def peek(self, sale_id: str) -> SaleAndUnits | None:
+        """Return a live sale and its units left if they are known; have them read again in time."""
+        if self._rereading is None or self._rereading.done():
+            self._rereading = asyncio.create_task(self._reread(), name="reread units")
+        is_good = time.monotonic() - self._seen_at <= LAG_S
+        return self._seen.get(sale_id) if is_good else None
 
     async def read(self, sale_id: str) -> SaleAndUnits | None:
         """Return a sale and its units left; None if there is no such sale."""
@@ -44,13 +62,22 @@ class RemainingUnits:
         left = dict(zip(sales, await self._stock.left_of(list(sales)), strict=True))
         return [(sales[id_], left[id_]) if id_ in sales else None for id_ in sale_ids]
 
+    async def _reread(self) -> None:
+        with suppress(Unavailable):  # who asks next is told
+            await self._live.now()
+
     async def _read_live(self) -> Mapping[str, SaleAndUnits]:
+        began_at = time.monotonic()
         sales = await self._sales.recent()
         left = await self._stock.left_of([sale.sale_id for sale in sales])
-        return {
-            sale.sale_id: (sale, units if sale.was_opened else sale.total)
-            for sale, units in zip(sales, left, strict=True)
-        }
+        self._seen_at, self._seen = (
+            began_at,
+            {
+                sale.sale_id: (sale, units if sale.was_opened else sale.total)
+                for sale, units in zip(sales, left, strict=True)
+            },
+        )
+        return self._seen
 
 
 REMAINING_UNITS = web.AppKey("remaining_units", RemainingUnits)

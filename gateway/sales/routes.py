@@ -1,6 +1,7 @@
 """What is on sale: `GET /v1/sales` and `GET /v1/sales/{sale_id}`, read by anyone.
 
-A sale that was never opened is not public yet: its terms may be wrong and still be changed.
+A sale that was never opened is not public yet: its terms may be wrong and still be changed. Nor is
+one that is hidden until it is announced.
 """
 
 from __future__ import annotations
@@ -10,14 +11,13 @@ from datetime import UTC, datetime
 
 from aiohttp import web
 
-from gateway.app_keys import SETTINGS
 from gateway.http.contract import Parameter, ResponseSpec, operation
 from gateway.http.problems import Problem, Refused
 from gateway.http.requests import SALE_ID, find_sale
-from gateway.http.responses import COMMON, json_response
+from gateway.http.responses import COMMON
 from gateway.overload.aiohttp_protocol import in_flight
-from gateway.sales.pages import LAG_S, LIMIT_MAX, SALE_PAGES, SaleList, SaleView, view_of
-from gateway.sales.remaining_units import REMAINING_UNITS
+from gateway.sales.pages import LIMIT_MAX, SALE_PAGES, SaleList, SaleView
+from gateway.sales.views import CACHED, SALE_VIEWS, has_copy
 from seckill.sales.listing import NUMBER_MAX
 
 LIMIT = Parameter(
@@ -36,11 +36,12 @@ CURSOR = Parameter(
     (Problem.BAD_REQUEST,),
     place="query",
 )
-#: The same for all, and good for as long as `remaining` may lag.
-_CACHED = f"public, max-age={LAG_S:.0f}"
-
 _EXAMPLE = SaleView(
     sale_id="sneakers-2026",
+    name="Sneakers 2026",
+    sku="SN-2026-42",
+    picture_url="https://shop.example/sneakers.jpg",
+    metadata={"colour": "red"},
     state="open",
     price_cents=1999,
     currency="EUR",
@@ -85,7 +86,7 @@ async def list_sales(request: web.Request) -> web.Response:
     with in_flight(request):
         page = await request.app[SALE_PAGES].read(before=before, limit=limit)
     # Weak: `server_time` may differ between two copies of one tag.
-    headers = {**COMMON, "Cache-Control": _CACHED, "ETag": f'W/"{page.tag}"'}
+    headers = {**COMMON, "Cache-Control": CACHED, "ETag": f'W/"{page.tag}"'}
     wanted = request.if_none_match or ()
     if any(tag.value in (page.tag, "*") for tag in wanted):
         return web.Response(status=304, headers=headers)
@@ -94,19 +95,31 @@ async def list_sales(request: web.Request) -> web.Response:
 
 @operation(
     "Show one sale",
-    ResponseSpec(200, "The sale.", _EXAMPLE),
+    ResponseSpec(
+        200,
+        "The sale. A copy may be kept for a second.",
+        _EXAMPLE,
+        headers=["Cache-Control", "ETag"],
+    ),
+    ResponseSpec(
+        304,
+        "The copy that `If-None-Match` names is still right.",
+        None,
+        headers=["Cache-Control", "ETag"],
+    ),
     tag="sales",
     parameters=[SALE_ID],
 )
 async def show_sale(request: web.Request) -> web.Response:
-    """Answer with one sale."""
+    """Answer with one sale, or with 304 to a client that has it."""
     sale = await find_sale(request)
     with in_flight(request):
-        found = await request.app[REMAINING_UNITS].read(sale.sale_id)
-    if found is None or not found[0].was_opened:
+        view = await request.app[SALE_VIEWS].read(sale.sale_id)
+    if view is None:
         raise Refused(Problem.NOT_FOUND, f"there is no sale {sale.sale_id}")
-    lead_s = request.app[SETTINGS].ticket_lead_s
-    return json_response(view_of(*found, datetime.now(UTC), lead_s))
+    if has_copy(",".join(request.headers.getall("If-None-Match", ())), view.tag):
+        return web.Response(status=304, headers=view.headers)
+    return web.Response(body=view.body, content_type="application/json", headers=view.headers)
 
 
 def _query(request: web.Request, parameter: Parameter, default: int) -> int:

@@ -29,9 +29,14 @@ PROOF_BITS = typer.Option(
     min=0,
     max=proof_of_work.BITS_MAX,
 )
+NAME = typer.Option(help="What buyers read as its name.")
+SKU = typer.Option(help="The shop's own number of what is sold.")
+PICTURE_URL = typer.Option(help="An https address of a picture.")
+METADATA = typer.Option(help="A JSON object for the sale's page; buyers can read it.")
+ANNOUNCE_AT = typer.Option(help="ISO time; hidden from buyers until then. `now`: not hidden.")
 
 #: The word for no time at all, by option.
-_NONE = {"--opens-at": "now", "--closes-at": "never"}
+_NONE = {"--opens-at": "now", "--closes-at": "never", "--announce-at": "now"}
 _DAY = re.compile(r"\d{4}-?\d{2}-?\d{2}|\d{4}-?W\d{2}(-?\d)?")
 
 

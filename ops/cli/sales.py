@@ -13,13 +13,18 @@ from ops.cli.rate_limits import limit
 from ops.cli.rebuild import rebuild
 from ops.cli.recover import recover
 from ops.cli.sale_terms import (
+    ANNOUNCE_AT,
     CLOSES_AT,
     CURRENCY,
+    METADATA,
+    NAME,
     OPENS_AT,
     PAYMENT_WINDOW,
     PER_ORDER_MAX,
+    PICTURE_URL,
     PRICE_CENTS,
     PROOF_BITS,
+    SKU,
     STOCK,
     moment,
 )
@@ -30,6 +35,7 @@ from seckill.consistency.fencing import FenceReason
 from seckill.currencies import amount_text
 from seckill.errors import Conflict, Missing, SeckillError, Unavailable, WrongState
 from seckill.sales import drafts, listing, restock, sales
+from seckill.sales.description import parse_metadata
 from seckill.sales.listing import SoldUnits
 from seckill.sales.sales import NewSale, Sale
 
@@ -49,12 +55,21 @@ def create_sale(
     closes_at: Annotated[str | None, CLOSES_AT] = None,
     payment_window: Annotated[int, PAYMENT_WINDOW] = 900,
     proof_bits: Annotated[int, PROOF_BITS] = 0,
+    name: Annotated[str | None, NAME] = None,
+    sku: Annotated[str | None, SKU] = None,
+    picture_url: Annotated[str | None, PICTURE_URL] = None,
+    metadata: Annotated[str, METADATA] = "{}",
+    hidden: Annotated[
+        bool, typer.Option("--hidden", help="Hide it from buyers until `sale announce`.")
+    ] = False,
+    announce_at: Annotated[str | None, ANNOUNCE_AT] = None,
     currency: Annotated[str | None, CURRENCY] = None,
     as_json: Json = False,
 ) -> None:
     """Make a sale. No buyer sees it or can grab before it is opened."""
     opens, closes = moment("--opens-at", opens_at), moment("--closes-at", closes_at)
-    sales.check_times(opens, closes)
+    announce = moment("--announce-at", announce_at)
+    sales.check_times(opens, closes, announce)
 
     async def create(stores: Stores) -> Sale:
         new = NewSale(
@@ -67,6 +82,12 @@ def create_sale(
             payment_window,
             proof_bits,
             currency or stores.settings.currency,
+            name=name,
+            sku=sku,
+            picture_url=picture_url,
+            metadata=parse_metadata(metadata),
+            hidden=hidden,
+            announce_at=announce,
         )
         return await sales.create(stores.db, stores.stock, new)
 
@@ -84,11 +105,23 @@ def edit_sale(
     payment_window: Annotated[int | None, PAYMENT_WINDOW] = None,
     proof_bits: Annotated[int | None, PROOF_BITS] = None,
     currency: Annotated[str | None, CURRENCY] = None,
+    name: Annotated[str | None, NAME] = None,
+    sku: Annotated[str | None, SKU] = None,
+    picture_url: Annotated[str | None, PICTURE_URL] = None,
+    metadata: Annotated[str | None, METADATA] = None,
+    hidden: Annotated[
+        bool | None, typer.Option("--hidden/--shown", help="Hide it from buyers, or do not.")
+    ] = None,
+    announce_at: Annotated[str | None, ANNOUNCE_AT] = None,
     as_json: Json = False,
 ) -> None:
-    """Change the terms of a sale that was never opened."""
-    opens, closes = moment("--opens-at", opens_at), moment("--closes-at", closes_at)
-    sales.check_times(opens, closes)
+    """Change the terms of a sale that was never opened. An empty text takes one away."""
+    times = {
+        "opens_at": (opens_at, moment("--opens-at", opens_at)),
+        "closes_at": (closes_at, moment("--closes-at", closes_at)),
+        "announce_at": (announce_at, moment("--announce-at", announce_at)),
+    }
+    sales.check_times(**{name: at for name, (_, at) in times.items()})
     typed = {
         "stock": stock,
         "price_cents": price_cents,
@@ -96,12 +129,22 @@ def edit_sale(
         "payment_window_s": payment_window,
         "proof_bits": proof_bits,
         "currency": currency,
+        "metadata": None if metadata is None else parse_metadata(metadata or "{}"),
+        "hidden": hidden,
     }
     changes: dict[str, object] = {name: value for name, value in typed.items() if value is not None}
+    texts = {"name": name, "sku": sku, "picture_url": picture_url}
+    changes |= {what: text or None for what, text in texts.items() if text is not None}
     # `--opens-at now` and `--closes-at never` change a time to none.
-    changes |= {"opens_at": opens} if opens_at is not None else {}
-    changes |= {"closes_at": closes} if closes_at is not None else {}
+    changes |= {name: at for name, (text, at) in times.items() if text is not None}
     _show(run(lambda s: drafts.edit(s.db, s.stock, sale_id, changes)), as_json)
+
+
+@sale_app.command("announce")
+def announce_sale(sale_id: SaleId, as_json: Json = False) -> None:
+    """Let buyers see a hidden sale, as soon as it is opened."""
+    actor = audit.operator_name()
+    _show(run(lambda s: sales.announce(s.db, sale_id, by=actor)), as_json)
 
 
 @sale_app.command("delete")
@@ -279,8 +322,9 @@ def _show(sale: Sale, as_json: bool) -> None:
 def _line(sale: Sale) -> str:
     opens = f", opens {sale.opens_at.isoformat()}" if sale.opens_at else ""
     closes = f", closes {sale.closes_at.isoformat()}" if sale.closes_at else ""
+    name = f" ({sale.name})" if sale.name else ""
     return (
-        f"sale {sale.sale_id}: {_state_of(sale)}, {sale.total} units at "
+        f"sale {sale.sale_id}{name}: {_state_of(sale)}, {sale.total} units at "
         f"{amount_text(sale.price_cents, sale.currency)}, "
         f"{sale.payment_window_s} s to pay{opens}{closes}"
     )
@@ -288,6 +332,11 @@ def _line(sale: Sale) -> str:
 
 def _state_of(sale: Sale) -> str:
     """Return the state, and what the time has made of it."""
+    hidden = ", hidden" if sale.is_hidden(datetime.now(UTC)) else ""
+    return f"{_state_by_time(sale)}{hidden}"
+
+
+def _state_by_time(sale: Sale) -> str:
     now = datetime.now(UTC)
     if sale.archived:
         return "archived"

@@ -7,6 +7,7 @@ into Redis: a crash may have opened the sale there alone.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Union
 
 import asyncpg
 import msgspec
@@ -21,6 +22,29 @@ from seckill.inventory.reservations import Stock
 from seckill.sales import sales
 from seckill.sales.sales import NewSale, Sale
 
+#: The terms that may change, each as in NewSale; one that is left out stays as it is.
+SaleEdit = msgspec.defstruct(
+    "SaleEdit",
+    [
+        (field.name, Union[field.type, msgspec.UnsetType], msgspec.UNSET)  # noqa: UP007 - at run time
+        for field in msgspec.structs.fields(NewSale)
+        if field.name != "sale_id"
+    ],
+    forbid_unknown_fields=True,
+)
+
+
+def changes_of(sent: msgspec.Struct) -> dict[str, object]:
+    """Return the terms that a SaleEdit names; raise UserMistake if a time is over."""
+    changes = {
+        name: value
+        for name in sent.__struct_fields__
+        if (value := getattr(sent, name)) is not msgspec.UNSET
+    }
+    times = {name: changes.get(name) for name in ("opens_at", "closes_at", "announce_at")}
+    sales.check_times(**times)
+    return changes
+
 
 async def edit(db: asyncpg.Pool, stock: Stock, sale_id: str, changes: Mapping[str, object]) -> Sale:
     """Change the terms of a sale by the names of `NewSale`; return the sale as it then is.
@@ -33,21 +57,15 @@ async def edit(db: asyncpg.Pool, stock: Stock, sale_id: str, changes: Mapping[st
     try:
         async with transaction(db) as connection:
             sale = await _lock_unopened(connection, sale_id)
-            new = msgspec.structs.replace(_terms_of(sale), **changes)
+            new = msgspec.structs.replace(_terms_of(sale), **_visibility(changes))
             sales.check_terms(new)
             await sales.check_window(connection, new.payment_window_s)
+            columns = new.columns()
+            assigned = ", ".join(f"{name} = ${at}" for at, name in enumerate(columns, start=2))
             await connection.execute(
-                "UPDATE sales SET price_cents = $2, per_order_max = $3, opens_at = $4,"
-                " closes_at = $5, payment_window_s = $6, proof_bits = $7, currency = $8"
-                " WHERE sale_id = $1",
+                f"UPDATE sales SET {assigned} WHERE sale_id = $1",  # noqa: S608 - ours
                 sale_id,
-                new.price_cents,
-                new.per_order_max,
-                new.opens_at,
-                new.closes_at,
-                new.payment_window_s,
-                new.proof_bits,
-                new.currency,
+                *columns.values(),
             )
             await connection.execute(
                 "UPDATE inventory SET total = $2, available = $2, version = version + 1"
@@ -63,6 +81,15 @@ async def edit(db: asyncpg.Pool, stock: Stock, sale_id: str, changes: Mapping[st
     except (asyncpg.CheckViolationError, asyncpg.DataError) as error:
         raise UserMistake(f"sale {sale_id} cannot be changed so: {error}") from error
     return changed
+
+
+def _visibility(changes: Mapping[str, object]) -> Mapping[str, object]:
+    """Add what follows from one of the two: a sale that is not hidden waits for no announcement."""
+    if changes.get("hidden") is False:
+        return {"announce_at": None, **changes}
+    if "announce_at" in changes and changes["announce_at"] is None:
+        return {"hidden": False, **changes}
+    return changes
 
 
 async def delete(db: asyncpg.Pool, redis: Redis, sale_id: str, *, actor: str) -> Sale:
@@ -108,13 +135,7 @@ def _terms_of(sale: Sale) -> NewSale:
     return NewSale(
         sale_id=sale.sale_id,
         stock=sale.total,
-        price_cents=sale.price_cents,
-        per_order_max=sale.per_order_max,
-        opens_at=sale.opens_at,
-        closes_at=sale.closes_at,
-        payment_window_s=sale.payment_window_s,
-        proof_bits=sale.proof_bits,
-        currency=sale.currency,
+        **{name: getattr(sale, name) for name in sales.TERMS},
     )
 
 

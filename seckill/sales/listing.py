@@ -7,7 +7,7 @@ from typing import NamedTuple
 import asyncpg
 
 from seckill.adapters.postgres import database_errors_as_unavailable
-from seckill.sales.sales import SELECT, Sale
+from seckill.sales.sales import SELECT, Sale, sale_of
 
 #: The condition of the index `sales_live`.
 _LIVE = "quiet_stamp IS NULL AND archived_at IS NULL"
@@ -17,8 +17,9 @@ SELECT sale_id, CASE WHEN closes_at < now() THEN 'over' ELSE state END, opened_a
        total, available, frozen, sold
   FROM sales JOIN inventory USING (sale_id) WHERE {_LIVE}
 """  # noqa: S608 - ours
-#: The condition of the index `sales_listed`: what was never opened is not for buyers yet.
-_LISTED = "opened_at IS NOT NULL AND archived_at IS NULL"
+#: The condition of the index `sales_listed`, as what was never opened is not for buyers yet, and
+#: what is hidden neither.
+_LISTED = "opened_at IS NOT NULL AND archived_at IS NULL AND (NOT hidden OR announce_at <= now())"
 #: More than any number of a sale, which has 24 bits.
 NUMBER_MAX = 2**31 - 1
 
@@ -115,4 +116,4 @@ async def quiet_page(db: asyncpg.Pool, *, after: int, limit: int) -> list[QuietS
 
 async def _sales(db: asyncpg.Pool, which: str, *args: object) -> list[Sale]:
     with database_errors_as_unavailable():
-        return [Sale(*row) for row in await db.fetch(f"{SELECT} {which}", *args)]
+        return [sale_of(row) for row in await db.fetch(f"{SELECT} {which}", *args)]

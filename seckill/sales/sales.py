@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
+from typing import Annotated, Any
 
 import asyncpg
 from msgspec import Meta, Struct
@@ -17,6 +18,15 @@ from seckill.auth.tickets import ID
 from seckill.currencies import DEFAULT_CURRENCY, digits_of
 from seckill.errors import Conflict, Missing, UserMistake, WrongState
 from seckill.inventory.reservations import SaleTerms, Stock
+from seckill.sales.description import (
+    Metadata,
+    Name,
+    PictureUrl,
+    Sku,
+    check_description,
+    encode_metadata,
+    parse_metadata,
+)
 
 #: The largest bigint and integer of PostgreSQL.
 AMOUNT_MAX = 2**63 - 1
@@ -32,11 +42,15 @@ OPENED_JUST_NOW = timedelta(minutes=1)
 #: Else the orders of a new sale of this id could get the number of the deleted one.
 REMEMBERED = timedelta(seconds=5)
 
+#: So long after its opening, by our clock, it has begun by that of Redis, too.
+BEGUN_FOR_ALL = timedelta(minutes=1)
+
 #: The columns of a `Sale`.
 SELECT = """
 SELECT s.sale_id, s.number, s.price_cents, s.per_order_max, s.opens_at, s.closes_at,
        s.payment_window_s, s.proof_bits, s.state, s.opened_at IS NOT NULL AS was_opened,
-       s.archived_at IS NOT NULL AS archived, i.total, i.epoch, s.currency
+       s.archived_at IS NOT NULL AS archived, i.total, i.epoch, s.currency, s.name, s.sku,
+       s.picture_url, s.hidden, s.announce_at, s.metadata
   FROM sales s JOIN inventory i USING (sale_id)
 """
 
@@ -61,6 +75,22 @@ class Sale:
     epoch: int
     #: Of its prices and of its orders, by ISO 4217.
     currency: str
+    name: str | None = None
+    sku: str | None = None
+    picture_url: str | None = None
+    #: Buyers do not see it until `announce_at`; without that, until it is announced.
+    hidden: bool = False
+    announce_at: datetime | None = None
+    metadata: Metadata = field(default_factory=dict, hash=False)
+
+    def is_hidden(self, now: datetime) -> bool:
+        """Tell whether buyers must not see it at this time."""
+        return self.hidden and (self.announce_at is None or now < self.announce_at)
+
+    def may_change(self, now: datetime) -> bool:
+        """Tell whether it may be edited, announced or deleted: it has not begun, or is hidden."""
+        has_begun = self.opens_at is None or self.opens_at + BEGUN_FOR_ALL < now
+        return not self.was_opened or self.is_hidden(now) or not has_begun
 
     def terms(self) -> SaleTerms:
         """Return what Redis needs of this sale."""
@@ -91,6 +121,24 @@ class NewSale(Struct, frozen=True, forbid_unknown_fields=True):
     #: Leading zero bits of the work before a ticket (seckill/auth/proof_of_work.py); 0 for none.
     proof_bits: Annotated[int, Meta(ge=0, le=BITS_MAX)] = 0
     currency: str = DEFAULT_CURRENCY
+    name: Name | None = None
+    sku: Sku | None = None
+    picture_url: PictureUrl | None = None
+    hidden: bool = False
+    #: A sale that has it is hidden until then.
+    announce_at: Moment | None = None
+    metadata: Metadata = {}
+
+    def columns(self) -> dict[str, object]:
+        """Return the columns of `sales` that have these terms."""
+        return {name: getattr(self, name) for name in TERMS} | {
+            "hidden": self.hidden or self.announce_at is not None,
+            "metadata": encode_metadata(self.metadata),
+        }
+
+
+#: The terms that have a column of their name in `sales`.
+TERMS = tuple(name for name in NewSale.__struct_fields__ if name not in ("sale_id", "stock"))
 
 
 async def create(db: asyncpg.Pool, stock: Stock, new: NewSale) -> Sale:
@@ -132,24 +180,34 @@ def check_terms(new: NewSale) -> None:
             f"a sale must close after it opens: it would open at {new.opens_at.isoformat()} "
             f"and close at {new.closes_at.isoformat()}"
         )
+    if new.opens_at and new.announce_at and new.announce_at > new.opens_at:
+        raise UserMistake(
+            f"a sale must be announced before it opens: it would open at "
+            f"{new.opens_at.isoformat()} and be announced at {new.announce_at.isoformat()}"
+        )
+    check_description(new.name, new.sku, new.picture_url, new.metadata)
     if new.price_cents * new.per_order_max > AMOUNT_MAX:
         raise UserMistake(f"price times units of an order must not exceed {AMOUNT_MAX} cents")
     digits_of(new.currency)  # raises if there is no such currency
 
 
-def check_times(opens_at: datetime | None, closes_at: datetime | None) -> None:
+def check_times(
+    opens_at: datetime | None, closes_at: datetime | None, announce_at: datetime | None = None
+) -> None:
     """Raise UserMistake if one of the times that an operator typed is over."""
     now = datetime.now(UTC)
-    if closes_at and closes_at <= now:
-        raise UserMistake(
-            f"closes_at {closes_at.isoformat()} is over (it is {now:%Y-%m-%dT%H:%M:%S}+00:00): "
-            "give a later time, or none for a sale that an operator closes"
-        )
-    if opens_at and opens_at < now - OPENED_JUST_NOW:
-        raise UserMistake(
-            f"opens_at {opens_at.isoformat()} is over (it is {now:%Y-%m-%dT%H:%M:%S}+00:00): "
-            "give a later time, or none for a sale that is open once an operator opens it"
-        )
+    for name, at, otherwise in (
+        ("closes_at", closes_at, "a sale that an operator closes"),
+        ("opens_at", opens_at, "a sale that is open once an operator opens it"),
+        ("announce_at", announce_at, "a sale that is not hidden"),
+    ):
+        # An operator who types the present minute for a beginning means now.
+        over = now if name == "closes_at" else now - OPENED_JUST_NOW
+        if at and at <= over:
+            raise UserMistake(
+                f"{name} {at.isoformat()} is over (it is {now:%Y-%m-%dT%H:%M:%S}+00:00): "
+                f"give a later time, or none for {otherwise}"
+            )
 
 
 async def check_window(connection: asyncpg.Connection, payment_window_s: int) -> None:
@@ -215,6 +273,20 @@ async def resume(db: asyncpg.Pool, stock: Stock, sale_id: str, *, by: str | None
     return await _move(db, stock, sale_id, "open", ("open", "paused"), by)
 
 
+async def announce(db: asyncpg.Pool, sale_id: str, *, by: str) -> Sale:
+    """Let buyers see a hidden sale; of a sale that they see nothing changes."""
+    async with transaction(db) as connection:
+        sale = await lock_kept(connection, sale_id)
+        await connection.execute(
+            "UPDATE sales SET hidden = false, announce_at = NULL WHERE sale_id = $1", sale_id
+        )
+        if sale.hidden:
+            await audit.record(
+                connection, "sale.announce", actor=by, reason="announced", sale_id=sale_id
+            )
+        return await _read(connection, sale_id)
+
+
 async def find(db: asyncpg.Pool, sale_id: str) -> Sale:
     """Return a sale; raise Missing if there is none of this id."""
     with database_errors_as_unavailable():
@@ -272,7 +344,12 @@ async def _read(db: asyncpg.Pool | asyncpg.Connection, sale_id: str) -> Sale:
     row = await db.fetchrow(f"{SELECT} WHERE sale_id = $1", sale_id)
     if row is None:
         raise Missing(f"there is no sale {sale_id}; `seckill sale list` shows them")
-    return Sale(*row)
+    return sale_of(row)
+
+
+def sale_of(row: Sequence[Any]) -> Sale:
+    """Return the sale of a row of SELECT."""
+    return Sale(*(*row[:-1], parse_metadata(row[-1])))
 
 
 async def _insert(connection: asyncpg.Connection, new: NewSale) -> None:
@@ -287,17 +364,13 @@ async def _insert(connection: asyncpg.Connection, new: NewSale) -> None:
             f"sale {new.sale_id} was deleted just now; try again in "
             f"{REMEMBERED.seconds} s, when every gateway has forgotten it"
         )
+    columns = new.columns()
+    numbers = ", ".join(f"${number}" for number in range(2, len(columns) + 2))
     await connection.execute(
-        "INSERT INTO sales (sale_id, price_cents, per_order_max, opens_at, closes_at,"
-        " payment_window_s, proof_bits, currency) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+        f"INSERT INTO sales (sale_id, {', '.join(columns)})"  # noqa: S608 - ours
+        f" VALUES ($1, {numbers})",
         new.sale_id,
-        new.price_cents,
-        new.per_order_max,
-        new.opens_at,
-        new.closes_at,
-        new.payment_window_s,
-        new.proof_bits,
-        new.currency,
+        *columns.values(),
     )
     await connection.execute(
         "INSERT INTO inventory (sale_id, total, available) VALUES ($1, $2, $2)",

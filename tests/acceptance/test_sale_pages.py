@@ -128,3 +128,114 @@ async def test_an_opening_after_the_closing_time_is_refused(admin, open_sale, db
     )
     status, body = await call(admin, "POST", f"/admin/sales/{sale.sale_id}/open")
     assert (status, "closes_at" in body["detail"]) == (409, True)
+
+
+async def test_a_sale_is_shown_with_all_that_its_page_needs(http, admin):
+    opens_at = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1)
+    page = {
+        "name": "Schuhe für alle",
+        "sku": "SN-42",
+        "picture_url": "https://shop.example/shoe.jpg?size=2",
+        "metadata": {"colour": "red", "sizes": [42, 43]},
+    }
+    terms = NEW | page | {"sale_id": "described", "opens_at": opens_at.isoformat()}
+    status, made = await call(admin, "POST", "/admin/sales", json=terms)
+    assert (status, {name: made[name] for name in page}) == (201, page)
+    await call(admin, "POST", "/admin/sales/described/open")
+
+    async def shown():
+        async with http.get("/v1/sales/described") as response:
+            return await response.json() if response.status == 200 else None
+
+    view = await eventually(shown, "the sale is shown")
+    assert {name: view[name] for name in page} == page
+    assert datetime.fromisoformat(view["opens_at"]) == opens_at
+    assert datetime.fromisoformat(view["tickets_from"]) <= opens_at
+    for bad in (
+        {"picture_url": "http://shop.example/shoe.jpg"},
+        {"picture_url": "https://"},
+        {"picture_url": 'https://shop.example/"onload='},
+        {"picture_url": "https://user@shop.example/"},
+        {"name": "two\nlines"},
+        {"name": ""},
+        {"sku": "x" * 65},
+        {"metadata": {"text": "x" * 2050}},
+        {"metadata": ["no object"]},
+    ):
+        assert await refusal(
+            admin, "POST", "/admin/sales", json=NEW | {"sale_id": "bad"} | bad
+        ) == (
+            422,
+            "bad_request",
+        ), bad
+
+
+async def test_the_copy_of_a_sale_is_the_same_for_all_and_named_by_a_strong_tag(http, open_sale):
+    path = f"/v1/sales/{(await open_sale()).sale_id}"
+
+    async def both():
+        """Return a view and what the request with its tag was answered, within one second."""
+        async with http.get(path) as response:
+            body, headers = await response.read(), response.headers
+        async with http.get(path, headers={"If-None-Match": headers["ETag"]}) as response:
+            if response.status != 304:
+                return None
+            assert (await response.read(), response.headers["ETag"]) == (b"", headers["ETag"])
+            assert response.headers["Cache-Control"] == "public, max-age=1"
+        async with http.get(path) as response:
+            same = response.headers["ETag"] == headers["ETag"]
+            assert not same or await response.read() == body
+        return headers
+
+    headers = await eventually(both, "a copy is still right")
+    assert headers["Cache-Control"] == "public, max-age=1"
+    assert headers["ETag"].startswith('"')
+    assert headers["Content-Type"] == "application/json"
+
+
+async def test_a_hidden_sale_is_404_to_buyers_until_it_is_announced(
+    http, admin, ticket_for, login_for
+):
+    await call(admin, "POST", "/admin/sales", json=NEW | {"sale_id": "secret", "hidden": True})
+    status, opened = await call(admin, "POST", "/admin/sales/secret/open")
+    assert (status, opened["hidden"]) == (200, True)
+    path, login = "/v1/sales/secret", login_for("ann")
+    for method, rest, headers in (
+        ("GET", "", None),
+        ("POST", "/tickets", login),
+        ("POST", "/challenges", login),
+        ("GET", "/orders/mine", login),
+    ):
+        answer = await refusal(http, method, path + rest, headers=headers)
+        assert answer == (404, "not_found"), rest
+    pressed = await grab(http, "secret", "ann", "no ticket")
+    assert (pressed.status, pressed.code) == (404, "not_found")
+    async with http.get("/v1/sales") as response:
+        listed = [each["sale_id"] for each in (await response.json())["sales"]]
+    assert "secret" not in listed
+
+    for _ in range(2):
+        status, announced = await call(admin, "POST", "/admin/sales/secret/announce")
+        assert (status, announced["hidden"]) == (200, False)
+
+    async def is_shown():
+        async with http.get(path) as response:
+            return response.status == 200
+
+    await eventually(is_shown, "the sale is shown")
+
+
+async def test_a_sale_that_was_never_opened_is_edited_and_deleted_by_http(admin):
+    await call(admin, "POST", "/admin/sales", json=NEW | {"sale_id": "draft"})
+    soon = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+    status, changed = await call(
+        admin, "POST", "/admin/sales/draft/edit", json={"name": "Shoe", "announce_at": soon}
+    )
+    assert (status, changed["name"], changed["hidden"]) == (200, "Shoe", True)
+    _, changed = await call(admin, "POST", "/admin/sales/draft/edit", json={"hidden": False})
+    assert (changed["hidden"], changed["announce_at"], changed["name"]) == (False, None, "Shoe")
+    for bad in ({"stock": 0}, {"sale_id": "other"}, {}, {"opens_at": "2020-01-01T00:00:00Z"}):
+        answer = await refusal(admin, "POST", "/admin/sales/draft/edit", json=bad)
+        assert answer == (422, "bad_request"), bad
+    assert (await call(admin, "POST", "/admin/sales/draft/delete"))[0] == 200
+    assert await refusal(admin, "POST", "/admin/sales/draft/delete") == (404, "not_found")

@@ -75,7 +75,7 @@ class Bench:
             lateness=SimpleNamespace(of=lambda _: self.waited_s),
             connections=set(),
             enter=lambda *_: None,
-            sales=SimpleNamespace(known=lambda _: "a sale"),
+            sales=SimpleNamespace(public=lambda _: "a sale"),
             pipeline=SimpleNamespace(in_flight=self.in_flight, begin_grab=self._begin_grab),
             takes_grabs=True,
             draining=False,

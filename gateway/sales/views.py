@@ -1,0 +1,90 @@
+"""One sale as all buyers see it: the same bytes for everyone, made once a second at most.
+
+They say the whole second in which they were made (`server_time`). So gateways whose clocks agree
+give the same bytes, and the same strong `ETag`, for a sale that has not changed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from hashlib import blake2b
+
+import msgspec
+from aiohttp import web
+
+from gateway.http.responses import COMMON
+from gateway.sales.pages import LAG_S, view_of
+from gateway.sales.remaining_units import RemainingUnits, SaleAndUnits
+
+#: Sales whose bytes are kept: 3 MB, if each has as much metadata as it may have.
+KEPT_MAX = 1024
+#: The same for all, and good for as long as `remaining` may lag.
+CACHED = f"public, max-age={LAG_S:.0f}"
+
+
+@dataclass(slots=True)
+class EncodedView:
+    """The bytes of a sale in one second."""
+
+    found: SaleAndUnits
+    second: int
+    body: bytes
+    #: With its quotes.
+    tag: str
+    #: Whole answers with these bytes, by who they are for (`RawViews`).
+    answers: dict[tuple[int, bool], bytes] = field(default_factory=dict)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers of an answer, 200 or 304."""
+        return {**COMMON, "Cache-Control": CACHED, "ETag": self.tag}
+
+
+class SaleViews:
+    """The bytes of the sales that were asked for lately."""
+
+    def __init__(self, remaining: RemainingUnits, ticket_lead_s: float) -> None:
+        self._remaining = remaining
+        self._ticket_lead_s = ticket_lead_s
+        self._kept: OrderedDict[str, EncodedView] = OrderedDict()
+
+    def peek(self, sale_id: str) -> EncodedView | None:
+        """Return a sale's bytes if they are known without asking a store."""
+        found = self._remaining.peek(sale_id)
+        return None if found is None else self._encoded(found)
+
+    async def read(self, sale_id: str) -> EncodedView | None:
+        """Return a sale's bytes; None if there is no such sale, or buyers do not see it."""
+        found = await self._remaining.read(sale_id)
+        return None if found is None else self._encoded(found)
+
+    def _encoded(self, found: SaleAndUnits) -> EncodedView | None:
+        sale, left = found
+        now = time.time()
+        second = int(now)
+        kept = self._kept.get(sale.sale_id)
+        if kept is not None and kept.second == second and kept.found == found:
+            kept.found = found  # the same objects compare faster
+            return kept
+        moment = datetime.fromtimestamp(second, UTC)
+        if not sale.was_opened or sale.is_hidden(datetime.fromtimestamp(now, UTC)):
+            return None
+        body = msgspec.json.encode(view_of(sale, left, moment, self._ticket_lead_s))
+        tag = f'"{blake2b(body, digest_size=12).hexdigest()}"'
+        made = self._kept[sale.sale_id] = EncodedView(found, second, body, tag)
+        self._kept.move_to_end(sale.sale_id)
+        if len(self._kept) > KEPT_MAX:
+            self._kept.popitem(last=False)
+        return made
+
+
+def has_copy(if_none_match: str, tag: str) -> bool:
+    """Tell whether the header names the tag: then the client has these bytes."""
+    named = [each.strip().removeprefix("W/") for each in if_none_match.split(",")]
+    return tag in named or "*" in named
+
+
+SALE_VIEWS = web.AppKey("sale_views", SaleViews)
