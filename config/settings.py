@@ -161,6 +161,8 @@ class Settings(BaseSettings):
     jwt_buyer_claim: Annotated[str, Field(min_length=1)] = "sub"
     # The card provider signs its webhooks with these. Empty refuses every webhook.
     webhook_keys: SecretStr = SecretStr("")
+    # The shop's own checkout signs its reports of payments with these. Empty refuses them.
+    shop_keys: SecretStr = SecretStr("")
     # The bearer token of the admin API on the admin port. Empty turns that API off.
     admin_token: SecretStr = SecretStr("")
     # A second token that may look at everything there, and change nothing. Empty: there is none.
@@ -239,6 +241,9 @@ class Settings(BaseSettings):
     #: How long after the end of its payment window an order waits for a bank that has not decided;
     #: then the charge is voided, and the units are for sale again.
     payment_grace_s: Seconds = 60.0
+    #: How long an order is kept for a buyer whom the shop's own checkout has sent to a bank, once:
+    #: longer than banks give a buyer to confirm.
+    external_hold_s: Annotated[float, Field(gt=0, le=86_400)] = 900.0
 
     #: The currency (ISO 4217) of wallets and coupons, and of new sales that name none.
     currency: Currency = "EUR"

@@ -18,14 +18,16 @@ from gateway.http.problems import add_routes
 from gateway.orders import event_stream
 from gateway.orders import routes as orders
 from gateway.overload.poll_schedule import POLL_SCHEDULE, PollSchedule
+from gateway.payments import external, shop_identity, webhooks
 from gateway.payments import routes as payments
-from gateway.payments import webhooks
 from gateway.sales import challenges, tickets
 from gateway.sales import routes as sales
 from seckill.auth.key_ring import KeyRing, parse_all
 
 #: Settings that are key rings.
-KEY_RINGS = ("ticket_keys", "jwt_keys", "webhook_keys")
+KEY_RINGS = ("ticket_keys", "jwt_keys", "webhook_keys", "shop_keys")
+#: Those without which the gateway works: what they sign is then refused.
+OPTIONAL_RINGS = ("webhook_keys", "shop_keys")
 
 #: Every route of the public port, and so the whole contract.
 ROUTES: tuple[Route, ...] = (
@@ -41,6 +43,14 @@ ROUTES: tuple[Route, ...] = (
     ("GET", "/v1/orders/{order_id}/events", event_stream.stream_order),
     ("POST", "/v1/orders/{order_id}/stream-tokens", event_stream.issue_stream_token),
     ("POST", "/v1/orders/{order_id}/payments", payments.pay_order),
+    ("POST", "/v1/orders/{order_id}/payments/external", external.take_external_payment),
+    ("POST", "/v1/orders/{order_id}/payments/external/begin", external.begin_external_payment),
+    (
+        "POST",
+        "/v1/orders/{order_id}/payments/external/{reference}/refunded",
+        external.return_external_payment,
+    ),
+    ("GET", "/v1/payments/external", external.list_external_payments),
     ("POST", "/v1/webhooks/payments", webhooks.take_payment_event),
     ("GET", "/openapi.json", openapi.read_contract),
     ("GET", "/docs", docs.show_docs),
@@ -58,6 +68,8 @@ def create_app(settings: Settings) -> web.Application:
     app[LOGINS] = logins_of(settings, rings.get("jwt_keys"))
     if "webhook_keys" in rings:
         app[webhooks.KEYS] = rings["webhook_keys"]
+    if "shop_keys" in rings:
+        app[shop_identity.SHOP_KEYS] = rings["shop_keys"]
     app[POLL_SCHEDULE] = PollSchedule(settings.poll_budget_per_s)
     app[TRUSTED_PROXIES] = settings.trusted_proxies
     responses.set_up(app, tls=bool(settings.tls_cert))
@@ -89,8 +101,7 @@ def create_app(settings: Settings) -> web.Application:
 
 def _key_rings(settings: Settings) -> dict[str, KeyRing]:
     texts = {name: getattr(settings, name).get_secret_value() for name in KEY_RINGS}
-    if not texts["webhook_keys"]:  # then every webhook is refused
-        del texts["webhook_keys"]
+    without = {name for name in OPTIONAL_RINGS if not texts[name]}
     if not texts["jwt_keys"] and settings.checks_logins:  # by public keys alone
-        del texts["jwt_keys"]
-    return parse_all(texts)
+        without.add("jwt_keys")
+    return parse_all({name: text for name, text in texts.items() if name not in without})

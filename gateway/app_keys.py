@@ -13,6 +13,7 @@ from config.settings import Settings
 from seckill.adapters.publisher import Publisher
 from seckill.inventory.reservations import Stock
 from seckill.payments.card_payment_store import CardPaymentStore
+from seckill.payments.external_payments import ExternalPayments
 from seckill.sales.directory import SaleDirectory
 
 SETTINGS = web.AppKey("settings", Settings)
@@ -27,3 +28,4 @@ DB = web.AppKey("db", asyncpg.Pool)
 PUBLISHER = web.AppKey("publisher", Publisher)
 SALES = web.AppKey("sales", SaleDirectory)
 CARD_PAYMENTS = web.AppKey("card_payments", CardPaymentStore)
+EXTERNAL_PAYMENTS = web.AppKey("external_payments", ExternalPayments)

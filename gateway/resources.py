@@ -11,6 +11,7 @@ from aiohttp import web
 from gateway.app_keys import (
     CARD_PAYMENTS,
     DB,
+    EXTERNAL_PAYMENTS,
     INSTALLATION_ID,
     LIMITS,
     PUBLISHER,
@@ -60,6 +61,7 @@ from seckill.payments import checkout, fulfilment
 from seckill.payments.card_payment_store import CardPaymentStore
 from seckill.payments.card_payments import CardPayments
 from seckill.payments.checkout import Checkout
+from seckill.payments.external_payments import ExternalPayments
 from seckill.payments.provider_client import Provider
 from seckill.sales.archived import ArchivedSales
 from seckill.sales.directory import SaleDirectory
@@ -95,9 +97,9 @@ async def postgres_ctx(app: web.Application) -> AsyncIterator[None]:
     ) as pool:
         app[DB] = pool
         app[INSTALLATION_ID] = await installation.join(pool, settings.namespace)
-        app[CARD_PAYMENTS] = CardPaymentStore(
-            pool, on_paid=partial(fulfilment.begin, TransactionLog(pool))
-        )
+        on_paid = partial(fulfilment.begin, TransactionLog(pool))
+        app[CARD_PAYMENTS] = CardPaymentStore(pool, on_paid=on_paid)
+        app[EXTERNAL_PAYMENTS] = ExternalPayments(pool, on_paid=on_paid)
         app[SALES] = SaleDirectory(pool)
         app[SHOP_TOKENS] = ShopTokens(pool)
         yield

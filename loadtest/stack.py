@@ -146,6 +146,7 @@ class BenchStack:
             "SECKILL_TICKET_KEYS": self.credentials.ticket_keys,
             "SECKILL_JWT_KEYS": self.credentials.jwt_keys,
             "SECKILL_WEBHOOK_KEYS": self.credentials.webhook_keys,
+            "SECKILL_SHOP_KEYS": self.credentials.shop_keys,
         }
 
     async def run(

@@ -40,6 +40,18 @@ class EndedSaga(msgspec.Struct, frozen=True, omit_defaults=True):
     traceparent: str | None = None
 
 
+class PaymentChange(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A payment of the shop's own checkout in a payment.* event."""
+
+    reference: str
+    order_id: str
+    amount_cents: int
+    currency: str
+    #: Why its money must go back, or went.
+    reason: str
+    sale_id: str | None = None
+
+
 class EventMessage(msgspec.Struct, frozen=True, omit_defaults=True):
     """An event: what one SQL statement changed."""
 
@@ -49,6 +61,7 @@ class EventMessage(msgspec.Struct, frozen=True, omit_defaults=True):
     at: datetime
     orders: Sequence[OrderChange] = ()
     sagas: Sequence[EndedSaga] = ()
+    payments: Sequence[PaymentChange] = ()
 
 
 def encode_event(
@@ -58,6 +71,7 @@ def encode_event(
     *,
     orders: Sequence[OrderChange] = (),
     sagas: Sequence[EndedSaga] = (),
+    payments: Sequence[PaymentChange] = (),
 ) -> bytes:
     """Encode an event, as JSON."""
-    return msgspec.json.encode(EventMessage(VERSION, event_id, topic, at, orders, sagas))
+    return msgspec.json.encode(EventMessage(VERSION, event_id, topic, at, orders, sagas, payments))

@@ -79,6 +79,12 @@ SHOP_CALL_SECONDS = HotHistogram(
     ["class"],
     _WAITS_S,
 )
+EXTERNAL_PAYMENTS = Counter(
+    "seckill_external_payments",
+    "Reports of payments by the shop's own checkout: paid; why the money must go back; repeated, or"
+    " reference_used (another report has the reference)",
+    ["outcome"],
+)
 WEBHOOKS = Counter(
     "seckill_webhooks", "Webhooks of the card provider: taken, unknown_key, refused", ["outcome"]
 )

@@ -85,6 +85,7 @@ def settings(services: Services, home: Path, postgres_dsn: str) -> Settings:
         ticket_keys=credentials.ticket_keys,
         jwt_keys=credentials.jwt_keys,
         webhook_keys=credentials.webhook_keys,
+        shop_keys=credentials.shop_keys,
         admin_token=credentials.admin_token,
     )
 

@@ -89,6 +89,7 @@ class Processes:
             "SECKILL_TICKET_KEYS": settings.ticket_keys.get_secret_value(),
             "SECKILL_JWT_KEYS": settings.jwt_keys.get_secret_value(),
             "SECKILL_WEBHOOK_KEYS": settings.webhook_keys.get_secret_value(),
+            "SECKILL_SHOP_KEYS": settings.shop_keys.get_secret_value(),
             "SECKILL_ADMIN_TOKEN": settings.admin_token.get_secret_value(),
             "SECKILL_STOP_DELAY_S": "0",  # no balancer looks
             "SECKILL_LOG_FORMAT": "text",  # tests look for words in it

@@ -75,6 +75,11 @@ PROBLEM: Json = {
         "code": {"type": "string", "description": "Stable; made for comparing."},
         "detail": {"type": "string", "description": "What was wrong this time."},
         "field": {"type": "string", "description": "The value at fault."},
+        "refund": {
+            "type": "boolean",
+            "description": "Of a payment of the shop's own checkout: its money must go back now. "
+            "Then the problem has the other members of an `ExternalPaymentView`, too.",
+        },
     },
 }
 

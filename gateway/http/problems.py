@@ -77,6 +77,10 @@ class Problem(Enum):
     WRONG_CURRENCY = ProblemKind(409, "Wallets and coupons are in another currency")
     NO_CARDS = ProblemKind(409, "This shop takes no cards")
     NOT_PAYABLE = ProblemKind(409, "The order has ended and can no longer be paid")
+    REFUND_DUE = ProblemKind(409, "The money cannot pay the order: send it back")
+    SENT_BACK = ProblemKind(409, "The money did not pay the order, and has gone back")
+    REFERENCE_USED = ProblemKind(409, "Another payment was reported under this reference")
+    NOT_DUE = ProblemKind(409, "The money of this payment is not to be sent back")
     CANCELLED_TOO_OFTEN = ProblemKind(
         409, "The buyer has cancelled as many orders of this sale as it allows"
     )
@@ -112,10 +116,11 @@ class Refused(Exception):
         field: str = "",
         close: bool = False,
         headers: Mapping[str, str] | None = None,
+        members: Mapping[str, object] | None = None,
     ) -> None:
         super().__init__(detail or problem.value.title)
         self.problem, self.detail, self.field, self.close = problem, detail, field, close
-        self.headers = headers or {}
+        self.headers, self.members = headers or {}, members or {}
 
 
 def retry_after(moment_s: float) -> dict[str, str]:
@@ -126,8 +131,13 @@ def retry_after(moment_s: float) -> dict[str, str]:
     return {"Retry-After": str(max(1, math.ceil(moment_s - time.time())))}
 
 
-def problem_body(problem: Problem, detail: str = "", field: str = "") -> bytes:
-    """Build the JSON of a problem; `field` names the value at fault."""
+def problem_body(
+    problem: Problem,
+    detail: str = "",
+    field: str = "",
+    members: Mapping[str, object] | None = None,
+) -> bytes:
+    """Build the JSON of a problem; `field` names the value at fault, `members` are its own."""
     kind = problem.value
     body: dict[str, object] = {
         "type": "about:blank",
@@ -139,7 +149,7 @@ def problem_body(problem: Problem, detail: str = "", field: str = "") -> bytes:
         body["detail"] = detail
     if field:
         body["field"] = field
-    return msgspec.json.encode(body)
+    return msgspec.json.encode({**body, **(members or {})})
 
 
 def problem_headers(problem: Problem) -> dict[str, str]:
@@ -166,11 +176,16 @@ def raw_problem(problem: Problem, extra: Mapping[str, str] | None = None) -> byt
     return f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n{head}\r\n".encode() + body
 
 
-def problem_response(problem: Problem, detail: str = "", field: str = "") -> web.Response:
+def problem_response(
+    problem: Problem,
+    detail: str = "",
+    field: str = "",
+    members: Mapping[str, object] | None = None,
+) -> web.Response:
     """Build the answer for a problem."""
     return web.Response(
         status=problem.value.status,
-        body=problem_body(problem, detail, field),
+        body=problem_body(problem, detail, field, members),
         content_type=CONTENT_TYPE,
         headers=problem_headers(problem),
     )
@@ -187,7 +202,9 @@ def answering_problems(handler: Handler) -> Handler:
         try:
             return await handler(request)
         except Refused as refused:
-            response = problem_response(refused.problem, refused.detail, refused.field)
+            response = problem_response(
+                refused.problem, refused.detail, refused.field, refused.members
+            )
             response.headers.update(refused.headers)
             if refused.close:
                 response.force_close()

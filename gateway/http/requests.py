@@ -73,6 +73,11 @@ async def read_body(request: web.Request) -> bytes:
     return body
 
 
+async def read_any_body(request: web.Request) -> bytes:
+    """Read a small body of any kind, or none, as it was sent; or refuse."""
+    return await _receive(request)
+
+
 def parse_json(body: bytes, decoder: msgspec.json.Decoder[S]) -> S:
     """Return the value of a JSON body, or refuse naming what is wrong with it."""
     try:

@@ -78,6 +78,10 @@ COMMANDS = {
         "ops.cli.payments:unknown_payments",
         "List the card payments that the provider is still to be asked about, oldest first.",
     ),
+    "external-payments": (
+        "ops.cli.external_payments:external_payments_app",
+        "What the shop's own checkout took, and what of it must go back.",
+    ),
     "provider": (
         "ops.cli.provider:provider",
         "Play a card provider, in the foreground; GET /books shows what each key was charged.",

@@ -88,7 +88,7 @@ def refund(
         return state
 
     state = run(refund_traced)
-    more = "" if state == "refunded" else ": the provider is told to give the money back"
+    more = "" if state == "refunded" else ": its money is still to go back"
     show({"order_id": order_id, "status": state}, as_json, f"order {order_id} is {state}{more}")
 
 

@@ -38,6 +38,7 @@ class Credentials(BaseModel):
     ticket_keys: str = Field(default_factory=_key_ring)
     jwt_keys: str = Field(default_factory=_key_ring)
     webhook_keys: str = Field(default_factory=_key_ring)
+    shop_keys: str = Field(default_factory=_key_ring)
     admin_token: str = Field(default_factory=_admin_token)
 
 

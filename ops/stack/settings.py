@@ -79,6 +79,7 @@ def stack_settings(settings: Settings, home: Path, store_urls: dict[str, str]) -
         "ticket_keys": given.get("ticket_keys") or credentials.ticket_keys,
         "jwt_keys": given.get("jwt_keys") or credentials.jwt_keys,
         "webhook_keys": given.get("webhook_keys") or credentials.webhook_keys,
+        "shop_keys": given.get("shop_keys") or credentials.shop_keys,
         "admin_token": given.get("admin_token", credentials.admin_token),
     }
 

@@ -8,6 +8,7 @@ is a fault, however much is under way.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import asyncpg
 
@@ -62,7 +63,8 @@ SELECT p.tx_id
   LEFT JOIN coupons c ON c.coupon_id = p.coupon_id AND c.locked_by = p.tx_id
  CROSS JOIN LATERAL (
    SELECT coalesce(sum(-cents) FILTER (WHERE account = CASE p.method
-            WHEN 'card' THEN 'provider' ELSE 'wallet:' || p.buyer_id END), 0) AS charged,
+            WHEN 'card' THEN 'provider' WHEN 'external' THEN 'external'
+            ELSE 'wallet:' || p.buyer_id END), 0) AS charged,
           coalesce(sum(-cents) FILTER (WHERE account = 'discount'), 0) AS given
      FROM entries WHERE tx = p.tx_id) booked
  CROSS JOIN LATERAL (SELECT p.state IN ('paid', 'refunding') AS counts) due
@@ -74,6 +76,48 @@ SELECT p.tx_id
         OR booked.charged <> CASE WHEN due.counts THEN p.amount_cents ELSE 0 END
         OR booked.given <> CASE WHEN due.counts THEN p.discount_cents ELSE 0 END)
 """
+
+# What the shop's own checkout took, and where it is, by currency.
+_EXTERNAL = """
+SELECT x.currency, coalesce(x.currency = s.currency, false),
+       sum(x.amount_cents)::bigint,
+       coalesce(sum(x.amount_cents) FILTER (WHERE x.state = 'paid'), 0)::bigint,
+       coalesce(sum(x.amount_cents) FILTER (WHERE x.state = 'refund_due'), 0)::bigint,
+       coalesce(sum(x.amount_cents) FILTER (WHERE x.state = 'refunded'), 0)::bigint
+  FROM external_payments x JOIN sales s USING (sale_id)
+ WHERE x.sale_id = $1 GROUP BY 1, 2 ORDER BY 1
+"""
+
+# Each such payment is where its entries say: with the shop as revenue, due back, or gone back. One
+# that pays has the order's payment beside it. Those of no sale are looked at with every sale.
+_WRONG_EXTERNAL = """
+SELECT x.reference
+  FROM external_payments x
+ CROSS JOIN LATERAL (
+   SELECT coalesce(sum(-cents) FILTER (WHERE account ~ '^external(:|$)'), 0) AS taken,
+          coalesce(sum(cents) FILTER (WHERE account = 'revenue'), 0) AS earned,
+          coalesce(sum(cents) FILTER (WHERE account ~ '^due_back(:|$)'), 0) AS owed
+     FROM entries WHERE tx = 'ext-' || x.reference) booked
+  LEFT JOIN payments p ON p.tx_id = 'ext-' || x.reference
+ WHERE (x.sale_id = $1 OR x.sale_id IS NULL)
+   AND (booked.taken <> CASE x.state WHEN 'refunded' THEN 0 ELSE x.amount_cents END
+        OR booked.earned <> CASE x.state WHEN 'paid' THEN x.amount_cents ELSE 0 END
+        OR booked.owed <> CASE x.state WHEN 'refund_due' THEN x.amount_cents ELSE 0 END
+        OR (x.state = 'paid' OR x.reason = 'order_refunded') <> (p.tx_id IS NOT NULL)
+        OR p.state <> CASE x.state WHEN 'refund_due' THEN 'refunding' ELSE x.state END)
+"""
+
+
+class ExternalMoney(NamedTuple):
+    """What the shop's own checkout took in one currency, and where it is."""
+
+    currency: str
+    #: Whether it is the sale's.
+    is_of_sale: bool
+    taken_cents: int
+    earned_cents: int
+    due_back_cents: int
+    sent_back_cents: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +137,9 @@ class MoneyCheck:
     wrong_wallets: list[str]
     wrong_orders: list[str]
     misbooked_txs: list[str]
+    external: list[ExternalMoney]
+    #: References of external payments that are not as booked.
+    wrong_external: list[str]
 
 
 async def read_money(db: asyncpg.Pool, sale_id: str) -> MoneyCheck:
@@ -117,4 +164,6 @@ async def read_money(db: asyncpg.Pool, sale_id: str) -> MoneyCheck:
             wrong_wallets=await column(_WRONG_WALLETS),
             wrong_orders=await column(_WRONG_ORDERS, sale_id),
             misbooked_txs=await column(_MISBOOKED, sale_id, open_txs + unknown_txs),
+            external=[ExternalMoney(*row) for row in await connection.fetch(_EXTERNAL, sale_id)],
+            wrong_external=await column(_WRONG_EXTERNAL, sale_id),
         )

@@ -44,6 +44,21 @@ UNION ALL
 SELECT e.at, 'booked ' || e.kind || ' on ' || e.account, jsonb_build_object('cents', e.cents)
   FROM entries e JOIN payments p ON p.tx_id = e.tx WHERE p.order_id = $1
 UNION ALL
+SELECT reported_at, 'external payment ' || reference || ' reported: ' || amount_cents || ' '
+         || currency, jsonb_build_object('paid_at', paid_at)
+  FROM external_payments WHERE order_id = $1
+UNION ALL
+SELECT changed_at, 'external payment ' || reference || ': ' || state
+         || coalesce(' (' || reason || ')', ''), '{}'
+  FROM external_payments WHERE order_id = $1
+UNION ALL
+SELECT e.at, 'booked ' || e.kind || ' on ' || e.account, jsonb_build_object('cents', e.cents)
+  FROM entries e JOIN external_payments x ON e.tx = 'ext-' || x.reference
+ WHERE x.order_id = $1 AND NOT EXISTS (SELECT FROM payments p WHERE p.tx_id = e.tx)
+UNION ALL
+SELECT at, 'held for the bank', jsonb_build_object('until', ends_at)
+  FROM external_holds WHERE order_id = $1
+UNION ALL
 SELECT t.created_at, t.engine || ' ' || t.name || ' ' || t.tx_id || ' begun', '{}'
   FROM transactions t WHERE t.tx_id = ANY ($2)
 UNION ALL

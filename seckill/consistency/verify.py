@@ -179,6 +179,14 @@ def _check_money(ledger: Ledger, money: MoneyCheck) -> None:
         "transactions open": len(money.open_txs),
         "card payments unknown": len(money.unknown_txs),
     }
+    for each in money.external:
+        unit = "cents" if each.is_of_sale else each.currency
+        ledger.lines |= {
+            f"external taken, {unit}": each.taken_cents,
+            f"external earned, {unit}": each.earned_cents,
+            f"external due back, {unit}": each.due_back_cents,
+            f"external sent back, {unit}": each.sent_back_cents,
+        }
     checks = (
         (not money.wrong_orders, f"I7: orders and payments differ: {_named(money.wrong_orders)}"),
         (not money.misbooked_txs, f"I8: ended, not as booked: {_named(money.misbooked_txs)}"),
@@ -186,6 +194,10 @@ def _check_money(ledger: Ledger, money: MoneyCheck) -> None:
         (
             not money.wrong_wallets,
             f"wallets are not what their entries say: {_named(money.wrong_wallets)}",
+        ),
+        (
+            not money.wrong_external,
+            f"I8: external payments, not as booked: {_named(money.wrong_external)}",
         ),
     )
     ledger.violations += [text for holds, text in checks if not holds]

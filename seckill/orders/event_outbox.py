@@ -12,7 +12,7 @@ from itertools import accumulate
 
 import asyncpg
 
-from seckill.events import EndedSaga, OrderChange, encode_event
+from seckill.events import EndedSaga, OrderChange, PaymentChange, encode_event
 from seckill.spans import SPANS, TraceContext, parse_traceparent
 from seckill.tracing import order_traces
 
@@ -33,6 +33,11 @@ _SAGAS = """
 SELECT e.id, s.*, t.args ->> 'order_id', t.args ->> 'traceparent'
   FROM events e, unnest(e.tx_ids, e.names, e.reasons) AS s (tx_id, name, reason)
   LEFT JOIN transactions t USING (tx_id)
+ WHERE e.id = ANY ($1)
+"""
+_PAYMENTS = """
+SELECT e.id, x.reference, x.order_id::text, x.amount_cents, x.currency, x.reason, x.sale_id
+  FROM events e, unnest(e.payment_refs) AS c (reference) JOIN external_payments x USING (reference)
  WHERE e.id = ANY ($1)
 """
 
@@ -88,12 +93,30 @@ async def oldest(
         if context:
             traces[event_id][order_id or tx_id] = context
         sagas[event_id].append(EndedSaga(tx_id, name, reason, context and context.traceparent))
+    payments = await _payments_of(connection, taken)
     found = []
     for id_, topic, at, _ in taken:
-        of_orders, of_sagas = orders.get(id_, ()), sagas.get(id_, ())
-        body = encode_event(id_, topic, at, orders=of_orders, sagas=of_sagas)
+        body = encode_event(
+            id_,
+            topic,
+            at,
+            orders=orders.get(id_, ()),
+            sagas=sagas.get(id_, ()),
+            payments=payments.get(id_, ()),
+        )
         found.append(StoredEvent(id_, topic, body, traces.get(id_, {})))
     return found, len(taken) < len(rows) or len(rows) == events_max
+
+
+async def _payments_of(
+    connection: asyncpg.Connection, taken: Sequence[asyncpg.Record]
+) -> Mapping[int, list[PaymentChange]]:
+    """Return the payments of the shop's own checkout by event; most times there are none."""
+    ids = [row[0] for row in taken if row[1].startswith("payment.")]
+    found: dict[int, list[PaymentChange]] = defaultdict(list)
+    for event_id, *change in await connection.fetch(_PAYMENTS, ids) if ids else ():
+        found[event_id].append(PaymentChange(*change))
+    return found
 
 
 async def remove(connection: asyncpg.Connection, event_ids: Sequence[int]) -> None:

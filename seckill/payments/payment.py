@@ -9,8 +9,8 @@ from enum import StrEnum
 from seckill.clock import now_ms
 from seckill.spans import TRACEPARENT
 
-#: The methods of payment.
-WALLET, CARD = "wallet", "card"
+#: The methods of payment. By `external` the shop's own checkout has taken the money.
+WALLET, CARD, EXTERNAL = "wallet", "card", "external"
 
 
 class PaymentRefusal(StrEnum):

@@ -83,6 +83,11 @@ async def test_schemathesis_finds_nothing_and_reaches_every_good_answer(
         ("POST", "/v1/orders/{order_id}/payments", 202),
         # Only the card provider can sign what it sends (test_card_answers.py).
         ("POST", "/v1/webhooks/payments", 204),
+        # Only the shop's own server can sign what it sends (test_external_payments.py).
+        ("POST", "/v1/orders/{order_id}/payments/external", 200),
+        ("POST", "/v1/orders/{order_id}/payments/external/begin", 200),
+        ("POST", "/v1/orders/{order_id}/payments/external/{reference}/refunded", 200),
+        ("GET", "/v1/payments/external", 200),
     }
 
 

@@ -20,7 +20,13 @@ CHART = PROJECT_ROOT / "deploy/helm/seckill-gateway"
 CRDS = Path(__file__).parent / "crds"
 #: The newest of `kubernetes-validate`, and the oldest that the chart takes.
 KUBERNETES = ("1.37", "1.30")
-SECRETS = {"SECKILL_TICKET_KEYS", "SECKILL_JWT_KEYS", "SECKILL_ADMIN_TOKEN", "SECKILL_WEBHOOK_KEYS"}
+SECRETS = {
+    "SECKILL_TICKET_KEYS",
+    "SECKILL_JWT_KEYS",
+    "SECKILL_ADMIN_TOKEN",
+    "SECKILL_WEBHOOK_KEYS",
+    "SECKILL_SHOP_KEYS",
+}
 STORE_VARIABLES = {f"SECKILL_{name.upper()}" for name in STORES}
 
 Objects = list[dict[str, Any]]

@@ -144,10 +144,12 @@ def test_published_names_stay_when_files_and_types_move() -> None:
     """Generated clients have a module for each tag and a class for each schema."""
     tags = {tag for operation in OPERATIONS.values() for tag in operation["tags"]}
     assert " ".join(sorted(tags)) == (
-        "challenges docs events grabs openapi orders payments sales tickets webhooks"
+        "challenges docs events external-payments grabs openapi orders payments sales tickets "
+        "webhooks"
     )
     assert " ".join(sorted(CONTRACT.document["components"]["schemas"])) == (
-        "ChallengeView GrabRequest Grabbed GrabbedBefore OrderEvent OrderView PaymentEvent "
+        "ChallengeView ExternalPaymentList ExternalPaymentReport ExternalPaymentView GrabRequest "
+        "Grabbed GrabbedBefore HeldOrderView OrderEvent OrderView PaymentEvent "
         "PaymentRequest Problem ProofRequest SaleList SaleView StreamTokenView TicketView"
     )
 
