@@ -41,7 +41,7 @@ async def shop_server_of(request: web.Request, body: bytes) -> str:
     keys = request.app.get(SHOP_KEYS)
     signature = request.headers.get(SIGNATURE, "")
     # Without a body there would be nothing that ties a signature to its call.
-    signed = body or f"{request.method} {request.raw_path}".encode()
+    signed = body or f"{request.method} {request.raw_path}".encode(errors="surrogateescape")
     if keys is None or not is_signed(keys, signature, signed, now_s=time.time()):
         raise Refused(Problem.BAD_SIGNATURE)
     return SIGNER

@@ -161,6 +161,22 @@ CREATE TRIGGER payments_owe_external AFTER UPDATE ON payments
   FOR EACH ROW WHEN (NEW.method = 'external' AND NEW.state = 'refunding' AND OLD.state = 'paid')
   EXECUTE FUNCTION owe_external_payment();
 
+-- Such an order is not refunded before its money is back, whatever would make it so:
+-- refund_to_wallets in 0005_payments.sql finds that it did nothing, and gives no wallet the money.
+CREATE OR REPLACE FUNCTION keep_refunding() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+  IF EXISTS (SELECT FROM external_payments
+              WHERE reference = substr(OLD.paying_tx, 5) AND state = 'refund_due') THEN
+    RETURN NULL;
+  END IF;
+  RETURN NEW;
+END $$;
+CREATE TRIGGER orders_keep_refunding BEFORE UPDATE ON orders
+  FOR EACH ROW WHEN (OLD.state = 'refunding' AND NEW.state = 'refunded'
+                     AND OLD.paying_tx LIKE 'ext-%')
+  EXECUTE FUNCTION keep_refunding();
+
 -- The shop has sent the money of a payment back. Returns returned, refunded (it was known before),
 -- paid (it is not due), or unknown.
 CREATE OR REPLACE FUNCTION return_external_payment(p_reference text)
@@ -211,50 +227,4 @@ BEGIN
               WHEN wanted.state = 'paid' THEN 'paid'
               WHEN wanted.state = 'pending' OR wanted.reason = 'expired' THEN 'expired'
               ELSE 'not_payable' END;
-END $$;
-
--- As in 0005_payments.sql, except that the money of an external payment waits for the shop.
-CREATE OR REPLACE FUNCTION refund_to_wallets(p_order_ids uuid[])
-RETURNS SETOF uuid
-LANGUAGE plpgsql AS $$
-DECLARE
-  txs text[];
-BEGIN
-  PERFORM FROM orders WHERE order_id = ANY (p_order_ids) ORDER BY order_id FOR UPDATE;
-  WITH ended AS (
-    UPDATE orders o SET state = 'refunded', version = version + 1
-     WHERE order_id = ANY (p_order_ids) AND state = 'refunding'
-       AND NOT EXISTS (SELECT FROM payments p
-                        WHERE p.tx_id = o.paying_tx AND p.method IN ('card', 'external'))
-    RETURNING paying_tx
-  ), noted AS (
-    UPDATE payments SET state = 'refunded', changed_at = now() FROM ended WHERE tx_id = paying_tx
-    RETURNING tx_id
-  )
-  SELECT coalesce(array_agg(tx_id), '{}') INTO txs FROM noted;
-  UPDATE payments SET asks = 0, next_ask_at = now()
-   WHERE tx_id IN (SELECT o.paying_tx FROM orders o WHERE o.order_id = ANY (p_order_ids))
-     AND state = 'refunding' AND method = 'card' AND next_ask_at IS NULL;
-
-  PERFORM FROM wallets
-    WHERE buyer_id IN (SELECT p.buyer_id FROM payments p WHERE p.tx_id = ANY (txs))
-    ORDER BY buyer_id FOR UPDATE;
-  UPDATE wallets w SET available_cents = available_cents + p.cents, version = version + 1
-    FROM (SELECT buyer_id, sum(amount_cents) AS cents FROM payments
-           WHERE tx_id = ANY (txs) GROUP BY buyer_id) p
-   WHERE w.buyer_id = p.buyer_id AND p.cents > 0;
-  PERFORM FROM coupons
-    WHERE coupon_id IN (SELECT p.coupon_id FROM payments p WHERE p.tx_id = ANY (txs))
-    ORDER BY coupon_id FOR UPDATE;
-  UPDATE coupons c SET state = 'available', locked_by = NULL
-    FROM payments p
-   WHERE p.tx_id = ANY (txs) AND c.coupon_id = p.coupon_id AND c.locked_by = p.tx_id
-     AND c.state = 'used';
-  INSERT INTO entries (tx, kind, account, cents)
-  SELECT p.tx_id, 'refund', side.account, side.cents
-    FROM payments p,
-         LATERAL (VALUES ('wallet:' || p.buyer_id, p.amount_cents), ('discount', p.discount_cents),
-                         ('revenue', -p.amount_cents - p.discount_cents)) AS side (account, cents)
-   WHERE p.tx_id = ANY (txs) AND side.cents <> 0;
-  RETURN QUERY SELECT p.order_id FROM payments p WHERE p.tx_id = ANY (txs);
 END $$;

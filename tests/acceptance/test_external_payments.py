@@ -61,7 +61,7 @@ def report(shop_calls):
 
 @pytest.fixture
 def placed(http, open_sale, order_for, db):
-    """Make a sale and an order in it whose row is there: `sale, order_id, buyer = await placed()`."""
+    """Make a sale and an order whose row is there: `sale, order_id, buyer = await placed()`."""
 
     async def make():
         sale, buyer = await open_sale(stock=1), payer()
