@@ -31,8 +31,17 @@ class PaymentReply(NamedTuple):
     retry_after_s: float | None = None
 
 
-async def place_orders(stack: BenchStack, url: str, sale: Sale, count: int) -> dict[str, str]:
-    """Let so many buyers grab; return buyer -> order once every order is in PostgreSQL."""
+#: Whether all units of a sale are held by orders that wait for their payment.
+ALL_FROZEN = "SELECT frozen = total FROM inventory WHERE sale_id = $1"
+
+
+async def place_orders(
+    stack: BenchStack, url: str, sale: Sale, count: int, *, complete: str = ALL_FROZEN
+) -> dict[str, str]:
+    """Let so many buyers grab; return buyer -> order once every order is in PostgreSQL.
+
+    `complete` is the query that says so.
+    """
     missing = {buyer_id: ticket for _, buyer_id, ticket in stack.tickets([sale], count)}
     orders: dict[str, str] = {}
     deadline = time.monotonic() + PATIENCE_S
@@ -43,8 +52,7 @@ async def place_orders(stack: BenchStack, url: str, sale: Sale, count: int) -> d
         replies = flash_crowd(url, sale.sale_id, missing, connections=connections, presses=1)
         orders |= {r.buyer_id: r.order_id for r in await replies if r.order_id}
         missing = {buyer_id: t for buyer_id, t in missing.items() if buyer_id not in orders}
-    placed = "SELECT frozen = total FROM inventory WHERE sale_id = $1"
-    await stack.until(placed, sale, "orders are missing")
+    await stack.until(complete, sale, "orders are missing")
     return orders
 
 
