@@ -22,7 +22,8 @@ from gateway.http.responses import Moment, json_response
 from gateway.overload.aiohttp_protocol import in_flight
 from gateway.payments.shop_identity import SHOP_SERVER, shop_server_of
 from seckill import metrics, order_ids
-from seckill.errors import Missing, Unavailable, WrongState
+from seckill.currencies import digits_of
+from seckill.errors import Missing, Unavailable, UserMistake, WrongState
 from seckill.inventory import holders
 from seckill.inventory.reservations import Verdict
 from seckill.payments.external_payments import (
@@ -181,7 +182,7 @@ async def take_external_payment(request: web.Request) -> web.Response:
     body = await read_body(request)
     await shop_server_of(request, body)
     order_id, wanted = _order_of(request), parse_json(body, _decoder)
-    _check_time(wanted.paid_at)
+    _check(wanted)
     sale_id = await _sale_of(request, order_id)
     report = PaymentReport(wanted.reference, order_id, sale_id, *_money_of(wanted))
     with in_flight(request):
@@ -361,7 +362,13 @@ def _money_of(wanted: ExternalPaymentReport) -> tuple[int, str, datetime]:
     return wanted.amount_cents, wanted.currency, wanted.paid_at
 
 
-def _check_time(paid_at: datetime) -> None:
+def _check(wanted: ExternalPaymentReport) -> None:
+    """Refuse a value that is of the right form, and yet cannot be."""
+    try:
+        digits_of(wanted.currency)
+    except UserMistake as error:
+        raise Refused(Problem.BAD_REQUEST, str(error), field="currency") from error
+    paid_at = wanted.paid_at
     if paid_at.year < OLDEST_YEAR or paid_at > datetime.now(UTC) + AHEAD_MAX:
         raise Refused(
             Problem.BAD_REQUEST,

@@ -11,6 +11,7 @@ import typer
 from ops.cli.console import Json, show
 from ops.cli.stores import run
 from seckill import audit
+from seckill.currencies import amount_text
 from seckill.errors import UserMistake
 from seckill.payments.external_payments import REFERENCE, ExternalPayment, ExternalPayments
 
@@ -64,8 +65,8 @@ def note_refund(
 
 def _line(payment: ExternalPayment) -> str:
     why = f" ({payment.reason})" if payment.reason else ""
+    amount = amount_text(payment.amount_cents, payment.currency)
     return (
-        f"{payment.number:>8}  {payment.reference}  {payment.amount_cents} {payment.currency}  "
-        f"{payment.state}{why}  order {payment.order_id}  "
-        f"{payment.reported_at.isoformat(timespec='seconds')}"
+        f"{payment.number:>8}  {payment.reference}  {amount}  {payment.state}{why}  "
+        f"order {payment.order_id}  {payment.reported_at.isoformat(timespec='seconds')}"
     )

@@ -244,7 +244,7 @@ async def test_only_the_shop_reports_payments(placed, report, shop_calls, settin
     ("field", "value"),
     [
         *(("amount_cents", value) for value in ("1999", 19.99, -1, 2**53, 10**40, True, None)),
-        *(("currency", value) for value in ("eur", "EURO", "", 978, "EU\n")),
+        *(("currency", value) for value in ("eur", "EURO", "", 978, "EU\n", "ABC")),
         *(("reference", value) for value in ("", ".", "..", "-x", "a b", "a/b", "é", "x" * 129, 7)),
         ("reference", "ok\n"),
         ("paid_at", "2026-11-27T19:14:00"),
