@@ -2,7 +2,7 @@
 
 Each is known by the shop's reference. A report may come again, late, or twice under two references:
 one of them pays the order, and the others are on the list of what is due. The functions are in
-sql/0016_external_payments.sql.
+sql/0017_external_payments.sql.
 """
 
 from __future__ import annotations
