@@ -14,10 +14,12 @@ from typing import cast
 
 import msgspec
 from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import REGISTRY
+from prometheus_client.exposition import choose_encoder
 
 from config.settings import Settings
 from seckill.process import listening
+from seckill.spans import SPANS
 
 #: Connections at once. Prometheus, a balancer or two, the pool manager and an operator need ten; a
 #: gateway keeps a hundred open files back for these and its stores.
@@ -45,8 +47,8 @@ async def answering_health(settings: Settings, readiness: Readiness) -> AsyncIte
     async def readyz(_: web.Request) -> web.Response:
         return _json(*readiness())
 
-    async def metrics(_: web.Request) -> web.Response:
-        return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+    async def metrics(request: web.Request) -> web.Response:
+        return metrics_response(request)
 
     app = web.Application()
     app.add_routes([web.get(f"/{each.__name__}", each) for each in (livez, readyz, metrics)])
@@ -64,6 +66,16 @@ async def answering_health(settings: Settings, readiness: Readiness) -> AsyncIte
         server.close()
     finally:
         await runner.cleanup()
+
+
+def metrics_response(request: web.Request) -> web.Response:
+    """Return the metrics of this process.
+
+    While it traces they are in OpenMetrics, if the scraper reads that: it has exemplars, which are
+    the traces of single observations. Otherwise in text, which takes two thirds of the time.
+    """
+    encode, content_type = choose_encoder(request.headers.get("Accept", "") if SPANS.on else "")
+    return web.Response(body=encode(REGISTRY), headers={"Content-Type": content_type})
 
 
 def _json(status: int, body: dict[str, object]) -> web.Response:

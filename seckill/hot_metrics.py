@@ -6,13 +6,16 @@ fifth of a microsecond and are put into the library's form when they are scraped
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
+from typing import NamedTuple
 
 from prometheus_client import REGISTRY
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
 
 
 class HotCounter(Collector):
@@ -81,17 +84,31 @@ class HotHistogram(Collector):
             if self._labels and not distribution.count:
                 continue
             counts = map(float, accumulate(distribution.counts))
-            family.add_metric(values, list(zip(self._les, counts, strict=True)), distribution.sum)
+            buckets: list[tuple[str, float] | tuple[str, float, Exemplar]] = [
+                (le, count, example) if (example := distribution.example_of(n)) else (le, count)
+                for n, (le, count) in enumerate(zip(self._les, counts, strict=True))
+            ]
+            family.add_metric(values, buckets, distribution.sum)
         yield family
+
+
+class TracedSize(NamedTuple):
+    """One observation whose trace can be looked at, and its Unix time."""
+
+    size: float
+    trace_id: str
+    at_s: float
 
 
 class HotDistribution:
     """How often each size was seen."""
 
-    __slots__ = ("_bounds", "counts", "sum")
+    __slots__ = ("_bounds", "_examples", "counts", "sum")
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
         self._bounds = bounds
+        #: The last traced observation of each bucket that has one.
+        self._examples: dict[int, TracedSize] = {}
         #: Observations up to each bound and above the one before; the last are above all bounds.
         self.counts = [0] * (len(bounds) + 1)
         self.sum = 0.0
@@ -100,6 +117,17 @@ class HotDistribution:
         """Count an observation, or several of the same size."""
         self.counts[bisect_left(self._bounds, size)] += times
         self.sum += size * times
+
+    def exemplify(self, size: float, trace_id: str) -> None:
+        """Name the trace of an observation that was counted; only traced ones pay for it."""
+        bucket = bisect_left(self._bounds, size)
+        self._examples[bucket] = TracedSize(size, trace_id, time.time())
+
+    def example_of(self, bucket: int) -> Exemplar | None:
+        """Return the exemplar of a bucket; only the OpenMetrics format shows it."""
+        if (example := self._examples.get(bucket)) is None:
+            return None
+        return Exemplar({"trace_id": example.trace_id}, example.size, example.at_s)
 
     @property
     def count(self) -> int:

@@ -227,7 +227,10 @@ def _observe_waits(placings: Sequence[DecodedPlace], placed: Collection[str]) ->
     for placing in placings:
         if new := [grab.order_id for grab in placing.grabs if grab.order_id in placed]:
             wait_s = max(now - created_ms_of(new[0]), 0) / 1000
-            metrics.PLACEMENT_SECONDS.labels().observe(wait_s, len(new))
+            waits = metrics.PLACEMENT_SECONDS.labels()
+            waits.observe(wait_s, len(new))
+            if context := placing.traces.get(new[0]):
+                waits.exemplify(wait_s, context.trace_id)
 
 
 def _refusal(words: str) -> str:

@@ -97,6 +97,8 @@ def _panel(panel: Panel) -> dict[str, Any]:
                 "datasource": SOURCE,
                 "expr": expression,
                 "legendFormat": legend or "__auto",
+                # The traces that buckets name; a recording has none.
+                **({"exemplar": True} if "_bucket" in expression else {}),
             }
             for n, (legend, expression) in enumerate(panel.lines.items())
         ],

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from gateway.app_keys import DB, INSTALLATION_ID, PUBLISHER, REDIS, SETTINGS, STOPPING
 from gateway.grabs.publisher import BREAKER
@@ -15,6 +14,7 @@ from gateway.http.responses import json_response
 from seckill.adapters.failures import POSTGRESQL, RABBITMQ
 from seckill.adapters.failures import REDIS as REDIS_STORE
 from seckill.adapters.rabbitmq import Broker
+from seckill.admin_port import metrics_response
 from seckill.consistency.preflight import Preflight, PreflightReport
 from seckill.health import stores
 from seckill.health.watch import HealthWatch, Look
@@ -111,6 +111,6 @@ async def readyz(request: web.Request) -> web.Response:
     return json_response(found, status=200 if ready else 503)
 
 
-async def metrics(_: web.Request) -> web.Response:
-    """Answer with this process's metrics in the Prometheus format."""
-    return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+async def metrics(request: web.Request) -> web.Response:
+    """Answer with this process's metrics."""
+    return metrics_response(request)

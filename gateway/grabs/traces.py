@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import asyncpg
 
+from seckill import metrics
 from seckill.adapters import topology
 from seckill.errors import Unavailable
 from seckill.inventory.reservations import Grab
@@ -131,6 +132,27 @@ class AnsweredGrab:
             error=self.outcome if has_failed(self.outcome, self.status) else None,
             events=[(name, zero_ns + int(at * 1e9)) for name, at in self._stages() if at],
         )
+        self._exemplify(root.trace_id, now)
+
+    def _exemplify(self, trace_id: str, now: float) -> None:
+        """Name the trace beside what histograms have counted of this grab.
+
+        Of a grab that was not published no stage is named: its call may have been a look-up.
+        """
+        waits = metrics.GRAB_SECONDS.distributions.get((self.outcome,))
+        if waits is not None:
+            waits.exemplify(now - self.arrived_at, trace_id)
+        times = self.times
+        if times is None or not times.published_at:
+            return
+        for stage, since, until in (
+            ("queue", self.parsed_at, times.called_at),
+            ("call", times.called_at, times.replied_at),
+            ("wait_publish", times.replied_at, times.published_at),
+            ("confirm", times.published_at, times.confirmed_at),
+        ):
+            if until:
+                metrics.GRAB_STAGE_SECONDS.labels(stage).exemplify(until - since, trace_id)
 
     def _stages(self) -> Iterable[tuple[str, float]]:
         """Yield when it came to each stage; 0.0 for one that it has not reached.

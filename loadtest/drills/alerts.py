@@ -214,6 +214,7 @@ async def _prometheus(home: Path) -> AsyncIterator[str]:
             f"--config.file={place / 'prometheus.yml'}",
             f"--storage.tsdb.path={place / 'data'}",
             f"--web.listen-address=127.0.0.1:{port}",
+            "--enable-feature=exemplar-storage",
         ],
         env={},
         cwd=place,

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Annotated
+from uuid import UUID
 
 import msgspec
 import typer
 
 from config.settings import load_settings
 from ops.cli.console import Json, check_order_id, show
+from seckill import order_ids
 from seckill.errors import Missing
 from seckill.spans import trace_of_order
 from seckill.tracing import tree
@@ -20,31 +23,45 @@ from seckill.tracing.tree import SpanTree
 #: Attributes that the tree's lines and its heading have already, or that say nothing to a person.
 _HIDDEN = ("http.request.method", "http.route", "seckill.order_id", "seckill.late")
 
+_TRACE_ID = re.compile(r"[0-9a-f]{32}\Z")
+
+
+def check_id(text: str) -> str:
+    """Return the id of an order, or of a trace that began without one; raise UserMistake."""
+    if not _TRACE_ID.match(text.lower()):
+        return check_order_id(text)
+    dashed = str(UUID(text))
+    return dashed if order_ids.PATTERN.match(dashed) else text.lower()
+
 
 def trace(
-    order_id: Annotated[
-        str, typer.Argument(metavar="ORDER_ID", help="The order.", callback=check_order_id)
+    which: Annotated[
+        str,
+        typer.Argument(metavar="ORDER_ID", help="The order, or a trace_id.", callback=check_id),
     ],
     as_json: Json = False,
 ) -> None:
     """Print the trace of an order: what happened to it, where, when and for how long."""
     settings = load_settings()
+    what = "trace" if _TRACE_ID.match(which) else "order"
     path = settings.spans_file()
     if path is None:
         raise Missing(
-            f"the spans of order {order_id} are with the collector at {settings.otlp_endpoint}, "
-            f"under trace {trace_of_order(order_id).trace_id} unless its client began the trace; "
+            f"the spans of {what} {which} are with the collector at {settings.otlp_endpoint}, "
+            f"under trace {trace_of_order(which).trace_id} unless its client began the trace; "
             "set SECKILL_TRACE_FILE to have them in a file as well"
         )
-    found = tree.of_order(SpanFile(path), order_id)
+    find = tree.of_trace if what == "trace" else tree.of_order
+    found = find(SpanFile(path), which)
     if not found:
         why = "" if settings.trace_rate is not None else "; SECKILL_TRACE_RATE is not set here"
-        raise Missing(f"there is no trace of order {order_id} in {path}{why}")
-    show([_plain(each) for each in found], as_json, *_lines(order_id, found))
+        missing = "no such trace" if what == "trace" else f"no trace of order {which}"
+        raise Missing(f"there is {missing} in {path}{why}")
+    show([_plain(each) for each in found], as_json, *_lines(f"{what} {which}", found))
 
 
-def _lines(order_id: str, found: Sequence[SpanTree]) -> Iterator[str]:
-    yield f"order {order_id}, trace {found[0].span.trace_id}; times are UTC"
+def _lines(heading: str, found: Sequence[SpanTree]) -> Iterator[str]:
+    yield f"{heading}, trace {found[0].span.trace_id}; times are UTC"
     for each in found:
         for depth, span in each.walk():
             yield _line(depth, span)

@@ -38,6 +38,11 @@ def of_order(file: SpanFile, order_id: str) -> list[SpanTree]:
     return grow(spans.values())
 
 
+def of_trace(file: SpanFile, trace_id: str) -> list[SpanTree]:
+    """Return the trees of a trace: that of a grab that won no order has no other name."""
+    return grow(span for span in file.read(trace_id) if span.trace_id == trace_id)
+
+
 def grow(spans: Iterable[StoredSpan]) -> list[SpanTree]:
     """Put spans under their parents; return those without one, oldest first."""
     nodes = {s.span_id: SpanTree(s) for s in sorted(spans, key=lambda s: (s.start_ns, -s.end_ns))}

@@ -126,8 +126,11 @@ def _trace(
         parent = trace_of_transaction(call.tx_id, call.args)
         if parent is None:
             continue
-        error = result.failed.get(call.tx_id)
-        why = f"{type(error).__name__}: {error}" if error else result.refused.get(call.tx_id)
+        error, refused = result.failed.get(call.tx_id), result.refused.get(call.tx_id)
+        why = f"{type(error).__name__}: {error}" if error else refused
+        ending = "failed" if error else ("refused" if refused else "done")
+        steps = metrics.TRANSACTION_STEP_SECONDS.labels(branch.name, op, ending)
+        steps.exemplify((time.time_ns() - start_ns) / 1e9, parent.trace_id)
         SPANS.record(
             f"{op} {branch.name}",
             parent.child(),

@@ -7,7 +7,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 from aiohttp import ClientSession
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
+from ops.sandbox_provider import Sandbox, SandboxBehaviour
+from seckill.auth.key_ring import KeyRing
 from seckill.log_lines import secrets_of
 from seckill.payments import wallets
 from seckill.payments.wallets import TopUp
@@ -28,7 +31,15 @@ async def collector() -> AsyncIterator[Collector]:
 
 
 @pytest.fixture(scope="module")
-async def processes(settings, tmp_path_factory, collector):
+async def sandbox(settings):
+    keys = KeyRing.parse(settings.webhook_keys.get_secret_value(), setting="test")
+    sandbox = Sandbox(SandboxBehaviour(), keys=keys)
+    async with sandbox.serving() as sandbox.url:
+        yield sandbox
+
+
+@pytest.fixture(scope="module")
+async def processes(settings, tmp_path_factory, collector, sandbox):
     home = tmp_path_factory.mktemp("traced")
     async with Processes(
         settings,
@@ -38,6 +49,7 @@ async def processes(settings, tmp_path_factory, collector):
         SECKILL_LOG_LEVEL="debug",
         SECKILL_TRACE_FILE=str(home / "spans.jsonl"),
         OTEL_EXPORTER_OTLP_ENDPOINT=collector.url,
+        SECKILL_PROVIDER_URL=sandbox.url,
     ) as running:
         yield running
 
@@ -74,13 +86,13 @@ def grab_for(ticket_for):
 def pay(login_for, db):
     """Pay an order once it has a row."""
 
-    async def call(http, order_id, buyer):
+    async def call(http, order_id, buyer, method="wallet"):
         async def row():
             return await db.fetchval("SELECT 1 FROM orders WHERE order_id = $1", order_id)
 
         await eventually(row, "the order is placed")
         async with http.post(
-            f"/v1/orders/{order_id}/payments", json={"method": "wallet"}, headers=login_for(buyer)
+            f"/v1/orders/{order_id}/payments", json={"method": method}, headers=login_for(buyer)
         ) as response:
             assert response.status in (200, 202), await response.text()
 
@@ -179,6 +191,62 @@ async def test_a_paid_and_shipped_order_is_one_tree(
     assert sorted(tree.span.events, key=tree.span.events.__getitem__) == stages
 
 
+async def test_an_order_paid_by_card_and_shipped_is_one_tree_with_the_provider_s_calls(
+    http, open_sale, grab_for, pay, tree_of, processes
+) -> None:
+    sale = await open_sale()
+    buyer = payer()
+    order_id = await grab_for(http, sale, buyer)
+    await pay(http, order_id, buyer, "card")
+
+    tree = await tree_of(order_id, "send saga.completed")
+
+    code, out, err = await processes.ask("trace", order_id)
+    assert code == 0, err
+    assert tree.span.name == GRAB
+    assert {"process orders.place", PAY, "saga fulfilment", "send order.paid"} <= names_under(
+        tree, GRAB
+    )
+    assert "POST" in names_under(tree, PAY)
+    steps = {"do capture", "do allocate_shipment", "do notify", "POST"}
+    assert steps <= names_under(tree, "saga fulfilment")
+    paths = [str(s.attributes["url.path"]) for _, s in tree.walk() if s.kind == "client"]
+    assert [path.rpartition("/")[2] for path in paths] == ["authorise", "capture"]
+    assert [path for path in paths if path not in out] == []
+
+
+async def test_histograms_name_the_traces_of_what_they_counted(
+    http, open_sale, grab_for, tree_of, gateway, consumers, processes
+) -> None:
+    sale = await open_sale()
+    order_id = await grab_for(http, sale, "ann")
+    await tree_of(order_id, "send order.placed")
+    trace_id = order_id.replace("-", "")
+
+    async def named(process, name):
+        accept = {"Accept": "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"}
+        async with (
+            ClientSession() as admin,
+            admin.get(f"{process.admin_url}/metrics", headers=accept) as response,
+        ):
+            assert response.content_type == "application/openmetrics-text"
+            families = [*text_string_to_metric_families(await response.text())]
+        samples = (s for f in families if f.name == name for s in f.samples if s.exemplar)
+        return {
+            (*(v for k, v in sample.labels.items() if k != "le"),)
+            for sample in samples
+            if sample.exemplar.labels == {"trace_id": trace_id}
+        }
+
+    assert await named(gateway, "seckill_grab_seconds") == {("accepted",)}
+    stages = {"queue", "call", "wait_publish", "confirm"}
+    assert await named(gateway, "seckill_grab_stage_seconds") == {(stage,) for stage in stages}
+    assert await named(consumers, "seckill_placement_seconds") == {()}
+    code, out, err = await processes.ask("trace", trace_id)
+    assert code == 0, err
+    assert out.startswith(f"order {order_id}, trace {trace_id}")
+
+
 async def test_an_order_can_be_followed_through_the_logs_and_no_secret_is_in_them(
     http, open_sale, grab_for, tree_of, processes, settings, gateway, consumers
 ) -> None:
@@ -266,6 +334,30 @@ async def test_a_refund_by_an_operator_is_in_the_order_s_tree(
     assert code == 0, err
     tree = await tree_of(order_id, "refund by an operator")
     assert "refund by an operator" in names_under(tree, GRAB)
+
+
+async def test_a_grab_that_won_nothing_is_found_by_its_trace(
+    http, open_sale, grab_for, ticket_for, processes, collector
+) -> None:
+    sale = await open_sale(stock=1)
+    await grab_for(http, sale, "ann")
+    trace_id = "0af7651916cd43dd8448eb211c80319c"
+    headers = {
+        "Seckill-Ticket": ticket_for(sale, "bob"),
+        "traceparent": f"00-{trace_id}-00f067aa0ba902b7-01",
+    }
+    path = f"/v1/sales/{sale.sale_id}/grabs"
+    async with http.post(path, json={"quantity": 1}, headers=headers) as response:
+        assert response.status == 409
+
+    async def sent():
+        return any(span.trace_id == trace_id for span in collector.spans)
+
+    await eventually(sent, "the span of the refused grab", within_s=60)
+    code, out, err = await processes.ask("trace", trace_id)
+    assert code == 0, err
+    assert out.splitlines()[0].startswith(f"trace {trace_id}")
+    assert "sold_out" in out
 
 
 @pytest.mark.parametrize("words", [("trace",), ("order", "show")])

@@ -6,6 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 from prometheus_client import REGISTRY, generate_latest
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.openmetrics.parser import (
+    text_string_to_metric_families as openmetrics_families,
+)
 from prometheus_client.parser import text_string_to_metric_families
 
 from seckill.hot_metrics import DerivedCounter, HotHistogram
@@ -41,6 +45,24 @@ def test_a_histogram_counts_each_bucket_with_those_below_it(histogram: HotHistog
         "test_waits_seconds_bucket/+Inf/won": 5,
         "test_waits_seconds_count/won": 5,
         "test_waits_seconds_sum/won": pytest.approx(8.6),
+    }
+
+
+def test_a_bucket_names_the_last_trace_in_openmetrics_alone(histogram: HotHistogram) -> None:
+    won = histogram.labels("won")
+    for size, trace_id in [(0.05, "a" * 32), (0.5, "b" * 32), (0.6, "c" * 32)]:
+        won.observe(size)
+        won.exemplify(size, trace_id)
+
+    assert "trace_id" not in generate_latest().decode()
+    encode, content_type = choose_encoder("application/openmetrics-text; version=1.0.0")
+    families = openmetrics_families(encode(REGISTRY).decode())
+    (family,) = (f for f in families if f.name == "test_waits_seconds")
+    named = {s.labels["le"]: s.exemplar for s in family.samples if s.exemplar}
+    assert content_type.startswith("application/openmetrics-text")
+    assert {le: (e.labels["trace_id"], e.value) for le, e in named.items()} == {
+        "0.1": ("a" * 32, 0.05),
+        "1.0": ("c" * 32, 0.6),
     }
 
 
