@@ -150,6 +150,8 @@ export class SeckillClient {
   #tickets = new Map();
   /** @type {Map<string, Sale>} */
   #sales = new Map();
+  /** @type {Set<string>} */
+  #ended = new Set();
 
   /**
    * @param {object} options
@@ -225,8 +227,12 @@ export class SeckillClient {
       await this.#untilOpening(saleId, options);
       try {
         const call = { ...options, ticket, body: { quantity: options.quantity ?? 1 } };
-        return await this.#repeated(
+        const grabbed = await this.#repeated(
           () => this.#call("POST", `${salePath(saleId)}/grabs`, call), options);
+        if (!this.#ended.has(grabbed.order_id)) return grabbed;
+        // The buyer's order has ended, and its unit is on its way back: for that moment, the
+        // gateway still answers with it.
+        await sleep(this.#spread(POLL_MS / 5), options.signal);
       } catch (error) {
         if (!(error instanceof SeckillError)) throw error;
         if (error.code === "bad_ticket" && badTickets++ < 2) this.#tickets.delete(saleId);
@@ -270,7 +276,7 @@ export class SeckillClient {
           else {
             if (keyOf(event.order) !== seen) yield event.order;
             seen = keyOf(event.order);
-            if (FINAL.has(event.order.status)) return;
+            if (this.#isFinal(event.order)) return;
           }
         }
         polls = 0;
@@ -282,7 +288,7 @@ export class SeckillClient {
       const order = await this.order(orderId, options);
       if (keyOf(order) !== seen) yield order;
       seen = keyOf(order);
-      if (FINAL.has(order.status)) return;
+      if (this.#isFinal(order)) return;
       if (polls) polls = (polls + 1) % POLLS_MAX;
       waitMs = order.next_poll_ms ?? this.#spread(POLL_MS);
     }
@@ -311,7 +317,9 @@ export class SeckillClient {
 
   /** Cancel an order that is not paid. @param {string} orderId @param {CallOptions} [options] @returns {Promise<Order>} */
   async cancel(orderId, options = {}) {
-    return this.#repeated(() => this.#call("DELETE", orderPath(orderId), options), options);
+    const order = await this.#repeated(() => this.#call("DELETE", orderPath(orderId), options), options);
+    this.#isFinal(order);
+    return order;
   }
 
   /**
@@ -453,6 +461,12 @@ export class SeckillClient {
       : error.retryAfter * 1000 + this.#random() * FIRST_WAIT_MS;
     options.onWait?.(waitMs, error);
     await sleep(waitMs, options.signal);
+  }
+
+  /** @param {Order} order */
+  #isFinal(order) {
+    if (FINAL.has(order.status)) this.#ended.add(order.order_id);
+    return FINAL.has(order.status);
   }
 
   /** Return half of it to all of it, at random. @param {number} ms */

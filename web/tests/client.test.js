@@ -132,6 +132,15 @@ test("cancelling, the latest order, none, and a URL for a stream", async () => {
   assert.deepEqual(calls.map((call) => call.method), ["DELETE", "GET", "GET", "POST"]);
 });
 
+test("a grab that finds an order which has ended waits until its unit is back", async () => {
+  const { client, calls } = scripted(
+    json(200, order("cancelled")), ticket, json(200, { order_id: ORDER, status: "yours" }),
+    json(202, { order_id: "another", status: "queued" }));
+  await client.cancel(ORDER);
+  assert.equal((await client.grab("s")).order_id, "another");
+  assert.equal(calls.length, 4);
+});
+
 test("an abort ends attempts, waits and streams with the caller's reason", async () => {
   for (const answers of [[never], [problem(503, "paused", { "Retry-After": "60" })], [ticket, never]]) {
     const { client, calls } = scripted(...answers);

@@ -1,0 +1,215 @@
+"""The shop's page in browsers, from another origin than the gateway's."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from ops.processes.ports import free_port
+from seckill.auth.key_ring import KeyRing
+from tests import browser
+from tests.processes import eventually, limits_profile
+from tests.shop_site import shop_site
+
+#: A page of a loaded machine.
+PATIENCE_MS = 60_000
+#: What a browser writes down of answers that refuse, as they do here on purpose.
+REFUSED = re.compile(r"Failed to load resource: the server responded with a status of [45]")
+
+
+@pytest.fixture(scope="module")
+def browser_here() -> None:
+    """Skip where there is no browser; fail on a machine that tests every change."""
+    if lack := browser.missing():
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"browser: {lack}")
+
+
+@pytest.fixture(scope="module")
+async def site(browser_here, processes, settings):
+    port = free_port()
+    gateway = await processes.run(
+        "gateway",
+        SECKILL_CORS_ORIGINS=f"http://127.0.0.1:{port}",
+        **limits_profile(processes.home),
+    )
+    keys = KeyRing.parse(settings.jwt_keys.get_secret_value(), setting="test")
+    async with shop_site(port, gateway.url, keys) as serving:
+        yield serving
+
+
+@pytest.fixture(scope="module")
+async def chromium(browser_here):
+    async with browser.chromium() as running:
+        yield running
+
+
+@pytest.fixture
+def visit(chromium, site, consumers):
+    """Open a sale's page in a browser of a buyer; a script's error or a breach fails the test."""
+
+    @asynccontextmanager
+    async def opening(sale, buyer: str | None = None, *, lang="en") -> AsyncIterator:
+        context = await chromium.new_context(viewport={"width": 390, "height": 844})
+        if buyer:
+            await context.add_cookies([{"name": "buyer", "value": buyer, "url": site.url}])
+        page = await context.new_page()
+        page.set_default_timeout(PATIENCE_MS)
+        wrong: list[str] = []
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("console", lambda said: said.type == "error" and wrong.append(said.text))
+        await page.goto(site.page_of(sale.sale_id, lang))
+        try:
+            yield page
+        finally:
+            await context.close()
+        assert [text for text in wrong if not REFUSED.match(text)] == []
+
+    return opening
+
+
+async def says(page, text: str) -> None:
+    """Wait until the page's status is this."""
+    await page.locator("#status").filter(has_text=text).wait_for()
+
+
+async def press(page, name: str) -> None:
+    await page.get_by_role("button", name=name, exact=True).click()
+
+
+@pytest.fixture
+def looks(tmp_path):
+    """Check a view with axe, dark and light, and keep pictures of a phone and a large screen."""
+
+    async def check(page, name: str) -> None:
+        for width in (390, 1440):
+            await page.set_viewport_size({"width": width, "height": 844})
+            for scheme in ("light", "dark"):
+                await page.emulate_media(color_scheme=scheme)
+                await page.screenshot(path=tmp_path / f"{name}-{width}-{scheme}.png")
+        for scheme in ("dark", "light"):
+            await page.emulate_media(color_scheme=scheme)
+            assert await browser.barriers(page) == [], (name, scheme)
+        await page.set_viewport_size({"width": 390, "height": 844})
+        fits = "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
+        assert await page.evaluate(fits), name
+
+    return check
+
+
+async def test_the_last_unit_expires_for_one_browser_and_comes_to_the_other_without_a_reload(
+    visit, looks, open_sale, db, assert_balanced
+):
+    sale = await open_sale(stock=1)
+    async with visit(sale, "alice") as one, visit(sale, "bob") as two:
+        for page in (one, two):
+            await says(page, "On sale now")
+        await looks(one, "open")
+        await asyncio.gather(press(one, "Buy"), press(two, "Buy"))
+
+        async def winner():
+            for page, other in ((one, two), (two, one)):
+                if "Yours until" in await page.locator("#status").inner_text():
+                    return page, other
+            return None
+
+        first, second = await eventually(winner, "one of them has it", within_s=60)
+        await says(second, "Sold out")
+        await second.locator("#note").filter(has_text="may come back").wait_for()
+        await looks(first, "yours")
+        await looks(second, "sold-out")
+        await press(second, "Buy one if it comes back")
+        await says(second, "Waiting for one to come back")
+        await looks(second, "waiting")
+        await db.execute("UPDATE orders SET pay_by = now() WHERE sale_id = $1", sale.sale_id)
+        await first.locator("#note").filter(has_text="The time to pay is over").wait_for()
+        await says(second, "Yours until")
+        await says(first, "Sold out")
+        await looks(first, "expired")
+        states = await db.fetch(
+            "SELECT state FROM orders WHERE sale_id = $1 ORDER BY created_at", sale.sale_id
+        )
+        assert [row[0] for row in states] == ["cancelled", "pending"]
+    await assert_balanced(sale)
+
+
+async def test_a_buyer_pays_by_keyboard_and_finds_the_order_after_a_reload(
+    visit, looks, open_sale, checkout
+):
+    sale = await open_sale(stock=5, per_order_max=2)
+    await checkout.give("keys", 2 * 1999)
+    async with visit(sale, "keys") as page:
+        await says(page, "On sale now")
+        await page.get_by_label("How many").select_option("2")
+        await page.get_by_role("button", name="Buy").focus()
+        await page.keyboard.press("Enter")
+        await says(page, "Yours until")
+        assert await page.evaluate("document.activeElement.id") == "status"  # not lost
+        await page.keyboard.press("Tab")
+        assert await page.evaluate("document.activeElement.id") == "wallet"
+        await page.keyboard.press("Enter")
+        await says(page, "It is on its way")
+        await page.reload()
+        await says(page, "It is on its way")
+        await page.locator("#order").filter(has_text="€19.99").wait_for()
+        await looks(page, "paid")
+
+
+async def test_a_countdown_ends_in_a_button_that_works_and_a_cancelled_unit_can_be_had_again(
+    visit, looks, open_sale, checkout
+):
+    sale = await open_sale(
+        stock=5, opens_at=datetime.now(UTC) + timedelta(seconds=20), proof_bits=10
+    )
+    async with visit(sale, "poor", lang="zh") as page:
+        assert await page.locator("html").get_attribute("lang") == "zh"
+        await says(page, "开抢")
+        await page.locator("#timer").filter(has_text=re.compile(r"00:\d\d")).wait_for()
+        await page.locator("#note").filter(has_text="一切就绪").wait_for()  # the work is done
+        assert await page.get_by_role("button", name="立即抢购").is_disabled()
+        await looks(page, "countdown-zh")
+        await says(page, "正在抢购")
+        await press(page, "立即抢购")
+        await says(page, "为您保留至")
+        await press(page, "钱包付款")
+        await page.get_by_role("alert").filter(has_text="钱包余额不足").wait_for()
+        await looks(page, "refused-zh")
+        await press(page, "取消订单")
+        await page.locator("#note").filter(has_text="您已取消订单").wait_for()
+        await says(page, "正在抢购")
+        await checkout.give("poor", 1999)
+        await press(page, "立即抢购")
+        await press(page, "钱包付款")
+        await says(page, "付款成功")
+
+
+async def test_who_is_not_signed_in_is_asked_to_and_an_event_source_takes_a_token(visit, open_sale):
+    sale = await open_sale(stock=5)
+    async with visit(sale) as page:
+        await page.get_by_role("link", name="Sign in to buy").wait_for()
+        assert await page.get_by_role("button").count() == 0
+    async with visit(sale, "carl") as page:
+        await press(page, "Buy")
+        await says(page, "Yours until")
+        heard = await page.evaluate(
+            """async sale => {
+                const { SeckillClient } = await import("/seckill-client.js");
+                const { default: config } = await import("/shop/config.js");
+                const client = new SeckillClient({ url: config.gateway, login: config.login });
+                const { order_id } = await client.myOrder(sale);
+                const source = new EventSource(await client.streamUrl(order_id));
+                const heard = await new Promise((resolve, reject) => {
+                    source.addEventListener("order", ({ data }) => resolve(JSON.parse(data)));
+                    source.onerror = () => reject(new Error("refused"));
+                });
+                source.close();
+                return heard;
+            }""",
+            sale.sale_id,
+        )
+        assert heard["status"] == "pending"
