@@ -21,7 +21,7 @@ from seckill.auth.key_ring import KeyRing
 _CONFIG = """
 const query = new URLSearchParams(location.search);
 export default {{
-  gateway: {gateway}, sale: query.get("sale"), currency: "EUR", signIn: "/sign-in",
+  gateway: {gateway}, sale: query.get("sale"), signIn: "/sign-in",
   async login() {{
     const response = await fetch("/login-token", {{ cache: "no-store" }});
     return response.ok ? response.text() : null;

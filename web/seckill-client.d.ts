@@ -149,7 +149,14 @@ export type Sale = {
      * in the smallest unit of the currency
      */
     price_cents: number;
-    currency?: string | undefined;
+    /**
+     * as ISO 4217 names it
+     */
+    currency: string;
+    /**
+     * how many digits of it are behind the point
+     */
+    currency_digits: number;
     name?: string | null | undefined;
     picture_url?: string | null | undefined;
     per_order_max: number;

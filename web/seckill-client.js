@@ -17,7 +17,8 @@
  * @property {string} sale_id
  * @property {"created" | "open" | "paused" | "closed"} state
  * @property {number} price_cents in the smallest unit of the currency
- * @property {string} [currency]
+ * @property {string} currency as ISO 4217 names it
+ * @property {number} currency_digits how many digits of it are behind the point
  * @property {string | null} [name]
  * @property {string | null} [picture_url]
  * @property {number} per_order_max

@@ -24,6 +24,4 @@ export default {
   async card() {
     return {};
   },
-  /** For a gateway that names no currency. */
-  currency: "EUR",
 };

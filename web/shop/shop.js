@@ -153,9 +153,9 @@ function mayReturn(sale) {
 }
 
 function money(cents) {
-  const currency = view.sale.currency ?? config.currency;
-  const format = new Intl.NumberFormat(lang, { style: "currency", currency });
-  return format.format(cents / 10 ** format.resolvedOptions().maximumFractionDigits);
+  const { currency, currency_digits: digits } = view.sale;
+  const shown = { style: "currency", currency, minimumFractionDigits: digits, maximumFractionDigits: digits };
+  return new Intl.NumberFormat(lang, shown).format(cents / 10 ** digits);
 }
 
 function clock(moment) {
