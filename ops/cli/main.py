@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from ops.cli import quick_help
+
 if TYPE_CHECKING:
     from typer._click import Command, Context
 
@@ -129,7 +131,10 @@ class Commands(TyperGroup):
     ) -> tuple[str | None, Command | None, list[str]]:
         """Return the command that was typed, imported."""
         name, command, rest = super().resolve_command(ctx, args)
-        return name, command and load(str(name)), rest
+        if not quick_help.is_asked(args):
+            return name, command and load(str(name)), rest
+        quick_help.import_stand_ins()
+        return name, command and quick_help.forbid_work(load(str(name))), rest
 
 
 app = typer.Typer(cls=Commands, add_completion=False, no_args_is_help=True)
