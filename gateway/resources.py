@@ -47,6 +47,7 @@ from gateway.overload.rate_limiter import LIMITER, RateLimiter
 from gateway.payments.tasks import PAYMENT_TASKS, PaymentTasks
 from gateway.sales.pages import SALE_PAGES, SalePages
 from gateway.sales.remaining_units import REMAINING_UNITS, RemainingUnits
+from gateway.sales.units_back import UnitsBack
 from gateway.sales.views import SALE_VIEWS, SaleViews
 from seckill import metrics
 from seckill.adapters import installation, postgres
@@ -57,6 +58,7 @@ from seckill.adapters.redis_replicas import replica_wait
 from seckill.clock import monotonic_ms
 from seckill.errors import Unavailable
 from seckill.inventory.reservations import Stock
+from seckill.orders import orders
 from seckill.payments import checkout, fulfilment
 from seckill.payments.card_payment_store import CardPaymentStore
 from seckill.payments.card_payments import CardPayments
@@ -123,7 +125,9 @@ async def redis_ctx(app: web.Application) -> AsyncIterator[None]:
     app[LIMITER] = RateLimiter(app[LIMITS], TokenBuckets(app[REDIS]))
     app[REMAINING_UNITS] = RemainingUnits(app[DB], app[SALES], app[STOCK])
     lead_s = settings.ticket_lead_s
-    app[SALE_VIEWS] = SaleViews(app[REMAINING_UNITS], lead_s)
+    app[SALE_VIEWS] = SaleViews(
+        app[REMAINING_UNITS], UnitsBack(partial(orders.next_expiries, app[DB])), lead_s
+    )
     app[SALE_PAGES] = SalePages(app[DB], app[STOCK], lead_s)
     async with installation.watched(app[REDIS], app[INSTALLATION_ID]):
         yield

@@ -39,8 +39,9 @@ class SaleView(msgspec.Struct):
     """One sale as buyers see it. `remaining` may lag a second; null while it is not known.
 
     `proof_bits` above 0: a ticket needs a solved challenge first. Tickets are handed out from
-    `tickets_from`; null where there is no opening to wait for. `metadata` is
-    the shop's own.
+    `tickets_from`; null where there is no opening to wait for. `units_back_from` is when the next
+    unpaid order of a sale that is sold out runs out; null where that is not known, and in lists.
+    `metadata` is the shop's own.
     """
 
     sale_id: str
@@ -62,6 +63,7 @@ class SaleView(msgspec.Struct):
     sold_out: bool
     remaining: int | None
     tickets_from: Moment | None = None
+    units_back_from: Moment | None = None
 
 
 class SaleList(msgspec.Struct):

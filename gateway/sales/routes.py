@@ -55,6 +55,7 @@ _EXAMPLE = SaleView(
     sold_out=False,
     remaining=499,
     tickets_from=datetime(2026, 11, 27, 18, 50, tzinfo=UTC),
+    units_back_from=None,
 )
 
 

@@ -18,6 +18,7 @@ from aiohttp import web
 from gateway.http.responses import COMMON
 from gateway.sales.pages import LAG_S, view_of
 from gateway.sales.remaining_units import RemainingUnits, SaleAndUnits
+from gateway.sales.units_back import UnitsBack
 
 #: Sales whose bytes are kept: 3 MB, if each has as much metadata as it may have.
 KEPT_MAX = 1024
@@ -46,8 +47,11 @@ class EncodedView:
 class SaleViews:
     """The bytes of the sales that were asked for lately."""
 
-    def __init__(self, remaining: RemainingUnits, ticket_lead_s: float) -> None:
+    def __init__(
+        self, remaining: RemainingUnits, units_back: UnitsBack, ticket_lead_s: float
+    ) -> None:
         self._remaining = remaining
+        self._units_back = units_back
         self._ticket_lead_s = ticket_lead_s
         self._kept: OrderedDict[str, EncodedView] = OrderedDict()
 
@@ -72,7 +76,10 @@ class SaleViews:
         moment = datetime.fromtimestamp(second, UTC)
         if not sale.was_opened or sale.is_hidden(datetime.fromtimestamp(now, UTC)):
             return None
-        body = msgspec.json.encode(view_of(sale, left, moment, self._ticket_lead_s))
+        view = view_of(sale, left, moment, self._ticket_lead_s)
+        if view.sold_out and sale.state == "open":
+            view.units_back_from = self._units_back.of(sale.sale_id)
+        body = msgspec.json.encode(view)
         tag = f'"{blake2b(body, digest_size=12).hexdigest()}"'
         made = self._kept[sale.sale_id] = EncodedView(found, second, body, tag)
         self._kept.move_to_end(sale.sale_id)

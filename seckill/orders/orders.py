@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
@@ -22,6 +22,8 @@ _COLUMNS = (
     " o.state, o.reason, o.pay_by"
 )
 
+#: Unpaid orders that are read to find when the next ones run out: some milliseconds.
+EXPIRIES_MAX = 5000
 #: The columns of a batch, each as one text.
 _PLACE_BY = """
 SELECT id::text, outcome, why
@@ -140,6 +142,22 @@ async def count_cancelled(db: asyncpg.Pool, sale_id: str, buyer_id: str, *, reas
             reason,
         )
     return count
+
+
+async def next_expiries(db: asyncpg.Pool) -> Mapping[str, datetime]:
+    """Return when the next unpaid order of each sale runs out, as far as EXPIRIES_MAX orders show.
+
+    The bound keeps it cheap: without it, a sale whose orders are all paid would have the unpaid
+    ones of all others read.
+    """
+    with database_errors_as_unavailable():
+        rows = await db.fetch(
+            "SELECT sale_id, min(pay_by) AS pay_by FROM ("
+            "  SELECT sale_id, pay_by FROM orders WHERE state = 'pending' ORDER BY pay_by LIMIT $1"
+            ") AS first GROUP BY sale_id",
+            EXPIRIES_MAX,
+        )
+    return {row["sale_id"]: row["pay_by"] for row in rows}
 
 
 async def release_overdue(db: asyncpg.Pool, *, grace_s: float, limit: int) -> list[str]:

@@ -239,3 +239,22 @@ async def test_a_sale_that_was_never_opened_is_edited_and_deleted_by_http(admin)
         assert answer == (422, "bad_request"), bad
     assert (await call(admin, "POST", "/admin/sales/draft/delete"))[0] == 200
     assert await refusal(admin, "POST", "/admin/sales/draft/delete") == (404, "not_found")
+
+
+async def test_a_sold_out_sale_says_when_the_next_unpaid_order_runs_out(
+    http, consumers, open_sale, order_for, db
+):
+    sale = await open_sale(stock=2)
+
+    async def units_back_from():
+        async with http.get(f"/v1/sales/{sale.sale_id}") as response:
+            moment = (await response.json())["units_back_from"]
+            return moment and datetime.fromisoformat(moment)
+
+    await order_for(http, sale, "alice")
+    assert await units_back_from() is None  # one is left
+    await order_for(http, sale, "bob")
+    moment = await eventually(units_back_from, "the moment is known")
+    assert moment == await db.fetchval(
+        "SELECT min(pay_by) FROM orders WHERE sale_id = $1", sale.sale_id
+    )

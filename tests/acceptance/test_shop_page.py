@@ -120,7 +120,7 @@ async def test_the_last_unit_expires_for_one_browser_and_comes_to_the_other_with
 
         first, second = await eventually(winner, "one of them has it", within_s=60)
         await says(second, "Sold out")
-        await second.locator("#note").filter(has_text="may come back").wait_for()
+        await second.locator("#note").filter(has_text="may come back at").wait_for()
         await looks(first, "yours")
         await looks(second, "sold-out")
         await press(second, "Buy one if it comes back")
