@@ -124,6 +124,7 @@ class Settings(BaseSettings):
     shop_rate_per_s: Count = 20
     gateway_url: str = ""
     admin_url: str = ""
+    shop_url: str = ""
     #: Time for requests in flight to finish after SIGTERM. A grab is answered within
     #: redis_timeout_s + 2 * confirm_timeout_s, so this is that sum and some more.
     drain_s: Seconds = 5.0

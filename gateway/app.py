@@ -9,7 +9,7 @@ from config.settings import Settings
 from gateway import resources
 from gateway.app_keys import LIMITS, SETTINGS
 from gateway.grabs import routes as grabs
-from gateway.http import cors, docs, openapi, responses
+from gateway.http import cors, docs, openapi, problem_pages, responses
 from gateway.http.auth import TICKET_KEYS
 from gateway.http.client_address import TRUSTED_PROXIES
 from gateway.http.contract import Route
@@ -53,6 +53,7 @@ ROUTES: tuple[Route, ...] = (
     ("GET", "/v1/payments/external", external.list_external_payments),
     ("POST", "/v1/webhooks/payments", webhooks.take_payment_event),
     ("GET", "/openapi.json", openapi.read_contract),
+    problem_pages.ROUTE,
     ("GET", "/docs", docs.show_docs),
     ("GET", "/docs/{asset}", docs.load_asset),
 )

@@ -1,8 +1,9 @@
 """The log of a process: lines of JSON for machines or of text for people, without secrets.
 
 A line has an event, one name for each kind. `order_id`, `sale_id` and `trace_id` are there where
-one order, one sale or one trace is meant. Batches are logged as batches, and ordinary ones for
-debugging only: at 20,000 orders a second, a line an order would be the most expensive thing.
+one order, one sale or one trace is meant, and `request_id` (the answer's Request-Id) while a
+request is handled. Batches are logged as batches, and ordinary ones for debugging only: at 20,000
+orders a second, a line an order would be the most expensive thing.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import logging
 import re
 import sys
 from collections.abc import Collection, Iterable, Sequence
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import unquote
@@ -32,6 +34,8 @@ TEXT_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _IN_ADDRESS = re.compile(r"(?:://[^:/@]*:|password=)([^&@#]+)(?=[@&#]|$)")
 #: What a record has by itself. Anything else was given with `extra`, and belongs to the line.
 _OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "event", "taskName"}
+#: The id of the request that is being handled; "" where there is none.
+REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 
 
@@ -104,6 +108,8 @@ class JsonFormatter(logging.Formatter):
         }
         if (context := current()) is not None:
             line["trace_id"] = context.trace_id
+        if request_id := REQUEST_ID.get():
+            line["request_id"] = request_id
         line |= {name: value for name, value in vars(record).items() if name not in _OWN}
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)

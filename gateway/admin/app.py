@@ -27,6 +27,7 @@ from gateway.admin.sales import (
     resume_sale,
 )
 from gateway.app_keys import DB, REDIS, SETTINGS, STOCK
+from gateway.http import problem_pages
 from gateway.http.problems import Handler, Problem, Refused, add_routes
 from gateway.http.requests import read_json, sale_id_of
 from gateway.http.responses import json_response
@@ -64,6 +65,7 @@ def create_admin_app(
         [
             *(("GET", path, handler) for path, handler in health),
             *((method, path, for_operators(handler)) for method, path, handler in OPERATORS),
+            (*problem_pages.ROUTE[:2], problem_pages.show_problem.handler),
             *console_routes(OPERATORS),
         ],
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Annotated, Protocol
+from typing import Protocol
 
 import asyncpg
 import msgspec
@@ -14,22 +14,15 @@ from gateway.admin.health import EDGE, preflight_of
 from gateway.app_keys import DB, REDIS, SETTINGS, STOCK
 from gateway.http.requests import read_json, sale_id_of
 from gateway.http.responses import json_response
+from gateway.sales.changes import UnitsChange
 from seckill.consistency import preflight
 from seckill.inventory.reservations import Stock
 from seckill.sales import drafts, sales
 from seckill.sales.drafts import SaleEdit, changes_of
 from seckill.sales.restock import restock
-from seckill.sales.sales import UNITS_MAX, Sale, Units
+from seckill.sales.sales import Sale
 
 log = logging.getLogger(__name__)
-
-
-class UnitsChange(msgspec.Struct, forbid_unknown_fields=True):
-    """Units to be added (below 0: taken out) to the total that the caller has seen."""
-
-    units: Annotated[int, msgspec.Meta(ge=-UNITS_MAX, le=UNITS_MAX)]
-    from_total: Units
-    reason: Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
 
 
 class SaleChange(Protocol):

@@ -34,8 +34,16 @@ _BEGINNING = b"POST /v1/sales/"
 _REQUEST_LINE = re.compile(rb"POST /v1/sales/([A-Za-z0-9_.-]{1,64})/grabs HTTP/1\.([01])\r\n")
 #: As ordinary clients write them: without a sign, or zeros before.
 _LENGTHS = {b"%d" % length: length for length in range(1, BODY_MAX + 1)}
-#: Each changes what the request means, or how long it is.
-_UNUSUAL = {b"transfer-encoding", b"content-encoding", b"expect", b"upgrade", b"trailer", b"te"}
+#: Each changes what the request means, or how long it is; or it is to be on the answer.
+_UNUSUAL = {
+    b"transfer-encoding",
+    b"content-encoding",
+    b"expect",
+    b"upgrade",
+    b"trailer",
+    b"te",
+    b"request-id",
+}
 #: What `Connection` says of a version's connection; anything else is unusual.
 _KEEPS_ALIVE = {
     (False, ""): True,

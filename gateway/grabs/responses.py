@@ -19,6 +19,7 @@ from gateway.http.problems import (
     problem_headers,
     retry_after,
 )
+from gateway.http.request_ids import HEADER, PREFIX, next_number
 from gateway.http.responses import COMMON, SERVER
 from gateway.overload.poll_schedule import PollSchedule
 from seckill import metrics
@@ -36,6 +37,8 @@ REFUSALS: dict[Verdict, Problem] = {
 }
 WAITS = {verdict: metrics.GRAB_SECONDS.labels(verdict.name.lower()) for verdict in Verdict}
 
+#: The line of an answer's id, without its number.
+_ID = f"{HEADER}: {PREFIX}".encode()
 _JSON = {**COMMON, "Content-Type": "application/json"}
 #: Status and headers of each verdict's answer, built once, like the bodies.
 _HEADS: Mapping[Verdict, tuple[int, Mapping[str, str]]] = {
@@ -93,8 +96,8 @@ class RawResponses:
         self._heads = {verdict: self._head(*head) for verdict, head in _HEADS.items()}
         #: Head and body of refusals that are alike, by their problem and detail.
         self._problems: dict[tuple[Problem, str], tuple[bytes, bytes]] = {}
-        #: Answers that are the same for every buyer, as they are in this second.
-        self._alike: dict[Verdict, bytes] = {}
+        #: Answers that are the same for every buyer but for their ids, as they are in this second.
+        self._alike: dict[Verdict, tuple[bytes, bytes]] = {}
         self._second = b""
 
     def of(self, verdict: Verdict, body: bytes) -> bytes:
@@ -107,8 +110,8 @@ class RawResponses:
             self._second = second
         answer = self._alike.get(verdict)
         if answer is None:
-            answer = self._alike[verdict] = _join(self._heads[verdict], second, body)
-        return answer
+            answer = self._alike[verdict] = _around_id(self._heads[verdict], second, body)
+        return b"%b%x%b" % (answer[0], next_number(), answer[1])
 
     def refused(self, refused: Refused) -> bytes:
         """Return the answer of a refusal."""
@@ -129,7 +132,7 @@ class RawResponses:
         return head, problem_body(problem, refused.detail, refused.field)
 
     def _head(self, status: int, headers: Mapping[str, str]) -> bytes:
-        """Return all of a head but the values of its last headers, Date and Content-Length."""
+        """Return all of a head but the values of its last headers, from Date on."""
         lines = [f"HTTP/{self._version} {status} {HTTPStatus(status).phrase}"]
         lines += [f"{name}: {value}" for name, value in {**headers, **self._extra}.items()]
         return "\r\n".join([*lines, f"Server: {SERVER}", "Date: "]).encode()
@@ -151,5 +154,18 @@ class _Date:
 _date = _Date()
 
 
+def _around_id(head: bytes, date: bytes, body: bytes) -> tuple[bytes, bytes]:
+    """Return an answer in two parts, between which its number belongs."""
+    length = b"\r\nContent-Length: %d\r\n" % len(body)
+    return b"%b%b%b%b" % (head, date, length, _ID), b"\r\n\r\n%b" % body
+
+
 def _join(head: bytes, date: bytes, body: bytes) -> bytes:
-    return b"%b%b\r\nContent-Length: %d\r\n\r\n%b" % (head, date, len(body), body)
+    return b"%b%b\r\nContent-Length: %d\r\n%b%x\r\n\r\n%b" % (
+        head,
+        date,
+        len(body),
+        _ID,
+        next_number(),
+        body,
+    )

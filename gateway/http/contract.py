@@ -34,9 +34,9 @@ _EVERYWHERE = (
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """A value of the path, or optional in a header or the query, and how it is refused.
+    """A value of the path, a header or the query, and how it is refused.
 
-    Without a pattern it is any text.
+    Without a pattern it is any text. A value of the path is always required.
     """
 
     name: str
@@ -45,6 +45,7 @@ class Parameter:
     example: str
     problems: Sequence[Problem] = ()
     place: Literal["path", "header", "query"] = "path"
+    required: bool = False
 
 
 @dataclass(frozen=True, slots=True)

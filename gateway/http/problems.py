@@ -14,6 +14,7 @@ from http import HTTPStatus
 import msgspec
 from aiohttp import HttpVersion11, web
 
+from gateway.http.request_ids import begin_request, name_answer
 from gateway.http.responses import COMMON
 from seckill.adapters.failures import store_failure
 from seckill.errors import Conflict
@@ -88,6 +89,8 @@ class Problem(Enum):
     CLOSED = ProblemKind(410, "The sale is closed")
     EXPIRED = ProblemKind(410, "The time to pay has passed")
     TOO_LARGE = ProblemKind(413, "The request body is too large")
+    IDEMPOTENCY_KEY_NEEDED = ProblemKind(400, "This call needs an Idempotency-Key of its own")
+    IDEMPOTENCY_KEY_REUSED = ProblemKind(422, "This Idempotency-Key was used for another call")
     UNSUPPORTED_MEDIA_TYPE = ProblemKind(415, "The request body must be application/json")
     RATE_LIMITED = ProblemKind(
         429, "Too many requests; come back when told, and it is your turn", 1
@@ -140,7 +143,7 @@ def problem_body(
     """Build the JSON of a problem; `field` names the value at fault, `members` are its own."""
     kind = problem.value
     body: dict[str, object] = {
-        "type": "about:blank",
+        "type": f"/problems/{problem.code}",
         "title": kind.title,
         "status": kind.status,
         "code": problem.code,
@@ -199,6 +202,7 @@ def answering_problems(handler: Handler) -> Handler:
 
     @wraps(handler)
     async def answer(request: web.Request) -> web.StreamResponse:
+        begin_request(request)
         try:
             return await handler(request)
         except Refused as refused:
@@ -244,7 +248,7 @@ def add_routes(
         refuse = _refusing_method(", ".join(methods))
         app.router.add_route("*", path, refuse, expect_handler=_expect)
     app.router.add_route("*", "/{path:.*}", _not_found, expect_handler=_expect)
-    app.on_response_prepare.append(_as_problem)
+    app.on_response_prepare.extend((_as_problem, name_answer))
 
 
 async def _as_problem(_: web.Request, response: web.StreamResponse) -> None:

@@ -16,6 +16,7 @@ from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import _ErrInfo
 
 from gateway.http.problems import Problem, problem_response, raw_problem
+from gateway.http.request_ids import HEADER, new_request_id
 from gateway.overload.concurrency_limit import OTHERS_IN_FLIGHT, ConcurrencyLimit
 from gateway.overload.connection_limits import ConnectionLimits, is_grab
 
@@ -54,6 +55,7 @@ class ProblemProtocol(web.RequestHandler):
             response = problem_response(Problem.MALFORMED, "not HTTP as we speak it")
         else:
             return super().handle_error(request, status, exc, message)
+        response.headers[HEADER] = new_request_id()
         response.force_close()
         return response
 

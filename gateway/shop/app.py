@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator
 from aiohttp import web
 
 from gateway.app_keys import CARD_PAYMENTS, DB, LIMITS, REDIS, SALES, SETTINGS, STOCK
-from gateway.http import openapi, responses
+from gateway.http import openapi, problem_pages, responses
 from gateway.http.contract import Route
 from gateway.http.problems import add_routes
 from gateway.http.shop_auth import SHOP_TOKENS
-from gateway.shop import orders
+from gateway.shop import export, money, order_changes, orders, sales
 from gateway.shop.calls import LIMITS_OF_CALLS, CallLimits, for_programs
 from seckill.adapters import postgres
 
@@ -39,7 +39,22 @@ ROUTES: tuple[Route, ...] = (
     ("GET", "/shop/v1/orders", orders.list_orders),
     ("GET", "/shop/v1/orders/{order_id}", orders.show_shop_order),
     ("GET", "/shop/v1/orders/{order_id}/life", orders.show_life),
+    ("POST", "/shop/v1/orders/{order_id}/cancel", order_changes.cancel_shop_order),
+    ("POST", "/shop/v1/orders/{order_id}/refunds", order_changes.refund_order),
+    ("GET", "/shop/v1/buyers/{buyer_id}/wallet", money.show_wallet),
+    ("POST", "/shop/v1/buyers/{buyer_id}/wallet/top-ups", money.top_up_wallet),
+    ("GET", "/shop/v1/buyers/{buyer_id}/coupons", money.list_coupons),
+    ("POST", "/shop/v1/buyers/{buyer_id}/coupons", money.issue_coupon),
+    ("GET", "/shop/v1/sales", sales.list_shop_sales),
+    ("GET", "/shop/v1/sales/{sale_id}", sales.show_shop_sale),
+    ("GET", "/shop/v1/sales/{sale_id}/orders.csv", export.export_orders),
+    ("POST", "/shop/v1/sales/{sale_id}/pause", sales.pause_shop_sale),
+    ("POST", "/shop/v1/sales/{sale_id}/resume", sales.resume_shop_sale),
+    ("POST", "/shop/v1/sales/{sale_id}/restock", sales.restock_shop_sale),
+    ("GET", "/shop/v1/sales/{sale_id}/limits", sales.show_sale_limits),
+    ("PUT", "/shop/v1/sales/{sale_id}/limits", sales.set_sale_limits),
     ("GET", "/shop/openapi.json", openapi.read_contract),
+    problem_pages.ROUTE,
 )
 
 

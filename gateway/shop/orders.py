@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
@@ -48,7 +49,10 @@ _FILTERS = (OF_SALE, OF_BUYER, OF_STATE, SINCE, UNTIL, LIMIT, ORDER_CURSOR)
 
 
 class ShopOrderView(msgspec.Struct):
-    """An order, from the moment it has a row. `version` grows with each change."""
+    """An order, from the moment it has a row. `version` grows with each change.
+
+    What is said of its payment is null before it is paid. `provider_ref` is the provider's own id.
+    """
 
     order_id: str
     sale_id: str
@@ -61,6 +65,12 @@ class ShopOrderView(msgspec.Struct):
     created_at: Moment
     pay_by: Moment
     ended_at: Moment | None
+    method: str | None
+    paid_cents: int | None
+    discount_cents: int | None
+    coupon_id: str | None
+    provider_ref: str | None
+    currency: str
 
 
 class OrderList(msgspec.Struct):
@@ -102,6 +112,12 @@ PAID = ShopOrderView(
     _AT,
     _AT + timedelta(minutes=15),
     None,
+    "card",
+    1999,
+    0,
+    None,
+    "ch_1",
+    "USD",
 )
 _LIFE = OrderLifeView(
     ORDER_ID.example, SALE_ID.example, "alice", "paid", None, [LifeMomentView(_AT, "grabbed", {})]
@@ -114,6 +130,7 @@ _LIFE = OrderLifeView(
     tag="orders",
     parameters=_FILTERS,
     identities=[shop_token(Scope.ORDERS_READ)],
+    problems=[Problem.RATE_LIMITED],
 )
 async def list_orders(request: web.Request) -> web.Response:
     """Answer with a page of orders."""
@@ -140,7 +157,7 @@ async def list_orders(request: web.Request) -> web.Response:
     tag="orders",
     parameters=[ORDER_ID],
     identities=[shop_token(Scope.ORDERS_READ)],
-    problems=[Problem.QUEUED],
+    problems=[Problem.QUEUED, Problem.RATE_LIMITED],
 )
 async def show_shop_order(request: web.Request) -> web.Response:
     """Answer with one order."""
@@ -153,6 +170,7 @@ async def show_shop_order(request: web.Request) -> web.Response:
     tag="orders",
     parameters=[ORDER_ID],
     identities=[shop_token(Scope.ORDERS_READ)],
+    problems=[Problem.RATE_LIMITED],
 )
 async def show_life(request: web.Request) -> web.Response:
     """Answer with the life of one order, also of one that is still queued."""
@@ -177,16 +195,4 @@ async def order_of_path(request: web.Request) -> ShopOrder:
 
 def view_of_order(order: ShopOrder) -> ShopOrderView:
     """Return an order as it is sent."""
-    return ShopOrderView(
-        order.order_id,
-        order.sale_id,
-        order.buyer_id,
-        order.quantity,
-        order.amount_cents,
-        order.status,
-        order.reason,
-        order.version,
-        order.created_at,
-        order.pay_by,
-        order.ended_at,
-    )
+    return ShopOrderView(**asdict(order))

@@ -11,6 +11,7 @@ from config.limits import Op, load_limits
 from config.settings import load_settings
 from ops.cli.console import Json, SaleId, show, table
 from ops.cli.stores import Stores, run
+from seckill import audit
 from seckill.errors import UserMistake
 from seckill.sales import rate_limits
 from seckill.sales.rate_limits import SaleLimit
@@ -48,9 +49,9 @@ def limit(
         wanted[unset] = None
 
     async def change(stores: Stores) -> dict[str, SaleLimit]:
-        buckets = TokenBuckets(stores.redis)
+        buckets, actor = TokenBuckets(stores.redis), audit.operator_name()
         for op, new in wanted.items():
-            await rate_limits.set_limit(stores.db, buckets, sale_id, op, new)
+            await rate_limits.set_limit(stores.db, buckets, sale_id, op, new, by=actor)
         return dict(await rate_limits.limits_of(stores.db, sale_id))
 
     found = rate_limits.in_force(profile, run(change))

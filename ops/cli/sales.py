@@ -223,7 +223,7 @@ def open_sale(sale_id: SaleId, as_json: Json = False) -> None:
         only_warn = settings.preflight == "warn"
         for warning in await preflight.require(checks, sale, only_warn=only_warn):
             typer.echo(f"seckill: warning: {warning}", err=True)
-        return await sales.open_(stores.db, stores.stock, sale_id)
+        return await sales.open_(stores.db, stores.stock, sale_id, by=audit.operator_name())
 
     _show(run(open_), as_json)
 
@@ -231,19 +231,19 @@ def open_sale(sale_id: SaleId, as_json: Json = False) -> None:
 @sale_app.command("close")
 def close_sale(sale_id: SaleId, as_json: Json = False) -> None:
     """Let nobody new in. Orders live on."""
-    _show(run(lambda s: sales.close(s.db, s.stock, sale_id)), as_json)
+    _show(run(lambda s: sales.close(s.db, s.stock, sale_id, by=audit.operator_name())), as_json)
 
 
 @sale_app.command("pause")
 def pause_sale(sale_id: SaleId, as_json: Json = False) -> None:
     """Let nobody new in for a while. Orders live on; `resume` lets buyers in again."""
-    _show(run(lambda s: sales.pause(s.db, s.stock, sale_id)), as_json)
+    _show(run(lambda s: sales.pause(s.db, s.stock, sale_id, by=audit.operator_name())), as_json)
 
 
 @sale_app.command("resume")
 def resume_sale(sale_id: SaleId, as_json: Json = False) -> None:
     """Let buyers into a paused sale again."""
-    _show(run(lambda s: sales.resume(s.db, s.stock, sale_id)), as_json)
+    _show(run(lambda s: sales.resume(s.db, s.stock, sale_id, by=audit.operator_name())), as_json)
 
 
 @sale_app.command("restock")

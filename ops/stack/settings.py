@@ -42,7 +42,7 @@ def forget_own_addresses(home: Path) -> None:
     given = given_settings()
     stale = {name for name in STORE_SETTINGS.values() if _has_secret(given.get(name), own)}
     if stale:  # the same command printed the addresses of the gateway
-        stale |= {"gateway_url", "admin_url"}
+        stale |= {"gateway_url", "admin_url", "shop_url"}
     for name in stale:
         os.environ.pop(f"SECKILL_{name.upper()}", None)
 
@@ -66,6 +66,7 @@ def stack_settings(settings: Settings, home: Path, store_urls: dict[str, str]) -
     credentials = load_credentials(home)
     gateway_port = int(given.get("gateway_port", 0)) or kept_port(home, "gateway")
     admin_port = int(given.get("admin_port", 0)) or kept_port(home, "admin")
+    shop_port = int(given.get("shop_port", 0)) or kept_port(home, "shop")
     scheme = "https" if settings.tls_cert else "http"
     return {
         **store_urls,
@@ -76,6 +77,9 @@ def stack_settings(settings: Settings, home: Path, store_urls: dict[str, str]) -
         "admin_host": settings.admin_host,
         "admin_port": admin_port,
         "admin_url": f"http://{settings.admin_host}:{admin_port}",
+        "shop_host": settings.shop_host,
+        "shop_port": shop_port,
+        "shop_url": f"{scheme}://{settings.shop_host}:{shop_port}",
         "ticket_keys": given.get("ticket_keys") or credentials.ticket_keys,
         "jwt_keys": given.get("jwt_keys") or credentials.jwt_keys,
         "webhook_keys": given.get("webhook_keys") or credentials.webhook_keys,
@@ -86,7 +90,7 @@ def stack_settings(settings: Settings, home: Path, store_urls: dict[str, str]) -
 
 def variables(values: Mapping[str, object]) -> dict[str, str]:
     """Pick what commands need out of settings, under the names of their variables."""
-    names = (*ADDRESSES, "namespace", "admin_token")
+    names = (*ADDRESSES, "shop_url", "namespace", "admin_token")
     found = {name: _text(values.get(name) or "") for name in names}
     return {f"SECKILL_{name.upper()}": text for name, text in found.items() if text}
 

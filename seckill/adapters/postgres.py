@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 
 import asyncpg
 
@@ -34,15 +34,21 @@ def database_errors_as_unavailable() -> Iterator[None]:
 
 @asynccontextmanager
 async def transaction(
-    db: asyncpg.Pool, *, snapshot: bool = False
+    db: asyncpg.Pool | asyncpg.Connection, *, snapshot: bool = False
 ) -> AsyncIterator[asyncpg.Connection]:
     """Open a transaction; as a snapshot it only reads, and sees one moment throughout.
+
+    On a connection that is in a transaction it is a part of that one, which an error undoes alone.
 
     Raise Unavailable for every failure of the store; another transaction in the way is one.
     """
     options = {"isolation": "repeatable_read", "readonly": True} if snapshot else {}
     with database_errors_as_unavailable():
-        async with db.acquire() as connection, connection.transaction(**options):
+        async with AsyncExitStack() as stack:
+            connection = db
+            if not isinstance(db, asyncpg.Connection):
+                connection = await stack.enter_async_context(db.acquire())
+            await stack.enter_async_context(connection.transaction(**options))
             yield connection
 
 

@@ -11,7 +11,9 @@ from seckill.adapters.postgres import database_errors_as_unavailable, transactio
 from seckill.errors import Missing, WrongState
 
 
-async def refund(db: asyncpg.Pool, order_id: str, *, actor: str, reason: str) -> str:
+async def refund(
+    db: asyncpg.Pool | asyncpg.Connection, order_id: str, *, actor: str, reason: str
+) -> str:
     """Refund a paid order, on record; return its state. Raise Missing or WrongState if not paid.
 
     Money from the wallet is back at once, and the order is `refunded`. An order paid by card is

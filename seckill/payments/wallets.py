@@ -41,7 +41,7 @@ class TopUp(NamedTuple):
     cents: int
 
 
-async def top_up(db: asyncpg.Pool, top_ups: Iterable[TopUp]) -> list[str]:
+async def top_up(db: asyncpg.Pool | asyncpg.Connection, top_ups: Iterable[TopUp]) -> list[str]:
     """Post top-ups; return the transactions that were not posted before."""
     with database_errors_as_unavailable():
         rows = await db.fetch(
@@ -51,7 +51,7 @@ async def top_up(db: asyncpg.Pool, top_ups: Iterable[TopUp]) -> list[str]:
     return [row[0] for row in rows]
 
 
-async def find_wallet(db: asyncpg.Pool, buyer_id: str) -> Wallet:
+async def find_wallet(db: asyncpg.Pool | asyncpg.Connection, buyer_id: str) -> Wallet:
     """Return a buyer's wallet; an empty one if the buyer never had money."""
     with database_errors_as_unavailable():
         row = await db.fetchrow(
@@ -61,7 +61,9 @@ async def find_wallet(db: asyncpg.Pool, buyer_id: str) -> Wallet:
     return Wallet(*row) if row else Wallet(buyer_id)
 
 
-async def issue_coupons(db: asyncpg.Pool, coupons: Iterable[Coupon]) -> list[str]:
+async def issue_coupons(
+    db: asyncpg.Pool | asyncpg.Connection, coupons: Iterable[Coupon]
+) -> list[str]:
     """Issue coupons; return the ids of those that did not exist before."""
     issued = list(coupons)
     with database_errors_as_unavailable():

@@ -84,11 +84,15 @@ async def listed_page(db: asyncpg.Pool, *, before: int = NUMBER_MAX, limit: int)
     )
 
 
-async def newest(db: asyncpg.Pool, *, limit: int, archived: bool = False) -> list[Sale]:
-    """Return the newest sales, newest first; with `archived` also those that are history."""
-    return await _sales(
-        db, "WHERE $2 OR archived_at IS NULL ORDER BY number DESC LIMIT $1", limit, archived
-    )
+async def newest(
+    db: asyncpg.Pool, *, limit: int, archived: bool = False, before: int = NUMBER_MAX
+) -> list[Sale]:
+    """Return the newest sales of those with a number under `before`, newest first.
+
+    With `archived` also those that are history.
+    """
+    which = "WHERE ($2 OR archived_at IS NULL) AND number < $3 ORDER BY number DESC LIMIT $1"
+    return await _sales(db, which, limit, archived, before)
 
 
 async def units_of(db: asyncpg.Pool, sale_ids: list[str]) -> dict[str, SoldUnits]:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 import asyncpg
 
 from config.limits import OPS, RATE_MAX, Limits, Op, burst_of
+from seckill import audit
 from seckill.adapters.postgres import database_errors_as_unavailable, transaction
 from seckill.errors import UserMistake
 from seckill.sales import sales
@@ -20,6 +21,9 @@ class SaleLimit:
 
     rate: int
     burst: int
+
+    def __str__(self) -> str:
+        return f"{self.rate}/s, burst {self.burst}"
 
     @property
     def keeps_turns(self) -> bool:
@@ -39,17 +43,32 @@ class SaleLimit:
 
 
 async def set_limit(
-    db: asyncpg.Pool, buckets: TokenBuckets, sale_id: str, op: Op, limit: SaleLimit | None
+    db: asyncpg.Pool,
+    buckets: TokenBuckets,
+    sale_id: str,
+    op: Op,
+    limit: SaleLimit | None,
+    *,
+    by: str | None = None,
 ) -> None:
     """Give a sale a limit of its own for an operation; all gateways apply it from their next call.
 
-    None takes its own limit away: what is configured is in force again.
+    None takes its own limit away: what is configured is in force again. With `by`, the audit trail
+    has who did it.
 
     Redis is written before the commit. If Redis is unavailable nothing has changed, and if the
     commit fails the same command again makes both stores equal.
     """
     async with transaction(db) as connection:
         await sales.lock_kept(connection, sale_id)
+        if by is not None:
+            await audit.record(
+                connection,
+                "sale.limit",
+                actor=by,
+                reason=f"{op}: {limit or 'as configured'}",
+                sale_id=sale_id,
+            )
         if limit is None:
             await connection.execute(
                 "DELETE FROM sale_limits WHERE sale_id = $1 AND op = $2", sale_id, op

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import itertools
 from datetime import UTC, datetime, timedelta
 
@@ -165,3 +167,134 @@ async def test_the_contract_is_served_to_anybody(shop_url):
         assert listing["security"] == [{"shop_token": ["orders:read"]}]
         assert await refusal(http, "GET", "/v1/sales") == (404, "not_found")
         assert await refusal(http, "PUT", "/shop/v1/orders") == (405, "method_not_allowed")
+
+
+async def wallet_of(http, buyer):
+    return (await call(http, "GET", f"/shop/v1/buyers/{buyer}/wallet"))[1]["available_cents"]
+
+
+async def audited(db, http, action):
+    rows = await db.fetch(
+        "SELECT sale_id, reason, details::text FROM audit WHERE actor = $1 AND action = $2",
+        f"shop token {http.token_name}",
+        action,
+    )
+    return [tuple(row) for row in rows]
+
+
+async def test_money_is_put_in_once_for_each_key(session_of, db):
+    cashier, buyer = await session_of(Scope.MONEY), f"rich-{next(_numbers)}"
+    path, body = f"/shop/v1/buyers/{buyer}/wallet/top-ups", {"amount_cents": 500, "reason": "gift"}
+    key = {"Idempotency-Key": f"top-up-{buyer}"}
+    for replayed in (None, "true"):
+        async with cashier.post(path, json=body, headers=key) as response:
+            assert (response.status, (await response.json())["available_cents"]) == (200, 500)
+            assert response.headers.get("Idempotent-Replayed") == replayed
+    assert await wallet_of(cashier, buyer) == 500
+    other = {"amount_cents": 501, "reason": "gift"}
+    reused = await refusal(cashier, "POST", path, json=other, headers=key)
+    assert reused == (422, "idempotency_key_reused")
+    assert await refusal(cashier, "POST", path, json=body) == (400, "idempotency_key_needed")
+    nothing = {"amount_cents": 0, "reason": "gift"}
+    assert await refusal(cashier, "POST", path, json=nothing) == (422, "bad_request")
+    assert await wallet_of(cashier, buyer) == 500
+    ((_, reason, details),) = await audited(db, cashier, "wallet.top_up")
+    assert reason == "gift"
+    assert buyer in details
+
+
+async def test_a_coupon_is_issued_under_a_new_id(session_of):
+    cashier, buyer = await session_of(Scope.MONEY), f"thrifty-{next(_numbers)}"
+    path = f"/shop/v1/buyers/{buyer}/coupons"
+    body = {"coupon_id": f"c-{buyer}", "amount_cents": 100, "reason": "sorry"}
+    status, coupon = await call(
+        cashier, "POST", path, json=body, headers={"Idempotency-Key": "first"}
+    )
+    assert (status, coupon["status"]) == (200, "available")
+    second = await refusal(cashier, "POST", path, json=body, headers={"Idempotency-Key": "second"})
+    assert second == (409, "conflict")
+    assert (await call(cashier, "GET", path))[1] == {"coupons": [coupon]}
+
+
+async def test_an_unpaid_order_is_cancelled_on_record(session_of, shop, open_sale, db):
+    clerk, sale = await session_of(Scope.ORDERS_WRITE), await open_sale()
+    (order,) = await shop.order(sale, "alice")
+    path, body = f"/shop/v1/orders/{order.order_id}/cancel", {"reason": "wrong address"}
+    for key in ("a", "a", "b"):
+        status, shown = await call(
+            clerk, "POST", path, json=body, headers={"Idempotency-Key": f"{order.order_id}-{key}"}
+        )
+        assert (status, shown["status"], shown["reason"]) == (200, "cancelled", "wrong address")
+    assert await shop.inventory(sale) == (10, 0, 0)
+    assert len(await audited(db, clerk, "order.cancel")) == 1
+
+
+async def test_a_paid_order_is_refunded_and_not_cancelled(
+    session_of, shop, open_sale, checkout, db
+):
+    clerk, sale = await session_of(Scope.ORDERS_WRITE, Scope.MONEY), await open_sale()
+    (order,) = await shop.order(sale, f"payer-of-{sale.sale_id}")
+    await checkout.give(order.buyer_id, 1999)
+    assert (await checkout.pay(order)).confirmed
+    path = f"/shop/v1/orders/{order.order_id}"
+    body, key = {"reason": "came back"}, {"Idempotency-Key": order.order_id}
+    assert await refusal(clerk, "POST", f"{path}/cancel", json=body, headers=key) == (
+        409,
+        "not_cancellable",
+    )
+    for _ in range(2):
+        status, shown = await call(clerk, "POST", f"{path}/refunds", json=body, headers=key)
+        assert (status, shown["status"], shown["paid_cents"]) == (200, "refunded", 1999)
+    other = {"Idempotency-Key": f"{order.order_id}-again"}
+    again = await refusal(clerk, "POST", f"{path}/refunds", json=body, headers=other)
+    assert again == (409, "conflict")
+    assert await wallet_of(clerk, order.buyer_id) == 1999
+    assert len(await audited(db, clerk, "order.refund")) == 1
+
+
+async def test_a_sale_is_run_on_record(session_of, open_sale, db):
+    seller, sale = await session_of(Scope.SALES), await open_sale(stock=5)
+    path = f"/shop/v1/sales/{sale.sale_id}"
+    assert (await call(seller, "POST", f"{path}/pause"))[1]["state"] == "paused"
+    assert (await call(seller, "POST", f"{path}/resume"))[1]["state"] == "open"
+    body = {"units": 3, "from_total": 5, "reason": "a box"}
+    key = {"Idempotency-Key": sale.sale_id}
+    for _ in range(2):
+        status, shown = await call(seller, "POST", f"{path}/restock", json=body, headers=key)
+        assert (status, shown["total"], shown["left"]) == (200, 8, 8)
+    limits = {"try": {"rate": 7}}
+    _, shown = await call(seller, "PUT", f"{path}/limits", json=limits)
+    assert shown["limits"]["try"]["rate"] == 7
+    assert (await call(seller, "GET", f"{path}/limits"))[1] == shown
+    assert [row[1] for row in await audited(db, seller, "sale.state")] == [
+        "open -> paused",
+        "paused -> open",
+    ]
+    assert len(await audited(db, seller, "sale.restock")) == 1
+    assert [row[1] for row in await audited(db, seller, "sale.limit")] == ["try: 7/s, burst 15"]
+    assert await refusal(seller, "POST", "/shop/v1/sales/none/pause") == (404, "not_found")
+
+
+async def test_sales_are_listed_page_by_page(session_of, open_sale):
+    seller = await session_of(Scope.SALES)
+    made = [await open_sale(opened=False), await open_sale(), await open_sale()]
+    _, first = await call(seller, "GET", "/shop/v1/sales?limit=2")
+    _, second = await call(seller, "GET", f"/shop/v1/sales?limit=1&cursor={first['next']}")
+    listed = [sale["sale_id"] for sale in (*first["sales"], *second["sales"])]
+    assert listed == [sale.sale_id for sale in reversed(made)]
+    assert second["sales"][0]["was_opened"] is False
+    assert (await call(seller, "GET", f"/shop/v1/sales/{listed[0]}"))[1] == first["sales"][0]
+
+
+async def test_an_export_has_every_order_once(reader, shop, open_sale):
+    sale = await open_sale(stock=1200)
+    placed = await shop.order(sale, *(f"-b{n}" for n in range(1100)))
+    async with reader.get(f"/shop/v1/sales/{sale.sale_id}/orders.csv") as response:
+        assert response.status == 200
+        assert response.content_type == "text/csv"
+        assert "attachment" in response.headers["Content-Disposition"]
+        rows = list(csv.DictReader(io.StringIO(await response.text("utf-8"), newline="")))
+    assert [row["order_id"] for row in rows] == sorted(each.order_id for each in placed)
+    assert {row["buyer_id"][:3] for row in rows} == {"'-b"}
+    async with reader.get("/shop/v1/sales/none/orders.csv") as response:
+        assert response.status == 404

@@ -57,6 +57,7 @@ def _answer(data: bytes) -> Answer:
     # The moments that are left out have lengths of their own.
     length = b"Content-Length"
     headers = [header for header in headers if not (body and header.startswith(length))]
+    headers = [header for header in headers if not header.startswith(b"Request-Id")]
     return Answer(status_line, tuple(sorted(headers)), body)
 
 

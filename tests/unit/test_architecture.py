@@ -36,8 +36,8 @@ ROOMS = {
         "sales": "http overload",
         "orders": "http overload grabs",
         "payments": "http overload orders",
-        "admin": "http grabs",
-        "shop": "http overload",
+        "admin": "http grabs sales",
+        "shop": "http overload orders sales",
     },
     "consumers": {"runtime": "", "roles": "runtime"},
     "seckill": {
@@ -55,7 +55,7 @@ ROOMS = {
         "consistency": "adapters inventory messages orders payments sales dead_letters",
         "health": "adapters inventory sales consistency",
         "registry": "adapters",
-        "shop": "adapters auth",
+        "shop": "adapters auth orders",
     },
     "ops": {
         "processes": "",

@@ -14,6 +14,7 @@ from config.settings import Settings
 from consumers.registry import BUILDERS
 from gateway.app import ROUTES
 from gateway.http.problems import Problem
+from gateway.shop.app import ROUTES as SHOP_ROUTES
 from ops.cli.main import load, root
 from scripts.docs_check import ROOT, blocks_of, pages
 
@@ -227,6 +228,16 @@ def test_the_api_page_has_every_route_and_every_problem() -> None:
     routes = {f"`{method} {path}" for method, path, _ in ROUTES}
     assert {route for route in routes if route not in text} == set()
     assert {problem.code for problem in Problem if f"`{problem.code}`" not in text} == set()
+
+
+def test_the_page_of_the_shops_programs_has_every_route() -> None:
+    text = text_of("docs/shop-api.md")
+    routes = {
+        f"`{method} {path.removeprefix('/shop/v1')}"
+        for method, path, _ in SHOP_ROUTES
+        if path.startswith("/shop/v1")
+    }
+    assert {route for route in routes if route not in text} == set()
 
 
 def test_the_pool_page_has_every_role() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from hashlib import sha256
 
 import msgspec
@@ -12,8 +13,10 @@ from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
 from config.settings import PROJECT_ROOT, Settings
 from gateway.app import ROUTES, create_app
 from gateway.http import openapi
-from gateway.http.contract import headers_of
+from gateway.http.contract import Route, headers_of
 from gateway.http.problems import CONTENT_TYPE, Problem
+from gateway.shop.app import ROUTES as SHOP_ROUTES
+from gateway.shop.idempotency import IDEMPOTENCY_KEY
 from tests.contract import Contract
 
 CONTRACT = Contract()
@@ -28,20 +31,34 @@ OF_THE_ADMIN_PORT = {
     Problem.BAD_ADMIN_TOKEN,
     Problem.ADMIN_OFF,
     Problem.NOT_READY,
-    Problem.CONFLICT,
     Problem.READ_ONLY,
     Problem.NOT_SIGNED_IN,
     Problem.BAD_CSRF_TOKEN,
     Problem.NO_POOL,
 }
-#: Of calls with a token of the shop's programs, on whichever port.
-OF_SHOP_TOKENS = {Problem.BAD_SHOP_TOKEN, Problem.MISSING_SCOPE}
 DECLARED = {declared.name: declared for *_, declared in ROUTES}
+OF_THE_SHOPS_PORT = {problem for *_, declared in SHOP_ROUTES for problem in declared.problems()}
 ASSETS = PROJECT_ROOT / "gateway/static/docs"
 
 
-def test_the_document_is_valid() -> None:
-    assert [error.message for error in OPENAPI_31_VALIDATOR.iter_errors(CONTRACT.document)] == []
+@pytest.mark.parametrize("routes", [ROUTES, SHOP_ROUTES], ids=["public", "shop"])
+def test_the_document_is_valid(routes: Sequence[Route]) -> None:
+    document = Contract(routes).document
+    assert [error.message for error in OPENAPI_31_VALIDATOR.iter_errors(document)] == []
+
+
+def test_every_call_of_the_shops_programs_declares_one_scope() -> None:
+    for _, path, declared in SHOP_ROUTES:
+        scopes = [scope for each in declared.identities for scope in each.scopes]
+        assert len(scopes) == path.startswith("/shop/v1"), path
+
+
+def test_calls_that_move_money_or_units_need_a_key() -> None:
+    with_key = {
+        declared.name for *_, declared in SHOP_ROUTES if IDEMPOTENCY_KEY in declared.parameters
+    }
+    posts = {declared.name for method, _, declared in SHOP_ROUTES if method == "POST"}
+    assert posts - with_key == {"pause_shop_sale", "resume_shop_sale"}
 
 
 def test_every_route_of_the_application_is_in_it() -> None:
@@ -64,8 +81,8 @@ def test_every_route_of_the_application_is_in_it() -> None:
 def test_every_problem_is_an_answer_of_some_operation(problem: Problem) -> None:
     named = any(problem in declared.problems() for declared in DECLARED.values())
     # What is no request in a version that is spoken reaches no operation.
-    of_elsewhere = {*OF_THE_ADMIN_PORT, Problem.HTTP_VERSION}
-    assert named != (problem in of_elsewhere) or problem in OF_SHOP_TOKENS
+    named = named or problem in OF_THE_SHOPS_PORT
+    assert named != (problem in {*OF_THE_ADMIN_PORT, Problem.HTTP_VERSION})
 
 
 @each_operation

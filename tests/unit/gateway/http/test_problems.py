@@ -22,6 +22,8 @@ PUBLISHED = {
     "bad_ticket": 401,
     "unauthorized": 401,
     "bad_admin_token": 401,
+    "idempotency_key_needed": 400,
+    "idempotency_key_reused": 422,
     "bad_shop_token": 401,
     "missing_scope": 403,
     "admin_off": 403,
@@ -84,7 +86,7 @@ def test_no_two_problems_became_one() -> None:
 def test_every_body_is_a_valid_problem(problem: Problem) -> None:
     body = json.loads(problem_body(problem, "why", "quantity"))
     assert body == {
-        "type": "about:blank",
+        "type": f"/problems/{problem.code}",
         "title": problem.value.title,
         "status": problem.value.status,
         "code": problem.code,

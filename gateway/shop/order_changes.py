@@ -1,0 +1,99 @@
+"""`POST /shop/v1/orders/{order_id}/…`: cancel an order, or refund it. Each happens once."""
+
+from __future__ import annotations
+
+import asyncpg
+import msgspec
+from aiohttp import web
+
+from gateway.http.contract import ResponseSpec, operation
+from gateway.http.problems import Problem, Refused
+from gateway.http.requests import ORDER_ID, json_body, order_id_of, parse_json, read_body
+from gateway.http.shop_auth import shop_token
+from gateway.orders.traces import traced_order
+from gateway.sales.changes import Reason
+from gateway.shop.calls import CALLER
+from gateway.shop.idempotency import IDEMPOTENCY_KEY, change_once
+from gateway.shop.orders import PAID, order_of_path, view_of_order
+from seckill.errors import Missing
+from seckill.orders.orders import FINAL
+from seckill.payments import refunds
+from seckill.shop import order_changes, order_pages
+from seckill.shop.tokens import Scope
+
+
+class OrderReason(msgspec.Struct, forbid_unknown_fields=True):
+    """Why; the buyer reads it, and the audit trail keeps it."""
+
+    reason: Reason
+
+
+_decoder = msgspec.json.Decoder(OrderReason)
+_CANCELLED = msgspec.structs.replace(PAID, status="cancelled", reason="wrong address", method=None)
+_REFUNDED = msgspec.structs.replace(PAID, status="refunded", reason="came back")
+
+
+@operation(
+    "Cancel an unpaid order",
+    ResponseSpec(200, "It is cancelled, or had ended before.", _CANCELLED),
+    tag="orders",
+    parameters=[ORDER_ID, IDEMPOTENCY_KEY],
+    identities=[shop_token(Scope.ORDERS_WRITE)],
+    body=json_body(OrderReason("wrong address")),
+    problems=[
+        Problem.QUEUED,
+        Problem.PAYMENT_IN_PROGRESS,
+        Problem.NOT_CANCELLABLE,
+        Problem.RATE_LIMITED,
+    ],
+)
+async def cancel_shop_order(request: web.Request) -> web.Response:
+    """Cancel an order that is not paid; its units are for sale again."""
+    async with traced_order(request, "/shop/v1/orders/{order_id}/cancel"):
+        order_id, caller, body = order_id_of(request), request[CALLER], await read_body(request)
+        reason = parse_json(body, _decoder).reason
+        await order_of_path(request)
+
+        async def change(connection: asyncpg.Connection) -> bytes:
+            await order_changes.cancel(connection, order_id, actor=caller.actor, reason=reason)
+            order = await _order(connection, order_id)
+            if order.status == "paying":
+                raise Refused(Problem.PAYMENT_IN_PROGRESS)
+            if order.status not in FINAL:
+                raise Refused(Problem.NOT_CANCELLABLE, f"it is {order.status}: refund it instead")
+            return msgspec.json.encode(view_of_order(order))
+
+        return await change_once(request, body, change)
+
+
+@operation(
+    "Refund a paid order",
+    ResponseSpec(
+        200,
+        "`refunded`, or `refunding` until the card provider has given the money back.",
+        _REFUNDED,
+    ),
+    tag="orders",
+    parameters=[ORDER_ID, IDEMPOTENCY_KEY],
+    identities=[shop_token(Scope.MONEY)],
+    body=json_body(OrderReason("came back")),
+    problems=[Problem.CONFLICT, Problem.RATE_LIMITED],
+)
+async def refund_order(request: web.Request) -> web.Response:
+    """Take a paid order back: its units are for sale again; money and coupon go back."""
+    async with traced_order(request, "/shop/v1/orders/{order_id}/refunds"):
+        order_id, caller, body = order_id_of(request), request[CALLER], await read_body(request)
+        reason = parse_json(body, _decoder).reason
+
+        async def change(connection: asyncpg.Connection) -> bytes:
+            await refunds.refund(connection, order_id, actor=caller.actor, reason=reason)
+            return msgspec.json.encode(view_of_order(await _order(connection, order_id)))
+
+        return await change_once(request, body, change)
+
+
+async def _order(connection: asyncpg.Connection, order_id: str) -> order_pages.ShopOrder:
+    order = await order_pages.find(connection, order_id)
+    if order is None:
+        raise Missing(f"there is no order {order_id}")
+    return order
