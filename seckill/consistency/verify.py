@@ -7,6 +7,7 @@ Redis and the rows in PostgreSQL are compared name by name.
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -36,6 +37,8 @@ from seckill.payments.provider_client import Provider
 COUNTS_APART_S = 0.2
 #: A violation names so many ids, and counts the rest.
 NAMED_MAX = 5
+#: What a name for programs has "_" for.
+_NO_LETTERS = re.compile(r"\W+")
 
 
 @dataclass(slots=True)
@@ -64,8 +67,9 @@ class Ledger:
         return not self.violations
 
     def summary(self) -> dict[str, object]:
-        """Return the ledger as `verify --json` prints it."""
-        return {"balanced": self.balanced, "lines": self.lines, "violations": self.violations}
+        """Return the ledger as `verify --json` prints it, its lines under names for programs."""
+        lines = {_NO_LETTERS.sub("_", name.lower()): count for name, count in self.lines.items()}
+        return {"balanced": self.balanced, "lines": lines, "violations": self.violations}
 
 
 async def verify(

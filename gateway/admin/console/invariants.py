@@ -31,27 +31,27 @@ REST_SHARE = 60
 INVARIANTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "I1": (
         "Units are conserved",
-        ("total", "available", "frozen", "sold", "redis stock", "redis held units"),
+        ("total", "available", "frozen", "sold", "redis_stock", "redis_held_units"),
     ),
     "I2": ("Nothing is oversold", ("total", "frozen", "sold")),
-    "I3": ("A buyer has one live order", ("redis holders", "orders pending", "orders paid")),
-    "I4": ("No accepted grab is lost", ("in flight", "oldest in flight, s", "outbox entries")),
-    "I5": ("No unit is stranded", ("on dead letters", "return pending", "available")),
-    "I6": ("Each unit returns once", ("returns pending", "redis corrections", "restock pending")),
+    "I3": ("A buyer has one live order", ("redis_holders", "orders_pending", "orders_paid")),
+    "I4": ("No accepted grab is lost", ("in_flight", "oldest_in_flight_s", "outbox_entries")),
+    "I5": ("No unit is stranded", ("on_dead_letters", "return_pending", "available")),
+    "I6": ("Each unit returns once", ("returns_pending", "redis_corrections", "restock_pending")),
     "I7": (
         "Payments agree with orders",
-        ("charged, cents", "refunded, cents", "card payments unknown"),
+        ("charged_cents", "refunded_cents", "card_payments_unknown"),
     ),
-    "I8": ("Each transaction ends", ("transactions open",)),
+    "I8": ("Each transaction ends", ("transactions_open",)),
 }
 #: Lines that are no violation, and want a look if they are above this.
 WATCHED: dict[str, tuple[str, int]] = {
-    "I4": ("oldest in flight, s", 30),
-    "I5": ("on dead letters", 0),
-    "I7": ("card payments unknown", 0),
+    "I4": ("oldest_in_flight_s", 30),
+    "I5": ("on_dead_letters", 0),
+    "I7": ("card_payments_unknown", 0),
 }
 #: Lines of which the largest counts, not the sum.
-LARGEST = frozenset({"oldest in flight, s"})
+LARGEST = frozenset({"oldest_in_flight_s"})
 _NAMED = re.compile(r"(I\d): ")
 #: Words of the violations that name no invariant. What says nothing else is about the units.
 _MONEY = re.compile(r"postings|wallets|charges")

@@ -24,5 +24,5 @@ function light({ id, title, state: standing, numbers, says }) {
   return el("section", { cls: `card light ${standing}`, "aria-label": `${id} ${title}` },
     el("header", {}, el("h2", { text: `${id} ${title}` }), el("span", { cls: "grow" }), pill(kind, words)),
     ...says.map((text) => el("p", { text })),
-    el("dl", { cls: "numbers" }, Object.entries(numbers).flatMap(([name, value]) => [el("dt", { text: name }), el("dd", { text: n(value) })])));
+    el("dl", { cls: "numbers" }, Object.entries(numbers).flatMap(([name, value]) => [el("dt", { text: name.replaceAll("_", " ") }), el("dd", { text: n(value) })])));
 }

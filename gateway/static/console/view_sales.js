@@ -93,5 +93,5 @@ async function count(row, button, result) {
   result.replaceChildren(
     el("p", {}, pill(ledger.balanced ? "good" : "bad", ledger.balanced ? "balanced" : "not balanced")),
     ...ledger.violations.map((text) => el("p", { text })),
-    el("pre", { tabindex: "0" }, Object.entries(ledger.lines).map(([name, value]) => `${name.padEnd(24)}${n(value)}`).join("\n")));
+    el("pre", { tabindex: "0" }, Object.entries(ledger.lines).map(([name, value]) => `${name.replaceAll("_", " ").padEnd(24)}${n(value)}`).join("\n")));
 }

@@ -6,7 +6,7 @@ import pytest
 
 from gateway.admin.console.invariants import INVARIANTS, LedgerSummary, invariant_of, light
 
-LINES = {"total": 10, "available": 4, "in flight": 1, "oldest in flight, s": 2}
+LINES = {"total": 10, "available": 4, "in_flight": 1, "oldest_in_flight_s": 2}
 
 
 def summary(*violations: str, **lines: int) -> LedgerSummary:
@@ -18,8 +18,8 @@ def test_without_a_count_no_light_is_green() -> None:
 
 
 def test_numbers_of_sales_add_up_but_ages() -> None:
-    found = light("I4", {"a": summary(), "b": summary(**{"oldest in flight, s": 7})})
-    assert found["numbers"] == {"in flight": 2, "oldest in flight, s": 7}
+    found = light("I4", {"a": summary(), "b": summary(oldest_in_flight_s=7)})
+    assert found["numbers"] == {"in_flight": 2, "oldest_in_flight_s": 7}
     assert found["state"] == "holds"
 
 
@@ -31,8 +31,8 @@ def test_a_violation_breaks_its_own_light_and_names_the_sale() -> None:
 
 
 def test_what_waits_for_an_operator_wants_a_look() -> None:
-    assert light("I5", {"a": summary(**{"on dead letters": 1})})["state"] == "watch"
-    assert light("I4", {"a": summary(**{"oldest in flight, s": 31})})["state"] == "watch"
+    assert light("I5", {"a": summary(on_dead_letters=1)})["state"] == "watch"
+    assert light("I4", {"a": summary(oldest_in_flight_s=31)})["state"] == "watch"
 
 
 @pytest.mark.parametrize(
