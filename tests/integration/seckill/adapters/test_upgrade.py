@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 
 import asyncpg
@@ -64,14 +65,20 @@ async def tables(connection) -> list[str]:
     return [row[0] for row in rows]
 
 
+#: No column of 0.1.0 has a name that a later file gives one.
+ADDED_COLUMNS = [
+    name for file in schema.numbered_files() for name in re.findall(r"ADD COLUMN (\w+)", file.text)
+]
+
+
 async def rows_of(connection) -> dict[str, list[str]]:
-    """Return all rows of all tables, each as JSON, without columns that 0.1.0 did not have."""
+    """Return all rows of all tables, each as JSON, without columns that later files add."""
     return {
         table: [
             row[0]
             for row in await connection.fetch(
                 f"SELECT (to_jsonb({table}) - $1::text[])::text FROM {table} ORDER BY 1",  # noqa: S608 - a table of ours
-                ["closed_at", "quiet_stamp", "archived_at"],
+                ADDED_COLUMNS,
             )
         ]
         for table in await tables(connection)
