@@ -169,7 +169,10 @@ class BuyerClient:
             try:
                 # A proof is good for one try. If its answer is lost, a new one is due.
                 ask = self._transport.ask if proof else self._transport.insist
-                return read_view(HeldTicket, str(call), (await ask(call)).answer)
+                timed = await ask(call)
+                held = read_view(HeldTicket, str(call), timed.answer)
+                self._clock.note(timed.sent_s, timed.received_s, held.server_time.timestamp())
+                return held
             except SeckillClientError as error:
                 if error.code == "too_early":
                     await asyncio.sleep(min(LOOK_S, wait_s(1, error.retry_after_s)))

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from seckill_client.buyer import BuyerClient
-from seckill_client.clock import ServerClock
+from seckill_client.clock import SALE_STALE_S, ServerClock
 from seckill_client.retries import spread_s
 from seckill_client.transport import ApiCall, ApiTransport, part
 from seckill_client.views import SaleInfo, read_view
@@ -20,11 +20,12 @@ PATIENCE_S = 30.0
 #: Spread of the clients that wait for one opening: less than a person notices, and enough that
 #: programs do not all come in one millisecond.
 SPREAD_S = 0.2
-#: A sale is shown by a copy that is made once a second.
-COPY_S = 1.0
 #: So long before the opening the clock is compared once more: what was measured hours ago has
 #: drifted, and the shop may have moved the opening.
 COMPARE_S = 20.0
+#: A clock that may be off by more is compared again, some times and at random moments: a sale
+#: names the whole second, a ticket the exact time.
+OFF_S, COMPARES_MAX = 0.1, 8
 #: How often a sale is looked at that the shop opens by hand.
 LOOK_S = 2.0
 
@@ -39,7 +40,7 @@ class SeckillClient:
         self, base_url: str, *, timeout_s: float = TIMEOUT_S, patience_s: float = PATIENCE_S
     ) -> None:
         self._transport = ApiTransport(base_url, timeout_s=timeout_s, patience_s=patience_s)
-        #: The server's clock, as known from the answers of `sale`.
+        #: The server's clock, as known from the answers that name its time: tickets, and sales.
         self.clock = ServerClock()
 
     async def __aenter__(self) -> Self:
@@ -64,7 +65,7 @@ class SeckillClient:
         timed = await self._transport.insist(call)
         sale = read_view(SaleInfo, str(call), timed.answer)
         at_s = sale.server_time.timestamp()
-        self.clock.note(timed.sent_s, timed.received_s, at_s, stale_s=COPY_S)
+        self.clock.note(timed.sent_s, timed.received_s, at_s, stale_s=SALE_STALE_S)
         return sale
 
     async def sales(self) -> AsyncIterator[SaleInfo]:
@@ -84,13 +85,19 @@ class SeckillClient:
         It follows an opening that the shop moves, and returns at once if the sale is closed. It
         waits as much longer as the clock may be off: who comes early is sent away for a second.
         """
+        compares = 0
         while True:
             sale = await self.sale(sale_id)
-            opens_s = sale.opens_at.timestamp() - self.clock.now_s() if sale.opens_at else 0.0
+            # Until it is open for sure.
+            sure_s = self.clock.now_s() - self.clock.error_s
+            opens_s = sale.opens_at.timestamp() - sure_s if sale.opens_at else 0.0
             if opens_s > COMPARE_S:
                 await asyncio.sleep(opens_s - COMPARE_S + spread_s(COMPARE_S / 2))
+            elif opens_s > 1 and self.clock.error_s > OFF_S and compares < COMPARES_MAX:
+                compares += 1
+                await asyncio.sleep(spread_s(1.0))
             elif opens_s > 0:
-                await asyncio.sleep(opens_s + self.clock.error_s + spread_s(within_s))
+                await asyncio.sleep(opens_s + spread_s(within_s))
             elif sale.state != "created":
                 return sale
             else:  # the shop opens it by hand

@@ -31,7 +31,13 @@ class SaleInfo:
 
     sale_id: str
     state: str
+    #: What the shop calls it; None where it has no name.
+    name: str | None
+    #: In the smallest unit of the currency, of which `currency_digits` are behind the point.
     price_cents: int
+    #: By ISO 4217.
+    currency: str
+    currency_digits: int
     per_order_max: int
     opens_at: datetime | None
     closes_at: datetime | None
@@ -52,7 +58,10 @@ class SaleInfo:
         return cls(
             sale_id=body["sale_id"],
             state=body["state"],
+            name=body["name"],
             price_cents=body["price_cents"],
+            currency=body["currency"],
+            currency_digits=body["currency_digits"],
             per_order_max=body["per_order_max"],
             opens_at=_moment(body.get("opens_at")),
             closes_at=_moment(body.get("closes_at")),
@@ -72,11 +81,14 @@ class HeldTicket:
 
     ticket: str
     expires_at: datetime
+    #: When it was made: unlike a sale's, this time is exact.
+    server_time: datetime
 
     @classmethod
     def read(cls, body: Mapping[str, Any]) -> Self:
         """Read a ticket."""
-        return cls(body["ticket"], datetime.fromisoformat(body["expires_at"]))
+        times = (datetime.fromisoformat(body[name]) for name in ("expires_at", "server_time"))
+        return cls(body["ticket"], *times)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +129,7 @@ class OrderInfo:
     quantity: int
     #: The price without a coupon.
     amount_cents: int
+    currency: str
     #: Why it ended.
     reason: str | None
     #: Until when it can be paid; None where it cannot be.
@@ -135,6 +148,7 @@ class OrderInfo:
             status=body["status"],
             quantity=body["quantity"],
             amount_cents=body["amount_cents"],
+            currency=body["currency"],
             reason=body.get("reason"),
             pay_by=_moment(body.get("pay_by")),
             next_poll_ms=body.get("next_poll_ms"),

@@ -28,7 +28,7 @@ from loadtest.locust_crowd.expectations import (
 from seckill.auth import login_tokens
 from seckill.auth.key_ring import KeyRing
 from seckill_client.answers import unix_s
-from seckill_client.clock import ServerClock
+from seckill_client.clock import SALE_STALE_S, ServerClock
 
 #: The gateway answers within two seconds; after so long there is no answer.
 ANSWER_S = 10.0
@@ -125,6 +125,8 @@ class ShopUser(FastHttpUser):
         answer = self.ask(Call.TICKET, f"{self.path}/tickets", self.login)
         if answer.status == 201:
             self.ticket = {"Seckill-Ticket": answer.body["ticket"]}
+            server_s = unix_s(answer.body["server_time"])
+            self.clock.note(self.asked_s, time.monotonic(), server_s)
         return answer
 
     def see_order(self) -> Received:
@@ -178,7 +180,8 @@ class Buyer(ShopUser):
         answer = yield from self.insist(lambda: self.ask(Call.SALE, self.path))
         if answer.failed or answer.body["state"] == "closed":
             raise GaveUp
-        self.clock.note(self.asked_s, time.monotonic(), unix_s(answer.body["server_time"]))
+        server_s = unix_s(answer.body["server_time"])
+        self.clock.note(self.asked_s, time.monotonic(), server_s, stale_s=SALE_STALE_S)
         opens_in_s = max(0.0, unix_s(answer.body["opens_at"]) - self.clock.now_s())
         return {"opens_in_s": opens_in_s, **answer.body}
 

@@ -19,7 +19,13 @@ from seckill_client.client import SeckillClient
 from seckill_client.errors import ComeBackLater, OutcomeUnknown, RequestRefused
 
 Answer = tuple[int, Any] | Callable[[web.Request], Any]
-QUEUED = {"order_id": "o1", "sale_id": "demo", "quantity": 1, "amount_cents": 1999}
+QUEUED = {
+    "order_id": "o1",
+    "sale_id": "demo",
+    "quantity": 1,
+    "amount_cents": 1999,
+    "currency": "EUR",
+}
 NOW = datetime(2026, 11, 27, 19, tzinfo=UTC)
 
 
@@ -76,6 +82,10 @@ def order(status: str, **more: Any) -> Answer:
     return 200, {**QUEUED, "status": status, **more}
 
 
+def ticket_of(text: str) -> dict[str, str]:
+    return {"ticket": text, "expires_at": "2999-01-01T00:00:00Z", "server_time": NOW.isoformat()}
+
+
 def problem(status: int, code: str) -> Answer:
     return status, {"code": code, "status": status}
 
@@ -108,7 +118,7 @@ async def client(url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Sec
 
 @pytest.fixture
 def buyer(client: SeckillClient, server: ScriptedServer) -> BuyerClient:
-    ticket = {"ticket": "t1", "expires_at": "2999-01-01T00:00:00Z"}
+    ticket = ticket_of("t1")
     server.will(TICKET, (201, ticket))
     return client.buyer("token")
 
@@ -186,7 +196,7 @@ async def test_a_client_that_is_not_open_says_so(url) -> None:
 async def test_a_proof_whose_ticket_was_lost_is_done_anew(buyer, server) -> None:
     challenge = {"challenge": "c", "bits": 4, "expires_at": "2999-01-01T00:00:00Z"}
     server.will("POST /v1/sales/demo/challenges", (201, challenge))
-    ticket = {"ticket": "t2", "expires_at": "2999-01-01T00:00:00Z"}
+    ticket = ticket_of("t2")
     proof_used = problem(409, "proof_used")
     server.will(TICKET, problem(403, "proof_needed"), lose, proof_used, (201, ticket))
     assert (await buyer.get_ticket("demo")).ticket == "t2"
@@ -264,7 +274,10 @@ def sale(opens_in_s: float, state: str = "open") -> Callable[[web.Request], Any]
         body = {
             "sale_id": "demo",
             "state": state,
+            "name": None,
             "price_cents": 1999,
+            "currency": "EUR",
+            "currency_digits": 2,
             "per_order_max": 1,
             "opens_at": opens_at.isoformat(),
             "closes_at": None,
@@ -287,7 +300,7 @@ async def test_a_sale_opens_by_the_clock_of_the_server(client, server) -> None:
 
 
 async def test_tickets_are_asked_for_again_when_they_are_handed_out(buyer, server) -> None:
-    ticket = {"ticket": "t3", "expires_at": "2999-01-01T00:00:00Z"}
+    ticket = ticket_of("t3")
 
     async def too_early(_: web.Request) -> web.StreamResponse:
         body = {"code": "too_early", "status": 403}
