@@ -249,6 +249,12 @@ class Settings(BaseSettings):
     #: The currency (ISO 4217) of wallets and coupons, and of new sales that name none.
     currency: Currency = "EUR"
 
+    # Webhooks, which the shop is sent (docs/webhooks.md).
+    #: Whether they may go to private addresses, this host included, and there by http.
+    webhook_private: bool = False
+    #: For one request to an endpoint, from the connection to the status.
+    webhook_timeout_s: Annotated[float, Field(gt=0, le=60)] = 15.0
+
     # Time limits. confirm_timeout_s must stay under relay_age_ms, or the relay would re-send
     # what the gateway is still waiting for.
     redis_timeout_s: Seconds = 1.0

@@ -16,6 +16,7 @@ from consumers.roles import (
     relay,
     return_stock,
     saga_steps,
+    send_webhooks,
     settle_payments,
     sweep,
 )
@@ -30,6 +31,7 @@ BUILDERS: dict[str, Callable[[Resources], Role]] = {
     "relay": relay.build,
     "sweep": sweep.build,
     "publish_events": publish_events.build,
+    "send_webhooks": send_webhooks.build,
     "settle_payments": settle_payments.build,
     "dead_letters": dead_letters.build,
     "reconcile": reconcile.build,

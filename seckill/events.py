@@ -9,6 +9,23 @@ import msgspec
 
 #: Within a version, fields are only added.
 VERSION = 1
+#: All topics; docs/events.md says when each is sent.
+TOPICS = (
+    "order.placed",
+    "order.rejected",
+    "order.paid",
+    "order.cancelled",
+    "order.refunded",
+    "saga.completed",
+    "saga.compensated",
+    "saga.parked",
+    "payment.refund_due",
+    "payment.refunded",
+    "sale.opened",
+    "sale.paused",
+    "sale.closed",
+    "sale.sold_out",
+)
 
 
 class OrderChange(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -52,6 +69,15 @@ class PaymentChange(msgspec.Struct, frozen=True, omit_defaults=True):
     sale_id: str | None = None
 
 
+class ChangedSale(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A sale in a sale.* event."""
+
+    sale_id: str
+    #: Between these it sells; null where there is no such limit.
+    opens_at: datetime | None = None
+    closes_at: datetime | None = None
+
+
 class EventMessage(msgspec.Struct, frozen=True, omit_defaults=True):
     """An event: what one SQL statement changed."""
 
@@ -62,16 +88,8 @@ class EventMessage(msgspec.Struct, frozen=True, omit_defaults=True):
     orders: Sequence[OrderChange] = ()
     sagas: Sequence[EndedSaga] = ()
     payments: Sequence[PaymentChange] = ()
+    sales: Sequence[ChangedSale] = ()
 
 
-def encode_event(
-    event_id: int,
-    topic: str,
-    at: datetime,
-    *,
-    orders: Sequence[OrderChange] = (),
-    sagas: Sequence[EndedSaga] = (),
-    payments: Sequence[PaymentChange] = (),
-) -> bytes:
-    """Encode an event, as JSON."""
-    return msgspec.json.encode(EventMessage(VERSION, event_id, topic, at, orders, sagas, payments))
+#: Encode an event, as JSON.
+encode_event = msgspec.json.Encoder().encode

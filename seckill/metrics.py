@@ -183,6 +183,11 @@ RECONCILED = Counter(
     "seckill_reconciled", "Orders on which the stores were made to agree", ["action"]
 )
 ROLE_RUNNING = Gauge("seckill_role_running", "1 while this process runs the role", ["role"])
+WEBHOOK_DELIVERIES = Counter(
+    "seckill_webhook_deliveries",
+    "Attempts to send an event to the shop: delivered, failed (is tried again), dead (given up)",
+    ["outcome"],
+)
 EVENTS = Counter("seckill_events_published", "Events that the broker confirmed", ["topic"])
 
 TRANSACTIONS = Counter(

@@ -1,5 +1,8 @@
 """publish_events: moves the events of the SQL outbox to the topic exchange, oldest first.
 
+Where the shop has webhook endpoints, it first writes a delivery of each event for each of them, in
+the transaction that removes the event: none is lost for an endpoint (role send_webhooks).
+
 At least once: a row is deleted after the broker has confirmed it, so a crash in between sends the
 event again, with the same id. While the broker is unavailable the rows stay; each is much smaller
 than the orders that it names.
@@ -27,6 +30,7 @@ from seckill.errors import Unavailable
 from seckill.orders import event_outbox
 from seckill.orders.event_outbox import StoredEvent
 from seckill.spans import SPANS, SpanKind, queue_attributes
+from seckill.webhooks import queue
 
 #: No reader of events needs them sooner.
 IDLE_S = 0.2
@@ -57,6 +61,8 @@ class PublishEvents:
             found, more = await event_outbox.oldest(connection, EVENTS_MAX, ORDERS_MAX)
             if not found:
                 return Polled(0, more=False)
+            if await queue.is_wanted(connection):
+                await _queue_webhooks(connection, found)
             sent, trouble = await self._send(found)
             await event_outbox.remove(connection, sent)
         if trouble:
@@ -97,6 +103,18 @@ class PublishEvents:
             attributes=queue_attributes(topology.EVENTS, "publish"),
         )
         return None
+
+
+async def _queue_webhooks(connection: asyncpg.Connection, found: Sequence[StoredEvent]) -> None:
+    """Write the webhook deliveries of events, before the broker is asked.
+
+    While the broker takes none, the oldest events stay the same, and the next ones are queued.
+    """
+    fresh = [event for event in found if not event.queued]
+    if not fresh:
+        fresh, _ = await event_outbox.oldest(connection, EVENTS_MAX, ORDERS_MAX, unqueued=True)
+    await queue.add(connection, [event.message for event in fresh])
+    await event_outbox.mark_queued(connection, [event.event_id for event in fresh])
 
 
 def build(stores: Resources) -> Role:

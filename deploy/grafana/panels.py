@@ -216,6 +216,7 @@ CONSUMERS = (
         "reqps",
     ),
     Panel("Events published", rate_by("seckill_events_published_total", "topic"), "reqps"),
+    Panel("Webhooks by outcome", rate_by("seckill_webhook_deliveries_total", "outcome"), "reqps"),
     Panel(
         "Restarts in 15 minutes",
         {"{{instance}}": 'changes(process_start_time_seconds{job=~"seckill.*"}[15m])'},

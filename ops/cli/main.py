@@ -103,6 +103,10 @@ COMMANDS = {
         "Dead letters: messages that could not succeed, and what to do with them.",
     ),
     "pool": ("ops.cli.pool:pool_app", "See, scale, pause, drain and repair consumers."),
+    "webhook": (
+        "ops.cli.webhooks:webhook_app",
+        "Send events to addresses of the shop; see, test, rotate and repair that.",
+    ),
     "tx": ("ops.cli.transactions:tx_app", "Show, retry and settle transactions."),
 }
 

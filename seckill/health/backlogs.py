@@ -32,6 +32,11 @@ _ROWS = {
     "sweep": ("orders WHERE state = 'pending' AND pay_by <= now()", "pay_by"),
     "recover": ("transactions WHERE due_at <= now()", "due_at"),
     "publish_events": ("events", "at"),
+    "send_webhooks": (
+        "webhook_deliveries JOIN webhook_endpoints USING (endpoint_id)"
+        " WHERE state = 'pending' AND enabled",
+        "queued_at",
+    ),
 }
 #: Role -> the queue that it works on.
 _QUEUES = {

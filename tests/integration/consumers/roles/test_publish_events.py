@@ -14,6 +14,7 @@ from seckill.adapters import topology
 from seckill.errors import Unavailable
 from seckill.orders import event_outbox
 from tests.transactions import Killed
+from tests.webhooks import WebhookBench
 
 TOPICS = ["order.placed", "order.paid", "order.cancelled"]
 
@@ -92,7 +93,9 @@ async def test_events_are_sent_in_order_and_removed(db, publisher, given, waitin
 async def test_the_message_is_json_that_says_what_changed(
     db, publisher, given, received, open_sale, shop
 ):
-    (order,) = await shop.order(await open_sale(), "ann")
+    sale = await open_sale()
+    await db.execute("TRUNCATE events")  # that it opened
+    (order,) = await shop.order(sale, "ann")
     await PublishEvents(db, publisher).run_once()
     async with asyncio.timeout(30):
         message = await received.messages.get()
@@ -248,3 +251,93 @@ async def test_two_roles_at_once_send_everything_once_and_in_order(
     async with running(role()), running(role()):
         await eventually(empty, "all events are sent")
     assert await received(len(rows)) == rows
+
+
+@pytest.fixture
+async def webhooks(db, given):
+    """An endpoint for all events, and one for payments."""
+    bench = WebhookBench(db)
+    await bench.clear()
+    await bench.add("http://127.0.0.1:9/all")
+    await bench.add("http://127.0.0.1:9/paid", "order.paid")
+    yield bench
+    await bench.clear()
+
+
+@pytest.fixture
+def queued(webhooks):
+    """Return the topics that are queued for each endpoint."""
+
+    async def read():
+        found = {"all": [], "paid": []}
+        for each in await webhooks.all():
+            found[each.url.rpartition("/")[2]].append(each.topic)
+        return found
+
+    return read
+
+
+async def test_webhooks_are_queued_for_the_endpoints_that_want_them(
+    db, publisher, given, waiting, queued
+):
+    await given(*TOPICS)
+    await PublishEvents(db, publisher).run_once()
+    assert await queued() == {"all": TOPICS, "paid": ["order.paid"]}
+    assert await waiting() == []
+
+
+async def test_webhooks_do_not_wait_for_the_broker_and_are_queued_once(
+    db, publisher, given, waiting, queued, monkeypatch
+):
+    monkeypatch.setattr("consumers.roles.publish_events.EVENTS_MAX", 2)
+    await given(*TOPICS)
+    away = Unsteady(publisher, sends=0, error=Unavailable("no confirm"))
+    for _ in range(3):
+        with pytest.raises(Unavailable):
+            await PublishEvents(db, away).run_once()
+    assert await waiting() == TOPICS
+    assert (await queued())["all"] == TOPICS
+    while (await PublishEvents(db, publisher).run_once()).done:
+        pass
+    assert await waiting() == []
+    assert (await queued())["all"] == TOPICS
+
+
+async def test_a_process_that_is_killed_queues_nothing_or_all(
+    db, publisher, given, waiting, queued
+):
+    await given(*TOPICS)
+    with pytest.raises(Killed):
+        await PublishEvents(db, Unsteady(publisher, sends=2, error=Killed)).run_once()
+    assert (await queued())["all"] == []
+    await PublishEvents(db, publisher).run_once()
+    assert (await queued())["all"] == TOPICS
+
+
+async def test_a_large_event_becomes_requests_of_a_hundred_orders(
+    db, publisher, given, webhooks, open_sale, shop
+):
+    sale = await open_sale(stock=250)
+    await db.execute("TRUNCATE events")
+    await shop.place(*(shop.wish(sale, f"buyer-{n}") for n in range(230)))
+    await PublishEvents(db, publisher).run_once()
+    rows = await db.fetch("SELECT body FROM webhook_messages")
+    bodies = [msgspec.json.decode(row[0]) for row in rows]
+    assert sorted(len(body["orders"]) for body in bodies) == [30, 100, 100]
+    assert len({body["id"] for body in bodies}) == 1
+    assert len({order["order_id"] for body in bodies for order in body["orders"]}) == 230
+
+
+async def test_an_endpoint_that_is_removed_meanwhile_is_no_trouble(
+    db, publisher, given, webhooks, queued, blocked, eventually
+):
+    await given("order.paid")
+    async with db.acquire() as other:
+        removal = other.transaction()
+        await removal.start()
+        await other.execute("DELETE FROM webhook_endpoints WHERE url LIKE '%/all'")
+        publishing = asyncio.create_task(PublishEvents(db, publisher).run_once())
+        await eventually(blocked, "the publisher waits")
+        await removal.commit()
+        assert (await publishing).done == 1
+    assert await queued() == {"all": [], "paid": ["order.paid"]}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import msgspec
 import pytest
 
 from seckill.orders import event_outbox, orders
 from seckill.payments import refunds
+from seckill.sales import sales
 from seckill.transactions.states import TransactionState
 from tests.checkout import payer
 from tests.transactions import new_id
@@ -14,15 +17,16 @@ from tests.transactions import new_id
 
 @pytest.fixture
 async def outbox(db):
-    """Take what is in the outbox as (topic, items); it is empty at first."""
+    """Take what is in the outbox as (topic, items), without sales; it is empty at first."""
 
-    async def take():
+    async def take(family=("order", "saga")):
         async with db.acquire() as connection, connection.transaction():
             found, more = await event_outbox.oldest(connection, 1000, 100_000)
             assert not more
-            bodies = [msgspec.json.decode(e.body) for e in found]
+            bodies = [msgspec.json.decode(e.body) for e in found if e.topic.startswith(family)]
             await event_outbox.remove(connection, [e.event_id for e in found])
-        return [(b["topic"], b.get("orders") or b.get("sagas")) for b in bodies]
+        items = [b.get("orders") or b.get("sagas") or b.get("sales") for b in bodies]
+        return list(zip([b["topic"] for b in bodies], items, strict=True))
 
     await take()
     return take
@@ -171,3 +175,28 @@ async def test_the_end_of_a_saga_is_an_event(db, outbox, engine, state, topic):
             {"tx_id": tx_id, "name": "fulfilment", "reason": "no shipment"}
             for tx_id in sorted(tx_ids)
         ]
+
+
+async def test_each_change_of_a_sales_state_is_an_event(open_sale, stock, db, outbox):
+    closes_at = datetime(2100, 1, 1, tzinfo=UTC)
+    sale = await open_sale(closes_at=closes_at)
+    for change in (sales.open_, sales.pause, sales.pause, sales.resume, sales.close, sales.close):
+        await change(db, stock, sale.sale_id)
+    told = {"sale_id": sale.sale_id, "closes_at": "2100-01-01T00:00:00Z"}
+    assert await outbox("sale") == [
+        ("sale.opened", [told]),
+        ("sale.paused", [told]),
+        ("sale.opened", [told]),
+        ("sale.closed", [told]),
+    ]
+
+
+async def test_the_last_unit_sells_a_sale_out_and_again_after_it_came_back(open_sale, shop, outbox):
+    sale = await open_sale(stock=2)
+    first, second = await shop.order(sale, "ann", "bob")
+    await shop.place(second)  # a copy of a message
+    await shop.release(first)
+    sold_out = ("sale.sold_out", [{"sale_id": sale.sale_id}])
+    assert (await outbox("sale"))[1:] == [sold_out]
+    await shop.place(shop.wish(sale, "eve"))
+    assert await outbox("sale") == [sold_out]
