@@ -15,9 +15,7 @@ from gateway.http.problems import Handler
 from gateway.http.responses import COMMON
 
 #: What pages may send beyond the few headers that are always allowed.
-REQUEST_HEADERS = (
-    "Content-Type, Authorization, Seckill-Ticket, Last-Event-ID, If-None-Match, Request-Id"
-)
+REQUEST_HEADERS = "Content-Type, Authorization, Seckill-Ticket, Last-Event-ID, If-None-Match"
 #: What pages may read of an answer, so that they know when to send a request again, what they have
 #: a copy of, and which request to name to the shop's support.
 RESPONSE_HEADERS = "Retry-After, RateLimit, RateLimit-Policy, ETag, Request-Id"
