@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 
 from aiohttp import ClientSession
 
+from tests.processes import eventually
+
 BODY = b'{"quantity": 1}'
 #: Answered by aiohttp alone, and unlike anything else: it is sent behind what is under test.
 LAST = b"GET /last HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -52,20 +54,32 @@ GARBAGE = [
 class Client:
     """A connection that sends whatever bytes it is given."""
 
+    _socket: socket.socket
+
     def __init__(self) -> None:
-        self._socket = socket.socket()
-        self._socket.setblocking(False)
-        # Each `send` is a packet, at once. Otherwise the kernel keeps one back until the one before
-        # has been acknowledged.
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._loop = asyncio.get_running_loop()
         self._received = b""
 
     async def connect(self, gateway, *, receive_buffer=None) -> Client:
-        if receive_buffer:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        """Connect, again after a reset: a gateway without time resets what waits too long."""
         parts = urlsplit(gateway.url)
-        await self._loop.sock_connect(self._socket, (parts.hostname, parts.port))
+
+        async def connected():
+            self._socket = socket.socket()
+            self._socket.setblocking(False)
+            # Each `send` is a packet, at once. Otherwise the kernel keeps one back until the one
+            # before has been acknowledged.
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if receive_buffer:
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+            try:
+                await self._loop.sock_connect(self._socket, (parts.hostname, parts.port))
+            except ConnectionResetError:
+                self._socket.close()
+                return False
+            return True
+
+        await eventually(connected, "a connection")
         return self
 
     async def send(self, data: bytes) -> bool:

@@ -14,7 +14,7 @@ from gateway.app import ROUTES
 from seckill.auth import webhook_signatures
 from seckill.auth.key_ring import KeyRing
 from tests.acceptance.admin_api import bearer
-from tests.processes import Process
+from tests.processes import Process, eventually
 
 pytestmark = pytest.mark.usefixtures("no_tracebacks")
 
@@ -237,17 +237,27 @@ def requests_of(
 
 
 async def ask(url: str, data: bytes) -> tuple[int, bytes]:
-    """Send a request, and return its answer's status and all of it."""
+    """Send a request, and return its answer's status and all of it.
+
+    It is sent again after a reset: a gateway without time resets what waits too long.
+    """
     parts = urlsplit(url)
-    reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
-    try:
-        writer.write(data)
-        async with asyncio.timeout(30):
-            line = await reader.readline()
-            rest = await reader.read(2_000)
-    finally:
-        writer.close()
-    return int(line.split()[1]), line + rest
+
+    async def answer():
+        try:
+            reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+            try:
+                writer.write(data)
+                async with asyncio.timeout(30):
+                    line = await reader.readline()
+                    rest = await reader.read(2_000)
+            finally:
+                writer.close()
+        except ConnectionResetError:
+            return None
+        return int(line.split()[1]), line + rest
+
+    return await eventually(answer, "an answer")
 
 
 @pytest.mark.parametrize(
