@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -137,8 +138,7 @@ class Commands(TyperGroup):
         name, command, rest = super().resolve_command(ctx, args)
         if not quick_help.is_asked(args):
             return name, command and load(str(name)), rest
-        quick_help.import_stand_ins()
-        return name, command and quick_help.forbid_work(load(str(name))), rest
+        return name, command and quick_help.load_for_help(partial(load, str(name))), rest
 
 
 app = typer.Typer(cls=Commands, add_completion=False, no_args_is_help=True)

@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import time
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +17,9 @@ from rich.live import Live
 
 from config.settings import load_settings
 from ops.cli.console import Json, show, to_json
+from ops.cli.keyboard import Keys, keyboard
 from ops.cli.pool_tables import tables
+from ops.cli.pool_top import TopScreen
 from ops.pool.plan import COUNT_MAX, parse_scale
 from ops.processes.child import START_DEADLINE_S, log_tail
 from ops.processes.control_socket import Reply
@@ -88,24 +90,12 @@ def top(
     count: Annotated[int | None, typer.Option(help="Looks; else until Ctrl-C.", min=1)] = None,
     as_json: Json = False,
 ) -> None:
-    """Show it live, until Ctrl-C; with --json, one object a line."""
-    screen = nullcontext() if as_json else Live(auto_refresh=False)
-    with suppress(KeyboardInterrupt), screen as live:
-        for look in itertools.count(1):
-            try:
-                now = _status()
-            except SeckillError as silent:
-                if live is None or look == 1:
-                    raise
-                live.update(str(silent), refresh=True)  # it may come back
-            else:
-                if live is None:
-                    typer.echo(to_json(now))
-                else:
-                    live.update(tables(now), refresh=True)
-            if look == count:
-                return
-            time.sleep(interval)  # as the operator asked
+    """Show it live, until q or Ctrl-C; ? lists the keys. With --json, one object a line."""
+    with suppress(KeyboardInterrupt):
+        if as_json:
+            _print_looks(interval, count)
+        else:
+            _watch(interval, count)
 
 
 @pool_app.command()
@@ -178,6 +168,47 @@ def _start_by(stack: int, home: Path, consumers: int | None) -> None:
 
 def _status() -> Reply:
     return pool_socket(load_settings().home.absolute()).ask(PoolRequest("status"))
+
+
+def _print_looks(interval_s: float, count: int | None) -> None:
+    for look in itertools.count(1):
+        typer.echo(to_json(_status()))
+        if look == count:
+            return
+        time.sleep(interval_s)  # as the operator asked
+
+
+def _watch(interval_s: float, count: int | None) -> None:
+    """Show the pool, and do what keys ask for, until q or so many looks."""
+    screen = TopScreen()
+    with keyboard() as keys, Live(auto_refresh=False) as live:
+        for look in itertools.count(1):
+            try:
+                screen.see(_status())
+            except SeckillError as silent:
+                if look == 1:
+                    raise
+                screen.note = str(silent)  # it may come back
+            live.update(screen.shown(), refresh=True)
+            if look == count or not _press_keys(keys, screen, live, interval_s):
+                return
+
+
+def _press_keys(keys: Keys, screen: TopScreen, live: Live, wait_s: float) -> bool:
+    """Do what keys ask for until the next look is due; return False when it is to end."""
+    due = time.monotonic() + wait_s
+    while (left_s := due - time.monotonic()) > 0:
+        for key in keys(left_s):
+            if key == "q":
+                return False
+            if request := screen.press(key):
+                try:
+                    pool_socket(load_settings().home.absolute()).ask(request)
+                except SeckillError as error:
+                    screen.note = str(error)
+                due = 0.0  # look at once
+        live.update(screen.shown(), refresh=True)
+    return True
 
 
 def _change(request: PoolRequest, roles: list[str], wait_s: float, as_json: bool) -> None:

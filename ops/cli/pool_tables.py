@@ -12,8 +12,8 @@ from rich.table import Table
 from ops.processes.control_socket import Reply
 
 
-def tables(now: Reply) -> Group:
-    """Lay out what `status` shows."""
+def tables(now: Reply, *, chosen: str = "") -> Group:
+    """Lay out what `status` shows; the chosen role is marked, also where there are no colours."""
     manager = now["manager"]
     head = f"pool manager {manager['pid']}, up {manager['uptime_s']:.0f} s"
     roles = _table("role", "runs", "bounds", "in hand", "per s", "backlog", "oldest", "errors", "")
@@ -27,7 +27,8 @@ def tables(now: Reply) -> Group:
             _known(role["backlog"], str),
             _known(role["oldest_age_s"], lambda age: f"{age:.1f} s"),
             str(role["errors"]),
-            "paused" if role["paused"] else "",
+            f"{'paused' if role['paused'] else ''}{'<' if role['role'] == chosen else ''}",
+            style="reverse" if role["role"] == chosen else None,
         )
     oddities = [escape(f"{role['role']}: {word}") for role in now["roles"] if (word := _word(role))]
     everything = {role["role"] for role in now["roles"]}

@@ -7,7 +7,7 @@ out, and the libraries beneath that take a second of CPU.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -27,13 +27,11 @@ WORK = frozenset(
         "asyncpg",
         "cryptography",
         "jwt",
-        "msgspec",
         "opentelemetry",
         "prometheus_client",
         "pydantic_settings",
         "redis",
         "uvloop",
-        "yarl",
         "seckill.adapters",
         "seckill.consistency",
         "seckill.inventory",
@@ -48,12 +46,20 @@ def is_asked(words: Sequence[str]) -> bool:
     return HELP in typed
 
 
-def import_stand_ins() -> None:
-    """Let each part of WORK be a stand-in from now on."""
-    sys.meta_path.insert(0, _StandInFinder())
+def load_for_help(load: Callable[[], Command]) -> Command:
+    """Return what `load` imports, fit to print its help; with stand-ins, if they do."""
+    finder, before = _StandInFinder(), set(sys.modules)
+    sys.meta_path.insert(0, finder)
+    try:
+        return _forbid_work(load())
+    except Exception:  # a module that does more with a library than name it
+        sys.meta_path.remove(finder)
+        for name in sys.modules.keys() - before:
+            del sys.modules[name]
+        return load()
 
 
-def forbid_work(command: Command) -> Command:
+def _forbid_work(command: Command) -> Command:
     """Return a command that can print its help alone.
 
     `--reason --help` gives a reason and asks for nothing; with stand-ins it cannot be done.
@@ -62,7 +68,7 @@ def forbid_work(command: Command) -> Command:
     if not below:
         command.callback = _refuse
     for each in below.values():
-        forbid_work(each)
+        _forbid_work(each)
     return command
 
 

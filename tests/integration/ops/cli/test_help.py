@@ -13,9 +13,6 @@ PROGRAM = """
 import sys
 from ops.cli import main, quick_help
 
-if sys.argv[1] == "quick":
-    quick_help.import_stand_ins()
-
 def show(command, words):
     try:
         command.main(["--help"], prog_name=" ".join(words))
@@ -25,7 +22,11 @@ def show(command, words):
         show(each, [*words, name])
 
 for name in main.COMMANDS:
-    show(main.load(name), [name])
+    if sys.argv[1] == "quick":
+        command = quick_help.load_for_help(lambda: main.load(name))
+    else:
+        command = main.load(name)
+    show(command, [name])
 print("imported:", *(name for name, each in sys.modules.items() if getattr(each, "__file__", None)))
 """
 
