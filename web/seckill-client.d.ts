@@ -99,8 +99,9 @@ export class SeckillClient {
      */
     watch(orderId: string, options?: CallOptions): AsyncGenerator<Order, void>;
     /**
-     * Pay an order. Of a card payment the answer may be `paying`, with an `action` whose `url` the
-     * buyer has to be sent to, and who comes back to `return_url`; `watch` says how it ends.
+     * Pay an order, and wait until that is decided. Of a card payment the order may come back as
+     * `paying`, with an `action`: send the buyer to its `url`, from where they come back to
+     * `return_url`. `watch` says how it ends.
      * @param {string} orderId
      * @param {{ method?: "wallet" | "card", coupon?: string, payment_method?: string,
      *   return_url?: string }} [how]

@@ -278,9 +278,12 @@ export class SeckillClient {
             if (keyOf(event.order) !== seen) yield event.order;
             seen = keyOf(event.order);
             if (this.#isFinal(event.order)) return;
+            if (isUndecided(event.order)) {
+              polls = 1;
+              break;
+            }
           }
         }
-        polls = 0;
       } catch (error) {
         if (options.signal?.aborted || !(error instanceof SeckillError && error.mayRepeat)) throw error;
         polls = 1;
@@ -296,8 +299,9 @@ export class SeckillClient {
   }
 
   /**
-   * Pay an order. Of a card payment the answer may be `paying`, with an `action` whose `url` the
-   * buyer has to be sent to, and who comes back to `return_url`; `watch` says how it ends.
+   * Pay an order, and wait until that is decided. Of a card payment the order may come back as
+   * `paying`, with an `action`: send the buyer to its `url`, from where they come back to
+   * `return_url`. `watch` says how it ends.
    * @param {string} orderId
    * @param {{ method?: "wallet" | "card", coupon?: string, payment_method?: string,
    *   return_url?: string }} [how]
@@ -305,15 +309,23 @@ export class SeckillClient {
    * @returns {Promise<Order>}
    */
   async pay(orderId, how = {}, options = {}) {
+    const call = { ...options, body: { method: "wallet", ...how } };
+    /** @type {Order | undefined} */
+    let order;
     try {
-      const call = { ...options, body: { method: "wallet", ...how } };
-      return await this.#repeated(
-        () => this.#call("POST", `${orderPath(orderId)}/payments`, call), options);
+      const path = `${orderPath(orderId)}/payments`;
+      order = await this.#repeated(() => this.#call("POST", path, call), options);
     } catch (error) {
       // An attempt whose answer was lost is under way: the order says how it stands.
       if (!(error instanceof SeckillError && error.code === "payment_in_progress")) throw error;
-      return this.order(orderId, options);
     }
+    for (const since = this.clock.deviceNow(); ;) {
+      if (order && (!isUndecided(order) || this.clock.deviceNow() - since > PATIENCE_MS)) break;
+      if (order) await sleep(order.next_poll_ms ?? this.#spread(1_000), options.signal);
+      order = await this.order(orderId, options);
+    }
+    if (order.status !== "pending") return order;
+    throw new SeckillError("declined", { status: 402, detail: "the payment was not accepted" });
   }
 
   /** Cancel an order that is not paid. @param {string} orderId @param {CallOptions} [options] @returns {Promise<Order>} */
@@ -559,6 +571,11 @@ function salePath(saleId) {
 /** @param {string} orderId */
 function orderPath(orderId) {
   return `/v1/orders/${encodeURIComponent(orderId)}`;
+}
+
+/** A payment that is under way, of which a stream will not say that the bank asks. @param {Order} order */
+function isUndecided(order) {
+  return order.status === "paying" && !order.action;
 }
 
 /** What of an order is news. @param {Order} order */

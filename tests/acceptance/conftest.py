@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 
@@ -20,6 +21,7 @@ from seckill.sales import rate_limits
 from seckill.sales.rate_limits import SaleLimit
 from seckill.sales.sales import Sale
 from seckill.sales.token_buckets import TokenBuckets
+from tests import browser
 from tests.acceptance.admin_api import bearer
 from tests.acceptance.raw_clients import Client
 from tests.contract import Contract
@@ -224,3 +226,16 @@ async def letters(db):
     """The dead letters; there are none at first."""
     await db.execute("DELETE FROM dead_letters")
     return Letters(db)
+
+
+@pytest.fixture(scope="session")
+def browser_here() -> None:
+    """Skip where there is no browser; fail on a machine that tests every change."""
+    if lack := browser.missing():
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"browser: {lack}")
+
+
+@pytest.fixture(scope="module")
+async def chromium(browser_here: None):
+    async with browser.chromium() as running:
+        yield running

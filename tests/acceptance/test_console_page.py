@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator
 
 import pytest
@@ -19,13 +18,6 @@ from tests.processes import eventually, limits_profile
 
 VIEWS = ("overview", "sales", "work", "letters", "payments", "invariants", "trail")
 BUYERS, UNITS = 40, 25
-
-
-@pytest.fixture(scope="module")
-def browser_here() -> None:
-    """Skip where there is no browser; fail on a machine that tests every change."""
-    if lack := browser.missing():
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"browser: {lack}")
 
 
 @pytest.fixture(scope="module")

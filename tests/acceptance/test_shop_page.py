@@ -3,83 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from ops.processes.ports import free_port
-from seckill.auth.key_ring import KeyRing
 from tests import browser
 from tests.processes import eventually, limits_profile
-from tests.shop_site import shop_site
-
-#: A page of a loaded machine.
-PATIENCE_MS = 60_000
-#: What a browser writes down of answers that refuse, as they do here on purpose.
-REFUSED = re.compile(r"Failed to load resource: the server responded with a status of [45]")
-
-
-@pytest.fixture(scope="module")
-def browser_here() -> None:
-    """Skip where there is no browser; fail on a machine that tests every change."""
-    if lack := browser.missing():
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"browser: {lack}")
+from tests.shop_site import press, says, serve_shop, visiting
 
 
 @pytest.fixture(scope="module")
 async def site(browser_here, processes, settings):
-    port = free_port()
-    gateway = await processes.run(
-        "gateway",
-        SECKILL_CORS_ORIGINS=f"http://127.0.0.1:{port}",
-        **limits_profile(processes.home),
-    )
-    keys = KeyRing.parse(settings.jwt_keys.get_secret_value(), setting="test")
-    async with shop_site(port, gateway.url, keys) as serving:
+    async with serve_shop(processes, settings, **limits_profile(processes.home)) as serving:
         yield serving
-
-
-@pytest.fixture(scope="module")
-async def chromium(browser_here):
-    async with browser.chromium() as running:
-        yield running
 
 
 @pytest.fixture
 def visit(chromium, site, consumers):
-    """Open a sale's page in a browser of a buyer; a script's error or a breach fails the test."""
-
-    @asynccontextmanager
-    async def opening(sale, buyer: str | None = None, *, lang="en") -> AsyncIterator:
-        context = await chromium.new_context(viewport={"width": 390, "height": 844})
-        if buyer:
-            await context.add_cookies([{"name": "buyer", "value": buyer, "url": site.url}])
-        page = await context.new_page()
-        page.set_default_timeout(PATIENCE_MS)
-        wrong: list[str] = []
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("console", lambda said: said.type == "error" and wrong.append(said.text))
-        await page.goto(site.page_of(sale.sale_id, lang))
-        try:
-            yield page
-        finally:
-            await context.close()
-        assert [text for text in wrong if not REFUSED.match(text)] == []
-
-    return opening
-
-
-async def says(page, text: str) -> None:
-    """Wait until the page's status is this."""
-    await page.locator("#status").filter(has_text=text).wait_for()
-
-
-async def press(page, name: str) -> None:
-    await page.get_by_role("button", name=name, exact=True).click()
+    return visiting(chromium, site)
 
 
 @pytest.fixture

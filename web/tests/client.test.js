@@ -95,12 +95,12 @@ test("tickets are waited for, and work is done where the sale asks for it", asyn
   assert.ok(new Uint8Array(digest)[0] < 16);
 });
 
-test("watching streams each change once, and polls where the stream breaks", async () => {
+test("watching streams each change once, and polls where a stream breaks or says too little", async () => {
+  const poll = (status) => json(200, order(status, { next_poll_ms: 1 }));
   const { client, calls } = scripted(
-    events("retry: 1\n\n", event("queued"), ":\n\n", event("pending")),
-    json(200, order("pending")), events(event("pending"), event("paying")),
-    json(200, order("paying", { next_poll_ms: 1 })), problem(503, "overloaded"),
-    json(200, order("paid", { next_poll_ms: 1 })), json(200, order("refunded")));
+    problem(503, "overloaded"), poll("queued"), ...Array(4).fill(poll("pending")),
+    events("retry: 1\n\n", event("pending"), ":\n\n"), poll("pending"),
+    events("retry: 1\n\n", event("pending"), event("paying")), poll("paid"), poll("refunded"));
   const seen = [];
   for await (const each of client.watch(ORDER)) seen.push(each.status);
   assert.deepEqual(seen, ["queued", "pending", "paying", "paid", "refunded"]);
@@ -115,11 +115,13 @@ test("a watch ends with what cannot be waited for", async () => {
 
 test("a payment whose answer was lost is found, and a refusal thrown", async () => {
   const { client, calls } = scripted(
-    lost, problem(409, "payment_in_progress"), json(200, order("paying")), problem(402, "declined"));
+    lost, problem(409, "payment_in_progress"), json(200, order("paying", { next_poll_ms: 1 })),
+    json(200, order("paying", { action: { type: "redirect", url: "http://bank/" } })), problem(402, "declined"),
+    json(202, order("paying", { next_poll_ms: 1 })), json(200, order("pending")));
   const paying = await client.pay(ORDER, { method: "card", payment_method: "pm_1", return_url: "http://shop/" });
-  assert.equal(paying.status, "paying");
+  assert.equal(paying.action.url, "http://bank/");
   assert.deepEqual(JSON.parse(calls[0].body), { method: "card", payment_method: "pm_1", return_url: "http://shop/" });
-  await assert.rejects(client.pay(ORDER), refused("declined"));
+  for (const _ of [1, 2]) await assert.rejects(client.pay(ORDER), refused("declined"));
 });
 
 test("cancelling, the latest order, none, and a URL for a stream", async () => {
