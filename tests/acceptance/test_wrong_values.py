@@ -20,6 +20,13 @@ pytestmark = pytest.mark.usefixtures("no_tracebacks")
 
 DIGITS = "9" * 3_900
 ORDER_ID = "019aab2f-4c00-8000-8005-5d3c1f0a2b7e"
+#: What is in the path, and good there.
+NAMES = {
+    "order_id": ORDER_ID,
+    "asset": "swagger-ui.css",
+    "code": "sold_out",
+    "reference": "payment-1",
+}
 #: In the path: as they are sent.
 PATHS = [
     "%00",
@@ -221,12 +228,12 @@ def requests_of(
         lines += [f"{name}: {value}" for name, value in given.items()]
         return "\r\n".join([*lines, "Connection: close", "", ""]).encode("latin-1") + data
 
-    good = path.format(sale_id=sale_id, order_id=ORDER_ID, asset="swagger-ui.css")
+    good = path.format(**NAMES, sale_id=sale_id)
     right = "{" + ",".join(f'"{name}":{text}' for name, text in fields.items()) + "}"
     body = right if fields else ""
     if "{" in path:
         for value in PATHS:
-            yield request(path.format(sale_id=value, order_id=value, asset=value), body)
+            yield request(path.format(**dict.fromkeys([*NAMES, "sale_id"], value)), body)
     for value in QUERIES:
         query = value if value.isascii() else "%d9%a1"
         yield request(f"{good}?wait={query}&{query}={query}", body)
