@@ -48,6 +48,15 @@ export default {{
 }};
 """
 
+#: Where the pictures of sales are; every one of them is a blue shape.
+PICTURES = "https://pictures.example"
+_PICTURE = {
+    "content_type": "image/svg+xml",
+    "body": '<svg xmlns="http://www.w3.org/2000/svg" width="400" height="300">'
+    '<rect width="400" height="300" fill="#dfe7f5"/><circle cx="200" cy="150" r="90" fill="#46c"/>'
+    "</svg>",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class ShopSite:
@@ -88,6 +97,7 @@ def visiting(chromium: Browser, site: ShopSite) -> Visit:
         context = await chromium.new_context(viewport={"width": 390, "height": 844})
         if buyer:
             await context.add_cookies([{"name": "buyer", "value": buyer, "url": site.url}])
+        await context.route(f"{PICTURES}/*", lambda route: route.fulfill(**_PICTURE))
         page = await context.new_page()
         page.set_default_timeout(PATIENCE_MS)
         wrong: list[str] = []

@@ -10,7 +10,7 @@ import pytest
 
 from tests import browser
 from tests.processes import eventually, limits_profile
-from tests.shop_site import press, says, serve_shop, visiting
+from tests.shop_site import PICTURES, press, says, serve_shop, visiting
 
 
 @pytest.fixture(scope="module")
@@ -83,10 +83,14 @@ async def test_the_last_unit_expires_for_one_browser_and_comes_to_the_other_with
 async def test_a_buyer_pays_by_keyboard_and_finds_the_order_after_a_reload(
     visit, looks, open_sale, checkout
 ):
-    sale = await open_sale(stock=5, per_order_max=2)
+    sale = await open_sale(
+        stock=5, per_order_max=2, name="Runner 26, size 42", picture_url=f"{PICTURES}/shoe"
+    )
     await checkout.give("keys", 2 * 1999)
     async with visit(sale, "keys") as page:
         await says(page, "On sale now")
+        await page.get_by_role("heading", name="Runner 26, size 42").wait_for()
+        await looks(page, "picture")
         await page.get_by_label("How many").select_option("2")
         await page.get_by_role("button", name="Buy").focus()
         await page.keyboard.press("Enter")
