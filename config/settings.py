@@ -232,11 +232,21 @@ class Settings(BaseSettings):
     payment_lock: bool = True
 
     # The card provider.
-    #: The address of the provider; empty means that no cards are taken.
+    #: Which adapter: the sandbox's, or Stripe's (seckill/payments/providers.py).
+    provider: Literal["sandbox", "stripe"] = "sandbox"
+    #: The address of the sandbox; empty means that no cards are taken, unless by Stripe.
     provider_url: HttpUrl = ""
+    #: A secret or restricted key of the Stripe account, and the signing secret of its webhooks: two
+    #: with a comma while one replaces the other. Without a secret every webhook is refused.
+    stripe_key: SecretStr = SecretStr("")
+    stripe_webhook_secret: SecretStr = SecretStr("")
+    stripe_url: HttpUrl = "https://api.stripe.com"
     #: For one call to the provider. Banks take a second or two; a buyer gets an answer after half a
     #: second anyway, and the provider is asked again after a lost answer.
     provider_timeout_s: Seconds = 5.0
+    #: How long a buyer's call waits for the bank's word; afterwards it is 202, and the order tells.
+    #: A bank that answers takes one second or two, and a page that waits needs no second call.
+    card_wait_s: Seconds = 2.5
     #: Calls at once, per process; others wait for a connection, within the timeout.
     provider_calls_max: Count = 100
     #: How long after the end of its payment window an order waits for a bank that has not decided;
@@ -379,6 +389,12 @@ class Settings(BaseSettings):
             raise ValueError("SECKILL_ADMIN_READ_TOKEN needs SECKILL_ADMIN_TOKEN beside it")
         if text and text == self.admin_token.get_secret_value():
             raise ValueError("SECKILL_ADMIN_READ_TOKEN must differ from SECKILL_ADMIN_TOKEN")
+        return self
+
+    @model_validator(mode="after")
+    def _stripe_with_key(self) -> Settings:
+        if self.provider == "stripe" and not self.stripe_key.get_secret_value():
+            raise ValueError("SECKILL_PROVIDER=stripe needs SECKILL_STRIPE_KEY beside it")
         return self
 
     @model_validator(mode="after")

@@ -21,6 +21,7 @@ from consumers.runtime.role_supervisor import RoleSupervisor, assignments
 from seckill.admin_port import answering_health
 from seckill.errors import UserMistake
 from seckill.health.waiting import until_startable
+from seckill.payments.providers import access_of
 from seckill.process import notify_ready, stop_on_signals
 from seckill.registry.heartbeat import reporting
 from seckill.tracing.starting import tracing
@@ -36,7 +37,7 @@ log = logging.getLogger(__name__)
 def default_roles(settings: Settings) -> tuple[str, ...]:
     """Return the roles that run when none is named: all that have something to do."""
     idle = set() if KEY_EXPIRY in settings.timeouts else {KEY_EXPIRY}
-    if not settings.provider_url:
+    if access_of(settings) is None:
         idle.add(SETTLE_PAYMENTS)
     return tuple(role for role in ROLES if role not in idle)
 
@@ -53,8 +54,11 @@ def run(settings: Settings, roles: Sequence[str], *, managed: bool = False) -> N
 
     A managed process begins with the given roles, and then runs those that its stdin assigns.
     """
-    if SETTLE_PAYMENTS in roles and not settings.provider_url:
-        raise UserMistake(f"{SETTLE_PAYMENTS} asks a card provider; set SECKILL_PROVIDER_URL")
+    if SETTLE_PAYMENTS in roles and access_of(settings) is None:
+        raise UserMistake(
+            f"{SETTLE_PAYMENTS} asks a card provider; set SECKILL_PROVIDER_URL, or "
+            "SECKILL_PROVIDER=stripe and SECKILL_STRIPE_KEY"
+        )
     uvloop.run(_serve(settings, roles, managed=managed))
 
 

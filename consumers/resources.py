@@ -14,7 +14,8 @@ from seckill.adapters import redis as redis_client
 from seckill.adapters.publisher import Publisher
 from seckill.adapters.rabbitmq import Broker
 from seckill.inventory.reservations import Stock
-from seckill.payments.provider_client import Provider
+from seckill.payments.provider import Provider
+from seckill.payments.providers import access_of, open_provider
 from seckill.sales.directory import SaleDirectory
 
 
@@ -65,15 +66,9 @@ async def open_resources(settings: Settings, stack: AsyncExitStack) -> Resources
         )
         for name in ("publishing", "events")
     ]
-    provider = None
-    if settings.provider_url:
-        provider = await stack.enter_async_context(
-            Provider.open(
-                settings.provider_url,
-                timeout_s=settings.provider_timeout_s,
-                calls_max=settings.provider_calls_max,
-            )
-        )
+    provider = await stack.enter_async_context(
+        open_provider(access_of(settings), calls_max=settings.provider_calls_max)
+    )
     sales, consuming = SaleDirectory(db), broker("consuming")
     return Resources(
         settings, redis, stock, db, sales, publisher, event_publisher, consuming, provider

@@ -23,6 +23,7 @@ from gateway.payments import routes as payments
 from gateway.sales import challenges, tickets
 from gateway.sales import routes as sales
 from seckill.auth.key_ring import KeyRing, parse_all
+from seckill.payments.providers import webhooks_of
 
 #: Settings that are key rings.
 KEY_RINGS = ("ticket_keys", "jwt_keys", "webhook_keys", "shop_keys")
@@ -67,10 +68,9 @@ def create_app(settings: Settings) -> web.Application:
     rings = _key_rings(settings)
     app[TICKET_KEYS] = rings["ticket_keys"]
     app[LOGINS] = logins_of(settings, rings.get("jwt_keys"))
-    if "webhook_keys" in rings:
-        app[webhooks.KEYS] = rings["webhook_keys"]
     if "shop_keys" in rings:
         app[shop_identity.SHOP_KEYS] = rings["shop_keys"]
+    app[webhooks.READER] = webhooks_of(settings, rings.get("webhook_keys"))
     app[POLL_SCHEDULE] = PollSchedule(settings.poll_budget_per_s)
     app[TRUSTED_PROXIES] = settings.trusted_proxies
     responses.set_up(app, tls=bool(settings.tls_cert))

@@ -64,7 +64,7 @@ from seckill.payments.card_payment_store import CardPaymentStore
 from seckill.payments.card_payments import CardPayments
 from seckill.payments.checkout import Checkout
 from seckill.payments.external_payments import ExternalPayments
-from seckill.payments.provider_client import Provider
+from seckill.payments.providers import access_of, open_provider
 from seckill.sales.archived import ArchivedSales
 from seckill.sales.directory import SaleDirectory
 from seckill.sales.sales import Sale
@@ -192,14 +192,10 @@ async def payments_ctx(app: web.Application) -> AsyncIterator[None]:
     )
     async with AsyncExitStack() as stack:
         cards = None
-        if settings.provider_url:
-            provider = await stack.enter_async_context(
-                Provider.open(
-                    settings.provider_url,
-                    timeout_s=settings.provider_timeout_s,
-                    calls_max=settings.provider_calls_max,
-                )
-            )
+        provider = await stack.enter_async_context(
+            open_provider(access_of(settings), calls_max=settings.provider_calls_max)
+        )
+        if provider:
             cards = CardPayments(
                 app[CARD_PAYMENTS],
                 provider,
@@ -212,7 +208,12 @@ async def payments_ctx(app: web.Application) -> AsyncIterator[None]:
             locking=settings.payment_lock,
             pay_by_card=cards.pay_order if cards else None,
         )
-        app[PAYMENT_TASKS] = PaymentTasks(app[LIMITER], paying, in_flight_max=payments_max)
+        app[PAYMENT_TASKS] = PaymentTasks(
+            app[LIMITER],
+            paying,
+            in_flight_max=payments_max,
+            card_wait_s=settings.card_wait_s,
+        )
         yield
         await app[PAYMENT_TASKS].drain(settings.drain_s)
 

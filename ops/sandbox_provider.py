@@ -18,7 +18,8 @@ from aiohttp import ClientError, ClientSession, ClientTimeout, web
 
 from seckill.auth import webhook_signatures
 from seckill.auth.key_ring import KeyRing
-from seckill.payments.provider_client import ChargeStatus
+from seckill.currencies import DEFAULT_CURRENCY
+from seckill.payments.provider import ChargeStatus, RefundStatus
 
 log = logging.getLogger(__name__)
 
@@ -59,24 +60,51 @@ class SandboxCharge:
     status: ChargeStatus = ChargeStatus.UNKNOWN
     held_cents: int = 0
     taken_cents: int = 0
+    currency: str = DEFAULT_CURRENCY
+    #: What of a captured charge went back in parts, by refund_id.
+    refunds: dict[str, int] = field(default_factory=dict)
     #: Every status that it had.
     history: list[str] = field(default_factory=list)
+
+    @property
+    def refunded_cents(self) -> int:
+        """Return what went back in parts."""
+        return sum(self.refunds.values())
+
+    def give_back(self, refund_id: str, cents: int) -> RefundStatus:
+        """Give a part of a captured charge back, once for each refund_id."""
+        if refund_id in self.refunds:
+            return RefundStatus.DONE
+        if self.status in (ChargeStatus.AUTHORISED, ChargeStatus.PENDING):
+            return RefundStatus.NOT_YET
+        if self.status is not ChargeStatus.CAPTURED or cents > self.taken_cents:
+            return RefundStatus.REFUSED
+        self.refunds[refund_id] = cents
+        self.taken_cents -= cents
+        return RefundStatus.DONE
 
     def become(self, status: ChargeStatus) -> None:
         """Move the money as a status requires, and record the status."""
         self.status = status
         self.held_cents = self.amount_cents if status is ChargeStatus.AUTHORISED else 0
-        self.taken_cents = self.amount_cents if status is ChargeStatus.CAPTURED else 0
+        back = self.refunded_cents
+        self.taken_cents = self.amount_cents - back if status is ChargeStatus.CAPTURED else 0
         self.history.append(status)
+
+
+class _RefundRequest(msgspec.Struct):
+    amount_cents: int
 
 
 class _AuthoriseRequest(msgspec.Struct):
     amount_cents: int
+    currency: str = DEFAULT_CURRENCY
     sale_id: str = ""
     order_id: str = ""
 
 
 _decode = msgspec.json.Decoder(_AuthoriseRequest).decode
+_decode_refund = msgspec.json.Decoder(_RefundRequest).decode
 
 
 class Sandbox:
@@ -107,6 +135,7 @@ class Sandbox:
         app.router.add_post("/charges/{key}/authorise", self._authorise)
         app.router.add_post("/charges/{key}/capture", self._capture)
         app.router.add_post("/charges/{key}/void", self._void)
+        app.router.add_post("/charges/{key}/refunds/{refund_id}", self._refund)
         app.on_cleanup.append(self._forget_the_late)
         return app
 
@@ -152,7 +181,7 @@ class Sandbox:
         key = request.match_info["key"]
         charge = self.charges.setdefault(key, SandboxCharge(key))
         if charge.status is ChargeStatus.UNKNOWN:
-            charge.amount_cents = wanted.amount_cents
+            charge.amount_cents, charge.currency = wanted.amount_cents, wanted.currency
             charge.sale_id, charge.order_id = wanted.sale_id, wanted.order_id
             if self._happens(self.behaviour.late):
                 charge.become(ChargeStatus.PENDING)
@@ -176,6 +205,19 @@ class Sandbox:
         if charge.status not in (ChargeStatus.VOIDED, ChargeStatus.DECLINED):
             charge.become(ChargeStatus.VOIDED)
         return await self._answer(request, charge)
+
+    async def _refund(self, request: web.Request) -> web.Response:
+        try:
+            cents = _decode_refund(await request.read()).amount_cents
+        except msgspec.MsgspecError as error:
+            raise web.HTTPUnprocessableEntity(text=str(error)) from error
+        self._arrive(request)
+        charge = self.charges.get(request.match_info["key"])
+        status = charge.give_back(request.match_info["refund_id"], cents) if charge else None
+        await self._delay_or_lose(request)
+        if status is None:
+            raise web.HTTPNotFound
+        return web.json_response({"status": status})
 
     def _decide(self, charge: SandboxCharge) -> None:
         declined = self._happens(self.behaviour.decline)
@@ -229,10 +271,13 @@ class Sandbox:
         if self._happens(self.behaviour.lose_requests):
             _cut(request)
 
-    async def _answer(self, request: web.Request, charge: SandboxCharge | None) -> web.Response:
+    async def _delay_or_lose(self, request: web.Request) -> None:
         await asyncio.sleep(self.behaviour.delay_s)
         if self._happens(self.behaviour.lose_replies):
             _cut(request)
+
+    async def _answer(self, request: web.Request, charge: SandboxCharge | None) -> web.Response:
+        await self._delay_or_lose(request)
         if charge is None:
             raise web.HTTPNotFound
         return web.json_response(self._shown(charge))
@@ -240,7 +285,7 @@ class Sandbox:
     @staticmethod
     def _shown(charge: SandboxCharge) -> dict[str, object]:
         shown = asdict(charge)
-        return {name: shown[name] for name in SHOWN}
+        return {name: shown[name] for name in SHOWN} | {"refunded_cents": charge.refunded_cents}
 
 
 def _cut(request: web.Request) -> None:

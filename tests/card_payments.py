@@ -13,7 +13,8 @@ from seckill.payments.card_payment_store import CardPaymentStore, OnPaid
 from seckill.payments.card_payments import CardPayments
 from seckill.payments.checkout import CARD
 from seckill.payments.payment import Payment, new_tx_id
-from seckill.payments.provider_client import Provider
+from seckill.payments.provider import Provider
+from seckill.payments.sandbox_client import SandboxClient
 from seckill.sales.sales import Sale
 from seckill.transactions.states import TransactionOutcome
 
@@ -38,7 +39,7 @@ class CardPaymentBench:
         sandbox = Sandbox(SandboxBehaviour())
         async with (
             sandbox.serving() as url,
-            Provider.open(url, timeout_s=TIMEOUT_S, calls_max=100) as provider,
+            SandboxClient.open(url, timeout_s=TIMEOUT_S, calls_max=100) as provider,
         ):
             yield cls(db, sandbox, provider)
 

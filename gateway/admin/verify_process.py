@@ -20,7 +20,7 @@ from seckill.adapters import installation, postgres
 from seckill.adapters import redis as redis_client
 from seckill.consistency import verify
 from seckill.errors import SeckillError, Unavailable
-from seckill.payments.provider_client import Provider
+from seckill.payments.providers import ProviderAccess, access_of, open_provider
 
 #: For one query of one look; a million rows take some seconds.
 QUERY_S = 30.0
@@ -41,8 +41,7 @@ class VerifyRequest(msgspec.Struct):
     namespace: str
     sale_ids: list[str]
     wait_s: float
-    provider_url: str
-    provider_timeout_s: float
+    provider: ProviderAccess | None
 
 
 async def count(settings: Settings, sale_ids: list[str], *, wait_s: float = 0.0) -> list[bytes]:
@@ -57,8 +56,7 @@ async def count(settings: Settings, sale_ids: list[str], *, wait_s: float = 0.0)
         settings.namespace,
         sale_ids,
         wait_s,
-        settings.provider_url,
-        settings.provider_timeout_s,
+        access_of(settings),
     )
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -115,12 +113,7 @@ async def _answer(question: VerifyRequest) -> bytes:
         redis = await stack.enter_async_context(
             redis_client.connect(question.redis_url, timeout_s=QUERY_S, installation_id=own_id)
         )
-        provider = None
-        if question.provider_url:
-            timeout_s = question.provider_timeout_s
-            provider = await stack.enter_async_context(
-                Provider.open(question.provider_url, timeout_s=timeout_s, calls_max=1)
-            )
+        provider = await stack.enter_async_context(open_provider(question.provider, calls_max=1))
         ledgers = [
             await verify.verify(redis, db, sale_id, wait_s=question.wait_s, provider=provider)
             for sale_id in question.sale_ids

@@ -63,11 +63,11 @@ async def read_json(request: web.Request, decoder: msgspec.json.Decoder[S]) -> S
     return parse_json(await read_body(request), decoder)
 
 
-async def read_body(request: web.Request) -> bytes:
+async def read_body(request: web.Request, max_bytes: int = BODY_MAX) -> bytes:
     """Read a small JSON body as it was sent, or refuse."""
     if "Content-Encoding" in request.headers:
         raise Refused(Problem.UNSUPPORTED_MEDIA_TYPE, "send the body as it is, not encoded")
-    body = await _receive(request)
+    body = await _receive(request, max_bytes)
     if request.content_type != "application/json":
         raise Refused(Problem.UNSUPPORTED_MEDIA_TYPE)
     return body
@@ -114,9 +114,9 @@ def order_id_of(request: web.Request) -> str:
     return order_id
 
 
-async def _receive(request: web.Request) -> bytes:
+async def _receive(request: web.Request, max_bytes: int) -> bytes:
     content = request.content
-    if content.is_eof() and content.total_bytes <= BODY_MAX:
+    if content.is_eof() and content.total_bytes <= max_bytes:
         return content.read_nowait()  # all of it came with the headers: nothing to wait for
     body = bytearray()
     try:
@@ -130,6 +130,6 @@ async def _receive(request: web.Request) -> bytes:
         raise Refused(Problem.TOO_SLOW, late, close=True) from error
     except (web.RequestPayloadError, HttpProcessingError, ClientPayloadError) as error:
         raise Refused(Problem.MALFORMED, "the body is not framed as stated", close=True) from error
-    if len(body) > BODY_MAX:
-        raise Refused(Problem.TOO_LARGE, f"at most {BODY_MAX} bytes")
+    if len(body) > max_bytes:
+        raise Refused(Problem.TOO_LARGE, f"at most {max_bytes} bytes")
     return bytes(body)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from aiohttp import web
@@ -39,11 +39,19 @@ STATES = msgspec.Meta(
 )
 
 
+class PaymentAction(msgspec.Struct):
+    """What the buyer has to do before the bank decides: open `url`, and come back from there."""
+
+    url: str
+    type: Literal["redirect"] = "redirect"
+
+
 class OrderView(msgspec.Struct, omit_defaults=True):
     """An order as its buyer sees it.
 
     `queued` becomes `pending`: to be paid before `pay_by`, or it is `cancelled`. `paying` becomes
     `paid`, or `pending` again. `rejected`, `cancelled` and `refunded` are final; `reason` says why.
+    `action` is there while a card payment waits for the buyer (3-D Secure).
     `next_poll_ms` is there while the state will change soon without the buyer.
     """
 
@@ -56,6 +64,7 @@ class OrderView(msgspec.Struct, omit_defaults=True):
     reason: str | None = None
     pay_by: Moment | None = None
     next_poll_ms: int | None = None
+    action: PaymentAction | None = None
 
 
 #: An order, as an example for the document.
@@ -159,11 +168,14 @@ def view_of(request: web.Request, sale: Sale, order: Order | QueuedGrab | None) 
     """Return an order as its buyer sees it, or refuse when the buyer has none."""
     if order is None:
         raise Refused(Problem.NOT_FOUND, "you have no such order")
+    action = None
     if isinstance(order, QueuedGrab):
         status, amount, reason, pay_by = "queued", order.quantity * sale.price_cents, None, None
     else:
         status, amount, reason = order.state, order.amount_cents, order.reason
         pay_by = order.pay_by if status in ("pending", "paying") else None
+        if status == "paying" and order.redirect_url:
+            action = PaymentAction(order.redirect_url)
     return OrderView(
         order_id=order.order_id,
         sale_id=sale.sale_id,
@@ -173,5 +185,6 @@ def view_of(request: web.Request, sale: Sale, order: Order | QueuedGrab | None) 
         currency=sale.currency,
         reason=reason,
         pay_by=pay_by,
+        action=action,
         next_poll_ms=request.app[POLL_SCHEDULE].next_poll_ms() if status in MOVING else None,
     )

@@ -22,19 +22,28 @@ from gateway.overload.rate_limiter import RateLimited, rate_limited
 from gateway.payments.tasks import PAYMENT_TASKS, PaymentTasks
 from seckill.auth.tickets import ID
 from seckill.orders.orders import Order
-from seckill.payments.payment import WALLET, Payment, PaymentRefusal
+from seckill.payments.payment import CARD, WALLET, Payment, PaymentRefusal
 from seckill.transactions.states import TransactionState
 from seckill.transactions.tcc import CoordinatorFull
+
+#: Providers' names are of these characters; ours has no meaning of its own for us.
+CARD_NAME = r"^[A-Za-z0-9_-]{1,255}$"
+#: The provider checks the rest. No other scheme: a browser would be sent to it.
+RETURN_URL = r"^https?://[!-~]{1,2000}$"
 
 
 class PaymentRequest(msgspec.Struct, forbid_unknown_fields=True):
     """How a buyer pays: from his wallet or, where the shop takes cards, by card.
 
-    A coupon lowers the price; what it is worth beyond that is lost.
+    A coupon lowers the price; what it is worth beyond that is lost. `payment_method` is what the
+    provider's script in the browser calls the buyer's card; `return_url` is where the buyer comes
+    back to from the bank.
     """
 
     method: Literal["wallet", "card"]
     coupon: Annotated[str, msgspec.Meta(pattern=f"^{ID.pattern}")] | None = None
+    payment_method: Annotated[str, msgspec.Meta(pattern=CARD_NAME)] | None = None
+    return_url: Annotated[str, msgspec.Meta(pattern=RETURN_URL)] | None = None
 
 
 #: What each word of a refused payment is to a client. Any other word means that nothing was taken.
@@ -67,7 +76,7 @@ _PAYING = msgspec.structs.replace(PENDING, status="paying", next_poll_ms=500)
     ResponseSpec(
         202,
         "It is being paid. The order tells how that ends: `paid`, or `pending` again; then a "
-        "second call says why.",
+        "second call says why. With `action` the bank waits for the buyer: send them to its `url`.",
         _PAYING,
     ),
     tag="payments",
@@ -99,9 +108,24 @@ async def _pay_order(request: web.Request, traceparent: str | None) -> web.Respo
     own_money = wanted.method == WALLET or wanted.coupon is not None
     if own_money and sale.currency != request.app[SETTINGS].currency:
         raise _refused(PaymentRefusal.WRONG_CURRENCY)
-    payment = Payment(sale.sale_id, order_id, buyer_id, wanted.method, wanted.coupon, traceparent)
-    state = "paid" if _is_paid(order) else await _pay(request.app[PAYMENT_TASKS], payment)
-    view = view_of(request, sale, replace(order, state=state))
+    if order.state == "paying" and order.redirect_url and wanted.method == CARD:
+        # The buyer has closed the page of the bank, or never got its address.
+        return json_response(view_of(request, sale, order), status=202)
+    payment = Payment(
+        sale.sale_id,
+        order_id,
+        buyer_id,
+        wanted.method,
+        wanted.coupon,
+        traceparent,
+        sale.currency,
+        wanted.payment_method or "",
+        wanted.return_url or "",
+    )
+    state, action_url = "paid", ""
+    if not _is_paid(order):
+        state, action_url = await _pay(request.app[PAYMENT_TASKS], payment)
+    view = view_of(request, sale, replace(order, state=state, redirect_url=action_url))
     return json_response(view, status=200 if state == "paid" else 202)
 
 
@@ -116,8 +140,8 @@ def _is_paid(order: Order) -> bool:
     return order.state == "paid"
 
 
-async def _pay(tasks: PaymentTasks, payment: Payment) -> str:
-    """Pay, or refuse; return the state that the order is then in."""
+async def _pay(tasks: PaymentTasks, payment: Payment) -> tuple[str, str]:
+    """Pay, or refuse; return the state that the order is then in, and the bank's page, if any."""
     try:
         outcome = await tasks.pay(payment)
     except CoordinatorFull as busy:
@@ -125,11 +149,11 @@ async def _pay(tasks: PaymentTasks, payment: Payment) -> str:
     if isinstance(outcome, RateLimited):
         raise rate_limited(outcome)
     if outcome is None or outcome.state in (TransactionState.TRYING, TransactionState.CONFIRMING):
-        return "paying"
+        return "paying", outcome.detail if outcome else ""
     if outcome.confirmed or outcome.reason == PaymentRefusal.PAID:
-        return "paid"
-    raise _refused(outcome.reason)
+        return "paid", ""
+    raise _refused(outcome.reason, outcome.detail)
 
 
-def _refused(word: str | None) -> Refused:
-    return Refused(_PROBLEMS.get(word, Problem.UNAVAILABLE), _DETAILS.get(word, ""))
+def _refused(word: str | None, detail: str = "") -> Refused:
+    return Refused(_PROBLEMS.get(word, Problem.UNAVAILABLE), detail or _DETAILS.get(word, ""))

@@ -14,7 +14,7 @@ from gateway.overload.rate_limiter import RateLimited, RateLimiter
 from seckill import metrics
 from seckill.errors import Transient
 from seckill.payments.checkout import Checkout
-from seckill.payments.payment import Payment
+from seckill.payments.payment import CARD, Payment
 from seckill.transactions.states import TransactionOutcome
 from seckill.transactions.tcc import CoordinatorFull
 
@@ -29,14 +29,22 @@ Paying = asyncio.Task[TransactionOutcome | RateLimited]
 class PaymentTasks:
     """Takes payments, at most `in_flight_max` at a time, each in its turn of the `confirm` tier."""
 
-    def __init__(self, limiter: RateLimiter, checkout: Checkout, *, in_flight_max: int) -> None:
+    def __init__(
+        self,
+        limiter: RateLimiter,
+        checkout: Checkout,
+        *,
+        in_flight_max: int,
+        card_wait_s: float = WAIT_S,
+    ) -> None:
+        self._card_wait_s = card_wait_s
         self._limiter = limiter
         self._checkout = checkout
         self._in_flight_max = in_flight_max
         self._under_way: set[Paying] = set()
 
     async def pay(self, payment: Payment) -> TransactionOutcome | RateLimited | None:
-        """Pay; return the outcome or the limit that refused, None if it goes on after WAIT_S.
+        """Pay; return the outcome or the limit that refused, None if it goes on longer.
 
         Raise CoordinatorFull when too many are under way, Unavailable when the outcome is unknown.
         """
@@ -45,7 +53,8 @@ class PaymentTasks:
         paying = asyncio.create_task(self._pay(payment), name="payment")
         self._under_way.add(paying)
         paying.add_done_callback(self._finish)
-        done, _ = await asyncio.wait({paying}, timeout=WAIT_S)
+        wait_s = self._card_wait_s if payment.method == CARD else WAIT_S
+        done, _ = await asyncio.wait({paying}, timeout=wait_s)
         return paying.result() if done else None
 
     async def drain(self, within_s: float) -> None:

@@ -21,7 +21,7 @@ from loadtest.findings import AsJson, Finding, counts_text, ledger_finding, meas
 from loadtest.stack import PATIENCE_S, BenchStack, bench_stack
 from ops.sandbox_provider import Sandbox, SandboxBehaviour, SandboxCharge
 from seckill.errors import SeckillError
-from seckill.payments.provider_client import ChargeStatus
+from seckill.payments.provider import ChargeStatus
 
 #: An order waits so long for a bank, beyond its payment window; short, so that a run ends soon.
 GRACE_S = 2.0

@@ -16,7 +16,8 @@ from seckill.adapters import installation, postgres, schema
 from seckill.adapters import redis as redis_client
 from seckill.adapters.rabbitmq import Broker
 from seckill.inventory.reservations import Stock
-from seckill.payments.provider_client import Provider
+from seckill.payments.provider import Provider
+from seckill.payments.providers import access_of, open_provider
 
 T = TypeVar("T")
 
@@ -44,13 +45,7 @@ class Stores:
     @asynccontextmanager
     async def provider(self) -> AsyncIterator[Provider | None]:
         """Open the card provider for one command; None in a shop that takes no cards."""
-        settings = self.settings
-        if not settings.provider_url:
-            yield None
-            return
-        async with Provider.open(
-            settings.provider_url, timeout_s=settings.provider_timeout_s, calls_max=1
-        ) as provider:
+        async with open_provider(access_of(self.settings), calls_max=1) as provider:
             yield provider
 
 

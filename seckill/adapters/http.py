@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from types import MappingProxyType
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -21,6 +22,7 @@ class Reply(NamedTuple):
 
     status: int
     body: bytes
+    headers: Mapping[str, str] = MappingProxyType({})
 
 
 class HttpClient:
@@ -41,12 +43,12 @@ class HttpClient:
         ) as session:
             yield cls(session)
 
-    async def get(self, url: str) -> Reply:
+    async def get(self, url: str, headers: Mapping[str, str] = MappingProxyType({})) -> Reply:
         """Send a GET; raise Unavailable if no whole answer came."""
-        return await self._call("GET", url, None, {})
+        return await self._call("GET", url, None, headers)
 
     async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Reply:
-        """Send JSON by POST; raise Unavailable if no whole answer came."""
+        """Send JSON (or what Content-Type says) by POST; raise Unavailable if no answer came."""
         return await self._call("POST", url, body, {"Content-Type": "application/json", **headers})
 
     async def _call(
@@ -76,6 +78,6 @@ class HttpClient:
                     text += chunk
                     if len(text) > REPLY_MAX_BYTES:
                         break  # do not wait for the rest: leaving the block closes the connection
-                return Reply(response.status, text[:REPLY_MAX_BYTES])
+                return Reply(response.status, text[:REPLY_MAX_BYTES], response.headers)
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise Unavailable(f"{url} does not answer: {error or type(error).__name__}") from error

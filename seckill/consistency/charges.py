@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import asyncpg
 
 from seckill.adapters.postgres import database_errors_as_unavailable
-from seckill.payments.provider_client import Charge, Provider
+from seckill.payments.provider import Charge, ChargeRequest, Provider
 
 #: States of a payment that will end as the charge does: it is paid, or the provider is still asked.
 _KNOWN = ("trying", "paid", "refunding")
@@ -23,6 +23,13 @@ class OrphanCharge:
     #: None if the provider does not say.
     cents: int | None
     status: str
+    #: The provider's own id of it, if it has one.
+    ref: str = ""
+
+    @property
+    def charge(self) -> ChargeRequest:
+        """Return it as the provider is asked for it."""
+        return ChargeRequest(self.key, order_id=self.order_id, ref=self.ref)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +73,8 @@ def total(orphans: Collection[OrphanCharge]) -> int:
 
 
 async def _still_has_money(provider: Provider, charge: Charge) -> bool:
-    return Charge(await provider.find(charge.key)).has_money
+    return (await provider.find(_orphan(charge).charge)).has_money
 
 
 def _orphan(charge: Charge) -> OrphanCharge:
-    return OrphanCharge(charge.key, charge.order_id, charge.amount_cents, charge.status)
+    return OrphanCharge(charge.key, charge.order_id, charge.amount_cents, charge.status, charge.ref)

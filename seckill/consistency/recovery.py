@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import asyncpg
 from redis.asyncio import Redis
@@ -31,7 +31,7 @@ from seckill.orders import orders
 from seckill.orders.orders import Placement
 from seckill.payments.card_payments import CardPayments
 from seckill.payments.payment import CARD, Payment
-from seckill.payments.provider_client import Provider
+from seckill.payments.provider import Provider
 
 #: An order whose charge is found gets so long to be paid by it: some calls to the provider.
 PAY_S = 120
@@ -143,29 +143,30 @@ class SaleRecovery:
         async with transaction(self._db) as connection:
             rows = await connection.fetch(
                 "UPDATE orders o SET pay_by = greatest(pay_by, now() + make_interval(secs => $3))"
-                "  FROM unnest($1::uuid[], $2::bigint[]) AS charge (order_id, cents)"
+                "  FROM unnest($1::uuid[], $2::bigint[]) AS charge (order_id, cents), sales s"
                 " WHERE o.order_id = charge.order_id AND o.state = 'pending'"
-                "   AND o.amount_cents = charge.cents"
-                " RETURNING o.order_id::text, o.sale_id, o.buyer_id",
+                "   AND o.amount_cents = charge.cents AND s.sale_id = o.sale_id"
+                " RETURNING o.order_id::text, o.sale_id, o.buyer_id, s.currency",
                 [each.order_id for each in ours],
                 [each.cents for each in ours],
                 PAY_S,
             )
-        by_order = {row["order_id"]: Payment(row[1], row[0], row[2], CARD) for row in rows}
+        by_order = {row["order_id"]: _payment(*row) for row in rows}
         return {each.key: by_order[each.order_id] for each in found if each.order_id in by_order}
 
     async def _pay(self, orphan: OrphanCharge, payment: Payment) -> bool:
         if self._cards is None:
             raise AssertionError("bug: a charge without a provider")
+        paying = replace(payment, ref=orphan.ref)
         # The key of the charge: the provider makes no second one.
-        return (await self._cards.payments.pay(orphan.key, payment)).confirmed
+        return (await self._cards.payments.pay(orphan.key, paying)).confirmed
 
     async def _void(self, report: SaleRecoveryReport, actor: str) -> None:
         """Give the money of orphans back."""
         if self._cards is None or not report.orphans:
             return
         for orphan in report.orphans:
-            await self._cards.provider.void(orphan.key)
+            await self._cards.provider.void(orphan.charge)
         report.voided, report.orphans = report.orphans, []
         await self._record(report, "sale.void_charges", actor, report.voided)
 
@@ -181,3 +182,7 @@ class SaleRecovery:
                 sale_id=report.sale_id,
                 details={"charges": [each.key for each in found], "cents": charges.total(found)},
             )
+
+
+def _payment(order_id: str, sale_id: str, buyer_id: str, currency: str) -> Payment:
+    return Payment(sale_id, order_id, buyer_id, CARD, currency=currency)

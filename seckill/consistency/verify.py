@@ -31,7 +31,7 @@ from seckill.dead_letters.store import LetterFilter
 from seckill.errors import Unavailable
 from seckill.order_ids import created_ms_of
 from seckill.orders.orders import LIVE
-from seckill.payments.provider_client import Provider
+from seckill.payments.provider import Provider
 
 #: Between two counts: a consumer can finish a batch, and the user hardly waits.
 COUNTS_APART_S = 0.2

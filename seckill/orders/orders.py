@@ -19,7 +19,9 @@ FINAL = ("cancelled", "rejected", "refunded")
 
 _COLUMNS = (
     "o.order_id::text, o.sale_id, o.buyer_id, o.quantity, o.amount_cents,"
-    " o.state, o.reason, o.pay_by"
+    " o.state, o.reason, o.pay_by,"
+    " CASE o.state WHEN 'paying' THEN"
+    " (SELECT p.redirect_url FROM payments p WHERE p.tx_id = o.paying_tx) END"
 )
 
 #: Unpaid orders that are read to find when the next ones run out: some milliseconds.
@@ -46,6 +48,8 @@ class Order:
     state: str
     reason: str | None
     pay_by: datetime
+    #: Where its buyer has to go before the bank decides; None for nowhere.
+    redirect_url: str | None = None
 
 
 class Placement(NamedTuple):

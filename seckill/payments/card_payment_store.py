@@ -11,7 +11,7 @@ import asyncpg
 from seckill import audit
 from seckill.adapters.postgres import database_errors_as_unavailable, transaction
 from seckill.payments.payment import CARD, Payment, tx_id_of
-from seckill.payments.provider_client import ChargeStatus
+from seckill.payments.provider import Charge, ChargeRequest
 from seckill.spans import TraceContext
 from seckill.tracing import order_traces
 from seckill.transactions.states import BranchCall
@@ -45,14 +45,32 @@ class DueCardPayment(NamedTuple):
     asks_at: datetime
     sale_id: str
     order_id: str
+    currency: str
+    token: str = ""
+    return_url: str = ""
+    ref: str = ""
+
+    @property
+    def charge(self) -> ChargeRequest:
+        """Return the charge that the provider is asked for."""
+        return ChargeRequest(
+            self.tx_id,
+            self.cents,
+            self.currency,
+            self.sale_id,
+            self.order_id,
+            self.token,
+            self.return_url,
+            self.ref,
+        )
 
 
 class PostponedCardPayment(NamedTuple):
-    """A payment without an outcome: the provider's status, if any, and when to ask again."""
+    """A payment without an outcome: what the provider said, if anything, and when to ask again."""
 
     tx_id: str
     asks_at: datetime
-    said: ChargeStatus | None
+    said: Charge | None
     wait_s: float
 
 
@@ -109,8 +127,8 @@ class CardPaymentStore:
         self, payments: Sequence[tuple[str, Payment]], *, lease_s: float
     ) -> list[StartedCardPayment]:
         """Begin payments (tx_id, payment); return the result of each, in their order."""
-        with database_errors_as_unavailable():
-            rows = await self._db.fetch(
+        async with transaction(self._db) as connection:
+            rows = await connection.fetch(
                 "SELECT why, cents, asks_at FROM begin_card_payments($1, $2, $3, $4, $5)",
                 [tx_id for tx_id, _ in payments],
                 [payment.order_id for _, payment in payments],
@@ -118,26 +136,46 @@ class CardPaymentStore:
                 [payment.coupon_id for _, payment in payments],
                 lease_s,
             )
-        return [StartedCardPayment(*row) for row in rows]
+            begun = [StartedCardPayment(*row) for row in rows]
+            named = [
+                (tx_id, payment.token or None, payment.return_url or None)
+                for (tx_id, payment), started in zip(payments, begun, strict=True)
+                if not started.why and (payment.token or payment.return_url)
+            ]
+            if named:
+                await connection.execute(
+                    "UPDATE payments p SET card_token = n.token, return_url = n.return_url"
+                    "  FROM unnest($1::text[], $2::text[], $3::text[])"
+                    "         AS n (tx_id, token, return_url)"
+                    " WHERE p.tx_id = n.tx_id AND p.state = 'trying'",
+                    *(list(column) for column in zip(*named, strict=True)),
+                )
+        return begun
 
-    async def settle(self, statuses: Mapping[str, ChargeStatus]) -> dict[str, str]:
+    async def settle(self, charges: Mapping[str, Charge]) -> dict[str, str]:
         """Settle payments as the provider decided; return the state of each afterwards."""
-        paid = [
-            tx
-            for tx, s in statuses.items()
-            if s in (ChargeStatus.AUTHORISED, ChargeStatus.CAPTURED)
-        ]
-        gone = [
-            tx for tx, s in statuses.items() if s in (ChargeStatus.DECLINED, ChargeStatus.VOIDED)
+        paid = [tx for tx, charge in charges.items() if charge.has_money]
+        gone = [tx for tx, charge in charges.items() if charge.is_over]
+        noted = [
+            (tx, c.ref, c.decline_code) for tx, c in charges.items() if c.ref or c.decline_code
         ]
         with database_errors_as_unavailable():
+            if noted:
+                await self._db.execute(
+                    "UPDATE payments p"
+                    "   SET provider_ref = coalesce(nullif(n.ref, ''), provider_ref),"
+                    "       decline_code = nullif(n.code, ''), redirect_url = NULL"
+                    "  FROM unnest($1::text[], $2::text[], $3::text[]) AS n (tx_id, ref, code)"
+                    " WHERE p.tx_id = n.tx_id",
+                    *(list(column) for column in zip(*noted, strict=True)),
+                )
             if paid:
                 await self._confirm(paid)
             if gone:  # two transactions, so that each takes its locks in order
                 await self._db.execute("SELECT cancel_card_payments($1)", gone)
                 await self._db.execute("SELECT refund_card_payments($1)", gone)
             rows = await self._db.fetch(
-                "SELECT tx_id, state FROM payments WHERE tx_id = ANY ($1)", list(statuses)
+                "SELECT tx_id, state FROM payments WHERE tx_id = ANY ($1)", list(charges)
             )
         return dict(rows)
 
@@ -150,10 +188,13 @@ class CardPaymentStore:
                 "  ORDER BY next_ask_at LIMIT $1 FOR UPDATE SKIP LOCKED)"
                 " UPDATE payments p SET asks = asks + 1, asked_at = now(),"
                 "        next_ask_at = now() + make_interval(secs => $2)"
-                "   FROM due, orders o WHERE p.tx_id = due.tx_id AND o.order_id = p.order_id"
+                "   FROM due, orders o, sales s"
+                "  WHERE p.tx_id = due.tx_id AND o.order_id = p.order_id AND s.sale_id = p.sale_id"
                 " RETURNING p.tx_id, p.amount_cents, p.voiding OR p.state <> 'trying',"
                 "           extract(epoch FROM o.pay_by - now())::float8 + $3,"
-                "           p.asks, p.next_ask_at, p.sale_id, p.order_id::text",
+                "           p.asks, p.next_ask_at, p.sale_id, p.order_id::text, s.currency,"
+                "           coalesce(p.card_token, ''), coalesce(p.return_url, ''),"
+                "           coalesce(p.provider_ref, '')",
                 limit,
                 lease_s,
                 grace_s,
@@ -165,11 +206,12 @@ class CardPaymentStore:
         with database_errors_as_unavailable():
             await self._db.execute(
                 "UPDATE payments p SET next_ask_at = now() + make_interval(secs => w.wait_s),"
-                "       said = w.said"
-                "  FROM unnest($1::text[], $2::timestamptz[], $3::text[], $4::float8[])"
-                "         AS w (tx_id, asks_at, said, wait_s)"
+                "       said = w.said, redirect_url = w.redirect_url,"
+                "       provider_ref = coalesce(w.ref, provider_ref)"
+                "  FROM unnest($1::text[], $2::timestamptz[], $3::float8[], $4::text[], $5::text[],"
+                "              $6::text[]) AS w (tx_id, asks_at, wait_s, said, redirect_url, ref)"
                 " WHERE p.tx_id = w.tx_id AND p.next_ask_at = w.asks_at",
-                *(list(column) for column in zip(*unsettled, strict=True)),
+                *map(list, zip(*map(_postponed, unsettled), strict=True)),
             )
 
     async def give_up(self, tx_ids: Collection[str]) -> None:
@@ -240,3 +282,31 @@ class CardPaymentStore:
             if rows and self._on_paid:
                 calls = [BranchCall(tx_id, Payment(*rest).args()) for tx_id, *rest in rows]
                 await self._on_paid(connection, calls)
+
+    async def charges(self, tx_ids: Sequence[str]) -> dict[str, ChargeRequest]:
+        """Return the charges of card payments, as the provider is asked for them."""
+        with database_errors_as_unavailable():
+            rows = await self._db.fetch(
+                "SELECT p.tx_id, p.amount_cents, s.currency, p.sale_id, p.order_id::text,"
+                "       coalesce(p.card_token, ''), coalesce(p.return_url, ''),"
+                "       coalesce(p.provider_ref, '')"
+                "  FROM payments p JOIN sales s USING (sale_id)"
+                " WHERE p.tx_id = ANY ($1) AND p.method = $2",
+                tx_ids,
+                CARD,
+            )
+        return {row[0]: ChargeRequest(*row) for row in rows}
+
+
+def _postponed(
+    payment: PostponedCardPayment,
+) -> tuple[str, datetime, float, str | None, str | None, str | None]:
+    said = payment.said
+    return (
+        payment.tx_id,
+        payment.asks_at,
+        payment.wait_s,
+        said.status if said else None,
+        (said and said.redirect_url) or None,
+        (said and said.ref) or None,
+    )

@@ -9,8 +9,8 @@ is asked again under the same key, until it says yes or no:
 | authorised, captured | was given up or cancelled | the charge is voided |
 | declined, voided | waits or was given up | it is cancelled, the order payable again or expired |
 | voided | is being refunded | it is refunded |
-| pending, or no such key | waits, in time | ask again; a key that never arrived is sent again |
-| pending, or no such key | waits, too late | it is given up, then the charge is voided |
+| pending, needs the buyer, no such key | waits, in time | ask again; send a lost key again |
+| pending, needs the buyer, no such key | waits, too late | give it up, then void the charge |
 | nothing | in any state | ask again |
 
 Giving up is a compare-and-set against paying, in PostgreSQL, before the provider voids the charge.
@@ -35,7 +35,7 @@ from seckill.payments.card_payment_store import (
     StartedCardPayment,
 )
 from seckill.payments.payment import Payment, PaymentRefusal
-from seckill.payments.provider_client import ChargeStatus, Provider
+from seckill.payments.provider import Charge, ChargeStatus, Provider
 from seckill.spans import TraceContext, span_of
 from seckill.transactions.states import TransactionOutcome, TransactionState
 
@@ -51,6 +51,7 @@ BATCH_MAX = 100
 _DECIDED = frozenset(
     {ChargeStatus.AUTHORISED, ChargeStatus.CAPTURED, ChargeStatus.DECLINED, ChargeStatus.VOIDED}
 )
+_OPEN = frozenset({ChargeStatus.PENDING, ChargeStatus.REQUIRES_ACTION, ChargeStatus.UNKNOWN})
 
 
 class CardPayments:
@@ -67,7 +68,7 @@ class CardPayments:
         self._begin: MicroBatcher[tuple[str, Payment], StartedCardPayment] = MicroBatcher(
             answering_each(self._begin_all), max_batch=512, max_calls=2
         )
-        self._settle: MicroBatcher[tuple[str, ChargeStatus], str] = MicroBatcher(
+        self._settle: MicroBatcher[tuple[str, Charge], str] = MicroBatcher(
             answering_each(self._settle_all), max_batch=512, max_calls=2
         )
 
@@ -92,16 +93,21 @@ class CardPayments:
             asks_at=begun.asks_at,
             sale_id=payment.sale_id,
             order_id=payment.order_id,
+            currency=payment.currency,
+            token=payment.token,
+            return_url=payment.return_url,
+            ref=payment.ref,
         )
         said = await self._authorise(due)
         try:
-            if said in _DECIDED:
+            if said and said.status in _DECIDED:
                 return _outcome(said, await self._settle.submit((tx_id, said)))
             _count("unknown", 1)
             await self._store.put_off([_put_off(due, said)])
         except Unavailable as error:  # the lease brings it back
             log.debug("card payment %s is left to the poller: %s", tx_id, error)
-        return TransactionOutcome(TransactionState.TRYING)
+        detail = said.redirect_url if said else ""
+        return TransactionOutcome(TransactionState.TRYING, detail=detail)
 
     async def ask_due(self) -> int:
         """Ask about one batch of due payments, and settle the answers; return how many."""
@@ -113,7 +119,7 @@ class CardPayments:
             *(self._ask_traced(due, contexts.get(due.order_id)) for due in taken)
         )
         asked = list(zip(taken, answers, strict=True))
-        decided = {due.tx_id: said for due, said in asked if said in _DECIDED}
+        decided = {due.tx_id: said for due, said in asked if said and said.status in _DECIDED}
         # A charge that came too late is void only when the provider says so.
         late = [d.tx_id for d, said in asked if d.left_s <= 0 and not d.ending and _is_open(said)]
         if decided:
@@ -127,43 +133,36 @@ class CardPayments:
             _count("unknown", len(again))
         return len(taken)
 
-    async def _ask_traced(
-        self, due: DueCardPayment, context: TraceContext | None
-    ) -> ChargeStatus | None:
+    async def _ask_traced(self, due: DueCardPayment, context: TraceContext | None) -> Charge | None:
         attributes = {"seckill.order_id": due.order_id, "seckill.tx_id": due.tx_id}
         with span_of(context, "settle card payment", attributes=attributes):
             return await self._ask(due)
 
-    async def _ask(self, due: DueCardPayment) -> ChargeStatus | None:
-        """Return the status of a payment, or void it; None without an answer."""
+    async def _ask(self, due: DueCardPayment) -> Charge | None:
+        """Return the charge of a payment, or void it; None without an answer."""
         if due.ending:
             return await self._void(due)
         if not due.cents:
-            return ChargeStatus.CAPTURED
-        said = await self._answer(self._provider.find(due.tx_id))
+            return Charge(ChargeStatus.CAPTURED)
+        said = await self._answer(self._provider.find(due.charge))
         # The charge never arrived. Sent again under its key it is charged once, even if both come.
-        return (
-            await self._authorise(due) if said is ChargeStatus.UNKNOWN and due.left_s > 0 else said
-        )
+        is_lost = said is not None and said.status is ChargeStatus.UNKNOWN
+        return await self._authorise(due) if is_lost and due.left_s > 0 else said
 
-    async def _authorise(self, due: DueCardPayment) -> ChargeStatus | None:
+    async def _authorise(self, due: DueCardPayment) -> Charge | None:
         if not due.cents:  # the coupon pays all of it: no charge is needed
-            return ChargeStatus.CAPTURED
-        return await self._answer(
-            self._provider.authorise(
-                due.tx_id, due.cents, sale_id=due.sale_id, order_id=due.order_id
-            )
-        )
+            return Charge(ChargeStatus.CAPTURED)
+        return await self._answer(self._provider.authorise(due.charge))
 
-    async def _void(self, due: DueCardPayment) -> ChargeStatus | None:
+    async def _void(self, due: DueCardPayment) -> Charge | None:
         if not due.cents:
-            return ChargeStatus.VOIDED
-        said = await self._answer(self._provider.void(due.tx_id))
+            return Charge(ChargeStatus.VOIDED)
+        said = await self._answer(self._provider.void(due.charge))
         # Any other status is no answer to a void.
-        return said if said in (ChargeStatus.VOIDED, ChargeStatus.DECLINED) else None
+        return said if said and said.is_over else None
 
-    async def _answer(self, reply: Awaitable[ChargeStatus]) -> ChargeStatus | None:
-        """Return the provider's status; None without an answer, which the client has logged."""
+    async def _answer(self, reply: Awaitable[Charge]) -> Charge | None:
+        """Return the provider's charge; None without an answer, which the client has logged."""
         try:
             return await reply
         except Unavailable:
@@ -172,7 +171,7 @@ class CardPayments:
     async def _begin_all(self, payments: Sequence[tuple[str, Payment]]) -> list[StartedCardPayment]:
         return await self._store.begin(payments, lease_s=self._lease_s)
 
-    async def _settle_all(self, decided: Sequence[tuple[str, ChargeStatus]]) -> list[str]:
+    async def _settle_all(self, decided: Sequence[tuple[str, Charge]]) -> list[str]:
         states = await self._store.settle(dict(decided))
         for tx_id, _ in decided:
             _count(states[tx_id], 1)
@@ -185,26 +184,23 @@ class CardPayments:
         return [states[tx_id] for tx_id, _ in decided]
 
 
-def _is_open(said: ChargeStatus | None) -> bool:
-    return said in (ChargeStatus.PENDING, ChargeStatus.UNKNOWN)
+def _is_open(said: Charge | None) -> bool:
+    return said is not None and said.status in _OPEN
 
 
-def _put_off(due: DueCardPayment, said: ChargeStatus | None) -> PostponedCardPayment:
+def _put_off(due: DueCardPayment, said: Charge | None) -> PostponedCardPayment:
     wait_s = BACKOFF.wait_s(due.asks)
     if due.left_s > 0:  # its units are for sale again as soon as its time is over
         wait_s = min(wait_s, due.left_s)
     return PostponedCardPayment(due.tx_id, due.asks_at, said, wait_s)
 
 
-def _outcome(said: ChargeStatus, state: str) -> TransactionOutcome:
+def _outcome(said: Charge, state: str) -> TransactionOutcome:
     if state == "trying":  # given up: it ends when the provider has voided it
         return TransactionOutcome(TransactionState.TRYING)
     if state == "cancelled":
-        declined = said in (ChargeStatus.DECLINED, ChargeStatus.VOIDED)
-        return TransactionOutcome(
-            TransactionState.CANCELED,
-            PaymentRefusal.DECLINED if declined else PaymentRefusal.EXPIRED,
-        )
+        reason = PaymentRefusal.DECLINED if said.is_over else PaymentRefusal.EXPIRED
+        return TransactionOutcome(TransactionState.CANCELED, reason, said.decline_code)
     return TransactionOutcome(TransactionState.CONFIRMED)
 
 

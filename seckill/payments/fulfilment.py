@@ -13,10 +13,10 @@ from typing import Literal
 
 import asyncpg
 
-from seckill.adapters.postgres import database_errors_as_unavailable
 from seckill.errors import Permanent, Transient
 from seckill.payments import refunds
-from seckill.payments.provider_client import ChargeStatus, Provider
+from seckill.payments.card_payment_store import CardPaymentStore
+from seckill.payments.provider import Charge, ChargeRequest, ChargeStatus, Provider
 from seckill.spans import TRACEPARENT, TraceContext, trace_of_transaction, working_in
 from seckill.tracing import order_traces
 from seckill.transactions.branches import (
@@ -136,58 +136,63 @@ class Capture:
         return {}
 
     async def _capture(self, calls: Sequence[BranchCall]) -> dict[str, Exception]:
-        cents = await self._cards(calls)
-        holding = [call for call in calls if cents.get(call.args["payment_tx"])]
-        return await self._ask("capture", holding, {ChargeStatus.CAPTURED})
+        cards = await self._cards(calls)
+        return await self._ask("capture", _holding(calls, cards), {ChargeStatus.CAPTURED})
 
     async def _refund(self, calls: Sequence[BranchCall]) -> dict[str, Exception]:
         booked = await refunds.begin(self._db, _orders(calls), UNFULFILLED)
         failed: dict[str, Exception] = {
             call.tx_id: StillBooked() for call in calls if call.args["order_id"] in booked
         }
-        cents = await self._cards(calls)
-        holding = [w for w in calls if w.tx_id not in failed and cents.get(w.args["payment_tx"])]
+        cards = await self._cards(calls)
+        holding = _holding([call for call in calls if call.tx_id not in failed], cards)
         # Declined: there is no money to return.
         failed |= await self._ask("void", holding, {ChargeStatus.VOIDED, ChargeStatus.DECLINED})
         done = [call for call in calls if call.tx_id not in failed]
         await refunds.finish(
             self._db,
-            _orders([call for call in done if call.args["payment_tx"] not in cents]),
-            [call.args["payment_tx"] for call in done if call.args["payment_tx"] in cents],
+            _orders([call for call in done if call.args["payment_tx"] not in cards]),
+            [call.args["payment_tx"] for call in done if call.args["payment_tx"] in cards],
         )
         return failed
 
-    async def _cards(self, calls: Sequence[BranchCall]) -> dict[str, int]:
-        """Return the cents of each card payment; the provider does not know payments of 0."""
-        with database_errors_as_unavailable():
-            rows = await self._db.fetch(
-                "SELECT tx_id, amount_cents FROM payments"
-                " WHERE tx_id = ANY ($1) AND method = 'card'",
-                [call.args["payment_tx"] for call in calls],
-            )
-        return dict(rows)
+    async def _cards(self, calls: Sequence[BranchCall]) -> dict[str, ChargeRequest]:
+        """Return the charge of each card payment, by its tx_id."""
+        tx_ids = [call.args["payment_tx"] for call in calls]
+        return await CardPaymentStore(self._db).charges(tx_ids)
 
     async def _ask(
         self,
         what: Literal["capture", "void"],
-        calls: Sequence[BranchCall],
+        holding: Sequence[tuple[BranchCall, ChargeRequest]],
         wanted: Set[ChargeStatus],
     ) -> dict[str, Exception]:
         """Ask the provider for all payments at once; return tx_id -> why it is not as wanted."""
         provider = self._provider
         if provider is None:
-            return {call.tx_id: NotYet("SECKILL_PROVIDER_URL is not set") for call in calls}
+            return {call.tx_id: NotYet("no card provider is set") for call, _ in holding}
         ask = provider.capture if what == "capture" else provider.void
-        errors = await asyncio.gather(*(_failure(ask, call, wanted) for call in calls))
-        return {w.tx_id: error for w, error in zip(calls, errors, strict=True) if error}
+        errors = await asyncio.gather(*(_failure(ask, *each, wanted) for each in holding))
+        return {call.tx_id: e for (call, _), e in zip(holding, errors, strict=True) if e}
+
+
+def _holding(
+    calls: Sequence[BranchCall], cards: Mapping[str, ChargeRequest]
+) -> list[tuple[BranchCall, ChargeRequest]]:
+    """Return the calls with a charge; the provider does not know payments of 0."""
+    found = [(call, cards.get(call.args["payment_tx"])) for call in calls]
+    return [(call, charge) for call, charge in found if charge and charge.cents]
 
 
 async def _failure(
-    ask: Callable[[str], Awaitable[ChargeStatus]], call: BranchCall, wanted: Set[ChargeStatus]
+    ask: Callable[[ChargeRequest], Awaitable[Charge]],
+    call: BranchCall,
+    charge: ChargeRequest,
+    wanted: Set[ChargeStatus],
 ) -> Exception | None:
     try:
         with working_in(trace_of_transaction(call.tx_id, call.args)):
-            status = await ask(call.args["payment_tx"])
+            status = (await ask(charge)).status
     except Transient as error:
         return error
     if status in wanted:

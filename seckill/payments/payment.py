@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from seckill.clock import now_ms
+from seckill.currencies import DEFAULT_CURRENCY
 from seckill.spans import TRACEPARENT
 
 #: The methods of payment. By `external` the shop's own checkout has taken the money.
@@ -40,6 +41,13 @@ class Payment:
     coupon_id: str | None = None
     #: The context in which a traced order is paid.
     traceparent: str | None = None
+    #: For a card: the currency of the sale, the provider's name for the card, and where the buyer
+    #: comes back to from the bank.
+    currency: str = DEFAULT_CURRENCY
+    token: str = ""
+    return_url: str = ""
+    #: The provider's own id of a charge that was made before.
+    ref: str = ""
 
     def args(self) -> dict[str, str | None]:
         """Return the arguments that the log keeps."""

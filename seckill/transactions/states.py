@@ -66,6 +66,8 @@ class TransactionOutcome(NamedTuple):
     state: TransactionState
     #: Why it was, or will be, canceled: the word of the branch that refused.
     reason: str | None = None
+    #: What a buyer needs beside it: the page of the bank to go to, or why the bank declined.
+    detail: str = ""
 
     @property
     def confirmed(self) -> bool:

@@ -13,7 +13,7 @@ from ops.sandbox_provider import Sandbox, SandboxBehaviour
 from seckill.auth import webhook_signatures
 from seckill.auth.key_ring import KeyRing
 from seckill.orders.orders import Placement
-from seckill.payments.provider_client import ChargeStatus
+from seckill.payments.provider import ChargeStatus
 from tests.checkout import payer
 from tests.processes import eventually
 

@@ -27,7 +27,8 @@ from seckill.adapters import migrations, postgres, redis_keys
 from seckill.adapters import redis as redis_client
 from seckill.consistency.verify import Ledger, verify
 from seckill.inventory.reservations import Stock
-from seckill.payments.provider_client import ChargeStatus, Provider
+from seckill.payments.provider import ChargeStatus
+from seckill.payments.sandbox_client import SandboxClient
 from seckill.sales import sales
 from seckill.sales.sales import NewSale, Sale
 from tests.processes import Process, Processes, eventually
@@ -69,7 +70,7 @@ class CardShop:
     services: Services
     redis: Redis
     db: asyncpg.Pool
-    provider: Provider
+    provider: SandboxClient
     processes: Processes
     sandbox: Sandbox
     sale: Sale
@@ -171,7 +172,7 @@ async def shop(own_services, settings, tmp_path, ticket_for, login_for) -> Async
         redis_client.connect(settings.redis_url, timeout_s=5) as redis,
         postgres.connect(settings.postgres_dsn, size=2, timeout_s=5) as db,
         sandbox.serving() as url,
-        Provider.open(url, timeout_s=5, calls_max=1) as provider,
+        SandboxClient.open(url, timeout_s=5, calls_max=1) as provider,
         Processes(settings, tmp_path, SECKILL_PROVIDER_URL=url) as processes,
     ):
         stock = Stock(redis)

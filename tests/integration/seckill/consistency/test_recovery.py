@@ -11,7 +11,7 @@ from seckill.consistency.verify import verify
 from seckill.errors import WrongState
 from seckill.payments import refunds
 from seckill.payments.payment import PaymentRefusal, tx_id_of
-from seckill.payments.provider_client import ChargeStatus
+from seckill.payments.provider import ChargeRequest, ChargeStatus
 from tests.card_payments import CardPaymentBench
 from tests.checkout import payer
 
@@ -148,7 +148,7 @@ async def test_a_forgotten_refund_is_named_until_it_is_repeated(
     sale = await open_sale()
     (order,) = await shop.order(sale, payer())
     assert (await cards.pay_order(order)).confirmed
-    await cards.provider.void(tx_id_of(order.order_id, 0))  # as its refund did
+    await cards.provider.void(ChargeRequest(tx_id_of(order.order_id, 0)))  # as its refund did
 
     assert (await recover(sale)).unfunded == [order.order_id]
     ledger = await verify(store, db, sale.sale_id, provider=cards.provider)

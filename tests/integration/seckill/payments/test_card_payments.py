@@ -13,7 +13,8 @@ from seckill.payments import refunds, wallets
 from seckill.payments.card_payment_store import CardPaymentStore
 from seckill.payments.checkout import CARD
 from seckill.payments.payment import Payment, PaymentRefusal, new_tx_id
-from seckill.payments.provider_client import ChargeStatus, Provider
+from seckill.payments.provider import Charge, ChargeRequest, ChargeStatus
+from seckill.payments.sandbox_client import SandboxClient
 from seckill.transactions.states import TransactionOutcome, TransactionState
 from tests.card_payments import GRACE_S, CardPaymentBench
 from tests.checkout import payer
@@ -149,9 +150,10 @@ async def test_money_for_a_cancelled_payment_goes_back(cards, place, shop, asser
     sale, [order] = await place()
     payment = Payment(sale.sale_id, order.order_id, order.buyer_id, CARD)
     await cards.store.begin([(tx_id := new_tx_id(), payment)], lease_s=60)
-    await cards.store.settle({tx_id: ChargeStatus.DECLINED})
+    await cards.store.settle({tx_id: Charge(ChargeStatus.DECLINED)})
     # When the provider has it charged all the same, and says so
-    assert await cards.provider.authorise(tx_id, 1999) is ChargeStatus.AUTHORISED
+    charge = await cards.provider.authorise(ChargeRequest(tx_id, 1999))
+    assert charge.status is ChargeStatus.AUTHORISED
     assert await cards.store.ask_now(tx_id)
     await cards.settle(sale)
     # Then it is voided, and the order can be paid again
@@ -171,7 +173,7 @@ async def test_what_was_given_up_is_not_paid_although_the_provider_says_yes(
     cards.sandbox.behaviour.lose_replies = 0
     # One process gives it up, while another has just found it authorised
     await cards.store.give_up([tx_id])
-    assert await cards.store.settle({tx_id: ChargeStatus.AUTHORISED}) == {tx_id: "trying"}
+    assert await cards.store.settle({tx_id: Charge(ChargeStatus.AUTHORISED)}) == {tx_id: "trying"}
     await shop.let_expire(order)
     await cards.settle(sale)
     assert (cards.held(), await shop.states(sale, [order])) == (0, ["cancelled expired"])
@@ -225,7 +227,7 @@ async def test_two_processes_never_ask_about_the_same_payment(cards, place, db, 
 async def test_without_the_provider_nothing_is_decided(db, place, shop, assert_balanced):
     sale, [order] = await place()
     sandbox, port = Sandbox(SandboxBehaviour()), free_port()
-    async with Provider.open(f"http://127.0.0.1:{port}", timeout_s=1, calls_max=9) as provider:
+    async with SandboxClient.open(f"http://127.0.0.1:{port}", timeout_s=1, calls_max=9) as provider:
         cards = CardPaymentBench(db, sandbox, provider)
         assert await cards.pay(order) == UNKNOWN
         await shop.let_expire(order)
@@ -325,6 +327,6 @@ async def test_what_follows_a_payment_is_begun_with_it_and_once(cards, place, as
     assert await cards.pay(order, tx_id=tx_id) == PAID
     payment = Payment(sale.sale_id, order.order_id, order.buyer_id, CARD)
     assert begun == [(tx_id, payment.args())]
-    await CardPaymentStore(cards.db, on_paid=begin).settle({tx_id: ChargeStatus.AUTHORISED})
+    await CardPaymentStore(cards.db, on_paid=begin).settle({tx_id: Charge(ChargeStatus.AUTHORISED)})
     assert len(begun) == 1
     await assert_balanced(sale)

@@ -11,7 +11,7 @@ from seckill.inventory import stock_returns
 from seckill.payments import fulfilment, refunds, wallets
 from seckill.payments.checkout import CARD
 from seckill.payments.payment import Payment, new_tx_id
-from seckill.payments.provider_client import ChargeStatus
+from seckill.payments.provider import ChargeStatus
 from seckill.payments.wallets import Wallet
 from seckill.transactions import manual, saga
 from seckill.transactions.log import TransactionLog
