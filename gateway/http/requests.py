@@ -75,7 +75,7 @@ async def read_body(request: web.Request, max_bytes: int = BODY_MAX) -> bytes:
 
 async def read_any_body(request: web.Request) -> bytes:
     """Read a small body of any kind, or none, as it was sent; or refuse."""
-    return await _receive(request)
+    return await _receive(request, BODY_MAX)
 
 
 def parse_json(body: bytes, decoder: msgspec.json.Decoder[S]) -> S:

@@ -49,7 +49,7 @@ ROOMS = {
         "messages": "adapters inventory",
         "orders": "adapters inventory tracing",
         "transactions": "adapters messages",
-        "payments": "adapters tracing transactions",
+        "payments": "adapters auth tracing transactions",
         "sales": "adapters auth inventory",
         "dead_letters": "adapters auth inventory messages orders sales",
         "consistency": "adapters inventory messages orders payments sales dead_letters",

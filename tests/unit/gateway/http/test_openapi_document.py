@@ -166,7 +166,7 @@ def test_published_names_stay_when_files_and_types_move() -> None:
     )
     assert " ".join(sorted(CONTRACT.document["components"]["schemas"])) == (
         "ChallengeView ExternalPaymentList ExternalPaymentReport ExternalPaymentView GrabRequest "
-        "Grabbed GrabbedBefore HeldOrderView OrderEvent OrderView PaymentEvent "
+        "Grabbed GrabbedBefore HeldOrderView OrderEvent OrderView PaymentAction PaymentEvent "
         "PaymentRequest Problem ProofRequest SaleList SaleView StreamTokenView TicketView"
     )
 
