@@ -33,6 +33,7 @@ from gateway.http.requests import read_json, sale_id_of
 from gateway.http.responses import json_response
 from seckill.consistency import snapshots
 from seckill.sales import listing, sales
+from seckill.sales.doubts import doubts_about
 from seckill.sales.sales import NewSale
 
 #: Longest wait for a quiet ledger; to wait longer, a client asks again.
@@ -96,7 +97,7 @@ async def create_sale(request: web.Request) -> web.Response:
     sales.check_times(new.opens_at, new.closes_at, new.announce_at)
     with on_record("create", f"sale {new.sale_id!r}"):
         sale = await sales.create(edge[DB], edge[STOCK], new)
-    return json_response(sale, status=201)
+    return json_response({**asdict(sale), "warnings": doubts_about(sale)}, status=201)
 
 
 async def show_ledger(request: web.Request) -> web.Response:

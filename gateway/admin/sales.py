@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import asdict
 from typing import Protocol
 
 import asyncpg
@@ -11,13 +12,14 @@ from aiohttp import web
 
 from gateway.admin.auth import actor_of, on_record
 from gateway.admin.health import EDGE, preflight_of
-from gateway.app_keys import DB, REDIS, SETTINGS, STOCK
+from gateway.app_keys import DB, SETTINGS, STOCK
 from gateway.http.requests import read_json, sale_id_of
 from gateway.http.responses import json_response
 from gateway.sales.changes import UnitsChange
 from seckill.consistency import preflight
 from seckill.inventory.reservations import Stock
 from seckill.sales import drafts, sales
+from seckill.sales.doubts import doubts_about
 from seckill.sales.drafts import SaleEdit, changes_of
 from seckill.sales.restock import restock
 from seckill.sales.sales import Sale
@@ -52,19 +54,20 @@ async def open_sale(request: web.Request) -> web.Response:
 
 
 async def edit_sale(request: web.Request) -> web.Response:
-    """Change the terms of a sale that was never opened."""
+    """Change the terms of a sale that has not begun."""
     sale_id, edge = sale_id_of(request), request.app[EDGE]
     changes = changes_of(await read_json(request, _edit))
     with on_record("edit", f"sale {sale_id!r}"):
+        was = await sales.find(edge[DB], sale_id)
         sale = await drafts.edit(edge[DB], edge[STOCK], sale_id, changes)
-    return json_response(sale)
+    return json_response({**asdict(sale), "warnings": doubts_about(sale, was)})
 
 
 async def delete_sale(request: web.Request) -> web.Response:
-    """Remove a sale that was never opened."""
+    """Remove a sale that has not begun."""
     sale_id, edge = sale_id_of(request), request.app[EDGE]
     with on_record("delete", f"sale {sale_id!r}"):
-        gone = await drafts.delete(edge[DB], edge[REDIS], sale_id, actor=actor_of(request))
+        gone = await drafts.delete(edge[DB], edge[STOCK], sale_id, actor=actor_of(request))
     return json_response(gone)
 
 

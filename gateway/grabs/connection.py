@@ -4,7 +4,8 @@ aiohttp makes a task, a request and a response of each request; here a plain gra
 one call of the pipeline. Whatever is not a plain grab, or is for a sale that this process has not
 read yet, goes to aiohttp, on the same connection: it is the request that is plain, and not the
 connection, so a buyer who has just fetched a ticket is served here, too. Both ways lead into the
-same pipeline, and the acceptance tests compare their answers.
+same pipeline, and the acceptance tests compare their answers. A sale that someone asks for is
+answered here as well, while its bytes are known without asking a store.
 
 On one connection requests are answered in their order: bytes that come while a grab is pending wait
 here, and bytes that come while aiohttp has something pending go to aiohttp.
@@ -31,6 +32,8 @@ from gateway.overload.connection_limits import OVERLOADED, ConnectionLimits
 from gateway.overload.eviction import Eviction
 from gateway.overload.lateness import LATE_S, Lateness
 from gateway.overload.overflow import OverflowQueue
+from gateway.sales.plain_views import PlainView, read_plain_view
+from gateway.sales.views import SALE_VIEWS, has_copy
 from seckill import metrics
 from seckill.inventory.reservations import Verdict
 from seckill.sales.sales import Sale
@@ -71,6 +74,7 @@ class ConnectionFactory:
         #: Whether plain grabs are taken here, and not by aiohttp like all else.
         self.takes_grabs = takes_grabs
         self.sales, self.pipeline, self.stopping = app[SALES], app[PIPELINE], app[STOPPING]
+        self.views = app[SALE_VIEWS]
         self.loop = asyncio.get_running_loop()
         self.lateness = Lateness(self.loop)
         self.overflow = OverflowQueue(lambda: self.pipeline.in_flight.full)
@@ -105,8 +109,8 @@ class ConnectionFactory:
         """Return the protocol for one connection: a factory for `loop.create_server`."""
         return Connection(self)
 
-    def responses_to(self, plain: PlainGrab, *, keeps_alive: bool) -> RawResponses:
-        """Return the responses to a grab: for the page that it came from, if it did."""
+    def responses_to(self, plain: PlainGrab | PlainView, *, keeps_alive: bool) -> RawResponses:
+        """Return the responses to a request: for the page that it came from, if it did."""
         how = plain.is_http10, keeps_alive
         return self._responses.get((plain.origin, *how)) or self._responses["", *how]
 
@@ -331,7 +335,7 @@ class Connection(asyncio.Protocol):
             if plain is NotPlain.UNFINISHED:
                 break
             if isinstance(plain, NotPlain):
-                self._pass_to_aiohttp(len(self._data))
+                self._take_other()
             elif plain.quantity and (sale := shared.sales.public(plain.sale_id)):
                 self._data = self._data[plain.length :]
                 self._begin_grab(plain, sale, plain.quantity, is_late=is_late)
@@ -339,6 +343,21 @@ class Connection(asyncio.Protocol):
                 self._pass_to_aiohttp(plain.length)
         if self._stopped_reading and len(self._data) <= AHEAD_MAX:
             self._resume_reading()
+
+    def _take_other(self) -> None:
+        """Answer who asks plainly for a sale, if no store is needed; pass all else to aiohttp."""
+        plain, shared = read_plain_view(self._data), self._shared
+        view = shared.views.peek(plain.sale_id) if plain else None
+        if plain is None or view is None:
+            self._pass_to_aiohttp(len(self._data))
+            return
+        self._data = self._data[plain.length :]
+        if self._aiohttp is not None:
+            self._aiohttp.extend_keepalive()
+        self._keeps_alive = plain.keeps_alive and not shared.stopping.is_set()
+        responses = shared.responses_to(plain, keeps_alive=self._keeps_alive)
+        has_it = bool(plain.if_none_match) and has_copy(plain.if_none_match, view.tag)
+        self._write(responses.view(view, has_copy=has_it))
 
     @property
     def _must_wait(self) -> bool:

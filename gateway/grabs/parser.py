@@ -35,7 +35,7 @@ _REQUEST_LINE = re.compile(rb"POST /v1/sales/([A-Za-z0-9_.-]{1,64})/grabs HTTP/1
 #: As ordinary clients write them: without a sign, or zeros before.
 _LENGTHS = {b"%d" % length: length for length in range(1, BODY_MAX + 1)}
 #: Each changes what the request means, or how long it is; or it is to be on the answer.
-_UNUSUAL = {
+UNUSUAL = {
     b"transfer-encoding",
     b"content-encoding",
     b"expect",
@@ -45,7 +45,7 @@ _UNUSUAL = {
     b"request-id",
 }
 #: What `Connection` says of a version's connection; anything else is unusual.
-_KEEPS_ALIVE = {
+KEEPS_ALIVE = {
     (False, ""): True,
     (False, "keep-alive"): True,
     (False, "close"): False,
@@ -100,7 +100,7 @@ class PlainGrab(NamedTuple):
     traceparent: str = ""
 
 
-class _Listener:
+class HeaderListener:
     """What llhttp reports to: headers alone, and straight into a dictionary."""
 
     __slots__ = ("on_header",)
@@ -177,7 +177,7 @@ def _parse(data: bytes) -> PlainGrab | NotPlain:
     head = data[:end]
     sent: dict[bytes, bytes] = {}
     try:
-        HttpRequestParser(_Listener(sent)).feed_data(head)
+        HttpRequestParser(HeaderListener(sent)).feed_data(head)
     except (HttpParserError, HttpParserUpgrade):
         return NotPlain.UNUSUAL
     # Lines between the first and the empty one: a name that came twice is in `sent` once.
@@ -186,7 +186,7 @@ def _parse(data: bytes) -> PlainGrab | NotPlain:
         return NotPlain.UNUSUAL
     length = _LENGTHS.get(sent[shape.length].strip(b" \t"))
     is_http10 = line[2] == b"0"
-    keeps_alive = _KEEPS_ALIVE.get((is_http10, _text(sent, shape.connection).lower()))
+    keeps_alive = KEEPS_ALIVE.get((is_http10, _text(sent, shape.connection).lower()))
     if length is None or keeps_alive is None:
         return NotPlain.UNUSUAL
     body = data[end : end + length]
@@ -253,7 +253,7 @@ def _shape_of(names: tuple[bytes, ...]) -> _Shape | None:
     lower = {name.lower(): name for name in names}
     if len(lower) < len(names) or len(names) > HEADERS_MAX:
         return None
-    if not lower.keys().isdisjoint(_UNUSUAL) or not lower.keys() >= _NEEDED:
+    if not lower.keys().isdisjoint(UNUSUAL) or not lower.keys() >= _NEEDED:
         return None
     return _Shape(
         lower[b"content-length"],

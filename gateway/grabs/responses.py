@@ -1,4 +1,7 @@
-"""The answers to grabs, as aiohttp's responses and as bytes with the very same headers."""
+"""The answers to grabs, as aiohttp's responses and as bytes with the very same headers.
+
+The bytes of a sale's view are made here, too: connections answer both without aiohttp.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,7 @@ from gateway.http.problems import (
 from gateway.http.request_ids import HEADER, PREFIX, next_number
 from gateway.http.responses import COMMON, SERVER
 from gateway.overload.poll_schedule import PollSchedule
+from gateway.sales.views import EncodedView
 from seckill import metrics
 from seckill.inventory.reservations import Verdict
 from seckill.sales.sales import Sale
@@ -124,6 +128,19 @@ class RawResponses:
             parts = self._problems.get(known) or self._parts(refused)
             self._problems[known] = parts
         return _join(parts[0], _date(), parts[1])
+
+    def view(self, view: EncodedView, *, has_copy: bool) -> bytes:
+        """Return a sale's bytes as an answer, or 304 to a client that has them; built once."""
+        key = id(self), has_copy
+        answer = view.answers.get(key)
+        if answer is None:
+            if has_copy:
+                answer = b"%b%b\r\n\r\n" % (self._head(304, view.headers), _date())
+            else:
+                head = self._head(200, {**view.headers, "Content-Type": "application/json"})
+                answer = _join(head, _date(), view.body)
+            view.answers[key] = answer
+        return answer
 
     def _parts(self, refused: Refused) -> tuple[bytes, bytes]:
         problem = refused.problem

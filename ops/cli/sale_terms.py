@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 import typer
@@ -60,4 +61,24 @@ def moment(option: str, text: str | None) -> datetime | None:
             f"{option} {text} is the midnight (UTC) at the beginning of that day, which is over; "
             f"type the time, too: {option} {found:%Y-%m-%d}T23:59:59"
         )
+    return found
+
+
+def doubts_about_times(typed: Mapping[str, str | None]) -> list[str]:
+    """Return what to type instead of a time that leaves something open: a time or a zone."""
+    found = []
+    for option, text in typed.items():
+        at = moment(option, text)
+        if text is None or at is None:
+            continue
+        if _DAY.fullmatch(text):
+            found.append(
+                f"{option} {text} is the midnight (UTC) at the beginning of that day; "
+                f"type the time, too: {option} {at:%Y-%m-%d}T20:00:00+00:00"
+            )
+        elif datetime.fromisoformat(text).tzinfo is None:
+            found.append(
+                f"{option} {text} names no zone and was taken as UTC; "
+                f"type it: {option} {at.isoformat()}"
+            )
     return found

@@ -12,6 +12,7 @@ from ops.cli.console import Json, SaleId, check_ids, check_reason, show, table
 from ops.cli.rate_limits import limit
 from ops.cli.rebuild import rebuild
 from ops.cli.recover import recover
+from ops.cli.sale_check import check
 from ops.cli.sale_terms import (
     ANNOUNCE_AT,
     CLOSES_AT,
@@ -26,6 +27,7 @@ from ops.cli.sale_terms import (
     PROOF_BITS,
     SKU,
     STOCK,
+    doubts_about_times,
     moment,
 )
 from ops.cli.stores import Stores, run
@@ -36,6 +38,7 @@ from seckill.currencies import amount_text
 from seckill.errors import Conflict, Missing, SeckillError, Unavailable, WrongState
 from seckill.sales import drafts, listing, restock, sales
 from seckill.sales.description import parse_metadata
+from seckill.sales.doubts import doubts_about
 from seckill.sales.listing import SoldUnits
 from seckill.sales.sales import NewSale, Sale
 
@@ -91,7 +94,10 @@ def create_sale(
         )
         return await sales.create(stores.db, stores.stock, new)
 
-    _show(run(create), as_json)
+    made = run(create)
+    times = {"--opens-at": opens_at, "--closes-at": closes_at, "--announce-at": announce_at}
+    _warn(doubts_about(made) + doubts_about_times(times))
+    _show(made, as_json)
 
 
 @sale_app.command("edit")
@@ -115,7 +121,7 @@ def edit_sale(
     announce_at: Annotated[str | None, ANNOUNCE_AT] = None,
     as_json: Json = False,
 ) -> None:
-    """Change the terms of a sale that was never opened. An empty text takes one away."""
+    """Change or postpone a sale before it begins. An empty text takes one away."""
     times = {
         "opens_at": (opens_at, moment("--opens-at", opens_at)),
         "closes_at": (closes_at, moment("--closes-at", closes_at)),
@@ -137,7 +143,15 @@ def edit_sale(
     changes |= {what: text or None for what, text in texts.items() if text is not None}
     # `--opens-at now` and `--closes-at never` change a time to none.
     changes |= {name: at for name, (text, at) in times.items() if text is not None}
-    _show(run(lambda s: drafts.edit(s.db, s.stock, sale_id, changes)), as_json)
+
+    async def edit(stores: Stores) -> tuple[Sale, Sale]:
+        was = await sales.find(stores.db, sale_id)
+        return was, await drafts.edit(stores.db, stores.stock, sale_id, changes)
+
+    was, changed = run(edit)
+    options = {f"--{name.replace('_', '-')}": text for name, (text, _) in times.items()}
+    _warn(doubts_about(changed, was) + doubts_about_times(options))
+    _show(changed, as_json)
 
 
 @sale_app.command("announce")
@@ -149,10 +163,10 @@ def announce_sale(sale_id: SaleId, as_json: Json = False) -> None:
 
 @sale_app.command("delete")
 def delete_sale(sale_id: SaleId, as_json: Json = False) -> None:
-    """Remove a sale that was never opened."""
+    """Remove a sale that has not begun."""
     actor = audit.operator_name()
-    gone = run(lambda s: drafts.delete(s.db, s.redis, sale_id, actor=actor))
-    show(gone, as_json, f"sale {sale_id}: deleted; it was never opened")
+    gone = run(lambda s: drafts.delete(s.db, s.stock, sale_id, actor=actor))
+    show(gone, as_json, f"sale {sale_id}: deleted; it had not begun")
 
 
 @sale_app.command("archive")
@@ -221,8 +235,9 @@ def open_sale(sale_id: SaleId, as_json: Json = False) -> None:
         broker = stores.broker("seckill-preflight")
         checks = preflight.Preflight(stores.redis, stores.db, broker, settings.timeouts)
         only_warn = settings.preflight == "warn"
-        for warning in await preflight.require(checks, sale, only_warn=only_warn):
-            typer.echo(f"seckill: warning: {warning}", err=True)
+        _warn(await preflight.require(checks, sale, only_warn=only_warn))
+        if sale.is_hidden(datetime.now(UTC)) and not sale.announce_at:
+            _warn([f"buyers do not see it yet; let them: seckill sale announce {sale_id}"])
         return await sales.open_(stores.db, stores.stock, sale_id, by=audit.operator_name())
 
     _show(run(open_), as_json)
@@ -267,6 +282,7 @@ def restock_sale(
     )
 
 
+sale_app.command("check")(check)
 sale_app.command("limit")(limit)
 sale_app.command("rebuild")(rebuild)
 sale_app.command("recover")(recover)
@@ -313,6 +329,11 @@ def _with_need(sale: Sale, troubles: Troubles) -> dict[str, object]:
 
 def _advice(troubles: Troubles) -> list[str]:
     return [fencing.advice(sale_id, reason) for sale_id, reason in (troubles or {}).items()]
+
+
+def _warn(lines: list[str]) -> None:
+    for line in lines:
+        typer.echo(f"seckill: warning: {line}", err=True)
 
 
 def _show(sale: Sale, as_json: bool) -> None:

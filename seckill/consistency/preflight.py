@@ -21,7 +21,7 @@ from seckill.adapters.postgres import database_errors_as_unavailable
 from seckill.adapters.rabbitmq import Broker, link_call
 from seckill.adapters.redis import open_pipeline, redis_errors_as_unavailable
 from seckill.adapters.redis_cluster import each_server
-from seckill.consistency import fencing
+from seckill.consistency import clocks, fencing
 from seckill.errors import Conflict, NotReady, Unavailable, WrongQueue
 from seckill.sales.sales import Sale
 
@@ -66,7 +66,7 @@ class Preflight:
     async def check(self) -> PreflightReport:
         """Check all stores at once; report an unavailable store, never raise."""
         report = PreflightReport()
-        checks = (self._redis, self._postgresql, self._queues, self._sales)
+        checks = (self._redis, self._postgresql, self._clocks_of_stores, self._queues, self._sales)
         ended = await asyncio.gather(*(check(report) for check in checks), return_exceptions=True)
         for error in ended:
             if isinstance(error, WrongQueue):
@@ -113,6 +113,10 @@ class Preflight:
                 f"the clocks of the nodes of Redis are {apart_s:.1f} s apart; let them keep time "
                 "(chrony, systemd-timesyncd)"
             )
+
+    async def _clocks_of_stores(self, report: PreflightReport) -> None:
+        found = await clocks.offsets(self.redis, self.db)
+        report.warnings += [each.line for each in clocks.apart(found)]
 
     async def _postgresql(self, report: PreflightReport) -> None:
         # Grabs wait for it like for a server that is away. While a new version is rolled out, all

@@ -134,6 +134,18 @@ class RestockOutcome(StrEnum):
     LATER = "LATER"
 
 
+class ChangeOutcome(StrEnum):
+    """The outcome of change_terms.lua and remove_sale.lua."""
+
+    OK = "OK"
+    #: Its opening is over, or buyers hold units of it.
+    BEGUN = "BEGUN"
+    #: Redis has lost the sale, or it is being rebuilt.
+    LATER = "LATER"
+    #: It was opened in Redis alone: its opening broke off.
+    OPENED = "OPENED"
+
+
 class RestockReply(NamedTuple):
     """The reply to a restock; `units` are left for sale, unless the outcome says otherwise."""
 
@@ -165,6 +177,8 @@ class Stock:
         self._open_sale = lua.register(redis, "open_sale")
         self._set_sale_state = lua.register(redis, "set_sale_state")
         self._restock = lua.register(redis, "restock")
+        self._change_terms = lua.register(redis, "change_terms")
+        self._remove_sale = lua.register(redis, "remove_sale")
 
     async def grab(
         self,
@@ -256,6 +270,17 @@ class Stock:
         reply = await run_script(self._open_sale, sale_id, _WITH_HOLDERS, args)
         _expect(reply, b"OPENED", b"REOPENED", b"CONFLICT")
         return bool(reply[0] != b"CONFLICT")
+
+    async def change_terms(self, sale_id: str, terms: SaleTerms) -> ChangeOutcome:
+        """Change when an opened sale opens and closes, and its units an order, before it begins."""
+        args = [terms.epoch, terms.opens_at_ms, terms.closes_at_ms, terms.per_order_max]
+        reply = await run_script(self._change_terms, sale_id, _WITH_HOLDERS, args)
+        return ChangeOutcome(reply[0].decode())
+
+    async def remove_sale(self, sale_id: str, *, was_opened: bool) -> ChangeOutcome:
+        """Remove all keys of a sale that has not begun."""
+        reply = await run_script(self._remove_sale, sale_id, _ALL_KEYS, [int(was_opened)])
+        return ChangeOutcome(reply[0].decode())
 
     async def set_sale_state(self, sale_id: str, state: str) -> bool:
         """Set the state of a sale that has stock; return False if it is missing or fenced."""

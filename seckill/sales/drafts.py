@@ -1,24 +1,23 @@
-"""Sales that were never opened: their terms may still change, and they may be removed.
+"""Sales that have not begun: their terms may still change, and they may be removed.
 
-Buyers do not see such a sale. Each change holds the lock of the row, as `open_` does, and looks
-into Redis: a crash may have opened the sale there alone.
+That is a sale that was never opened, or one that opens at a time to come. Each change holds the
+lock of the row, as `open_` does. Redis is changed before the commit, and says whether the sale has
+begun; the same command again repairs a crash in between.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Union
 
 import asyncpg
 import msgspec
-from redis.asyncio import Redis
 
 from seckill import audit
-from seckill.adapters import redis_keys
 from seckill.adapters.postgres import transaction
-from seckill.adapters.redis import redis_errors_as_unavailable
-from seckill.errors import UserMistake, WrongState
-from seckill.inventory.reservations import Stock
+from seckill.errors import Conflict, UserMistake, WrongState
+from seckill.inventory.reservations import ChangeOutcome, Stock
 from seckill.sales import sales
 from seckill.sales.sales import NewSale, Sale
 
@@ -49,14 +48,18 @@ def changes_of(sent: msgspec.Struct) -> dict[str, object]:
 async def edit(db: asyncpg.Pool, stock: Stock, sale_id: str, changes: Mapping[str, object]) -> Sale:
     """Change the terms of a sale by the names of `NewSale`; return the sale as it then is.
 
-    Raise WrongState if it was opened, UserMistake if the terms cannot be kept.
+    Raise WrongState if it has begun, UserMistake if the terms cannot be kept.
     """
     if not changes:
         raise UserMistake("nothing to change; name at least one of the terms")
     await sales.wake(db, sale_id)
     try:
         async with transaction(db) as connection:
-            sale = await _lock_unopened(connection, sale_id)
+            sale = await _lock_unbegun(connection, sale_id)
+            if sale.was_opened and changes.get("stock", sale.total) != sale.total:
+                raise UserMistake(
+                    f"sale {sale_id} is open; its units change by: seckill sale restock {sale_id}"
+                )
             new = msgspec.structs.replace(_terms_of(sale), **_visibility(changes))
             sales.check_terms(new)
             await sales.check_window(connection, new.payment_window_s)
@@ -67,17 +70,15 @@ async def edit(db: asyncpg.Pool, stock: Stock, sale_id: str, changes: Mapping[st
                 sale_id,
                 *columns.values(),
             )
-            await connection.execute(
-                "UPDATE inventory SET total = $2, available = $2, version = version + 1"
-                " WHERE sale_id = $1",
-                sale_id,
-                new.stock,
-            )
+            if not sale.was_opened:
+                await connection.execute(
+                    "UPDATE inventory SET total = $2, available = $2, version = version + 1"
+                    " WHERE sale_id = $1",
+                    sale_id,
+                    new.stock,
+                )
             changed = await sales.lock(connection, sale_id)
-            # Before the commit: a crash in between leaves the old terms in PostgreSQL, and
-            # `open_` writes those to Redis.
-            if not await stock.announce(sale_id, changed.terms()):
-                raise _opened_in_redis(sale_id)
+            await _change_in_redis(stock, changed)
     except (asyncpg.CheckViolationError, asyncpg.DataError) as error:
         raise UserMistake(f"sale {sale_id} cannot be changed so: {error}") from error
     return changed
@@ -92,20 +93,27 @@ def _visibility(changes: Mapping[str, object]) -> Mapping[str, object]:
     return changes
 
 
-async def delete(db: asyncpg.Pool, redis: Redis, sale_id: str, *, actor: str) -> Sale:
-    """Remove a sale that was never opened; return what it was.
+async def _change_in_redis(stock: Stock, changed: Sale) -> None:
+    if changed.was_opened:
+        _require_unbegun(changed, await stock.change_terms(changed.sale_id, changed.terms()))
+    elif not await stock.announce(changed.sale_id, changed.terms()):
+        _require_unbegun(changed, ChangeOutcome.OPENED)
 
-    Its key in Redis goes before the commit, under the lock of the row, so that it cannot be the
-    key of another sale of this id. A crash in between leaves a sale that Redis does not have:
-    deleting it again removes it.
+
+async def delete(db: asyncpg.Pool, stock: Stock, sale_id: str, *, actor: str) -> Sale:
+    """Remove a sale that has not begun; return what it was.
+
+    Its keys in Redis go before the commit, under the lock of the row, so that they cannot be those
+    of another sale of this id. A crash in between leaves a sale that Redis does not have: deleting
+    it again removes it.
     """
     async with transaction(db) as connection:
-        sale = await _lock_unopened(connection, sale_id)
+        sale = await _lock_unbegun(connection, sale_id)
         await audit.record(
             connection,
             "sale.delete",
             actor=actor,
-            reason="never opened",
+            reason=sales.DELETED_OPEN if sale.was_opened else "never opened",
             sale_id=sale_id,
             details={"number": sale.number, "total": sale.total},
         )
@@ -114,21 +122,38 @@ async def delete(db: asyncpg.Pool, redis: Redis, sale_id: str, *, actor: str) ->
                 f"DELETE FROM {table} WHERE sale_id = $1",  # noqa: S608 - ours
                 sale_id,
             )
-        with redis_errors_as_unavailable():
-            if await redis.hget(redis_keys.sale(sale_id), "state") not in (None, b"created"):
-                raise _opened_in_redis(sale_id)
-            await redis.unlink(redis_keys.sale(sale_id))
+        _require_unbegun(sale, await stock.remove_sale(sale_id, was_opened=sale.was_opened))
     return sale
 
 
-async def _lock_unopened(connection: asyncpg.Connection, sale_id: str) -> Sale:
-    sale = await sales.lock(connection, sale_id)
-    if sale.was_opened or await sales.has_orders(connection, sale_id):
+async def _lock_unbegun(connection: asyncpg.Connection, sale_id: str) -> Sale:
+    sale = await sales.lock_kept(connection, sale_id)
+    opens_later = sale.opens_at is not None and sale.opens_at > datetime.now(UTC)
+    has_begun = sale.was_opened and not opens_later
+    if has_begun or await sales.has_orders(connection, sale_id):
+        _require_unbegun(sale, ChangeOutcome.BEGUN)
+    return sale
+
+
+def _require_unbegun(sale: Sale, outcome: ChangeOutcome) -> None:
+    """Raise WrongState, with what can be done instead, unless the outcome is OK."""
+    sale_id = sale.sale_id
+    if outcome is ChangeOutcome.BEGUN:
         raise WrongState(
-            f"sale {sale_id} was opened, so its terms are fixed and it stays; units: "
-            f"seckill sale restock {sale_id}; its end: seckill sale close {sale_id}"
+            f"sale {sale_id} has begun, so its terms are fixed and it stays; what can be done: "
+            f"seckill sale pause {sale_id}, seckill sale close {sale_id}, or, for its units, "
+            f"seckill sale restock {sale_id}"
         )
-    return sale
+    if outcome is ChangeOutcome.OPENED:
+        raise WrongState(
+            f"sale {sale_id} is open in Redis: its opening broke off; "
+            f"complete it: seckill sale open {sale_id}"
+        )
+    if outcome is ChangeOutcome.LATER:
+        raise Conflict(
+            f"Redis has lost sale {sale_id}, or it is being rebuilt; "
+            f"first: seckill sale rebuild {sale_id}"
+        )
 
 
 def _terms_of(sale: Sale) -> NewSale:
@@ -136,11 +161,4 @@ def _terms_of(sale: Sale) -> NewSale:
         sale_id=sale.sale_id,
         stock=sale.total,
         **{name: getattr(sale, name) for name in sales.TERMS},
-    )
-
-
-def _opened_in_redis(sale_id: str) -> WrongState:
-    return WrongState(
-        f"sale {sale_id} is open in Redis: its opening broke off; "
-        f"complete it: seckill sale open {sale_id}"
     )

@@ -42,6 +42,8 @@ OPENED_JUST_NOW = timedelta(minutes=1)
 #: Else the orders of a new sale of this id could get the number of the deleted one.
 REMEMBERED = timedelta(seconds=5)
 
+#: Why a sale was deleted that gateways may know for good: its id is not used again.
+DELETED_OPEN = "opened, and not begun"
 #: So long after its opening, by our clock, it has begun by that of Redis, too.
 BEGUN_FOR_ALL = timedelta(minutes=1)
 
@@ -354,12 +356,19 @@ def sale_of(row: Sequence[Any]) -> Sale:
 
 async def _insert(connection: asyncpg.Connection, new: NewSale) -> None:
     await check_window(connection, new.payment_window_s)
-    if await connection.fetchval(
-        "SELECT EXISTS (SELECT FROM audit WHERE sale_id = $1 AND action = 'sale.delete'"
-        " AND at > now() - $2::interval)",
+    reason = await connection.fetchval(
+        "SELECT reason FROM audit WHERE sale_id = $1 AND action = 'sale.delete'"
+        " AND (reason = $3 OR at > now() - $2::interval) ORDER BY reason = $3 DESC LIMIT 1",
         new.sale_id,
         REMEMBERED,
-    ):
+        DELETED_OPEN,
+    )
+    if reason == DELETED_OPEN:
+        raise WrongState(
+            f"sale {new.sale_id} was open once, and was deleted; choose another id, because "
+            "tickets for that sale may be about"
+        )
+    if reason is not None:
         raise WrongState(
             f"sale {new.sale_id} was deleted just now; try again in "
             f"{REMEMBERED.seconds} s, when every gateway has forgotten it"

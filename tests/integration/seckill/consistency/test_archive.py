@@ -155,7 +155,7 @@ async def test_nothing_of_an_archived_sale_can_change_any_more(db, stock, store,
         lambda id_: Rebuild(store, db).run(id_, **BY_HAND),
         lambda id_: rate_limits.set_limit(db, buckets, id_, "try", SaleLimit.of(1)),
         lambda id_: drafts.edit(db, stock, id_, {"stock": 7}),
-        lambda id_: drafts.delete(db, store, id_, actor="test"),
+        lambda id_: drafts.delete(db, stock, id_, actor="test"),
     ):
         with pytest.raises(WrongState):
             await change(sale.sale_id)

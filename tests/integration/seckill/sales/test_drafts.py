@@ -1,4 +1,4 @@
-"""Sales that were never opened can be changed and removed; others cannot."""
+"""Sales that have not begun can be changed and removed; others cannot."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from seckill.adapters import redis_keys
-from seckill.errors import Missing, UserMistake, WrongState
+from seckill.errors import Conflict, Missing, UserMistake, WrongState
 from seckill.sales import drafts, sales
 from seckill.sales.sales import NewSale
 
@@ -35,10 +35,11 @@ async def test_each_term_can_be_changed_until_the_sale_opens(db, stock, store, o
 
     await sales.open_(db, stock, sale.sale_id)
     assert await shop.left(sale) == 7
-    with pytest.raises(WrongState, match="was opened"):
+    await drafts.edit(db, stock, sale.sale_id, {"opens_at": None})
+    with pytest.raises(WrongState, match="has begun"):
         await drafts.edit(db, stock, sale.sale_id, changes)
-    with pytest.raises(WrongState, match="was opened"):
-        await drafts.delete(db, store, sale.sale_id, actor="test")
+    with pytest.raises(WrongState, match="has begun"):
+        await drafts.delete(db, stock, sale.sale_id, actor="test")
 
 
 async def test_terms_that_cannot_be_kept_change_nothing(db, stock, open_sale):
@@ -54,13 +55,51 @@ async def test_terms_that_cannot_be_kept_change_nothing(db, stock, open_sale):
     assert await sales.find(db, sale.sale_id) == sale
 
 
+async def test_an_open_sale_is_postponed_and_removed_before_it_begins(
+    db, stock, store, open_sale, shop
+):
+    sale = await open_sale(opens_at=LATER)
+    later = LATER + timedelta(hours=1)
+    for _ in range(2):  # a repeat changes nothing more
+        changed = await drafts.edit(
+            db, stock, sale.sale_id, {"opens_at": later, "price_cents": 7, "per_order_max": 2}
+        )
+    assert (changed.opens_at, changed.price_cents, changed.state) == (later, 7, "open")
+    fields = await store.hgetall(redis_keys.sale(sale.sale_id))
+    assert fields[b"opens_at_ms"] == b"%d" % (later.timestamp() * 1000)
+    assert (fields[b"per_order_max"], fields[b"state"]) == (b"2", b"open")
+    assert await shop.left(sale) == sale.total
+    with pytest.raises(UserMistake, match="sale restock"):
+        await drafts.edit(db, stock, sale.sale_id, {"stock": 99})
+
+    await drafts.delete(db, stock, sale.sale_id, actor="test")
+    assert not await store.exists(redis_keys.sale(sale.sale_id), redis_keys.stock(sale.sale_id))
+    await db.execute("UPDATE audit SET at = at - interval '1 day' WHERE sale_id = $1", sale.sale_id)
+    with pytest.raises(WrongState, match="choose another id"):
+        await sales.create(db, stock, NewSale(sale.sale_id, 1, 1))
+
+
+async def test_redis_says_whether_a_sale_has_begun(db, stock, store, open_sale):
+    """The clock of this host may be behind."""
+    sale = await open_sale(opens_at=LATER)
+    await store.hset(redis_keys.sale(sale.sale_id), "opens_at_ms", 1)
+    with pytest.raises(WrongState, match="has begun"):
+        await drafts.edit(db, stock, sale.sale_id, {"opens_at": LATER + timedelta(hours=1)})
+    with pytest.raises(WrongState, match="has begun"):
+        await drafts.delete(db, stock, sale.sale_id, actor="test")
+    assert await sales.find(db, sale.sale_id) == sale
+    await store.unlink(redis_keys.sale(sale.sale_id))
+    with pytest.raises(Conflict, match="sale rebuild"):
+        await drafts.edit(db, stock, sale.sale_id, {"opens_at": LATER + timedelta(hours=1)})
+
+
 async def test_a_sale_that_redis_alone_has_opened_is_left_alone(db, stock, store, open_sale):
     sale = await open_sale(opened=False)
     await stock.open_sale(sale.sale_id, sale.terms())
     with pytest.raises(WrongState, match="its opening broke off"):
         await drafts.edit(db, stock, sale.sale_id, {"stock": 1})
     with pytest.raises(WrongState, match="its opening broke off"):
-        await drafts.delete(db, store, sale.sale_id, actor="test")
+        await drafts.delete(db, stock, sale.sale_id, actor="test")
     assert (await sales.open_(db, stock, sale.sale_id)).total == sale.total
 
 
@@ -68,9 +107,9 @@ async def test_a_deleted_sale_is_gone_and_its_id_is_free_a_moment_later(
     db, stock, store, open_sale
 ):
     sale = await open_sale(opened=False)
-    assert await drafts.delete(db, store, sale.sale_id, actor="test") == sale
+    assert await drafts.delete(db, stock, sale.sale_id, actor="test") == sale
     with pytest.raises(Missing):
-        await drafts.delete(db, store, sale.sale_id, actor="test")
+        await drafts.delete(db, stock, sale.sale_id, actor="test")
     assert not await store.exists(redis_keys.sale(sale.sale_id))
     # Gateways may still know it by its old number.
     again = NewSale(sale.sale_id, 1, 1)

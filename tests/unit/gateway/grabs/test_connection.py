@@ -10,8 +10,10 @@ from typing import Any, cast
 import pytest
 
 from gateway.grabs.connection import AHEAD_MAX, TURN_MAX, Connection, ConnectionFactory
+from gateway.grabs.responses import RawResponses
 from gateway.overload.connection_limits import OVERLOADED
 from gateway.overload.lateness import LATE_S
+from gateway.sales.views import EncodedView
 
 GRAB = (
     b"POST /v1/sales/spring/grabs HTTP/1.1\r\nHost: x\r\nSeckill-Ticket: k~1~ann~00\r\n"
@@ -59,6 +61,22 @@ class Overflow:
             self.waiting.remove(connection)
 
 
+class Aiohttp:
+    """Keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.received, self.idle = b"", True
+
+    def connection_made(self, _: Transport) -> None:
+        pass
+
+    def extend_keepalive(self) -> None:
+        pass
+
+    def data_received(self, data: bytes) -> None:
+        self.received += data
+
+
 class Bench:
     """A connection, and all that the connections of a process share."""
 
@@ -68,6 +86,9 @@ class Bench:
         self.begun = 0
         self.in_flight = SimpleNamespace(full=False)
         self.overflow = Overflow()
+        self.responses = RawResponses({})
+        self.views: dict[str, EncodedView] = {}
+        self.aiohttp = Aiohttp()
         shared = SimpleNamespace(
             loop=SimpleNamespace(time=float, call_soon=self.calls.append),
             limits=SimpleNamespace(leave=lambda: None, leaving=0),
@@ -80,7 +101,9 @@ class Bench:
             takes_grabs=True,
             draining=False,
             cors=False,
-            responses_to=lambda *_, **__: None,
+            responses_to=lambda *_, **__: self.responses,
+            views=SimpleNamespace(peek=self.views.get),
+            make_aiohttp=lambda: self.aiohttp,
             stopping=asyncio.Event(),
         )
         self.connection = Connection(cast(ConnectionFactory, shared))
@@ -157,3 +180,49 @@ def test_what_has_waited_too_long_to_be_read_is_refused(
     bench.connection.data_received(GRAB)
     assert bench.begun == begun
     assert bench.transport.written == ([] if begun else [OVERLOADED])
+
+
+VIEW = b"GET /v1/sales/spring HTTP/1.1\r\nHost: x\r\n\r\n"
+COPY = VIEW.replace(b"Host: x", b'Host: x\r\nIf-None-Match: "t"')
+
+
+def test_a_sale_whose_bytes_are_known_is_answered_without_aiohttp_in_its_turn(bench: Bench) -> None:
+    bench.views["spring"] = EncodedView(cast(Any, None), 0, b"{}", '"t"')
+    bench.connection.data_received(VIEW + GRAB + COPY + VIEW)
+    first, copy, last = bench.transport.written
+    assert bench.begun == 1
+    assert first.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert first.endswith(b"Content-Length: 2\r\n\r\n{}")
+    assert first == last
+    assert copy.startswith(b"HTTP/1.1 304 Not Modified\r\n")
+    assert copy.endswith(b"\r\n\r\n")
+    for answer in (first, copy):
+        assert b'\r\nETag: "t"\r\n' in answer
+        assert b"\r\nCache-Control: public, max-age=1\r\n" in answer
+    assert bench.aiohttp.received == b""
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        VIEW.replace(b"spring", b"other"),
+        VIEW.replace(b"spring", b"spring?x=1"),
+        VIEW.replace(b"Host: x\r\n", b""),
+        VIEW.replace(b"Host: x", b"Host: x\r\nContent-Length: 3") + b"abc",
+        VIEW.replace(b"Host: x", b"Host: x\r\nConnection: Upgrade\r\nUpgrade: h2c"),
+        VIEW.replace(b"Host: x", b"Host: x\r\nIf-None-Match: a\r\nIf-None-Match: b"),
+        VIEW.replace(b"GET", b"HEAD"),
+        VIEW[:-2],
+    ],
+)
+def test_any_other_request_for_a_sale_is_aiohttps(bench: Bench, request_: bytes) -> None:
+    bench.views["spring"] = EncodedView(cast(Any, None), 0, b"{}", '"t"')
+    bench.connection.data_received(request_)
+    assert (bench.transport.written, bench.aiohttp.received) == ([], request_)
+
+
+def test_the_answer_is_the_last_where_the_client_wants_it_so(bench: Bench) -> None:
+    bench.views["spring"] = EncodedView(cast(Any, None), 0, b"{}", '"t"')
+    bench.connection.data_received(VIEW.replace(b"Host: x", b"Host: x\r\nConnection: close"))
+    assert len(bench.transport.written) == 1
+    assert bench.transport.closing
