@@ -34,6 +34,7 @@ from gateway.grabs.reservations import (
     ReservationsBySale,
     SaleReservations,
 )
+from gateway.grabs.sale_views import KNOWN_VIEWS
 from gateway.http.shop_auth import SHOP_TOKENS
 from gateway.orders.lookup import ORDER_LOOKUP, OrderLookup
 from gateway.orders.watcher import ORDER_WATCHER, OrderWatcher
@@ -125,7 +126,7 @@ async def redis_ctx(app: web.Application) -> AsyncIterator[None]:
     app[LIMITER] = RateLimiter(app[LIMITS], TokenBuckets(app[REDIS]))
     app[REMAINING_UNITS] = RemainingUnits(app[DB], app[SALES], app[STOCK])
     lead_s = settings.ticket_lead_s
-    app[SALE_VIEWS] = SaleViews(
+    app[KNOWN_VIEWS] = app[SALE_VIEWS] = SaleViews(
         app[REMAINING_UNITS], UnitsBack(partial(orders.next_expiries, app[DB])), lead_s
     )
     app[SALE_PAGES] = SalePages(app[DB], app[STOCK], lead_s)

@@ -22,7 +22,9 @@ from aiohttp import web
 from gateway.app_keys import SALES, SETTINGS, STOPPING
 from gateway.grabs.parser import NotPlain, PlainGrab, length_of_lone_grab, read_plain_grab
 from gateway.grabs.pipeline import PIPELINE, PendingGrab
+from gateway.grabs.plain_views import PlainView, read_plain_view
 from gateway.grabs.responses import RawResponses
+from gateway.grabs.sale_views import KNOWN_VIEWS, has_copy
 from gateway.http.client_address import TRUSTED_PROXIES
 from gateway.http.cors import headers_for
 from gateway.http.problems import Problem, Refused
@@ -32,8 +34,6 @@ from gateway.overload.connection_limits import OVERLOADED, ConnectionLimits
 from gateway.overload.eviction import Eviction
 from gateway.overload.lateness import LATE_S, Lateness
 from gateway.overload.overflow import OverflowQueue
-from gateway.sales.plain_views import PlainView, read_plain_view
-from gateway.sales.views import SALE_VIEWS, has_copy
 from seckill import metrics
 from seckill.inventory.reservations import Verdict
 from seckill.sales.sales import Sale
@@ -74,7 +74,7 @@ class ConnectionFactory:
         #: Whether plain grabs are taken here, and not by aiohttp like all else.
         self.takes_grabs = takes_grabs
         self.sales, self.pipeline, self.stopping = app[SALES], app[PIPELINE], app[STOPPING]
-        self.views = app[SALE_VIEWS]
+        self.views = app[KNOWN_VIEWS]
         self.loop = asyncio.get_running_loop()
         self.lateness = Lateness(self.loop)
         self.overflow = OverflowQueue(lambda: self.pipeline.in_flight.full)

@@ -14,6 +14,7 @@ from http import HTTPStatus
 from aiohttp import web
 
 from gateway.grabs.reservations import GrabResult
+from gateway.grabs.sale_views import EncodedView
 from gateway.http.problems import (
     CONTENT_TYPE,
     Problem,
@@ -25,7 +26,6 @@ from gateway.http.problems import (
 from gateway.http.request_ids import HEADER, PREFIX, next_number
 from gateway.http.responses import COMMON, SERVER
 from gateway.overload.poll_schedule import PollSchedule
-from gateway.sales.views import EncodedView
 from seckill import metrics
 from seckill.inventory.reservations import Verdict
 from seckill.sales.sales import Sale

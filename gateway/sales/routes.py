@@ -11,13 +11,14 @@ from datetime import UTC, datetime
 
 from aiohttp import web
 
+from gateway.grabs.sale_views import CACHED, has_copy
 from gateway.http.contract import Parameter, ResponseSpec, operation
 from gateway.http.problems import Problem, Refused
 from gateway.http.requests import SALE_ID, find_sale
 from gateway.http.responses import COMMON
 from gateway.overload.aiohttp_protocol import in_flight
 from gateway.sales.pages import LIMIT_MAX, SALE_PAGES, SaleList, SaleView
-from gateway.sales.views import CACHED, SALE_VIEWS, has_copy
+from gateway.sales.views import SALE_VIEWS
 from seckill.sales.listing import NUMBER_MAX
 
 LIMIT = Parameter(

@@ -8,40 +8,19 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import blake2b
 
 import msgspec
 from aiohttp import web
 
-from gateway.http.responses import COMMON
-from gateway.sales.pages import LAG_S, view_of
+from gateway.grabs.sale_views import EncodedView
+from gateway.sales.pages import view_of
 from gateway.sales.remaining_units import RemainingUnits, SaleAndUnits
 from gateway.sales.units_back import UnitsBack
 
 #: Sales whose bytes are kept: 3 MB, if each has as much metadata as it may have.
 KEPT_MAX = 1024
-#: The same for all, and good for as long as `remaining` may lag.
-CACHED = f"public, max-age={LAG_S:.0f}"
-
-
-@dataclass(slots=True)
-class EncodedView:
-    """The bytes of a sale in one second."""
-
-    found: SaleAndUnits
-    second: int
-    body: bytes
-    #: With its quotes.
-    tag: str
-    #: Whole answers with these bytes, by who they are for (`RawViews`).
-    answers: dict[tuple[int, bool], bytes] = field(default_factory=dict)
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """The headers of an answer, 200 or 304."""
-        return {**COMMON, "Cache-Control": CACHED, "ETag": self.tag}
 
 
 class SaleViews:
@@ -53,7 +32,8 @@ class SaleViews:
         self._remaining = remaining
         self._units_back = units_back
         self._ticket_lead_s = ticket_lead_s
-        self._kept: OrderedDict[str, EncodedView] = OrderedDict()
+        #: What was found, and its bytes.
+        self._kept: OrderedDict[str, tuple[SaleAndUnits, EncodedView]] = OrderedDict()
 
     def peek(self, sale_id: str) -> EncodedView | None:
         """Return a sale's bytes if they are known without asking a store."""
@@ -70,9 +50,8 @@ class SaleViews:
         now = time.time()
         second = int(now)
         kept = self._kept.get(sale.sale_id)
-        if kept is not None and kept.second == second and kept.found == found:
-            kept.found = found  # the same objects compare faster
-            return kept
+        if kept is not None and kept[1].second == second and kept[0] == found:
+            return kept[1]
         moment = datetime.fromtimestamp(second, UTC)
         if not sale.was_opened or sale.is_hidden(datetime.fromtimestamp(now, UTC)):
             return None
@@ -81,17 +60,12 @@ class SaleViews:
             view.units_back_from = self._units_back.of(sale.sale_id)
         body = msgspec.json.encode(view)
         tag = f'"{blake2b(body, digest_size=12).hexdigest()}"'
-        made = self._kept[sale.sale_id] = EncodedView(found, second, body, tag)
+        made = EncodedView(second, body, tag)
+        self._kept[sale.sale_id] = found, made
         self._kept.move_to_end(sale.sale_id)
         if len(self._kept) > KEPT_MAX:
             self._kept.popitem(last=False)
         return made
-
-
-def has_copy(if_none_match: str, tag: str) -> bool:
-    """Tell whether the header names the tag: then the client has these bytes."""
-    named = [each.strip().removeprefix("W/") for each in if_none_match.split(",")]
-    return tag in named or "*" in named
 
 
 SALE_VIEWS = web.AppKey("sale_views", SaleViews)

@@ -24,8 +24,8 @@ def check(
     # Here, as they take a third of a second to load: other commands do without.
     from config.limits import load_limits
     from consumers.main import default_roles
-    from ops.host_checks import Check
-    from ops.readiness import Readiness
+    from ops.readiness.host import Check
+    from ops.readiness.sale import Readiness
 
     async def look(stores: Stores) -> Sequence[Check]:
         settings = stores.settings

@@ -33,7 +33,7 @@ ROOMS = {
         "http": "",
         "overload": "http",
         "grabs": "http overload",
-        "sales": "http overload",
+        "sales": "http overload grabs",
         "orders": "http overload grabs",
         "payments": "http overload orders",
         "admin": "http grabs sales",
@@ -62,7 +62,8 @@ ROOMS = {
         "processes": "",
         "pool": "processes",
         "stack": "processes",
-        "cli": "processes pool stack",
+        "readiness": "",
+        "cli": "processes pool stack readiness",
     },
     "loadtest": {
         "crowd": "",

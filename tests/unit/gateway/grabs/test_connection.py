@@ -11,9 +11,9 @@ import pytest
 
 from gateway.grabs.connection import AHEAD_MAX, TURN_MAX, Connection, ConnectionFactory
 from gateway.grabs.responses import RawResponses
+from gateway.grabs.sale_views import EncodedView
 from gateway.overload.connection_limits import OVERLOADED
 from gateway.overload.lateness import LATE_S
-from gateway.sales.views import EncodedView
 
 GRAB = (
     b"POST /v1/sales/spring/grabs HTTP/1.1\r\nHost: x\r\nSeckill-Ticket: k~1~ann~00\r\n"
@@ -187,7 +187,7 @@ COPY = VIEW.replace(b"Host: x", b'Host: x\r\nIf-None-Match: "t"')
 
 
 def test_a_sale_whose_bytes_are_known_is_answered_without_aiohttp_in_its_turn(bench: Bench) -> None:
-    bench.views["spring"] = EncodedView(cast(Any, None), 0, b"{}", '"t"')
+    bench.views["spring"] = EncodedView(0, b"{}", '"t"')
     bench.connection.data_received(VIEW + GRAB + COPY + VIEW)
     first, copy, last = bench.transport.written
     assert bench.begun == 1
@@ -216,13 +216,13 @@ def test_a_sale_whose_bytes_are_known_is_answered_without_aiohttp_in_its_turn(be
     ],
 )
 def test_any_other_request_for_a_sale_is_aiohttps(bench: Bench, request_: bytes) -> None:
-    bench.views["spring"] = EncodedView(cast(Any, None), 0, b"{}", '"t"')
+    bench.views["spring"] = EncodedView(0, b"{}", '"t"')
     bench.connection.data_received(request_)
     assert (bench.transport.written, bench.aiohttp.received) == ([], request_)
 
 
 def test_the_answer_is_the_last_where_the_client_wants_it_so(bench: Bench) -> None:
-    bench.views["spring"] = EncodedView(cast(Any, None), 0, b"{}", '"t"')
+    bench.views["spring"] = EncodedView(0, b"{}", '"t"')
     bench.connection.data_received(VIEW.replace(b"Host: x", b"Host: x\r\nConnection: close"))
     assert len(bench.transport.written) == 1
     assert bench.transport.closing

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from ops.host_checks import certificate
+from ops.readiness.host import certificate
 from seckill.sales.sales import Sale
 
 

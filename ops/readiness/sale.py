@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 from config.limits import Limits
 from config.settings import Settings
 from ops import sizing
-from ops.host_checks import Check, certificate, open_files
+from ops.readiness.host import Check, certificate, open_files
 from seckill.adapters.rabbitmq import Broker
 from seckill.consistency import clocks, fencing
 from seckill.consistency.preflight import Preflight
