@@ -72,7 +72,9 @@ def too_many(sale: Sale) -> Refused:
 
 def too_few_left(left: int) -> Refused:
     """Return the refusal of a quantity beyond what is left, while something is."""
-    return Refused(Problem.TOO_FEW_LEFT, f"{left} left", field="quantity")
+    return Refused(
+        Problem.TOO_FEW_LEFT, f"{left} left", field="quantity", members={"remaining": left}
+    )
 
 
 def not_open_until(opens_at: datetime) -> Refused:
@@ -146,7 +148,7 @@ class RawResponses:
         problem = refused.problem
         headers = {"Content-Type": CONTENT_TYPE, **problem_headers(problem), **refused.headers}
         head = self._head(problem.value.status, headers)
-        return head, problem_body(problem, refused.detail, refused.field)
+        return head, problem_body(problem, refused.detail, refused.field, refused.members)
 
     def _head(self, status: int, headers: Mapping[str, str]) -> bytes:
         """Return all of a head but the values of its last headers, from Date on."""

@@ -75,6 +75,7 @@ PROBLEM: Json = {
         "code": {"type": "string", "description": "Stable; made for comparing."},
         "detail": {"type": "string", "description": "What was wrong this time."},
         "field": {"type": "string", "description": "The value at fault."},
+        "remaining": {"type": "integer", "description": "Of `too_few_left`: the units left."},
         "refund": {
             "type": "boolean",
             "description": "Of a payment of the shop's own checkout: its money must go back now. "

@@ -23,6 +23,7 @@ async def test_a_quantity_beyond_what_is_left_is_not_sold_out(each, open_sale, t
     ) as response:
         body = await response.json(content_type=None)
     assert (response.status, body["code"], body["detail"]) == (409, "too_few_left", "3 left")
+    assert body["remaining"] == 3
     fewer = await grab(each[0], sale.sale_id, "alice", ticket_for(sale, "alice"), quantity=3)
     assert fewer.status == 202
     none_left = await grab(each[0], sale.sale_id, "bob", ticket_for(sale, "bob"), quantity=2)

@@ -9,9 +9,9 @@ from tests.fuzz.conversations import Conversation
 
 _ANSWER = re.compile(rb"(?=HTTP/1\.\d \d{3} )")
 _ORDER_ID = re.compile(rb"[0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
-#: When it was answered, how much was left then, and new tickets.
+#: When it was answered (a tag of a copy says it, too), how much was left then, and new tickets.
 _MOMENT = re.compile(
-    rb'\r\nDate: [^\r]*|"(?:next_poll_ms|remaining|server_time|created_at|pay_by)":[^,}]*'
+    rb'\r\n(?:Date|ETag): [^\r]*|"(?:next_poll_ms|remaining|server_time|created_at|pay_by)":[^,}]*'
 )
 
 
