@@ -132,17 +132,18 @@ class RawResponses:
         return _join(parts[0], _date(), parts[1])
 
     def view(self, view: EncodedView, *, has_copy: bool) -> bytes:
-        """Return a sale's bytes as an answer, or 304 to a client that has them; built once."""
+        """Return a sale's bytes as an answer, or 304 to a client that has them."""
         key = id(self), has_copy
         answer = view.answers.get(key)
         if answer is None:
             if has_copy:
-                answer = b"%b%b\r\n\r\n" % (self._head(304, view.headers), _date())
+                head, end = self._head(304, view.headers), b"\r\n\r\n"
+                answer = b"%b%b\r\n%b" % (head, _date(), _ID), end
             else:
                 head = self._head(200, {**view.headers, "Content-Type": "application/json"})
-                answer = _join(head, _date(), view.body)
+                answer = _around_id(head, _date(), view.body)
             view.answers[key] = answer
-        return answer
+        return b"%b%x%b" % (answer[0], next_number(), answer[1])
 
     def _parts(self, refused: Refused) -> tuple[bytes, bytes]:
         problem = refused.problem

@@ -21,8 +21,9 @@ class EncodedView:
     body: bytes
     #: With its quotes.
     tag: str
-    #: Whole answers with these bytes, by who they are for (`RawResponses`).
-    answers: dict[tuple[int, bool], bytes] = field(default_factory=dict)
+    #: Answers with these bytes, before and behind their Request-Id, by who they are for
+    #: (`RawResponses`).
+    answers: dict[tuple[int, bool], tuple[bytes, bytes]] = field(default_factory=dict)
 
     @property
     def headers(self) -> dict[str, str]:
