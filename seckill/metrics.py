@@ -79,6 +79,12 @@ SHOP_CALL_SECONDS = HotHistogram(
     ["class"],
     _WAITS_S,
 )
+EXTERNAL_DUE = Gauge(
+    "seckill_external_payments_due", "Payments of the shop's own checkout that it must send back"
+)
+EXTERNAL_DUE_OLDEST = Gauge(
+    "seckill_external_payments_due_oldest_age_seconds", "Since the oldest of them has been due"
+)
 EXTERNAL_PAYMENTS = Counter(
     "seckill_external_payments",
     "Reports of payments by the shop's own checkout: paid; why the money must go back; repeated, or"

@@ -19,6 +19,7 @@ from seckill import metrics
 from seckill.errors import Unavailable
 from seckill.health.backlogs import Backlogs
 from seckill.inventory.reservations import Stock
+from seckill.payments.external_payments import ExternalPayments
 from seckill.sales import listing
 from seckill.sales.listing import LiveUnits
 
@@ -39,6 +40,7 @@ class Survey:
     ) -> None:
         self._backlogs = backlogs
         self._db = db
+        self._external = ExternalPayments(db)
         self._stock = stock
         #: Open sales that are reported by name, the largest ones.
         self._sales_named = sales_named
@@ -51,9 +53,12 @@ class Survey:
             if backlog.size is None or backlog.consumers is not None:
                 metrics.BACKLOG_CONSUMERS.labels(role).set(_known(backlog.consumers))
         try:
+            due = await self._external.due()
+            metrics.EXTERNAL_DUE.set(due.payments)
+            metrics.EXTERNAL_DUE_OLDEST.set(due.oldest_s)
             await self._count_units()
         except Unavailable:
-            _forget_units()
+            _forget()
             raise
         return Polled(0, more=False)
 
@@ -109,7 +114,7 @@ def _known(figure: float | None) -> float:
     return UNKNOWN if figure is None else figure
 
 
-def _forget_units() -> None:
+def _forget() -> None:
     for state in STATES:
         metrics.SALES_LIVE.labels(state).set(UNKNOWN)
     for state in ("available", "frozen", "sold"):
@@ -117,3 +122,5 @@ def _forget_units() -> None:
     for kind in ("redis_fewer", "redis_more"):
         metrics.LEDGER_DIFFERENCE.labels(kind).set(UNKNOWN)
     metrics.SALE_UNITS_LEFT.clear()
+    metrics.EXTERNAL_DUE.set(UNKNOWN)
+    metrics.EXTERNAL_DUE_OLDEST.set(UNKNOWN)

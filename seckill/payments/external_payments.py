@@ -95,6 +95,13 @@ class HeldOrder(NamedTuple):
     pay_by: datetime
 
 
+class MoneyDue(NamedTuple):
+    """The number of payments whose money must go back, and the age of the oldest in seconds."""
+
+    payments: int
+    oldest_s: float
+
+
 class ExternalPayments:
     """The payments of the shop's own checkout in PostgreSQL."""
 
@@ -169,6 +176,15 @@ class ExternalPayments:
                     details=_details(payment),
                 )
         return payment
+
+    async def due(self) -> MoneyDue:
+        """Count the payments whose money must go back."""
+        with database_errors_as_unavailable():
+            row = await self._db.fetchrow(
+                "SELECT count(*), coalesce(extract(epoch FROM now() - min(changed_at)), 0)::float8"
+                "  FROM external_payments WHERE state = 'refund_due'"
+            )
+        return MoneyDue(*row)
 
     async def page(self, *, after: int, due_only: bool, limit: int) -> list[ExternalPayment]:
         """Return payments behind a number in the order of their reports."""

@@ -40,7 +40,7 @@ INVARIANTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "I6": ("Each unit returns once", ("returns_pending", "redis_corrections", "restock_pending")),
     "I7": (
         "Payments agree with orders",
-        ("charged_cents", "refunded_cents", "card_payments_unknown"),
+        ("charged_cents", "refunded_cents", "card_payments_unknown", "external_due_back_cents"),
     ),
     "I8": ("Each transaction ends", ("transactions_open",)),
 }

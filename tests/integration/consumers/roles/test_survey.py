@@ -13,6 +13,7 @@ from seckill.adapters import redis_keys
 from seckill.adapters.rabbitmq import Broker
 from seckill.errors import Unavailable
 from seckill.health.backlogs import Backlogs
+from tests.external_payments import external_payments, report_of
 
 
 def value(gauge: Gauge, *labels: str) -> float:
@@ -103,3 +104,17 @@ async def test_a_queue_that_nobody_has_made_yet_is_unknown_and_no_failure(survey
 
     assert all(math.isnan(value(metrics.BACKLOG, role)) for role in missing)
     assert failures._value.get() == before
+
+
+async def test_money_that_must_go_back_is_counted(survey_of, open_sale, shop, db):
+    survey, external = survey_of(), external_payments(db)
+    await survey.run_once()
+    before = value(metrics.EXTERNAL_DUE)
+    report = report_of(shop.wish(await open_sale(), "ann"))
+    await external.take(report, is_unknown=True)
+    await survey.run_once()
+    assert value(metrics.EXTERNAL_DUE) == before + 1
+    assert value(metrics.EXTERNAL_DUE_OLDEST) > 0
+    await external.send_back(report.reference, actor="shop")
+    await survey.run_once()
+    assert value(metrics.EXTERNAL_DUE) == before

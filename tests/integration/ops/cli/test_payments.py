@@ -12,6 +12,7 @@ import pytest
 from config.settings import Settings
 from tests.card_payments import CardPaymentBench
 from tests.checkout import payer
+from tests.external_payments import external_payments, report_of
 
 Seckill = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -113,3 +114,27 @@ async def test_payments_without_an_outcome_are_listed_and_asked_about(
         assert await cards.payments.ask_due() >= 1
     await assert_balanced(sale)
     assert order.order_id not in seckill("unknown-payments", "--json").stdout
+
+
+async def test_money_of_the_shops_own_checkout_is_listed_until_it_went_back(
+    seckill, shop, open_sale, db
+):
+    sale = await open_sale()
+    (order,) = await shop.order(sale, payer())
+    await shop.release(order)
+    report = report_of(order)
+    await external_payments(db).take(report)
+
+    def due():
+        shown = json.loads(seckill("external-payments", "list", "--due", "--json").stdout)
+        return [each for each in shown if each["reference"] == report.reference]
+
+    (listed,) = due()
+    assert (listed["amount_cents"], listed["reason"]) == (1999, "too_late")
+    assert "19.99 EUR  refund_due (too_late)" in seckill("external-payments", "list").stdout
+    noted = seckill("external-payments", "refunded", report.reference)
+    assert (noted.returncode, "refunded (too_late)" in noted.stdout) == (0, True)
+    assert due() == []
+    unknown = seckill("external-payments", "refunded", "nothing")
+    assert unknown.returncode == 2
+    assert unknown.stderr == "seckill: there is no external payment nothing\n"

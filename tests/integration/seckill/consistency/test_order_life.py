@@ -12,6 +12,7 @@ from seckill.dead_letters import store as letters
 from seckill.errors import Missing
 from seckill.inventory.reservations import Grab
 from seckill.order_ids import new_order_id
+from tests.external_payments import external_payments, report_of
 
 
 async def test_a_queued_order_is_found_by_its_holder_alone(shop, open_sale, store, db) -> None:
@@ -55,3 +56,17 @@ async def test_an_order_that_neither_store_knows_is_missing(open_sale, store, db
     for number in (sale.number, 2**24 - 1):
         with pytest.raises(Missing, match="there is no order"):
             await order_life.of_order(store, db, new_order_id(number))
+
+
+async def test_a_payment_of_the_shops_own_checkout_is_shown(shop, open_sale, store, db) -> None:
+    sale = await open_sale()
+    (placement,) = await shop.order(sale, "ann")
+    external, report = external_payments(db), report_of(placement, cents=5)
+    await external.hold(placement.order_id, 900)
+    await external.take(report)
+    life = await order_life.of_order(store, db, placement.order_id)
+    told = [moment.what for moment in life.moments]
+    assert "held for the bank" in told
+    assert f"external payment {report.reference} reported: 5 EUR" in told
+    assert f"external payment {report.reference}: refund_due (wrong_amount)" in told
+    assert "booked received on due_back" in told
