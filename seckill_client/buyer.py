@@ -139,8 +139,9 @@ class BuyerClient:
                     raise
                 order = await self.order(order_id)
             order = await self._decided(order, deadline)
-            # Pending again: the payment failed after its answer. The same call says why.
-            if order.status != "pending" or time.monotonic() >= deadline:
+            # Not paid after all, which its answer did not know yet: the same call says why.
+            failed = order.status in ("pending", "cancelled", "rejected")
+            if not failed or time.monotonic() >= deadline:
                 return order
             await asyncio.sleep(wait_s(tried, None))
         raise AssertionError("bug: numbers have ended")

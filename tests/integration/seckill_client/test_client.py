@@ -245,13 +245,16 @@ async def test_a_payment_under_way_is_followed_to_its_end(buyer, server) -> None
     assert server.bodies.count({"method": "wallet", "coupon": "C"}) == 2
 
 
-async def test_a_payment_that_failed_later_says_why(buyer, server) -> None:
+@pytest.mark.parametrize(
+    ("status", "then", "code"), [("pending", 402, "declined"), ("cancelled", 410, "expired")]
+)
+async def test_a_payment_that_failed_later_says_why(buyer, server, status, then, code) -> None:
     paying = {**QUEUED, "status": "paying", "next_poll_ms": 1}
-    server.will(PAY, (202, paying), problem(402, "declined"))
-    server.will(SHOW, order("pending"))
+    server.will(PAY, (202, paying), problem(then, code))
+    server.will(SHOW, order(status))
     with pytest.raises(RequestRefused) as refused:
         await buyer.pay("o1", "card")
-    assert refused.value.code == "declined"
+    assert refused.value.code == code
 
 
 async def test_a_payment_that_waits_for_its_buyer_is_returned_at_once(buyer, server) -> None:
