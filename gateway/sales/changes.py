@@ -14,8 +14,10 @@ from seckill.sales.sales import UNITS_MAX, Units
 from seckill.sales.token_buckets import TokenBuckets
 
 Rate = Annotated[int, msgspec.Meta(ge=1, le=RATE_MAX)]
-#: Why something was changed, for the audit trail.
-Reason = Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
+#: Why something was changed, for the audit trail: a line of text, and not blank.
+Reason = Annotated[
+    str, msgspec.Meta(min_length=1, max_length=1000, pattern=r"^(?! *$)[^\x00-\x1f\x7f]+$")
+]
 
 
 class UnitsChange(msgspec.Struct, forbid_unknown_fields=True):

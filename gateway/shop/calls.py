@@ -81,6 +81,8 @@ def _within_limits(handler: Handler, scopes: list[Scope]) -> Handler:
                     caller = request[CALLER] = await require_scope(request, scope)
                     limits.take(caller.name)
                 return await answer_refusals(handler, request)
+        except TimeoutError as error:
+            raise Refused(Problem.UNAVAILABLE, f"not done within {CALL_S:g} s") from error
         finally:
             limits.in_flight -= 1
 

@@ -60,7 +60,8 @@ async def cancel_shop_order(request: web.Request) -> web.Response:
             if order.status == "paying":
                 raise Refused(Problem.PAYMENT_IN_PROGRESS)
             if order.status not in FINAL:
-                raise Refused(Problem.NOT_CANCELLABLE, f"it is {order.status}: refund it instead")
+                advice = ": refund it instead" if order.status == "paid" else ""
+                raise Refused(Problem.NOT_CANCELLABLE, f"it is {order.status}{advice}")
             return msgspec.json.encode(view_of_order(order))
 
         return await change_once(request, body, change)

@@ -195,8 +195,14 @@ async def test_money_is_put_in_once_for_each_key(session_of, db):
     reused = await refusal(cashier, "POST", path, json=other, headers=key)
     assert reused == (422, "idempotency_key_reused")
     assert await refusal(cashier, "POST", path, json=body) == (400, "idempotency_key_needed")
-    nothing = {"amount_cents": 0, "reason": "gift"}
-    assert await refusal(cashier, "POST", path, json=nothing) == (422, "bad_request")
+    for wrong in (
+        {"amount_cents": 0, "reason": "gift"},
+        {"amount_cents": 5, "reason": " "},
+        {"amount_cents": 5, "reason": "a\x00b"},
+        {"amount_cents": 5, "reason": "two\nlines"},
+        {"amount_cents": 5, "reason": "gift", "currency": "USD"},
+    ):
+        assert await refusal(cashier, "POST", path, json=wrong) == (422, "bad_request")
     assert await wallet_of(cashier, buyer) == 500
     ((_, reason, details),) = await audited(db, cashier, "wallet.top_up")
     assert reason == "gift"
