@@ -16,7 +16,7 @@ from seckill.sales.token_buckets import TokenBuckets
 Rate = Annotated[int, msgspec.Meta(ge=1, le=RATE_MAX)]
 #: Why something was changed, for the audit trail: a line of text, and not blank.
 Reason = Annotated[
-    str, msgspec.Meta(min_length=1, max_length=1000, pattern=r"^(?! *$)[^\x00-\x1f\x7f]+$")
+    str, msgspec.Meta(min_length=1, max_length=1000, pattern=r"^(?! *\Z)[^\x00-\x1f\x7f]+\Z")
 ]
 
 
