@@ -183,3 +183,4 @@ async def test_sales_and_what_there_is_not(client, open_sale, buyer_of) -> None:
     with pytest.raises(RequestRefused) as refused:
         await stranger.get_ticket(sale.sale_id)
     assert (refused.value.status, refused.value.code) == (401, "unauthorized")
+    assert refused.value.request_id
