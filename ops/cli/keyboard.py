@@ -25,10 +25,15 @@ _KEY = re.compile(r"\x1b[\[O]([A-D])|\x1b\S*|(.)", re.DOTALL)
 Keys = Callable[[float], list[str]]
 
 
+def at_terminal() -> bool:
+    """Tell whether a person looks and can press keys."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
 @contextmanager
 def keyboard() -> Iterator[Keys]:
     """Read single keys inside the block; where a person is at no terminal, none ever come."""
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if not at_terminal():
         yield _no_keys
         return
     terminal = sys.stdin.fileno()

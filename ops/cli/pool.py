@@ -17,7 +17,7 @@ from rich.live import Live
 
 from config.settings import load_settings
 from ops.cli.console import Json, show, to_json
-from ops.cli.keyboard import Keys, keyboard
+from ops.cli.keyboard import Keys, at_terminal, keyboard
 from ops.cli.pool_tables import tables
 from ops.cli.pool_top import TopScreen
 from ops.pool.plan import COUNT_MAX, parse_scale
@@ -180,18 +180,16 @@ def _print_looks(interval_s: float, count: int | None) -> None:
 
 def _watch(interval_s: float, count: int | None) -> None:
     """Show the pool, and do what keys ask for, until q or so many looks."""
-    screen = TopScreen()
+    screen = TopScreen(_status(), has_keys=at_terminal())
     with keyboard() as keys, Live(auto_refresh=False) as live:
         for look in itertools.count(1):
-            try:
-                screen.see(_status())
-            except SeckillError as silent:
-                if look == 1:
-                    raise
-                screen.note = str(silent)  # it may come back
             live.update(screen.shown(), refresh=True)
             if look == count or not _press_keys(keys, screen, live, interval_s):
                 return
+            try:
+                screen.see(_status())
+            except SeckillError as silent:
+                screen.note = str(silent)  # it may come back
 
 
 def _press_keys(keys: Keys, screen: TopScreen, live: Live, wait_s: float) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from rich.console import Group
 from rich.text import Text
@@ -12,7 +12,7 @@ from ops.pool.plan import COUNT_MAX
 from ops.processes.control_socket import Reply
 from ops.processes.requests import PoolRequest
 
-KEYS_LINE = "q quit  ? help  up/down choose  +/- processes  p pause or resume  s sort  space freeze"
+KEYS_LINE = "q quit  ? help  up/down choose  +/- scale  p pause  s sort  space freeze"
 HELP = (
     "q         quit",
     "up, down  choose a role, also k and j",
@@ -30,7 +30,9 @@ SORTS = ("", "in_hand", "rate_per_s", "backlog", "oldest_age_s", "errors")
 class TopScreen:
     """What is chosen, and the pool as it was last seen."""
 
-    pool: Reply = field(default_factory=dict)
+    pool: Reply
+    #: Whether there is a person who can press keys.
+    has_keys: bool = True
     #: The name of a role, or "" as long as none was chosen.
     chosen: str = ""
     frozen: bool = False
@@ -46,12 +48,11 @@ class TopScreen:
 
     def shown(self) -> Group:
         """Lay out the screen; what matters most is at the top, where a small terminal ends last."""
-        head = Text(self.note or KEYS_LINE, style="bold" if self.note else "dim", overflow="crop")
         if self._helps:
             return Group(*HELP)
-        if not self.pool:
-            return Group(head)
-        return Group(head, tables({**self.pool, "roles": self._roles()}, chosen=self.chosen))
+        head = self.note or (KEYS_LINE if self.has_keys else "")
+        above = [Text(head, style="bold" if self.note else "dim", no_wrap=True)] if head else []
+        return Group(*above, tables({**self.pool, "roles": self._roles()}, chosen=self.chosen))
 
     def press(self, key: str) -> PoolRequest | None:
         """Do what a key stands for; return what the pool is to be asked for, if anything."""
