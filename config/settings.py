@@ -64,6 +64,12 @@ def _default_home() -> Path:
 #: Where the private services keep their data, unless SECKILL_HOME is set.
 DEFAULT_HOME = _default_home()
 
+
+def given_home() -> Path:
+    """Return the home that the environment names, or the default one."""
+    return Path(os.environ.get("SECKILL_HOME") or DEFAULT_HOME).absolute()
+
+
 #: Longer than any wait, and still a time that can be added to a date.
 SECONDS_MAX = 10**9
 Seconds = Annotated[float, Field(gt=0, le=SECONDS_MAX)]
@@ -350,8 +356,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Rank the sources: arguments, environment, the running stack's settings file."""
-        given = init_settings().get("home") or os.environ.get("SECKILL_HOME")
-        home = Path(given or DEFAULT_HOME)
+        home = Path(init_settings().get("home") or given_home())
         return (
             init_settings,
             env_settings,

@@ -25,7 +25,7 @@ import asyncpg
 from aio_pika.abc import AbstractChannel
 from redis.asyncio import Redis
 
-from config.settings import DEFAULT_HOME, PROJECT_ROOT
+from config.settings import PROJECT_ROOT, given_home
 from ops.processes.child import Child
 from ops.processes.ports import free_port
 from ops.processes.workers import worker
@@ -46,7 +46,7 @@ from seckill.sales.sales import NewSale, Sale
 from seckill.sales.token_buckets import TokenBuckets
 
 #: The home of load runs. Its stores stay; each run opens sales of its own.
-HOME = DEFAULT_HOME / "bench"
+HOME = given_home() / "bench"
 #: The process under test has this core to itself; stores and generator share the other.
 TESTED_CORE, OTHER_CORE = 0, 1
 #: A closed loop makes its own waits: the slower side must answer all of its requests, too.

@@ -11,7 +11,7 @@ from contextlib import suppress
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from config.settings import DEFAULT_HOME, Settings, load_settings
+from config.settings import Settings, given_home, load_settings
 from ops.buyers import BuyerReply, flash_crowd
 from ops.cli.stores import Stores, open_stores
 from ops.cli.verify import shown
@@ -224,7 +224,7 @@ async def run() -> bool:
     """Start a stack of its own, run the demonstration on it, and stop the stack."""
     console = Console(soft_wrap=True)
     # A home of its own: it may run beside `make run`.
-    home = DEFAULT_HOME / "demo"
+    home = given_home() / "demo"
     good = False
     ready = asyncio.Event()
     listener = StackListener(

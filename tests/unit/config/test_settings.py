@@ -8,7 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from config.settings import STORES, BadSettings, Settings, load_settings, save_stack_settings
+from config.settings import (
+    DEFAULT_HOME,
+    PROJECT_ROOT,
+    STORES,
+    BadSettings,
+    Settings,
+    given_home,
+    load_settings,
+    save_stack_settings,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -74,6 +83,26 @@ def test_a_bad_value_names_its_variable(
     monkeypatch.setenv(name, value)
     with pytest.raises(BadSettings, match=name):
         load_settings()
+
+
+def test_every_home_is_the_one_that_the_environment_names_or_in_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SECKILL_HOME", str(tmp_path / "a b:c'd"))
+    assert given_home() == tmp_path / "a b:c'd" == load_settings().home
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SECKILL_HOME", "here")
+    assert given_home() == tmp_path / "here"
+    monkeypatch.setenv("SECKILL_HOME", "")
+    assert given_home() == DEFAULT_HOME
+    # `up` alone asks for the default: it then leaves SECKILL_HOME out of what it says.
+    sources = [
+        path
+        for each in ("ops", "loadtest", "scripts")
+        for path in (PROJECT_ROOT / each).rglob("*.py")
+    ]
+    users = [path.name for path in sources if "DEFAULT_HOME" in path.read_text()]
+    assert users == ["up_screen.py"]
 
 
 def test_lists_are_plain_text(monkeypatch: pytest.MonkeyPatch) -> None:

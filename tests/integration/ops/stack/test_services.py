@@ -92,9 +92,9 @@ def processes_of(home: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def home() -> Iterator[Path]:
-    """A home with a space in its name, and other signs that configuration files know."""
+    """A home with a space, a colon and other signs that configuration files know in its name."""
     with temporary_home() as directory:
-        home = directory / "My stack (2) #1"
+        home = directory / "My stack (2): #1"
         home.mkdir(mode=0o755)
         yield home
         seckill(home, "down")
