@@ -10,9 +10,9 @@ from typing import Any
 import asyncpg
 
 from seckill.events import VERSION, EventMessage
-from seckill.webhooks import deliveries, endpoints, queue
-from seckill.webhooks.deliveries import ListedDelivery
+from seckill.webhooks import endpoints, queue, replays
 from seckill.webhooks.endpoints import WebhookEndpoint
+from seckill.webhooks.replays import ListedDelivery
 from seckill.webhooks.sender import WebhookSender
 
 Eventually = Callable[..., Awaitable[Any]]
@@ -44,7 +44,7 @@ class WebhookBench:
 
     async def all(self, state: str | None = None) -> list[ListedDelivery]:
         """Return deliveries, oldest first."""
-        found = await deliveries.newest(self.db, endpoint_id=None, state=state, limit=1000)
+        found = await replays.newest(self.db, endpoint_id=None, state=state, limit=1000)
         return found[::-1]
 
     async def count(self, state: str) -> int:

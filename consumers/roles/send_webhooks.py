@@ -95,6 +95,7 @@ class SendWebhooks:
             return []
         claimed = await deliveries.claim(self._db, wanted, self._lease_s)
         self._in_flight.update(each.endpoint_id for each in claimed)
+        metrics.ROLE_IN_FLIGHT.labels(NAME).inc(len(claimed))
         return [(known[each.endpoint_id], each) for each in claimed]
 
     async def attempt(
@@ -112,6 +113,7 @@ class SendWebhooks:
 
             if await until_available(record, NAME, stop):
                 metrics.WEBHOOK_DELIVERIES.labels(outcome).inc()
+                metrics.ROLE_DONE.labels(NAME).inc()
             if outcome != "delivered":
                 log.info(
                     "webhook %d: attempt %d of %s %s: %s %s",
@@ -124,6 +126,7 @@ class SendWebhooks:
                 )
         finally:
             self._in_flight[endpoint.endpoint_id] -= 1
+            metrics.ROLE_IN_FLIGHT.labels(NAME).dec()
             self._room.set()
 
     def _room_for(self, endpoint: WebhookEndpoint) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated
 from uuid import uuid4
 
 import typer
@@ -13,12 +13,13 @@ from rich.table import Column
 from config.settings import load_settings
 from ops.cli.console import Json, check_reason, show, table
 from ops.cli.stores import Stores, run
+from ops.cli.webhook_tables import described, moment, row_of, state_of, text
 from seckill import audit
 from seckill.errors import UserMistake
 from seckill.events import VERSION, EventMessage, encode_event
-from seckill.webhooks import deliveries, endpoints
+from seckill.webhooks import endpoints, replays
 from seckill.webhooks.addresses import check_url
-from seckill.webhooks.deliveries import ListedDelivery, public_id
+from seckill.webhooks.deliveries import public_id
 from seckill.webhooks.endpoints import WaitingDeliveries, WebhookEndpoint
 from seckill.webhooks.sender import EndpointAnswer, WebhookSender
 
@@ -65,7 +66,7 @@ def add_endpoint(
     made = run(lambda s: endpoints.add(s.db, url, event or (), actor=actor))
     what = ", ".join(made.topics) or "all events"
     show(
-        _plain(made, with_secrets=True),
+        described(made, with_secrets=True),
         as_json,
         f"webhook {made.endpoint_id}: {what} to {made.url}",
         f"secret: {made.secret}",
@@ -88,9 +89,9 @@ def list_endpoints(as_json: Json = False) -> None:
             str(each.endpoint_id),
             each.url,
             " ".join(each.topics) or "all",
-            _state(each),
+            state_of(each),
             str(left[each.endpoint_id].pending),
-            _moment(left[each.endpoint_id].oldest_pending),
+            moment(left[each.endpoint_id].oldest_pending),
             str(left[each.endpoint_id].dead),
         )
         for each in found
@@ -100,7 +101,7 @@ def list_endpoints(as_json: Json = False) -> None:
         *("state", "pending", "oldest", "dead"),
     )
     show(
-        [_plain(each, left[each.endpoint_id]) for each in found],
+        [described(each, left[each.endpoint_id]) for each in found],
         as_json,
         table(*columns, rows=rows, caption="times are UTC") if found else "no webhooks",
     )
@@ -119,8 +120,8 @@ def show_endpoint(
 
     found, waiting = run(look)
     left = waiting.get(endpoint_id, WaitingDeliveries())
-    plain = _plain(found, left, with_secrets=secret)
-    lines = [f"{name:<18}{_text(value)}" for name, value in plain.items()]
+    plain = described(found, left, with_secrets=secret)
+    lines = [f"{name:<18}{text(value)}" for name, value in plain.items()]
     show(plain, as_json, *lines)
 
 
@@ -143,7 +144,7 @@ def change_endpoint(
     actor = audit.operator_name()
     made = run(lambda s: endpoints.change(s.db, endpoint_id, url=url, topics=topics, actor=actor))
     what = ", ".join(made.topics) or "all events"
-    show(_plain(made), as_json, f"webhook {made.endpoint_id}: {what} to {made.url}")
+    show(described(made), as_json, f"webhook {made.endpoint_id}: {what} to {made.url}")
 
 
 @webhook_app.command("rotate")
@@ -158,7 +159,7 @@ def rotate_secret(
     keep, actor = timedelta(hours=keep_hours), audit.operator_name()
     made = run(lambda s: endpoints.rotate(s.db, endpoint_id, keep_old=keep, actor=actor))
     old = f"the old one signs for {keep_hours:g} h more" if keep else "the old one signs no more"
-    show(_plain(made, with_secrets=True), as_json, f"secret: {made.secret}", old)
+    show(described(made, with_secrets=True), as_json, f"secret: {made.secret}", old)
 
 
 @webhook_app.command("remove")
@@ -181,7 +182,7 @@ def enable_endpoint(endpoint_id: EndpointId, as_json: Json = False) -> None:
     """Send to an endpoint again, beginning with what waits for it."""
     actor = audit.operator_name()
     made = run(lambda s: endpoints.switch(s.db, endpoint_id, on=True, actor=actor, reason=""))
-    show(_plain(made), as_json, f"webhook {endpoint_id} is enabled; {_NOW_SENT}")
+    show(described(made), as_json, f"webhook {endpoint_id} is enabled; {_NOW_SENT}")
 
 
 @webhook_app.command("disable")
@@ -190,7 +191,7 @@ def disable_endpoint(endpoint_id: EndpointId, reason: Reason, as_json: Json = Fa
     check_reason(reason)
     actor = audit.operator_name()
     made = run(lambda s: endpoints.switch(s.db, endpoint_id, on=False, actor=actor, reason=reason))
-    show(_plain(made), as_json, f"webhook {endpoint_id} is disabled; its events wait")
+    show(described(made), as_json, f"webhook {endpoint_id} is disabled; its events wait")
 
 
 @webhook_app.command("deliveries")
@@ -203,12 +204,12 @@ def list_deliveries(
 ) -> None:
     """List deliveries, newest first."""
     wanted = DeliveryState.DEAD if dead else state
-    found = run(lambda s: deliveries.newest(s.db, endpoint_id=webhook, state=wanted, limit=limit))
+    found = run(lambda s: replays.newest(s.db, endpoint_id=webhook, state=wanted, limit=limit))
     columns = ("delivery", "webhook", "event", "state", "attempts", "queued", "next attempt")
     shown = table(
         *columns,
         Column("last answer", overflow="fold"),
-        rows=map(_row, found),
+        rows=map(row_of, found),
         caption="times are UTC",
     )
     show(found, as_json, shown if found else "no deliveries")
@@ -228,13 +229,13 @@ def replay(
     """Send deliveries again, by their numbers; or all dead ones of a webhook."""
     if bool(delivery) == (webhook is not None) or (since and webhook is None):
         raise UserMistake("give the numbers of deliveries, or --webhook ID (and --since TIME)")
-    moment, actor = _since(since), audit.operator_name()
+    start, actor = _since(since), audit.operator_name()
 
     async def again(stores: Stores) -> int:
         if webhook is None:
-            return await deliveries.replay(stores.db, delivery or [], actor=actor)
+            return await replays.replay(stores.db, delivery or [], actor=actor)
         await endpoints.find(stores.db, webhook)
-        return await deliveries.replay_dead(stores.db, webhook, moment, actor=actor)
+        return await replays.replay_dead(stores.db, webhook, start, actor=actor)
 
     count = run(again)
     show({"replayed": count}, as_json, f"{count} deliveries wait; {_NOW_SENT}")
@@ -260,51 +261,6 @@ def try_endpoint(endpoint_id: EndpointId, as_json: Json = False) -> None:
         raise typer.Exit(1)
 
 
-def _plain(
-    endpoint: WebhookEndpoint,
-    left: WaitingDeliveries | None = None,
-    *,
-    with_secrets: bool = False,
-) -> dict[str, Any]:
-    plain: dict[str, Any] = {
-        "webhook": endpoint.endpoint_id,
-        "url": endpoint.url,
-        "events": list(endpoint.topics),
-        "enabled": endpoint.enabled,
-        "disabled_because": endpoint.disabled_because,
-        "failing_since": endpoint.failing_since,
-        "resumes_at": endpoint.resume_at if endpoint.rests else None,
-        "created_at": endpoint.created_at,
-    }
-    if left is not None:
-        plain["pending"], plain["dead"] = left.pending, left.dead
-        plain["oldest_pending"] = left.oldest_pending
-    if with_secrets:
-        plain["secret"], plain["old_secret"] = endpoint.secret, endpoint.old_secret
-    return plain
-
-
-def _state(endpoint: WebhookEndpoint) -> str:
-    if not endpoint.enabled:
-        return f"disabled: {endpoint.disabled_because}"
-    if endpoint.failing_since:
-        return f"failing since {_moment(endpoint.failing_since)}"
-    return "well"
-
-
-def _row(each: ListedDelivery) -> tuple[str, ...]:
-    return (
-        str(each.delivery_id),
-        str(each.endpoint_id),
-        each.topic,
-        each.state,
-        str(each.attempts),
-        _moment(each.queued_at),
-        _moment(each.next_attempt_at) if each.state == DeliveryState.PENDING else "",
-        f"{each.last_status or ''} {each.last_words or ''}".strip(),
-    )
-
-
 def _since(text: str | None) -> datetime | None:
     if text is None:
         return None
@@ -315,17 +271,3 @@ def _since(text: str | None) -> datetime | None:
             f"--since {text!r}: give an ISO time such as 2030-11-11T20:00:00+08:00"
         ) from error
     return found if found.tzinfo else found.replace(tzinfo=UTC)
-
-
-def _moment(moment: datetime | None) -> str:
-    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}" if moment else ""
-
-
-def _text(value: object) -> str:
-    if isinstance(value, datetime):
-        return _moment(value)
-    if isinstance(value, list):
-        return " ".join(value) or "all"
-    if value is None or isinstance(value, bool):
-        return {True: "yes", False: "no", None: "-"}[value]
-    return str(value)

@@ -1,4 +1,4 @@
-"""The deliveries: which one is next, what came of it, and what is done with the dead ones.
+"""The deliveries: which one is next, what came of it, and when it is given up.
 
 A process takes a delivery by a lease. The lease ends with the attempt, or by itself after the
 process was killed; then another process sends the same message again, with the same id.
@@ -6,9 +6,8 @@ process was killed; then another process sends the same message again, with the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from collections.abc import Mapping
+from datetime import timedelta
 from typing import NamedTuple
 from uuid import UUID
 
@@ -17,7 +16,6 @@ import asyncpg
 from seckill import audit
 from seckill.adapters.postgres import database_errors_as_unavailable, transaction
 from seckill.backoff import Backoff
-from seckill.errors import Missing
 from seckill.webhooks.endpoints import WebhookEndpoint
 from seckill.webhooks.sender import GONE, EndpointAnswer
 
@@ -78,26 +76,6 @@ UPDATE webhook_endpoints
        )
  WHERE endpoint_id = $1
 """
-_LIST = """
-SELECT d.delivery_id, d.endpoint_id, e.url, d.message_id, m.topic, d.state, d.attempts,
-       d.queued_at, d.next_attempt_at, d.last_at, d.last_status, d.last_words
-  FROM webhook_deliveries d JOIN webhook_messages m USING (message_id)
-  JOIN webhook_endpoints e USING (endpoint_id)
- WHERE ($1::bigint IS NULL OR endpoint_id = $1) AND ($2::text IS NULL OR d.state = $2)
- ORDER BY d.delivery_id DESC LIMIT $3
-"""
-_AGAIN = """
-UPDATE webhook_deliveries
-   SET state = 'pending', attempts = 0, leased_until = NULL, queued_at = now(),
-       next_attempt_at = now(), give_up_at = now() + interval '3 days'
-"""
-
-_DEAD_AGAIN = f"""{_AGAIN}
- WHERE endpoint_id = $1 AND state = 'dead'
-   AND ($2::timestamptz IS NULL
-        OR message_id IN (SELECT message_id FROM webhook_messages WHERE queued_at >= $2))
-RETURNING 1
-"""  # noqa: S608 - ours
 
 
 class ClaimedDelivery(NamedTuple):
@@ -109,24 +87,6 @@ class ClaimedDelivery(NamedTuple):
     attempts: int
     message_id: UUID
     body: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class ListedDelivery:
-    """A delivery as people see it."""
-
-    delivery_id: int
-    endpoint_id: int
-    url: str
-    message_id: str
-    topic: str
-    state: str
-    attempts: int
-    queued_at: datetime
-    next_attempt_at: datetime
-    last_at: datetime | None
-    last_status: int | None
-    last_words: str | None
 
 
 def public_id(message_id: UUID) -> str:
@@ -197,46 +157,6 @@ async def upkeep(db: asyncpg.Pool) -> int:
             UPKEEP_MAX,
         )
     return len(died)
-
-
-async def newest(
-    db: asyncpg.Pool, *, endpoint_id: int | None, state: str | None, limit: int
-) -> list[ListedDelivery]:
-    """Return deliveries, newest first."""
-    with database_errors_as_unavailable():
-        rows = await db.fetch(_LIST, endpoint_id, state, limit)
-    return [ListedDelivery(**{**row, "message_id": public_id(row["message_id"])}) for row in rows]
-
-
-async def replay(db: asyncpg.Pool, delivery_ids: Sequence[int], *, actor: str) -> int:
-    """Send deliveries again, whatever became of them; raise Missing if one does not exist."""
-    async with transaction(db) as connection:
-        rows = await connection.fetch(
-            f"{_AGAIN} WHERE delivery_id = ANY ($1) RETURNING delivery_id", delivery_ids
-        )
-        if missing := sorted(set(delivery_ids) - {row[0] for row in rows}):
-            raise Missing(
-                f"there is no delivery {', '.join(map(str, missing))}; "
-                "`seckill webhook deliveries` shows them"
-            )
-        details = {"deliveries": list(delivery_ids)}
-        await audit.record(connection, "webhook.replay", actor=actor, reason="", details=details)
-        return len(rows)
-
-
-async def replay_dead(
-    db: asyncpg.Pool, endpoint_id: int, since: datetime | None, *, actor: str
-) -> int:
-    """Send again what is dead of an endpoint, of events since a time; return how many."""
-    async with transaction(db) as connection:
-        rows = await connection.fetch(
-            _DEAD_AGAIN,
-            endpoint_id,
-            since,
-        )
-        details = {"endpoint_id": endpoint_id, "since": since, "deliveries": len(rows)}
-        await audit.record(connection, "webhook.replay", actor=actor, reason="", details=details)
-        return len(rows)
 
 
 async def _recovered(db: asyncpg.Pool, endpoint_id: int) -> None:

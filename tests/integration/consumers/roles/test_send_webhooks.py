@@ -11,7 +11,7 @@ from aiohttp import web
 from consumers.roles import send_webhooks
 from consumers.roles.send_webhooks import SendWebhooks
 from seckill import audit
-from seckill.webhooks import deliveries, endpoints
+from seckill.webhooks import deliveries, endpoints, replays
 from tests.webhook_receiver import Receiver, documented_check
 from tests.webhooks import WebhookBench
 
@@ -197,7 +197,7 @@ async def test_an_endpoint_that_is_gone_for_three_days_has_dead_letters_and_a_re
 
     # A replay of all that died, with the same ids
     first = set(shop_server.ids)
-    count = await deliveries.replay_dead(db, endpoint.endpoint_id, None, actor="ann")
+    count = await replays.replay_dead(db, endpoint.endpoint_id, None, actor="ann")
     assert count == 2
     while await once():
         pass
@@ -207,7 +207,7 @@ async def test_an_endpoint_that_is_gone_for_three_days_has_dead_letters_and_a_re
 
     # And one by its number, though it was delivered
     sent = len(shop_server.ids)
-    await deliveries.replay(db, [(await bench.all())[0].delivery_id], actor="ann")
+    await replays.replay(db, [(await bench.all())[0].delivery_id], actor="ann")
     assert await once() == 1
     assert len(shop_server.ids) == sent + 1
 
@@ -219,7 +219,7 @@ async def test_dead_ones_are_replayed_since_a_time(bench, db, shop_server):
     await bench.queue()
     await db.execute("UPDATE webhook_deliveries SET state = 'dead'")
     since = await db.fetchval("SELECT now() - interval '1 hour'")
-    assert await deliveries.replay_dead(db, endpoint.endpoint_id, since, actor="ann") == 1
+    assert await replays.replay_dead(db, endpoint.endpoint_id, since, actor="ann") == 1
     assert [each.state for each in await bench.all()] == ["dead", "pending"]
 
 
