@@ -42,7 +42,8 @@ from seckill.errors import SeckillError
 from seckill.inventory.reservations import Stock
 from seckill.sales import rate_limits, sales
 from seckill.sales.rate_limits import SaleLimit
-from seckill.sales.sales import NewSale, Sale
+from seckill.sales.sales import Sale
+from seckill.sales.terms import NewSale
 from seckill.sales.token_buckets import TokenBuckets
 
 #: The home of load runs. Its stores stay; each run opens sales of its own.

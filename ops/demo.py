@@ -25,7 +25,8 @@ from seckill.payments import wallets
 from seckill.payments.payment import new_tx_id
 from seckill.payments.wallets import Coupon, TopUp
 from seckill.sales import sales
-from seckill.sales.sales import NewSale, Sale
+from seckill.sales.sales import Sale
+from seckill.sales.terms import NewSale
 from seckill_client.buyer import BuyerClient
 from seckill_client.client import SeckillClient
 from seckill_client.errors import RequestRefused, SeckillClientError

@@ -24,7 +24,8 @@ from seckill.auth.key_ring import KeyRing
 from seckill.consistency import verify
 from seckill.inventory.reservations import Stock
 from seckill.sales import sales
-from seckill.sales.sales import NewSale, Sale
+from seckill.sales.sales import Sale
+from seckill.sales.terms import NewSale
 from tests import pgbouncer
 from tests.checkout import CheckoutBench
 from tests.transactions import Probe, TransactionBench

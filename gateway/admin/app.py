@@ -32,9 +32,9 @@ from gateway.http.problems import Handler, Problem, Refused, add_routes
 from gateway.http.requests import read_json, sale_id_of
 from gateway.http.responses import json_response
 from seckill.consistency import snapshots
-from seckill.sales import listing, sales
+from seckill.sales import listing, sales, terms
 from seckill.sales.doubts import doubts_about
-from seckill.sales.sales import NewSale
+from seckill.sales.terms import NewSale
 
 #: Longest wait for a quiet ledger; to wait longer, a client asks again.
 WAIT_MAX_S = 60.0
@@ -94,7 +94,7 @@ async def create_sale(request: web.Request) -> web.Response:
     """Make a sale. No buyer can grab before it is opened."""
     new = await read_json(request, _new_sale)
     edge = request.app[EDGE]
-    sales.check_times(new.opens_at, new.closes_at, new.announce_at)
+    terms.check_times(new.opens_at, new.closes_at, new.announce_at)
     with on_record("create", f"sale {new.sale_id!r}"):
         sale = await sales.create(edge[DB], edge[STOCK], new)
     return json_response({**asdict(sale), "warnings": doubts_about(sale)}, status=201)

@@ -10,7 +10,7 @@ import msgspec
 from config.limits import RATE_MAX, Op
 from seckill.sales import rate_limits
 from seckill.sales.rate_limits import SaleLimit
-from seckill.sales.sales import UNITS_MAX, Units
+from seckill.sales.terms import UNITS_MAX, Units
 from seckill.sales.token_buckets import TokenBuckets
 
 Rate = Annotated[int, msgspec.Meta(ge=1, le=RATE_MAX)]

@@ -10,7 +10,7 @@ import typer
 
 from seckill.auth import proof_of_work
 from seckill.errors import UserMistake
-from seckill.sales.sales import PAYMENT_WINDOW_MAX_S, PRICE_CENTS_MAX, UNITS_MAX
+from seckill.sales.terms import PAYMENT_WINDOW_MAX_S, PRICE_CENTS_MAX, UNITS_MAX
 
 STOCK = typer.Option(help="Units for sale.", min=1, max=UNITS_MAX)
 PRICE_CENTS = typer.Option(

@@ -36,11 +36,12 @@ from seckill.consistency import archive, fencing, preflight
 from seckill.consistency.fencing import FenceReason
 from seckill.currencies import amount_text
 from seckill.errors import Conflict, Missing, SeckillError, Unavailable, WrongState
-from seckill.sales import drafts, listing, restock, sales
+from seckill.sales import drafts, listing, restock, sales, terms
 from seckill.sales.description import parse_metadata
 from seckill.sales.doubts import doubts_about
 from seckill.sales.listing import SoldUnits
-from seckill.sales.sales import NewSale, Sale
+from seckill.sales.sales import Sale
+from seckill.sales.terms import NewSale
 
 #: Why sales need a rebuild; None while that is not known.
 Troubles = dict[str, FenceReason] | None
@@ -72,7 +73,7 @@ def create_sale(
     """Make a sale. No buyer sees it or can grab before it is opened."""
     opens, closes = moment("--opens-at", opens_at), moment("--closes-at", closes_at)
     announce = moment("--announce-at", announce_at)
-    sales.check_times(opens, closes, announce)
+    terms.check_times(opens, closes, announce)
 
     async def create(stores: Stores) -> Sale:
         new = NewSale(
@@ -127,7 +128,7 @@ def edit_sale(
         "closes_at": (closes_at, moment("--closes-at", closes_at)),
         "announce_at": (announce_at, moment("--announce-at", announce_at)),
     }
-    sales.check_times(**{name: at for name, (_, at) in times.items()})
+    terms.check_times(**{name: at for name, (_, at) in times.items()})
     typed = {
         "stock": stock,
         "price_cents": price_cents,

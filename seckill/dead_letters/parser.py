@@ -19,7 +19,7 @@ from seckill import order_ids
 from seckill.adapters import topology
 from seckill.auth import tickets
 from seckill.messages import BODY_BYTES_MAX
-from seckill.sales.sales import UNITS_MAX
+from seckill.sales.terms import UNITS_MAX
 
 #: 9999-12-31: the last day that a datetime can hold.
 _MS_MAX = 253_402_214_400_000

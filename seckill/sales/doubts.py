@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from seckill.currencies import amount_text, digits_of
-from seckill.sales.sales import NewSale, Sale
+from seckill.sales.sales import Sale
+from seckill.sales.terms import NewSale
 
 #: A price that changes so many times over is a slip of the decimal point.
 TIMES = 100

@@ -18,8 +18,9 @@ from seckill import audit
 from seckill.adapters.postgres import transaction
 from seckill.errors import Conflict, UserMistake, WrongState
 from seckill.inventory.reservations import ChangeOutcome, Stock
-from seckill.sales import sales
-from seckill.sales.sales import NewSale, Sale
+from seckill.sales import sales, terms
+from seckill.sales.sales import Sale
+from seckill.sales.terms import NewSale
 
 #: The terms that may change, each as in NewSale; one that is left out stays as it is.
 SaleEdit = msgspec.defstruct(
@@ -41,7 +42,7 @@ def changes_of(sent: msgspec.Struct) -> dict[str, object]:
         if (value := getattr(sent, name)) is not msgspec.UNSET
     }
     times = {name: changes.get(name) for name in ("opens_at", "closes_at", "announce_at")}
-    sales.check_times(**times)
+    terms.check_times(**times)
     return changes
 
 
@@ -61,7 +62,7 @@ async def edit(db: asyncpg.Pool, stock: Stock, sale_id: str, changes: Mapping[st
                     f"sale {sale_id} is open; its units change by: seckill sale restock {sale_id}"
                 )
             new = msgspec.structs.replace(_terms_of(sale), **_visibility(changes))
-            sales.check_terms(new)
+            terms.check_terms(new)
             await sales.check_window(connection, new.payment_window_s)
             columns = new.columns()
             assigned = ", ".join(f"{name} = ${at}" for at, name in enumerate(columns, start=2))
@@ -160,5 +161,5 @@ def _terms_of(sale: Sale) -> NewSale:
     return NewSale(
         sale_id=sale.sale_id,
         stock=sale.total,
-        **{name: getattr(sale, name) for name in sales.TERMS},
+        **{name: getattr(sale, name) for name in terms.TERMS},
     )

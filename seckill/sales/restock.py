@@ -16,7 +16,8 @@ from seckill.adapters.postgres import transaction
 from seckill.errors import BrokenSale, Conflict, Unavailable, UserMistake, WrongState
 from seckill.inventory.reservations import RestockOutcome, RestockReply, Stock
 from seckill.sales import listing, sales
-from seckill.sales.sales import UNITS_MAX, Sale
+from seckill.sales.sales import Sale
+from seckill.sales.terms import UNITS_MAX
 
 
 async def restock(

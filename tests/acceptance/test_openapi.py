@@ -17,7 +17,7 @@ from gateway.http.requests import SALE_ID
 from seckill.errors import WrongState
 from seckill.payments import refunds, wallets
 from seckill.sales import sales
-from seckill.sales.sales import NewSale
+from seckill.sales.terms import NewSale
 
 CONFIG = Path(__file__).with_name("schemathesis.toml")
 

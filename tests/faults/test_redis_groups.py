@@ -37,7 +37,8 @@ from seckill.errors import ForeignStore
 from seckill.inventory.reservations import Stock
 from seckill.inventory.trial import try_grab
 from seckill.sales import sales
-from seckill.sales.sales import NewSale, Sale
+from seckill.sales.sales import Sale
+from seckill.sales.terms import NewSale
 from tests.processes import Processes, eventually
 
 PASSWORD = "s3cr3t"

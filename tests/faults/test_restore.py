@@ -30,7 +30,8 @@ from seckill.inventory.reservations import Stock
 from seckill.payments.provider import ChargeStatus
 from seckill.payments.sandbox_client import SandboxClient
 from seckill.sales import sales
-from seckill.sales.sales import NewSale, Sale
+from seckill.sales.sales import Sale
+from seckill.sales.terms import NewSale
 from tests.processes import Process, Processes, eventually
 
 STOCK, PRICE = 12, 1999

@@ -16,7 +16,7 @@ from seckill.auth import tickets
 from seckill.auth.key_ring import KeyRing
 from seckill.inventory.reservations import Stock
 from seckill.sales import sales
-from seckill.sales.sales import NewSale
+from seckill.sales.terms import NewSale
 from tests.fuzz.twins import TicketMaker, Twin, Twins
 from tests.processes import limits_profile
 

@@ -15,7 +15,7 @@ from seckill.consistency import fencing, history
 from seckill.consistency.fencing import FenceReason
 from seckill.inventory.reservations import Stock
 from seckill.sales import sales
-from seckill.sales.sales import NewSale
+from seckill.sales.terms import NewSale
 from tests.integration.shop import Shop
 
 

@@ -28,7 +28,7 @@ from seckill.consistency.preflight import Preflight
 from seckill.errors import Conflict, NotReady, Unavailable, WrongQueue
 from seckill.inventory.reservations import Stock
 from seckill.sales import sales
-from seckill.sales.sales import NewSale
+from seckill.sales.terms import NewSale
 
 
 @pytest.fixture(scope="module")

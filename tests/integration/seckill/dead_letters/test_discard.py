@@ -12,7 +12,7 @@ from seckill.dead_letters.resolution import DiscardEffect, Resolution
 from seckill.errors import Permanent, Unavailable
 from seckill.orders import orders
 from seckill.sales import sales
-from seckill.sales.sales import NewSale
+from seckill.sales.terms import NewSale
 
 
 async def test_a_discarded_letter_gives_its_unit_back(

@@ -40,7 +40,7 @@ from seckill.orders.orders import Placement
 from seckill.payments import refunds, wallets
 from seckill.payments.checkout import PAYMENT
 from seckill.sales import sales
-from seckill.sales.sales import NewSale
+from seckill.sales.terms import NewSale
 from seckill.transactions import attempts
 from seckill.transactions.states import BranchCall, BranchOp, TransactionState
 from tests.checkout import BRANCHES, CheckoutBench, payer

@@ -8,8 +8,8 @@ import pytest
 
 from seckill.adapters import redis_keys
 from seckill.errors import Conflict, Missing, UserMistake, WrongState
-from seckill.sales import drafts, sales
-from seckill.sales.sales import NewSale
+from seckill.sales import drafts, sales, terms
+from seckill.sales.terms import NewSale
 
 LATER = datetime(2030, 1, 1, 20, tzinfo=UTC)
 
@@ -123,9 +123,9 @@ async def test_a_deleted_sale_is_gone_and_its_id_is_free_a_moment_later(
 
 def test_times_that_are_over_are_refused():
     now = datetime.now(UTC)
-    sales.check_times(None, None)
-    sales.check_times(now, now + timedelta(hours=1))
+    terms.check_times(None, None)
+    terms.check_times(now, now + timedelta(hours=1))
     for times in ((None, now), (now - timedelta(hours=1), None), (None, now - timedelta(days=9))):
         with pytest.raises(UserMistake, match="is over") as refused:
-            sales.check_times(*times)
+            terms.check_times(*times)
         assert "\n" not in str(refused.value)

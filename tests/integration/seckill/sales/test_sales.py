@@ -11,7 +11,7 @@ from seckill.adapters import redis_keys, topology
 from seckill.errors import Conflict, Unavailable, UserMistake, WrongState
 from seckill.inventory.reservations import Verdict
 from seckill.sales import sales
-from seckill.sales.sales import NewSale
+from seckill.sales.terms import NewSale
 
 KEYS = (redis_keys.stock, redis_keys.sale, redis_keys.holders, redis_keys.outbox)
 

@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from seckill.sales.doubts import doubts_about
-from seckill.sales.sales import NewSale, Sale
+from seckill.sales.sales import Sale
+from seckill.sales.terms import NewSale
 
 NOW = datetime.now(UTC)
 WAS = Sale("s", 1, 1999, 1, None, None, 900, 0, "created", False, False, 9, 1, "EUR")

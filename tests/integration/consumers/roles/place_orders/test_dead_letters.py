@@ -13,7 +13,7 @@ from seckill.errors import Unavailable
 from seckill.messages import BODY_BYTES_MAX, PLACE_ENTRIES_MAX
 from seckill.orders import orders
 from seckill.sales import sales
-from seckill.sales.sales import NewSale
+from seckill.sales.terms import NewSale
 
 UNREADABLE = {
     "empty": b"",
