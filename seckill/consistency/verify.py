@@ -183,14 +183,7 @@ def _check_money(ledger: Ledger, money: MoneyCheck) -> None:
         "transactions open": len(money.open_txs),
         "card payments unknown": len(money.unknown_txs),
     }
-    for each in money.external:
-        unit = "cents" if each.is_of_sale else each.currency
-        ledger.lines |= {
-            f"external taken, {unit}": each.taken_cents,
-            f"external earned, {unit}": each.earned_cents,
-            f"external due back, {unit}": each.due_back_cents,
-            f"external sent back, {unit}": each.sent_back_cents,
-        }
+    ledger.lines |= _external_lines(money)
     checks = (
         (not money.wrong_orders, f"I7: orders and payments differ: {_named(money.wrong_orders)}"),
         (not money.misbooked_txs, f"I8: ended, not as booked: {_named(money.misbooked_txs)}"),
@@ -205,6 +198,20 @@ def _check_money(ledger: Ledger, money: MoneyCheck) -> None:
         ),
     )
     ledger.violations += [text for holds, text in checks if not holds]
+
+
+def _external_lines(money: MoneyCheck) -> dict[str, int]:
+    """Return where the money of the shop's own checkout is, in each currency by itself."""
+    lines: dict[str, int] = {}
+    for each in money.external:
+        unit = "cents" if each.is_of_sale else each.currency
+        lines |= {
+            f"external taken, {unit}": each.taken_cents,
+            f"external earned, {unit}": each.earned_cents,
+            f"external due back, {unit}": each.due_back_cents,
+            f"external sent back, {unit}": each.sent_back_cents,
+        }
+    return lines
 
 
 async def _check_charges(
