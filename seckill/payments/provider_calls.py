@@ -12,6 +12,7 @@ import msgspec
 from seckill import metrics
 from seckill.errors import Unavailable
 from seckill.outages import OUTAGES, PROVIDER
+from seckill.spans import current
 
 T = TypeVar("T")
 
@@ -23,7 +24,10 @@ def observed(call: str) -> Iterator[None]:
 
     def observe(result: str) -> None:
         took_s = time.monotonic() - began_at
-        metrics.PROVIDER_CALL_SECONDS.labels(call, result).observe(took_s)
+        calls = metrics.PROVIDER_CALL_SECONDS.labels(call, result)
+        calls.observe(took_s)
+        if context := current():
+            calls.exemplify(took_s, context.trace_id)
 
     try:
         yield

@@ -11,6 +11,7 @@ from aiohttp import ClientSession
 from ops.processes.ports import free_port
 from seckill.orders.orders import Placement
 from seckill.payments.stripe_webhooks import SIGNATURE, sign
+from seckill_client.client import SeckillClient
 from tests.checkout import payer
 from tests.localstripe import ASKS, DECLINED, KEY, SECRET, VISA, LocalStripe
 from tests.processes import eventually
@@ -132,6 +133,28 @@ async def test_a_declined_buyer_reads_why_and_pays_with_another_card(stripe, pla
         return (await call(order, VISA))[0] == 200
 
     await eventually(paid, "another card pays")
+
+
+async def test_the_python_client_names_the_banks_page_and_hears_how_it_ends(
+    gateway, stripe, open_sale, login_for
+):
+    sale = await open_sale(stock=1)
+    login = login_for(payer())["Authorization"].removeprefix("Bearer ")
+    async with SeckillClient(gateway.url) as client:
+        buyer = client.buyer(login)
+        order_id = (await buyer.grab(sale.sale_id)).order_id
+        card = await stripe.card(ASKS)
+        order = await buyer.pay(order_id, "card", payment_method=card, return_url=BACK)
+        assert order.status == "paying"
+
+        async with (
+            ClientSession() as browser,
+            browser.post(
+                order.action_url, data={"answer": "yes"}, allow_redirects=False
+            ) as response,
+        ):
+            assert response.status == 303
+        assert (await buyer.wait_until(order_id, "paid")).status == "paid"
 
 
 async def test_a_webhook_counts_with_stripes_signature_alone(http, placed):

@@ -101,15 +101,19 @@ def pay(login_for, db):
 
 @pytest.fixture
 def tree_of(collector: Collector, processes: Processes):
-    """Wait for the last span of an order; return its only tree, the same in file and collector."""
+    """Wait for the last spans of an order; return its only tree, the same in file and collector.
 
-    async def find(order_id: str, last: str) -> SpanTree:
+    Each process sends its own when it can, so a span of each process is waited for.
+    """
+
+    async def find(order_id: str, *last: str) -> SpanTree:
         async def whole():
             spans = collector.of_order(order_id)
             roots = grow(spans)
-            return roots if last in {s.name for s in spans} and len(roots) == 1 else None
+            there = {*last} <= {s.name for s in spans}
+            return roots if there and len(roots) == 1 else None
 
-        (root,) = await eventually(whole, f"one tree with the span {last!r}", within_s=60)
+        (root,) = await eventually(whole, f"one tree with the spans {last}", within_s=60)
         code, out, err = await processes.ask("trace", order_id, "--json")
         assert code == 0, err
         (in_file,) = json.loads(out)
@@ -139,6 +143,23 @@ def span_named(tree: SpanTree, name: str) -> StoredSpan:
     return next(span for _, span in tree.walk() if span.name == name)
 
 
+async def named(process: Process, trace_id: str, name: str) -> set[tuple[str, ...]]:
+    """Return the labels of a histogram's buckets that name a trace."""
+    accept = {"Accept": "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"}
+    async with (
+        ClientSession() as admin,
+        admin.get(f"{process.admin_url}/metrics", headers=accept) as response,
+    ):
+        assert response.content_type == "application/openmetrics-text"
+        families = [*text_string_to_metric_families(await response.text())]
+    samples = (s for f in families if f.name == name for s in f.samples if s.exemplar)
+    return {
+        (*(value for label, value in sample.labels.items() if label != "le"),)
+        for sample in samples
+        if sample.exemplar.labels == {"trace_id": trace_id}
+    }
+
+
 async def test_a_paid_and_shipped_order_is_one_tree(
     http, open_sale, grab_for, pay, tree_of, db, processes
 ) -> None:
@@ -148,7 +169,7 @@ async def test_a_paid_and_shipped_order_is_one_tree(
     order_id = await grab_for(http, sale, buyer)
     await pay(http, order_id, buyer)
 
-    tree = await tree_of(order_id, "send saga.completed")
+    tree = await tree_of(order_id, PAY, "send saga.completed")
     code, out, err = await processes.ask("order", "show", order_id, "--json")
     life = json.loads(out) if code == 0 else err
     times = [moment["at"] for moment in life["moments"]]
@@ -192,14 +213,14 @@ async def test_a_paid_and_shipped_order_is_one_tree(
 
 
 async def test_an_order_paid_by_card_and_shipped_is_one_tree_with_the_provider_s_calls(
-    http, open_sale, grab_for, pay, tree_of, processes
+    http, open_sale, grab_for, pay, tree_of, processes, gateway
 ) -> None:
     sale = await open_sale()
     buyer = payer()
     order_id = await grab_for(http, sale, buyer)
     await pay(http, order_id, buyer, "card")
 
-    tree = await tree_of(order_id, "send saga.completed")
+    tree = await tree_of(order_id, PAY, "send saga.completed")
 
     code, out, err = await processes.ask("trace", order_id)
     assert code == 0, err
@@ -213,6 +234,8 @@ async def test_an_order_paid_by_card_and_shipped_is_one_tree_with_the_provider_s
     paths = [str(s.attributes["url.path"]) for _, s in tree.walk() if s.kind == "client"]
     assert [path.rpartition("/")[2] for path in paths] == ["authorise", "capture"]
     assert [path for path in paths if path not in out] == []
+    calls = await named(gateway, tree.span.trace_id, "seckill_provider_call_seconds")
+    assert calls == {("authorise", "ok")}
 
 
 async def test_histograms_name_the_traces_of_what_they_counted(
@@ -220,28 +243,15 @@ async def test_histograms_name_the_traces_of_what_they_counted(
 ) -> None:
     sale = await open_sale()
     order_id = await grab_for(http, sale, "ann")
-    await tree_of(order_id, "send order.placed")
+    await tree_of(order_id, GRAB, "send order.placed")
     trace_id = order_id.replace("-", "")
 
-    async def named(process, name):
-        accept = {"Accept": "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"}
-        async with (
-            ClientSession() as admin,
-            admin.get(f"{process.admin_url}/metrics", headers=accept) as response,
-        ):
-            assert response.content_type == "application/openmetrics-text"
-            families = [*text_string_to_metric_families(await response.text())]
-        samples = (s for f in families if f.name == name for s in f.samples if s.exemplar)
-        return {
-            (*(v for k, v in sample.labels.items() if k != "le"),)
-            for sample in samples
-            if sample.exemplar.labels == {"trace_id": trace_id}
-        }
-
-    assert await named(gateway, "seckill_grab_seconds") == {("accepted",)}
+    assert await named(gateway, trace_id, "seckill_grab_seconds") == {("accepted",)}
     stages = {"queue", "call", "wait_publish", "confirm"}
-    assert await named(gateway, "seckill_grab_stage_seconds") == {(stage,) for stage in stages}
-    assert await named(consumers, "seckill_placement_seconds") == {()}
+    assert await named(gateway, trace_id, "seckill_grab_stage_seconds") == {
+        (stage,) for stage in stages
+    }
+    assert await named(consumers, trace_id, "seckill_placement_seconds") == {()}
     code, out, err = await processes.ask("trace", trace_id)
     assert code == 0, err
     assert out.startswith(f"order {order_id}, trace {trace_id}")
