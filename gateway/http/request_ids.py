@@ -34,11 +34,15 @@ def new_request_id() -> str:
 
 def begin_request(request: web.Request) -> None:
     """Name a request, for its answer and for what is logged while it is handled."""
-    sent = request.headers.get(HEADER, "")
-    name = request[_OF_REQUEST] = sent if SANE.match(sent) else new_request_id()
+    name = request[_OF_REQUEST] = _id_of(request)
     REQUEST_ID.set(name)
 
 
 async def name_answer(request: web.Request, response: web.StreamResponse) -> None:
     """Put the request's id on its answer, also where no handler ran."""
-    response.headers[HEADER] = request.get(_OF_REQUEST) or new_request_id()
+    response.headers[HEADER] = request.get(_OF_REQUEST) or _id_of(request)
+
+
+def _id_of(request: web.Request) -> str:
+    sent = request.headers.get(HEADER, "")
+    return sent if SANE.match(sent) else new_request_id()

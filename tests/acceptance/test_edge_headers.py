@@ -20,7 +20,7 @@ async def test_every_answer_carries_them(http, open_sale, ticket_for, login_for)
     sale = await open_sale(stock=1)
     path = f"/v1/sales/{sale.sale_id}"
     alice, bob = ({"Seckill-Ticket": ticket_for(sale, name)} for name in ("alice", "bob"))
-    seen = []
+    seen, ids = [], set()
     for method, where, headers, body in [
         ("GET", "/v1/sales", {}, None),
         ("GET", path, {}, None),
@@ -37,16 +37,27 @@ async def test_every_answer_carries_them(http, open_sale, ticket_for, login_for)
     ]:
         async with http.request(method, where, headers=headers, json=body) as response:
             got = response.headers
-            # The list of sales alone may be kept, for a second.
-            cached = (method, where) == ("GET", "/v1/sales")
+            # Views of sales alone may be kept, for a second.
+            cached = method == "GET" and where in ("/v1/sales", path)
             expected = COMMON | ({"Cache-Control": "public, max-age=1"} if cached else {})
             assert {name: got.get(name) for name in COMMON} == expected, (method, where)
             assert got["Server"] == "seckill"
+            ids.add(got["Request-Id"])
             # Not over plain HTTP, and not for pages that no setting allows.
             assert "Strict-Transport-Security" not in got
             assert not [name for name in got if name.startswith(("Access-Control", "Vary"))]
             seen.append(response.status)
     assert seen == [200, 200, 201, 202, 200, 409, 422, 413, 401, 401, 404, 405]
+    assert len(ids) == len(seen)
+
+
+async def test_an_answer_has_the_id_of_its_request(http, open_sale, ticket_for):
+    sale = await open_sale()
+    path = f"/v1/sales/{sale.sale_id}"
+    sent = {"Request-Id": "req-1042", "Seckill-Ticket": ticket_for(sale, "alice")}
+    for method, where in (("GET", path), ("POST", f"{path}/grabs"), ("GET", "/v1/nothing")):
+        async with http.request(method, where, headers=sent, json={"quantity": 1}) as response:
+            assert response.headers["Request-Id"] == "req-1042"
 
 
 @pytest.mark.parametrize(
