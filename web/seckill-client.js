@@ -523,9 +523,10 @@ export class SeckillClient {
       this.#token ??= await this.#login({ refresh: false });
       all.Authorization = `Bearer ${this.#token}`;
     }
+    // No `cache: "no-store"`: the answers say that themselves, and Chromium would then ask before
+    // every request whether this page may send it.
     const response = await this.#fetch(this.#url + path, {
-      method, signal, headers: all, body: body && JSON.stringify(body),
-      credentials: "omit", cache: path === "/proof-worker.js" ? "default" : "no-store",
+      method, signal, headers: all, body: body && JSON.stringify(body), credentials: "omit",
     });
     if (!response.ok) throw await refusal(response);
     return response;

@@ -135,6 +135,10 @@ def operation(
     return declare
 
 
+#: Headers that a problem has where their value is known: a sale may have no time of opening.
+HEADERS_WHERE_KNOWN: dict[Problem, tuple[str, ...]] = {Problem.NOT_OPEN: ("Retry-After",)}
+
+
 def headers_of(problem: Problem) -> set[str]:
     """Return the names of the headers that a problem is answered with, beside those of all."""
     return {*problem_headers(problem), *_OWN_HEADERS.get(problem, ())} - COMMON.keys()

@@ -15,6 +15,7 @@ import msgspec
 from aiohttp import web
 
 from gateway.http.contract import (
+    HEADERS_WHERE_KNOWN,
     Body,
     Operation,
     Parameter,
@@ -206,6 +207,7 @@ def _answer(answer: ResponseSpec, schemas: Schemas) -> Json:
 
 def _refusal(status: int, problems: Sequence[Problem]) -> Json:
     sent = [headers_of(problem) for problem in problems]
+    maybe = {name for problem in problems for name in HEADERS_WHERE_KNOWN.get(problem, ())}
     narrowed = {
         "status": {"const": status},
         "code": {"enum": [problem.code for problem in problems]},
@@ -214,7 +216,7 @@ def _refusal(status: int, problems: Sequence[Problem]) -> Json:
         "description": "\n\n".join(f"`{p.code}`: {p.value.title}." for p in problems),
         "headers": {
             name: _header(name, always=all(name in names for names in sent))
-            for name in sorted(set().union(*sent))
+            for name in sorted(maybe.union(*sent))
         },
         "content": {
             CONTENT_TYPE: {
