@@ -16,6 +16,7 @@ TOPICS = (
     "order.paid",
     "order.cancelled",
     "order.refunded",
+    "order.partly_refunded",
     "saga.completed",
     "saga.compensated",
     "saga.parked",

@@ -74,11 +74,24 @@ def refund(
         typer.Argument(metavar="ORDER", help="The order's id.", callback=check_order_id),
     ],
     reason: Annotated[str, typer.Option(help="Why; the buyer reads it, and the audit keeps it.")],
+    amount_cents: Annotated[
+        int | None,
+        typer.Option(help="Only so much of the money; the order stays paid.", min=1, max=CENTS_MAX),
+    ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option(help="With --amount-cents: a repeat with this key gives nothing more back."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Take a paid order back: its units are for sale again; money and coupon go back."""
     check_reason(reason)
     actor = audit.operator_name()
+    if amount_cents is not None:
+        _refund_part(order_id, amount_cents, key or new_tx_id(), reason, as_json=as_json)
+        return
+    if key is not None:
+        raise UserMistake("--key goes with --amount-cents")
 
     async def refund_traced(stores: Stores) -> str:
         start_ns = time.time_ns()
@@ -90,6 +103,20 @@ def refund(
     state = run(refund_traced)
     more = "" if state == "refunded" else ": its money is still to go back"
     show({"order_id": order_id, "status": state}, as_json, f"order {order_id} is {state}{more}")
+
+
+def _refund_part(order_id: str, cents: int, key: str, reason: str, *, as_json: bool) -> None:
+    actor = audit.operator_name()
+    state = run(
+        lambda s: refunds.refund_part(s.db, order_id, cents, key=key, actor=actor, reason=reason)
+    )
+    words = {
+        "done": "its money is back",
+        "begun": "the provider is told to give it back",
+        "refused": "the provider does not give it back",
+    }
+    plain = {"order_id": order_id, "key": key, "cents": cents, "status": state}
+    show(plain, as_json, f"order {order_id}: part {key} of {cents} cents: {words[state]}")
 
 
 def unknown_payments(

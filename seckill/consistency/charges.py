@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import asyncpg
 
 from seckill.adapters.postgres import database_errors_as_unavailable
-from seckill.payments.provider import Charge, ChargeRequest, Provider
+from seckill.payments.provider import Charge, ChargeRequest, ChargeStatus, Provider
 
 #: States of a payment that will end as the charge does: it is paid, or the provider is still asked.
 _KNOWN = ("trying", "paid", "refunding")
@@ -39,6 +39,8 @@ class ChargeComparison:
     orphans: list[OrphanCharge]
     #: Orders that are paid in PostgreSQL by a charge whose money went back.
     unfunded: list[str]
+    #: Keys of charges of which another part went back than is booked.
+    wrong_parts: list[str]
 
 
 async def compare(db: asyncpg.Pool, provider: Provider, sale_id: str) -> ChargeComparison | None:
@@ -53,8 +55,11 @@ async def compare(db: asyncpg.Pool, provider: Provider, sale_id: str) -> ChargeC
         return None
     with database_errors_as_unavailable():
         rows = await db.fetch(
-            "SELECT tx_id, order_id::text, state, next_ask_at IS NOT NULL AS is_asked"
-            "  FROM payments WHERE tx_id = ANY ($1)",
+            "SELECT tx_id, order_id::text, state, next_ask_at IS NOT NULL AS is_asked,"
+            "       parts_refunded(tx_id) AS parts,"
+            "       (SELECT coalesce(sum(cents), 0)::bigint FROM refund_parts r"
+            "         WHERE r.tx_id = p.tx_id AND r.state <> 'refused') AS parts_max"
+            "  FROM payments p WHERE tx_id = ANY ($1)",
             [charge.key for charge in charges],
         )
     # Money that came for a cancelled payment is given back when the provider is asked.
@@ -64,7 +69,30 @@ async def compare(db: asyncpg.Pool, provider: Provider, sale_id: str) -> ChargeC
     return ChargeComparison(
         [_orphan(each) for each in found if await _still_has_money(provider, each)],
         [paid[each.key] for each in charges if each.is_over and each.key in paid],
+        await _wrong_parts(provider, charges, {row["tx_id"]: row for row in rows}),
     )
+
+
+async def _wrong_parts(
+    provider: Provider, charges: Sequence[Charge], rows: Mapping[str, asyncpg.Record]
+) -> list[str]:
+    """Return the keys of captured charges of which more, or less, went back than in PostgreSQL.
+
+    A part has its row before the provider is asked. It is booked afterwards, so a charge that seems
+    to lack a part is asked about again.
+    """
+    wrong = []
+    for charge in charges:
+        row = rows.get(charge.key)
+        if row is None or row["state"] != "paid" or charge.status is not ChargeStatus.CAPTURED:
+            continue
+        too_little = charge.refunded_cents < row["parts"]
+        if too_little:
+            now = await provider.find(_orphan(charge).charge)
+            too_little = now.refunded_cents < row["parts"]
+        if too_little or charge.refunded_cents > row["parts_max"]:
+            wrong.append(charge.key)
+    return wrong
 
 
 def total(orphans: Collection[OrphanCharge]) -> int:

@@ -18,6 +18,8 @@ _TOTALS = """
 SELECT coalesce(sum(-e.cents) FILTER (WHERE e.kind = 'payment'), 0)::bigint,
        coalesce(sum(-e.cents) FILTER (WHERE e.kind = 'discount'), 0)::bigint,
        coalesce(sum(e.cents) FILTER (WHERE e.kind = 'refund'), 0)::bigint
+         + (SELECT coalesce(sum(r.cents), 0)::bigint FROM refund_parts r
+             WHERE r.sale_id = $1 AND r.state = 'done')
   FROM payments p JOIN entries e ON e.tx = p.tx_id AND e.account <> 'revenue'
  WHERE p.sale_id = $1
 """
@@ -40,8 +42,12 @@ SELECT tx_id FROM transactions
  WHERE due_at IS NULL AND ended_at IS NULL AND args ->> 'sale_id' = $1
 """
 
-# Card payments without an outcome.
-_UNKNOWN = "SELECT tx_id FROM payments WHERE next_ask_at IS NOT NULL AND sale_id = $1"
+# Card payments without an outcome, and parts of them on their way back.
+_UNKNOWN = """
+SELECT tx_id FROM payments WHERE next_ask_at IS NOT NULL AND sale_id = $1
+ UNION ALL
+SELECT tx_id FROM refund_parts WHERE next_ask_at IS NOT NULL AND sale_id = $1
+"""
 
 # An order and its payment are in the same state, and no other payment holds the order.
 _WRONG_ORDERS = """
@@ -66,14 +72,17 @@ SELECT p.tx_id
             WHEN 'card' THEN 'provider' WHEN 'external' THEN 'external'
             ELSE 'wallet:' || p.buyer_id END), 0) AS charged,
           coalesce(sum(-cents) FILTER (WHERE account = 'discount'), 0) AS given
-     FROM entries WHERE tx = p.tx_id) booked
+     FROM entries
+    WHERE tx = ANY (p.tx_id || ARRAY(SELECT r.refund_id FROM refund_parts r
+                                      WHERE r.tx_id = p.tx_id))) booked
  CROSS JOIN LATERAL (SELECT p.state IN ('paid', 'refunding') AS counts) due
  WHERE p.sale_id = $1 AND p.tx_id <> ALL ($2)
    AND (p.state = 'trying'
         OR EXISTS (SELECT FROM wallet_holds h WHERE h.tx_id = p.tx_id)
         OR c.state = 'locked'
         OR (c.state IS NOT NULL) <> (due.counts AND p.coupon_id IS NOT NULL)
-        OR booked.charged <> CASE WHEN due.counts THEN p.amount_cents ELSE 0 END
+        OR booked.charged <> CASE WHEN due.counts THEN p.amount_cents - parts_refunded(p.tx_id)
+                                  ELSE 0 END
         OR booked.given <> CASE WHEN due.counts THEN p.discount_cents ELSE 0 END)
 """
 

@@ -44,6 +44,10 @@ UNION ALL
 SELECT e.at, 'booked ' || e.kind || ' on ' || e.account, jsonb_build_object('cents', e.cents)
   FROM entries e JOIN payments p ON p.tx_id = e.tx WHERE p.order_id = $1
 UNION ALL
+SELECT r.changed_at, 'refund of a part, ' || r.refund_id || ': ' || r.state,
+       jsonb_build_object('cents', r.cents, 'reason', r.reason)
+  FROM refund_parts r WHERE r.order_id = $1
+UNION ALL
 SELECT reported_at, 'external payment ' || reference || ' reported: ' || amount_cents || ' '
          || currency, jsonb_build_object('paid_at', paid_at)
   FROM external_payments WHERE order_id = $1

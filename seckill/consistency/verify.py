@@ -232,6 +232,11 @@ async def _check_charges(
             f"I7: paid here, and voided at the provider: {_named(compared.unfunded)}; repeat each "
             "refund: seckill refund ORDER"
         )
+    if compared.wrong_parts:
+        ledger.violations.append(
+            "I7: the provider gave back other parts than are booked: "
+            f"{_named(compared.wrong_parts)}; look at each: seckill order"
+        )
     if orphans:
         ledger.violations.append(
             f"I7: the provider has {charges.total(orphans)} cents of charges without a payment: "

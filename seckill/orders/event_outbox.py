@@ -31,7 +31,8 @@ PUBLISHER_LOCK = 0x5EC_4112
 _ORDERS = """
 SELECT e.id, o.order_id::text, o.sale_id, o.buyer_id, o.quantity, o.amount_cents,
        s.currency, coalesce(c.version, 0),
-       CASE WHEN e.topic NOT IN ('order.placed', 'order.paid') THEN o.reason END
+       CASE WHEN e.topic NOT IN ('order.placed', 'order.paid', 'order.partly_refunded')
+            THEN o.reason END
   FROM events e, unnest(e.order_ids, e.versions) AS c (order_id, version)
   JOIN orders o USING (order_id)
   JOIN sales s USING (sale_id)

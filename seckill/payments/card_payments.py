@@ -54,6 +54,11 @@ _DECIDED = frozenset(
 _OPEN = frozenset({ChargeStatus.PENDING, ChargeStatus.REQUIRES_ACTION, ChargeStatus.UNKNOWN})
 
 
+def lease_s(call_timeout_s: float) -> float:
+    """Return how long a process may take to ask about a payment, which is two calls at most."""
+    return 2 * call_timeout_s + LEASE_MARGIN_S
+
+
 class CardPayments:
     """Begins card payments, and asks about those without an outcome."""
 
@@ -63,7 +68,7 @@ class CardPayments:
         """Give up `grace_s` after the end of the payment window."""
         self._store = store
         self._provider = provider
-        self._lease_s = 2 * call_timeout_s + LEASE_MARGIN_S
+        self._lease_s = lease_s(call_timeout_s)
         self._grace_s = grace_s
         self._begin: MicroBatcher[tuple[str, Payment], StartedCardPayment] = MicroBatcher(
             answering_each(self._begin_all), max_batch=512, max_calls=2
