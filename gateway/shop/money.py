@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from hashlib import sha256
 from typing import Annotated, Literal
 
 import asyncpg
@@ -25,7 +24,6 @@ from seckill.auth.tickets import ID
 from seckill.errors import WrongState
 from seckill.payments import wallets
 from seckill.payments.wallets import CENTS_MAX, Coupon, TopUp, Wallet
-from seckill.shop.kept_answers import KeyedCall
 from seckill.shop.tokens import Scope
 
 Cents = Annotated[int, msgspec.Meta(ge=1, le=CENTS_MAX)]
@@ -104,7 +102,7 @@ async def top_up_wallet(request: web.Request) -> web.Response:
     wanted, call = parse_json(body, _top_up), keyed_call(request, body)
 
     async def change(connection: asyncpg.Connection) -> bytes:
-        top_up = TopUp(_tx_id_of(call), buyer_id, wanted.amount_cents)
+        top_up = TopUp(f"shop-{call.made_id}", buyer_id, wanted.amount_cents)
         if await wallets.top_up(connection, [top_up]):
             await audit.record(
                 connection,
@@ -160,11 +158,6 @@ async def issue_coupon(request: web.Request) -> web.Response:
         return msgspec.json.encode(_coupon_view(coupon))
 
     return await change_once(request, body, change)
-
-
-def _tx_id_of(call: KeyedCall) -> str:
-    """Return the posting's id: one for each key, also when its answer is no longer kept."""
-    return f"shop-{sha256(f'{call.token}~{call.key}'.encode()).hexdigest()[:32]}"
 
 
 def _wallet_view(wallet: Wallet) -> WalletView:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import asyncpg
 import msgspec
 from aiohttp import web
@@ -13,8 +15,9 @@ from gateway.http.shop_auth import shop_token
 from gateway.orders.traces import traced_order
 from gateway.sales.changes import Reason
 from gateway.shop.calls import CALLER
-from gateway.shop.idempotency import IDEMPOTENCY_KEY, change_once
-from gateway.shop.orders import PAID, order_of_path, view_of_order
+from gateway.shop.idempotency import IDEMPOTENCY_KEY, change_once, keyed_call
+from gateway.shop.money import Cents
+from gateway.shop.orders import PAID, ShopOrderView, order_of_path, view_of_order
 from seckill.errors import Missing
 from seckill.orders.orders import FINAL
 from seckill.payments import refunds
@@ -28,9 +31,24 @@ class OrderReason(msgspec.Struct, forbid_unknown_fields=True):
     reason: Reason
 
 
+class NewRefund(msgspec.Struct, forbid_unknown_fields=True):
+    """What goes back: a part of the money, or all that is left, with the units and the coupon."""
+
+    reason: Reason
+    amount_cents: Cents | None = None
+
+
+class Refund(msgspec.Struct):
+    """`done`; `begun` until the card provider, or the shop, has given the money back; `refused`."""
+
+    status: Literal["done", "begun", "refused"]
+    order: ShopOrderView
+
+
 _decoder = msgspec.json.Decoder(OrderReason)
+_new_refund = msgspec.json.Decoder(NewRefund)
 _CANCELLED = msgspec.structs.replace(PAID, status="cancelled", reason="wrong address", method=None)
-_REFUNDED = msgspec.structs.replace(PAID, status="refunded", reason="came back")
+_REFUND = Refund("done", msgspec.structs.replace(PAID, refunded_cents=500))
 
 
 @operation(
@@ -68,27 +86,31 @@ async def cancel_shop_order(request: web.Request) -> web.Response:
 
 
 @operation(
-    "Refund a paid order",
-    ResponseSpec(
-        200,
-        "`refunded`, or `refunding` until the card provider has given the money back.",
-        _REFUNDED,
-    ),
+    "Refund a paid order, or a part of its money",
+    ResponseSpec(200, "It is refunded, or that has begun.", _REFUND),
     tag="orders",
     parameters=[ORDER_ID, IDEMPOTENCY_KEY],
     identities=[shop_token(Scope.MONEY)],
-    body=json_body(OrderReason("came back")),
+    body=json_body(NewRefund("a scratch", 500)),
     problems=[Problem.CONFLICT, Problem.RATE_LIMITED],
 )
 async def refund_order(request: web.Request) -> web.Response:
-    """Take a paid order back: its units are for sale again; money and coupon go back."""
+    """Take a paid order back as a whole, or give a part of the money back; then it stays paid."""
     async with traced_order(request, "/shop/v1/orders/{order_id}/refunds"):
         order_id, caller, body = order_id_of(request), request[CALLER], await read_body(request)
-        reason = parse_json(body, _decoder).reason
+        wanted, call = parse_json(body, _new_refund), keyed_call(request, body)
+        why = {"actor": caller.actor, "reason": wanted.reason}
 
         async def change(connection: asyncpg.Connection) -> bytes:
-            await refunds.refund(connection, order_id, actor=caller.actor, reason=reason)
-            return msgspec.json.encode(view_of_order(await _order(connection, order_id)))
+            if wanted.amount_cents is None:
+                state = await refunds.refund(connection, order_id, **why)
+                status = "done" if state == "refunded" else "begun"
+            else:
+                status = await refunds.refund_part(
+                    connection, order_id, wanted.amount_cents, key=call.made_id, **why
+                )
+            order = view_of_order(await _order(connection, order_id))
+            return msgspec.json.encode({"status": status, "order": order})
 
         return await change_once(request, body, change)
 

@@ -70,6 +70,7 @@ class ShopOrderView(msgspec.Struct):
     discount_cents: int | None
     coupon_id: str | None
     provider_ref: str | None
+    refunded_cents: int
     currency: str
 
 
@@ -117,6 +118,7 @@ PAID = ShopOrderView(
     0,
     None,
     "ch_1",
+    0,
     "USD",
 )
 _LIFE = OrderLifeView(

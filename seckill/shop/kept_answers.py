@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from hashlib import sha256
 
 import asyncpg
 
@@ -35,6 +36,11 @@ class KeyedCall:
     token: str
     key: str
     digest: bytes
+
+    @property
+    def made_id(self) -> str:
+        """An id for what the call makes: one for each key, also when its answer is kept no more."""
+        return sha256(f"{self.token}~{self.key}".encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,8 @@ _COLUMNS = (
     "o.order_id::text, o.sale_id, o.buyer_id, o.quantity, o.amount_cents, o.state, o.reason,"
     " o.version, o.created_at, o.pay_by, o.ended_at, p.method, p.amount_cents, p.discount_cents,"
     " p.coupon_id, p.provider_ref,"
+    " CASE WHEN o.state = 'refunded' THEN coalesce(p.amount_cents, 0)"
+    " ELSE parts_refunded(o.paying_tx) END,"
     " (SELECT s.currency FROM sales s WHERE s.sale_id = o.sale_id)"
 )
 #: How it was paid; money that was only tried does not count.
@@ -48,7 +50,7 @@ SELECT {nulls}, (SELECT count(*) FROM seen),
 """
 _NULLS = (
     "NULL::text, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL::timestamptz, NULL::timestamptz,"
-    " NULL::timestamptz, NULL, NULL, NULL, NULL, NULL, NULL"
+    " NULL::timestamptz, NULL, NULL, NULL, NULL, NULL, NULL, NULL"
 )
 _NEWEST_FIRST = _PAGE.format(
     above=">=",
@@ -110,6 +112,8 @@ class ShopOrder:
     discount_cents: int | None
     coupon_id: str | None
     provider_ref: str | None
+    #: What has gone back, in parts or as a whole.
+    refunded_cents: int
     currency: str
 
 

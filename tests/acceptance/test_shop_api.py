@@ -248,9 +248,22 @@ async def test_a_paid_order_is_refunded_and_not_cancelled(
         409,
         "not_cancellable",
     )
+    part, part_key = {**body, "amount_cents": 500}, {"Idempotency-Key": f"{order.order_id}-part"}
+    for _ in range(2):
+        _, shown = await call(clerk, "POST", f"{path}/refunds", json=part, headers=part_key)
+        assert (shown["status"], shown["order"]["status"]) == ("done", "paid")
+        assert shown["order"]["refunded_cents"] == 500
+    too_much = {**body, "amount_cents": 1500}
+    refused = {"Idempotency-Key": f"{order.order_id}-too-much"}
+    assert await refusal(clerk, "POST", f"{path}/refunds", json=too_much, headers=refused) == (
+        422,
+        "bad_request",
+    )
+    assert await wallet_of(clerk, order.buyer_id) == 500
     for _ in range(2):
         status, shown = await call(clerk, "POST", f"{path}/refunds", json=body, headers=key)
-        assert (status, shown["status"], shown["paid_cents"]) == (200, "refunded", 1999)
+        assert (status, shown["status"], shown["order"]["status"]) == (200, "done", "refunded")
+        assert shown["order"]["refunded_cents"] == shown["order"]["paid_cents"] == 1999
     other = {"Idempotency-Key": f"{order.order_id}-again"}
     again = await refusal(clerk, "POST", f"{path}/refunds", json=body, headers=other)
     assert again == (409, "conflict")
