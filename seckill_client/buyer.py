@@ -9,6 +9,7 @@ from contextlib import aclosing
 from functools import partial
 from itertools import count
 
+from seckill_client.answers import ServerAnswer
 from seckill_client.clock import ServerClock
 from seckill_client.errors import (
     ComeBackLater,
@@ -34,6 +35,9 @@ FRESH_S = 5.0
 LOOK_S = 300.0
 #: Proofs of work in a row whose answers were lost; then something else is wrong.
 PROOFS_MAX = 3
+
+#: Of a card payment that failed after its answer: the order is still there to be paid.
+DECLINED = ServerAnswer(402, {"code": "declined", "detail": "the payment was not accepted"})
 
 
 class BuyerClient:
@@ -139,10 +143,13 @@ class BuyerClient:
                     raise
                 order = await self.order(order_id)
             order = await self._decided(order, deadline)
-            # Not paid after all, which its answer did not know yet: the same call says why.
+            # Not paid after all, which its answer did not know yet.
             failed = order.status in ("pending", "cancelled", "rejected")
             if not failed or time.monotonic() >= deadline:
                 return order
+            if method == "card" and order.status == "pending":
+                # The same call would say why, and might charge the card: the buyer decides that.
+                raise RequestRefused(str(call), DECLINED)
             await asyncio.sleep(wait_s(tried, None))
         raise AssertionError("bug: numbers have ended")
 

@@ -253,8 +253,17 @@ async def test_a_payment_that_failed_later_says_why(buyer, server, status, then,
     server.will(PAY, (202, paying), problem(then, code))
     server.will(SHOW, order(status))
     with pytest.raises(RequestRefused) as refused:
-        await buyer.pay("o1", "card")
+        await buyer.pay("o1")
     assert refused.value.code == code
+
+
+async def test_a_card_that_was_declined_later_is_not_tried_again(buyer, server) -> None:
+    server.will(PAY, (202, {**QUEUED, "status": "paying", "next_poll_ms": 1}))
+    server.will(SHOW, order("pending"))
+    with pytest.raises(RequestRefused) as refused:
+        await buyer.pay("o1", "card")
+    assert (refused.value.code, refused.value.status) == ("declined", 402)
+    assert server.asked[PAY] == 1
 
 
 async def test_a_payment_that_waits_for_its_buyer_is_returned_at_once(buyer, server) -> None:
