@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import logging
 import sys
-from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from typer.core import TyperCommand, TyperGroup
-
-from ops.cli import quick_help
 
 if TYPE_CHECKING:
     from typer._click import Command, Context
@@ -136,9 +133,7 @@ class Commands(TyperGroup):
     ) -> tuple[str | None, Command | None, list[str]]:
         """Return the command that was typed, imported."""
         name, command, rest = super().resolve_command(ctx, args)
-        if not quick_help.is_asked(args):
-            return name, command and load(str(name)), rest
-        return name, command and quick_help.load_for_help(partial(load, str(name))), rest
+        return name, command and load(str(name)), rest
 
 
 app = typer.Typer(cls=Commands, add_completion=False, no_args_is_help=True)
