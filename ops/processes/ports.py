@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import socket
+from collections import deque
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,13 +17,19 @@ LOOPBACK = "127.0.0.1"
 _RANGE = range(20_000, 32_000)
 _ATTEMPTS = 200
 _handed_out: set[int] = set()
+#: The last ports that were handed out stay reserved: a store takes seconds until it listens, and
+#: other processes of ours look for ports meanwhile. More are never awaited at a time.
+_reserved: deque[socket.socket] = deque(maxlen=64)
 
 
 def free_port() -> int:
-    """Return a port on which no process listens, and never the same one twice."""
+    """Return a port on which no process listens, and never the same one twice.
+
+    Nor one that another process has just been given, which does not listen on it yet.
+    """
     for _ in range(_ATTEMPTS):
         port = random.choice(_RANGE)  # noqa: S311 - spread, not secrecy
-        if port not in _handed_out and _is_free(port):
+        if port not in _handed_out and _is_free(port) and _reserve(port):
             _handed_out.add(port)
             return port
     raise OSError(f"no free port between {_RANGE.start} and {_RANGE.stop} on {LOOPBACK}")
@@ -43,6 +50,24 @@ def kept_port(home: Path, name: str) -> int:
         file.write_text(json.dumps({**kept, name: port}))
     _handed_out.add(port)
     return port
+
+
+def _reserve(port: int) -> bool:
+    """Return whether no other process has reserved a port, and this one has now.
+
+    A name in the abstract namespace (unix(7)) belongs to one socket, and is free when that is
+    closed, however its process ends.
+    """
+    claim = socket.socket(socket.AF_UNIX)
+    try:
+        claim.bind(f"\0seckill-port-{port}")
+    except OSError:
+        claim.close()
+        return False
+    if len(_reserved) == _reserved.maxlen:
+        _reserved.popleft().close()
+    _reserved.append(claim)
+    return True
 
 
 def _is_free(port: int, *, reuse: bool = False) -> bool:
