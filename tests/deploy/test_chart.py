@@ -26,7 +26,9 @@ SECRETS = {
     "SECKILL_ADMIN_TOKEN",
     "SECKILL_WEBHOOK_KEYS",
     "SECKILL_SHOP_KEYS",
+    "SECKILL_STRIPE_WEBHOOK_SECRET",
 }
+PROVIDER = {"SECKILL_STRIPE_KEY"}
 STORE_VARIABLES = {f"SECKILL_{name.upper()}" for name in STORES}
 
 Objects = list[dict[str, Any]]
@@ -113,10 +115,11 @@ def test_variables_are_settings_that_the_code_knows(
 
 
 def test_each_part_gets_the_secrets_that_it_needs_and_no_others(objects: Objects) -> None:
-    wanted = {"gateway": STORE_VARIABLES | SECRETS, "migrate": {"SECKILL_POSTGRES_DSN"}}
+    of_both = STORE_VARIABLES | PROVIDER
+    wanted = {"gateway": of_both | SECRETS, "migrate": {"SECKILL_POSTGRES_DSN"}}
     for workload in workloads(objects):
         secrets = {e["name"] for e in container_of(workload)["env"] if "valueFrom" in e}
-        assert secrets == wanted.get(component_of(workload), STORE_VARIABLES)
+        assert secrets == wanted.get(component_of(workload), of_both)
     assert of_kind(objects, "Secret") == []
 
 
