@@ -15,7 +15,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from ops.processes.child import START_DEADLINE_S, Child, StartFailed
+from ops.processes.child import START_DEADLINE_S, Child
 from ops.processes.ports import LOOPBACK, free_port, kept_port
 from ops.stack.discovery import ServerMissing, epmd, require
 from ops.stack.servers.greeting import until_greeted
@@ -59,11 +59,7 @@ async def prepare_nodes(place: StackHome, count: int) -> Server:
     The mapper is the first one. A node of several waits at its first start for the others.
     """
     require("rabbitmq")
-    directory, user = place.unprivileged("rabbitmq", "rabbitmq")
-    if _UNUSABLE & set(str(directory)):
-        raise StartFailed(
-            f"rabbitmq cannot work in {directory}: choose a SECKILL_HOME without quotes and \\"
-        )
+    directory, user = place.unprivileged("rabbitmq", "rabbitmq", unusable=_UNUSABLE)
     mapper_port = free_port()
     # Kept in the home, as the data directories are named after the nodes.
     home_id = hashlib.sha256(str(place.home / "rabbitmq").encode()).hexdigest()[:8]

@@ -44,32 +44,42 @@ class StackHome:
         directory.chmod(0o700)
         return directory
 
-    def unprivileged(self, name: str, preferred: str) -> tuple[Path, str | None]:
+    def unprivileged(
+        self, name: str, preferred: str, *, unusable: frozenset[str] = frozenset()
+    ) -> tuple[Path, str | None]:
         """Return the store's own directory, and the user to run it as when we are root.
 
         That is Debian's own user for the store, else `nobody`. A home that the user cannot reach
-        (below /root, say) is no use; the data then goes to /var/tmp, which survives a reboot, under
-        a name made from the home.
+        (below /root, say), or whose path has a character that the store cannot work with, is no
+        use; the data then goes to /var/tmp, which survives a reboot, under a name made from the
+        home.
         """
         directory = self.directory(name)
+        is_usable = unusable.isdisjoint(str(directory))
         if os.geteuid() != 0:
-            return directory, None
+            me = pwd.getpwuid(os.geteuid()).pw_name
+            return directory if is_usable else self._elsewhere(directory, preferred, me), None
         known = {entry.pw_name for entry in pwd.getpwall()}
         user = preferred if preferred in known else "nobody"
         give(directory, user)
         reachable = subprocess.run(["test", "-w", directory], cwd="/", check=False, **run_as(user))  # noqa: S607
-        if reachable.returncode == 0:
+        if is_usable and reachable.returncode == 0:
             return directory, user
+        elsewhere = self._elsewhere(directory, preferred, user)
+        give(elsewhere, user)
+        return elsewhere, user
+
+    def _elsewhere(self, directory: Path, preferred: str, user: str) -> Path:
+        """Return a directory of /var/tmp in the place of one of the home, with what is in that."""
         home_id = hashlib.sha256(str(self.home).encode()).hexdigest()[:12]
         elsewhere = Path("/var/tmp") / f"seckill-{preferred}-{home_id}"  # noqa: S108 - ownership is checked
         elsewhere.mkdir(mode=0o700, exist_ok=True)
-        if elsewhere.owner() not in (user, "root"):
-            raise StartFailed(f"{name}: {elsewhere} belongs to {elsewhere.owner()}")
+        if elsewhere.is_symlink() or elsewhere.owner() not in (user, "root"):
+            raise StartFailed(f"{preferred}: {elsewhere} belongs to {elsewhere.owner()}")
         if not any(elsewhere.iterdir()):  # data of a time when root ran the store
             for each in directory.iterdir():
                 shutil.move(each, elsewhere)
-        give(elsewhere, user)
-        return elsewhere, user
+        return elsewhere
 
     def spec(
         self,

@@ -6,6 +6,7 @@ Every test begins with `running`, which starts the stack of this module unless i
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import re
@@ -90,14 +91,21 @@ def processes_of(home: Path) -> list[str]:
     return found
 
 
+def broker_directory(home: Path) -> Path:
+    """Return where the broker has its files: outside a home whose path it cannot work with."""
+    home_id = hashlib.sha256(str(home).encode()).hexdigest()[:12]
+    return Path(f"/var/tmp/seckill-rabbitmq-{home_id}")  # noqa: S108 - where ops/stack puts it
+
+
 @pytest.fixture(scope="module")
 def home() -> Iterator[Path]:
-    """A home with a space, a colon and other signs that configuration files know in its name."""
+    """A home with quotes, a space and other signs that configuration files know in its name."""
     with temporary_home() as directory:
-        home = directory / "My stack (2): #1"
+        home = directory / 'Bob\'s "stack" (2): #1'
         home.mkdir(mode=0o755)
         yield home
         seckill(home, "down")
+        shutil.rmtree(broker_directory(home))
 
 
 @pytest.fixture
@@ -184,8 +192,9 @@ def test_stores_keep_no_order_that_is_not_on_disk(running: Path) -> None:
 
 
 def test_secrets_are_for_their_owner_alone(running: Path) -> None:
-    for name in ("secrets.json", "settings.json", "redis/redis.conf", "rabbitmq/rabbitmq.conf"):
-        assert (running / name).stat().st_mode & 0o077 == 0, name
+    files = [running / name for name in ("secrets.json", "settings.json", "redis/redis.conf")]
+    for file in (*files, broker_directory(running) / "rabbitmq.conf"):
+        assert file.stat().st_mode & 0o077 == 0, file
 
 
 def test_the_cookie_of_erlang_is_ours_and_root_does_not_run_the_broker(running: Path) -> None:
@@ -459,10 +468,3 @@ def test_up_with_a_store_that_does_not_answer_is_one_line_naming_the_setting(set
     (line,) = done.stderr.splitlines()
     assert "does not answer" in line
     assert setting in line
-
-
-def test_up_in_a_home_that_rabbitmq_cannot_use_is_one_line():
-    with temporary_home() as directory:
-        done = seckill(directory / "bob's", "up")
-    assert done.returncode == 1
-    assert "choose a SECKILL_HOME without quotes" in done.stderr
