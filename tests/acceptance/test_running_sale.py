@@ -148,7 +148,7 @@ BAD_RESTOCKS = [
     ({"units": "1", "from_total": 4, "reason": "x"}, 422, "units"),
     ({"units": 1, "from_total": 0, "reason": "x"}, 422, "from_total"),
     ({"units": 1, "from_total": 4, "reason": ""}, 422, "reason"),
-    ({"units": 1, "from_total": 4, "reason": "a\nb"}, 422, None),
+    ({"units": 1, "from_total": 4, "reason": "a\nb"}, 422, "reason"),
     ({"units": 1, "reason": "x"}, 422, None),
     ({"units": -4, "from_total": 4, "reason": "x"}, 422, None),
     ({"units": 1, "from_total": 5, "reason": "x"}, 409, None),
