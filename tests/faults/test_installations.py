@@ -90,7 +90,7 @@ async def test_two_installations_apart_by_a_namespace_sell_expire_and_verify(
         async def all_ran_out():
             words = ("verify", sale_id, "--wait", 60, "--json")
             lines = json.loads(await ask(on, environment, *words))["lines"]
-            return lines["orders cancelled"] == buyers and lines["redis stock"] == UNITS
+            return lines["orders_cancelled"] == buyers and lines["redis_stock"] == UNITS
 
         await eventually(all_ran_out, "every order has run out", within_s=60)
 
