@@ -43,10 +43,13 @@ WITH seen AS MATERIALIZED (
      AND ($5::text IS NULL OR state = $5)
    ORDER BY order_id {direction} LIMIT $6
 )
-SELECT {columns}, NULL::bigint AS looked_at, NULL::text AS last_seen FROM found o {payment}
-UNION ALL
-SELECT {nulls}, (SELECT count(*) FROM seen),
-       (SELECT order_id::text FROM seen ORDER BY order_id {opposite} LIMIT 1)
+SELECT * FROM (
+  SELECT {columns}, NULL::bigint AS looked_at, NULL::text AS last_seen FROM found o {payment}
+  UNION ALL
+  SELECT {nulls}, (SELECT count(*) FROM seen),
+         (SELECT order_id::text FROM seen ORDER BY order_id {opposite} LIMIT 1)
+) page
+ ORDER BY page.order_id::uuid {direction} NULLS LAST
 """
 _NULLS = (
     "NULL::text, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL::timestamptz, NULL::timestamptz,"
@@ -174,7 +177,7 @@ async def _page(
 ) -> OrderPage:
     with database_errors_as_unavailable():
         rows = await db.fetch(query, lower, upper, *_looked_for(wanted), limit)
-    *found, (*_, looked_at, last_seen) = rows  # an append keeps the order of its parts
+    *found, (*_, looked_at, last_seen) = rows
     orders = [ShopOrder(*row[:-2]) for row in found]
     if len(orders) == limit:
         return OrderPage(orders, orders[-1].order_id)

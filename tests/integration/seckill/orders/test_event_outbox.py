@@ -20,11 +20,12 @@ async def outbox(db):
     """Take what is in the outbox as (topic, items), without sales; it is empty at first."""
 
     async def take(family=("order", "saga")):
+        bodies, more = [], True
         async with db.acquire() as connection, connection.transaction():
-            found, more = await event_outbox.oldest(connection, 1000, 100_000)
-            assert not more
-            bodies = [msgspec.json.decode(e.body) for e in found if e.topic.startswith(family)]
-            await event_outbox.remove(connection, [e.event_id for e in found])
+            while more:
+                found, more = await event_outbox.oldest(connection, 1000, 100_000)
+                bodies += [msgspec.json.decode(e.body) for e in found if e.topic.startswith(family)]
+                await event_outbox.remove(connection, [e.event_id for e in found])
         items = [b.get("orders") or b.get("sagas") or b.get("sales") for b in bodies]
         return list(zip([b["topic"] for b in bodies], items, strict=True))
 
