@@ -248,7 +248,7 @@ async def test_only_the_shop_reports_payments(placed, report, shop_calls, settin
         *(("reference", value) for value in ("", ".", "..", "-x", "a b", "a/b", "é", "x" * 129, 7)),
         ("reference", "ok\n"),
         ("paid_at", "2026-11-27T19:14:00"),
-        ("paid_at", (NOW + timedelta(hours=1)).isoformat()),
+        ("paid_at", "2999-01-01T00:00:00Z"),
         ("paid_at", "0001-01-01T00:00:00+14:00"),
         ("paid_at", "9999-12-31T23:59:59-14:00"),
         ("paid_at", 1764270840),
