@@ -173,7 +173,7 @@ class CardPaymentStore:
                 await self._confirm(paid)
             if gone:  # two transactions, so that each takes its locks in order
                 await self._db.execute("SELECT cancel_card_payments($1)", gone)
-                await self._db.execute("SELECT refund_rest_of_cards($1)", gone)
+                await self._db.execute("SELECT refund_card_payments($1)", gone)
             rows = await self._db.fetch(
                 "SELECT tx_id, state FROM payments WHERE tx_id = ANY ($1)", list(charges)
             )

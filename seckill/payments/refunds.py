@@ -37,10 +37,10 @@ async def refund(
     `refunding` until the provider has returned the money. Then the coupon is good again, too.
     """
     async with transaction(db) as connection:
-        if not await connection.fetch("SELECT begin_whole_refunds($1, $2)", [order_id], reason):
+        if not await connection.fetch("SELECT begin_refunds($1, $2)", [order_id], reason):
             await _explain(connection, order_id)
         await connection.execute("SELECT release_shipments($1)", [order_id])
-        await connection.execute("SELECT refund_rest_to_wallets($1)", [order_id])
+        await connection.execute("SELECT refund_to_wallets($1)", [order_id])
         row = await connection.fetchrow(
             "SELECT p.tx_id, p.sale_id, p.amount_cents, o.state"
             "  FROM payments p JOIN orders o ON tx_id = paying_tx WHERE o.order_id = $1",
@@ -110,7 +110,7 @@ async def begin(db: asyncpg.Pool, order_ids: Sequence[str], reason: str) -> set[
     These wait: only what was charged can be returned. Orders in other states stay as they are.
     """
     async with transaction(db) as connection:
-        await connection.execute("SELECT begin_whole_refunds($1, $2)", order_ids, reason)
+        await connection.execute("SELECT begin_refunds($1, $2)", order_ids, reason)
         rows = await connection.fetch(
             "SELECT order_id::text FROM orders WHERE order_id = ANY ($1) AND state = 'paid'",
             order_ids,
@@ -125,9 +125,9 @@ async def finish(
     with database_errors_as_unavailable():
         # Two transactions, so that each takes its locks in order.
         if voided_payments:
-            await db.execute("SELECT refund_rest_of_cards($1)", voided_payments)
+            await db.execute("SELECT refund_card_payments($1)", voided_payments)
         if paid_by_wallet:
-            await db.execute("SELECT refund_rest_to_wallets($1)", paid_by_wallet)
+            await db.execute("SELECT refund_to_wallets($1)", paid_by_wallet)
 
 
 async def _explain(connection: asyncpg.Connection, order_id: str) -> None:

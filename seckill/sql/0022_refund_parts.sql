@@ -103,11 +103,10 @@ BEGIN
   RETURN 'done';
 END $$;
 
--- The three functions below are what refunds of the whole call. Those of 0005_payments.sql and
--- 0006_card_payments.sql that they are made after know no parts, and serve processes of the version
--- before.
--- As begin_refunds, and not while a part is on its way: both would give it back.
-CREATE OR REPLACE FUNCTION begin_whole_refunds(p_order_ids uuid[], p_reason text)
+-- The three functions below replace those of 0005_payments.sql and 0006_card_payments.sql, so that a
+-- process of the version before, which calls them in an upgrade, gives back no part twice.
+-- A refund of the whole does not begin while a part is on its way: both would give it back.
+CREATE OR REPLACE FUNCTION begin_refunds(p_order_ids uuid[], p_reason text)
 RETURNS SETOF uuid
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -143,8 +142,8 @@ BEGIN
   END LOOP;
 END $$;
 
--- As refund_to_wallets, without what went back in parts.
-CREATE OR REPLACE FUNCTION refund_rest_to_wallets(p_order_ids uuid[])
+-- What went back in parts does not go back again.
+CREATE OR REPLACE FUNCTION refund_to_wallets(p_order_ids uuid[])
 RETURNS SETOF uuid
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -189,8 +188,8 @@ BEGIN
   RETURN QUERY SELECT p.order_id FROM payments p WHERE p.tx_id = ANY (txs);
 END $$;
 
--- As refund_card_payments, without what went back in parts.
-CREATE OR REPLACE FUNCTION refund_rest_of_cards(p_txs text[])
+-- What went back in parts does not go back again.
+CREATE OR REPLACE FUNCTION refund_card_payments(p_txs text[])
 RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE

@@ -115,7 +115,7 @@ async def test_F12_a_failing_third_step_is_undone_in_reverse_though_its_workers_
         await workers.kill_in("'shipping'")
         async with held(*of_order):
             await notices.aclose()
-            await workers.kill_in("begin_whole_refunds")
+            await workers.kill_in("begin_refunds")
 
         # Then others go on
         tx_id = fulfilment.tx_id_of(order.order_id)
