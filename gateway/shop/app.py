@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 from aiohttp import web
 
@@ -19,7 +20,7 @@ from seckill.adapters import postgres
 #: keep a buyer waiting.
 POOL_MAX = 2
 #: What is shared with the public application.
-SHARED: tuple[web.AppKey[object], ...] = (  # type: ignore[assignment]
+SHARED: tuple[web.AppKey[Any], ...] = (
     SETTINGS,
     LIMITS,
     REDIS,
