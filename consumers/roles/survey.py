@@ -42,7 +42,7 @@ class Survey:
         self._db = db
         self._external = ExternalPayments(db)
         self._stock = stock
-        #: Open sales that are reported by name, the largest ones.
+        #: Open sales that are reported by name: the largest ones, and of equal ones the newest.
         self._sales_named = sales_named
 
     async def run_once(self) -> Polled:

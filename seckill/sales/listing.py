@@ -15,7 +15,7 @@ _LIVE_IDS = f"SELECT sale_id FROM sales WHERE {_LIVE} ORDER BY number"  # noqa: 
 _LIVE_UNITS = f"""
 SELECT sale_id, CASE WHEN closes_at < now() THEN 'over' ELSE state END, opened_at IS NOT NULL,
        total, available, frozen, sold
-  FROM sales JOIN inventory USING (sale_id) WHERE {_LIVE}
+  FROM sales JOIN inventory USING (sale_id) WHERE {_LIVE} ORDER BY number DESC
 """  # noqa: S608 - ours
 #: The condition of the index `sales_listed`, as what was never opened is not for buyers yet, and
 #: what is hidden neither.
@@ -65,7 +65,7 @@ async def live_sales(db: asyncpg.Pool) -> list[Sale]:
 
 
 async def live_units(db: asyncpg.Pool) -> list[LiveUnits]:
-    """Return the units of all live sales."""
+    """Return the units of all live sales, newest first."""
     with database_errors_as_unavailable():
         rows = await db.fetch(_LIVE_UNITS)
     return [LiveUnits(*row) for row in rows]
