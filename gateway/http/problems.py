@@ -72,7 +72,7 @@ class Problem(Enum):
     SOLD_OUT = ProblemKind(409, "The sale is sold out")
     TOO_FEW_LEFT = ProblemKind(409, "Fewer units are left than the grab asks for")
     PROOF_USED = ProblemKind(409, "This proof of work has been used already")
-    CONFLICT = ProblemKind(409, "The sale is in a state that does not allow this")
+    CONFLICT = ProblemKind(409, "The present state does not allow this")
     PAYMENT_IN_PROGRESS = ProblemKind(409, "The order is being paid")
     QUEUED = ProblemKind(409, "The order is still being placed", 1)
     WRONG_CURRENCY = ProblemKind(409, "Wallets and coupons are in another currency")

@@ -12,7 +12,15 @@ from gateway.http import openapi, problem_pages, responses
 from gateway.http.contract import Route
 from gateway.http.problems import add_routes
 from gateway.http.shop_auth import SHOP_TOKENS
-from gateway.shop import export, money, order_changes, orders, sales
+from gateway.shop import (
+    export,
+    money,
+    order_changes,
+    orders,
+    sales,
+    webhook_deliveries,
+    webhook_endpoints,
+)
 from gateway.shop.calls import LIMITS_OF_CALLS, CallLimits, for_programs
 from seckill.adapters import postgres
 
@@ -33,6 +41,7 @@ DESCRIPTION = (
     "For the shop's own programs, each with a token of its own. A retry is safe: calls that move "
     "money or units take an Idempotency-Key. Answers may gain members, and refusals codes."
 )
+_WEBHOOK = "/shop/v1/webhooks/{webhook_id}"
 
 #: Every route of the port, and so the whole contract. Each declares the scope that it needs by
 #: `identities=[shop_token(Scope.…)]`; that is checked before its handler runs.
@@ -54,6 +63,21 @@ ROUTES: tuple[Route, ...] = (
     ("POST", "/shop/v1/sales/{sale_id}/restock", sales.restock_shop_sale),
     ("GET", "/shop/v1/sales/{sale_id}/limits", sales.show_sale_limits),
     ("PUT", "/shop/v1/sales/{sale_id}/limits", sales.set_sale_limits),
+    ("GET", "/shop/v1/webhooks", webhook_endpoints.list_webhooks),
+    ("POST", "/shop/v1/webhooks", webhook_endpoints.add_webhook),
+    ("GET", _WEBHOOK, webhook_endpoints.show_webhook),
+    ("PATCH", _WEBHOOK, webhook_endpoints.change_webhook),
+    ("DELETE", _WEBHOOK, webhook_endpoints.remove_webhook),
+    ("POST", f"{_WEBHOOK}/pause", webhook_endpoints.pause_webhook),
+    ("POST", f"{_WEBHOOK}/resume", webhook_endpoints.resume_webhook),
+    ("POST", f"{_WEBHOOK}/rotate", webhook_endpoints.rotate_webhook_secret),
+    ("POST", f"{_WEBHOOK}/replay", webhook_deliveries.replay_dead_deliveries),
+    ("GET", f"{_WEBHOOK}/deliveries", webhook_deliveries.list_webhook_deliveries),
+    (
+        "POST",
+        f"{_WEBHOOK}/deliveries/{{delivery_id}}/replay",
+        webhook_deliveries.replay_webhook_delivery,
+    ),
     ("GET", "/shop/openapi.json", openapi.read_contract),
     problem_pages.ROUTE,
 )

@@ -46,6 +46,28 @@ SALE_CURSOR = Parameter(
     "cursor", "`next` of the page before.", re.compile(r"[0-9]{1,9}\Z"), "41", _WRONG, "query"
 )
 
+_NUMBER = re.compile(r"[1-9][0-9]{0,17}\Z")
+_NUMBERED = (Problem.BAD_REQUEST, Problem.NOT_FOUND, Problem.UNAVAILABLE)
+WEBHOOK_ID = Parameter("webhook_id", "The webhook's number.", _NUMBER, "7", _NUMBERED)
+DELIVERY_ID = Parameter("delivery_id", "The delivery's number.", _NUMBER, "17", _NUMBERED)
+DELIVERY_STATE = Parameter(
+    "state",
+    "In this state alone.",
+    re.compile(r"(pending|delivered|dead)\Z"),
+    "dead",
+    _WRONG,
+    "query",
+)
+NUMBER_CURSOR = Parameter("cursor", "`next` of the page before.", _NUMBER, "41", _WRONG, "query")
+DROP = Parameter(
+    "drop",
+    "`true`: also deliveries that were not made yet.",
+    re.compile(r"(true|false)\Z"),
+    "true",
+    _WRONG,
+    "query",
+)
+
 
 def text_of(request: web.Request, parameter: Parameter) -> str | None:
     """Return a value of the query; None if it was not given. Raise Refused if it cannot be one."""
@@ -89,6 +111,14 @@ def buyer_id_of(request: web.Request) -> str:
     if not ID.match(buyer_id):
         raise Refused(Problem.BAD_REQUEST, _IDS, field="buyer_id")
     return buyer_id
+
+
+def number_of(request: web.Request, parameter: Parameter) -> int:
+    """Return a number of the path, or refuse."""
+    text = request.match_info[parameter.name]
+    if not _NUMBER.match(text):
+        raise Refused(Problem.BAD_REQUEST, f"such as {parameter.example}", field=parameter.name)
+    return int(text)
 
 
 def refuse_unknown(request: web.Request, *known: Parameter) -> None:

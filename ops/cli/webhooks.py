@@ -20,11 +20,9 @@ from seckill.events import VERSION, EventMessage, encode_event
 from seckill.webhooks import endpoints, replays
 from seckill.webhooks.addresses import check_url
 from seckill.webhooks.deliveries import public_id
-from seckill.webhooks.endpoints import WaitingDeliveries, WebhookEndpoint
+from seckill.webhooks.endpoints import OLD_SECRET_HOURS, WaitingDeliveries, WebhookEndpoint
 from seckill.webhooks.sender import EndpointAnswer, WebhookSender
 
-#: Longer than a deployment of the shop takes, and a mistake is noticed within a working day.
-OLD_SECRET_HOURS = 24.0
 _NOW_SENT = "the role send_webhooks sends them from now on"
 
 webhook_app = typer.Typer(

@@ -46,6 +46,8 @@ class Scope(StrEnum):
     ORDERS_WRITE = "orders:write"
     MONEY = "money"
     SALES = "sales"
+    WEBHOOKS_READ = "webhooks:read"
+    WEBHOOKS_WRITE = "webhooks:write"
 
 
 @dataclass(frozen=True, slots=True)

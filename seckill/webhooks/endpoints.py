@@ -16,6 +16,9 @@ from seckill.webhooks.signing import new_secret
 
 #: Each may have some requests under way at a time in each process.
 ENDPOINTS_MAX = 100
+#: How long an old secret signs, too, if nobody says otherwise: longer than a deployment of the shop
+#: takes, and a mistake is noticed within a working day.
+OLD_SECRET_HOURS = 24.0
 _FAMILIES = sorted({f"{topic.partition('.')[0]}.*" for topic in TOPICS})
 
 _SELECT = """
@@ -85,7 +88,7 @@ async def find(db: asyncpg.Pool | asyncpg.Connection, endpoint_id: int) -> Webho
     return WebhookEndpoint(*row)
 
 
-async def waiting(db: asyncpg.Pool) -> dict[int, WaitingDeliveries]:
+async def waiting(db: asyncpg.Pool | asyncpg.Connection) -> dict[int, WaitingDeliveries]:
     """Return endpoint id -> what waits for it or is dead; no entry for an endpoint without any."""
     with database_errors_as_unavailable():
         rows = await db.fetch(
@@ -98,7 +101,12 @@ async def waiting(db: asyncpg.Pool) -> dict[int, WaitingDeliveries]:
 
 
 async def add(
-    db: asyncpg.Pool, url: str, topics: Sequence[str], *, actor: str, reason: str = ""
+    db: asyncpg.Pool | asyncpg.Connection,
+    url: str,
+    topics: Sequence[str],
+    *,
+    actor: str,
+    reason: str = "",
 ) -> WebhookEndpoint:
     """Add an endpoint with a new secret; `url` has passed `check_url`."""
     topics = check_topics(topics)
@@ -135,7 +143,7 @@ async def remove(
         if left and not drop:
             raise WrongState(
                 f"webhook {endpoint_id} has {left} deliveries that were not made; "
-                "remove it with them: --drop"
+                "remove it with them: `--drop`, or `?drop=true`"
             )
         await connection.execute(
             "DELETE FROM webhook_endpoints WHERE endpoint_id = $1", endpoint_id
@@ -172,7 +180,7 @@ async def change(
 
 
 async def rotate(
-    db: asyncpg.Pool, endpoint_id: int, *, keep_old: timedelta, actor: str
+    db: asyncpg.Pool | asyncpg.Connection, endpoint_id: int, *, keep_old: timedelta, actor: str
 ) -> WebhookEndpoint:
     """Give an endpoint a new secret; requests carry signatures by both for a while."""
     async with transaction(db) as connection:

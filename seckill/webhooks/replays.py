@@ -18,9 +18,14 @@ SELECT d.delivery_id, d.endpoint_id, e.url, d.message_id, m.topic, d.state, d.at
        d.queued_at, d.next_attempt_at, d.last_at, d.last_status, d.last_words
   FROM webhook_deliveries d JOIN webhook_messages m USING (message_id)
   JOIN webhook_endpoints e USING (endpoint_id)
- WHERE ($1::bigint IS NULL OR endpoint_id = $1) AND ($2::text IS NULL OR d.state = $2)
+ WHERE {of_endpoint} AND d.delivery_id < coalesce($2, 9223372036854775807) AND {in_state}
  ORDER BY d.delivery_id DESC LIMIT $3
 """
+#: Written into the query, so that each has a plan of its own with the index for it.
+_IN_STATE: dict[str | None, str] = {
+    None: "true",
+    **{state: f"d.state = '{state}'" for state in ("pending", "delivered", "dead")},
+}
 _AGAIN = """
 UPDATE webhook_deliveries
    SET state = 'pending', attempts = 0, leased_until = NULL, queued_at = now(),
@@ -54,19 +59,38 @@ class ListedDelivery:
 
 
 async def newest(
-    db: asyncpg.Pool, *, endpoint_id: int | None, state: str | None, limit: int
+    db: asyncpg.Pool,
+    *,
+    endpoint_id: int | None,
+    state: str | None,
+    limit: int,
+    before: int | None = None,
 ) -> list[ListedDelivery]:
-    """Return deliveries, newest first."""
+    """Return deliveries, newest first; those below the number `before` if it is given."""
+    of_endpoint = "$1::bigint IS NULL" if endpoint_id is None else "d.endpoint_id = $1::bigint"
+    query = _LIST.format(of_endpoint=of_endpoint, in_state=_IN_STATE[state])
     with database_errors_as_unavailable():
-        rows = await db.fetch(_LIST, endpoint_id, state, limit)
+        rows = await db.fetch(query, endpoint_id, before, limit)
     return [ListedDelivery(**{**row, "message_id": public_id(row["message_id"])}) for row in rows]
 
 
-async def replay(db: asyncpg.Pool, delivery_ids: Sequence[int], *, actor: str) -> int:
-    """Send deliveries again, whatever became of them; raise Missing if one does not exist."""
+async def replay(
+    db: asyncpg.Pool | asyncpg.Connection,
+    delivery_ids: Sequence[int],
+    *,
+    actor: str,
+    endpoint_id: int | None = None,
+) -> int:
+    """Send deliveries again, whatever became of them.
+
+    Raise Missing if one does not exist, or is not of the endpoint that is named.
+    """
     async with transaction(db) as connection:
         rows = await connection.fetch(
-            f"{_AGAIN} WHERE delivery_id = ANY ($1) RETURNING delivery_id", delivery_ids
+            f"{_AGAIN} WHERE delivery_id = ANY ($1)"
+            " AND ($2::bigint IS NULL OR endpoint_id = $2) RETURNING delivery_id",
+            delivery_ids,
+            endpoint_id,
         )
         if missing := sorted(set(delivery_ids) - {row[0] for row in rows}):
             raise Missing(
@@ -79,7 +103,7 @@ async def replay(db: asyncpg.Pool, delivery_ids: Sequence[int], *, actor: str) -
 
 
 async def replay_dead(
-    db: asyncpg.Pool, endpoint_id: int, since: datetime | None, *, actor: str
+    db: asyncpg.Pool | asyncpg.Connection, endpoint_id: int, since: datetime | None, *, actor: str
 ) -> int:
     """Send again what is dead of an endpoint, of events since a time; return how many."""
     async with transaction(db) as connection:

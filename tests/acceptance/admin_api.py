@@ -23,3 +23,13 @@ async def call(http: ClientSession, method: str, path: str, **options):
 async def refusal(http: ClientSession, method: str, path: str, **options):
     status, body = await call(http, method, path, **options)
     return status, body["code"]
+
+
+async def audited(db, http, action):
+    """Return (sale, reason, details) of what a session's token is on record with."""
+    rows = await db.fetch(
+        "SELECT sale_id, reason, details::text FROM audit WHERE actor = $1 AND action = $2",
+        f"shop token {http.token_name}",
+        action,
+    )
+    return [tuple(row) for row in rows]

@@ -15,12 +15,14 @@ from redis.asyncio import Redis
 
 from config.limits import Op
 from config.settings import Settings
+from gateway.shop.app import ROUTES as SHOP_ROUTES
 from ops.buyers import PATIENCE, grab
 from ops.processes.ports import free_port
 from seckill.sales import rate_limits
 from seckill.sales.rate_limits import SaleLimit
 from seckill.sales.sales import Sale
 from seckill.sales.token_buckets import TokenBuckets
+from seckill.shop import tokens
 from tests import browser
 from tests.acceptance.admin_api import bearer
 from tests.acceptance.raw_clients import Client
@@ -28,6 +30,8 @@ from tests.contract import Contract
 from tests.integration.letters import Letters
 from tests.processes import Process, Processes
 
+#: Each token of a test has a name of its own.
+_tokens = itertools.count()
 #: Tests of grabs that run twice: plain grabs taken by the connection, and by aiohttp.
 TAKEN_BOTH_WAYS = {
     f"tests.acceptance.test_{name}"
@@ -239,3 +243,40 @@ def browser_here() -> None:
 async def chromium(browser_here: None):
     async with browser.chromium() as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+async def shop_url(processes):
+    port = free_port()
+    await processes.run("gateway", SECKILL_SHOP_PORT=str(port), SECKILL_SHOP_RATE_PER_S="1000")
+    return f"http://127.0.0.1:{port}"
+
+
+@pytest.fixture(scope="module")
+def shop_contract():
+    return Contract(SHOP_ROUTES)
+
+
+@pytest.fixture
+async def session_of(shop_url, shop_contract, db):
+    """Make a session with a token of its own: `await session_of(Scope.MONEY)`."""
+    sessions = []
+
+    async def check(session, context, end):
+        answer = end.response
+        body = await answer.read() if answer.content_type.endswith("json") else b""
+        shop_contract.check(end.method, end.url.raw_path, answer.status, answer.headers, body)
+
+    async def make(*scopes):
+        name = f"shop-api-{next(_tokens)}"
+        token = await tokens.create(db, name, scopes, by="test")
+        trace = TraceConfig()
+        trace.on_request_end.append(check)
+        made = ClientSession(shop_url, headers=bearer(token), trace_configs=[trace])
+        made.token_name = name
+        sessions.append(made)
+        return made
+
+    yield make
+    for each in sessions:
+        await each.close()

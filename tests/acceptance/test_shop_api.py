@@ -8,55 +8,15 @@ import itertools
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from aiohttp import ClientSession, TraceConfig
+from aiohttp import ClientSession
 
-from gateway.shop.app import ROUTES
-from ops.processes.ports import free_port
 from seckill.shop import tokens
 from seckill.shop.tokens import Scope
-from tests.acceptance.admin_api import bearer, call, refusal
-from tests.contract import Contract
+from tests.acceptance.admin_api import audited, bearer, call, refusal
 from tests.integration.shop import Shop
 
 _numbers = itertools.count()
 NO_ORDER = "019aab2f-4c00-8000-8005-5d3c1f0a2b7e"
-
-
-@pytest.fixture(scope="module")
-async def shop_url(processes):
-    port = free_port()
-    await processes.run("gateway", SECKILL_SHOP_PORT=str(port), SECKILL_SHOP_RATE_PER_S="1000")
-    return f"http://127.0.0.1:{port}"
-
-
-@pytest.fixture(scope="module")
-def shop_contract():
-    return Contract(ROUTES)
-
-
-@pytest.fixture
-async def session_of(shop_url, shop_contract, db):
-    """Make a session with a token of its own: `await session_of(Scope.MONEY)`."""
-    sessions = []
-
-    async def check(session, context, end):
-        answer = end.response
-        body = await answer.read() if answer.content_type.endswith("json") else b""
-        shop_contract.check(end.method, end.url.raw_path, answer.status, answer.headers, body)
-
-    async def make(*scopes):
-        name = f"shop-api-{next(_numbers)}"
-        token = await tokens.create(db, name, scopes, by="test")
-        trace = TraceConfig()
-        trace.on_request_end.append(check)
-        made = ClientSession(shop_url, headers=bearer(token), trace_configs=[trace])
-        made.token_name = name
-        sessions.append(made)
-        return made
-
-    yield make
-    for each in sessions:
-        await each.close()
 
 
 @pytest.fixture
@@ -171,15 +131,6 @@ async def test_the_contract_is_served_to_anybody(shop_url):
 
 async def wallet_of(http, buyer):
     return (await call(http, "GET", f"/shop/v1/buyers/{buyer}/wallet"))[1]["available_cents"]
-
-
-async def audited(db, http, action):
-    rows = await db.fetch(
-        "SELECT sale_id, reason, details::text FROM audit WHERE actor = $1 AND action = $2",
-        f"shop token {http.token_name}",
-        action,
-    )
-    return [tuple(row) for row in rows]
 
 
 async def test_money_is_put_in_once_for_each_key(session_of, db):

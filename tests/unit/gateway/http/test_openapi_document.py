@@ -58,7 +58,12 @@ def test_calls_that_move_money_or_units_need_a_key() -> None:
         declared.name for *_, declared in SHOP_ROUTES if IDEMPOTENCY_KEY in declared.parameters
     }
     posts = {declared.name for method, _, declared in SHOP_ROUTES if method == "POST"}
-    assert posts - with_key == {"pause_shop_sale", "resume_shop_sale"}
+    assert posts - with_key == {
+        "pause_shop_sale",
+        "resume_shop_sale",
+        "pause_webhook",
+        "resume_webhook",
+    }
 
 
 def test_every_route_of_the_application_is_in_it() -> None:
