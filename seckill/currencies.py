@@ -22,7 +22,8 @@ def digits_of(code: str) -> int:
     digits = known.exponent if known and known.code == code else None
     if digits is None:  # unknown, or no money that a buyer pays in: gold, units of account
         raise UserMistake(
-            f"currency {code!r}: give the three letters of ISO 4217, such as EUR, CNY, JPY"
+            f"currency {code!r}: give the three letters of ISO 4217, such as EUR, CNY, JPY",
+            field="currency",
         )
     return digits
 

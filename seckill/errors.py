@@ -99,6 +99,11 @@ class Permanent(SeckillError):
 class UserMistake(Permanent):
     """The command cannot be carried out as typed."""
 
+    def __init__(self, message: str | None = None, *, field: str = "") -> None:
+        super().__init__(message)
+        #: The value at fault, by the name it has in the API; "" if it is no single one.
+        self.field = field
+
 
 class Missing(UserMistake):
     """There is no such thing."""

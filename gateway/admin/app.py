@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 from dataclasses import asdict
 
-import msgspec
 from aiohttp import web
 
 from gateway.admin import dead_letters, pool, trail, transactions, verify_process
-from gateway.admin.auth import ADMIN_TOKEN, READ_TOKEN, for_operators, on_record
+from gateway.admin.auth import ADMIN_TOKEN, READ_TOKEN, for_operators
 from gateway.admin.console.invariants import COUNTING
 from gateway.admin.console.routes import add_console, console_routes
 from gateway.admin.health import EDGE, health_ctx, livez, metrics, readyz
@@ -19,6 +18,7 @@ from gateway.admin.rate_limits import set_limits, show_limits
 from gateway.admin.sales import (
     announce_sale,
     close_sale,
+    create_sale,
     delete_sale,
     edit_sale,
     open_sale,
@@ -26,15 +26,13 @@ from gateway.admin.sales import (
     restock_sale,
     resume_sale,
 )
-from gateway.app_keys import DB, REDIS, SETTINGS, STOCK
+from gateway.app_keys import DB, REDIS, SETTINGS
 from gateway.http import problem_pages
 from gateway.http.problems import Handler, Problem, Refused, add_routes
-from gateway.http.requests import read_json, sale_id_of
+from gateway.http.requests import sale_id_of
 from gateway.http.responses import json_response
 from seckill.consistency import snapshots
-from seckill.sales import listing, sales, terms
-from seckill.sales.doubts import doubts_about
-from seckill.sales.terms import NewSale
+from seckill.sales import listing, sales
 
 #: Longest wait for a quiet ledger; to wait longer, a client asks again.
 WAIT_MAX_S = 60.0
@@ -42,7 +40,6 @@ WAIT_MAX_S = 60.0
 SHOWN_MAX = 1_000
 #: What `show_sale` says of a sale in Redis.
 SHOWN_OF_REDIS = ("state", "stock", "holders", "outbox", "corrections", "epoch", "total")
-_new_sale = msgspec.json.Decoder(NewSale)
 
 
 def create_admin_app(
@@ -88,16 +85,6 @@ async def show_sale(request: web.Request) -> web.Response:
     seen = await snapshots.read_change_marks(edge[REDIS], sale.sale_id)
     redis = seen and {name: getattr(seen, name) for name in SHOWN_OF_REDIS}
     return json_response({**asdict(sale), "redis": redis})
-
-
-async def create_sale(request: web.Request) -> web.Response:
-    """Make a sale. No buyer can grab before it is opened."""
-    new = await read_json(request, _new_sale)
-    edge = request.app[EDGE]
-    terms.check_times(new.opens_at, new.closes_at, new.announce_at)
-    with on_record("create", f"sale {new.sale_id!r}"):
-        sale = await sales.create(edge[DB], edge[STOCK], new)
-    return json_response({**asdict(sale), "warnings": doubts_about(sale)}, status=201)
 
 
 async def show_ledger(request: web.Request) -> web.Response:

@@ -1,4 +1,4 @@
-"""`POST /admin/sales/{sale_id}/…`: what an operator does to a sale. Each call may be repeated."""
+"""`POST /admin/sales…`: what an operator does to a sale. Each call on one may be repeated."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from aiohttp import web
 from gateway.admin.auth import actor_of, on_record
 from gateway.admin.health import EDGE, preflight_of
 from gateway.app_keys import DB, SETTINGS, STOCK
-from gateway.http.requests import read_json, sale_id_of
+from gateway.http.requests import parse_json, read_body, read_json, sale_id_of
 from gateway.http.responses import json_response
 from gateway.sales.changes import UnitsChange
 from seckill.consistency import preflight
 from seckill.inventory.reservations import Stock
-from seckill.sales import drafts, sales
+from seckill.sales import drafts, sales, terms
 from seckill.sales.doubts import doubts_about
 from seckill.sales.drafts import SaleEdit, changes_of
 from seckill.sales.restock import restock
 from seckill.sales.sales import Sale
+from seckill.sales.terms import NewSale
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +35,31 @@ class SaleChange(Protocol):
         """Return the sale as it is then."""
 
 
+class NamedCurrency(msgspec.Struct):
+    """Whether the terms of a new sale name a currency."""
+
+    currency: str | None = None
+
+
+#: All texts at their longest, with each character escaped, have some 16 kB.
+TERMS_BYTES_MAX = 32 * 1024
+
+_new_sale = msgspec.json.Decoder(NewSale)
+_named_currency = msgspec.json.Decoder(NamedCurrency)
 _edit = msgspec.json.Decoder(SaleEdit)
 _units_change = msgspec.json.Decoder(UnitsChange)
+
+
+async def create_sale(request: web.Request) -> web.Response:
+    """Make a sale. No buyer can grab before it is opened."""
+    edge, body = request.app[EDGE], await read_body(request, TERMS_BYTES_MAX)
+    new = parse_json(body, _new_sale)
+    if parse_json(body, _named_currency).currency is None:
+        new = msgspec.structs.replace(new, currency=edge[SETTINGS].currency)
+    terms.check_times(new.opens_at, new.closes_at, new.announce_at)
+    with on_record("create", f"sale {new.sale_id!r}"):
+        sale = await sales.create(edge[DB], edge[STOCK], new)
+    return json_response({**asdict(sale), "warnings": doubts_about(sale)}, status=201)
 
 
 async def open_sale(request: web.Request) -> web.Response:
@@ -56,7 +80,7 @@ async def open_sale(request: web.Request) -> web.Response:
 async def edit_sale(request: web.Request) -> web.Response:
     """Change the terms of a sale that has not begun."""
     sale_id, edge = sale_id_of(request), request.app[EDGE]
-    changes = changes_of(await read_json(request, _edit))
+    changes = changes_of(parse_json(await read_body(request, TERMS_BYTES_MAX), _edit))
     with on_record("edit", f"sale {sale_id!r}"):
         was = await sales.find(edge[DB], sale_id)
         sale = await drafts.edit(edge[DB], edge[STOCK], sale_id, changes)

@@ -35,4 +35,4 @@ async def answer_refusals(handler: Handler, request: web.Request) -> web.StreamR
         return await handler(request)
     except tuple(REFUSALS) as error:
         problem = next(p for kind, p in REFUSALS.items() if isinstance(error, kind))
-        raise Refused(problem, str(error)) from error
+        raise Refused(problem, str(error), field=getattr(error, "field", "")) from error

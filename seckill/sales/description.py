@@ -33,11 +33,13 @@ def check_description(
     """Raise UserMistake if one of them cannot be shown."""
     for what, text, longest in (("name", name, 200), ("sku", sku, 64)):
         if text is not None and not (re.match(_LINE, text) and len(text) <= longest):
-            raise UserMistake(f"{what}: give one line of 1 to {longest} characters")
+            raise UserMistake(f"{what}: give one line of 1 to {longest} characters", field=what)
     if picture_url is not None:
         _check_picture_url(picture_url)
     if (size := len(encode_metadata(metadata))) > METADATA_MAX:
-        raise UserMistake(f"metadata: at most {METADATA_MAX} bytes as JSON, these are {size}")
+        raise UserMistake(
+            f"metadata: at most {METADATA_MAX} bytes as JSON, these are {size}", field="metadata"
+        )
 
 
 def encode_metadata(metadata: Metadata) -> str:
@@ -45,7 +47,7 @@ def encode_metadata(metadata: Metadata) -> str:
     try:
         return msgspec.json.encode(metadata).decode()
     except (msgspec.EncodeError, UnicodeError, RecursionError, TypeError) as error:
-        raise UserMistake(f"metadata: {error}") from error
+        raise UserMistake(f"metadata: {error}", field="metadata") from error
 
 
 def parse_metadata(text: str) -> Metadata:
@@ -54,7 +56,8 @@ def parse_metadata(text: str) -> Metadata:
         return msgspec.json.decode(text, type=Metadata)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise UserMistake(
-            f'metadata: give a JSON object, such as {{"colour": "red"}}: {error}'
+            f'metadata: give a JSON object, such as {{"colour": "red"}}: {error}',
+            field="metadata",
         ) from error
 
 
@@ -68,5 +71,6 @@ def _check_picture_url(text: str) -> None:
     if not is_right or len(text) > PICTURE_URL_MAX or _NOT_OF_URLS.search(text):
         raise UserMistake(
             f"picture_url: give an https address of at most {PICTURE_URL_MAX} characters, "
-            "such as https://shop.example/shoe.jpg"
+            "such as https://shop.example/shoe.jpg",
+            field="picture_url",
         )

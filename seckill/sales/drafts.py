@@ -59,7 +59,8 @@ async def edit(db: asyncpg.Pool, stock: Stock, sale_id: str, changes: Mapping[st
             sale = await _lock_unbegun(connection, sale_id)
             if sale.was_opened and changes.get("stock", sale.total) != sale.total:
                 raise UserMistake(
-                    f"sale {sale_id} is open; its units change by: seckill sale restock {sale_id}"
+                    f"sale {sale_id} is open; its units change by: seckill sale restock {sale_id}",
+                    field="stock",
                 )
             new = msgspec.structs.replace(_terms_of(sale), **_visibility(changes))
             terms.check_terms(new)

@@ -93,10 +93,14 @@ async def create(db: asyncpg.Pool, stock: Stock, new: NewSale) -> Sale:
     seventeenth payment window would need a timer queue.
     """
     if not ID.match(new.sale_id):
-        raise UserMistake(f"sale id {new.sale_id!r}: use 1 to 64 of A-Z a-z 0-9 _ . -")
+        raise UserMistake(
+            f"sale id {new.sale_id!r}: use 1 to 64 of A-Z a-z 0-9 _ . -", field="sale_id"
+        )
     # Clients resolve dots in a path themselves, and a command takes what begins so for an option.
     if new.sale_id.startswith((".", "-")):
-        raise UserMistake(f"sale id {new.sale_id!r}: begin with a letter, a digit or _")
+        raise UserMistake(
+            f"sale id {new.sale_id!r}: begin with a letter, a digit or _", field="sale_id"
+        )
     check_terms(new)
     try:
         async with transaction(db) as connection:
@@ -106,12 +110,14 @@ async def create(db: asyncpg.Pool, stock: Stock, new: NewSale) -> Sale:
             if not await stock.announce(sale.sale_id, sale.terms()):
                 raise WrongState(
                     f"Redis holds a sale {sale.sale_id} that PostgreSQL does not know; "
-                    "choose another id"
+                    "choose another id",
+                    field="sale_id",
                 )
     except asyncpg.UniqueViolationError as error:
         raise WrongState(
             f"sale {new.sale_id} exists already; choose another id, or look at it: "
-            f"seckill sale show {new.sale_id}"
+            f"seckill sale show {new.sale_id}",
+            field="sale_id",
         ) from error
     except (asyncpg.CheckViolationError, asyncpg.DataError) as error:
         raise UserMistake(f"sale {new.sale_id} cannot be made: {error}") from error
@@ -128,7 +134,8 @@ async def check_window(connection: asyncpg.Connection, payment_window_s: int) ->
         taken = ", ".join(str(row[0]) for row in windows)
         raise UserMistake(
             f"a payment window of {payment_window_s} s would be the "
-            f"{topology.TIMER_QUEUES_MAX + 1}th different one; use one of: {taken}"
+            f"{topology.TIMER_QUEUES_MAX + 1}th different one; use one of: {taken}",
+            field="payment_window_s",
         )
 
 
@@ -272,12 +279,14 @@ async def _insert(connection: asyncpg.Connection, new: NewSale) -> None:
     if reason == DELETED_OPEN:
         raise WrongState(
             f"sale {new.sale_id} was open once, and was deleted; choose another id, because "
-            "tickets for that sale may be about"
+            "tickets for that sale may be about",
+            field="sale_id",
         )
     if reason is not None:
         raise WrongState(
             f"sale {new.sale_id} was deleted just now; try again in "
-            f"{REMEMBERED.seconds} s, when every gateway has forgotten it"
+            f"{REMEMBERED.seconds} s, when every gateway has forgotten it",
+            field="sale_id",
         )
     columns = new.columns()
     numbers = ", ".join(f"${number}" for number in range(2, len(columns) + 2))

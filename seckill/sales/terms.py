@@ -72,16 +72,21 @@ def check_terms(new: NewSale) -> None:
     if new.opens_at and new.closes_at and new.closes_at <= new.opens_at:
         raise UserMistake(
             f"a sale must close after it opens: it would open at {new.opens_at.isoformat()} "
-            f"and close at {new.closes_at.isoformat()}"
+            f"and close at {new.closes_at.isoformat()}",
+            field="closes_at",
         )
     if new.opens_at and new.announce_at and new.announce_at > new.opens_at:
         raise UserMistake(
             f"a sale must be announced before it opens: it would open at "
-            f"{new.opens_at.isoformat()} and be announced at {new.announce_at.isoformat()}"
+            f"{new.opens_at.isoformat()} and be announced at {new.announce_at.isoformat()}",
+            field="announce_at",
         )
     check_description(new.name, new.sku, new.picture_url, new.metadata)
     if new.price_cents * new.per_order_max > AMOUNT_MAX:
-        raise UserMistake(f"price times units of an order must not exceed {AMOUNT_MAX} cents")
+        raise UserMistake(
+            f"price times units of an order must not exceed {AMOUNT_MAX} cents",
+            field="price_cents",
+        )
     digits_of(new.currency)  # raises if there is no such currency
 
 
@@ -100,5 +105,6 @@ def check_times(
         if at and at <= over:
             raise UserMistake(
                 f"{name} {at.isoformat()} is over (it is {now:%Y-%m-%dT%H:%M:%S}+00:00): "
-                f"give a later time, or none for {otherwise}"
+                f"give a later time, or none for {otherwise}",
+                field=name,
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 
 import pytest
 from aiohttp import ClientSession
@@ -38,11 +39,11 @@ async def gateway(pool, processes):
 async def page(gateway, admin_token):
     """The console, signed in; an error of a script, or a breach of the policy, fails the test."""
     async with browser.chromium() as running:
-        made = await running.new_page(viewport={"width": 1440, "height": 900})
+        made = await running.new_page(viewport={"width": 1440, "height": 900}, timezone_id="UTC")
         made.set_default_timeout(PATIENCE_S * 1000)
         wrong: list[str] = []
         made.on("pageerror", lambda error: wrong.append(str(error)))
-        made.on("console", lambda said: said.type == "error" and wrong.append(said.text))
+        made.on("console", lambda said: is_wrong(said) and wrong.append(said.text))
         await made.goto(f"{gateway.admin_url}/console")
         assert await browser.barriers(made) == []
         await made.get_by_label("Your name").fill("anna")
@@ -51,6 +52,11 @@ async def page(gateway, admin_token):
         await made.get_by_role("link", name="Overview").wait_for()
         yield made
         assert wrong == []
+
+
+def is_wrong(said) -> bool:
+    """Tell whether a browser says an error; a value that the gateway refuses is none."""
+    return said.type == "error" and "status of 422" not in said.text
 
 
 async def press(page, name: str, confirm: str = "") -> None:
@@ -133,3 +139,78 @@ async def test_no_view_keeps_people_out(page, gateway, open_sale, letters, tmp_p
         await page.set_viewport_size({"width": 390, "height": 844})
         await page.wait_for_function(fits)  # charts are drawn anew when their room has changed
         await page.set_viewport_size({"width": 1440, "height": 900})
+
+
+async def test_a_sale_is_made_by_the_form_and_edited_before_it_begins(page, gateway, db, tmp_path):
+    await page.goto(f"{gateway.admin_url}/console#sales")
+    await press(page, "New sale")
+    typed = {
+        "Id": "by-form",
+        "Name": "Sneaker “Ölberg”",
+        "SKU": "SNK-7",
+        "Picture": "http://shop.example/shoe.jpg",
+        "Metadata": '{"colour": "red", "gtin": 12345678901234567890}',
+        "Price of a unit, in cents": "1999",
+        "Currency": "JPY",
+        "Units for sale": "50",
+        "Opens at": "2031-06-01T20:00",
+        "Closes at": "2031-06-01T10:00",
+    }
+    for label, text in typed.items():
+        await page.get_by_label(label, exact=True).fill(text)
+    await page.get_by_text("That is 1999 JPY.").wait_for()
+    await page.get_by_label("Who sees it").select_option("until")
+    await page.get_by_label("Hidden until", exact=True).fill("2031-05-30T12:00:30")
+
+    # Each refusal stands at the field at fault, in the words of the command line.
+    async def is_refused(label: str, words: str, mended: str) -> None:
+        await press(page, "Make the sale")
+        field = page.get_by_label(label, exact=True)
+        wrong = page.locator(f"#field-{await field.get_attribute('name')}-wrong")
+        await wrong.filter(has_text=words).wait_for()
+        assert await field.get_attribute("aria-invalid") == "true"
+        await field.fill(mended)
+
+    await is_refused("Closes at", "a sale must close after it opens", "2031-06-02T20:00")
+    await see_form(page, tmp_path, "form-new")
+    await is_refused("Picture", "give an https address", "https://shop.example/shoe.jpg")
+    await press(page, "Make the sale")
+    await page.get_by_text("look at the year").first.wait_for()  # it is saved, and doubted
+
+    made = await sales.find(db, "by-form")
+    assert (made.name, made.sku, made.currency) == ("Sneaker “Ölberg”", "SNK-7", "JPY")
+    assert (made.price_cents, made.total, made.payment_window_s) == (1999, 50, 900)
+    assert made.metadata == {"colour": "red", "gtin": 12345678901234567890}
+    assert (made.hidden, made.announce_at) == (True, datetime(2031, 5, 30, 12, 0, 30, tzinfo=UTC))
+    assert made.opens_at == datetime(2031, 6, 1, 20, tzinfo=UTC)
+
+    # It is opened, and postponed until it begins; its units no longer change here.
+    await page.goto(f"{gateway.admin_url}/console#sales/by-form")
+    await press(page, "Open sale by-form", "Open it")
+    await page.get_by_text("Sale by-form is open.").wait_for()
+    await press(page, "Edit")
+    await page.get_by_label("Name", exact=True).fill("")
+    await page.get_by_label("Closes at", exact=True).fill("")
+    await page.get_by_label("Opens at", exact=True).fill("2031-06-03T20:00")
+    await page.get_by_label("Who sees it").select_option("shown")
+    assert await page.get_by_label("Units for sale").is_disabled()
+    await see_form(page, tmp_path, "form-edit")
+    await press(page, "Save the changes")
+    await page.get_by_text("It is saved.").wait_for()
+    edited = await sales.find(db, "by-form")
+    assert (edited.state, edited.name, edited.sku) == ("open", None, "SNK-7")
+    assert (edited.opens_at, edited.closes_at) == (datetime(2031, 6, 3, 20, tzinfo=UTC), None)
+    assert (edited.hidden, edited.announce_at, edited.metadata) == (False, None, made.metadata)
+
+
+async def see_form(page, folder, name: str) -> None:
+    """Look at the form on a phone and a large screen, dark and light."""
+    for width in (390, 1440):
+        await page.set_viewport_size({"width": width, "height": 900})
+        assert await page.evaluate("document.documentElement.scrollWidth") <= width
+        for theme in ("dark", "light"):
+            await page.evaluate(
+                "theme => { document.documentElement.dataset.theme = theme }", theme
+            )
+            assert await browser.barriers(page) == [], (name, width, theme)
+    await browser.shoot(page, folder, name)

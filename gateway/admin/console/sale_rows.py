@@ -125,6 +125,9 @@ def _row(sale: Sale, left: int | None, units: listing.SoldUnits | None) -> dict[
     return {
         "id": sale.sale_id,
         "n": sale.number,
+        "name": sale.name,
+        "hidden": sale.hidden,
+        "announce": _unix(sale.announce_at),
         "state": "archived" if sale.archived else sale.state,
         "total": sale.total,
         # Before its opening Redis has no units of a sale.

@@ -5,6 +5,7 @@ export class Problem extends Error {
     super(body.detail || body.title || `the gateway answered ${status}`);
     this.status = status;
     this.code = body.code ?? "";
+    this.field = body.field ?? "";
   }
 }
 
@@ -32,10 +33,14 @@ export async function signOut() {
   session = null;
 }
 
-export const look = (path) => call("GET", `/console/api${path}`);
+export const look = (path, parse) => call("GET", `/console/api${path}`, undefined, parse);
 export const change = (path, body = {}) => call("POST", `/console/api${path}`, body);
 
-async function call(method, path, body) {
+// A number that JavaScript would write in another way keeps its digits, and is sent as it came.
+export const parseJson = (text) => JSON.parse(text, (key, value, context) =>
+  (typeof value === "number" && JSON.rawJSON && String(value) !== context.source ? JSON.rawJSON(context.source) : value));
+
+async function call(method, path, body, parse = (text) => JSON.parse(text)) {
   const headers = {};
   if (body !== undefined) headers["Content-Type"] = "application/json";
   if (session && method !== "GET") headers["X-CSRF-Token"] = session.csrf_token;
@@ -45,7 +50,7 @@ async function call(method, path, body) {
   } catch {
     throw new Problem(0, { detail: "this gateway does not answer" });
   }
-  const answer = await response.json().catch(() => ({}));
+  const answer = await response.text().then(parse).catch(() => ({}));
   if (response.ok) return answer;
   if (response.status === 401 && session) {
     session = null;

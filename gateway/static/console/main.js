@@ -8,6 +8,7 @@ import { showAlerts } from "./alerts.js";
 import { signInForm } from "./sign_in.js";
 import { overview } from "./view_overview.js";
 import { sales } from "./view_sales.js";
+import { saleForm } from "./view_sale_form.js";
 import { work } from "./view_work.js";
 import { letters } from "./view_letters.js";
 import { payments } from "./view_payments.js";
@@ -24,6 +25,8 @@ const VIEWS = {
   invariants: ["Invariants", invariants, () => live.state.invariants?.lights.filter((l) => l.state === "broken").length],
   trail: ["Processes and audit", trail],
 };
+// Forms: each address is a page of its own, and no other page is shown until it is left.
+const FORMS = { "new-sale": ["New sale", saleForm, "sales"], "edit-sale": ["Edit a sale", saleForm, "sales"] };
 const sum = (counts) => Object.values(counts ?? {}).reduce((all, one) => all + one, 0);
 
 const top_ = document.getElementById("top");
@@ -32,6 +35,7 @@ const stores = el("div", { cls: "actions", "aria-label": "Stores", role: "group"
 const menu = el("ul");
 let view = null;
 let name = "";
+let menuName = "";
 
 setTheme(localStorage.getItem("theme") ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light"));
 api.onEnd(() => showSignIn("The session is over. Sign in again."));
@@ -66,14 +70,17 @@ function showConsole() {
 
 function showView() {
   const wanted = location.hash.slice(1).split("/")[0];
-  const next = VIEWS[wanted] ? wanted : "overview";
+  const form = FORMS[wanted];
+  const next = form ? location.hash : VIEWS[wanted] ? wanted : "overview";
   if (next !== name || !view) {
     view?.end?.();
     name = next;
-    view = VIEWS[name][1]();
+    const [title, make] = form ?? VIEWS[name];
+    view = make();
     main.replaceChildren(...[view.root].flat());
-    document.title = `${VIEWS[name][0]} · Seckill console`;
+    document.title = `${title} · Seckill console`;
   }
+  menuName = form ? form[2] : name;
   update(new Set(["whole", "hash"]));
   menu.querySelector("[aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
 }
@@ -81,7 +88,7 @@ function showView() {
 function update(changed) {
   if (!api.current()) return;
   if (changed.has("closed")) api.resume().catch(() => showSignIn("The session is over. Sign in again."));
-  fill(menu, [name, Object.values(VIEWS).map(([, , count]) => count?.())], menuItems);
+  fill(menu, [menuName, Object.values(VIEWS).map(([, , count]) => count?.())], menuItems);
   const found = live.state.stores ?? [];
   fill(stores, [live.state.connected, found.map((s) => s.well)], () => [
     live.state.connected ? null : pill("bad", "no connection"),
@@ -94,7 +101,7 @@ function update(changed) {
 function menuItems() {
   return Object.entries(VIEWS).map(([key, [title, , count]]) => {
     const waiting = count?.() || 0;
-    const link = el("a", { href: `#${key}`, "aria-current": key === name ? "page" : false }, title);
+    const link = el("a", { href: `#${key}`, "aria-current": key === menuName ? "page" : false }, title);
     if (waiting) link.append(el("span", { cls: "count", text: `(${waiting})` }));
     return el("li", {}, link);
   });

@@ -25,18 +25,26 @@ export function saleTable({ limit, chosen = () => "" }) {
   return {
     root: table.root,
     update(rows = sorted([...state.rows.values()].filter((row) => ORDER[row.state] < 3))) {
-      table.show(rows.slice(0, limit), (row) => row.id, cells, (row) => [row, chosen() === row.id]);
+      table.show(rows.slice(0, limit), (row) => row.id, cells, (row) => [row, isHidden(row), chosen() === row.id]);
       tick(table.root);
     },
   };
 }
 
 function cells(row) {
-  const name = el("a", { href: `#sales/${encodeURIComponent(row.id)}`, text: row.id });
+  const link = el("a", { href: `#sales/${encodeURIComponent(row.id)}`, text: row.id });
+  const name = row.name ? el("div", {}, link, el("div", { cls: "quiet small name", text: row.name })) : link;
   const share = row.total && row.left !== null ? Math.max(0, Math.min(1, row.left / row.total)) : 0;
   const left = el("div", {}, n(row.left), bar(share));
-  return [name, pill(KINDS[row.state] ?? "", row.state), timeOf(row), left, n(row.sold), n(row.held), n(row.total), money(row.cents, row.currency, row.digits), saleActions(row, true)];
+  return [name, states(row), timeOf(row), left, n(row.sold), n(row.held), n(row.total), money(row.cents, row.currency, row.digits), saleActions(row, true)];
 }
+
+export const isHidden = (row) => row.hidden && (!row.announce || row.announce > now());
+
+// Until a sale begins, its terms may change and it may be deleted.
+export const mayEdit = (row) => row.state === "created" || (row.state !== "archived" && row.opens > now());
+
+export const states = (row) => el("div", { cls: "actions" }, pill(KINDS[row.state] ?? "", row.state), isHidden(row) ? pill("", "hidden") : null);
 
 function bar(share) {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
