@@ -1,4 +1,4 @@
--- Change the terms of an opened sale from which nobody could grab yet.
+-- Change the terms of an opened sale from which no buyer could grab yet.
 -- GUARANTEE: a sale that has begun keeps its terms; the same change twice is one change.
 -- KEYS[1] sk:{sale}:stock (STRING)
 -- KEYS[2] sk:{sale}:sale (HASH)

@@ -1,4 +1,4 @@
--- Remove a sale from which nobody could grab yet.
+-- Remove a sale from which no buyer could grab yet.
 -- GUARANTEE: a sale that has begun stays; a sale that is gone is gone.
 -- KEYS[1] sk:{sale}:stock (STRING)
 -- KEYS[2] sk:{sale}:sale (HASH)

@@ -20,7 +20,7 @@ from seckill.sales.sales import Sale
 from seckill.single_flight import SingleFlight
 
 #: Least time between two readings of the live sales. The rest of LAG_S is for the reading itself:
-#: while it lasts, the one before is still good, and nobody has to wait.
+#: while it lasts, the one before is still good, and no request has to wait.
 READ_EVERY_S = 0.75 * LAG_S
 #: Other sales read in one round trip to each store.
 LOOK_UPS_MAX = 512

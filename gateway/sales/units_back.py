@@ -29,7 +29,7 @@ class UnitsBack:
     def of(self, sale_id: str) -> datetime | None:
         """Return the moment of a sale if it is known; have them read again where that is due.
 
-        Nobody waits for it, and while PostgreSQL is unavailable the last ones stay.
+        No request waits for it, and while PostgreSQL is unavailable the last ones stay.
         """
         now = time.monotonic()
         if now - self._began_at >= READ_EVERY_S and (self._reading is None or self._reading.done()):

@@ -246,13 +246,13 @@ def open_sale(sale_id: SaleId, as_json: Json = False) -> None:
 
 @sale_app.command("close")
 def close_sale(sale_id: SaleId, as_json: Json = False) -> None:
-    """Let nobody new in. Orders live on."""
+    """Let no new buyer in. Orders live on."""
     _show(run(lambda s: sales.close(s.db, s.stock, sale_id, by=audit.operator_name())), as_json)
 
 
 @sale_app.command("pause")
 def pause_sale(sale_id: SaleId, as_json: Json = False) -> None:
-    """Let nobody new in for a while. Orders live on; `resume` lets buyers in again."""
+    """Let no new buyer in for a while. Orders live on; `resume` lets buyers in again."""
     _show(run(lambda s: sales.pause(s.db, s.stock, sale_id, by=audit.operator_name())), as_json)
 
 

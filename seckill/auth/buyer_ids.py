@@ -12,14 +12,14 @@ from seckill.auth.tickets import ID
 
 #: How mapped ids begin. Never change it, or DIGITS: buyers would lose their orders.
 PREFIX = "hash-"
-#: 192 bits: nobody finds a value that is mapped to the id of another.
+#: 192 bits: no search finds a value that is mapped to the id of another.
 DIGITS = 48
 #: OpenID Connect allows a `sub` as many.
 VALUE_MAX = 255
 
 
 def buyer_id_of(value: object) -> str | None:
-    """Return the id of the buyer whom a claim names; None if it names nobody.
+    """Return the id of the buyer whom a claim names; None if it names no buyer.
 
     A claim is text or a whole number: the number 7 and the text "7" are the same buyer.
     """

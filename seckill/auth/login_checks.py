@@ -56,7 +56,7 @@ class LoginRules:
 
 
 class TokenHeader(msgspec.Struct):
-    """What the header of a token claims; nobody has checked it."""
+    """What the header of a token claims; it is not checked yet."""
 
     alg: str
     kid: str | None = None

@@ -94,7 +94,7 @@ class SaleDirectory:
         return read_at is not None and time.monotonic() - read_at > REFRESH_S
 
     async def _reread(self) -> None:
-        with suppress(Unavailable):  # nobody can change a sale meanwhile
+        with suppress(Unavailable):  # no sale can be changed meanwhile
             await self._missing.now()
 
     async def _read_live(self) -> list[Sale]:

@@ -1,4 +1,4 @@
-"""Terms that can be kept, and that nobody may have meant: said to an operator, never refused."""
+"""Terms that can be kept, and that may not be meant: said to an operator, never refused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from seckill.sales.terms import NewSale
 TIMES = 100
 #: Whole units of a currency beyond which a price has probably too many digits.
 DEAR = 1_000_000
-#: Nobody plans a sale so far ahead: the year is mistyped.
+#: No sale is planned so far ahead: the year is mistyped.
 FAR = timedelta(days=366)
 #: A sale that is open for less has probably mistyped times.
 SHORT = timedelta(minutes=1)

@@ -26,8 +26,8 @@ THAWED_S = 3.0
 
 #: On a node: the name of the node that leads a queue.
 _LEADER = "element(2, ra_leaderboard:lookup_leader('%2F_{queue}'))."
-#: On a node: nobody has its cookie any more, and it has nobody's. So no link between it and the
-#: others can be opened, as if the network between them were gone.
+#: On a node: no other node has its cookie any more, and it has none of theirs. So no link between
+#: it and the others can be opened, as if the network between them were gone.
 _CUT_OFF = "[begin erlang:set_cookie(N, none), erlang:disconnect_node(N) end || N <- [{others}]]."
 _LET_IN = "[erlang:set_cookie(N, erlang:get_cookie()) || N <- [{others}]]."
 #: On a node: how many it knows to run.
