@@ -41,6 +41,8 @@ class ChargeComparison:
     unfunded: list[str]
     #: Keys of charges of which another part went back than is booked.
     wrong_parts: list[str]
+    #: Keys of charges of another amount than the payments that they pay.
+    wrong_amounts: list[str]
 
 
 async def compare(db: asyncpg.Pool, provider: Provider, sale_id: str) -> ChargeComparison | None:
@@ -55,7 +57,8 @@ async def compare(db: asyncpg.Pool, provider: Provider, sale_id: str) -> ChargeC
         return None
     with database_errors_as_unavailable():
         rows = await db.fetch(
-            "SELECT tx_id, order_id::text, state, next_ask_at IS NOT NULL AS is_asked,"
+            "SELECT tx_id, order_id::text, state, amount_cents,"
+            "       next_ask_at IS NOT NULL AS is_asked,"
             "       parts_refunded(tx_id) AS parts,"
             "       (SELECT coalesce(sum(cents), 0)::bigint FROM refund_parts r"
             "         WHERE r.tx_id = p.tx_id AND r.state <> 'refused') AS parts_max"
@@ -64,12 +67,19 @@ async def compare(db: asyncpg.Pool, provider: Provider, sale_id: str) -> ChargeC
         )
     # Money that came for a cancelled payment is given back when the provider is asked.
     known = {row["tx_id"] for row in rows if row["state"] in _KNOWN or row["is_asked"]}
-    paid = {row["tx_id"]: row["order_id"] for row in rows if row["state"] == "paid"}
+    # A charge that went back whole in parts looks like a voided one.
+    paid = {
+        row["tx_id"]: row["order_id"]
+        for row in rows
+        if row["state"] == "paid" and row["parts_max"] < row["amount_cents"]
+    }
+    rows_of = {row["tx_id"]: row for row in rows}
     found = [charge for charge in charges if charge.has_money and charge.key not in known]
     return ChargeComparison(
         [_orphan(each) for each in found if await _still_has_money(provider, each)],
         [paid[each.key] for each in charges if each.is_over and each.key in paid],
-        await _wrong_parts(provider, charges, {row["tx_id"]: row for row in rows}),
+        await _wrong_parts(provider, charges, rows_of),
+        [each.key for each in charges if _is_of_other_amount(each, rows_of.get(each.key))],
     )
 
 
@@ -93,6 +103,12 @@ async def _wrong_parts(
         if too_little or charge.refunded_cents > row["parts_max"]:
             wrong.append(charge.key)
     return wrong
+
+
+def _is_of_other_amount(charge: Charge, row: asyncpg.Record | None) -> bool:
+    if row is None or row["state"] != "paid" or not charge.has_money:
+        return False
+    return charge.amount_cents not in (None, row["amount_cents"])
 
 
 def total(orphans: Collection[OrphanCharge]) -> int:

@@ -34,6 +34,29 @@ SELECT buyer_id
     OR coalesce(w.frozen_cents, 0) <> coalesce(h.cents, 0)
 """
 
+# What was posted, and belongs to nothing that is on record, of all sales.
+_STRAY_POSTINGS = """
+SELECT DISTINCT e.tx
+  FROM entries e
+ WHERE e.kind <> 'top_up'
+   AND NOT EXISTS (SELECT FROM payments p WHERE p.tx_id = e.tx)
+   AND NOT EXISTS (SELECT FROM refund_parts r WHERE r.refund_id = e.tx)
+   AND NOT EXISTS (SELECT FROM external_payments x WHERE 'ext-' || x.reference = e.tx)
+ ORDER BY 1
+"""
+
+# Money that is frozen and coupons that are taken without a payment that has them, of all sales.
+_STRAY_CLAIMS = """
+SELECT h.tx_id FROM wallet_holds h
+ WHERE NOT EXISTS (SELECT FROM payments p WHERE p.tx_id = h.tx_id AND p.buyer_id = h.buyer_id
+                      AND p.amount_cents = h.cents)
+ UNION
+SELECT c.coupon_id FROM coupons c
+ WHERE c.locked_by IS NOT NULL
+   AND NOT EXISTS (SELECT FROM payments p WHERE p.tx_id = c.locked_by
+                      AND p.coupon_id = c.coupon_id AND p.buyer_id = c.buyer_id)
+"""
+
 # Ended or parked: due_at is null. The two halves are the two partial indexes.
 _OPEN = """
 SELECT tx_id FROM transactions WHERE due_at IS NOT NULL AND args ->> 'sale_id' = $1
@@ -49,17 +72,28 @@ SELECT tx_id FROM payments WHERE next_ask_at IS NOT NULL AND sale_id = $1
 SELECT tx_id FROM refund_parts WHERE next_ask_at IS NOT NULL AND sale_id = $1
 """
 
-# An order and its payment are in the same state, and no other payment holds the order.
+# An order and its payment are in the same state and of the same price, and no other payment holds
+# the order. What pays from outside, and what went back in parts, names the same order.
 _WRONG_ORDERS = """
 SELECT o.order_id::text
   FROM orders o LEFT JOIN payments p ON p.tx_id = o.paying_tx
  WHERE o.sale_id = $1
    AND (o.paying_tx IS NOT NULL OR o.state IN ('paying', 'paid', 'refunding', 'refunded'))
-   AND p.state IS DISTINCT FROM CASE o.state WHEN 'paying' THEN 'trying' ELSE o.state END
+   AND (p.state IS DISTINCT FROM CASE o.state WHEN 'paying' THEN 'trying' ELSE o.state END
+        OR p.amount_cents + p.discount_cents <> o.amount_cents
+        OR (p.order_id, p.sale_id, p.buyer_id) <> (o.order_id, o.sale_id, o.buyer_id)
+        OR EXISTS (SELECT FROM external_payments x
+                    WHERE 'ext-' || x.reference = p.tx_id AND p.method = 'external'
+                      AND (x.order_id, x.sale_id) IS DISTINCT FROM (p.order_id, p.sale_id)))
  UNION
 SELECT p.order_id::text
   FROM payments p JOIN orders o USING (order_id)
  WHERE p.sale_id = $1 AND p.state <> 'cancelled' AND o.paying_tx IS DISTINCT FROM p.tx_id
+ UNION
+SELECT r.order_id::text
+  FROM refund_parts r LEFT JOIN payments p USING (tx_id)
+ WHERE (r.sale_id = $1 OR p.sale_id = $1)
+   AND (p.order_id, p.sale_id) IS DISTINCT FROM (r.order_id, r.sale_id)
 """
 
 # A payment whose transaction has ended left exactly what its state says, and holds nothing.
@@ -71,7 +105,8 @@ SELECT p.tx_id
    SELECT coalesce(sum(-cents) FILTER (WHERE account = CASE p.method
             WHEN 'card' THEN 'provider' WHEN 'external' THEN 'external'
             ELSE 'wallet:' || p.buyer_id END), 0) AS charged,
-          coalesce(sum(-cents) FILTER (WHERE account = 'discount'), 0) AS given
+          coalesce(sum(-cents) FILTER (WHERE account = 'discount'), 0) AS given,
+          coalesce(sum(cents) FILTER (WHERE account = 'revenue'), 0) AS earned
      FROM entries
     WHERE tx = ANY (p.tx_id || ARRAY(SELECT r.refund_id FROM refund_parts r
                                       WHERE r.tx_id = p.tx_id))) booked
@@ -83,6 +118,11 @@ SELECT p.tx_id
         OR (c.state IS NOT NULL) <> (due.counts AND p.coupon_id IS NOT NULL)
         OR booked.charged <> CASE WHEN due.counts THEN p.amount_cents - parts_refunded(p.tx_id)
                                   ELSE 0 END
+        OR booked.earned <> CASE WHEN p.state = 'refunding' AND p.method = 'external' THEN 0
+                                 ELSE booked.charged + booked.given END
+        OR parts_refunded(p.tx_id) > p.amount_cents
+        OR (p.method = 'external' AND NOT EXISTS (SELECT FROM external_payments x
+                                                   WHERE 'ext-' || x.reference = p.tx_id))
         OR booked.given <> CASE WHEN due.counts THEN p.discount_cents ELSE 0 END)
 """
 
@@ -103,9 +143,11 @@ _WRONG_EXTERNAL = """
 SELECT x.reference
   FROM external_payments x
  CROSS JOIN LATERAL (
-   SELECT coalesce(sum(-cents) FILTER (WHERE account ~ '^external(:|$)'), 0) AS taken,
+   SELECT coalesce(sum(-cents) FILTER (
+            WHERE account = external_account('external', x.sale_id, x.currency)), 0) AS taken,
           coalesce(sum(cents) FILTER (WHERE account = 'revenue'), 0) AS earned,
-          coalesce(sum(cents) FILTER (WHERE account ~ '^due_back(:|$)'), 0) AS owed
+          coalesce(sum(cents) FILTER (
+            WHERE account = external_account('due_back', x.sale_id, x.currency)), 0) AS owed
      FROM entries WHERE tx = 'ext-' || x.reference) booked
   LEFT JOIN payments p ON p.tx_id = 'ext-' || x.reference
  WHERE (x.sale_id = $1 OR x.sale_id IS NULL)
@@ -142,6 +184,10 @@ class MoneyCheck:
     unknown_txs: list[str]
     #: The sum of all entries, of all sales.
     balance_cents: int
+    #: What was posted for nothing on record, of all sales.
+    stray_postings: list[str]
+    #: Holds of wallets, and coupons, that no payment has, of all sales.
+    stray_claims: list[str]
     #: Buyers whose wallet differs from its entries.
     wrong_wallets: list[str]
     wrong_orders: list[str]
@@ -151,7 +197,7 @@ class MoneyCheck:
     wrong_external: list[str]
 
 
-async def read_money(db: asyncpg.Pool, sale_id: str) -> MoneyCheck:
+async def read_money(db: asyncpg.Pool | asyncpg.Connection, sale_id: str) -> MoneyCheck:
     """Check the payments of a sale, and the wallets and postings of all sales."""
     async with transaction(db, snapshot=True) as connection:
 
@@ -170,6 +216,8 @@ async def read_money(db: asyncpg.Pool, sale_id: str) -> MoneyCheck:
             balance_cents=await connection.fetchval(
                 "SELECT coalesce(sum(cents), 0)::bigint FROM entries"
             ),
+            stray_postings=await column(_STRAY_POSTINGS),
+            stray_claims=await column(_STRAY_CLAIMS),
             wrong_wallets=await column(_WRONG_WALLETS),
             wrong_orders=await column(_WRONG_ORDERS, sale_id),
             misbooked_txs=await column(_MISBOOKED, sale_id, open_txs + unknown_txs),

@@ -193,6 +193,14 @@ def _check_money(ledger: Ledger, money: MoneyCheck) -> None:
             f"wallets are not what their entries say: {_named(money.wrong_wallets)}",
         ),
         (
+            not money.stray_postings,
+            f"I8: posted for no payment: {_named(money.stray_postings)}",
+        ),
+        (
+            not money.stray_claims,
+            f"I8: frozen or locked for no payment: {_named(money.stray_claims)}",
+        ),
+        (
             not money.wrong_external,
             f"I8: external payments, not as booked: {_named(money.wrong_external)}",
         ),
@@ -236,6 +244,11 @@ async def _check_charges(
         ledger.violations.append(
             "I7: the provider gave back other parts than are booked: "
             f"{_named(compared.wrong_parts)}; look at each: seckill order"
+        )
+    if compared.wrong_amounts:
+        ledger.violations.append(
+            "I7: the provider charged other amounts than are booked: "
+            f"{_named(compared.wrong_amounts)}; look at each: seckill order"
         )
     if orphans:
         ledger.violations.append(

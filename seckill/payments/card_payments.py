@@ -150,8 +150,13 @@ class CardPayments:
         if not due.cents:
             return Charge(ChargeStatus.CAPTURED)
         said = await self._answer(self._provider.find(due.charge))
+        if said is None:
+            return None
+        # A charge of another amount is not the one that was asked for: authorise() voids it.
+        if said.has_money and said.amount_cents not in (None, due.cents):
+            return await self._authorise(due)
         # The charge never arrived. Sent again under its key it is charged once, even if both come.
-        is_lost = said is not None and said.status is ChargeStatus.UNKNOWN
+        is_lost = said.status is ChargeStatus.UNKNOWN
         return await self._authorise(due) if is_lost and due.left_s > 0 else said
 
     async def _authorise(self, due: DueCardPayment) -> Charge | None:

@@ -22,6 +22,17 @@ BACKOFF = Backoff(0.5, 30.0)
 BATCH_MAX = 100
 
 
+_NOT_YET = RefundStatus.NOT_YET
+#: A charge whose order is taken back before its capture is not captured any more. Its parts would
+#: wait for that for ever, and the refund of the whole for them. What the provider has done of a
+#: part even so, the refund of the whole finds missing there, and books.
+_END_UNCAPTURED = (
+    "SELECT end_refund_parts(array_agg(r.refund_id), 'refused') FROM refund_parts r"
+    "  JOIN transactions t ON t.tx_id = 'ful-' || r.order_id::text"
+    " WHERE r.refund_id = ANY ($1) AND t.state IN ('COMPENSATING', 'FAILED')"
+)
+
+
 class _DuePart(NamedTuple):
     refund_id: str
     tx_id: str
@@ -55,6 +66,9 @@ class PartRefunds:
                     log.warning("the provider refuses to give back %s", part.refund_id)
                 elif status_now is not RefundStatus.DONE:
                     await self._put_off(part)
+            waiting = [p.refund_id for p, s in zip(due, said, strict=True) if s is _NOT_YET]
+            if waiting:
+                await self._db.execute(_END_UNCAPTURED, waiting)
         return len(due)
 
     async def _ask(self, charge: ChargeRequest, part: _DuePart) -> RefundStatus | None:

@@ -11,7 +11,7 @@ from seckill.adapters.postgres import database_errors_as_unavailable, transactio
 from seckill.auth.tickets import ID
 from seckill.errors import Missing, UserMistake, WrongState
 
-#: Why there is no part, by the words of begin_refund_part in sql/0022_refund_parts.sql.
+#: Why there is no part, by the words of begin_refund_part in sql/0024_refund_part_keys.sql.
 _NO_PART: dict[str, type[UserMistake]] = {
     "no_order": Missing,
     "external": WrongState,
@@ -78,6 +78,8 @@ async def refund_part(
         raise UserMistake("a part has to be above 0 cents")
     refund_id = f"part-{key}"
     async with transaction(db) as connection:
+        # The order's lock first: of two calls with one key, the later one finds the part.
+        await connection.execute("SELECT FROM orders WHERE order_id = $1 FOR UPDATE", order_id)
         known = await connection.fetchval(
             "SELECT EXISTS (SELECT FROM refund_parts WHERE refund_id = $1)", refund_id
         )

@@ -112,7 +112,9 @@ class StripeClient:
                 found = await self._refund_of(intent.id, refund_id)
                 if found is None:
                     amount = to_stripe(cents, wanted.currency)
-                    found = await self._give_back(intent.id, refund_id, amount or 0)
+                    if not amount:  # Stripe has no such amount of this currency
+                        return RefundStatus.REFUSED
+                    found = await self._give_back(intent.id, refund_id, amount)
                 return RefundStatus.REFUSED if found.failed else RefundStatus.DONE
             except StripeRefusal as refusal:
                 log.warning("refund %s of %s: %s", refund_id, wanted.key, refusal)

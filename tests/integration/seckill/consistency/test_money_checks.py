@@ -143,5 +143,5 @@ async def test_a_wallet_that_is_not_what_its_entries_say_is_found(
     await db.execute(damage, order.buyer_id)
     violations = (await verify(sale)).violations
     await db.execute(repair, order.buyer_id)
-    assert violations == [f"wallets are not what their entries say: 1 ({order.buyer_id})"]
+    assert f"wallets are not what their entries say: 1 ({order.buyer_id})" in violations
     assert (await verify(sale)).violations == []

@@ -92,6 +92,24 @@ async def test_a_request_that_never_arrived_is_sent_again_under_its_key(
     assert (await assert_balanced(sale)).lines["orders paid"] == 1
 
 
+async def test_a_found_charge_of_another_amount_is_voided_and_pays_nothing(
+    cards, place, shop, assert_balanced
+):
+    """A restored database has forgotten an attempt with a coupon, and the reply is lost."""
+    sale, [order] = await place()
+    tx_id = new_tx_id()
+    forgotten = ChargeRequest(tx_id, 1499, "EUR", sale.sale_id, order.order_id)
+    assert (await cards.provider.authorise(forgotten)).has_money
+    cards.sandbox.behaviour.lose_replies = 1
+    assert await cards.pay(order, tx_id=tx_id) == UNKNOWN
+    cards.sandbox.behaviour.lose_replies = 0
+    await cards.settle(sale)
+    assert await shop.states(sale, [order]) == ["pending"]
+    assert cards.held() == 0
+    assert await cards.pay(order) == PAID
+    await assert_balanced(sale)
+
+
 async def test_a_lost_reply_of_a_decline_is_found_declined(cards, place, shop, assert_balanced):
     sale, [order] = await place()
     cards.sandbox.behaviour.lose_replies = cards.sandbox.behaviour.decline = 1

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
 
+from seckill.consistency import charges
 from seckill.consistency.verify import verify
 from seckill.errors import Missing, UserMistake, WrongState
-from seckill.payments import refunds, wallets
+from seckill.payments import fulfilment, refunds, wallets
 from seckill.payments.card_payment_store import CardPaymentStore
 from seckill.payments.part_refunds import PartRefunds
-from seckill.payments.payment import tx_id_of
+from seckill.payments.payment import CARD, Payment, tx_id_of
+from seckill.payments.provider import Charge, ChargeStatus
+from seckill.transactions.log import TransactionLog
+from seckill.transactions.states import BranchCall
 from tests.card_payments import CardPaymentBench
 from tests.checkout import payer
+from tests.fulfilment import FulfilmentWorker
 
 NO_ORDER = "01a22a2c-e317-8000-807d-e4aea4a6bb80"
 
@@ -39,8 +45,8 @@ async def paid_by_card(cards, shop, open_sale, db):
     sale = await open_sale(stock=1)
     (order,) = await shop.order(sale, payer())
     assert (await cards.pay_order(order)).confirmed
-    charges = await CardPaymentStore(db).charges([tx_id_of(order.order_id, 0)])
-    (charge,) = charges.values()
+    found = await CardPaymentStore(db).charges([tx_id_of(order.order_id, 0)])
+    (charge,) = found.values()
     return sale, order, charge
 
 
@@ -152,3 +158,81 @@ async def test_what_has_no_part_says_why(cards, paid_by_card, give_back, shop, o
     for key, cents in (("a b", 1), ("d", 0)):
         with pytest.raises(UserMistake):
             await refunds.refund_part(db, order.order_id, cents, key=key, actor="t", reason="r")
+
+
+@pytest.fixture
+def second_of(db, eventually):
+    """Ask for the first of two parts, then for the second, which waits for the first's commit."""
+
+    async def ask_for_both(first_order, second_order, key):
+        told = {"key": key, "actor": "t", "reason": "late"}
+        async with db.acquire() as first, db.acquire() as second:
+            async with first.transaction():
+                await refunds.refund_part(first, first_order.order_id, 500, **told)
+                call = refunds.refund_part(second, second_order.order_id, 500, **told)
+                later, pid = asyncio.create_task(call), second.get_server_pid()
+                waits = "SELECT cardinality(pg_blocking_pids($1)) > 0"
+                await eventually(lambda: first.fetchval(waits, pid), "the later call waits")
+            return await later
+
+    return ask_for_both
+
+
+async def test_one_key_at_the_same_time_is_one_part(paid_by_card, second_of, db):
+    _, order, _ = paid_by_card
+    key = f"same-{order.order_id[-8:]}"
+    assert await second_of(order, order, key) == "begun"
+    audited = "SELECT count(*) FROM audit WHERE details::text LIKE '%part-' || $1 || '%'"
+    assert await db.fetchval(audited, key) == 1
+
+
+async def test_one_key_for_parts_of_two_orders_at_the_same_time_is_one_part(
+    cards, paid_by_card, shop, open_sale, second_of
+):
+    _, order, _ = paid_by_card
+    (other,) = await shop.order(await open_sale(stock=1), payer())
+    assert (await cards.pay_order(other)).confirmed
+    with pytest.raises(UserMistake, match="another part has this key"):
+        await second_of(order, other, f"two-{order.order_id[-8:]}")
+
+
+async def test_a_charge_that_went_back_whole_in_parts_is_not_missed(
+    cards, paid_by_card, give_back, db, monkeypatch
+):
+    """A provider may call it voided, though it paid its order."""
+    sale, order, charge = paid_by_card
+    shown = Charge(ChargeStatus.VOIDED, charge.key, 1999, refunded_cents=1999)
+
+    async def charges_of(_sale_id):
+        return [shown]
+
+    monkeypatch.setattr(cards.provider, "charges_of", charges_of)
+    assert (await charges.compare(db, cards.provider, sale.sale_id)).unfunded == [order.order_id]
+    await cards.provider.capture(charge)
+    await give_back(order, 1999, "all")
+    await ask(db, cards)
+    assert (await charges.compare(db, cards.provider, sale.sale_id)).unfunded == []
+    shown = Charge(ChargeStatus.CAPTURED, charge.key, 1998, refunded_cents=1998)
+    found = await charges.compare(db, cards.provider, sale.sale_id)
+    assert found.wrong_amounts == [charge.key]
+
+
+async def test_a_part_does_not_keep_an_order_that_cannot_be_captured(
+    cards, paid_by_card, give_back, db, shop, assert_balanced
+):
+    """The part would wait for the capture, and the refund of the whole for the part."""
+    sale, order, _ = paid_by_card
+    await give_back(order, 500, "a")
+    saga = fulfilment.tx_id_of(order.order_id)
+    paid = Payment(order.sale_id, order.order_id, order.buyer_id, CARD)
+    call = BranchCall(tx_id_of(order.order_id, 0), paid.args())
+    async with db.acquire() as connection:
+        await fulfilment.begin(TransactionLog(db), connection, [call])
+    await db.execute("UPDATE transactions SET state = 'COMPENSATING' WHERE tx_id = $1", saga)
+    await ask(db, cards)
+    assert await give_back(order, 500, "a") == "refused"
+    await FulfilmentWorker(db, cards.provider).run(sale.sale_id)
+    assert await shop.states(sale, [order]) == ["refunded unfulfilled"]
+    assert cards.held() == 0
+    await shop.return_all(sale)
+    assert (await assert_balanced(sale)).lines["refunded, cents"] == 1999

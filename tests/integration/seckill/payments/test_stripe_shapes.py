@@ -238,3 +238,10 @@ async def test_a_part_is_given_back_once_or_not_at_all(
 ) -> None:
     async with stripe(*answers) as (client, _):
         assert await client.refund(WANTED, "part", 500) is status
+
+
+async def test_a_part_that_stripe_cannot_count_is_not_sent() -> None:
+    in_dinars = ChargeRequest("card-1-0", 2000, "KWD", "sale", "order", "pm_card")
+    async with stripe(ok(intent("succeeded")), ok({"data": []})) as (client, seen):
+        assert await client.refund(in_dinars, "part", 5) is RefundStatus.REFUSED
+    assert [request.path for request in seen if request.path == "/v1/refunds"] == ["/v1/refunds"]
