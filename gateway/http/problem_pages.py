@@ -28,6 +28,8 @@ ADVICE: dict[Problem, str] = {
     "send it in the header Seckill-Ticket.",
     Problem.UNAUTHORIZED: f"{_TOKEN} It is the login token that the shop has issued.",
     Problem.BAD_SHOP_TOKEN: f"{_TOKEN} An operator makes one: seckill shop-token create.",
+    Problem.SHOP_TOKEN_EXPIRED: "`detail` says since when. An operator makes another one: "
+    "seckill shop-token create.",
     Problem.MISSING_SCOPE: "`detail` names the scope. An operator makes another token that has it.",
     Problem.BAD_ADMIN_TOKEN: f"{_TOKEN} It is that of SECKILL_ADMIN_TOKEN.",
     Problem.ADMIN_OFF: "Set SECKILL_ADMIN_TOKEN and start the gateway again.",

@@ -52,6 +52,9 @@ class Problem(Enum):
     BAD_SHOP_TOKEN = ProblemKind(
         401, "The token of the shop's program is missing, wrong or revoked", challenge="Bearer"
     )
+    SHOP_TOKEN_EXPIRED = ProblemKind(
+        401, "The token of the shop's program has ended", challenge="Bearer"
+    )
     MISSING_SCOPE = ProblemKind(403, "The token lacks the scope that this call needs")
     ADMIN_OFF = ProblemKind(403, "The admin API is turned off")
     READ_ONLY = ProblemKind(403, "This token may look, and change nothing")

@@ -26,7 +26,12 @@ def shop_token(scope: Scope) -> Identity:
             "description": f"A token of the shop's own program, `{PREFIX}…`, from "
             "`seckill shop-token create`.",
         },
-        (Problem.BAD_SHOP_TOKEN, Problem.MISSING_SCOPE, Problem.UNAVAILABLE),
+        (
+            Problem.BAD_SHOP_TOKEN,
+            Problem.SHOP_TOKEN_EXPIRED,
+            Problem.MISSING_SCOPE,
+            Problem.UNAVAILABLE,
+        ),
         (scope,),
     )
 
@@ -43,6 +48,9 @@ async def require_scope(request: web.Request, scope: Scope) -> ShopToken:
         found = await request.app[SHOP_TOKENS].find(token.strip())
     if found is None:
         raise Refused(Problem.BAD_SHOP_TOKEN)
+    if found.is_over:
+        said = f"token {found.name} ended at {found.expires_at:%Y-%m-%dT%H:%M:%SZ}"
+        raise Refused(Problem.SHOP_TOKEN_EXPIRED, said)
     if scope not in found.scopes:
         raise Refused(Problem.MISSING_SCOPE, f"token {found.name} lacks the scope {scope}")
     return found

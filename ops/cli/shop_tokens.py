@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import UTC
+import re
+from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import typer
@@ -10,6 +11,7 @@ import typer
 from ops.cli.console import Json, check_id, show, table
 from ops.cli.stores import run
 from seckill import audit
+from seckill.errors import UserMistake
 from seckill.shop import tokens
 
 shop_token_app = typer.Typer(
@@ -25,10 +27,15 @@ def create_token(
         typer.Option(help="Which program has it; the audit trail names it so.", callback=check_id),
     ],
     scope: Annotated[list[str], typer.Option(help=f"What it may do, once for each: {_SCOPES}.")],
+    expires_in: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="It ends after so long: 90d, 12h, 30m; else never."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Make a token and print it, once: only its digest is kept."""
-    token = run(lambda s: tokens.create(s.db, name, scope, by=audit.operator_name()))
+    lasts, by = None if expires_in is None else _duration(expires_in), audit.operator_name()
+    token = run(lambda s: tokens.create(s.db, name, scope, by=by, expires_in=lasts))
     typer.echo(f"seckill: keep it now, it is shown only here; send: Bearer {token[:16]}…", err=True)
     show({"name": name, "scopes": sorted(set(scope)), "token": token}, as_json, token)
 
@@ -41,13 +48,14 @@ def list_tokens(as_json: Json = False) -> None:
         (
             each.name,
             " ".join(each.scopes),
-            f"{each.created_at.astimezone(UTC):%Y-%m-%d %H:%M:%S}",
+            _moment(each.created_at),
             each.created_by,
-            f"{each.revoked_at.astimezone(UTC):%Y-%m-%d %H:%M:%S}" if each.revoked_at else "-",
+            _moment(each.revoked_at),
+            _moment(each.expires_at) + (", over" if each.is_over else ""),
         )
         for each in found
     ]
-    columns = ("name", "scopes", "made", "by", "revoked")
+    columns = ("name", "scopes", "made", "by", "revoked", "ends")
     show([each._asdict() for each in found], as_json, table(*columns, rows=rows))
 
 
@@ -62,3 +70,17 @@ def revoke_token(
     changed = run(lambda s: tokens.revoke(s.db, name, by=audit.operator_name()))
     what = f"every gateway refuses it within {tokens.FRESH_S:g} s" if changed else "it was before"
     show({"name": name, "changed": changed}, as_json, f"token {name} is revoked; {what}")
+
+
+def _duration(text: str) -> timedelta:
+    found = re.fullmatch(r"([1-9][0-9]{0,5})([dhm])", text)
+    if not found:
+        raise UserMistake(f"--expires-in {text!r}: give a number and d, h or m, such as 90d")
+    return (
+        int(found[1])
+        * {"d": timedelta(1), "h": timedelta(0, 3600), "m": timedelta(0, 60)}[found[2]]
+    )
+
+
+def _moment(at: datetime | None) -> str:
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}" if at else "-"

@@ -13,6 +13,7 @@ from aiohttp import ClientSession
 from seckill.shop import tokens
 from seckill.shop.tokens import Scope
 from tests.acceptance.admin_api import audited, bearer, call, refusal
+from tests.integration.patience import eventually
 from tests.integration.shop import Shop
 
 _numbers = itertools.count()
@@ -42,6 +43,19 @@ async def test_a_call_needs_a_token_with_its_scope(session_of, shop_url, reader)
     assert (status, body["code"]) == (403, "missing_scope")
     assert "orders:read" in body["detail"]
     assert (await call(reader, "GET", "/shop/v1/orders"))[0] == 200
+
+
+async def test_a_token_that_has_ended_is_told_so(session_of, db):
+    reader = await session_of(Scope.ORDERS_READ)
+    assert (await call(reader, "GET", "/shop/v1/orders"))[0] == 200
+    await db.execute("UPDATE shop_tokens SET expires_at = now() WHERE name = $1", reader.token_name)
+
+    async def is_refused():
+        status, body = await call(reader, "GET", "/shop/v1/orders")
+        return (status, body.get("code")) == (401, "shop_token_expired") and body
+
+    body = await eventually(is_refused, "the token to end")
+    assert f"token {reader.token_name} ended at 20" in body["detail"]
 
 
 async def test_pages_are_stable_while_orders_come(reader, shop, open_sale):

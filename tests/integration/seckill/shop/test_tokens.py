@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from datetime import timedelta
 
 import pytest
 
@@ -65,6 +66,57 @@ async def test_a_revoked_token_is_refused_within_seconds_and_its_name_stays_take
         await tokens.create(db, name, [Scope.MONEY], by="ann")
     (listed,) = [each for each in await tokens.list_(db) if each.name == name]
     assert listed.revoked_at
+
+
+async def test_a_token_ends_at_its_moment_by_the_clock_of_the_store(db, name, eventually):
+    token = await tokens.create(db, name, [Scope.MONEY], by="ann", expires_in=timedelta(days=1))
+    known = ShopTokens(db)
+    found = await known.find(token)
+    assert (found.is_over, found.expires_at.tzinfo is not None) == (False, True)
+    await db.execute("UPDATE shop_tokens SET expires_at = now() WHERE name = $1", name)
+
+    async def is_over():
+        return (await known.find(token)).is_over
+
+    await eventually(is_over, "the end of the token to be read")
+    (listed,) = [each for each in await tokens.list_(db) if each.name == name]
+    assert (listed.is_over, listed.revoked_at) == (True, None)
+    # A revoked one is nobody's, whether it is over or not.
+    assert await tokens.revoke(db, name, by="ann")
+    assert await ShopTokens(db).find(token) is None
+
+
+async def test_a_token_ends_while_its_row_is_kept(db, name, monkeypatch, eventually):
+    lasts = timedelta(seconds=1)
+    token = await tokens.create(db, name, [Scope.MONEY], by="ann", expires_in=lasts)
+    monkeypatch.setattr(tokens, "FRESH_S", 60)
+    known = ShopTokens(db)
+    assert await known.find(token)
+    monkeypatch.setattr(known, "_db", FrozenDatabase())
+
+    async def is_over():
+        return (await known.find(token)).is_over
+
+    await eventually(is_over, "the token to end without a look at the store")
+
+
+async def test_ended_tokens_leave_room_for_good_ones(db, name, monkeypatch):
+    await tokens.create(db, f"{name}-old", [Scope.MONEY], by="ann", expires_in=timedelta(1))
+    await db.execute("UPDATE shop_tokens SET expires_at = now() WHERE name = $1", f"{name}-old")
+    good = await db.fetchval(
+        "SELECT count(*) FROM shop_tokens WHERE revoked_at IS NULL"
+        " AND coalesce(expires_at, 'infinity') > now()"
+    )
+    monkeypatch.setattr(tokens, "TOKENS_MAX", good + 1)
+    monkeypatch.setattr(tokens, "KNOWN_MAX", good + 1)
+    token = await tokens.create(db, name, [Scope.MONEY], by="ann")
+    assert (await ShopTokens(db).find(token)).name == name
+
+
+@pytest.mark.parametrize("days", [0, -1, 3651])
+async def test_an_impossible_end_is_refused(db, name, days):
+    with pytest.raises(UserMistake, match="at most 3650 days"):
+        await tokens.create(db, name, [Scope.MONEY], by="ann", expires_in=timedelta(days=days))
 
 
 async def test_while_the_store_is_away_a_token_is_neither_good_nor_bad(db, name, monkeypatch):

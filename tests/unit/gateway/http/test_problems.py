@@ -25,6 +25,7 @@ PUBLISHED = {
     "idempotency_key_needed": 400,
     "idempotency_key_reused": 422,
     "bad_shop_token": 401,
+    "shop_token_expired": 401,
     "missing_scope": 403,
     "admin_off": 403,
     "read_only": 403,
