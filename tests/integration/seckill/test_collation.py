@@ -43,8 +43,9 @@ async def db(people_dsn):
         yield pool
 
 
-async def test_every_text_key_is_sorted_by_bytes(db):
-    keys = await db.fetch(
+async def collations_of_text_keys(connection):
+    """Return the names of the collations of all text in indexes."""
+    keys = await connection.fetch(
         """
         SELECT indexrelid::regclass::text, attname, collname
           FROM pg_index i CROSS JOIN unnest(i.indkey, i.indcollation) AS k (attnum, collation_id)
@@ -54,7 +55,27 @@ async def test_every_text_key_is_sorted_by_bytes(db):
         """
     )
     assert len(keys) > 10
-    assert {row["collname"] for row in keys} == {"C"}
+    return {row["collname"] for row in keys}
+
+
+async def test_every_text_key_is_sorted_by_bytes(db):
+    assert await collations_of_text_keys(db) == {"C"}
+
+
+async def test_text_keys_have_one_collation_where_the_database_sorts_by_bytes(services):
+    """An index does not serve a comparison by another collation, even by one that sorts alike."""
+    name = "sorted_by_bytes"
+    dsn = services.postgres_dsn.rpartition("/")[0] + f"/{name}"
+    server = await asyncpg.connect(services.postgres_dsn)
+    try:
+        await server.execute(f"CREATE DATABASE {name} TEMPLATE template0 LOCALE 'C'")
+        await migrations.migrate(dsn)
+        connection = await asyncpg.connect(dsn)
+        assert await collations_of_text_keys(connection) == {"default"}
+        await connection.close()
+    finally:
+        await server.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        await server.close()
 
 
 async def test_the_migration_writes_no_table_anew(services, people_dsn, monkeypatch):
