@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -13,6 +12,7 @@ from ops.cli.rate_limits import limit
 from ops.cli.rebuild import rebuild
 from ops.cli.recover import recover
 from ops.cli.sale_check import check
+from ops.cli.sale_tables import COLUMNS, Troubles, advice, described, row, with_need
 from ops.cli.sale_terms import (
     ANNOUNCE_AT,
     CLOSES_AT,
@@ -33,8 +33,6 @@ from ops.cli.sale_terms import (
 from ops.cli.stores import Stores, run
 from seckill import audit
 from seckill.consistency import archive, fencing, preflight
-from seckill.consistency.fencing import FenceReason
-from seckill.currencies import amount_text
 from seckill.errors import Conflict, Missing, SeckillError, Unavailable, WrongState
 from seckill.sales import drafts, listing, restock, sales, terms
 from seckill.sales.description import parse_metadata
@@ -42,9 +40,6 @@ from seckill.sales.doubts import doubts_about
 from seckill.sales.listing import SoldUnits
 from seckill.sales.sales import Sale
 from seckill.sales.terms import NewSale
-
-#: Why sales need a rebuild; None while that is not known.
-Troubles = dict[str, FenceReason] | None
 
 sale_app = typer.Typer(help="Make, run and show sales.", no_args_is_help=True)
 
@@ -198,8 +193,8 @@ def show_sale(sale_id: SaleId, as_json: Json = False) -> None:
 
     sale, units, troubles = run(look)
     sold = f"sold {units.sold}, held {units.held}, left {units.left}"
-    plain = _with_need(sale, troubles) | units._asdict()
-    show(plain, as_json, f"{_line(sale)}; {sold}", *_advice(troubles))
+    plain = with_need(sale, troubles) | units._asdict()
+    show(plain, as_json, f"{described(sale)}; {sold}", *advice(troubles))
 
 
 @sale_app.command("list")
@@ -210,21 +205,10 @@ def list_sales(
 ) -> None:
     """List sales, the newest first, with what was sold, is held by unpaid orders, and is left."""
     found, units, troubles = run(lambda s: _listed(s, limit, archived=all_))
-    rows = [
-        (
-            sale.sale_id,
-            _state_of(sale),
-            *map(str, (sale.total, *units[sale.sale_id])),
-            amount_text(sale.price_cents, sale.currency),
-            _short(sale.opens_at),
-            _short(sale.closes_at),
-        )
-        for sale in found[:limit]
-    ]
-    columns = ("sale", "state", "total", "sold", "held", "left", "price", "opens", "closes")
+    rows = [row(sale, units[sale.sale_id]) for sale in found[:limit]]
     more = f"older sales are left out; show more: --limit {limit * 10}" if found[limit:] else None
-    plain = [_with_need(sale, troubles) | units[sale.sale_id]._asdict() for sale in found[:limit]]
-    show(plain, as_json, table(*columns, rows=rows, caption=more), *_advice(troubles))
+    plain = [with_need(sale, troubles) | units[sale.sale_id]._asdict() for sale in found[:limit]]
+    show(plain, as_json, table(*COLUMNS, rows=rows, caption=more), *advice(troubles))
 
 
 @sale_app.command("open")
@@ -323,51 +307,10 @@ async def _troubles(stores: Stores, sale_ids: list[str]) -> Troubles:
         return None
 
 
-def _with_need(sale: Sale, troubles: Troubles) -> dict[str, object]:
-    need = "unknown" if troubles is None else troubles.get(sale.sale_id)
-    return asdict(sale) | {"needs_rebuild": need}
-
-
-def _advice(troubles: Troubles) -> list[str]:
-    return [fencing.advice(sale_id, reason) for sale_id, reason in (troubles or {}).items()]
-
-
 def _warn(lines: list[str]) -> None:
     for line in lines:
         typer.echo(f"seckill: warning: {line}", err=True)
 
 
 def _show(sale: Sale, as_json: bool) -> None:
-    show(sale, as_json, _line(sale))
-
-
-def _line(sale: Sale) -> str:
-    opens = f", opens {sale.opens_at.isoformat()}" if sale.opens_at else ""
-    closes = f", closes {sale.closes_at.isoformat()}" if sale.closes_at else ""
-    name = f" ({sale.name})" if sale.name else ""
-    return (
-        f"sale {sale.sale_id}{name}: {_state_of(sale)}, {sale.total} units at "
-        f"{amount_text(sale.price_cents, sale.currency)}, "
-        f"{sale.payment_window_s} s to pay{opens}{closes}"
-    )
-
-
-def _state_of(sale: Sale) -> str:
-    """Return the state, and what the time has made of it."""
-    hidden = ", hidden" if sale.is_hidden(datetime.now(UTC)) else ""
-    return f"{_state_by_time(sale)}{hidden}"
-
-
-def _state_by_time(sale: Sale) -> str:
-    now = datetime.now(UTC)
-    if sale.archived:
-        return "archived"
-    if sale.state in ("open", "paused") and sale.closes_at and sale.closes_at <= now:
-        return f"{sale.state}, its time is over"
-    if sale.state == "open" and sale.opens_at and sale.opens_at > now:
-        return "open, its time is to come"
-    return sale.state
-
-
-def _short(moment: datetime | None) -> str:
-    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}" if moment else "-"
+    show(sale, as_json, described(sale))
