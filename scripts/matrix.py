@@ -9,6 +9,7 @@ root, which is kept, and the time of the tests.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import os
 import secrets
 import shutil
@@ -59,6 +60,15 @@ class Root:
         install = "apt-get", "install", "-q", "-y", "--no-install-recommends", *PACKAGES
         _call("chroot", str(new), "env", "DEBIAN_FRONTEND=noninteractive", *install)
         new.rename(self._path)
+
+    def lock(self) -> None:
+        """Keep other runs out until this process ends: they would share its data."""
+        self._locked = os.open(self._path, os.O_RDONLY)
+        try:
+            fcntl.flock(self._locked, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            text = "another run uses it: wait for its end, or give another --root"
+            raise SystemExit(f"scripts/matrix: {self._path}: {text}") from None
 
     def mount(self) -> None:
         """Mount /proc, which Erlang reads; this process has a mount namespace of its own."""
@@ -216,6 +226,7 @@ def main() -> int:
         parser.error("only root can make a root and start servers in it")
     root = Root(given.root.absolute())
     root.make()
+    root.lock()
     root.mount()
     print(root.versions(), flush=True)
     codes = {}
