@@ -77,6 +77,14 @@ class Stack:
         return sum(bool(re.search(words, line)) for line in self.lines(process))
 
 
+async def troubles(process: Process) -> set[str]:
+    """Return what a process counts of failures and of roles that wait."""
+    counts = re.compile("seckill_(store_failures_total|role_errors_total|role_held)")
+    async with ClientSession() as http, http.get(f"{process.admin_url}/metrics") as response:
+        lines = (await response.text()).splitlines()
+    return {f"{process.child.name}: {line}" for line in lines if counts.match(line)}
+
+
 @pytest.fixture(scope="module")
 async def stack(settings) -> AsyncIterator[Stack]:
     with temporary_home() as home:
@@ -156,21 +164,33 @@ async def until_placing_is_held(stack: Stack) -> None:
     await eventually(held, "orders wait", within_s=PATIENCE_S)
 
 
+async def until_calm(stack: Stack, store: str) -> None:
+    """Wait until the last outage of a store is over in both processes."""
+
+    async def is_calm():
+        return not stack.outage_of(store)
+
+    async def all_troubles():
+        return await troubles(stack.gateway) | await troubles(stack.consumer)
+
+    before = await all_troubles()
+    try:
+        await eventually(is_calm, "", within_s=CALM_S)
+    except AssertionError:
+        later = await all_troubles()
+        found = "\n".join([*sorted(before - later), "became", *sorted(later - before)])
+        raise AssertionError(f"{stack.outage_of(store)}\nwhile it should end:\n{found}") from None
+
+
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("state", STATES, ids=lambda state: f"{state.store} {state.name}")
 async def test_a_store_refuses_all_is_held_and_goes_on_after_the_cure(
     stack, press, open_sale, assert_balanced, services, state
 ):
-    async def is_calm():
-        return not stack.outage_of(state.store)
-
     async def sells():
         return (await press(sale))[0] == 202
 
-    try:
-        await eventually(is_calm, "the last outage of the store is over", within_s=CALM_S)
-    except AssertionError:
-        raise AssertionError(stack.outage_of(state.store)) from None
+    await until_calm(stack, state.store)
     sale = await open_sale()
     await eventually(sells, "the gateway sells", within_s=PATIENCE_S)
     await assert_balanced(sale, wait_s=PATIENCE_S)
