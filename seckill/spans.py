@@ -19,12 +19,12 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 from enum import Enum
 from hashlib import blake2b
 from itertools import islice
 from typing import NamedTuple
 
+import msgspec
 from msgspec import UNSET, UnsetType
 
 #: The key of a transaction's arguments that holds its context.
@@ -81,8 +81,7 @@ class SpanKind(Enum):
     CONSUMER = 4
 
 
-@dataclass(frozen=True, slots=True)
-class FinishedSpan:
+class FinishedSpan(msgspec.Struct, frozen=True):
     """A span that is over; times are Unix nanoseconds."""
 
     name: str
@@ -91,7 +90,7 @@ class FinishedSpan:
     start_ns: int
     end_ns: int
     kind: SpanKind = SpanKind.INTERNAL
-    attributes: Attributes = field(default_factory=dict)
+    attributes: Attributes = {}
     links: Sequence[TraceContext] = ()
     #: Why it failed; None if it did not.
     error: str | None = None
