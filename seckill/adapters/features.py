@@ -118,11 +118,18 @@ async def postgresql_faults(db: asyncpg.Pool | asyncpg.Connection) -> list[str]:
         if number // 10_000 < POSTGRESQL_MIN:
             version = await db.fetchval("SELECT current_setting('server_version')")
             return [f"PostgreSQL is {version}; {POSTGRESQL_MIN} or later is needed"]
-        if fault := (await schema.look(db)).fault:
-            return [f"PostgreSQL: {fault}"]
+        try:
+            if fault := (await schema.look(db)).fault:
+                return [f"PostgreSQL: {fault}"]
+        except asyncpg.InsufficientPrivilegeError as error:
+            denied = error  # the rights that lack are named below, with the line to type
+        else:
+            denied = None
         needed = [(kind, name) for kind, names in _rights().items() for name in names]
         refused = await db.fetch(_REFUSED, *map(list, zip(*needed, strict=True)))
         if not refused:
+            if denied:  # another right, as to use the schema at all
+                raise denied
             return []
         user = await db.fetchval("SELECT current_user")
         names = schema.some([row[0] for row in refused])

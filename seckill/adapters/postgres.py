@@ -107,6 +107,10 @@ class _OneInstallation:
             found = await connection.fetchval("SELECT id FROM installation")
         except asyncpg.UndefinedTableError:  # no schema yet: whoever needs one says so
             found = None
+        except asyncpg.InsufficientPrivilegeError:
+            if self._first:
+                raise
+            found = None  # the checks at start name all rights that the role lacks
         self._first = self._first or found
         if found != self._first:
             raise foreign(POSTGRESQL, found or "unknown", self._first or "unknown")

@@ -138,6 +138,10 @@ async def test_the_version_of_a_broker_is_known(settings, monkeypatch):
 
 async def test_rights_that_a_role_lacks_are_named(role, db):
     async with postgres.connect(role, size=1, timeout_s=5, at_once=False) as pool:
+        (line,) = await features.postgresql_faults(pool)
+        assert line.startswith("PostgreSQL: the role tenant lacks SELECT on ")
+        assert "type there: GRANT " in line
+
         await db.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO tenant")
         (line,) = await features.postgresql_faults(pool)
         assert line.startswith("PostgreSQL: the role tenant lacks INSERT on sales, INSERT on ")
