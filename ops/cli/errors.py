@@ -22,12 +22,13 @@ def explained(error: Exception) -> tuple[str, int] | None:
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}", 1
     if failure := store_failure(error):
-        return f"{failure}{_hint()}", 1
+        return f"{failure}{_hint(failure.store)}", 1
     return (str(error), 1) if isinstance(error, SeckillError) else None
 
 
-def _hint() -> str:
-    """Point at addresses that the environment gives: those of a stack that is gone mislead."""
+def _hint(store: str) -> str:
+    """Point at an address that the environment gives: that of a stack that is gone misleads."""
     given = given_settings()
-    names = [f"SECKILL_{name.upper()}" for name in STORE_SETTINGS.values() if given.get(name)]
+    settings = [STORE_SETTINGS[store]] if store in STORE_SETTINGS else STORE_SETTINGS.values()
+    names = [f"SECKILL_{name.upper()}" for name in settings if given.get(name)]
     return f" ({', '.join(names)} from the environment; unset if outdated)" if names else ""

@@ -27,6 +27,8 @@ from seckill.tasks import end_tasks
 #: Time between two looks at the mark in Redis: as often as a sale that went back in time is looked
 #: for (consumers/roles/fence.py). A look is one GET.
 LOOK_S = 1.0
+#: The first process decides about the namespace, even one that another store then refuses.
+_FORGET = "UPDATE installation SET namespace = NULL"
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +53,8 @@ async def join(db: asyncpg.Pool, name: str) -> str:
         raise ForeignStore(
             f"PostgreSQL holds the installation {row['id']} of the namespace "
             f"{row['namespace']!r}, and SECKILL_NAMESPACE is {name!r}: set it to that, or "
-            "give another database in SECKILL_POSTGRES_DSN",
+            "give another database in SECKILL_POSTGRES_DSN, or, if this one has no sale yet, stop "
+            f"all processes and type there: {_FORGET}",
             kind=FailureKind.CONFIGURATION,
             store=POSTGRESQL,
         )
