@@ -66,6 +66,8 @@ EXPECTED = {
     Fault.POSTGRESQL: "SeckillPostgreSQLDoesNotWork",
     Fault.CONSUMERS: "SeckillConsumersAreDown",
 }
+#: What buyers are told meanwhile, where it is not 202 alone.
+ANSWERS = {Fault.REDIS: (202, 503)}
 
 
 @dataclass(slots=True)
@@ -166,7 +168,7 @@ async def _watch(
 def _findings(watch: Watch, fault: Fault, report: CrowdReport) -> list[Finding]:
     early = [name for (name, _), times in watch.fired.items() if times[0] < watch.began_at]
     found = [
-        report.answers_finding(202),
+        report.answers_finding(*ANSWERS.get(fault, (202,))),
         *watch.findings(),
         Finding("fired before the fault", ", ".join(early) or "none", "none", not early),
     ]

@@ -105,7 +105,7 @@ async def _sold_while(
         Finding(f"{name}: orders", f"{placed:,} for {won:,} x 202", "all", placed >= won),
         Finding(
             f"{name}: came back in their turn",
-            counts_text(Counter(r.ending for r in requests if r.comes_back)),
+            counts_text(Counter(str(r.ending) for r in requests if r.comes_back)),
         ),
         Finding(
             f"{name}: gateways that knew of the end",
