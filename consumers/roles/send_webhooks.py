@@ -84,11 +84,12 @@ class SendWebhooks:
         self._room.clear()
         known = {each.endpoint_id: each for each in await endpoints.all_(self._db)}
         self._has_endpoints = bool(known)
-        if not known:
-            return []
+        # Also without any endpoint: the messages of one that was removed are still kept.
         if time.monotonic() > self._upkeep_at:
             metrics.WEBHOOK_DELIVERIES.labels("dead").inc(await deliveries.upkeep(self._db))
             self._upkeep_at = time.monotonic() + UPKEEP_S
+        if not known:
+            return []
         free = {id_: self._room_for(each) for id_, each in known.items()}
         wanted = {id_: room for id_, room in free.items() if room > 0}
         if not wanted:

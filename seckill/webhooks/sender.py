@@ -124,7 +124,7 @@ def _retry_after_s(value: str) -> float | None:
         return float(value[:9])
     try:
         until = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):  # a year or a zone of many digits is the latter
         return None
     if until.tzinfo is None:
         until = until.replace(tzinfo=UTC)

@@ -138,6 +138,32 @@ async def test_an_answer_that_does_not_come_in_time_is_a_failure(bench, db, shop
     assert (delivery.state, delivery.last_words) == ("pending", "no answer in time")
 
 
+@pytest.mark.parametrize(
+    "after",
+    ["Mon, 01 Jan 99999999999 00:00:00 GMT", "Mon, 01 Jan 2026 00:00:00 +99999999999999999"],
+)
+async def test_a_retry_after_that_is_no_time_harms_no_one(bench, shop_server, once, after):
+    await bench.add(shop_server.url)
+    shop_server.answers = [web.Response(status=503, headers={"Retry-After": after})]
+    await bench.queue()
+    assert await once() == 1
+    (delivery,) = await bench.all()
+    assert (delivery.state, delivery.last_status) == ("pending", 503)
+
+
+async def test_messages_are_deleted_also_after_the_last_endpoint_was_removed(
+    bench, db, shop_server, once
+):
+    endpoint = await bench.add(shop_server.url)
+    await bench.queue()
+    assert await once() == 1
+    await endpoints.remove(db, endpoint.endpoint_id, drop=True, actor="test")
+    await db.execute("UPDATE webhook_messages SET queued_at = now() - interval '8 days'")
+    role = SendWebhooks(db, None, timeout_s=30)
+    assert await role.begin() == []
+    assert await db.fetchval("SELECT count(*) FROM webhook_messages") == 0
+
+
 async def test_of_an_answer_without_end_the_beginning_is_read(bench, shop_server, once):
     async def endless(request):
         response = web.StreamResponse()
