@@ -8,7 +8,7 @@ whatever is looked for among them; then it may be short, or empty, and yet have 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import NamedTuple
 
 import asyncpg
@@ -190,5 +190,6 @@ def _looked_for(wanted: OrderFilter) -> tuple[str | None, str | None, str | None
 
 def _id_at(moment: datetime) -> str:
     """Return the least id of an order that was grabbed at this time or later."""
-    text = f"{max(0, int(moment.astimezone(UTC).timestamp() * 1000)):012x}"
+    # Not by way of UTC: a time of the year 1 or 9999 there may be none in Python.
+    text = f"{max(0, int(moment.timestamp() * 1000)):012x}"
     return f"{text[:8]}-{text[8:]}-0000-0000-000000000000"

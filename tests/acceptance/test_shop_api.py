@@ -96,6 +96,8 @@ async def test_orders_are_found_by_buyer_state_and_time(reader, shop, open_sale)
     assert await ids(f"sale_id={sale.sale_id}&since={later}") == []
     assert await ids(f"sale_id={sale.sale_id}&until={earlier}") == []
     assert len(await ids(f"sale_id={sale.sale_id}&since={earlier}&until={later}")) == 2
+    always = "since=0001-01-01T00:00:00%2B08:00&until=9999-12-31T23:59:59-08:00"
+    assert len(await ids(f"sale_id={sale.sale_id}&{always}")) == 2
 
 
 @pytest.mark.parametrize(
