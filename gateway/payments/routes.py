@@ -27,9 +27,9 @@ from seckill.transactions.states import TransactionState
 from seckill.transactions.tcc import CoordinatorFull
 
 #: Providers' names are of these characters; ours has no meaning of its own for us.
-CARD_NAME = r"^[A-Za-z0-9_-]{1,255}$"
+CARD_NAME = r"^[A-Za-z0-9_-]{1,255}\Z"
 #: The provider checks the rest. No other scheme: a browser would be sent to it.
-RETURN_URL = r"^https?://[!-~]{1,2000}$"
+RETURN_URL = r"^https?://[!-~]{1,2000}\Z"
 
 
 class PaymentRequest(msgspec.Struct, forbid_unknown_fields=True):
