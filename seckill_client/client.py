@@ -11,7 +11,7 @@ from seckill_client.buyer import BuyerClient
 from seckill_client.clock import SALE_STALE_S, ServerClock
 from seckill_client.retries import spread_s
 from seckill_client.transport import ApiCall, ApiTransport, part
-from seckill_client.views import SaleInfo, read_view
+from seckill_client.views import SaleInfo, SalePage, read_view
 
 #: The gateway answers within two seconds; after so long there is no answer.
 TIMEOUT_S = 10.0
@@ -26,6 +26,8 @@ COMPARE_S = 20.0
 #: A clock that may be off by more is compared again, some times and at random moments: a sale
 #: names the whole second, a ticket the exact time.
 OFF_S, COMPARES_MAX = 0.1, 8
+#: The longest wait without a look at the sale: the shop may move the opening to an earlier time.
+FAR_LOOK_S = 300.0
 #: How often a sale is looked at that the shop opens by hand.
 LOOK_S = 2.0
 
@@ -73,10 +75,10 @@ class SeckillClient:
         cursor = ""
         while True:
             call = ApiCall("GET", f"/v1/sales{cursor and f'?cursor={part(cursor)}'}")
-            body = (await self._transport.insist(call)).answer.body
-            for sale in body.get("sales", ()):
-                yield SaleInfo.read(sale)
-            if not (cursor := str(body.get("next") or "")):
+            page = read_view(SalePage, str(call), (await self._transport.insist(call)).answer)
+            for sale in page.sales:
+                yield sale
+            if not (cursor := page.next):
                 return
 
     async def wait_for_opening(self, sale_id: str, *, within_s: float = SPREAD_S) -> SaleInfo:
@@ -88,11 +90,14 @@ class SeckillClient:
         compares = 0
         while True:
             sale = await self.sale(sale_id)
+            if sale.state == "closed":
+                return sale
             # Until it is open for sure.
             sure_s = self.clock.now_s() - self.clock.error_s
             opens_s = sale.opens_at.timestamp() - sure_s if sale.opens_at else 0.0
             if opens_s > COMPARE_S:
-                await asyncio.sleep(opens_s - COMPARE_S + spread_s(COMPARE_S / 2))
+                far_s = min(FAR_LOOK_S, opens_s - COMPARE_S)
+                await asyncio.sleep(far_s + spread_s(COMPARE_S / 2))
             elif opens_s > 1 and self.clock.error_s > OFF_S and compares < COMPARES_MAX:
                 compares += 1
                 await asyncio.sleep(spread_s(1.0))

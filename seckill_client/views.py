@@ -76,6 +76,19 @@ class SaleInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class SalePage:
+    """Some sales, and the cursor of the next page; "" on the last."""
+
+    sales: list[SaleInfo]
+    next: str
+
+    @classmethod
+    def read(cls, body: Mapping[str, Any]) -> Self:
+        """Read a page."""
+        return cls([SaleInfo.read(sale) for sale in body["sales"]], body.get("next") or "")
+
+
+@dataclass(frozen=True, slots=True)
 class HeldTicket:
     """A ticket for one buyer and one sale."""
 

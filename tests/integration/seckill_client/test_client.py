@@ -13,6 +13,7 @@ import pytest
 from aiohttp import web
 
 from ops.processes.ports import free_port
+from seckill_client import client as client_module
 from seckill_client import order_watch, retries
 from seckill_client.buyer import BuyerClient
 from seckill_client.client import SeckillClient
@@ -311,6 +312,24 @@ async def test_a_sale_opens_by_the_clock_of_the_server(client, server) -> None:
     assert client.clock.now_s() == pytest.approx(NOW.timestamp(), abs=30)
 
 
+async def test_a_sale_that_closes_before_its_opening_is_not_waited_for(client, server) -> None:
+    server.will("GET /v1/sales/demo", sale(3600, "closed"))
+    async with asyncio.timeout(10):
+        closed = await client.wait_for_opening("demo")
+    assert closed.state == "closed"
+
+
+async def test_an_opening_that_is_moved_to_an_earlier_time_is_not_missed(
+    client, server, monkeypatch
+) -> None:
+    monkeypatch.setattr(client_module, "FAR_LOOK_S", 0.01)
+    monkeypatch.setattr(client_module, "COMPARE_S", 0.01)
+    server.will("GET /v1/sales/demo", sale(3600), sale(-1))
+    async with asyncio.timeout(10):
+        opened = await client.wait_for_opening("demo", within_s=0.01)
+    assert opened.opens_at == NOW - timedelta(seconds=1)
+
+
 async def test_tickets_are_asked_for_again_when_they_are_handed_out(buyer, server) -> None:
     ticket = ticket_of("t3")
 
@@ -327,3 +346,9 @@ async def test_pages_of_sales_are_walked(client, server) -> None:
     server.will("GET /v1/sales", (200, {"sales": [one], "next": "c/1"}))
     server.will("GET /v1/sales?cursor=c%2F1", (200, {"sales": [one, one], "next": None}))
     assert [each.sale_id async for each in client.sales()] == ["demo"] * 3
+
+
+async def test_the_page_of_a_proxy_is_no_list_without_sales(client, server) -> None:
+    server.will("GET /v1/sales", (200, "<html>welcome</html>"))
+    with pytest.raises(OutcomeUnknown, match="not an answer of a gateway"):
+        _ = [each async for each in client.sales()]
