@@ -58,7 +58,7 @@ async def create_sale(request: web.Request) -> web.Response:
         new = msgspec.structs.replace(new, currency=edge[SETTINGS].currency)
     terms.check_times(new.opens_at, new.closes_at, new.announce_at)
     with on_record("create", f"sale {new.sale_id!r}"):
-        sale = await sales.create(edge[DB], edge[STOCK], new)
+        sale = await sales.create(edge[DB], edge[STOCK], new, by=actor_of(request))
     return json_response({**asdict(sale), "warnings": doubts_about(sale)}, status=201)
 
 
@@ -83,7 +83,7 @@ async def edit_sale(request: web.Request) -> web.Response:
     changes = changes_of(parse_json(await read_body(request, TERMS_BYTES_MAX), _edit))
     with on_record("edit", f"sale {sale_id!r}"):
         was = await sales.find(edge[DB], sale_id)
-        sale = await drafts.edit(edge[DB], edge[STOCK], sale_id, changes)
+        sale = await drafts.edit(edge[DB], edge[STOCK], sale_id, changes, by=actor_of(request))
     return json_response({**asdict(sale), "warnings": doubts_about(sale, was)})
 
 

@@ -88,7 +88,7 @@ def create_sale(
             hidden=hidden,
             announce_at=announce,
         )
-        return await sales.create(stores.db, stores.stock, new)
+        return await sales.create(stores.db, stores.stock, new, by=audit.operator_name())
 
     made = run(create)
     times = {"--opens-at": opens_at, "--closes-at": closes_at, "--announce-at": announce_at}
@@ -142,7 +142,8 @@ def edit_sale(
 
     async def edit(stores: Stores) -> tuple[Sale, Sale]:
         was = await sales.find(stores.db, sale_id)
-        return was, await drafts.edit(stores.db, stores.stock, sale_id, changes)
+        by = audit.operator_name()
+        return was, await drafts.edit(stores.db, stores.stock, sale_id, changes, by=by)
 
     was, changed = run(edit)
     options = {f"--{name.replace('_', '-')}": text for name, (text, _) in times.items()}

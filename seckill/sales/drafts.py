@@ -46,8 +46,17 @@ def changes_of(sent: msgspec.Struct) -> dict[str, object]:
     return changes
 
 
-async def edit(db: asyncpg.Pool, stock: Stock, sale_id: str, changes: Mapping[str, object]) -> Sale:
+async def edit(
+    db: asyncpg.Pool,
+    stock: Stock,
+    sale_id: str,
+    changes: Mapping[str, object],
+    *,
+    by: str | None = None,
+) -> Sale:
     """Change the terms of a sale by the names of `NewSale`; return the sale as it then is.
+
+    With `by`, the audit trail has who did it, and each changed term with its old and new value.
 
     Raise WrongState if it has begun, UserMistake if the terms cannot be kept.
     """
@@ -62,7 +71,8 @@ async def edit(db: asyncpg.Pool, stock: Stock, sale_id: str, changes: Mapping[st
                     f"sale {sale_id} is open; its units change by: seckill sale restock {sale_id}",
                     field="stock",
                 )
-            new = msgspec.structs.replace(_terms_of(sale), **_visibility(changes))
+            terms_now = NewSale(sale_id, **sale.all_terms())
+            new = msgspec.structs.replace(terms_now, **_visibility(changes))
             terms.check_terms(new)
             await sales.check_window(connection, new.payment_window_s)
             columns = new.columns()
@@ -80,6 +90,7 @@ async def edit(db: asyncpg.Pool, stock: Stock, sale_id: str, changes: Mapping[st
                     new.stock,
                 )
             changed = await sales.lock(connection, sale_id)
+            await _record_edit(connection, sale, changed, by)
             await _change_in_redis(stock, changed)
     except (asyncpg.CheckViolationError, asyncpg.DataError) as error:
         raise UserMistake(f"sale {sale_id} cannot be changed so: {error}") from error
@@ -93,6 +104,27 @@ def _visibility(changes: Mapping[str, object]) -> Mapping[str, object]:
     if "announce_at" in changes and changes["announce_at"] is None:
         return {"hidden": False, **changes}
     return changes
+
+
+async def _record_edit(
+    connection: asyncpg.Connection, was: Sale, changed: Sale, by: str | None
+) -> None:
+    """Write into the audit trail which terms changed; a repeat changes nothing."""
+    new = changed.all_terms()
+    details = {
+        name: {"from": old, "to": new[name]}
+        for name, old in was.all_terms().items()
+        if new[name] != old
+    }
+    if by is not None and details:
+        await audit.record(
+            connection,
+            "sale.edit",
+            actor=by,
+            reason=f"changed: {', '.join(details)}",
+            sale_id=was.sale_id,
+            details=details,
+        )
 
 
 async def _change_in_redis(stock: Stock, changed: Sale) -> None:
@@ -156,11 +188,3 @@ def _require_unbegun(sale: Sale, outcome: ChangeOutcome) -> None:
             f"Redis has lost sale {sale_id}, or it is being rebuilt; "
             f"first: seckill sale rebuild {sale_id}"
         )
-
-
-def _terms_of(sale: Sale) -> NewSale:
-    return NewSale(
-        sale_id=sale.sale_id,
-        stock=sale.total,
-        **{name: getattr(sale, name) for name in terms.TERMS},
-    )

@@ -16,7 +16,7 @@ from seckill.auth.tickets import ID
 from seckill.errors import Conflict, Missing, UserMistake, WrongState
 from seckill.inventory.reservations import SaleTerms, Stock
 from seckill.sales.description import Metadata, parse_metadata
-from seckill.sales.terms import NewSale, check_terms
+from seckill.sales.terms import TERMS, NewSale, check_terms
 
 #: Longer than a process keeps a sale that was never opened (`SaleDirectory`, with one reading).
 #: Else the orders of a new sale of this id could get the number of the deleted one.
@@ -74,6 +74,10 @@ class Sale:
         has_begun = self.opens_at is None or self.opens_at + BEGUN_FOR_ALL < now
         return not self.was_opened or self.is_hidden(now) or not has_begun
 
+    def all_terms(self) -> dict[str, Any]:
+        """Return the shop's terms, by the names of `NewSale`."""
+        return {"stock": self.total} | {name: getattr(self, name) for name in TERMS}
+
     def terms(self) -> SaleTerms:
         """Return what Redis needs of this sale."""
         return SaleTerms(
@@ -86,8 +90,10 @@ class Sale:
         )
 
 
-async def create(db: asyncpg.Pool, stock: Stock, new: NewSale) -> Sale:
+async def create(db: asyncpg.Pool, stock: Stock, new: NewSale, *, by: str | None = None) -> Sale:
     """Create a sale: rows in PostgreSQL, then its hash in Redis in state created.
+
+    With `by`, the audit trail has who did it, and the terms.
 
     Raise WrongState if the id is taken. Raise UserMistake if the terms cannot be kept, or if a
     seventeenth payment window would need a timer queue.
@@ -106,6 +112,7 @@ async def create(db: asyncpg.Pool, stock: Stock, new: NewSale) -> Sale:
         async with transaction(db) as connection:
             await _insert(connection, new)
             sale = await lock(connection, new.sale_id)
+            await _record_creation(connection, sale, by)
             # Before the commit, so that a refusal leaves no half of a sale behind.
             if not await stock.announce(sale.sale_id, sale.terms()):
                 raise WrongState(
@@ -301,6 +308,18 @@ async def _insert(connection: asyncpg.Connection, new: NewSale) -> None:
         new.sale_id,
         new.stock,
     )
+
+
+async def _record_creation(connection: asyncpg.Connection, sale: Sale, by: str | None) -> None:
+    if by is not None:
+        await audit.record(
+            connection,
+            "sale.create",
+            actor=by,
+            reason="created",
+            sale_id=sale.sale_id,
+            details=sale.all_terms(),
+        )
 
 
 async def _move(

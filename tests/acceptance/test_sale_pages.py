@@ -225,7 +225,7 @@ async def test_a_hidden_sale_is_404_to_buyers_until_it_is_announced(
     await eventually(is_shown, "the sale is shown")
 
 
-async def test_a_sale_that_was_never_opened_is_edited_and_deleted_by_http(admin):
+async def test_a_sale_that_was_never_opened_is_edited_and_deleted_by_http(admin, db):
     await call(admin, "POST", "/admin/sales", json=NEW | {"sale_id": "draft"})
     soon = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
     status, changed = await call(
@@ -239,6 +239,15 @@ async def test_a_sale_that_was_never_opened_is_edited_and_deleted_by_http(admin)
         assert answer == (422, "bad_request"), bad
     assert (await call(admin, "POST", "/admin/sales/draft/delete"))[0] == 200
     assert await refusal(admin, "POST", "/admin/sales/draft/delete") == (404, "not_found")
+    rows = await db.fetch(
+        "SELECT actor, action, reason FROM audit WHERE sale_id = 'draft' ORDER BY audit_id"
+    )
+    assert [tuple(row) for row in rows] == [
+        ("admin API", "sale.create", "created"),
+        ("admin API", "sale.edit", "changed: name, hidden, announce_at"),
+        ("admin API", "sale.edit", "changed: hidden, announce_at"),
+        ("admin API", "sale.delete", "never opened"),
+    ]
 
 
 async def test_a_sold_out_sale_says_when_the_next_unpaid_order_runs_out(

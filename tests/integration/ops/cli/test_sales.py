@@ -8,6 +8,7 @@ from functools import partial
 
 import pytest
 
+from seckill import audit
 from seckill.sales import sales
 from tests.processes import Processes
 
@@ -44,6 +45,10 @@ async def test_a_mistyped_sale_is_changed_or_removed(sale_command, db):
     code, _, err = await sale_command("edit", "typo", "--stock", 2)
     assert (code, "there is no sale typo" in err, err.count("\n")) == (2, True, 1)
     assert not await db.fetchval("SELECT count(*) FROM inventory WHERE sale_id = 'typo'")
+    trail = "SELECT actor, action FROM audit WHERE sale_id = 'typo' ORDER BY audit_id"
+    rows = await db.fetch(trail)
+    actions = ("sale.create", "sale.edit", "sale.delete")
+    assert [tuple(row) for row in rows] == [(audit.operator_name(), each) for each in actions]
 
 
 async def test_times_that_are_over_are_refused_with_the_words_to_type(sale_command):

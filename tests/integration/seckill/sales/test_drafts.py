@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -40,6 +41,50 @@ async def test_each_term_can_be_changed_until_the_sale_opens(db, stock, store, o
         await drafts.edit(db, stock, sale.sale_id, changes)
     with pytest.raises(WrongState, match="has begun"):
         await drafts.delete(db, stock, sale.sale_id, actor="test")
+
+
+async def test_the_audit_trail_has_who_made_and_changed_a_sale(db, stock):
+    new = NewSale("told", 9, 1999, name="Shoes", announce_at=LATER)
+    await sales.create(db, stock, new, by="ann")
+    changes = {"stock": 7, "price_cents": 5, "announce_at": None, "name": "Shoes"}
+    for _ in range(2):  # a repeat changes nothing, so it leaves no row
+        await drafts.edit(db, stock, "told", changes, by="bob")
+
+    made, edited = await trail_of(db, "told")
+    assert made[:3] == ("ann", "sale.create", "created")
+    terms_then = {"stock": 9, "price_cents": 1999, "name": "Shoes", "hidden": True}
+    assert terms_then.items() <= made[3].items()
+    assert datetime.fromisoformat(made[3]["announce_at"]) == LATER
+    assert edited == (
+        "bob",
+        "sale.edit",
+        "changed: stock, price_cents, hidden, announce_at",
+        {
+            "stock": {"from": 9, "to": 7},
+            "price_cents": {"from": 1999, "to": 5},
+            "hidden": {"from": True, "to": False},
+            "announce_at": {"from": made[3]["announce_at"], "to": None},
+        },
+    )
+
+
+async def test_a_change_that_is_refused_leaves_no_audit_row(db, stock, store, open_sale):
+    sale = await open_sale(opens_at=LATER)
+    await store.delete(redis_keys.sale(sale.sale_id))
+    with pytest.raises(Conflict):  # Redis refuses after the row was written
+        await drafts.edit(db, stock, sale.sale_id, {"price_cents": 7}, by="ann")
+    with pytest.raises(WrongState, match="exists already"):
+        await sales.create(db, stock, NewSale(sale.sale_id, 1, 1), by="ann")
+    assert await trail_of(db, sale.sale_id) == []
+
+
+async def trail_of(db, sale_id):
+    """Return the audit rows of a sale, oldest first."""
+    rows = await db.fetch(
+        "SELECT actor, action, reason, details FROM audit WHERE sale_id = $1 ORDER BY audit_id",
+        sale_id,
+    )
+    return [(*row[:3], json.loads(row["details"])) for row in rows]
 
 
 async def test_terms_that_cannot_be_kept_change_nothing(db, stock, open_sale):
