@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections.abc import Awaitable
 from dataclasses import astuple, fields
 from datetime import datetime
 
@@ -17,6 +19,7 @@ from gateway.http.shop_auth import shop_token
 from gateway.shop.calls import TIME_LIMIT
 from seckill.adapters.failures import store_failure
 from seckill.adapters.postgres import database_errors_as_unavailable
+from seckill.errors import TimedOut
 from seckill.sales import sales
 from seckill.shop import order_pages
 from seckill.shop.csv_rows import csv_of
@@ -24,6 +27,10 @@ from seckill.shop.order_pages import PAGE_MAX, ShopOrder
 from seckill.shop.tokens import Scope
 
 log = logging.getLogger(__name__)
+
+#: A page that its client does not take within this time: else some clients that read nothing would
+#: keep all places for calls (`calls.IN_FLIGHT_MAX`).
+TAKEN_S = 60.0
 
 _HEAD = csv_of([[field.name for field in fields(ShopOrder)]])
 
@@ -56,22 +63,29 @@ async def export_orders(request: web.Request) -> web.StreamResponse:
     response.content_type, response.charset = "text/csv", "utf-8"
     request[TIME_LIMIT].reschedule(None)  # a large sale takes long; each page has its own limit
     await response.prepare(request)
-    await response.write(_HEAD)
     try:
+        await _taken(response.write(_HEAD))
         while True:
-            await response.write(csv_of(map(astuple, page.orders)))
+            await _taken(response.write(csv_of(map(astuple, page.orders))))
             if page.next is None:
                 break
             page = await _page(request, sale_id, opened_at, page.next)
+        await _taken(response.write_eof())
     except Exception as error:
         if (failure := store_failure(error)) is None or request.transport is None:
             raise
         # The head is sent, so only a transfer without its end says that something is missing.
         log.warning("the export of sale %s broke off: %s", sale_id, failure)
         request.transport.abort()
-        return response
-    await response.write_eof()
     return response
+
+
+async def _taken(writing: Awaitable[None]) -> None:
+    try:
+        async with asyncio.timeout(TAKEN_S):
+            await writing
+    except TimeoutError as error:
+        raise TimedOut(f"its client took nothing for {TAKEN_S:g} s") from error
 
 
 async def _page(
