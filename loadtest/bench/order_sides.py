@@ -9,7 +9,7 @@ from functools import partial
 from math import inf
 
 from loadtest.bench.sides import Side
-from loadtest.bench.wrk import grab_in
+from loadtest.bench.wrk import WrkResult, grab_in
 from loadtest.crowd.offer import offer_grabs
 from loadtest.crowd.report import CrowdReport
 from loadtest.crowd.schedule import Schedule
@@ -37,7 +37,7 @@ async def order_sides(stack: BenchStack, seconds: int) -> dict[str, Side]:
     """Orders that land in PostgreSQL."""
     gateway = await stack.gateway(core=None)
     return {
-        "orders": Side("orders, all the way", partial(_all_the_way, stack, gateway, seconds)),
+        "orders": Side("orders, all the way", partial(_orders_per_second, stack, gateway, seconds)),
         "merged": Side(
             "orders, one consumer, merged", partial(_placed, stack, MERGED_ORDERS, MESSAGE_GRABS)
         ),
@@ -104,9 +104,15 @@ async def _fill_queue(stack: BenchStack, sale: Sale, count: int, message_grabs: 
     await asyncio.gather(*(publish() for _ in range(PUBLISHES_MAX)))
 
 
-async def _all_the_way(stack: BenchStack, gateway: Process, seconds: int) -> float:
-    """Grab for so long; return the orders a second until the last has landed."""
-    sale = await stack.open_sale()
+async def _orders_per_second(stack: BenchStack, gateway: Process, seconds: int) -> float:
+    rate, _ = await all_the_way(stack, gateway, await stack.open_sale(), seconds)
+    return rate
+
+
+async def all_the_way(
+    stack: BenchStack, gateway: Process, sale: Sale, seconds: int
+) -> tuple[float, WrkResult]:
+    """Grab for so long; return the orders a second from the first to the last one that landed."""
     consumer = await stack.run("consumers")
     grabbing = asyncio.create_task(grab_in(stack, gateway.url, [sale], seconds, cores=None))
 
@@ -119,8 +125,7 @@ async def _all_the_way(stack: BenchStack, gateway: Process, seconds: int) -> flo
     try:
         # Each look at how many have landed costs what an order costs.
         rate = await _landing_rate(stack, sale, grabbed, look_s=0.05)
-        await grabbing  # which may have failed
-        return rate
+        return rate, await grabbing  # which may have failed
     finally:
         await consumer.child.stop()
 

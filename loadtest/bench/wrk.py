@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import resource
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +28,8 @@ class WrkResult(NamedTuple):
 
     grabs: int
     per_s: float
+    #: CPU time that wrk itself took.
+    cpu_s: float
 
 
 def require_wrk() -> None:
@@ -97,6 +100,7 @@ async def _run(url: str, seconds: int, cores: Cores, *script_arguments: str) -> 
     script = []
     if script_arguments:
         script = ["-s", str(Path(__file__).with_name("wrk_grab.lua")), url, "--", *script_arguments]
+    before_s = _children_s()
     with pinned(cores):
         process = await asyncio.create_subprocess_exec(
             # A connection that is served late is late, and no error.
@@ -113,4 +117,10 @@ async def _run(url: str, seconds: int, cores: Cores, *script_arguments: str) -> 
     failed = process.returncode or refused or "Socket errors" in output
     if failed or rate is None or count is None:
         raise SeckillError(f"the run is not valid; wrk printed:\n{output}")
-    return WrkResult(int(count[1]), float(rate[1]))
+    return WrkResult(int(count[1]), float(rate[1]), _children_s() - before_s)
+
+
+def _children_s() -> float:
+    """Return the CPU seconds of children that have ended: of wrk, while nothing else ends."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime

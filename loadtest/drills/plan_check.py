@@ -9,14 +9,13 @@ do: what others take is in neither figure.
 from __future__ import annotations
 
 import os
-import resource
-import time
 from typing import Annotated
 
 import typer
 
 from loadtest.bench.order_costs import RATES, measured_costs
-from loadtest.bench.wrk import grab_in, require_wrk
+from loadtest.bench.order_sides import all_the_way
+from loadtest.bench.wrk import require_wrk
 from loadtest.findings import AsJson, Finding, ledger_finding, measure
 from loadtest.stack import temporary_stack
 from ops.sizing import CORE_US, highest_rate
@@ -43,23 +42,18 @@ async def _check(runs: int, seconds: int, rates: tuple[int, int]) -> list[Findin
         costs = await measured_costs(stack, rates, runs, seconds)
     async with temporary_stack() as stack:
         gateway = await stack.gateway(core=None)
-        await stack.run("consumers")
         sale = await stack.open_sale()
-        before_s, began_at = _children_s(), time.monotonic()
-        await grab_in(stack, gateway.url, [sale], seconds, cores=None)
-        generator_s = _children_s() - before_s
+        measured, grabbed = await all_the_way(stack, gateway, sale, seconds)
         ledger = await stack.verify(sale)
-        took_s = time.monotonic() - began_at
     orders = ledger.lines["orders pending"]
-    measured = orders / took_s
     cores = len(os.sched_getaffinity(0))
-    predicted = highest_rate(costs, cores, generator_s / max(1, orders) * CORE_US)
+    predicted = highest_rate(costs, cores, grabbed.cpu_s / max(1, grabbed.grabs) * CORE_US)
     error = measured / predicted - 1 if predicted > 0 else -1.0
     each = sum(cost.each for cost in costs.won.values())
     return [
         Finding("costs", f"{each:.1f} us of CPU an order, all parts together"),
         Finding("predicted", f"{predicted:,.0f} orders/s on {cores} cores"),
-        Finding("measured", f"{measured:,.0f} orders/s ({orders:,} in {took_s:.1f} s)"),
+        Finding("measured", f"{measured:,.0f} orders/s, of {orders:,}"),
         Finding(
             "measured by predicted",
             f"{error:+.0%}",
@@ -68,12 +62,6 @@ async def _check(runs: int, seconds: int, rates: tuple[int, int]) -> list[Findin
         ),
         ledger_finding(ledger),
     ]
-
-
-def _children_s() -> float:
-    """Return the CPU seconds of children that have ended: of wrk, while nothing else ends."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 if __name__ == "__main__":
