@@ -40,7 +40,7 @@ _HEAD = csv_of([[field.name for field in fields(ShopOrder)]])
     ResponseSpec(
         200,
         "CSV in UTF-8 with a line of names, oldest grabs first. A transfer that breaks off is not "
-        "the whole: the store failed meanwhile.",
+        "the whole: the store failed, or the client took nothing for a minute.",
         "",
         content_type="text/csv",
     ),
