@@ -174,15 +174,11 @@ class Spans:
         """Decide whether a new trace begins, by the rate."""
         return self.rate > 0 and _random.random() < self.rate
 
-    def is_late(self, wait_s: float, failed: bool = False) -> bool:
-        """Return whether a grab that is not traced becomes a late trace now, and count it.
+    def may_be_late(self) -> bool:
+        """Return whether another late trace may be made in this second, and count it.
 
         It is asked for each grab that was slow, so it is quick to say no.
         """
-        return (failed or wait_s > self.slow_s) and self.may_be_late()
-
-    def may_be_late(self) -> bool:
-        """Return whether another late trace may be made in this second."""
         second = int(self.clock())
         if second != self._late_second:
             self._late_second, self._late = second, 0

@@ -205,13 +205,13 @@ class PendingGrab:
     def fail(self, error: BaseException) -> None:
         """Answer that there is no result."""
         if isinstance(error, Unavailable):
-            wait_s = self._observe(WAITS[Verdict.UNAVAILABLE])
-            if SPANS.on and (self.trace or SPANS.is_late(wait_s, True)):
+            self._observe(WAITS[Verdict.UNAVAILABLE])
+            if SPANS.on:
                 self._record("unavailable", Problem.UNAVAILABLE.value.status)
             self._refuse(Refused(Problem.UNAVAILABLE, summary_of(error)))
         else:  # a bug: a traceback for us, an answer for the client
             log.error("a grab failed", exc_info=error)
-            if SPANS.on and (self.trace or SPANS.is_late(0.0, True)):
+            if SPANS.on:
                 self._record("internal", Problem.INTERNAL.value.status)
             self._refuse(Refused(Problem.INTERNAL))
 
@@ -262,7 +262,8 @@ class PendingGrab:
 
     def _answer(self, result: GrabResult) -> None:
         wait_s, verdict = self._observe(WAITS[result.verdict]), result.verdict
-        if SPANS.on and (self.trace or SPANS.is_late(wait_s, verdict is Verdict.OUTBOX_FULL)):
+        is_late = wait_s > SPANS.slow_s or verdict is Verdict.OUTBOX_FULL
+        if SPANS.on and (self.trace or is_late):
             order_id = result.order_id if verdict is Verdict.ACCEPTED else ""
             self._record(verdict.name.lower(), status_of(verdict), order_id)
         left = self._reservations.left
@@ -277,7 +278,7 @@ class PendingGrab:
 
     def _refuse_by_limit(self, refused: Refused) -> None:
         wait_s = self._observe(RATE_LIMITED)
-        if SPANS.on and (self.trace or SPANS.is_late(wait_s)):
+        if SPANS.on and (self.trace or wait_s > SPANS.slow_s):
             self._record("rate_limited", refused.problem.value.status)
         self._refuse(refused)
 
@@ -291,7 +292,9 @@ class PendingGrab:
         return wait_s
 
     def _record(self, outcome: str, status: int, order_id: str = "") -> None:
-        """Record the trace of the answer that it is about to get."""
+        """Record the trace of the answer that it is about to get, if it has or may begin one."""
+        if self.trace is None and not SPANS.may_be_late():
+            return
         sale_id, times = self._reservations.sale.sale_id, self._step.times if self._step else None
         answered = AnsweredGrab(
             sale_id, outcome, status, order_id, self.arrived_at, self.parsed_at, times

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from operator import attrgetter
 
 import asyncpg
 
@@ -37,6 +38,7 @@ PAUSED = "paused"
 
 log = logging.getLogger(__name__)
 
+_order_id = attrgetter("order_id")
 #: The contexts of traced grabs that have an order_id and no answer yet.
 _under_way: dict[str, TraceContext] = {}
 
@@ -76,7 +78,8 @@ def contexts_of(grabs: Iterable[Grab]) -> dict[str, TraceContext]:
     """Return the contexts of the traced grabs among these, by order_id."""
     if not _under_way:
         return {}
-    return {g.order_id: _under_way[g.order_id] for g in grabs if g.order_id in _under_way}
+    traced = _under_way.keys() & map(_order_id, grabs)  # most are not: no step of Python for each
+    return {order_id: _under_way[order_id] for order_id in traced}
 
 
 def has_failed(outcome: str, status: int) -> bool:
