@@ -22,16 +22,18 @@ _handed_out: set[int] = set()
 _reserved: deque[socket.socket] = deque(maxlen=64)
 
 
-def free_port() -> int:
+def free_port(in_a_row: int = 1) -> int:
     """Return a port on which no process listens, and never the same one twice.
 
-    Nor one that another process has just been given, which does not listen on it yet.
+    Nor one that another process has just been given, which does not listen on it yet. Of several
+    in a row return the first.
     """
     for _ in range(_ATTEMPTS):
-        port = random.choice(_RANGE)  # noqa: S311 - spread, not secrecy
-        if port not in _handed_out and _is_free(port) and _reserve(port):
-            _handed_out.add(port)
-            return port
+        first = random.choice(_RANGE)  # noqa: S311 - spread, not secrecy
+        ports = range(first, first + in_a_row)
+        if all(p not in _handed_out and _is_free(p) and _reserve(p) for p in ports):
+            _handed_out.update(ports)
+            return first
     raise OSError(f"no free port between {_RANGE.start} and {_RANGE.stop} on {LOOPBACK}")
 
 

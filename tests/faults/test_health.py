@@ -17,7 +17,7 @@ PATIENCE_S = 60.0
 
 
 async def test_a_gateway_that_hangs_is_replaced_by_who_started_it(processes) -> None:
-    admin_port = free_port()
+    admin_port = free_port(in_a_row=2)
     supervisor = await processes.begin(
         *("gateway", "--workers", "2"),
         SECKILL_GATEWAY_PORT=str(free_port()),
@@ -28,6 +28,7 @@ async def test_a_gateway_that_hangs_is_replaced_by_who_started_it(processes) -> 
         async with ClientSession() as admin:
 
             async def both_live() -> bool:
+                assert supervisor.returncode is None, (await supervisor.stderr.read()).decode()
                 try:
                     for port in (admin_port, admin_port + 1):
                         async with admin.get(f"http://127.0.0.1:{port}/livez") as response:
@@ -45,5 +46,6 @@ async def test_a_gateway_that_hangs_is_replaced_by_who_started_it(processes) -> 
             assert f"(pid {gateway}) hangs: its /livez has not answered for 4 s" in hangs
             await eventually(both_live, "its successor lives", within_s=PATIENCE_S)
     finally:
-        supervisor.terminate()
+        if supervisor.returncode is None:
+            supervisor.terminate()
         await supervisor.communicate()

@@ -29,3 +29,10 @@ def test_a_port_is_given_to_one_process_alone_while_it_does_not_listen_yet(monke
             ports.free_port()
         other.communicate("\n")
     assert ports.free_port() == port
+
+
+def test_all_ports_of_a_row_are_given(monkeypatch) -> None:
+    first = ports.free_port(in_a_row=3)
+    monkeypatch.setattr(ports, "_RANGE", range(first, first + 3))
+    with pytest.raises(OSError, match="no free port"):
+        ports.free_port()
