@@ -2,8 +2,7 @@
 
 Orders a second, all the way, by wrk as fast as it can, with a page open and without, in turn. The
 page is a client that signs in and reads its events, as the browser does; the browser itself runs
-on the operator's machine, and is not in it. Each run has a count of the invariants in it, which a
-page begins at once and repeats once a minute at most: so it takes more than in a long sale.
+on the operator's machine, and is not in it. In such a rush the invariants are not counted.
 """
 
 from __future__ import annotations

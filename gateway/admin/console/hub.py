@@ -57,8 +57,8 @@ class Hub:
         self, app: web.Application, edge: web.Application, lights: InvariantLights
     ) -> None:
         self._app, self._edge, self._lights = app, edge, lights
-        self._sections = Sections(edge, lights)
         self._rates = Rates()
+        self._sections = Sections(edge, lights, self._rates.grabs_per_s)
         self._points: list[list[float | None]] = []
         self._watchers = 0
         self._task: asyncio.Task[None] | None = None

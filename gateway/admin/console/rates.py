@@ -62,6 +62,11 @@ class Rates:
             "p99_ms": quantile_ms(waits, 0.99),
         }
 
+    def grabs_per_s(self) -> float:
+        """Return all grabs a second that got as far as the sale."""
+        rates = (reported.per_s.items() for reported in self._last.values())
+        return sum(rate for each in rates for name, rate in each if name.startswith(GRAB))
+
     def _after(self, state: ProcessState) -> _Reported:
         last = self._last.get(state.process_id)
         if last is not None and last.at == state.at:

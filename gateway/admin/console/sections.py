@@ -6,6 +6,7 @@ A store that hangs holds up its own parts alone. They stay as they were, and `tr
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict
@@ -39,6 +40,9 @@ from seckill.transactions.states import TransactionState
 OFTEN_S, SELDOM_S = 1.0, 3.0
 #: Rows of a list: what a person looks through.
 LISTED_MAX = 50
+#: Grabs a second from which on no invariants are counted: PostgreSQL's time is the buyers' then.
+#: In a rush of so many seconds they are counted all the same.
+RUSH_PER_S, RUSH_MAX_S = 200.0, 600.0
 #: Connections to PostgreSQL, for the lists and for the sales: beside those that buyers need.
 CONNECTIONS = 2
 
@@ -46,8 +50,10 @@ CONNECTIONS = 2
 class Sections:
     """The parts of a snapshot, by name, as they were read last."""
 
-    def __init__(self, edge: web.Application, lights: InvariantLights) -> None:
-        self._edge, self._lights = edge, lights
+    def __init__(
+        self, edge: web.Application, lights: InvariantLights, grabs_per_s: Callable[[], float]
+    ) -> None:
+        self._edge, self._lights, self._grabs_per_s = edge, lights, grabs_per_s
         self.parts: dict[str, Any] = {}
         #: Part -> why it could not be read.
         self.troubles: dict[str, str] = {}
@@ -147,9 +153,18 @@ class Sections:
         """Count the sales that moved last, then other live ones; rest long in between."""
         await asyncio.sleep(SELDOM_S)  # until it is known which sales there are
         while True:
+            await self._until_calm()
             rest_s = await self._lights.count(self._to_count())
             self.parts["invariants"] = self._lights.shown()
             await asyncio.sleep(rest_s)
+
+    async def _until_calm(self) -> None:
+        """Wait while many buyers press, but not for ever; the lights say so meanwhile."""
+        until = time.monotonic() + RUSH_MAX_S
+        while self._grabs_per_s() > RUSH_PER_S and time.monotonic() < until:
+            waits = f"not counted while more than {RUSH_PER_S:g} grabs a second come"
+            self.parts["invariants"] = {**self._lights.shown(), "trouble": waits}
+            await asyncio.sleep(OFTEN_S)
 
     def _to_count(self) -> list[str]:
         chosen = dict.fromkeys((*self.sales.moving(), *self.sales.running()))
