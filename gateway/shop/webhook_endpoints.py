@@ -269,7 +269,7 @@ async def rotate_webhook_secret(request: web.Request) -> web.Response:
 
     async def change(connection: asyncpg.Connection) -> bytes:
         made = await endpoints.rotate(connection, endpoint_id, keep_old=keep, actor=actor)
-        waiting = await endpoints.waiting(connection)
+        waiting = await endpoints.waiting(connection, endpoint_id)
         view = _view(made, waiting.get(endpoint_id))
         return msgspec.json.encode(WebhookSecret(view, made.secret))
 
@@ -312,7 +312,7 @@ def _checked_url(request: web.Request, url: str) -> str:
 
 
 async def _shown(request: web.Request, endpoint: WebhookEndpoint) -> web.Response:
-    waiting = await endpoints.waiting(request.app[DB])
+    waiting = await endpoints.waiting(request.app[DB], endpoint.endpoint_id)
     return json_response(_view(endpoint, waiting.get(endpoint.endpoint_id)))
 
 

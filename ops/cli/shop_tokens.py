@@ -14,6 +14,8 @@ from seckill import audit
 from seckill.errors import UserMistake
 from seckill.shop import tokens
 
+_UNITS = {"d": timedelta(days=1), "h": timedelta(hours=1), "m": timedelta(minutes=1)}
+
 shop_token_app = typer.Typer(
     help="Make, list and revoke tokens of the shop's own programs.", no_args_is_help=True
 )
@@ -76,10 +78,7 @@ def _duration(text: str) -> timedelta:
     found = re.fullmatch(r"([1-9][0-9]{0,5})([dhm])", text)
     if not found:
         raise UserMistake(f"--expires-in {text!r}: give a number and d, h or m, such as 90d")
-    return (
-        int(found[1])
-        * {"d": timedelta(1), "h": timedelta(0, 3600), "m": timedelta(0, 60)}[found[2]]
-    )
+    return int(found[1]) * _UNITS[found[2]]
 
 
 def _moment(at: datetime | None) -> str:

@@ -9,7 +9,7 @@ CREATE TABLE refund_parts (
   refund_id   text        COLLATE "C" PRIMARY KEY CHECK (refund_id ~ '^part-[A-Za-z0-9_.-]{1,64}$'),
   tx_id       text        COLLATE "C" NOT NULL,
   order_id    uuid        NOT NULL,
-  sale_id     text        COLLATE "C" NOT NULL,
+  sale_id     text        NOT NULL,
   cents       bigint      NOT NULL CHECK (cents > 0),
   state       text        NOT NULL CHECK (state IN ('begun', 'done', 'refused')),
   reason      text        NOT NULL,

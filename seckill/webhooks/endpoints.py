@@ -16,8 +16,8 @@ from seckill.webhooks.signing import new_secret
 
 #: Each may have some requests under way at a time in each process.
 ENDPOINTS_MAX = 100
-#: How long an old secret signs, too, if nobody says otherwise: longer than a deployment of the shop
-#: takes, and a mistake is noticed within a working day.
+#: How long an old secret signs, too, unless the call says otherwise: longer than a deployment takes,
+#: and a mistake is noticed within a working day.
 OLD_SECRET_HOURS = 24.0
 _FAMILIES = sorted({f"{topic.partition('.')[0]}.*" for topic in TOPICS})
 
@@ -88,14 +88,21 @@ async def find(db: asyncpg.Pool | asyncpg.Connection, endpoint_id: int) -> Webho
     return WebhookEndpoint(*row)
 
 
-async def waiting(db: asyncpg.Pool | asyncpg.Connection) -> dict[int, WaitingDeliveries]:
-    """Return endpoint id -> what waits for it or is dead; no entry for an endpoint without any."""
+async def waiting(
+    db: asyncpg.Pool | asyncpg.Connection, endpoint_id: int | None = None
+) -> dict[int, WaitingDeliveries]:
+    """Return endpoint id -> what waits for it or is dead; no entry for an endpoint without any.
+
+    Of all endpoints, or of one.
+    """
     with database_errors_as_unavailable():
         rows = await db.fetch(
             "SELECT endpoint_id, count(*) FILTER (WHERE state = 'pending'),"
             " count(*) FILTER (WHERE state = 'dead'),"
             " min(queued_at) FILTER (WHERE state = 'pending')"
-            " FROM webhook_deliveries WHERE state IN ('pending', 'dead') GROUP BY endpoint_id"
+            " FROM webhook_deliveries WHERE state IN ('pending', 'dead')"
+            " AND ($1::bigint IS NULL OR endpoint_id = $1) GROUP BY endpoint_id",
+            endpoint_id,
         )
     return {row[0]: WaitingDeliveries(*row[1:]) for row in rows}
 

@@ -30,7 +30,7 @@ from seckill.dead_letters import causes, store
 from seckill.health.backlogs import Backlogs
 from seckill.inventory.reservations import Stock
 from seckill.payments.card_payment_store import CardPaymentStore
-from seckill.registry import processes
+from seckill.registry import heartbeat, processes
 from seckill.registry.processes import ProcessState
 from seckill.tasks import end_tasks
 from seckill.transactions import manual
@@ -40,6 +40,9 @@ from seckill.transactions.states import TransactionState
 OFTEN_S, SELDOM_S = 1.0, 3.0
 #: Rows of a list: what a person looks through.
 LISTED_MAX = 50
+#: By then it is known which sales there are, and how fast every gateway sells: each has reported
+#: twice (`heartbeat.EVERY_S`).
+KNOWN_S = 2 * heartbeat.EVERY_S + OFTEN_S
 #: Grabs a second from which on no invariants are counted: PostgreSQL's time is the buyers' then.
 #: In a rush of so many seconds they are counted all the same.
 RUSH_PER_S, RUSH_MAX_S = 200.0, 600.0
@@ -151,7 +154,7 @@ class Sections:
 
     async def _count_on(self) -> None:
         """Count the sales that moved last, then other live ones; rest long in between."""
-        await asyncio.sleep(SELDOM_S)  # until it is known which sales there are
+        await asyncio.sleep(KNOWN_S)
         while True:
             await self._until_calm()
             rest_s = await self._lights.count(self._to_count())

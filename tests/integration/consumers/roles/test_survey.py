@@ -96,7 +96,7 @@ async def test_what_postgresql_keeps_to_itself_is_unknown_and_not_zero(survey_of
     assert math.isnan(value(metrics.LEDGER_DIFFERENCE, "redis_more"))
 
 
-async def test_a_queue_that_nobody_has_made_yet_is_unknown_and_no_failure(survey_of, monkeypatch):
+async def test_a_queue_that_is_not_made_yet_is_unknown_and_no_failure(survey_of, monkeypatch):
     missing = {"place_orders": "nowhere.1", "saga_steps": "nowhere.2"}
     monkeypatch.setattr("seckill.health.backlogs._QUEUES", missing)
     failures = metrics.STORE_FAILURES.labels("rabbitmq", "configuration")

@@ -81,7 +81,7 @@ async def test_a_token_ends_at_its_moment_by_the_clock_of_the_store(db, name, ev
     await eventually(is_over, "the end of the token to be read")
     (listed,) = [each for each in await tokens.list_(db) if each.name == name]
     assert (listed.is_over, listed.revoked_at) == (True, None)
-    # A revoked one is nobody's, whether it is over or not.
+    # A revoked one is not good, whether it is over or not.
     assert await tokens.revoke(db, name, by="ann")
     assert await ShopTokens(db).find(token) is None
 
