@@ -16,8 +16,8 @@ from seckill.webhooks.signing import new_secret
 
 #: Each may have some requests under way at a time in each process.
 ENDPOINTS_MAX = 100
-#: How long an old secret signs, too, unless the call says otherwise: longer than a deployment takes,
-#: and a mistake is noticed within a working day.
+#: How long an old secret signs, too, unless the call says otherwise. A deployment of the shop takes
+#: less, and a mistake is noticed within a working day.
 OLD_SECRET_HOURS = 24.0
 _FAMILIES = sorted({f"{topic.partition('.')[0]}.*" for topic in TOPICS})
 
