@@ -12,6 +12,7 @@ Begin with `README.md` (the keys and the scripts), then `grab.lua`. The class `S
 from __future__ import annotations
 
 import hashlib
+from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
@@ -20,11 +21,13 @@ if TYPE_CHECKING:
     from redis.commands.core import AsyncScript
 
 
+@cache
 def source(name: str) -> str:
     """Return the text of the script `name` (without ".lua")."""
     return (files(__name__) / f"{name}.lua").read_text(encoding="ascii")
 
 
+@cache
 def digest(name: str) -> str:
     """Return the digest by which Redis knows the script `name`."""
     return hashlib.sha1(source(name).encode(), usedforsecurity=False).hexdigest()

@@ -13,6 +13,7 @@ import asyncpg
 from redis.asyncio import Redis
 
 from consumers.resources import Resources
+from consumers.runtime.activity import ACTIVITY
 from consumers.runtime.poll_role import Polled, PollRole
 from consumers.runtime.role import Role
 from seckill import metrics
@@ -61,6 +62,8 @@ class Fence:
         """Remember in Redis the versions that have changed since the last look."""
         now = {sale_id: each.stamp.version for sale_id, each in standings.items() if each.stamp}
         changed = {s: version for s, version in now.items() if self._versions.get(s) != version}
+        if changed:  # by any process: this one may have no role that sells
+            ACTIVITY.worked()
         await history.remember_versions(self._redis, changed)
         self._versions = now
 

@@ -56,24 +56,30 @@ class Relay:
 
     async def run_once(self) -> Polled:
         """Publish up to ENTRIES_MAX entries of each sale, and drop those that are confirmed."""
+        filled = await self._filled()
+        if not filled:
+            return Polled(0, more=False)
         lock = self._redis.lock(redis_keys.relay_lock(), timeout=LOCK_S, blocking=False)
         with redis_errors_as_unavailable():
             if not await lock.acquire():
                 return Polled(0, more=False)  # another process relays
         try:
-            return await self._relay_all()
+            return await self._relay(filled)
         finally:
             # If the lock has expired, two processes relayed: work done twice, and no harm.
             with redis_errors_as_unavailable(), suppress(LockError):
                 await lock.release()
 
-    async def _relay_all(self) -> Polled:
+    async def _filled(self) -> list[str]:
+        """Return the sales with anything in their outbox."""
         sale_ids = [sale.sale_id for sale in await self._sales.recent()]
+        sizes = await outbox.sizes(self._redis, sale_ids)
+        return [sale_id for sale_id, size in zip(sale_ids, sizes, strict=True) if size]
+
+    async def _relay(self, sale_ids: Sequence[str]) -> Polled:
         before_ms = await self._stock.now_ms() - self._age_ms
         total, more = 0, False
-        for sale_id, size in zip(sale_ids, await outbox.sizes(self._redis, sale_ids), strict=True):
-            if size == 0:
-                continue
+        for sale_id in sale_ids:
             entries, unreadable = await outbox.read_older_than(
                 self._redis, sale_id, before_ms, limit=ENTRIES_MAX
             )

@@ -12,13 +12,14 @@ import asyncpg
 from redis.asyncio import Redis
 
 from consumers.resources import Resources
+from consumers.runtime.activity import REST_S
 from consumers.runtime.poll_role import Polled, PollRole
 from consumers.runtime.role import Role
 from seckill.consistency import fencing, history
 from seckill.consistency.fencing import FenceReason
 
-#: What was committed in so short a time before a restore may be lost without a notice. Each look is
-#: a commit of one row.
+#: What was committed in so short a time before a restore may be lost without a notice; REST_S at
+#: rest. Each look is a commit of one row.
 IDLE_S = 0.25
 
 log = logging.getLogger(__name__)
@@ -46,4 +47,5 @@ class RestoreWatch:
 
 def build(stores: Resources) -> Role:
     """Return the poller over the stores of this process; it counts as `reconcile`."""
-    return PollRole("reconcile", RestoreWatch(stores.redis, stores.db).run_once, idle_s=IDLE_S)
+    role = RestoreWatch(stores.redis, stores.db)
+    return PollRole("reconcile", role.run_once, idle_s=IDLE_S, rest_s=REST_S)

@@ -23,7 +23,7 @@ class Activity:
         self._worked_at = self._clock()
 
     def is_at_rest(self) -> bool:
-        """Return whether no role did anything for REST_AFTER_S."""
+        """Return whether no role did anything for REST_AFTER_S, and no sale changed."""
         return self._clock() - self._worked_at > REST_AFTER_S
 
 

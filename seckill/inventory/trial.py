@@ -72,11 +72,12 @@ async def _try(redis: Redis, sale_id: str) -> list[Any] | Exception:
         key(sale_id)
         for key in (redis_keys.stock, redis_keys.sale, redis_keys.holders, redis_keys.outbox)
     ]
-    grab = lua.register(redis, "grab")
     async with open_pipeline(redis, atomic=True) as pipe:
         pipe.set(redis_keys.stock(sale_id), 1)
         pipe.hset(redis_keys.sale(sale_id), mapping=_SALE)
-        pipe.evalsha(grab.sha, len(keys), *keys, _GRABS, _DEADLINE_MS, _NOTHING, 1, *_COUNTED)
+        pipe.evalsha(
+            lua.digest("grab"), len(keys), *keys, _GRABS, _DEADLINE_MS, _NOTHING, 1, *_COUNTED
+        )
         pipe.delete(*keys)
         replies = await pipe.execute(raise_on_error=False)
     errors = [reply for reply in replies if isinstance(reply, Exception)]
