@@ -157,9 +157,10 @@ class Spans:
         #: A grab that took longer becomes a trace when it is answered.
         self.slow_s = 0.0
         self._sink: Callable[[FinishedSpan], None] = lambda _: None
-        self._late_second, self._late = 0, 0
-        #: The clock whose seconds bound late traces.
-        self.clock = time.time
+        #: A number from 0 to below 1. A new trace begins if it is below the rate.
+        self.draw = _random.random
+        #: Late traces of this second, and when it ends, by the monotonic clock.
+        self._late, self._late_until = 0, 0.0
 
     def start(self, sink: Callable[[FinishedSpan], None], *, rate: float, slow_s: float) -> None:
         """Begin to trace: this share of the grabs, and those that take longer than `slow_s`."""
@@ -170,20 +171,18 @@ class Spans:
         """Trace nothing more."""
         self.on = False
 
-    def chosen(self) -> bool:
-        """Decide whether a new trace begins, by the rate."""
-        return self.rate > 0 and _random.random() < self.rate
-
-    def may_be_late(self) -> bool:
+    def may_be_late(self, now: float) -> bool:
         """Return whether another late trace may be made in this second, and count it.
 
-        It is asked for each grab that was slow, so it is quick to say no.
+        `now` is of the monotonic clock. It is asked for each grab that was slow, so it is quick to
+        say no.
         """
-        second = int(self.clock())
-        if second != self._late_second:
-            self._late_second, self._late = second, 0
+        if now >= self._late_until:
+            self._late, self._late_until = 0, now + 1.0
+        elif self._late >= LATE_MAX_PER_S:
+            return False
         self._late += 1
-        return self._late <= LATE_MAX_PER_S
+        return True
 
     def record(
         self,

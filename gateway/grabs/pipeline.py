@@ -131,7 +131,7 @@ class GrabPipeline:
             arrived_at,
             parsed_at,
         )
-        if SPANS.on and (traceparent or SPANS.chosen()):
+        if SPANS.on and (traceparent or SPANS.draw() < SPANS.rate):
             grab.trace = GrabTrace.begin(traceparent)
         self.in_flight.enter()
         grab.start()
@@ -205,13 +205,13 @@ class PendingGrab:
     def fail(self, error: BaseException) -> None:
         """Answer that there is no result."""
         if isinstance(error, Unavailable):
-            self._observe(WAITS[Verdict.UNAVAILABLE])
-            if SPANS.on:
+            now = self._observe(WAITS[Verdict.UNAVAILABLE])
+            if SPANS.on and (self.trace or SPANS.may_be_late(now)):
                 self._record("unavailable", Problem.UNAVAILABLE.value.status)
             self._refuse(Refused(Problem.UNAVAILABLE, summary_of(error)))
         else:  # a bug: a traceback for us, an answer for the client
             log.error("a grab failed", exc_info=error)
-            if SPANS.on:
+            if SPANS.on and (self.trace or SPANS.may_be_late(time.monotonic())):
                 self._record("internal", Problem.INTERNAL.value.status)
             self._refuse(Refused(Problem.INTERNAL))
 
@@ -261,9 +261,9 @@ class PendingGrab:
         self._reservations.put(step)
 
     def _answer(self, result: GrabResult) -> None:
-        wait_s, verdict = self._observe(WAITS[result.verdict]), result.verdict
-        is_late = wait_s > SPANS.slow_s or verdict is Verdict.OUTBOX_FULL
-        if SPANS.on and (self.trace or is_late):
+        now, verdict = self._observe(WAITS[result.verdict]), result.verdict
+        is_late = now - self.arrived_at > SPANS.slow_s or verdict is Verdict.OUTBOX_FULL
+        if SPANS.on and (self.trace or (is_late and SPANS.may_be_late(now))):
             order_id = result.order_id if verdict is Verdict.ACCEPTED else ""
             self._record(verdict.name.lower(), status_of(verdict), order_id)
         left = self._reservations.left
@@ -277,24 +277,23 @@ class PendingGrab:
             client.respond(result.verdict, body_of(result, self._pipeline.poll_schedule))
 
     def _refuse_by_limit(self, refused: Refused) -> None:
-        wait_s = self._observe(RATE_LIMITED)
-        if SPANS.on and (self.trace or wait_s > SPANS.slow_s):
+        now = self._observe(RATE_LIMITED)
+        is_late = now - self.arrived_at > SPANS.slow_s
+        if SPANS.on and (self.trace or (is_late and SPANS.may_be_late(now))):
             self._record("rate_limited", refused.problem.value.status)
         self._refuse(refused)
 
     def _observe(self, waits: HotDistribution) -> float:
-        """Count the answer that it is about to get, and its wait.
+        """Count the answer that it is about to get, and its wait; return the time of the answer.
 
         All its times are known here: its own, and those of its last batch (`_step.times`).
         """
-        wait_s = time.monotonic() - self.arrived_at
-        waits.observe(wait_s)
-        return wait_s
+        now = time.monotonic()
+        waits.observe(now - self.arrived_at)
+        return now
 
     def _record(self, outcome: str, status: int, order_id: str = "") -> None:
-        """Record the trace of the answer that it is about to get, if it has or may begin one."""
-        if self.trace is None and not SPANS.may_be_late():
-            return
+        """Record the trace of the answer that it is about to get."""
         sale_id, times = self._reservations.sale.sale_id, self._step.times if self._step else None
         answered = AnsweredGrab(
             sale_id, outcome, status, order_id, self.arrived_at, self.parsed_at, times

@@ -7,6 +7,7 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from aiohttp import web
@@ -44,6 +45,8 @@ _QUEUED, _CALLED, _WAITED_TO_PUBLISH, _CONFIRMED, _ANSWERED, _LOOKED_UP = (
     metrics.GRAB_STAGE_SECONDS.labels(stage)
     for stage in ("queue", "call", "wait_publish", "confirm", "answer", "look_up")
 )
+
+_item = attrgetter("item")
 
 log = logging.getLogger(__name__)
 
@@ -191,7 +194,7 @@ class SaleReservations:
                 deadline_ms=self._clock.now_ms() + self._call_timeout_ms,
                 settled=confirmed,
                 outbox_max=self._outbox_max,
-                traces=contexts_of(waiter.item for waiter in batch),
+                traces=contexts_of(map(_item, batch)),
                 count=self._count,
             )
         except Unavailable:

@@ -60,7 +60,7 @@ class GrabTrace:
         A client that sends a traceparent without tracing has no say: then the rate decides.
         """
         parent = parse_traceparent(traceparent) if traceparent else None
-        return cls(parent) if parent or not traceparent or SPANS.chosen() else None
+        return cls(parent) if parent or not traceparent or SPANS.draw() < SPANS.rate else None
 
     def reserve(self, order_id: str) -> None:
         """Take the order_id that the grab has if it is granted."""
@@ -78,7 +78,8 @@ def contexts_of(grabs: Iterable[Grab]) -> dict[str, TraceContext]:
     """Return the contexts of the traced grabs among these, by order_id."""
     if not _under_way:
         return {}
-    traced = _under_way.keys() & map(_order_id, grabs)  # most are not: no step of Python for each
+    # Most are not: no step of Python for each.
+    traced = filter(_under_way.__contains__, map(_order_id, grabs))
     return {order_id: _under_way[order_id] for order_id in traced}
 
 

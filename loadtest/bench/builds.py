@@ -50,7 +50,7 @@ async def _builds(trees: tuple[Path, Path], rounds: int, schedule: Schedule) -> 
             costs: tuple[list[float], list[float]] = ([], [])
             for number in range(rounds + 1):
                 for side in (0, 1) if number % 2 else (1, 0):
-                    cost_us = await _grab_us(stack, gateways[side], schedule)
+                    cost_us = await grab_us(stack, gateways[side], schedule)
                     if number:  # the first round warms up
                         costs[side].append(cost_us)
                 await stack.drop_queue()
@@ -82,7 +82,7 @@ async def _gateway(stack: BenchStack, tree: Path) -> Process:
     return process
 
 
-async def _grab_us(stack: BenchStack, gateway: Process, schedule: Schedule) -> float:
+async def grab_us(stack: BenchStack, gateway: Process, schedule: Schedule) -> float:
     """Offer grabs to a gateway; return its CPU time for an accepted one, in microseconds."""
     sale = await stack.open_sale()
     before = _cpu_ns(gateway)

@@ -5,8 +5,7 @@ batch and message to the bytes of the answer, with answers of Redis and RabbitMQ
 So the share of tracing is larger here than in a gateway, whose system calls come on top. Rounds are
 interleaved, and CPU time (with that of the exporting thread) is what other work disturbs least.
 
-The promise, in grabs a CPU second: at least 0.99 with tracing on and nothing traced, and 0.98 at a
-rate of 1 %, and where every grab is slow and as many become late traces as may.
+What is promised is promised of whole gateways (`tracing_gateways`); this shows small changes.
 """
 
 from __future__ import annotations
@@ -49,13 +48,12 @@ from seckill.inventory.reservations import Grab, GrabReply, Verdict
 from seckill.spans import SPANS
 from seckill.tracing.starting import tracing
 
-#: Setting -> whether it traces, rate, bound in seconds; and the least share of the grabs a CPU
-#: second without tracing.
-SETTINGS: dict[str, tuple[tuple[bool, float, float], float | None]] = {
-    "off": ((False, 0.0, 60.0), None),
-    "on, none is traced": ((True, 0.0, 60.0), 0.99),
-    "1 % of all": ((True, 0.01, 60.0), 0.98),
-    "all are slow": ((True, 0.0, 0.0), 0.98),
+#: Setting -> whether it traces, rate, bound in seconds.
+SETTINGS = {
+    "off": (False, 0.0, 60.0),
+    "on, none is traced": (True, 0.0, 60.0),
+    "1 % of all": (True, 0.01, 60.0),
+    "all are slow": (True, 0.0, 0.0),
 }
 KEYS = KeyRing.parse("k:0123456789abcdef0123456789abcdef", setting="bench")
 SALE = SimpleNamespace(sale_id="spring", number=1, per_order_max=2, total=10**9)
@@ -116,11 +114,8 @@ async def _costs(rounds: int, grabs: int, only: str) -> list[Finding]:
     gc.set_threshold(20_000)
     with _tracing():
         for number in range(rounds + 1):
-            for name, (values, _) in wanted.items():
+            for name, values in wanted.items():
                 SPANS.on, SPANS.rate, SPANS.slow_s = values
-                # Late traces are bounded by the second: here of CPU time, as with a core of its
-                # own. To ask for that time would cost each grab a system call.
-                SPANS.clock = time.process_time().__float__
                 cost_us = await _round(pipeline, requests)
                 if number:  # whatever is slow the first time
                     costs[name].append(cost_us)
@@ -128,15 +123,11 @@ async def _costs(rounds: int, grabs: int, only: str) -> list[Finding]:
     # cheaper: the cheap quarter of the rounds says most.
     typical = {name: quantiles(each, n=4)[0] for name, each in costs.items()}
     findings = []
-    for name, (_, least) in wanted.items():
+    for name in wanted:
         text = f"{typical[name]:.2f} us (median {median(costs[name]):.2f})"
-        if least is None or "off" not in costs:
-            findings.append(Finding(f"a grab, tracing: {name}", text))
-            continue
-        share = typical["off"] / typical[name]
-        findings.append(
-            Finding(f"a grab, tracing: {name}", f"{text}, {share:.3f}", str(least), share >= least)
-        )
+        if "off" in typical:
+            text += f", grabs a CPU second x {typical['off'] / typical[name]:.3f}"
+        findings.append(Finding(f"a grab, tracing: {name}", text))
     return findings
 
 

@@ -288,7 +288,7 @@ def traces(monkeypatch: pytest.MonkeyPatch) -> list[FinishedSpan]:
     """Trace into a list: nothing by the rate, and what takes longer than a minute."""
     found: list[FinishedSpan] = []
     SPANS.start(found.append, rate=0.0, slow_s=60.0)
-    monkeypatch.setattr(SPANS, "may_be_late", lambda: True)
+    monkeypatch.setattr(SPANS, "may_be_late", lambda _: True)
     yield found
     SPANS.stop()
 
@@ -355,7 +355,7 @@ async def test_a_refusal_that_was_meant_is_no_trace(bench: Bench, traces, verdic
 async def test_more_late_traces_than_a_second_may_have_are_not_made(
     bench: Bench, traces, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(SPANS, "may_be_late", lambda: False)
+    monkeypatch.setattr(SPANS, "may_be_late", lambda _: False)
     bench.submit()
     bench.reservations.grabs[0].fail(Unavailable("Redis: gone"))
     assert traces == []
