@@ -5,9 +5,7 @@ They call what `seckill webhook` calls. A secret is only in the answer that made
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
-from typing import Annotated, Literal
+from datetime import timedelta
 
 import asyncpg
 import msgspec
@@ -17,9 +15,8 @@ from gateway.app_keys import DB, SETTINGS
 from gateway.http.contract import ResponseSpec, operation
 from gateway.http.problems import Problem, Refused
 from gateway.http.requests import json_body, parse_json, read_body, read_json
-from gateway.http.responses import Moment, json_response
+from gateway.http.responses import json_response
 from gateway.http.shop_auth import shop_token
-from gateway.sales.changes import Reason
 from gateway.shop.calls import CALLER
 from gateway.shop.idempotency import IDEMPOTENCY_KEY, change_once
 from gateway.shop.parameters import (
@@ -32,102 +29,30 @@ from gateway.shop.parameters import (
     refuse_unknown,
     text_of,
 )
+from gateway.shop.webhook_bodies import (
+    SECRET,
+    WEBHOOK,
+    NewSecret,
+    NewWebhook,
+    RemovedWebhook,
+    WebhookChange,
+    WebhookList,
+    WebhookPause,
+    WebhookSecret,
+    view_of,
+)
 from seckill.errors import UserMistake
 from seckill.shop.tokens import Scope
 from seckill.webhooks import endpoints
 from seckill.webhooks.addresses import check_url
-from seckill.webhooks.endpoints import OLD_SECRET_HOURS, WaitingDeliveries, WebhookEndpoint
+from seckill.webhooks.endpoints import WebhookEndpoint
 
 #: Endpoints of a page for who does not say, and the most.
 PAGE, PAGE_MAX = 50, 100
-#: So long an old secret may go on signing.
-KEEP_MAX_S = 30 * 86_400
 _READ = [shop_token(Scope.WEBHOOKS_READ)]
 _WRITE = [shop_token(Scope.WEBHOOKS_WRITE)]
 _LIMITED = [Problem.RATE_LIMITED]
 
-#: Names of events, or families of them; which there are is checked where they are kept.
-Events = Annotated[list[Annotated[str, msgspec.Meta(max_length=64)]], msgspec.Meta(max_length=50)]
-Url = Annotated[str, msgspec.Meta(min_length=1)]
-
-
-class WebhookView(msgspec.Struct):
-    """An endpoint, and what waits for it. Without `events` it is sent all of them.
-
-    `failing`: the last attempt failed, and others follow. `paused`: nothing is sent, events wait.
-    """
-
-    webhook_id: int
-    url: str
-    events: Sequence[str]
-    state: Literal["active", "failing", "paused"]
-    paused_because: str | None
-    failing_since: Moment | None
-    created_at: Moment
-    pending: int
-    dead: int
-    oldest_pending: Moment | None
-
-
-class WebhookSecret(msgspec.Struct):
-    """An endpoint with the secret that was made for it, which no other call shows."""
-
-    webhook: WebhookView
-    secret: str
-
-
-class WebhookList(msgspec.Struct):
-    """A page of endpoints, newest first. `next` is the next page's cursor."""
-
-    webhooks: Sequence[WebhookView]
-    next: str | None
-
-
-class NewWebhook(msgspec.Struct, forbid_unknown_fields=True):
-    """An endpoint to be added: its address, and the events that it wants; without them all."""
-
-    url: Url
-    events: Events = []
-
-
-class WebhookChange(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """What is to be changed; an empty list of `events` is all of them."""
-
-    url: Url | msgspec.UnsetType = msgspec.UNSET
-    events: Events | msgspec.UnsetType = msgspec.UNSET
-
-
-class WebhookPause(msgspec.Struct, forbid_unknown_fields=True):
-    """Why nothing is to be sent."""
-
-    reason: Reason
-
-
-class NewSecret(msgspec.Struct, forbid_unknown_fields=True):
-    """For how long the secret before it signs, too. 0: it leaked."""
-
-    keep_old_s: Annotated[int, msgspec.Meta(ge=0, le=KEEP_MAX_S)] = int(OLD_SECRET_HOURS * 3600)
-
-
-class RemovedWebhook(msgspec.Struct):
-    """How many deliveries went with the endpoint that were never made."""
-
-    dropped: int
-
-
-_WEBHOOK = WebhookView(
-    7,
-    "https://shop.example/seckill-events",
-    ["order.paid", "sale.*"],
-    "active",
-    None,
-    None,
-    datetime(2026, 11, 27, 12, tzinfo=UTC),
-    0,
-    0,
-    None,
-)
-_SECRET = WebhookSecret(_WEBHOOK, "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=")
 _new = msgspec.json.Decoder(NewWebhook)
 _change = msgspec.json.Decoder(WebhookChange)
 _pause = msgspec.json.Decoder(WebhookPause)
@@ -136,7 +61,7 @@ _new_secret = msgspec.json.Decoder(NewSecret)
 
 @operation(
     "List webhooks, newest first",
-    ResponseSpec(200, "A page.", WebhookList([_WEBHOOK], None)),
+    ResponseSpec(200, "A page.", WebhookList([WEBHOOK], None)),
     tag="webhooks",
     parameters=[LIMIT, NUMBER_CURSOR],
     identities=_READ,
@@ -154,17 +79,17 @@ async def list_webhooks(request: web.Request) -> web.Response:
         if before is None or each.endpoint_id < int(before)
     ]
     waiting, shown = await endpoints.waiting(db), found[:limit]
-    page = [_view(each, waiting.get(each.endpoint_id)) for each in shown]
+    page = [view_of(each, waiting.get(each.endpoint_id)) for each in shown]
     return json_response(WebhookList(page, str(shown[-1].endpoint_id) if found[limit:] else None))
 
 
 @operation(
     "Add a webhook",
-    ResponseSpec(200, "It is added. Keep the secret: no other call shows it.", _SECRET),
+    ResponseSpec(200, "It is added. Keep the secret: no other call shows it.", SECRET),
     tag="webhooks",
     parameters=[IDEMPOTENCY_KEY],
     identities=_WRITE,
-    body=json_body(NewWebhook(_WEBHOOK.url, list(_WEBHOOK.events))),
+    body=json_body(NewWebhook(WEBHOOK.url, list(WEBHOOK.events))),
     problems=[Problem.CONFLICT, Problem.RATE_LIMITED, Problem.UNAVAILABLE],
 )
 async def add_webhook(request: web.Request) -> web.Response:
@@ -175,14 +100,14 @@ async def add_webhook(request: web.Request) -> web.Response:
 
     async def change(connection: asyncpg.Connection) -> bytes:
         made = await endpoints.add(connection, url, wanted.events, actor=actor)
-        return msgspec.json.encode(WebhookSecret(_view(made), made.secret))
+        return msgspec.json.encode(WebhookSecret(view_of(made), made.secret))
 
     return await change_once(request, body, change)
 
 
 @operation(
     "Show a webhook",
-    ResponseSpec(200, "The webhook.", _WEBHOOK),
+    ResponseSpec(200, "The webhook.", WEBHOOK),
     tag="webhooks",
     parameters=[WEBHOOK_ID],
     identities=_READ,
@@ -196,11 +121,11 @@ async def show_webhook(request: web.Request) -> web.Response:
 
 @operation(
     "Change the address or the events of a webhook",
-    ResponseSpec(200, "The webhook; what waits goes to the new address.", _WEBHOOK),
+    ResponseSpec(200, "The webhook; what waits goes to the new address.", WEBHOOK),
     tag="webhooks",
     parameters=[WEBHOOK_ID],
     identities=_WRITE,
-    body=json_body(WebhookChange(url=_WEBHOOK.url)),
+    body=json_body(WebhookChange(url=WEBHOOK.url)),
     problems=_LIMITED,
 )
 async def change_webhook(request: web.Request) -> web.Response:
@@ -224,7 +149,7 @@ async def change_webhook(request: web.Request) -> web.Response:
     ResponseSpec(
         200,
         "The webhook, paused; a second time changes nothing. Its events wait for three days.",
-        msgspec.structs.replace(_WEBHOOK, state="paused", paused_because="the shop moves"),
+        msgspec.structs.replace(WEBHOOK, state="paused", paused_because="the shop moves"),
     ),
     tag="webhooks",
     parameters=[WEBHOOK_ID],
@@ -241,7 +166,7 @@ async def pause_webhook(request: web.Request) -> web.Response:
 
 @operation(
     "Resume a paused webhook, beginning with what waits for it",
-    ResponseSpec(200, "The webhook, active; a second time changes nothing.", _WEBHOOK),
+    ResponseSpec(200, "The webhook, active; a second time changes nothing.", WEBHOOK),
     tag="webhooks",
     parameters=[WEBHOOK_ID],
     identities=_WRITE,
@@ -254,7 +179,7 @@ async def resume_webhook(request: web.Request) -> web.Response:
 
 @operation(
     "Make a new secret for a webhook",
-    ResponseSpec(200, "The new secret, which no other call shows; for a while both sign.", _SECRET),
+    ResponseSpec(200, "The new secret, which no other call shows; for a while both sign.", SECRET),
     tag="webhooks",
     parameters=[WEBHOOK_ID, IDEMPOTENCY_KEY],
     identities=_WRITE,
@@ -270,7 +195,7 @@ async def rotate_webhook_secret(request: web.Request) -> web.Response:
     async def change(connection: asyncpg.Connection) -> bytes:
         made = await endpoints.rotate(connection, endpoint_id, keep_old=keep, actor=actor)
         waiting = await endpoints.waiting(connection, endpoint_id)
-        view = _view(made, waiting.get(endpoint_id))
+        view = view_of(made, waiting.get(endpoint_id))
         return msgspec.json.encode(WebhookSecret(view, made.secret))
 
     return await change_once(request, body, change)
@@ -313,24 +238,4 @@ def _checked_url(request: web.Request, url: str) -> str:
 
 async def _shown(request: web.Request, endpoint: WebhookEndpoint) -> web.Response:
     waiting = await endpoints.waiting(request.app[DB], endpoint.endpoint_id)
-    return json_response(_view(endpoint, waiting.get(endpoint.endpoint_id)))
-
-
-def _view(endpoint: WebhookEndpoint, left: WaitingDeliveries | None = None) -> WebhookView:
-    left = left or WaitingDeliveries()
-    failing = "failing" if endpoint.failing_since else "active"
-    return msgspec.convert(
-        {
-            "webhook_id": endpoint.endpoint_id,
-            "url": endpoint.url,
-            "events": endpoint.topics,
-            "state": failing if endpoint.enabled else "paused",
-            "paused_because": endpoint.disabled_because,
-            "failing_since": endpoint.failing_since,
-            "created_at": endpoint.created_at,
-            "pending": left.pending,
-            "dead": left.dead,
-            "oldest_pending": left.oldest_pending,
-        },
-        WebhookView,
-    )
+    return json_response(view_of(endpoint, waiting.get(endpoint.endpoint_id)))
