@@ -55,7 +55,7 @@ REDIS_KINDS: Mapping[str, FailureKind | None] = {
 #: the data: a value that is no number, or an error of a script.
 REDIS_LACKS = re.compile(
     r"unknown (sub)?command|unknown redis command|not allowed|can't (run|access)|no permission"
-    r"|invalid password|auth|disabled|not supported",
+    r"|invalid password|auth|disabled|not supported|db index",
     re.IGNORECASE,
 )
 #: An ERR that speaks of a state for now.

@@ -66,6 +66,7 @@ def postgresql(sqlstate: str) -> Exception:
         (AuthenticationError("invalid username-password", status_code="WRONGPASS"), CONFIGURATION),
         (ResponseError("ERR Unknown Redis command called from script"), CONFIGURATION),
         (ResponseError("ERR max number of clients reached"), UNAVAILABLE),
+        (ResponseError("DB index is out of range", status_code="ERR"), CONFIGURATION),
         (ResponseError("MOVED 15224 10.0.0.2:6379"), CONFIGURATION),
         (RedisConnectionError("Connection refused"), UNAVAILABLE),
         (AMQPConnectionError("refused"), UNAVAILABLE),
