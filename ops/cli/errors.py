@@ -31,4 +31,4 @@ def _hint(store: str) -> str:
     given = given_settings()
     settings = [STORE_SETTINGS[store]] if store in STORE_SETTINGS else STORE_SETTINGS.values()
     names = [f"SECKILL_{name.upper()}" for name in settings if given.get(name)]
-    return f" ({', '.join(names)} from the environment; unset if outdated)" if names else ""
+    return f" ({', '.join(names)} from the environment; correct or unset it)" if names else ""

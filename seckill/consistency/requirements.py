@@ -163,7 +163,9 @@ async def _check(requirement: Requirement, stores: StoresAtStart) -> list[StartF
     try:
         lines = await requirement.check(stores)
     except Unavailable as error:
-        lines, is_fault = [str(error)], error.kind is FailureKind.CONFIGURATION
+        is_fault = error.kind is FailureKind.CONFIGURATION
+        setting = f" (SECKILL_{requirement.setting.upper()})" if is_fault else ""
+        lines = [f"{error}{setting}"]
     name = requirement.title
     named = f"{name} at {parse_address(getattr(stores.settings, requirement.setting))}"
     return [

@@ -81,9 +81,11 @@ async def test_what_is_missing_or_wrong_is_named_at_once(processes, mistake, set
     assert gateway.startswith(f"{', '.join((*STORES, *KEYS))} not set")
     assert migrate.startswith("SECKILL_POSTGRES_DSN not set")
     assert "refuses: password authentication failed" in password
-    assert password.endswith("(SECKILL_POSTGRES_DSN from the environment; unset if outdated)")
+    assert password.endswith("(SECKILL_POSTGRES_DSN from the environment; correct or unset it)")
     for store in ("Redis at", "WRONGPASS", "PostgreSQL at", "authentication failed", "vhost"):
         assert store in all_three
+    for name in STORES:
+        assert f"({name})" in all_three
 
 
 async def test_from_empty_stores_to_a_sale(
