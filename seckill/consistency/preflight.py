@@ -160,10 +160,9 @@ async def require(preflight: Preflight, sale: Sale, *, only_warn: bool) -> list[
     report = await preflight.check()
     faults = report.problems + report.unavailable
     if faults and not only_warn:
-        raise NotReady(
-            f"sale {sale.sale_id} does not open: {'; '.join(faults)} "
-            "(SECKILL_PREFLIGHT=warn opens it all the same)"
-        )
+        without_redis = any(line.startswith("Redis") for line in report.unavailable)
+        advice = "" if without_redis else " (SECKILL_PREFLIGHT=warn opens it all the same)"
+        raise NotReady(f"sale {sale.sale_id} does not open: {'; '.join(faults)}{advice}")
     _require_time_left(sale)
     if sale.was_opened:  # also a closed sale, which `check` leaves out
         fenced = await fencing.needing_rebuild(preflight.redis, preflight.db, [sale.sale_id])

@@ -176,13 +176,17 @@ async def test_a_publisher_works_again_once_the_queue_is_right(broker, publisher
         await own.publish(topology.dead(topology.ORDERS_EXPIRE), b"x")
 
 
-async def test_each_unavailable_store_is_named(db, broker, own_redis):
+async def test_each_unavailable_store_is_named(db, new):
     dead_redis = redis_client.connect(f"redis://127.0.0.1:{free_port()}/0", timeout_s=5)
     nowhere = Broker(f"amqp://u:p@127.0.0.1:{free_port()}/", "test", 5)
     async with dead_redis:
-        report = await Preflight(dead_redis, db, nowhere, ()).check()
+        checks = Preflight(dead_redis, db, nowhere, ())
+        report = await checks.check()
+        with pytest.raises(NotReady, match="does not open") as refused:
+            await preflight.require(checks, new, only_warn=False)
     assert report.problems == []
     assert sorted(line.split()[0] for line in report.unavailable) == ["RabbitMQ", "Redis"]
+    assert "SECKILL_PREFLIGHT" not in str(refused.value)  # nothing opens a sale without Redis
 
 
 async def test_a_sale_that_redis_cannot_sell_is_listed(open_sale, store, db, broker):
