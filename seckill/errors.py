@@ -66,6 +66,10 @@ class Unavailable(Transient):
         name, said = str(self).split(" ", 1)
         return self._with_text(f"{name} at {address} {said}")
 
+    def adding(self, words: str) -> Self:
+        """Return the same failure, with more words at the end of its text."""
+        return self._with_text(f"{self}{words}")
+
     def again(self) -> Self:
         """Return a copy, to be raised for another caller."""
         return self._with_text(str(self))

@@ -56,6 +56,9 @@ SELECT pid, application_name, state, query
   FROM unnest(pg_blocking_pids($1)) AS blocking (pid) LEFT JOIN pg_stat_activity USING (pid)
  ORDER BY pid
 """
+_MAY_CREATE = """
+SELECT has_schema_privilege(to_regnamespace('public'), 'CREATE'), quote_ident(current_user)
+"""
 FUNCTION = re.compile(r"^CREATE OR REPLACE FUNCTION .*?\$\$;$", re.MULTILINE | re.DOTALL)
 
 
@@ -68,10 +71,22 @@ async def migrate(dsn: str) -> list[str]:
     applied = []
     async with _connection(dsn) as connection:
         while (found := await _look(dsn, connection)).missing:
-            applied += await _apply_next(dsn, connection)
+            try:
+                applied += await _apply_next(dsn, connection)
+            except asyncpg.InsufficientPrivilegeError as error:
+                raise await _with_grant(connection, error) from error
     if found.fault:
         raise NotReady(found.fault)
     return applied
+
+
+async def _with_grant(connection: asyncpg.Connection, error: Exception) -> Exception:
+    """Return the failure, with the line to type if the role may not make tables."""
+    may_create, role = await connection.fetchrow(_MAY_CREATE)
+    failure = store_failure(error, POSTGRESQL)
+    if failure is None or may_create is not False:
+        return error
+    return failure.adding(f"; type there: GRANT USAGE, CREATE ON SCHEMA public TO {role}")
 
 
 async def look(dsn: str) -> Schema:

@@ -150,8 +150,12 @@ async def test_a_role_that_may_make_no_tables_is_one_line_and_may_check(dsn, con
     await connection.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
     guest = dsn.replace(dsn.partition("//")[2].partition("@")[0], "guest:x")
     try:
-        with pytest.raises(Unavailable, match="refuses: permission denied for schema public"):
+        with pytest.raises(Unavailable, match="refuses: permission denied for schema") as refused:
             await migrations.migrate(guest)
+        assert str(refused.value).startswith("PostgreSQL at ")
+        assert str(refused.value).endswith(
+            "; type there: GRANT USAGE, CREATE ON SCHEMA public TO guest"
+        )
         await migrations.migrate(dsn)
         await connection.execute("GRANT SELECT ON migrations TO guest")
         assert await migrations.migrate(guest) == []
