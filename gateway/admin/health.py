@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
@@ -18,6 +19,8 @@ from seckill.admin_port import metrics_response
 from seckill.consistency.preflight import Preflight, PreflightReport
 from seckill.health import stores
 from seckill.health.watch import HealthWatch, Look
+
+log = logging.getLogger(__name__)
 
 #: How stores are set up changes seldom, and looking at it takes a link of its own to the broker.
 PREFLIGHT_S = 10.0
@@ -47,7 +50,11 @@ class GatewayHealth:
 
     async def _check(self) -> None:
         timeout_s = self.edge[SETTINGS].confirm_timeout_s
+        known = self.report.problems
         self.report = await preflight_of(self.edge, timeout_s=timeout_s).check()
+        for problem in self.report.problems:
+            if problem not in known:  # a look comes every few seconds; what stays is said once
+                log.warning("%s", problem)
 
     def reasons(self) -> dict[str, str]:
         """Return why the stores do not do their work, by their names."""

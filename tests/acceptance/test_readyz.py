@@ -70,3 +70,4 @@ async def test_a_shop_that_accepts_the_risk_is_only_warned(processes, own_redis)
         status, report = await ready(admin)
     assert (status, report["status"]) == (200, "degraded")
     assert "appendonly" in report["problems"][0]
+    assert "Redis has appendonly no" in gateway.child.spec.log.read_text()
