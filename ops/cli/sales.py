@@ -304,7 +304,8 @@ async def _troubles(stores: Stores, sale_ids: list[str]) -> Troubles:
     try:
         return await fencing.needing_rebuild(stores.redis, stores.db, sale_ids)
     except Unavailable as error:
-        typer.echo(f"seckill: {error}; so whether a rebuild is needed is not known", err=True)
+        said = str(error).removesuffix(".")  # Redis ends its lines with a full stop
+        typer.echo(f"seckill: {said}; so whether a rebuild is needed is not known", err=True)
         return None
 
 

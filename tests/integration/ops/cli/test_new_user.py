@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
 from urllib.parse import urlsplit, urlunsplit
 
@@ -119,3 +120,9 @@ async def test_from_empty_stores_to_a_sale(
         await eventually(placed, "the order is placed")
     ledger = json.loads(await command("verify", "demo", "--wait", "20", "--json"))
     assert ledger["balanced"]
+
+    wrong = with_password(processes.environment["SECKILL_REDIS_URL"], "bad")
+    code, out, errors = await processes.ask("sale", "list", SECKILL_REDIS_URL=wrong)
+    assert code == 0
+    assert "demo" in out
+    assert re.fullmatch(r"seckill: Redis refuses: WRONGPASS .*\w; so whether .*\n", errors)
