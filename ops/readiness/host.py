@@ -14,6 +14,7 @@ from cryptography import x509
 
 from seckill.registry.processes import ProcessState
 from seckill.sales.sales import Sale
+from seckill.sales.terms import LATEST
 
 #: A certificate that ends sooner is worth a word: a renewal that failed shows by then.
 RENEW = timedelta(days=14)
@@ -46,11 +47,11 @@ def certificate(path: str, sale: Sale) -> Check:
     begins = max(each.not_valid_before_utc for each in chain)
     now = datetime.now(UTC)
     over = max(now, sale.closes_at or sale.opens_at or now)
-    over += timedelta(seconds=sale.payment_window_s)
+    pay_by = min(over, LATEST) + timedelta(seconds=sale.payment_window_s)
     renew = "renew it, then SIGHUP to each gateway"
     if begins > now:
         return Check("certificate", "fail", f"{path} is not good before {begins}", renew)
-    if ends <= over:
+    if ends <= pay_by:
         return Check(
             "certificate", "fail", f"{path} ends at {ends}, before the sale is over", renew
         )

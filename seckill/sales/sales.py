@@ -71,7 +71,8 @@ class Sale:
 
     def may_change(self, now: datetime) -> bool:
         """Tell whether it may be edited, announced or deleted: it has not begun, or is hidden."""
-        has_begun = self.opens_at is None or self.opens_at + BEGUN_FOR_ALL < now
+        # A time of the last year that there is bears no addition.
+        has_begun = self.opens_at is None or self.opens_at < now - BEGUN_FOR_ALL
         return not self.was_opened or self.is_hidden(now) or not has_begun
 
     def all_terms(self) -> dict[str, Any]:

@@ -27,6 +27,8 @@ PRICE_CENTS_MAX = 10**15
 #: A month: a buyer who has not paid by then will not pay.
 PAYMENT_WINDOW_MAX_S = 30 * 86_400
 
+#: No time of a sale is later: what computes with a time of the year 9999 leaves the years there are.
+LATEST = datetime(2200, 1, 1, tzinfo=UTC)
 #: An operator who types the present minute means now.
 OPENED_JUST_NOW = timedelta(minutes=1)
 
@@ -93,7 +95,7 @@ def check_terms(new: NewSale) -> None:
 def check_times(
     opens_at: datetime | None, closes_at: datetime | None, announce_at: datetime | None = None
 ) -> None:
-    """Raise UserMistake if one of the times that an operator typed is over."""
+    """Raise UserMistake if one of the times that an operator typed is over, or too far away."""
     now = datetime.now(UTC)
     for name, at, otherwise in (
         ("closes_at", closes_at, "a sale that an operator closes"),
@@ -106,5 +108,11 @@ def check_times(
             raise UserMistake(
                 f"{name} {at.isoformat()} is over (it is {now:%Y-%m-%dT%H:%M:%S}+00:00): "
                 f"give a later time, or none for {otherwise}",
+                field=name,
+            )
+        if at and at > LATEST:
+            raise UserMistake(
+                f"{name} {at.isoformat()} is after {LATEST.isoformat()}: "
+                f"give an earlier time, or none for {otherwise}",
                 field=name,
             )

@@ -51,6 +51,14 @@ def test_a_certificate_has_to_outlast_the_sale(
     assert (found.do == "") == (status == "ok")
 
 
+def test_no_certificate_outlasts_a_sale_that_closes_in_the_last_year(tmp_path: Path) -> None:
+    now = datetime.now(UTC)
+    path = write(tmp_path / "cert.pem", now - timedelta(days=1), now + timedelta(days=60))
+    never = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
+    sale = Sale("s", 1, 100, 1, None, never, 900, 0, "open", True, False, 10, 1, "EUR")
+    assert certificate(path, sale).status == "fail"
+
+
 def test_a_file_that_is_no_certificate_is_named(tmp_path: Path) -> None:
     path = tmp_path / "none.pem"
     path.write_text("nothing")
