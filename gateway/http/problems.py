@@ -11,6 +11,7 @@ from enum import Enum
 from functools import wraps
 from http import HTTPStatus
 
+import asyncpg
 import msgspec
 from aiohttp import HttpVersion11, web
 
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 CONTENT_TYPE = "application/problem+json"
+#: PostgreSQL keeps no zero byte in a text, and a client may send one in a path or in JSON.
+NOT_TEXT = (asyncpg.CharacterNotInRepertoireError, asyncpg.UntranslatableCharacterError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +221,8 @@ def answering_problems(handler: Handler) -> Handler:
             return response
         except Conflict:
             return problem_response(Problem.UNAVAILABLE)
+        except NOT_TEXT:
+            return problem_response(Problem.BAD_REQUEST, "a text has a zero byte in it")
         except Exception as error:
             if failure := store_failure(error):
                 OUTAGES.failed(failure)
