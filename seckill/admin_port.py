@@ -10,10 +10,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import cast
 
 import msgspec
-from aiohttp import web
+from aiohttp import HttpVersion10, HttpVersion11, web
+from aiohttp.streams import EMPTY_PAYLOAD
+from aiohttp.web_protocol import _ErrInfo
 from prometheus_client import REGISTRY
 from prometheus_client.exposition import choose_encoder
 
@@ -36,6 +39,10 @@ Readiness = Callable[[], tuple[int, dict[str, object]]]
 
 _encode = msgspec.json.Encoder().encode
 
+_VERSIONS = {HttpVersion10, HttpVersion11}
+#: What clients do wrong: no HTTP, or another version of it. Anyone may, so no line says it.
+CLIENTS_MISTAKES = (400, 505)
+
 
 @asynccontextmanager
 async def answering_health(settings: Settings, readiness: Readiness) -> AsyncIterator[None]:
@@ -52,12 +59,17 @@ async def answering_health(settings: Settings, readiness: Readiness) -> AsyncIte
 
     app = web.Application()
     app.add_routes([web.get(f"/{each.__name__}", each) for each in (livez, readyz, metrics)])
-    runner = web.AppRunner(
-        app, access_log=None, shutdown_timeout=SHUTDOWN_S, keepalive_timeout=KEEPALIVE_S
-    )
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S)
     await runner.setup()
     try:
-        port = AdminPort(cast(web.Server, runner.server))
+        make = partial(
+            HealthProtocol,
+            cast(web.Server, runner.server),
+            loop=asyncio.get_running_loop(),
+            access_log=None,  # type: ignore[arg-type]  # aiohttp takes None, and says so elsewhere
+            keepalive_timeout=KEEPALIVE_S,
+        )
+        port = AdminPort(make)
         with listening(settings.admin_host, settings.admin_port, "SECKILL_ADMIN_PORT"):
             server = await asyncio.get_running_loop().create_server(
                 port, settings.admin_host, settings.admin_port
@@ -80,6 +92,45 @@ def metrics_response(request: web.Request) -> web.Response:
 
 def _json(status: int, body: dict[str, object]) -> web.Response:
     return web.Response(status=status, body=_encode(body), content_type="application/json")
+
+
+class VersionProtocol(web.RequestHandler):
+    """aiohttp's protocol of one connection, which speaks HTTP/1.1 and HTTP/1.0 alone.
+
+    aiohttp would answer in the version that was asked, which no client reads.
+    """
+
+    __slots__ = ()
+
+    def data_received(self, data: bytes) -> None:
+        """Pass bytes to aiohttp, and refuse the requests of another version that are in them."""
+        asked = self._request_count
+        super().data_received(data)
+        if self._request_count == asked:
+            return
+        for at, (message, _) in enumerate(self._messages):
+            if not isinstance(message, _ErrInfo) and message.version not in _VERSIONS:
+                self._messages[at] = _ErrInfo(505, ValueError(), ""), EMPTY_PAYLOAD
+
+
+class HealthProtocol(VersionProtocol):
+    """Answers what is no HTTP in the same form as all else, and without a line in the log."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer that the request could not be read; only our own mistakes are logged."""
+        if status not in CLIENTS_MISTAKES:
+            return super().handle_error(request, status, exc, message)
+        response = _json(status, {"status": "no request of HTTP/1.1 or HTTP/1.0"})
+        response.force_close()
+        return response
 
 
 class AdminPort:

@@ -27,7 +27,7 @@ from gateway.admin.sales import (
     resume_sale,
 )
 from gateway.app_keys import DB, REDIS, SETTINGS
-from gateway.http import problem_pages
+from gateway.http import problem_pages, responses
 from gateway.http.problems import Handler, Problem, Refused, add_routes
 from gateway.http.requests import sale_id_of
 from gateway.http.responses import json_response
@@ -50,6 +50,7 @@ def create_admin_app(
     `pool_control` is the way to the pool manager of this home, if there is one.
     """
     app = web.Application()
+    responses.set_up(app, tls=False)
     app[EDGE] = edge
     app[ADMIN_TOKEN] = edge[SETTINGS].admin_token.get_secret_value()
     app[READ_TOKEN] = edge[SETTINGS].admin_read_token.get_secret_value()

@@ -11,17 +11,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
-from aiohttp import HttpVersion10, HttpVersion11, StreamReader, web
-from aiohttp.streams import EMPTY_PAYLOAD
-from aiohttp.web_protocol import _ErrInfo
+from aiohttp import StreamReader, web
 
 from gateway.http.problems import Problem, problem_response, raw_problem
 from gateway.http.request_ids import HEADER, new_request_id
 from gateway.overload.concurrency_limit import OTHERS_IN_FLIGHT, ConcurrencyLimit
 from gateway.overload.connection_limits import ConnectionLimits, is_grab
+from seckill.admin_port import VersionProtocol
 
 _OTHER_VERSION = re.compile(rb"[A-Z]+ \S+ HTTP/(?!1\.[01]\r\n)[0-9.]+\r\n")
-_VERSIONS = {HttpVersion10, HttpVersion11}
 #: The whole answer to another version of HTTP.
 HTTP_VERSION = raw_problem(Problem.HTTP_VERSION, {"Connection": "close"})
 
@@ -36,7 +34,7 @@ def is_end_of(data: bytes, payload: StreamReader) -> bool:
     return payload.is_eof() and head + 4 + payload.total_bytes == len(data) and data[0] > 32
 
 
-class ProblemProtocol(web.RequestHandler):
+class ProblemProtocol(VersionProtocol):
     """aiohttp's protocol of one connection, whose errors are problems like any other."""
 
     __slots__ = ()
@@ -115,22 +113,10 @@ class AiohttpProtocol(ProblemProtocol):
             return
         self.came_at = asyncio.get_running_loop().time()
         super().data_received(data)
-        if self._request_count != asked:
-            self._refuse_other_versions()
         is_one = self._request_count == asked + 1
         self._is_between = is_one and is_end_of(data, self._messages[-1][1])
         if self._is_between:  # a slow client's request may be whole at any time, or never
             limit.expect()
-
-    def _refuse_other_versions(self) -> None:
-        """Refuse requests whose version aiohttp would answer in: HTTP/0.9 names none, for example.
-
-        Those that begin what was read, behind which nothing is pending, are refused before.
-        """
-        for at, (message, _) in enumerate(self._messages):
-            if not isinstance(message, _ErrInfo) and message.version not in _VERSIONS:
-                refusal = _ErrInfo(Problem.HTTP_VERSION.value.status, ValueError(), "")
-                self._messages[at] = refusal, EMPTY_PAYLOAD
 
     def log_access(
         self, request: web.BaseRequest, response: web.StreamResponse, time: float | None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 
 import pytest
 from aiohttp import ClientSession
@@ -31,6 +32,48 @@ async def test_it_answers_three_paths_and_no_other(process) -> None:
         for path in ("/", "/health", "/metrics/x", "/livezz"):
             async with http.get(path) as response:
                 assert response.status == 404, path
+
+
+async def conversation(url: str, sent: bytes) -> bytes:
+    """Send bytes, and return all that comes until the connection is closed."""
+    host, port = url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(sent)
+    try:
+        return await asyncio.wait_for(reader.read(), 20)
+    finally:
+        writer.close()
+
+
+@pytest.mark.usefixtures("no_tracebacks")
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"garbage\r\n\r\n", b"400"),
+        (b"\x16\x03\x01\x02\x00\x01", b"400"),  # the beginning of a TLS handshake
+        (b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", b"400"),
+        (b"GET http://[::1/livez HTTP/1.1\r\nHost: x\r\n\r\n", b"400"),
+        (b"GET /livez HTTP/2.0\r\nHost: x\r\n\r\n", b"505"),
+        (b"GET /livez\r\n\r\n", b"505"),
+    ],
+    ids=["garbage", "tls", "long line", "bad target", "2.0", "0.9"],
+)
+async def test_what_is_no_http_is_refused_without_a_line_in_the_log(process, sent, status) -> None:
+    answer = await conversation(process.admin_url, sent)
+    assert answer.startswith(b"HTTP/1.")
+    assert answer.split()[1] == status
+
+
+async def test_a_connection_with_another_version_of_http_has_one_answer(gateway, shop_url) -> None:
+    follows = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+    for url in (gateway.admin_url, shop_url):
+        for sent in (
+            b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
+            b"CONNECT x:80 HTTP/1.1\r\nHost: x\r\n\r\n",
+            b"GET /livez HTTP/2.0\r\nHost: x\r\n\r\n",
+        ):
+            answer = await conversation(url, sent + follows)
+            assert len(re.findall(rb"HTTP/1\.[01] \d{3} ", answer)) == 1, (url, sent, answer)
 
 
 async def test_a_consumer_shows_its_metrics_by_their_names(consumers) -> None:
