@@ -27,7 +27,7 @@ PRICE_CENTS_MAX = 10**15
 #: A month: a buyer who has not paid by then will not pay.
 PAYMENT_WINDOW_MAX_S = 30 * 86_400
 
-#: No time of a sale is later: what computes with a time of the year 9999 leaves the years there are.
+#: No time of a sale is later. A second more than the last one of the year 9999 is no time at all.
 LATEST = datetime(2200, 1, 1, tzinfo=UTC)
 #: An operator who types the present minute means now.
 OPENED_JUST_NOW = timedelta(minutes=1)
