@@ -59,6 +59,14 @@ def all_of(name: str, found: int, wanted: int) -> Finding:
     return Finding(name, f"{found:,}", f"{wanted:,}", found == wanted)
 
 
+def all_placed(name: str, placed: int, won: int) -> Finding:
+    """Return the finding that some grabs were answered 202, and that each of them has a row.
+
+    A 202 that was cut off on its way to the buyer has a row, too.
+    """
+    return Finding(name, f"{placed:,} for {won:,} x 202", "all", placed >= won > 0)
+
+
 def ledger_finding(ledger: Ledger) -> Finding:
     """Return the finding that every invariant of a sale holds."""
     text = "balanced" if ledger.balanced else "; ".join(ledger.violations)

@@ -78,7 +78,7 @@ class Row:
             "figure": figure,
             "bound": self.bound,
             "aim": self.aim,
-            "reached": figure is not None and self.reached(figure, self.bound),
+            "reached": self.finding(sides).reached,
         }
 
 

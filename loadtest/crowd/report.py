@@ -111,10 +111,11 @@ class CrowdReport:
         return self.late_ms(0.99) < LATE_MAX_MS and self.busiest_cpu_share() <= CPU_SHARE_MAX
 
     def answers_finding(self, *allowed: int | NoAnswer) -> Finding:
-        """Return the answers, and the finding that no others came than are allowed."""
+        """Return the answers, and the finding that some came and no others than are allowed."""
         counts, names = self.endings(), [str(ending) for ending in allowed]
         promised = f"{', '.join(names)} alone"
-        return Finding("answers", counts_text(counts), promised, counts.keys() <= set(names))
+        well = bool(counts) and counts.keys() <= set(names)
+        return Finding("answers", counts_text(counts), promised, well)
 
     def late_finding(self) -> Finding:
         """Return the finding that the generator kept its own schedule."""

@@ -167,10 +167,13 @@ async def _watch(
 
 def _findings(watch: Watch, fault: Fault, report: CrowdReport) -> list[Finding]:
     early = [name for (name, _), times in watch.fired.items() if times[0] < watch.began_at]
+    over = watch.over.is_set()
     found = [
         report.answers_finding(*ANSWERS.get(fault, (202,))),
         *watch.findings(),
         Finding("fired before the fault", ", ".join(early) or "none", "none", not early),
+        # Of a Prometheus that does not answer nothing is seen either: this takes an answer.
+        Finding("seen without any afterwards", "yes" if over else "no", "yes", over),
     ]
     if fault is Fault.NONE:
         fired = ", ".join(name for name, _ in watch.fired) or "none"

@@ -20,8 +20,16 @@ from loadtest.crowd.offer import offer, plan_grabs
 from loadtest.crowd.report import CrowdReport
 from loadtest.crowd.schedule import Schedule
 from loadtest.drills.network import Network, lacking, running_network
-from loadtest.findings import AsJson, Finding, counts_text, ledger_finding, measure
+from loadtest.findings import (
+    AsJson,
+    Finding,
+    all_placed,
+    counts_text,
+    ledger_finding,
+    measure,
+)
 from loadtest.stack import BenchStack, temporary_stack
+from seckill.errors import SeckillError
 from seckill.sales.sales import Sale
 
 EAST, WEST, WORKS = "east", "west", "works"
@@ -49,7 +57,7 @@ def main(
 
 async def _hosts(limit: int, cut: int) -> list[Finding]:
     if reason := await lacking():
-        return [Finding("hosts", f"left out: {reason}")]
+        raise SeckillError(reason)
     found: list[Finding] = []
     async with (
         temporary_stack() as stack,
@@ -101,8 +109,7 @@ async def _sold_while(
             for gateway, report in zipped
         ),
         Finding(f"{name}: accepted by both", f"{won:,}", f"at most {most:,.0f}", won <= most),
-        # A 202 that was cut off on its way to the buyer has a row, too.
-        Finding(f"{name}: orders", f"{placed:,} for {won:,} x 202", "all", placed >= won),
+        all_placed(f"{name}: orders", placed, won),
         Finding(
             f"{name}: came back in their turn",
             counts_text(Counter(str(r.ending) for r in requests if r.comes_back)),

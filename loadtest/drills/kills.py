@@ -172,12 +172,17 @@ async def _compared(stack: BenchStack, sale: Sale, answers: dict[str, str]) -> l
     )
     balance = await stack.db.fetchval("SELECT sum(cents)::bigint FROM entries")
     true = all(states[order] in STATES_AFTER.get(word, ()) for order, word in answers.items())
-    promised = f"{sale.total:,} in all, and true"
-    words = counts_text(Counter(answers.values()))
+    promised = f"{sale.total:,} in all, some of them paid, and true"
+    words = Counter(answers.values())
     counts = Counter({row["state"]: row["count"] for row in rows})
     abandoned = sum(row["abandoned"] for row in rows)
     return [
-        Finding("last answers", words, promised, true and len(answers) == sale.total),
+        Finding(
+            "last answers",
+            counts_text(words),
+            promised,
+            true and words["paid"] > 0 and len(answers) == sale.total,
+        ),
         Finding("transactions", counts_text(counts), "all ended", counts.keys() <= ENDED),
         Finding("of them left by a kill before they were decided", str(abandoned)),
         Finding("orders", counts_text(Counter(states.values()))),

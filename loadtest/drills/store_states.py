@@ -44,6 +44,8 @@ def main(
     # Its own links break, too, each with a traceback.
     logging.getLogger("aiormq").setLevel(logging.CRITICAL)
     states = [state for state in STATES if re.search(only, f"{state.store} {state.name}")]
+    if not states:
+        raise typer.BadParameter(f"no state is called {only!r}", param_hint="--only")
     measure(_all(states), as_json)
 
 

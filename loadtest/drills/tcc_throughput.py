@@ -38,6 +38,9 @@ from seckill.transactions.tcc import Coordinator
 
 #: Workers -> transactions a second and mean latency in ms of the reference.
 REFERENCE = {100: (8_200, 12.3), 500: (14_600, 8.7), 1_000: (15_100, 9.1)}
+#: The share of that rate below which a latency is not one at that rate. Workers begin one by one,
+#: which takes a hundredth of a run of 5 s.
+RATE_LEAST = 0.95
 BRANCHES = 3
 #: Orders that are paid in one run.
 PAYMENTS = 5_000
@@ -128,7 +131,7 @@ async def _log_alone(seconds: float, rounds: int, db: asyncpg.Pool) -> list[Find
                 f"{workers:,} workers, at the reference's rate",
                 f"{reached:,.0f}/s, mean {ms:.1f} ms",
                 f"under {reference_ms} ms",
-                ms < reference_ms,
+                ms < reference_ms and reached >= RATE_LEAST * reference_tps,
             ),
         ]
     return findings

@@ -34,7 +34,14 @@ from loadtest.crowd.offer import offer
 from loadtest.crowd.report import CrowdReport
 from loadtest.crowd.requests import PlannedRequest
 from loadtest.crowd.schedule import Schedule
-from loadtest.findings import AsJson, Finding, counts_text, ledger_finding, measure
+from loadtest.findings import (
+    AsJson,
+    Finding,
+    all_placed,
+    counts_text,
+    ledger_finding,
+    measure,
+)
 from loadtest.stack import VALID_S, BenchStack, Process, bench_stack
 from ops.processes.child import StartFailed
 from ops.stack.services import temporary_home
@@ -192,7 +199,7 @@ async def _findings(stack: BenchStack, name: str, report: CrowdReport) -> list[F
     won, dead = len(report.answered(202)), ledger.lines["dead letters"]
     return [
         Finding(f"{name}: answers", counts_text(report.endings())),
-        Finding(f"{name}: orders", f"{placed:,} for {won:,} x 202", "all", placed >= won),
+        all_placed(f"{name}: orders", placed, won),
         Finding(f"{name}: doubled", f"{placed - buyers:,}", "0", placed == buyers),
         Finding(f"{name}: states", counts_text(dict(states))),
         Finding(f"{name}: dead letters", f"{dead:,}", "0", not dead),

@@ -109,6 +109,10 @@ def test_a_run_is_not_good_unless_every_request_got_an_answer_to_a_grab(status, 
     assert [f.reached for f in report.findings() if f.name == "answers"] == [reached]
 
 
+def test_a_run_without_any_request_proves_nothing() -> None:
+    assert CrowdReport(1, []).answers_finding(202).reached is False
+
+
 def test_the_time_series_goes_by_the_intended_time_and_leaves_no_gap() -> None:
     requests = [
         planned(0.01, 5_000),
