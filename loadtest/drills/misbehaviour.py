@@ -70,7 +70,10 @@ ALL = (PIPELINING, JUNK_TOKENS, IDLE, TLS_SILENCE)
 async def misbehaving(
     kind: Misbehaviour, address: tuple[str, int], sale_id: str
 ) -> AsyncIterator[None]:
-    """Let the clients misbehave until the block ends; raise SeckillError if they cannot begin."""
+    """Let the clients misbehave until the block ends; raise SeckillError if they do not.
+
+    Beside clients that are not there anything would be well.
+    """
     spawning = multiprocessing.get_context("spawn")  # a fork would have our threads' locks
     request = kind.request.format(sale=sale_id).encode()
     started = []
@@ -87,9 +90,13 @@ async def misbehaving(
             started.append(process)
             if not await asyncio.to_thread(link.poll, PATIENCE_S):
                 raise SeckillError(f"{kind.name}: not all have connected")
-            with suppress(EOFError):
+            try:
                 link.recv()
+            except EOFError as error:
+                raise SeckillError(f"{kind.name}: its process has ended") from error
         yield
+        if not all(process.is_alive() for process in started):
+            raise SeckillError(f"{kind.name}: its process has ended before the drill")
     finally:
         for process in started:
             process.terminate()

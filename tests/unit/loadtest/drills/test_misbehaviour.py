@@ -7,7 +7,8 @@ from typing import Any, cast
 
 import pytest
 
-from loadtest.drills.misbehaviour import ALL, Misbehaviour, press
+from loadtest.drills.misbehaviour import ALL, Misbehaviour, misbehaving, press
+from seckill.errors import SeckillError
 
 
 @pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.name)
@@ -45,3 +46,10 @@ async def test_each_answer_is_followed_by_the_next_request(
     reader.feed_eof()
     await pressing
     assert writer.sent == sent
+
+
+async def test_clients_whose_process_ends_are_missed() -> None:
+    no_address = cast(Any, ("127.0.0.1", 1, "one too many"))
+    with pytest.raises(SeckillError, match="its process has ended"):
+        async with misbehaving(Misbehaviour("odd", 1), no_address, "spring"):
+            pass
