@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 
 import asyncpg
 import pytest
@@ -109,11 +108,9 @@ async def test_file_that_fails_leaves_nothing_and_can_be_corrected(dsn, connecti
 
 
 async def given_up(dsn) -> str:
-    """Return the line of a migration that gives up, which it does within seconds."""
-    started = time.monotonic()
+    """Return the line of a migration that gives up, while what is in its way stays there."""
     with pytest.raises(SeckillError, match="gives up") as raised:
         await migrations.migrate(dsn)
-    assert time.monotonic() - started < migrations.LOCK_TIMEOUT_S + 7  # for a busy machine
     line = str(raised.value)
     assert "\n" not in line
     return line
@@ -134,6 +131,7 @@ async def test_an_idle_transaction_in_the_way_is_named_and_not_waited_for(
     assert f"pid {blocker.get_server_pid()} (nightly report, idle in transaction, " in line
     assert '"SELECT count(*) FROM one"' in line
     assert await connection.fetchval("SELECT to_regclass('two')") is None
+    assert blocker.is_in_transaction()
 
     await transaction.rollback()
     assert await migrations.migrate(dsn) == ["0002_two.sql"]
@@ -149,6 +147,7 @@ async def test_a_runner_that_takes_too_long_is_named_and_not_waited_for(dsn, fil
     line = await given_up(dsn)
 
     assert re.search(r'pid \d+ \(seckill migrate, active, "SELECT pg_sleep\(60\)"\)', line)
+    assert not slow.done()
     slow.cancel()
     await asyncio.wait({slow})
 

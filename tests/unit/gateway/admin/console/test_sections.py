@@ -32,4 +32,7 @@ async def test_a_count_waits_for_the_end_of_a_rush_and_says_so() -> None:
 
 async def test_a_rush_that_does_not_end_is_not_waited_for(monkeypatch) -> None:
     monkeypatch.setattr(sections, "RUSH_MAX_S", 0.0)
-    await Sections(SimpleNamespace(), Lights(), lambda: RUSH_PER_S * 10)._until_calm()
+    rates = iter([RUSH_PER_S * 10])
+    read = Sections(SimpleNamespace(), Lights(), lambda: next(rates))
+    await read._until_calm()
+    assert read.parts == {}
