@@ -15,7 +15,6 @@ from seckill.auth.login_tokens import ALGORITHM as HS256
 PublicKey = RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey
 
 RS256, ES256, EDDSA = "RS256", "ES256", "EdDSA"
-PUBLIC_ALGORITHMS = (RS256, ES256, EDDSA)
 #: Keys that one token is tried with at most, where it does not say by which it is signed: a trial
 #: costs about a tenth of a millisecond.
 TRIES_MAX = 4

@@ -60,7 +60,7 @@ class BranchCall(NamedTuple):
 class TransactionOutcome(NamedTuple):
     """The state of a transaction when its submitter gets an answer.
 
-    Neither confirmed nor canceled means pending: it is in the log, and `recover` finishes it.
+    Neither CONFIRMED nor CANCELED means pending: it is in the log, and `recover` finishes it.
     """
 
     state: TransactionState
@@ -73,11 +73,6 @@ class TransactionOutcome(NamedTuple):
     def confirmed(self) -> bool:
         """Whether every branch has confirmed."""
         return self.state is TransactionState.CONFIRMED
-
-    @property
-    def canceled(self) -> bool:
-        """Whether every branch has canceled."""
-        return self.state is TransactionState.CANCELED
 
 
 class SagaPosition(NamedTuple):

@@ -67,11 +67,6 @@ class Hub:
         #: Snapshots made since this process started.
         self.made = 0
 
-    @property
-    def watchers(self) -> int:
-        """Return how many watch."""
-        return self._watchers
-
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
         """Be one of those who watch; raise Refused if there are too many."""

@@ -152,7 +152,7 @@ async def test_a_service_that_never_answers_a_try_has_it_cancelled(branch, servi
     bench = TransactionBench(probe, ["stock"])
     call = BranchCall(new_id(), {"loses": "try", "times": 99})
     outcomes = await bench.coordinator(branches=[probe.branch("stock"), branch]).run([call])
-    assert outcomes[call.tx_id].canceled
+    assert outcomes[call.tx_id].state is TransactionState.CANCELED
     assert f"{call.tx_id}/wallet/cancel" in service.done
     row = await db.fetchrow("SELECT op, error FROM branches WHERE tx_id = $1", call.tx_id)
     assert row["op"] == "try"
