@@ -91,7 +91,9 @@ def values(request: pytest.FixtureRequest, yaml: ModuleType) -> dict[str, Any]:
 
 @pytest.fixture
 def objects(render: Render, values: Mapping[str, Any]) -> Objects:
-    return render(values)
+    rendered = render(values)
+    assert {"Job", "Service"} <= {found["kind"] for found in rendered}
+    return rendered
 
 
 @pytest.fixture(scope="session")

@@ -162,11 +162,13 @@ def test_systemd_takes_the_units(tmp_path: Path) -> None:
 def test_variables_of_the_units_are_settings(known_settings: set[str]) -> None:
     fields = Settings.model_fields
     longest = fields["drain_s"].default + fields["stop_delay_s"].default
-    for file in UNITS.glob("seckill*"):
-        text = file.read_text()
-        assert set(re.findall(r"(?m)\b(SECKILL_\w+)=", text)) <= known_settings
-        for time in re.findall(r"(?m)^TimeoutStopSec=(\d+)$", text):
-            assert float(time) > longest
+    text = "\n".join(file.read_text() for file in UNITS.glob("seckill*"))
+    named = set(re.findall(r"(?m)\b(SECKILL_\w+)=", text))
+    assert named
+    assert named <= known_settings
+    times = re.findall(r"(?m)^TimeoutStopSec=(\d+)$", text)
+    assert len(times) == 2, "of gateways, and of consumers"
+    assert min(map(float, times)) > longest
 
 
 def test_workflows_may_only_read_and_name_actions_by_their_major_version(
@@ -188,6 +190,7 @@ def test_scripts_that_the_workflows_run_exist() -> None:
         *re.findall(r"\bsh (scripts/[\w-]+)", text),
         *re.findall(r"(?m)run: (\.ci/\w+)$", text),
     }
+    assert {"scripts/check", ".ci/run"} <= named
     assert {name for name in named if not (PROJECT_ROOT / name).exists()} == set()
 
 

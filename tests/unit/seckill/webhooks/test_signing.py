@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import time
@@ -50,8 +51,10 @@ def test_the_documented_check_refuses_what_is_not_ours() -> None:
         assert not check(secret, {**headers, "webhook-timestamp": sent_at}, BODY)
 
 
-@pytest.mark.skipif(NODE is None, reason="there is no node")
 def test_the_check_in_javascript_says_the_same(tmp_path) -> None:
+    if NODE is None:
+        assert not os.environ.get("CI"), "node is needed to test the documented check"
+        pytest.skip("node is not installed")
     secret, other = new_secret(), new_secret()
     good = signed_headers("msg_1", BODY, [secret], now_s=int(time.time()))
     both = signed_headers("msg_1", BODY, [other, secret], now_s=int(time.time()))
