@@ -363,6 +363,11 @@ class Settings(BaseSettings):
             JsonConfigSettingsSource(settings_cls, json_file=home / "settings.json"),
         )
 
+    @field_validator("home", mode="before")
+    @classmethod
+    def _not_here(cls, home: object) -> object:
+        return home or DEFAULT_HOME  # an empty path would be the folder that one is in
+
     @field_validator("namespace")
     @classmethod
     def _part_of_a_name(cls, name: str) -> str:

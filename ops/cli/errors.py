@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from asyncpg.exceptions import ClientConfigurationError
+import errno
+
+from asyncpg.exceptions import ClientConfigurationError, DataError
 
 from config.settings import BadSettings
 from ops.stack.settings import STORE_SETTINGS, given_settings
 from seckill.adapters.failures import store_failure
 from seckill.errors import SeckillError, UserMistake
+
+#: Of a file that cannot be written, and never of a link to a store.
+OF_FILES = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO})
 
 
 def explained(error: Exception) -> tuple[str, int] | None:
@@ -21,6 +26,10 @@ def explained(error: Exception) -> tuple[str, int] | None:
         return f"SECKILL_POSTGRES_DSN: {error}", 2
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}", 1
+    if isinstance(error, OSError) and error.errno in OF_FILES:
+        return f"the output cannot be written: {error.strerror}", 1
+    if isinstance(error, DataError) and isinstance(error.__cause__, UnicodeEncodeError):
+        return "give text in UTF-8", 2
     if failure := store_failure(error):
         return f"{failure}{_hint(failure.store)}", 1
     return (str(error), 1) if isinstance(error, SeckillError) else None

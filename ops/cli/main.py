@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 from importlib import import_module
+from io import TextIOWrapper
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
@@ -167,6 +168,9 @@ def main() -> None:
     """Run the command line; an expected failure is one line on stderr, never a traceback."""
     # The driver logs each failed connect as an error; the line below explains it better.
     logging.getLogger("aiormq.connection").setLevel(logging.CRITICAL)
+    if isinstance(sys.stdout, TextIOWrapper):  # None where it was closed
+        # A terminal that knows no such letter shows its number, and is no bug.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         root.main()
     except Exception as error:

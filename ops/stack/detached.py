@@ -61,4 +61,4 @@ def _start(what: str, words: Sequence[str], log: Path, ready: Callable[[], Reply
     except KeyboardInterrupt:
         process.terminate()  # in its own session it has not heard the Ctrl-C
         raise
-    raise SeckillError(f"{what} did not start:\n{log.read_text().strip()}")
+    raise SeckillError(f"{what} did not start:\n{log.read_text('utf-8', 'replace').strip()}")

@@ -163,7 +163,7 @@ async def _apply(connection: asyncpg.Connection, name: str) -> None:
 
 async def _upgrade(connection: asyncpg.Connection) -> None:
     """Bring a database of the old numbering to the state after LAST_OF_0_1_0."""
-    await connection.execute(files("seckill.sql").joinpath(UPGRADE_FILE).read_text())
+    await connection.execute(files("seckill.sql").joinpath(UPGRADE_FILE).read_text("utf-8"))
     await connection.execute("DELETE FROM migrations")
     for file in schema.numbered_files():
         if file.name <= LAST_OF_0_1_0:

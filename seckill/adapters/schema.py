@@ -118,7 +118,7 @@ class Schema:
 def numbered_files() -> list[SqlFile]:
     """Return the numbered files in their order."""
     found = [f for f in files("seckill.sql").iterdir() if re.match(r"\d+_.*\.sql$", f.name)]
-    return [SqlFile(f.name, f.read_text()) for f in sorted(found, key=lambda f: f.name)]
+    return [SqlFile(f.name, f.read_text("utf-8")) for f in sorted(found, key=lambda f: f.name)]
 
 
 async def look(

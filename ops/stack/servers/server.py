@@ -117,7 +117,7 @@ def give(path: Path, user: str) -> None:
 
 def configuration(template: str, *lines: str) -> str:
     """Return `config/<template>` with this instance's own lines at its end."""
-    return "\n".join([(PROJECT_ROOT / "config" / template).read_text(), *lines, ""])
+    return "\n".join([(PROJECT_ROOT / "config" / template).read_text("utf-8"), *lines, ""])
 
 
 def write_private(file: Path, text: str) -> None:

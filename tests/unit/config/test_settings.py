@@ -95,6 +95,7 @@ def test_every_home_is_the_one_that_the_environment_names_or_in_it(
     assert given_home() == tmp_path / "here"
     monkeypatch.setenv("SECKILL_HOME", "")
     assert given_home() == DEFAULT_HOME
+    assert load_settings().home == DEFAULT_HOME
     # `up` alone asks for the default: it then leaves SECKILL_HOME out of what it says.
     sources = [
         path
