@@ -8,6 +8,7 @@ import asyncpg
 import pytest
 
 from seckill.consistency.money_checks import read_money
+from seckill.consistency.verify import verify as verify_sale
 from seckill.errors import Missing, WrongState
 from seckill.payments import refunds, wallets
 from seckill.transactions.states import BranchOp, TransactionState
@@ -149,6 +150,40 @@ async def test_a_wallet_that_is_not_what_its_entries_say_is_found(
     await db.execute(repair, order.buyer_id)
     assert f"wallets are not what their entries say: 1 ({order.buyer_id})" in violations
     assert (await verify(sale)).violations == []
+
+
+@pytest.mark.parametrize(
+    ("damage", "complaint"),
+    [
+        (
+            "INSERT INTO entries"
+            " VALUES ('lost', 'payment', 'shop', -5), ('lost', 'payment', 'wallet', 5)",
+            "I8: posted for no payment: 1 (lost)",
+        ),
+        (
+            "INSERT INTO wallet_holds SELECT 'lost', buyer_id, 1 FROM orders"
+            " WHERE sale_id = '{sale}'",
+            "I8: frozen or locked for no payment: 1 (lost)",
+        ),
+        (
+            "UPDATE coupons SET locked_by = 'lost' FROM payments p"
+            " WHERE locked_by = p.tx_id AND sale_id = '{sale}'",
+            "I8: frozen or locked for no payment: 1 (coupon-",
+        ),
+    ],
+)
+async def test_what_no_payment_has_is_found(bought, store, db, damage, complaint):
+    """In a transaction that is taken back: it is of all sales, and no posting can be deleted."""
+    sale, _ = bought
+    async with db.acquire() as connection:
+        undone = connection.transaction(isolation="repeatable_read")
+        await undone.start()
+        try:
+            await connection.execute(damage.format(sale=sale.sale_id))
+            ledger = await verify_sale(store, connection, sale.sale_id)
+        finally:
+            await undone.rollback()
+    assert [text for text in ledger.violations if text.startswith(complaint)], ledger.violations
 
 
 def scans_of(plan, table):
