@@ -31,3 +31,15 @@ def test_the_page_has_every_metric_with_its_type_and_labels() -> None:
 def test_each_metric_is_registered() -> None:
     names = {family.name for family in REGISTRY.collect()}
     assert {name.removesuffix("_total") for name, _, _ in declared()} <= names
+
+
+def test_the_former_name_counts_every_refusal_but_that_of_a_limit() -> None:
+    def shed() -> float:
+        return REGISTRY.get_sample_value("seckill_shed_total") or 0.0
+
+    before = shed()
+    metrics.REFUSED_BY_LIMIT.inc()
+    assert shed() == before
+    for refused in (metrics.REFUSED_SHED, metrics.REFUSED_STALE, metrics.REFUSED_CONNECTION):
+        refused.inc()
+    assert shed() == before + 3
