@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass, field
 
 from aiohttp import web
@@ -52,9 +52,7 @@ class GatewayHealth:
         timeout_s = self.edge[SETTINGS].confirm_timeout_s
         known = self.report.problems
         self.report = await preflight_of(self.edge, timeout_s=timeout_s).check()
-        for problem in self.report.problems:
-            if problem not in known:  # a look comes every few seconds; what stays is said once
-                log.warning("%s", problem)
+        log_new_problems(known, self.report.problems)
 
     def reasons(self) -> dict[str, str]:
         """Return why the stores do not do their work, by their names."""
@@ -83,6 +81,16 @@ def preflight_of(edge: web.Application, *, timeout_s: float) -> Preflight:
     settings = edge[SETTINGS]
     broker = Broker(settings.amqp_url, "seckill-preflight", timeout_s, edge[INSTALLATION_ID])
     return Preflight(edge[REDIS], edge[DB], broker, settings.timeouts)
+
+
+def log_new_problems(known: Collection[str], found: Collection[str]) -> None:
+    """Log what was not known at the last look: one comes every few seconds.
+
+    What a store refuses is left out. The call that it refused has logged it.
+    """
+    for problem in found:
+        if problem not in known and "refuses" not in problem:
+            log.warning("%s", problem)
 
 
 async def livez(_: web.Request) -> web.Response:
