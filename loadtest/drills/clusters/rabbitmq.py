@@ -6,7 +6,7 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from loadtest.drills.clusters.frame import Cluster
@@ -40,6 +40,15 @@ class Nodes:
 
     mapper: Child
     brokers: list[Child]
+    #: The leader, if it was looked up before: on a busy machine that takes seconds.
+    found: list[Child] = field(default_factory=list)
+
+    async def find_leader(self) -> None:
+        """Look the leader up for the next trouble."""
+        self.found[:] = [await self.leader()]
+
+    async def _leader_now(self) -> Child:
+        return self.found.pop() if self.found else await self.leader()
 
     async def leader(self, queue: str = topology.ORDERS_PLACE) -> Child:
         """Return the node that leads a queue."""
@@ -70,7 +79,7 @@ class Nodes:
     @asynccontextmanager
     async def killed(self) -> AsyncIterator[None]:
         """Kill the leader; start it again in the end."""
-        leader = await self.leader()
+        leader = await self._leader_now()
         await leader.kill()
         try:
             yield
@@ -85,7 +94,7 @@ class Nodes:
         The others have given it up by then. RabbitMQ 3 leaves it to the operator to start such a
         node again: until then it has its own view of what is declared.
         """
-        leader = await self.leader()
+        leader = await self._leader_now()
         leader.send(signal.SIGSTOP)
         try:
             yield
@@ -99,7 +108,7 @@ class Nodes:
     @asynccontextmanager
     async def cut_off(self) -> AsyncIterator[None]:
         """Cut the leader off from the other nodes; clients still reach it."""
-        leader = await self.leader()
+        leader = await self._leader_now()
         others = ",".join(f"'{_name(broker)}'" for broker in self.brokers if broker is not leader)
         await self.ask(leader, _CUT_OFF.format(others=others))
         try:
@@ -146,4 +155,5 @@ async def running(home: Path) -> AsyncIterator[Cluster]:
     """Start three nodes, for a drill."""
     async with running_nodes(home) as (nodes, url):
         troubles = {"killed": nodes.killed, "frozen": nodes.frozen, "cut off": nodes.cut_off}
-        yield Cluster("rabbitmq", url, [nodes.mapper, *nodes.brokers], troubles)
+        children = [nodes.mapper, *nodes.brokers]
+        yield Cluster("rabbitmq", url, children, troubles, before=nodes.find_leader)

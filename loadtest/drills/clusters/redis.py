@@ -121,7 +121,7 @@ async def rebuild_fenced(stack: BenchStack, sale: Sale) -> str:
 def _cluster(group: RedisGroup, min_replicas: int, troubles: dict[str, Trouble]) -> Cluster:
     children = [*group.servers.values(), *group.sentinels]
     settings = {"SECKILL_REDIS_MIN_REPLICAS": str(min_replicas)}
-    return Cluster("redis", group.url, children, troubles, settings, rebuild_fenced)
+    return Cluster("redis", group.url, children, troubles, settings, after=rebuild_fenced)
 
 
 @asynccontextmanager

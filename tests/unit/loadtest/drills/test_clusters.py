@@ -1,4 +1,4 @@
-"""A trouble counts if the crowd was there for the whole of it."""
+"""A trouble counts if the crowd was there for half of it."""
 
 from __future__ import annotations
 
