@@ -160,6 +160,11 @@ async def test_a_wallet_that_is_not_what_its_entries_say_is_found(
             " VALUES ('lost', 'payment', 'shop', -5), ('lost', 'payment', 'wallet', 5)",
             "I8: posted for no payment: 1 (lost)",
         ),
+        (  # which a trigger refuses
+            "ALTER TABLE entries DISABLE TRIGGER entries_balance;"
+            "INSERT INTO entries VALUES ('lost', 'payment', 'shop', 5)",
+            "all postings sum to 5 cents, not to 0",
+        ),
         (
             "INSERT INTO wallet_holds SELECT 'lost', buyer_id, 1 FROM orders"
             " WHERE sale_id = '{sale}'",

@@ -197,7 +197,7 @@ async def test_one_key_for_parts_of_two_orders_at_the_same_time_is_one_part(
 
 
 async def test_a_charge_that_went_back_whole_in_parts_is_not_missed(
-    cards, paid_by_card, give_back, db, monkeypatch
+    cards, paid_by_card, give_back, db, store, monkeypatch
 ):
     """A provider may call it voided, though it paid its order."""
     sale, order, charge = paid_by_card
@@ -215,6 +215,8 @@ async def test_a_charge_that_went_back_whole_in_parts_is_not_missed(
     shown = Charge(ChargeStatus.CAPTURED, charge.key, 1998, refunded_cents=1998)
     found = await charges.compare(db, cards.provider, sale.sale_id)
     assert found.wrong_amounts == [charge.key]
+    ledger = await verify(store, db, sale.sale_id, provider=cards.provider)
+    assert any("other amounts" in violation for violation in ledger.violations)
 
 
 async def test_a_part_does_not_keep_an_order_that_cannot_be_captured(
