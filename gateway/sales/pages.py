@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -17,7 +18,9 @@ from aiohttp import web
 
 from gateway.http.responses import Moment
 from seckill.currencies import digits_of
+from seckill.errors import Unavailable
 from seckill.inventory.reservations import Stock
+from seckill.outages import OUTAGES
 from seckill.sales import listing
 from seckill.sales.description import Metadata
 from seckill.sales.sales import Sale
@@ -107,7 +110,7 @@ class SalePages:
         async with self._reading:
             sales = await listing.listed_page(self._db, before=before, limit=limit + 1)
             shown = sales[:limit]
-            left = await self._stock.left_of([sale.sale_id for sale in shown])
+            left = await units_left(self._stock, [sale.sale_id for sale in shown])
         more = str(shown[-1].number) if len(sales) > limit else None
         now = datetime.now(UTC)
         views = [
@@ -115,6 +118,15 @@ class SalePages:
             for sale, units in zip(shown, left, strict=True)
         ]
         return Page(msgspec.json.encode(SaleList(views, more)), _tag_of(views, more))
+
+
+async def units_left(stock: Stock, sale_ids: Sequence[str]) -> list[int | None]:
+    """Return the units left of each sale; None where Redis has none, or does not answer."""
+    try:
+        return await stock.left_of(sale_ids)
+    except Unavailable as error:
+        OUTAGES.failed(error)
+        return [None] * len(sale_ids)
 
 
 def view_of(sale: Sale, left: int | None, now: datetime, ticket_lead_s: float) -> SaleView:

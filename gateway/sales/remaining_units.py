@@ -10,10 +10,11 @@ from contextlib import suppress
 import asyncpg
 from aiohttp import web
 
-from gateway.sales.pages import LAG_S
+from gateway.sales.pages import LAG_S, units_left
 from seckill.errors import Unavailable
 from seckill.inventory.reservations import Stock
 from seckill.micro_batcher import MicroBatcher, answering_each
+from seckill.outages import OUTAGES
 from seckill.sales import listing
 from seckill.sales.directory import SaleDirectory
 from seckill.sales.sales import Sale
@@ -22,6 +23,8 @@ from seckill.single_flight import SingleFlight
 #: Least time between two readings of the live sales. The rest of LAG_S is for the reading itself:
 #: while it lasts, the one before is still good, and no request has to wait.
 READ_EVERY_S = 0.75 * LAG_S
+#: How long PostgreSQL is waited for, where the live sales are known: half of what the page may lag.
+SALES_S = 0.5 * LAG_S
 #: Other sales read in one round trip to each store.
 LOOK_UPS_MAX = 512
 
@@ -59,7 +62,7 @@ class RemainingUnits:
 
     async def _read_others(self, sale_ids: Sequence[str]) -> list[SaleAndUnits | None]:
         sales = {sale.sale_id: sale for sale in await listing.named(self._db, list(sale_ids), [])}
-        left = dict(zip(sales, await self._stock.left_of(list(sales)), strict=True))
+        left = dict(zip(sales, await units_left(self._stock, list(sales)), strict=True))
         return [(sales[id_], left[id_]) if id_ in sales else None for id_ in sale_ids]
 
     async def _reread(self) -> None:
@@ -68,8 +71,8 @@ class RemainingUnits:
 
     async def _read_live(self) -> Mapping[str, SaleAndUnits]:
         began_at = time.monotonic()
-        sales = await self._sales.recent()
-        left = await self._stock.left_of([sale.sale_id for sale in sales])
+        sales = await self._live_sales()
+        left = await units_left(self._stock, [sale.sale_id for sale in sales])
         self._seen_at, self._seen = (
             began_at,
             {
@@ -78,6 +81,21 @@ class RemainingUnits:
             },
         )
         return self._seen
+
+    async def _live_sales(self) -> list[Sale]:
+        """Return the live sales; those of the last reading while PostgreSQL does not answer.
+
+        No sale can be changed meanwhile.
+        """
+        if not self._seen:
+            return await self._sales.recent()
+        with suppress(TimeoutError):
+            try:
+                async with asyncio.timeout(SALES_S):
+                    return await self._sales.recent()
+            except Unavailable as error:
+                OUTAGES.failed(error)
+        return [sale for sale, _ in self._seen.values()]
 
 
 REMAINING_UNITS = web.AppKey("remaining_units", RemainingUnits)

@@ -8,6 +8,7 @@ import signal
 import pytest
 from aiohttp import ClientSession
 
+from gateway.sales.pages import LAG_S
 from ops.buyers import flash_crowd, grab
 from seckill.adapters import redis_keys
 from tests.processes import eventually
@@ -100,6 +101,41 @@ async def test_postgresql_killed_grabs_go_on_and_orders_follow(
             await services.start("postgresql")
     ledger = await assert_balanced(sale, wait_s=60)
     assert ledger.lines["orders pending"] == 10
+
+
+async def test_the_page_of_a_sale_is_shown_while_stores_hang(
+    processes, open_sale, postgres_proxy, redis_proxy
+):
+    (postgresql, dsn), (redis, redis_url) = postgres_proxy, redis_proxy
+    gateway = await processes.run("gateway", SECKILL_POSTGRES_DSN=dsn, SECKILL_REDIS_URL=redis_url)
+    sale = await open_sale(stock=20)
+    async with ClientSession(gateway.url) as http:
+
+        async def remaining(path):
+            async with http.get(path) as response:
+                page = await response.json()
+                assert response.status == 200, page
+                return page["sales"][0]["remaining"] if "sales" in page else page["remaining"]
+
+        path = f"/v1/sales/{sale.sale_id}"
+        assert await remaining(path) == 20
+        postgresql.freeze()
+        for _ in range(3):  # each after the reading before it has lapsed
+            await asyncio.sleep(LAG_S)
+            assert await remaining(path) == 20
+        postgresql.thaw()
+        redis.freeze()
+
+        async def is_unknown():
+            return [await remaining("/v1/sales?limit=1"), await remaining(path)] == [None, None]
+
+        await eventually(is_unknown, "the pages say that the units left are not known")
+        redis.thaw()
+
+        async def is_known():
+            return await remaining(path) == 20
+
+        await eventually(is_known, "the units left are known again")
 
 
 async def test_F08_a_killed_redis_comes_back_with_every_reservation(
