@@ -238,7 +238,11 @@ class Connection(asyncio.Protocol):
             self._data += data
         else:
             self._data, self._since = data, self._shared.loop.time()
-            self._waited_s = self._shared.lateness.of(self._transport)
+            aiohttp = self._aiohttp
+            if aiohttp is not None and aiohttp.rested:
+                self._waited_s, aiohttp.rested = 0.0, False
+            else:
+                self._waited_s = self._shared.lateness.of(self._transport)
         self._serve()
         if len(self._data) > AHEAD_MAX and not self._stopped_reading:
             self._stopped_reading = True

@@ -34,6 +34,11 @@ def is_end_of(data: bytes, payload: StreamReader) -> bool:
     return payload.is_eof() and head + 4 + payload.total_bytes == len(data) and data[0] > 32
 
 
+def is_mistake(status: int) -> bool:
+    """Tell whether an answer says that the client was wrong, and not that it came too late."""
+    return 400 <= status < 500 and status not in (409, 410, 425, 429)
+
+
 class ProblemProtocol(VersionProtocol):
     """aiohttp's protocol of one connection, whose errors are problems like any other."""
 
@@ -68,6 +73,7 @@ class AiohttpProtocol(ProblemProtocol):
         "_limits",
         "_others",
         "came_at",
+        "rested",
     )
 
     def __init__(
@@ -83,6 +89,8 @@ class AiohttpProtocol(ProblemProtocol):
         self._limits, self._grabs, self._others = limits, grabs, others
         #: When the last bytes came: a request waits from then on.
         self.came_at = 0.0
+        #: Whether what comes next has waited because we did not read it.
+        self.rested = False
         self._answered = 0
         self._is_between = True  # what comes next is the beginning of a request, for certain
 
@@ -121,8 +129,21 @@ class AiohttpProtocol(ProblemProtocol):
     def log_access(
         self, request: web.BaseRequest, response: web.StreamResponse, time: float | None
     ) -> None:
-        """Count an answer: aiohttp calls this when it has written one."""
+        """Count an answer: aiohttp calls this when it has written one.
+
+        A client that is wrong again and again, as with a token that is none, would take the time of
+        all others: each such answer is a whole request of aiohttp.
+        """
         self._answered += 1
+        transport = self.transport
+        if (
+            is_mistake(response.status)
+            and self._answered == self._request_count
+            and request.content.is_eof()  # or nobody would read the rest of its body
+            and transport is not None
+            and not transport.is_closing()
+        ):
+            self.rested = self._limits.note_mistake(transport)
         super().log_access(request, response, time)
 
 

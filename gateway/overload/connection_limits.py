@@ -21,6 +21,9 @@ REST_S = 0.25
 #: fifth of a core. All at once they would take it whole, and no grab would get done.
 WAKES_MAX = 100
 WAKE_S = 0.01
+#: Mistakes of clients that are answered in so long a time as if nothing was: 1,000 a second are a
+#: fifth of a core. The connections of further ones rest.
+MISTAKES_MAX, MISTAKES_S = 100, 0.1
 
 
 _REQUEST_LINE = re.compile(rb"(?:GET|POST|DELETE) /v1/\S* HTTP/1\.1\r\n")
@@ -64,6 +67,7 @@ class ConnectionLimits:
         #: Connections that were closed to make room, and have not left yet.
         self.leaving = 0
         self._resting: deque[tuple[float, asyncio.Transport]] = deque()
+        self._mistakes, self._mistakes_until = 0, 0.0
 
     def enter(self, transport: asyncio.Transport) -> bool:
         """Take a connection, or refuse and close it when there are too many."""
@@ -97,6 +101,17 @@ class ConnectionLimits:
         if _CLOSE.search(data):
             transport.close()
         return True
+
+    def note_mistake(self, transport: asyncio.Transport) -> bool:
+        """Note that a client was answered what it did wrong; return whether it now rests."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._mistakes_until:
+            self._mistakes, self._mistakes_until = 0, now + MISTAKES_S
+        self._mistakes += 1
+        rests = self._mistakes > MISTAKES_MAX
+        if rests:
+            self.rest(transport)
+        return rests
 
     def rest(self, transport: asyncio.Transport) -> None:
         """Read nothing more from a connection that was just refused, until its turn has come."""

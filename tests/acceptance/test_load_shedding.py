@@ -9,7 +9,7 @@ from urllib.parse import urlsplit, urlunsplit
 import pytest
 from aiohttp import ClientSession
 
-from gateway.overload.connection_limits import OVERLOADED, is_one_request
+from gateway.overload.connection_limits import MISTAKES_MAX, OVERLOADED, is_one_request
 from loadtest.proxy import Proxy
 from tests.acceptance.raw_clients import BODY, LAST, grab_request, read_by
 from tests.processes import eventually
@@ -154,3 +154,20 @@ async def test_refusals_never_come_out_of_order(full, connect, ticket_for):
         assert all(map(contains, expected, answered)), (name, answered)
         client.send_no_more()
         assert await client.rest() == b"", name
+
+
+async def test_connections_that_rest_after_their_mistakes_are_served_again(
+    processes, connect, open_sale, ticket_for
+):
+    gateway, sale = await processes.run("gateway"), await open_sale(stock=5)
+    wrong = (
+        f"POST /v1/sales/{sale.sale_id}/tickets HTTP/1.1\r\nHost: x\r\n"
+        "Content-Length: 0\r\nAuthorization: Bearer junk\r\n\r\n"
+    ).encode()
+    clients = [await connect(gateway) for _ in range(MISTAKES_MAX + 50)]
+    for _ in range(2):
+        for client in clients:
+            await client.send(wrong)
+        assert [await client.statuses(1) for client in clients] == [[401]] * len(clients)
+    await clients[-1].send(grab_request(sale, ticket_for(sale, "ann")))
+    assert await clients[-1].statuses(1) == [202]

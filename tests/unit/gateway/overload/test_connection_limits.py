@@ -9,7 +9,8 @@ from unittest.mock import Mock
 import pytest
 
 from gateway.overload import connection_limits
-from gateway.overload.connection_limits import OVERLOADED, ConnectionLimits
+from gateway.overload.aiohttp_protocol import is_mistake
+from gateway.overload.connection_limits import MISTAKES_MAX, OVERLOADED, ConnectionLimits
 
 
 async def rested(monkeypatch: pytest.MonkeyPatch, *, wake_s: float, turns: int) -> list[int]:
@@ -35,6 +36,33 @@ async def test_refused_connections_are_read_again_a_few_at_a_time(monkeypatch):
 
 async def test_all_that_rest_are_read_again_in_their_order_but_who_left(monkeypatch):
     assert await rested(monkeypatch, wake_s=0.0, turns=50) == [0, 2, 3, 4]
+
+
+async def test_clients_that_are_wrong_rest_only_when_there_are_many_at_a_time(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now)
+    limits, transports = (
+        ConnectionLimits(99),
+        [Mock(asyncio.Transport) for _ in range(MISTAKES_MAX + 9)],
+    )
+    for second in range(3):
+        now = 100.0 + second
+        for transport in transports[:MISTAKES_MAX]:
+            assert not limits.note_mistake(transport)
+    for transport in transports[MISTAKES_MAX:]:
+        assert limits.note_mistake(transport)
+    paused = [transport.pause_reading.called for transport in transports]
+    assert paused == [False] * MISTAKES_MAX + [True] * (len(transports) - MISTAKES_MAX)
+
+
+@pytest.mark.parametrize(("status", "expected"), [(401, True), (422, True), (202, False)])
+def test_what_a_client_did_wrong_is_its_mistake(status: int, expected: bool) -> None:
+    assert is_mistake(status) == expected
+
+
+@pytest.mark.parametrize("status", [409, 429, 500, 503])
+def test_what_was_decided_is_no_mistake(status: int) -> None:
+    assert not is_mistake(status)
 
 
 def test_the_prebuilt_refusal_is_a_whole_answer() -> None:
