@@ -138,12 +138,11 @@ class AiohttpProtocol(ProblemProtocol):
         transport = self.transport
         if (
             is_mistake(response.status)
-            and self._answered == self._request_count
-            and request.content.is_eof()  # or nobody would read the rest of its body
             and transport is not None
             and not transport.is_closing()
+            and self._limits.note_mistake(transport)
         ):
-            self.rested = self._limits.note_mistake(transport)
+            self.rested = True
         super().log_access(request, response, time)
 
 

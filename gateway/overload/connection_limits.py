@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections import deque
+from collections import OrderedDict
 
 from gateway.http.problems import Problem, raw_problem
 from seckill import metrics
@@ -66,7 +66,8 @@ class ConnectionLimits:
         self.connections = 0
         #: Connections that were closed to make room, and have not left yet.
         self.leaving = 0
-        self._resting: deque[tuple[float, asyncio.Transport]] = deque()
+        #: By connection, when it is read again, and for how many rests it then rests on.
+        self._resting: OrderedDict[asyncio.Transport, tuple[float, int]] = OrderedDict()
         self._mistakes, self._mistakes_until = 0, 0.0
 
     def enter(self, transport: asyncio.Transport) -> bool:
@@ -114,21 +115,37 @@ class ConnectionLimits:
         return rests
 
     def rest(self, transport: asyncio.Transport) -> None:
-        """Read nothing more from a connection that was just refused, until its turn has come."""
-        transport.pause_reading()
+        """Read nothing more from a connection that was just refused, until its turn has come.
+
+        One that was refused again meanwhile, as it had sent ahead, rests once more for each.
+        """
+        transport.pause_reading()  # again, too: others may have resumed it
+        if transport in self._resting:
+            wakes_at, more = self._resting[transport]
+            self._resting[transport] = wakes_at, more + 1
+            return
         loop = asyncio.get_running_loop()
         if not self._resting:
             loop.call_later(REST_S, self._wake)
-        self._resting.append((loop.time() + REST_S, transport))
+        self._resting[transport] = loop.time() + REST_S, 0
 
     def _wake(self) -> None:
         """Read again from connections that have rested, but from a few at a time."""
         loop = asyncio.get_running_loop()
         for _ in range(min(WAKES_MAX, len(self._resting))):
-            if self._resting[0][0] > loop.time():
+            if self._next_wake > loop.time():
                 break
-            _, transport = self._resting.popleft()
-            if not transport.is_closing():
+            transport, (_, more) = self._resting.popitem(last=False)
+            if transport.is_closing():
+                continue
+            if more:
+                self._resting[transport] = loop.time() + REST_S, more - 1
+            else:
                 transport.resume_reading()
         if self._resting:
-            loop.call_later(max(WAKE_S, self._resting[0][0] - loop.time()), self._wake)
+            loop.call_later(max(WAKE_S, self._next_wake - loop.time()), self._wake)
+
+    @property
+    def _next_wake(self) -> float:
+        wakes_at, _ = next(iter(self._resting.values()))
+        return wakes_at

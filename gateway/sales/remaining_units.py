@@ -44,6 +44,8 @@ class RemainingUnits:
         self._seen: Mapping[str, SaleAndUnits] = {}
         self._seen_at = float("-inf")
         self._rereading: asyncio.Task[None] | None = None
+        #: The reading of PostgreSQL that is under way.
+        self._reading: asyncio.Task[list[Sale]] | None = None
         self._others: MicroBatcher[str, SaleAndUnits | None] = MicroBatcher(
             answering_each(self._read_others), max_batch=LOOK_UPS_MAX, max_calls=1
         )
@@ -87,15 +89,21 @@ class RemainingUnits:
 
         No sale can be changed meanwhile.
         """
-        if not self._seen:
-            return await self._sales.recent()
-        with suppress(TimeoutError):
-            try:
-                async with asyncio.timeout(SALES_S):
-                    return await self._sales.recent()
-            except Unavailable as error:
-                OUTAGES.failed(error)
-        return [sale for sale, _ in self._seen.values()]
+        if self._reading is None:
+            self._reading = asyncio.create_task(self._sales.recent(), name="live sales")
+        known = [sale for sale, _ in self._seen.values()]
+        if known:
+            await asyncio.wait({self._reading}, timeout=SALES_S)
+            if not self._reading.done():
+                return known  # the next call waits for the same reading
+        reading, self._reading = self._reading, None
+        try:
+            return await reading
+        except Unavailable as error:
+            if not known:
+                raise
+            OUTAGES.failed(error)
+            return known
 
 
 REMAINING_UNITS = web.AppKey("remaining_units", RemainingUnits)

@@ -55,6 +55,24 @@ async def test_clients_that_are_wrong_rest_only_when_there_are_many_at_a_time(mo
     assert paused == [False] * MISTAKES_MAX + [True] * (len(transports) - MISTAKES_MAX)
 
 
+async def test_who_sent_ahead_and_was_wrong_each_time_rests_for_each(monkeypatch):
+    monkeypatch.setattr(connection_limits, "REST_S", 0.0)
+    monkeypatch.setattr(connection_limits, "WAKES_MAX", 1)
+    monkeypatch.setattr(connection_limits, "WAKE_S", 0.0)
+    limits, transport = ConnectionLimits(9), Mock(asyncio.Transport)
+    transport.is_closing.return_value = False
+    other = Mock(asyncio.Transport)
+    other.is_closing.return_value = False
+    read: list[str] = []
+    transport.resume_reading.side_effect = lambda: read.append("ahead")
+    other.resume_reading.side_effect = lambda: read.append("other")
+    for each in (transport, transport, transport, other):
+        limits.rest(each)
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert read == ["other", "ahead"]
+
+
 @pytest.mark.parametrize(("status", "expected"), [(401, True), (422, True), (202, False)])
 def test_what_a_client_did_wrong_is_its_mistake(status: int, expected: bool) -> None:
     assert is_mistake(status) == expected
