@@ -88,7 +88,8 @@ class MicroBatcher(Generic[T, R]):
     items that follow it closely go together. WORTH_A_CALL items do not wait for the spacing.
 
     `call` gets the items in order of arrival and answers each of them, now or later. If it raises,
-    the items that it has not answered fail with that exception.
+    the items that it has not answered fail with that exception. If it is cancelled from outside,
+    everything is being ended: what still waits is cancelled as well.
     """
 
     def __init__(
@@ -185,6 +186,10 @@ class MicroBatcher(Generic[T, R]):
 
     def _finish(self, task: asyncio.Task[None]) -> None:
         self._calls.discard(task)
+        if task.cancelling():  # the event loop ends; a call begun now would never be finished
+            while self._waiting:
+                self._waiting.popleft().cancel()
+            return
         if not task.cancelled():
             task.result()  # raises here if the batcher has a bug, so that it is not lost
         self._kick()

@@ -140,6 +140,9 @@ class GrabPublisher:
 
     def _finish(self, task: asyncio.Task[None]) -> None:
         self._publishes.discard(task)
+        if task.cancelling():  # the event loop ends; a publish begun now would never be finished
+            self._leave_in_outbox()
+            return
         self._start_publishes()
         if not task.cancelled():
             task.result()  # a bug in here must be heard, not swallowed

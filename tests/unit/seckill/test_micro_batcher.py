@@ -29,13 +29,19 @@ class Calls:
         """Return the numbers of the calls that are still open."""
         return [number for number, gate in enumerate(self._open) if not gate.done()]
 
-    async def finish(self, number: int, error: Exception | None = None) -> None:
+    async def finish(self, number: int, error: BaseException | None = None) -> None:
         """Let the call with this number return or fail, and its consequences happen."""
         if error:
             self._open[number].set_exception(error)
         else:
             self._open[number].set_result(None)
         await settle()
+
+    async def finish_all(self) -> None:
+        """Let every call return that is under way, so that none outlives its test."""
+        while unfinished := self.unfinished():
+            for number in unfinished:
+                await self.finish(number)
 
 
 async def settle() -> None:
@@ -183,6 +189,31 @@ async def test_a_call_that_loses_a_result_leaves_no_caller_waiting() -> None:
         await lost
 
 
+def test_the_end_of_the_loop_cancels_who_waits_and_starts_no_call() -> None:
+    calls = Calls()
+
+    async def submit_two() -> list[asyncio.Future[int]]:
+        b = batcher(calls, max_batch=1)
+        futures = [b.submit(1), b.submit(2)]
+        await settle()
+        return futures
+
+    futures = asyncio.run(submit_two())
+    assert calls.batches == [[1]]
+    assert all(future.cancelled() for future in futures)
+
+
+async def test_a_call_that_is_cancelled_from_within_stops_no_other() -> None:
+    calls = Calls()
+    b = batcher(calls, max_batch=1)
+    futures = [b.submit(1), b.submit(2)]
+    await settle()
+    await calls.finish(0, asyncio.CancelledError())
+    assert futures[0].cancelled()
+    await calls.finish(1)
+    assert await futures[1] == 20
+
+
 async def test_a_call_may_answer_after_it_has_returned() -> None:
     later: list[Waiter[int, int]] = []
 
@@ -258,6 +289,7 @@ async def test_what_follows_a_call_closely_goes_together_when_the_spacing_is_ove
         while len(calls.batches) == 1:
             await settle()
     assert calls.batches == [[1], [2, 3]]
+    await calls.finish_all()
 
 
 async def test_what_is_worth_a_call_does_not_wait_for_the_spacing() -> None:
@@ -272,6 +304,7 @@ async def test_what_is_worth_a_call_does_not_wait_for_the_spacing() -> None:
     spaced.submit(-1)
     await settle()
     assert [len(batch) for batch in calls.batches] == [1, WORTH_A_CALL]
+    await calls.finish_all()
 
 
 async def test_a_full_batch_does_not_wait_for_the_spacing() -> None:
@@ -281,6 +314,7 @@ async def test_a_full_batch_does_not_wait_for_the_spacing() -> None:
         spaced.submit(item)
         await settle()
     assert calls.batches == [[1], [2, 3], [4, 5]]
+    await calls.finish_all()
 
 
 async def test_a_spacing_never_holds_more_than_a_batch_back() -> None:
@@ -291,3 +325,4 @@ async def test_a_spacing_never_holds_more_than_a_batch_back() -> None:
         await settle()
     await calls.finish(0)
     assert calls.batches == [[1], [2, 3]]
+    await calls.finish_all()

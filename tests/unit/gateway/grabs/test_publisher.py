@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -50,6 +50,13 @@ class FakePublisher:
     async def confirm(self, number: int) -> None:
         self._confirms[number].set_result(None)
         await turns()
+
+    async def confirm_all(self) -> None:
+        """Confirm what is open, and what that lets go out."""
+        while open_confirms := [confirm for confirm in self._confirms if not confirm.done()]:
+            for confirm in open_confirms:
+                confirm.set_result(None)
+            await turns()
 
     async def fail(self, number: int) -> None:
         self._confirms[number].set_exception(Unavailable("not confirmed in 1 s"))
@@ -98,8 +105,12 @@ class Bench:
 
 
 @pytest.fixture
-def bench() -> Bench:
-    return Bench()
+async def bench() -> AsyncIterator[Bench]:
+    """Give a bench; confirm at the end what the test has left open."""
+    bench = Bench()
+    yield bench
+    await bench.publisher.confirm_all()
+    await bench.grabs.drain()
 
 
 @pytest.fixture
@@ -242,6 +253,18 @@ async def test_drain_waits_for_every_confirm(bench: Bench) -> None:
     await turns()
     assert drained.done()
     assert bench.confirmed == ["fill-0", "fill-1", "3-0"]
+
+
+def test_the_end_of_the_loop_leaves_what_waits_in_the_outbox() -> None:
+    async def enqueue_one_too_many() -> tuple[Bench, asyncio.Future[None]]:
+        bench = Bench()
+        await bench.fill()
+        return bench, await bench.enqueue("waits")
+
+    bench, published = asyncio.run(enqueue_one_too_many())
+    assert published.done()
+    assert not published.cancelled()
+    assert len(bench.publisher.sent) == PUBLISHES_MAX
 
 
 async def test_a_batch_keeps_when_its_message_was_published_and_confirmed(bench: Bench) -> None:
