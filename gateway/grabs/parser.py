@@ -123,28 +123,35 @@ class _Shape(NamedTuple):
 
 def read_plain_grab(data: bytes) -> PlainGrab | NotPlain:
     """Read the plain grab with which `data` begins; what follows it is not looked at."""
-    if len(data) <= REMEMBERED_LENGTH_MAX and (begins := _ticket_in(data)):
-        ends = data.find(b"\r", begins)
-        ticket = data[begins:ends]
-        if not ticket.translate(None, _TICKET_BYTES):
-            rest = _read_without_ticket(data[:begins] + data[ends:])
-            if rest is not None:
-                sale_id, _, quantity, length, origin, forwarded, is_http10, keeps_alive, trace = (
-                    rest
-                )
-                length += len(ticket)
-                return PlainGrab(
-                    sale_id,
-                    ticket.decode(),
-                    quantity,
-                    length,
-                    origin,
-                    forwarded,
-                    is_http10,
-                    keeps_alive,
-                    trace,
-                )
+    if cut := _cut_ticket(data):
+        ticket, rest = cut
+        plain = _read_without_ticket(rest)
+        if plain is not None:
+            sale_id, _, quantity, length, origin, forwarded, is_http10, keeps_alive, trace = plain
+            length += len(ticket)
+            return PlainGrab(
+                sale_id,
+                ticket.decode(),
+                quantity,
+                length,
+                origin,
+                forwarded,
+                is_http10,
+                keeps_alive,
+                trace,
+            )
     return _parse(data)
+
+
+def _cut_ticket(data: bytes) -> tuple[bytes, bytes] | None:
+    """Return the ticket in `data`, and all but that, if it is good and the rest worth a memory."""
+    if len(data) > REMEMBERED_LENGTH_MAX or not (begins := _ticket_in(data)):
+        return None
+    ends = data.find(b"\r", begins)
+    ticket = data[begins:ends]
+    if ticket.translate(None, _TICKET_BYTES):
+        return None
+    return ticket, data[:begins] + data[ends:]
 
 
 def _ticket_in(data: bytes) -> int:
@@ -209,25 +216,38 @@ def length_of_lone_grab(data: bytes, *, cors: bool) -> int:
     """Return the length of `data` if it is one grab, framed for certain, to be refused unparsed.
 
     Return 0 if it may be anything else, or if its answer depends on more than its framing: it comes
-    from a page, or its connection is not to be kept. It takes two fifths of the time that
-    `read_plain_grab` takes, when there is no time.
+    from a page, or its connection is not to be kept. It takes a fraction of the time that reading
+    it takes, when there is no time.
     """
+    if cut := _cut_ticket(data):
+        _, rest = cut
+        return len(data) if _is_lone_without_ticket(rest, cors=cors) else 0
+    return len(data) if _is_lone(data, cors=cors) else 0
+
+
+@lru_cache(REMEMBERED_MAX)
+def _is_lone_without_ticket(data: bytes, *, cors: bool) -> bool:
+    """Tell whether it is a lone grab with any good ticket; one cut out of a body is none."""
+    return _ticket_in(data) < data.find(b"\r\n\r\n") and _is_lone(data, cors=cors)
+
+
+def _is_lone(data: bytes, *, cors: bool) -> bool:
     end = data.find(b"\r\n\r\n", 0, HEAD_MAX) + 4
     if data[:15] != _BEGINNING or data.find(b"/grabs HTTP/1.1\r\n", 0, GRAB_WITHIN) < 0:
-        return 0
+        return False
     name = data.find(b"\r\nContent-Length: ", 0, end)
     if name < 0:
         name = data.find(b"\r\ncontent-length: ", 0, end)
     length = data[name + 18 : data.find(b"\r", name + 18, end)]
     if name < 0 or _LENGTHS.get(length) != len(data) - end:
-        return 0
+        return False
     head = data[:end].lower()
     if head.count(b"\ncontent-length") > 1 or b"\ntransfer-encoding" in head:
-        return 0
+        return False
     connection = head.find(b"\nconnection:")
     if connection >= 0 and head[connection + 12 : connection + 25] != b" keep-alive\r\n":
-        return 0
-    return 0 if cors and b"\norigin:" in head else len(data)
+        return False
+    return not (cors and b"\norigin:" in head)
 
 
 def _quantity(body: bytes) -> int | None:

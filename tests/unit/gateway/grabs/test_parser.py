@@ -192,6 +192,21 @@ def test_a_lone_grab_is_framed_without_being_parsed(data: bytes) -> None:
     assert (grab.length, grab.keeps_alive) == (len(data), True)
 
 
+def test_a_lone_grab_is_framed_alike_whatever_its_ticket() -> None:
+    for ticket in (b"k~1~ann~00", b"k~1~bob~0123", b"", b"k~1~ann~00"):
+        data = GRAB.replace(b"k~1~ann~00", ticket)
+        assert length_of_lone_grab(data, cors=True) == len(data)
+        assert length_of_lone_grab(data + b"G", cors=True) == 0
+        assert length_of_lone_grab(data[:-1], cors=True) == 0
+
+
+def test_what_looks_like_a_ticket_in_a_body_counts_for_its_length() -> None:
+    body = b"\r\nSeckill-Ticket: 1\r\n"
+    head = GRAB.replace(b"Seckill-Ticket", b"Other")[: -len(BODY)]
+    one_byte_too_many = head.replace(b"15", b"%d" % (len(body) - len(b"1"))) + body
+    assert length_of_lone_grab(one_byte_too_many, cors=False) == 0
+
+
 @pytest.mark.parametrize(
     "data",
     [
