@@ -33,6 +33,7 @@ from gateway.overload.aiohttp_protocol import AiohttpProtocol
 from gateway.overload.connection_limits import OVERLOADED, ConnectionLimits
 from gateway.overload.eviction import Eviction
 from gateway.overload.lateness import LATE_S, Lateness
+from gateway.overload.loop_turns import TURN_MAX, LoopTurns
 from gateway.overload.overflow import OverflowQueue
 from seckill import metrics
 from seckill.inventory.reservations import Verdict
@@ -45,9 +46,6 @@ SPLIT_S = 1.0
 SWEEP_S = 0.5
 #: What a client may send ahead of its answers before we stop reading: 200 pipelined grabs.
 AHEAD_MAX = 64 * 1024
-#: Grabs of one connection that are begun, or refused, in one turn of the loop. The next ones wait
-#: until the other connections have had their turn, or a client that sends ahead would stop them.
-TURN_MAX = 8
 #: What HTTP/1.0 has to be told when the connection is kept, and HTTP/1.1 when it is not.
 _CONNECTION = {
     (True, True): {"Connection": "keep-alive"},
@@ -78,6 +76,7 @@ class ConnectionFactory:
         self.loop = asyncio.get_running_loop()
         self.lateness = Lateness(self.loop)
         self.overflow = OverflowQueue(lambda: self.pipeline.in_flight.full)
+        self.loop_turns = LoopTurns(self.loop)
         #: Whether pages of other origins are served.
         self.cors = bool(settings.cors_origins)
         hsts = HSTS if settings.tls_cert else {}
@@ -120,6 +119,7 @@ class ConnectionFactory:
         self.draining = True
         self._drained = self.loop.create_future()
         self.overflow.turn_all_away()
+        self.loop_turns.end()
         for connection in tuple(self.connections):
             connection.close_if_idle()
         if self._pending:
@@ -166,6 +166,7 @@ class Connection(asyncio.Protocol):
         "_stopped_reading",
         "_transport",
         "_turn_due",
+        "_turn_since",
         "_waited_s",
         "_waits",
         "came_at",
@@ -190,6 +191,8 @@ class Connection(asyncio.Protocol):
         self.came_at = 0.0
         #: Whether this connection has had its turn, and goes on in the next one.
         self._turn_due = False
+        #: Since when a request for aiohttp has waited for that; 0.0 if none does.
+        self._turn_since = 0.0
         self._pending: PendingGrab | None = None
 
     # Called by the transport.
@@ -252,7 +255,7 @@ class Connection(asyncio.Protocol):
 
     def sweep(self, now: float) -> None:
         """End what waits for nothing."""
-        if self._pending is not None or self._paused or self._waits:
+        if self._pending is not None or self._must_wait:
             return
         if self._data:
             if now - self._since > SPLIT_S:
@@ -264,7 +267,7 @@ class Connection(asyncio.Protocol):
     def idle_since(self) -> float | None:
         """When it last had something under way; None if it has now."""
         aiohttp = self._aiohttp
-        is_busy = self._pending is not None or self._waits > 0
+        is_busy = self._pending is not None or self._waits > 0 or self._turn_due
         is_busy = is_busy or (aiohttp is not None and not aiohttp.idle)
         return None if is_busy or self._is_evicted else self._since
 
@@ -274,8 +277,8 @@ class Connection(asyncio.Protocol):
         self._transport.abort()
 
     def close_if_idle(self) -> None:
-        """Close, unless a grab is pending or aiohttp has the connection: it ends its own."""
-        if self._pending is None and self._aiohttp is None:
+        """Close, unless something is to be answered or aiohttp has it: that ends its own."""
+        if self._pending is None and self._aiohttp is None and not self._turn_due:
             self._transport.close()
 
     # Called by the overflow queue.
@@ -289,6 +292,14 @@ class Connection(asyncio.Protocol):
         """Refuse the grab that waited."""
         self._refuse_unparsed()
         self._serve()
+
+    # Called by the loop, or by the turns of all connections.
+
+    def take_turn(self) -> None:
+        """Go on: the others have had their turn."""
+        self._turn_due = False
+        if not self._transport.is_closing():
+            self._serve()
 
     # Called by the pipeline.
 
@@ -314,15 +325,15 @@ class Connection(asyncio.Protocol):
         """Take what lies there, request by request, until one is pending or unfinished."""
         taken, shared = 0, self._shared
         while self._data and self._pending is None and not self._must_wait:
-            if taken == TURN_MAX:
+            if taken == TURN_MAX:  # or a client that sends ahead would stop all others
                 self._turn_due = True
-                shared.loop.call_soon(self._take_turn)
+                shared.loop.call_soon(self.take_turn)
                 return
             taken += 1
             aiohttp = self._aiohttp
             is_busy = aiohttp is not None and not aiohttp.idle
             if is_busy or not shared.takes_grabs or shared.draining:
-                self._pass_to_aiohttp(len(self._data))
+                self._pass_in_turn(len(self._data))
                 return
             is_late = self._waited_s > LATE_S
             if (is_late or shared.pipeline.in_flight.full) and (
@@ -344,7 +355,7 @@ class Connection(asyncio.Protocol):
                 self._data = self._data[plain.length :]
                 self._begin_grab(plain, sale, plain.quantity, is_late=is_late)
             else:
-                self._pass_to_aiohttp(plain.length)
+                self._pass_in_turn(plain.length)
         if self._stopped_reading and len(self._data) <= AHEAD_MAX:
             self._resume_reading()
 
@@ -353,7 +364,7 @@ class Connection(asyncio.Protocol):
         plain, shared = read_plain_view(self._data), self._shared
         view = shared.views.peek(plain.sale_id) if plain else None
         if plain is None or view is None:
-            self._pass_to_aiohttp(len(self._data))
+            self._pass_in_turn(len(self._data))
             return
         self._data = self._data[plain.length :]
         if self._aiohttp is not None:
@@ -376,10 +387,6 @@ class Connection(asyncio.Protocol):
         self._since, self._waited_s = self._shared.loop.time(), 0.0
         if self._aiohttp is not None:
             self._aiohttp.extend_keepalive()
-
-    def _take_turn(self) -> None:
-        self._turn_due = False
-        self._serve()
 
     def _begin_grab(self, plain: PlainGrab, sale: Sale, quantity: int, *, is_late: bool) -> None:
         if self._aiohttp is not None:
@@ -405,8 +412,17 @@ class Connection(asyncio.Protocol):
         if self._pending is not None:
             self._shared.begin()
 
-    def _pass_to_aiohttp(self, length: int) -> None:
-        """Give aiohttp so much of what lies there."""
+    def _pass_in_turn(self, length: int) -> None:
+        """Give aiohttp so much of what lies there, when it is this connection's turn."""
+        if self._shared.draining or self._shared.loop_turns.take():
+            since, self._turn_since = self._turn_since, 0.0
+            self._pass_to_aiohttp(length, since)
+        else:
+            self._turn_due, self._turn_since = True, self._shared.loop.time()
+            self._shared.loop_turns.wait(self)
+
+    def _pass_to_aiohttp(self, length: int, since: float = 0.0) -> None:
+        """Give aiohttp so much of it; `since` is when it began to wait for its turn, if it did."""
         if self._aiohttp is None:
             self._aiohttp = self._shared.make_aiohttp()
             self._aiohttp.connection_made(self._transport)
@@ -415,6 +431,7 @@ class Connection(asyncio.Protocol):
         data, self._data = self._data[:length], self._data[length:]
         if self._stopped_reading:
             self._resume_reading()  # before aiohttp gets so much that it stops reading itself
+        self._aiohttp.waited_since = since
         self._aiohttp.data_received(data)
 
     def _resume_reading(self) -> None:

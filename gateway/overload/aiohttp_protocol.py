@@ -19,6 +19,8 @@ from gateway.overload.concurrency_limit import OTHERS_IN_FLIGHT, ConcurrencyLimi
 from gateway.overload.connection_limits import ConnectionLimits, is_grab
 from seckill.admin_port import VersionProtocol
 
+#: A request that has waited longer for its turn is refused.
+TURN_WAIT_MAX_S = 0.5
 _OTHER_VERSION = re.compile(rb"[A-Z]+ \S+ HTTP/(?!1\.[01]\r\n)[0-9.]+\r\n")
 #: The whole answer to another version of HTTP.
 HTTP_VERSION = raw_problem(Problem.HTTP_VERSION, {"Connection": "close"})
@@ -74,6 +76,7 @@ class AiohttpProtocol(ProblemProtocol):
         "_others",
         "came_at",
         "rested",
+        "waited_since",
     )
 
     def __init__(
@@ -87,10 +90,12 @@ class AiohttpProtocol(ProblemProtocol):
     ) -> None:
         super().__init__(server, loop=asyncio.get_running_loop(), **kwargs)
         self._limits, self._grabs, self._others = limits, grabs, others
-        #: When the last bytes came: a request waits from then on.
+        #: When the last bytes came, or the request that waited for its turn: it waits from then on.
         self.came_at = 0.0
         #: Whether what comes next has waited because we did not read it.
         self.rested = False
+        #: Since when what comes next has waited for its turn (the loop's time); 0.0 if it did not.
+        self.waited_since = 0.0
         self._answered = 0
         self._is_between = True  # what comes next is the beginning of a request, for certain
 
@@ -114,12 +119,14 @@ class AiohttpProtocol(ProblemProtocol):
             transport.close()
             return
         limit = self._grabs if is_grab(data) else self._others
-        asked = self._request_count
-        if limit.full and self.idle and self._limits.refuse(transport, data):
+        asked, now = self._request_count, asyncio.get_running_loop().time()
+        came_at, self.waited_since = self.waited_since or now, 0.0
+        is_full = limit.full or now - came_at > TURN_WAIT_MAX_S
+        if is_full and self.idle and self._limits.refuse(transport, data):
             if not transport.is_closing():
                 self._limits.rest(transport)
             return
-        self.came_at = asyncio.get_running_loop().time()
+        self.came_at = came_at
         super().data_received(data)
         is_one = self._request_count == asked + 1
         self._is_between = is_one and is_end_of(data, self._messages[-1][1])

@@ -59,11 +59,18 @@ JUNK_TOKENS = Misbehaviour(
     f"Authorization: Bearer {'x' * 2_600}.{'x' * 2_600}.{'x' * 2_600}\r\n\r\n",
     comes_back=True,
 )
+#: Each request is a whole one of aiohttp, and none is wrong.
+LISTING = Misbehaviour(
+    "200 that list the sales",
+    200,
+    "GET /v1/sales?limit=100 HTTP/1.1\r\nHost: x\r\n\r\n",
+    comes_back=True,
+)
 #: All from one address.
 IDLE = Misbehaviour("21,000 idle", 21_000)
 #: They connect and never shake hands.
 TLS_SILENCE = Misbehaviour("3,000 silent at TLS", 3_000, comes_back=True, tls=True)
-ALL = (PIPELINING, JUNK_TOKENS, IDLE, TLS_SILENCE)
+ALL = (PIPELINING, JUNK_TOKENS, LISTING, IDLE, TLS_SILENCE)
 
 
 @asynccontextmanager

@@ -9,11 +9,12 @@ from typing import Any, cast
 
 import pytest
 
-from gateway.grabs.connection import AHEAD_MAX, TURN_MAX, Connection, ConnectionFactory
+from gateway.grabs.connection import AHEAD_MAX, Connection, ConnectionFactory
 from gateway.grabs.responses import RawResponses
 from gateway.grabs.sale_views import EncodedView
 from gateway.overload.connection_limits import OVERLOADED
 from gateway.overload.lateness import LATE_S
+from gateway.overload.loop_turns import TURN_MAX, LoopTurns
 
 GRAB = (
     b"POST /v1/sales/spring/grabs HTTP/1.1\r\nHost: x\r\nSeckill-Ticket: k~1~ann~00\r\n"
@@ -66,6 +67,9 @@ class Aiohttp:
 
     def __init__(self) -> None:
         self.received, self.idle = b"", True
+        #: What was said of each piece, in the loop's time.
+        self.waited_since = 0.0
+        self.waits: list[float] = []
 
     def connection_made(self, _: Transport) -> None:
         pass
@@ -75,6 +79,7 @@ class Aiohttp:
 
     def data_received(self, data: bytes) -> None:
         self.received += data
+        self.waits.append(self.waited_since)
 
 
 class Bench:
@@ -89,8 +94,11 @@ class Bench:
         self.responses = RawResponses({})
         self.views: dict[str, EncodedView] = {}
         self.aiohttp = Aiohttp()
-        shared = SimpleNamespace(
-            loop=SimpleNamespace(time=float, call_soon=self.calls.append),
+        self.now = 1.0
+        loop = SimpleNamespace(time=lambda: self.now, call_soon=self.calls.append)
+        self.shared = SimpleNamespace(
+            loop=loop,
+            loop_turns=LoopTurns(cast(asyncio.AbstractEventLoop, loop)),
             limits=SimpleNamespace(leave=lambda: None, leaving=0),
             overflow=self.overflow,
             lateness=SimpleNamespace(of=lambda _: self.waited_s),
@@ -106,9 +114,13 @@ class Bench:
             make_aiohttp=lambda: self.aiohttp,
             stopping=asyncio.Event(),
         )
-        self.connection = Connection(cast(ConnectionFactory, shared))
-        self.transport = Transport()
-        self.connection.connection_made(cast(Any, self.transport))
+        self.connection, self.transport = self.connect()
+
+    def connect(self) -> tuple[Connection, Transport]:
+        connection = Connection(cast(ConnectionFactory, self.shared))
+        transport = Transport()
+        connection.connection_made(cast(Any, transport))
+        return connection, transport
 
     def _begin_grab(self, *_: Any, **__: Any) -> None:
         self.begun += 1  # refused at once: none is pending
@@ -227,3 +239,50 @@ def test_the_answer_is_the_last_where_the_client_wants_it_so(bench: Bench) -> No
     bench.connection.data_received(VIEW.replace(b"Host: x", b"Host: x\r\nConnection: close"))
     assert len(bench.transport.written) == 1
     assert bench.transport.closing
+
+
+OTHER = b"GET /v1/sales HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+def test_requests_for_aiohttp_take_turns_and_grabs_go_between_them(bench: Bench) -> None:
+    others = [bench.connect()[0] for _ in range(2 * TURN_MAX + 1)]
+    for other in others:
+        other.data_received(OTHER)
+    assert bench.aiohttp.received == OTHER * TURN_MAX
+    bench.connection.data_received(GRAB)
+    assert bench.begun == 1, "it waits for none of them"
+    bench.now = 2.0
+    bench.take_turn()
+    assert bench.aiohttp.received == OTHER * TURN_MAX * 2
+    bench.take_turn()
+    assert bench.aiohttp.received == OTHER * len(others)
+    assert bench.aiohttp.waits == [0.0] * TURN_MAX + [1.0] * (TURN_MAX + 1)
+
+
+def test_what_waits_for_a_turn_is_neither_idle_nor_swept_away(bench: Bench) -> None:
+    for _ in range(TURN_MAX):
+        bench.connect()[0].data_received(OTHER)
+    bench.connection.data_received(OTHER)
+    bench.connection.sweep(bench.now + 3600)
+    bench.connection.close_if_idle()
+    assert bench.connection.idle_since is None
+    assert not bench.transport.closing
+    assert bench.aiohttp.received == OTHER * TURN_MAX
+
+
+def test_who_leaves_before_its_turn_takes_none(bench: Bench) -> None:
+    connected = [bench.connect() for _ in range(TURN_MAX + 3)]
+    for connection, _ in connected:
+        connection.data_received(OTHER)
+    connected[TURN_MAX][0].connection_lost(None)
+    connected[TURN_MAX + 1][1].closing = True
+    bench.take_turn()
+    assert bench.aiohttp.received == OTHER * (TURN_MAX + 1)
+
+
+def test_a_stop_lets_all_that_wait_go_on(bench: Bench) -> None:
+    for _ in range(3 * TURN_MAX):
+        bench.connect()[0].data_received(OTHER)
+    bench.shared.draining = True
+    bench.shared.loop_turns.end()
+    assert bench.aiohttp.received == OTHER * TURN_MAX * 3

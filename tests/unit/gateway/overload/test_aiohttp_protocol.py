@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.overload.connection_limits import is_one_request
+from gateway.overload.aiohttp_protocol import AiohttpProtocol
+from gateway.overload.concurrency_limit import ConcurrencyLimit
+from gateway.overload.connection_limits import OVERLOADED, ConnectionLimits, is_one_request
 
 GRAB = b"POST /v1/sales/s/grabs HTTP/1.1\r\nHost: x\r\nContent-Length: 15\r\n\r\n" + b"x" * 15
 POLL = b"GET /v1/orders/x HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -67,3 +71,47 @@ def test_aiohttp_still_has_what_the_protocol_builds_on() -> None:
         assert callable(getattr(web.RequestHandler, name))
     used = {"_messages", "_request_count", "_keepalive_timeout", "_next_keepalive_close_time"}
     assert used <= set(web.RequestHandler.__slots__)
+
+
+class Transport(asyncio.Transport):
+    """Keeps what is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written, self.reads = b"", True
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written += data
+
+    def pause_reading(self) -> None:
+        self.reads = False
+
+    def resume_reading(self) -> None:
+        self.reads = True
+
+    def is_closing(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        pass
+
+
+async def _never(_: web.BaseRequest) -> web.StreamResponse:
+    raise AssertionError
+
+
+@pytest.mark.parametrize(("waited_s", "is_refused"), [(0.4, False), (0.6, True)])
+async def test_what_has_waited_too_long_for_its_turn_is_refused(
+    waited_s: float, is_refused: bool
+) -> None:
+    limit, transport = ConcurrencyLimit(64, 0.05), Transport()
+    protocol = AiohttpProtocol(web.Server(_never), ConnectionLimits(9), grabs=limit, others=limit)
+    protocol.connection_made(transport)
+    now = asyncio.get_running_loop().time()
+    protocol.waited_since = now - waited_s
+    protocol.data_received(POLL)
+    protocol.connection_lost(None)  # before a handler begins
+    assert transport.written == (OVERLOADED if is_refused else b"")
+    assert transport.reads is not is_refused
+    assert protocol.came_at == (0.0 if is_refused else now - waited_s)
+    assert protocol.waited_since == 0.0, "what comes next has not waited yet"
