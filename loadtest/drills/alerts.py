@@ -7,12 +7,10 @@ deploy/prometheus. A flash crowd grabs all the while; something is frozen, and g
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
-import signal
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -27,6 +25,7 @@ from loadtest.crowd.report import CrowdReport
 from loadtest.crowd.schedule import Schedule
 from loadtest.findings import AsJson, Finding, ledger_finding, measure
 from loadtest.stack import BenchStack, Process, bench_stack
+from loadtest.store_states.frozen import frozen
 from ops.processes.child import Child, Spec
 from ops.processes.ports import free_port
 from ops.processes.scrape_targets import write_targets
@@ -156,7 +155,7 @@ async def _watch(
     watch.began_at = time.monotonic()
     if fault is not Fault.NONE:
         pid = consumer.child.pid if fault is Fault.CONSUMERS else stack.services.pid(fault)
-        with _frozen(pid or 0):
+        with frozen(pid):
             await asyncio.sleep(seconds)
     watch.over.clear()
     with suppress(TimeoutError):
@@ -180,27 +179,6 @@ def _findings(watch: Watch, fault: Fault, report: CrowdReport) -> list[Finding]:
         return [*found, Finding("fired", fired, "none", not watch.fired)]
     expected = EXPECTED[fault]
     return [*found, Finding("paged", expected, "yes", (expected, "page") in watch.fired)]
-
-
-@contextmanager
-def _frozen(pid: int) -> Iterator[None]:
-    """Stop a process with all that it has started, and let them go on."""
-    pids = _tree(pid)
-    for each in pids:
-        os.kill(each, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for each in pids:
-            with suppress(ProcessLookupError):  # the first ones to go on may end others
-                os.kill(each, signal.SIGCONT)
-
-
-def _tree(pid: int) -> list[int]:
-    """Return a process and all that it has started, itself first: then it starts no more."""
-    tasks = Path(f"/proc/{pid}/task").glob("*/children")
-    children = [int(child) for task in tasks for child in task.read_text().split()]
-    return [pid, *(each for child in children for each in _tree(child))]
 
 
 @asynccontextmanager

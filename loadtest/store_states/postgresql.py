@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from pathlib import Path
+from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
 import asyncpg
 
+from loadtest.store_states.frozen import frozen
 from ops.stack.services import Services
 
 #: A PostgreSQL error of a trigger on new orders, by its SQLSTATE.
@@ -142,18 +140,8 @@ class PostgresStates:
     @asynccontextmanager
     async def frozen(self) -> AsyncIterator[None]:
         """Answer nothing: the server and its sessions stand still."""
-        server = self._services.pid("postgresql")
-        if server is None:
-            raise AssertionError("bug: a server that was given cannot be frozen")
-        pids = [*children_of(server), server]
-        for pid in pids:
-            os.kill(pid, signal.SIGSTOP)
-        try:
+        with frozen(self._services.pid("postgresql")):
             yield
-        finally:
-            for pid in pids:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGCONT)
 
     @asynccontextmanager
     async def slow_for(self, sale_id: str) -> AsyncIterator[None]:
@@ -164,9 +152,3 @@ class PostgresStates:
                 yield
             finally:
                 await operator.execute("DROP FUNCTION slow CASCADE")
-
-
-def children_of(pid: int) -> list[int]:
-    """Return the pids of the children of a process."""
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return [int(child) for task in tasks for child in (task / "children").read_text().split()]

@@ -8,7 +8,7 @@ import signal
 
 from aiohttp import ClientError, ClientSession
 
-from loadtest.store_states.postgresql import children_of
+from loadtest.store_states.frozen import children_of
 from ops.processes.ports import free_port
 from tests.processes import eventually
 

@@ -8,11 +8,9 @@ can be cut off.
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
-import signal
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -21,6 +19,7 @@ import asyncpg
 
 from loadtest.drills.clusters.frame import Cluster
 from loadtest.proxy import Proxy
+from loadtest.store_states.frozen import frozen
 from ops.processes.child import Child, run_to_end
 from ops.processes.ports import LOOPBACK, free_port
 from ops.stack.credentials import load_credentials
@@ -78,14 +77,9 @@ class Pair:
     @asynccontextmanager
     async def frozen(self) -> AsyncIterator[None]:
         """Freeze the primary and all its sessions, and promote the standby."""
-        stopped = processes_of(self.primary.child.pid or 0)
-        for pid in stopped:
-            os.kill(pid, signal.SIGSTOP)
-        await self.promote()
-        yield
-        for pid in stopped:
-            with suppress(ProcessLookupError):  # the first ones to go on may end others
-                os.kill(pid, signal.SIGCONT)
+        with frozen(self.primary.child.pid):
+            await self.promote()
+            yield
         await asyncio.sleep(FORKED_S)
         await self.rejoin()
 
@@ -157,12 +151,6 @@ class Pair:
                 user=spec.user,
             )
         )
-
-
-def processes_of(pid: int) -> list[int]:
-    """Return a server and its sessions, the server first: it starts no more of them then."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [pid, *map(int, children)]
 
 
 @asynccontextmanager
