@@ -18,7 +18,7 @@ from seckill import metrics
 #: Handshakes at a time. An honest one takes some milliseconds of this process and two ways there
 #: and back, so a thousand are as many as a process finishes in a second.
 HANDSHAKES_MAX = 1_000
-#: Time for a handshake; a bad mobile link takes two seconds.
+#: Time until a handshake begins, and then for it; a bad mobile link takes two seconds.
 HANDSHAKE_S = 5.0
 #: Accepted in one turn of the loop; a handshake is work for more than one.
 ACCEPTED_MAX = 8
@@ -55,14 +55,26 @@ class Handshakes:
     ) -> None:
         loop = asyncio.get_running_loop()
         try:
+            async with asyncio.timeout(HANDSHAKE_S):
+                await _until_bytes_come(accepted)
             await loop.connect_accepted_socket(
                 lambda: protocol, accepted, ssl=tls, ssl_handshake_timeout=HANDSHAKE_S
             )
-        except (OSError, EOFError):
+        except (OSError, EOFError):  # TimeoutError is an OSError
             accepted.close()  # the client left, took too long or does not speak TLS as we do
         except asyncio.CancelledError:
             accepted.close()
             raise
+
+
+async def _until_bytes_come(accepted: socket.socket) -> None:
+    """Return when there is something to read: until then a handshake would cost for nothing."""
+    loop, come = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(accepted.fileno(), come.set)
+    try:
+        await come.wait()
+    finally:
+        loop.remove_reader(accepted.fileno())
 
 
 class TlsServer:
@@ -110,6 +122,8 @@ def listen(host: str, port: int, backlog: int) -> socket.socket:
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        # Who connects and says nothing stays with the kernel for so long, and costs us nothing.
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, int(HANDSHAKE_S))
         listening.bind(address)
         listening.listen(backlog)
         listening.setblocking(False)
