@@ -102,13 +102,19 @@ class RunningPool:
 
         await eventually(check, f"{role} runs {count} times", within_s=PATIENCE_S)
 
-    async def agrees(self, services: Services, role: str, queue: str) -> dict[str, Any]:
-        """Wait until figures and broker agree, and return them; the broker looks each 5 s."""
+    async def agrees(
+        self, services: Services, role: str, queue: str, *, consumers: int
+    ) -> dict[str, Any]:
+        """Wait until figures and broker agree on so many consumers; return the figures.
+
+        The broker looks each 5 s. A worker runs a role some moments before its queue has one more.
+        """
 
         async def same() -> dict[str, Any] | None:
             figures, broker = await self.role(role), await broker_figures(services, queue)
             shown = (figures["backlog"], figures["in_hand"], figures["consumers"])
-            return figures if shown == tuple(broker.values()) else None
+            is_same = shown == tuple(broker.values()) and figures["consumers"] == consumers
+            return figures if is_same else None
 
         found: dict[str, Any] = await eventually(same, "the same figures", within_s=PATIENCE_S)
         return found
