@@ -79,7 +79,7 @@ class KeyExpiry:
         """Close the subscription, if there is one."""
         pubsub, self._pubsub = self._pubsub, None
         if pubsub is not None:
-            await pubsub.aclose()  # type: ignore[no-untyped-call]  # untyped in redis-py
+            await pubsub.aclose()
 
     async def _subscribe(self) -> PubSub:
         if line := missing_expiry_events(await redis_settings(self._redis, [KEYSPACE_EVENTS])):

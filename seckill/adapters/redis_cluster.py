@@ -58,7 +58,7 @@ class ClusterRedis(Redis):
         """Run a command where its key is; some commands everywhere."""
         if str(args[0]).upper() in EVERYWHERE:
             masters = await self.slots.masters()
-            calls: list[Any] = [node.execute_command(*args, **options) for node in masters]  # type: ignore[no-untyped-call]
+            calls: list[Any] = [node.execute_command(*args, **options) for node in masters]
             replies = [await call for call in calls]
             return replies[0]
         key = key_of(args) or redis_keys.installation()
@@ -66,7 +66,7 @@ class ClusterRedis(Redis):
             key,
             args,
             options,
-            lambda node: node.execute_command(*args, **options),  # type: ignore[no-untyped-call]
+            lambda node: node.execute_command(*args, **options),
         )
 
     async def evalsha(self, *args: Any) -> Any:  # noqa: ANN401 - untyped in redis-py
@@ -215,7 +215,7 @@ class ClusterPipeline(Pipeline):
     async def execute(self, raise_on_error: bool = True) -> list[Any]:
         """Run the commands; return their replies in order."""
         commands, scripts = self.command_stack, [script.script for script in self.scripts]
-        await self.reset()  # type: ignore[no-untyped-call]
+        await self.reset()  # type: ignore[no-untyped-call]  # of redis-py, by super
         replies = await self._cluster.run_all(commands, scripts, atomic=self.is_transaction)
         if raise_on_error:
             for reply in replies:

@@ -35,7 +35,7 @@ class _MasterLink:
         if link.is_connected:
             return
         link.host, link.port = await self.pool.find_master()
-        await super().connect()  # type: ignore[misc]
+        await super().connect()  # type: ignore[misc]  # of the class beside it
         await link.send_command("ROLE")
         role, *_ = await link.read_response()
         if role != b"master":
@@ -90,7 +90,7 @@ class MasterPool(LinkPool):
 
     async def _ask(self) -> Place:
         questions = [
-            sentinel.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._name)  # type: ignore[no-untyped-call]
+            sentinel.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._name)
             for sentinel in self._sentinels
         ]
         found = await most_agreed([_place(each) for each in questions], timeout_s=self._ask_s)

@@ -163,7 +163,7 @@ class SlotMap:
 
 
 async def _ranges(asked: Host, client: Redis) -> SlotRanges:
-    reply: Any = await client.execute_command("CLUSTER", "SLOTS")  # type: ignore[no-untyped-call]
+    reply: Any = await client.execute_command("CLUSTER", "SLOTS")
     return tuple(
         sorted(
             (first, last, _host(master, asked), tuple(sorted(_host(r, asked) for r in replicas)))

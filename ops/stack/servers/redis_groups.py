@@ -64,7 +64,7 @@ class RedisGroup:
     async def ask(self, port: int, *words: object) -> Any:  # noqa: ANN401 - untyped in redis-py
         """Send one command to one server."""
         async with self.client(port) as client:
-            return await client.execute_command(*words)  # type: ignore[no-untyped-call]
+            return await client.execute_command(*words)
 
     async def masters(self) -> list[int]:
         """Return the ports of the servers that answer and call themselves masters."""
