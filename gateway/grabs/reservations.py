@@ -34,7 +34,7 @@ from seckill.sales.sales import Sale
 from seckill.stage_times import StageTimes
 
 #: Confirmed outbox entries wait this long for a grab call to carry them along. In a busy sale the
-#: next starts some 8 ms later (`grab_spacing_s`), so only a quiet sale pays for a call of its own.
+#: next starts some 16 ms later (`grab_spacing_s`), so only a quiet sale pays for a call of its own.
 #: It is far less than the 2 s (`relay_age_ms`) after which the relay would send the entries again.
 ACK_IDLE_S = 0.05
 #: The name under which this process counts its calls: another start has another one.

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from types import SimpleNamespace
 
 import pytest
 
-from consumers.runtime.fair_inbox import FULL_WEIGHT, LIGHT_WEIGHT, Ack, FairInbox
+from consumers.runtime import fair_inbox
+from consumers.runtime.fair_inbox import FULL_WEIGHT, WHOLE_REST_WEIGHT, Ack, FairInbox
 
 
 async def filled(sales: str) -> FairInbox:
@@ -61,7 +63,7 @@ def message(tag: int, sale: str, weight: int) -> SimpleNamespace:
 async def resting() -> FairInbox:
     """Return an inbox that rests, for an hour, after a heavy batch."""
     inbox = FairInbox(key=lambda m: m.body, weigh=lambda m: m.weight, spacing_s=3600)
-    await inbox.put(message(1, "a", LIGHT_WEIGHT + 1))
+    await inbox.put(message(1, "a", WHOLE_REST_WEIGHT))
     assert await has_a_batch(inbox)
     inbox.done(inbox.take(1000))
     return inbox
@@ -99,17 +101,22 @@ async def test_another_sale_ends_the_rest() -> None:
 async def test_the_rest_has_an_end() -> None:
     inbox = FairInbox(key=lambda m: m.body, weigh=lambda m: m.weight, spacing_s=0.001)
     for tag in (1, 2):
-        await inbox.put(message(tag, "a", LIGHT_WEIGHT + 1))
+        await inbox.put(message(tag, "a", WHOLE_REST_WEIGHT))
         await inbox.arrived()
         inbox.take(1000)
 
 
-async def test_there_is_no_rest_after_a_light_batch() -> None:
-    inbox = FairInbox(key=lambda m: m.body, weigh=lambda m: m.weight, spacing_s=3600)
+async def test_a_light_batch_is_followed_by_a_short_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(fair_inbox, "time", SimpleNamespace(monotonic=lambda: now, time=time.time))
+    inbox = FairInbox(key=lambda m: m.body, weigh=lambda m: m.weight, spacing_s=16.0)
     for tag in (1, 2):
-        await inbox.put(message(tag, "a", LIGHT_WEIGHT))
-        assert await has_a_batch(inbox)
-        inbox.take(1000)
+        await inbox.put(message(tag, "a", WHOLE_REST_WEIGHT // 4))
+    inbox.take(1)
+    now = 3.9
+    assert not await has_a_batch(inbox)
+    now = 4.0
+    assert await has_a_batch(inbox)
 
 
 async def test_what_a_batch_leaves_behind_may_be_worth_the_next() -> None:
