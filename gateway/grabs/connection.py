@@ -120,6 +120,7 @@ class ConnectionFactory:
         self._drained = self.loop.create_future()
         self.overflow.turn_all_away()
         self.loop_turns.end()
+        await asyncio.sleep(0)  # what was passed to aiohttp begins, before aiohttp is shut down
         for connection in tuple(self.connections):
             connection.close_if_idle()
         if self._pending:

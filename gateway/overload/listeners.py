@@ -29,11 +29,12 @@ from seckill import metrics
 
 log = logging.getLogger(__name__)
 
-#: Listening sockets of one process: connections that are accepted in one turn of the loop.
-SOCKETS = 8
+#: Listening sockets of one process: connections that are accepted in one turn of the loop. A grab
+#: takes some 20 turns from its accept to its answer, so more of them make all answers later.
+SOCKETS = 4
 #: Connections that the kernel holds for each of them.
 BACKLOG = 4096
-#: Time between two looks at the queues: 8 system calls of a third of a microsecond each.
+#: Time between two looks at the queues: 4 system calls of a third of a microsecond each.
 LOOK_S = 0.01
 #: The same while nothing waits: a busy queue is seen so much later, and a process at rest wakes up
 #: a third as often.
@@ -41,6 +42,14 @@ IDLE_LOOK_S = 0.03
 #: How long a connection may wait to be accepted. With what follows, an answer takes a quarter of a
 #: second at the most, which is still felt as at once.
 ACCEPT_WAIT_MAX_S = 0.1
+#: The same while the overload lasts. A burst may wait for the longer time, to be worked off; a
+#: queue that only grows serves nobody better by being longer.
+OVERLOADED_WAIT_MAX_S = 0.05
+#: The overload lasts until nothing has been reset for so long.
+OVERLOADED_S = 0.25
+#: Turns of the event loop in which a closing port takes what comes meanwhile; each takes one
+#: connection from each socket.
+CLOSING_TURNS = 100
 #: `tcpi_unacked` in `struct tcp_info`: of a listening socket, the length of its accept queue.
 _UNACKED = slice(24, 28)
 
@@ -65,6 +74,7 @@ class Listeners:
         self._open: list[_ListeningSocket] = []
         #: Whether the last try to listen anew failed; that is logged once.
         self._fails = False
+        self._reset_at = float("-inf")
         self._looking: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -87,10 +97,12 @@ class Listeners:
         return sum(listener.waiting() for listener in self._open)
 
     async def close(self) -> None:
-        """Listen no more; what waits by now is accepted first, what comes meanwhile is reset."""
+        """Listen no more, once nothing waits; if more always comes, what is left is reset."""
         if self._looking is not None:
             self._looking.cancel()
-        for _ in range(max((listener.waiting() for listener in self._open), default=0)):
+        turns = CLOSING_TURNS + max((listener.waiting() for listener in self._open), default=0)
+        while turns and self.waiting():
+            turns -= 1
             await asyncio.sleep(0)  # a turn of the loop accepts one from each socket
         for listener in self._open:
             listener.close()
@@ -114,9 +126,12 @@ class Listeners:
             is_busy = any(listener.is_busy for listener in self._open)
             await asyncio.sleep(LOOK_S if is_busy else IDLE_LOOK_S)
             now = self._loop.time()
-            for n, listener in enumerate(self._open):
-                if listener.is_late(now):
-                    await self._replace(n, listener)
+            lasts = now - self._reset_at < OVERLOADED_S
+            wait_max_s = OVERLOADED_WAIT_MAX_S if lasts else ACCEPT_WAIT_MAX_S
+            late = [n for n, each in enumerate(self._open) if each.is_late(now, wait_max_s)]
+            if late:
+                self._reset_at = now
+                await asyncio.gather(*(self._replace(n, self._open[n]) for n in late))
 
     async def _replace(self, n: int, listener: _ListeningSocket) -> None:
         """Reset what waits at one socket; the new one first, so that the port is never closed."""
@@ -182,12 +197,12 @@ class _ListeningSocket:
             for listening in self._sockets
         )
 
-    def is_late(self, now: float) -> bool:
+    def is_late(self, now: float, wait_max_s: float = ACCEPT_WAIT_MAX_S) -> bool:
         """Look, and tell whether the head of the queue has waited too long at two looks in a row.
 
         At the first look after the process stood still, what came meanwhile was not its turn yet.
         """
-        was_late, self._was_late = self._was_late, self._wait_s(now) > ACCEPT_WAIT_MAX_S
+        was_late, self._was_late = self._was_late, self._wait_s(now) > wait_max_s
         return was_late and self._was_late
 
     def _wait_s(self, now: float) -> float:

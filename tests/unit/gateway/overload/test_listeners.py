@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 from asyncio import Protocol
+from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from gateway.overload.listeners import ACCEPT_WAIT_MAX_S, LOOK_S, _ListeningSocket
+from gateway.overload.listeners import (
+    ACCEPT_WAIT_MAX_S,
+    CLOSING_TURNS,
+    LOOK_S,
+    OVERLOADED_WAIT_MAX_S,
+    Listeners,
+    _ListeningSocket,
+)
 
 
 class Queue(_ListeningSocket):
@@ -40,6 +49,12 @@ def test_a_head_that_is_not_accepted_makes_the_queue_late(queue: Queue) -> None:
     queue.length = 1
     looks = [queue.is_late(now) for now in (0.0, ACCEPT_WAIT_MAX_S, LATE_S, LATE_S + LOOK_S)]
     assert looks == [False, False, False, True]
+
+
+def test_while_the_overload_lasts_it_is_late_sooner(queue: Queue) -> None:
+    queue.length = 1
+    moments = (0.0, OVERLOADED_WAIT_MAX_S, OVERLOADED_WAIT_MAX_S + LOOK_S, LATE_S - LOOK_S)
+    assert [queue.is_late(now, OVERLOADED_WAIT_MAX_S) for now in moments] == [False] * 3 + [True]
 
 
 def test_a_long_queue_that_moves_on_is_not_late(queue: Queue) -> None:
@@ -86,3 +101,23 @@ def test_who_waits_is_counted_and_reset_when_it_is_closed() -> None:
     for client in clients:
         with client, pytest.raises(ConnectionResetError):
             client.recv(1)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "looks"), [([2, 1, 0], 3), (itertools.repeat(1), CLOSING_TURNS)]
+)
+async def test_it_closes_when_nothing_waits_or_after_some_turns(
+    lengths: Iterable[int], looks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listeners = Listeners(Protocol, "127.0.0.1", 0, tls=None, prepare=lambda _: None)
+    await listeners.open()
+    seen = []
+    following = iter(lengths)
+
+    def waiting() -> int:
+        seen.append(next(following))
+        return seen[-1]
+
+    monkeypatch.setattr(listeners, "waiting", waiting)
+    await listeners.close()
+    assert len(seen) == looks
