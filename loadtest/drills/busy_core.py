@@ -15,7 +15,10 @@ def busy_core(core: int, processes: int) -> Iterator[None]:
     """Keep a core busy with so many processes, which leave a fair share to each other one."""
     with pinned(core):
         busy = [
-            subprocess.Popen([sys.executable, "-S", "-c", "while True: pass"])
+            # A session each: Linux may share a core among sessions first (sched_autogroup_enabled).
+            subprocess.Popen(
+                [sys.executable, "-S", "-c", "while True: pass"], start_new_session=True
+            )
             for _ in range(processes)
         ]
     try:

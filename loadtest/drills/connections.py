@@ -7,7 +7,8 @@ units last and when all are sold. Last, 1.5 times the capacity on connections th
 
 To open a connection costs the generator as much as the gateway, most of it in the kernel, so on two
 cores it cannot offer several times what a whole core serves. With `--busy 3` three other processes
-share the core of the server under test. All multiples are then of a quarter of a core.
+share the core of the server under test in all rows but the last. Their multiples are then of a
+quarter of a core.
 """
 
 from __future__ import annotations
@@ -63,27 +64,29 @@ def main(
 ) -> None:
     """Offer a gateway more new connections than it can serve."""
     require_two_cores()
-    with busy_core(TESTED_CORE, busy):
-        measure(_connections(seconds, rounds, processes, connections), as_json)
+    measure(_connections(seconds, rounds, processes, connections, busy), as_json)
 
 
 async def _connections(
-    seconds: int, rounds: int, processes: int, connections: int
+    seconds: int, rounds: int, processes: int, connections: int, busy: int
 ) -> list[Finding]:
     require_wrk()
     others = tuple(sorted(os.sched_getaffinity(0) - {TESTED_CORE}))
     async with temporary_stack(OTHER_CORE) as stack:
         trials = ConnectionTrials(stack, processes, others)
         gateway = await stack.run("gateway", TESTED_CORE)
-        knees, findings = await _knees(trials, gateway.url, rounds)
+        with busy_core(TESTED_CORE, busy):
+            knees, findings = await _knees(trials, gateway.url, rounds)
         findings += await _kept(trials, gateway.url, seconds, connections)
         sales: dict[str, Sale] = {}
-        for bounds, name in ((WON, "won"), (SOLD_OUT, "sold out")):
-            for factor in STORMS:
-                sale = await _open_sale(stack, gateway.url, bounds.status)
-                sales[f"{bounds.row} x{factor:g}, {name}: ledger"] = sale
-                report = await trials.storm(gateway.url, sale, factor * knees[name], seconds)
-                findings += storm_findings(report, bounds.at(factor), knees[name], factor, seconds)
+        with busy_core(TESTED_CORE, busy):
+            for bounds, name in ((WON, "won"), (SOLD_OUT, "sold out")):
+                for factor in STORMS:
+                    sale = await _open_sale(stack, gateway.url, bounds.status)
+                    sales[f"{bounds.row} x{factor:g}, {name}: ledger"] = sale
+                    report = await trials.storm(gateway.url, sale, factor * knees[name], seconds)
+                    bound = bounds.at(factor)
+                    findings += storm_findings(report, bound, knees[name], factor, seconds)
         # Not before: they would take the generator's core.
         await stack.run("consumers")
         for name, sale in sales.items():
