@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import asyncpg
@@ -40,7 +40,7 @@ from seckill.messages import BadGrab, DecodedPlace
 from seckill.order_ids import created_ms_of
 from seckill.orders import orders
 from seckill.orders.orders import NotPlaced, Placement
-from seckill.spans import SPANS, SpanKind, queue_attributes, traced
+from seckill.spans import SPANS, SpanKind, TraceContext, queue_attributes, traced
 from seckill.tracing import order_traces
 
 #: Statements that PostgreSQL may refuse while bad entries are looked for by halving: enough for a
@@ -115,6 +115,7 @@ class PlaceOrders:
         if not wanted:
             return
         metrics.PLACE_BATCH.observe(len(wanted))
+        members = await self._keep_traces(placings, wanted) if SPANS.on else {}
         began_at = time.monotonic()
         start_ns = time.time_ns()
         refused, reasons = await self._place_halving(list(wanted.values()))
@@ -123,8 +124,16 @@ class PlaceOrders:
             metrics.PLACEMENTS.labels(not_placed.why or not_placed.outcome).inc()
             if not_placed.outcome == "unknown_sale":
                 reasons[not_placed.order_id] = "unknown sale"
-        if SPANS.on:
-            await self._trace(placings, wanted, start_ns, refused, reasons)
+        if members:
+            SPANS.record_batch(
+                "process orders.place",
+                members,
+                start_ns,
+                size=len(wanted),
+                kind=SpanKind.CONSUMER,
+                attributes=queue_attributes(topology.ORDERS_PLACE, "process"),
+                errors={r.order_id: f"{r.outcome}: {r.why or ''}" for r in refused} | reasons,
+            )
         placed = wanted.keys() - {r.order_id for r in refused} - reasons.keys()
         metrics.PLACEMENTS.labels("placed").inc(len(placed))
         _log(placed, refused)
@@ -133,32 +142,20 @@ class PlaceOrders:
         for order_id, reason in reasons.items():
             origin[order_id].bad.append(BadGrab(_entry(wanted[order_id]), reason))
 
-    async def _trace(
-        self,
-        placings: Sequence[DecodedPlace],
-        wanted: Collection[str],
-        start_ns: int,
-        refused: Sequence[NotPlaced],
-        reasons: Mapping[str, str],
-    ) -> None:
-        """Record the spans of traced orders, and keep their contexts for what comes later."""
+    async def _keep_traces(
+        self, placings: Sequence[DecodedPlace], order_ids: Collection[str]
+    ) -> dict[str, TraceContext]:
+        """Keep the contexts of traced orders for what comes later, and return them.
+
+        Before the orders are placed: their events are sent at once, and would find no context.
+        """
         contexts = {k: context for placing in placings for k, context in placing.traces.items()}
-        members = traced(wanted, contexts)
-        if not members:
-            return
-        SPANS.record_batch(
-            "process orders.place",
-            members,
-            start_ns,
-            size=len(wanted),
-            kind=SpanKind.CONSUMER,
-            attributes=queue_attributes(topology.ORDERS_PLACE, "process"),
-            errors={r.order_id: f"{r.outcome}: {r.why or ''}" for r in refused} | dict(reasons),
-        )
+        members = traced(order_ids, contexts)
         try:
             await order_traces.keep(self._db, members)
-        except Unavailable as error:  # the orders are placed: no trace may hold them
+        except Unavailable as error:  # no trace may hold an order
             log.debug("the traces of %d orders are not kept: %s", len(members), error)
+        return members
 
     async def _place_halving(
         self, placements: list[Placement]
