@@ -76,7 +76,7 @@ STATES = (
     _redis("no hincrby", "NOPERM|can't run this command", "hincrby"),
     _postgresql("without_table", 'relation "orders" does not exist|another schema'),
     _rabbitmq("no_connections", "connection limit|connections? .*limit"),
-    _redis("demoted", "READONLY"),
+    _redis("demoted", "READONLY|is a replica"),
     _postgresql("locked_table", "lock timeout", is_seen=False),
     _redis("few replicas", "NOREPLICAS", min_replicas_to_write="1"),
     _postgresql("frozen", "does not answer"),
