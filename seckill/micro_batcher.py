@@ -15,6 +15,9 @@ from seckill.stage_times import StageTimes
 
 #: So many items do not wait for more: the cost of a call is little beside theirs.
 WORTH_A_CALL = 64
+#: After a call of so many items the rest is a whole one, after a smaller call so much shorter: who
+#: asks alone, again and again, does not wait for it.
+WHOLE_REST_ITEMS = 4
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -84,8 +87,8 @@ class FutureWaiter(Generic[T, R]):
 class MicroBatcher(Generic[T, R]):
     """Merge single items into calls of up to `max_batch`, with up to `max_calls` under way.
 
-    With a spacing, calls begin at least so many seconds apart: a lone item goes at once, and the
-    items that follow it closely go together. WORTH_A_CALL items do not wait for the spacing.
+    With a spacing, calls begin so many seconds apart, less after one of few items: a lone item goes
+    at once, and the items that follow it closely go together. WORTH_A_CALL items do not wait.
 
     `call` gets the items in order of arrival and answers each of them, now or later. If it raises,
     the items that it has not answered fail with that exception. If it is cancelled from outside,
@@ -105,7 +108,7 @@ class MicroBatcher(Generic[T, R]):
         self._max_calls = max_calls
         self._spacing_s = spacing_s
         self._worth_a_call = min(max_batch, WORTH_A_CALL)
-        #: Set while the last call is younger than the spacing.
+        #: Set while the next call waits for the spacing.
         self._rest: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[Waiter[T, R]] = deque()
@@ -142,10 +145,11 @@ class MicroBatcher(Generic[T, R]):
         rests = self._rest is not None and len(self._waiting) < self._worth_a_call
         return not rests and len(self._calls) < self._max_calls
 
-    def _begin_rest(self) -> None:
+    def _begin_rest(self, items: int) -> None:
         if self._rest is not None:
             self._rest.cancel()
-        self._rest = self._loop.call_later(self._spacing_s, self._end_rest)
+        rest_s = self._spacing_s * min(1.0, items / WHOLE_REST_ITEMS)
+        self._rest = self._loop.call_later(rest_s, self._end_rest)
 
     def _end_rest(self) -> None:
         self._rest = None
@@ -157,7 +161,7 @@ class MicroBatcher(Generic[T, R]):
             batch = self._take()
             if batch:
                 if self._spacing_s:
-                    self._begin_rest()
+                    self._begin_rest(len(batch))
                 self._under_way += len(batch)
                 task = self._loop.create_task(self._run(batch), name="micro-batch")
                 self._calls.add(task)

@@ -3,12 +3,12 @@
 Finds the knee of new connections: the highest rate at which 99 of 100 have their answer within a
 quarter of a second, of one gateway on a core of its own, and of nginx with Lua (script only) beside
 it, where that is installed. Then come 1.5, 2.5 and 5 times as many buyers, who wait for 2 s, while
-units last and when all are sold. Last, 1.5 times the capacity on connections that stay open.
+units last and when all are sold; and 1.5 times the capacity on connections that stay open.
 
 To open a connection costs the generator as much as the gateway, most of it in the kernel, so on two
 cores it cannot offer several times what a whole core serves. With `--busy 3` three other processes
-share the core of the server under test in all rows but the last. Their multiples are then of a
-quarter of a core.
+share the core of the server under test, except for connections that stay open. All multiples are
+then of a quarter of a core.
 """
 
 from __future__ import annotations

@@ -5,10 +5,17 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
-from seckill.micro_batcher import WORTH_A_CALL, MicroBatcher, Waiter, answering_each
+from seckill.micro_batcher import (
+    WHOLE_REST_ITEMS,
+    WORTH_A_CALL,
+    MicroBatcher,
+    Waiter,
+    answering_each,
+)
 
 
 class Calls:
@@ -304,6 +311,25 @@ async def test_what_is_worth_a_call_does_not_wait_for_the_spacing() -> None:
     spaced.submit(-1)
     await settle()
     assert [len(batch) for batch in calls.batches] == [1, WORTH_A_CALL]
+    await calls.finish_all()
+
+
+async def test_a_small_call_is_followed_by_a_short_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, rests, loop = Calls(), [], asyncio.get_running_loop()
+    spaced = batcher(calls, max_calls=2, spacing_s=3600)
+    call_later = loop.call_later
+
+    def noted(delay_s: float, *how: Any) -> asyncio.TimerHandle:
+        rests.append(delay_s)
+        return call_later(delay_s, *how)
+
+    monkeypatch.setattr(loop, "call_later", noted)
+    spaced.submit(0)
+    await settle()
+    for item in range(WORTH_A_CALL):
+        spaced.submit(item)
+    await settle()
+    assert rests == [3600 / WHOLE_REST_ITEMS, 3600]
     await calls.finish_all()
 
 
