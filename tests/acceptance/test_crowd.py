@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections import Counter
 from dataclasses import dataclass
 
 import pytest
@@ -64,14 +65,16 @@ async def test_a_crowd_at_a_running_gateway_is_written_down_as_it_was(
     result = await crowd(*where, *terms)
     figures = result.figures
 
-    assert figures["told"] == {"202": 120, "409": 80}, result.output
+    told = Counter(figures["told"])
+    # A gateway that stood still for 0.1 s on a busy machine refuses what waited meanwhile.
+    assert (told["202"], told["409"] + told["503"]) == (120, 80), result.output
     ledger = await assert_balanced(sale)
     assert ledger.lines["orders pending"] == 120
     # Whether this machine was quick enough is the run's own finding.
     assert (result.code == 0) is figures["valid"]
     assert figures["offered"] == 200
     assert figures["offered_per_s"] == 100
-    assert set(figures["latency_ms"]) == {"202", "409"}
+    assert set(figures["latency_ms"]) == set(figures["told"])
     # The time series has each of them once, in the tenth of a second that it was due in.
     series = figures["buckets"]
     assert len(series) == 20
