@@ -211,10 +211,10 @@ class Settings(BaseSettings):
     grab_batch_max: Annotated[int, Field(ge=1, le=512)] = 512
     #: Script calls under way per sale and process: one is being run while one is on its way.
     grab_calls_in_flight: Count = 2
-    #: Between the starts of two script calls of a sale, unless 64 grabs wait; less after one of
-    #: fewer than 4: a lone grab goes at once, and the grabs that follow it closely go together. A
-    #: call and its message cost gateway, Redis, broker and consumer two milliseconds of CPU
-    #: together, however many grabs they hold.
+    #: Between the starts of two script calls of a sale, unless 64 grabs wait; after a call of fewer
+    #: than 4 grabs it is less. A lone grab goes at once, and the grabs that follow it closely go
+    #: together. A call and its message cost gateway, Redis, broker and consumer two milliseconds of
+    #: CPU together, however many grabs they hold.
     grab_spacing_s: Annotated[float, Field(ge=0, le=1)] = 0.016
     #: Polls a second that a process asks of waiting buyers, by `next_poll_ms`: about a fifth of
     #: what it can answer, so that polls never displace grabs.
@@ -305,9 +305,9 @@ class Settings(BaseSettings):
     prefetch: Count = 300
     #: Grabs merged into one SQL transaction. Beyond some hundreds a larger batch buys nothing.
     place_batch_max: Count = 1_000
-    #: Between the starts of two such transactions, unless 512 grabs or several sales wait; less
-    #: after one of fewer than 16: grabs that one sale sends closely are placed together. At half
-    #: the load this takes a third off the CPU of consumers and PostgreSQL
+    #: Between the starts of two such transactions, unless 512 grabs or several sales wait; after a
+    #: transaction of fewer than 16 grabs it is less. Grabs that one sale sends closely are placed
+    #: together. At half the load this takes a third off the CPU of consumers and PostgreSQL
     #: (docs/performance-log.md), and a buyer polls after 500 ms at the earliest.
     place_spacing_s: Annotated[float, Field(ge=0, le=1)] = 0.05
     postgres_pool_max: Count = 4

@@ -15,8 +15,8 @@ from seckill.stage_times import StageTimes
 
 #: So many items do not wait for more: the cost of a call is little beside theirs.
 WORTH_A_CALL = 64
-#: After a call of so many items the rest is a whole one, after a smaller call so much shorter: who
-#: asks alone, again and again, does not wait for it.
+#: After a call of so many items the whole spacing is waited for, after a smaller one its share: a
+#: client that asks one thing after another hardly waits.
 WHOLE_REST_ITEMS = 4
 
 T = TypeVar("T")
@@ -87,8 +87,8 @@ class FutureWaiter(Generic[T, R]):
 class MicroBatcher(Generic[T, R]):
     """Merge single items into calls of up to `max_batch`, with up to `max_calls` under way.
 
-    With a spacing, calls begin so many seconds apart, less after one of few items: a lone item goes
-    at once, and the items that follow it closely go together. WORTH_A_CALL items do not wait.
+    With a spacing, calls begin so many seconds apart, after small ones less: a lone item goes at
+    once, and the items that follow it closely go together. WORTH_A_CALL items do not wait.
 
     `call` gets the items in order of arrival and answers each of them, now or later. If it raises,
     the items that it has not answered fail with that exception. If it is cancelled from outside,

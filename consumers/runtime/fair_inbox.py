@@ -13,9 +13,9 @@ from aio_pika.abc import AbstractIncomingMessage
 
 #: A batch of this weight does not wait: its fixed cost is small beside its contents.
 FULL_WEIGHT = 512
-#: After a batch of this weight the rest is a whole one, after a lighter one so much shorter: where
-#: few messages arrive, they hardly wait. By rests that are all or none, a load of some 500 grabs a
-#: second stayed without any, and cost PostgreSQL twice as much.
+#: After a batch of this weight the whole spacing is waited for, after a lighter one its share:
+#: where few messages arrive, they hardly wait. With all of it or nothing, 500 grabs a second could
+#: go on without any rest, and cost PostgreSQL twice as much.
 WHOLE_REST_WEIGHT = 16
 
 
@@ -33,8 +33,9 @@ class FairInbox:
     A batch takes one message of each sale in turn, so that a sale with a thousand messages does not
     hold up a sale with one. Within a sale the order of delivery is kept.
 
-    With a spacing, batches begin up to so many seconds apart while messages of only one sale wait:
-    messages that follow each other closely then share a batch.
+    With a spacing, batches of one sale begin so many seconds apart, after light ones less: messages
+    that follow each other closely then share a batch. When messages of several sales wait, the next
+    batch begins at once.
     """
 
     def __init__(

@@ -45,7 +45,7 @@ def set_up(app: web.Application, *, tls: bool) -> None:
     """Send no versions in `Server`, close where it must be and, with TLS, bind browsers to it."""
     # aiohttp has no setting for it, and a header in COMMON would miss the answers that aiohttp
     # gives by itself: to what is not HTTP, say.
-    web_response.SERVER_SOFTWARE = SERVER  # type: ignore[attr-defined]  # not exported
+    web_response.SERVER_SOFTWARE = SERVER  # type: ignore[attr-defined]  # aiohttp does not export it
     app.on_response_prepare.append(_close_after_odd_framing)
     if tls:
         app.on_response_prepare.append(_bind_to_tls)

@@ -42,8 +42,8 @@ IDLE_LOOK_S = 0.03
 #: How long a connection may wait to be accepted. With what follows, an answer takes a quarter of a
 #: second at the most, which is still felt as at once.
 ACCEPT_WAIT_MAX_S = 0.1
-#: The same while the overload lasts. A burst may wait for the longer time, to be worked off; a
-#: queue that only grows serves nobody better by being longer.
+#: The same while the overload lasts. A burst may wait for the longer time, to be worked off. A
+#: queue that only grows is no use to a buyer by being longer.
 OVERLOADED_WAIT_MAX_S = 0.05
 #: The overload lasts until nothing has been reset for so long.
 OVERLOADED_S = 0.25

@@ -215,7 +215,7 @@ class ClusterPipeline(Pipeline):
     async def execute(self, raise_on_error: bool = True) -> list[Any]:
         """Run the commands; return their replies in order."""
         commands, scripts = self.command_stack, [script.script for script in self.scripts]
-        await self.reset()  # type: ignore[no-untyped-call]  # of redis-py, by super
+        await self.reset()  # type: ignore[no-untyped-call]  # redis-py's, untyped
         replies = await self._cluster.run_all(commands, scripts, atomic=self.is_transaction)
         if raise_on_error:
             for reply in replies:

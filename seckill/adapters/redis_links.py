@@ -23,7 +23,7 @@ class _WatchedLink:
     async def read_response(self, *how: Any, **more: Any) -> Any:  # noqa: ANN401 - untyped in redis-py
         """Read a reply as ever, and report that it came from the wrong node."""
         try:
-            return await super().read_response(*how, **more)  # type: ignore[misc]  # of the class beside it
+            return await super().read_response(*how, **more)  # type: ignore[misc]  # a mixin
         except RedisError as error:
             if is_wrong_node(error):
                 self.on_wrong_node()
@@ -45,7 +45,7 @@ class LinkPool(BlockingConnectionPool):
 
     def make_connection(self) -> Any:  # noqa: ANN401 - untyped in redis-py
         """Make a link that reports to this pool."""
-        link: Any = super().make_connection()  # type: ignore[no-untyped-call]  # of redis-py, by super
+        link: Any = super().make_connection()  # type: ignore[no-untyped-call]  # untyped
         link.on_wrong_node = self._drop_all_now_and_then
         return link
 

@@ -35,7 +35,7 @@ class _MasterLink:
         if link.is_connected:
             return
         link.host, link.port = await self.pool.find_master()
-        await super().connect()  # type: ignore[misc]  # of the class beside it
+        await super().connect()  # type: ignore[misc]  # a mixin
         await link.send_command("ROLE")
         role, *_ = await link.read_response()
         if role != b"master":
