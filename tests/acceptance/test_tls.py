@@ -174,6 +174,21 @@ async def test_a_stack_with_a_certificate_prints_an_https_address(
         await stack.wait()
 
 
+def gave_way(silent: socket.socket) -> bool:
+    """Tell whether it was closed; one whose listening socket was replaced hears it as it speaks."""
+    silent.settimeout(20)
+    try:
+        return silent.recv(1) == b""
+    except ConnectionResetError:
+        return True
+    except TimeoutError:
+        silent.send(b"\x16")
+    try:
+        return silent.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
 async def test_C51_clients_that_never_shake_hands_keep_no_buyer_and_no_operator_out(
     processes, tmp_path
 ):
@@ -191,8 +206,7 @@ async def test_C51_clients_that_never_shake_hands_keep_no_buyer_and_no_operator_
                     assert await answers(https)
         async with ClientSession(gateway.admin_url) as admin, admin.get("/livez") as response:
             assert response.status == 200
-        silent[0].settimeout(20)
-        assert silent[0].recv(1) == b"", "it gave way"
+        assert gave_way(silent[0])
     finally:
         for each in silent:
             each.close()
