@@ -3,7 +3,7 @@
 By Little's law the requests in flight are the rate times the wait. The machine decides the rate, so
 the limit on requests in flight decides the wait. The limit is found by measuring. When it was near
 and the mean wait too long for two ticks in a row (one is a hiccup), it shrinks in proportion; when
-all was well, it grows by a quarter.
+all was well, it grows by a quarter. After a second without a request it begins anew.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ TICK_S = 0.1
 LEAST = 64
 #: Growth in one tick: from LEAST to 500 takes a second.
 GROWTH = 1.25
+#: Without a request for so long, the limit is forgotten: the next burst would else wait for it to
+#: grow, and fill all queues meanwhile.
+FORGOTTEN_S = 1.0
 #: After this long, a request that was let in and has not begun never will (it was refused before).
 EXPECTED_S = 0.02
 
@@ -64,6 +67,8 @@ class ConcurrencyLimit:
 
     def enter(self) -> None:
         """Count a request as in flight, for which there is room."""
+        if not self.in_flight and self._loop.time() > self._tick_ends + FORGOTTEN_S:
+            self.limit, self._was_slow = self._most, False
         self.in_flight += 1
         if self.in_flight > self._peak:
             self._peak = self.in_flight

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from gateway.http.problems import Problem, Refused
-from gateway.overload.concurrency_limit import LEAST, TICK_S, ConcurrencyLimit
+from gateway.overload.concurrency_limit import FORGOTTEN_S, LEAST, TICK_S, ConcurrencyLimit
 
 WAIT_S = 0.1
 
@@ -109,3 +109,26 @@ async def test_those_let_in_count_until_they_begin_or_are_forgotten(clock):
     for forget in clock.timers:  # the others were refused for another reason
         forget()
     assert not limit.full
+
+
+async def test_after_a_rest_the_limit_of_the_last_overload_is_forgotten(clock):
+    limit = ConcurrencyLimit(1000, WAIT_S)
+    answer_for(limit, clock, 10, 5.0)
+    clock.now += FORGOTTEN_S
+    begin(limit, 1)
+    assert limit.limit == LEAST, "the overload may go on after a pause"
+    limit.end(clock.now)
+    clock.now += 2 * FORGOTTEN_S
+    begin(limit, 1)
+    assert limit.limit == 1000, "a new burst is not met with it"
+    begin(limit, 999)
+    assert limit.full
+
+
+async def test_while_requests_are_in_flight_the_limit_is_not_forgotten(clock):
+    limit = ConcurrencyLimit(1000, WAIT_S)
+    answer_for(limit, clock, 10, 5.0)
+    begin(limit, 1)
+    clock.now += 10 * FORGOTTEN_S
+    begin(limit, 1)
+    assert limit.limit == LEAST
