@@ -69,10 +69,12 @@ def parse_address(url: str) -> Address:
     if not found:
         raise ValueError("an address is written as scheme://user:password@host:port/name")
     scheme, user, hosts, rest = found.groups()
-    path, _, fragment = rest.partition("#")
-    if "@" in path.partition("?")[0] or "@" in fragment:
+    if "@" in rest:
         # The user and password end later than a parser of URLs sees.
-        raise ValueError("write / in a password as %2F, # as %23 and @ as %40")
+        raise ValueError("write / in a password as %2F, ? as %3F, # as %23 and @ as %40")
+    query = rest.partition("#")[0].partition("?")[2]
+    if query and not all("=" in option for option in query.split("&")):
+        raise ValueError("what follows the ? is written as name=value&name=value")
     default_port = DEFAULT_PORTS.get(scheme, POSTGRESQL_PORT)
     names = hosts.split(",") if hosts else []
     return Address(scheme, user or "", tuple(_host(name, default_port) for name in names), rest)

@@ -5,6 +5,7 @@ A bad text raises ValueError, which says what is wrong and shows no password.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from ipaddress import IPv4Network, IPv6Network, ip_network
@@ -30,6 +31,7 @@ HOSTS_MAX = 8
 #: only reads is of no use here.
 SESSION_ATTRS = "target_session_attrs"
 SESSIONS = ("", "any", "primary", "read-write")
+POSTGRESQL_TLS_FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
 
 #: An Origin as browsers send it: lower case, no path, no default port.
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9.-]+|\[[0-9a-f:.]+\])(?::\d{1,5})?")
@@ -104,6 +106,10 @@ def _postgresql(text: str) -> str:
     check = _address("postgresql", "postgres", hosts_max=HOSTS_MAX)
     if (wanted := check(text) and parse_address(text).query(SESSION_ATTRS)) not in SESSIONS:
         raise ValueError(f"{SESSION_ATTRS} {wanted!r} is none of: {', '.join(SESSIONS[1:])}")
+    for name in POSTGRESQL_TLS_FILES if text else ():
+        file = parse_address(text).query(name)
+        if file and not os.access(file, os.R_OK):  # its client would wait for the server instead
+            raise ValueError(f"the file of {name} cannot be read: {file}")
     return text
 
 

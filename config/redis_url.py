@@ -86,6 +86,9 @@ def parse_redis_url(text: str) -> RedisUrl:
                 "redis+sentinel://one,two,three/master or redis+cluster://one,two,three"
             )
         _check_files(_query(address))
+        database = address.rest.partition("?")[0].strip("/")
+        if address.scheme != "unix" and database and not database.isdecimal():
+            raise ValueError("the number of the database follows the host: redis://host:6379/0")
         return RedisUrl(topology, address)
     if not address.hosts:
         raise ValueError("name at least one host")

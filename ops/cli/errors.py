@@ -8,7 +8,7 @@ from asyncpg.exceptions import ClientConfigurationError, DataError
 
 from config.settings import BadSettings
 from ops.stack.settings import STORE_SETTINGS, given_settings
-from seckill.adapters.failures import store_failure
+from seckill.adapters.failures import store_failure, words
 from seckill.errors import SeckillError, UserMistake
 
 #: Of a file that cannot be written, and never of a link to a store.
@@ -23,7 +23,7 @@ def explained(error: Exception) -> tuple[str, int] | None:
         # Either a value cannot be used, then pydantic's error is the cause, or there is no stack.
         return str(error), 2 if error.__cause__ else 1
     if isinstance(error, ClientConfigurationError):  # of asyncpg, which reads the address itself
-        return f"SECKILL_POSTGRES_DSN: {error}", 2
+        return f"SECKILL_POSTGRES_DSN: {words(error)}", 2
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}", 1
     if isinstance(error, OSError) and error.errno in OF_FILES:

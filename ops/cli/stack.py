@@ -63,7 +63,9 @@ def status(as_json: Json = False) -> None:
         *([f"{'pool':<14}{pool['pid']:<10}see: seckill pool status"] if pool else []),
     )
     if stack is None:
-        raise SeckillError(f"nothing runs in {home}; start it: seckill up")
+        raise SeckillError(
+            f"nothing runs in {home}; start it: seckill up (only what it started is shown)"
+        )
     if found is None:
         if pid := pool_manager(home):
             log = home / "logs" / "pool.log"

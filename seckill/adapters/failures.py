@@ -11,6 +11,7 @@ Redis: the first word of an error reply. RabbitMQ: https://www.rabbitmq.com/amqp
 from __future__ import annotations
 
 import re
+import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -37,6 +38,8 @@ POSTGRESQL_KINDS: Mapping[str, FailureKind] = {
     "42": FailureKind.CONFIGURATION,  # a function, table, column or right is missing
     "42P05": FailureKind.UNAVAILABLE,  # a pooler gave us the session of another client
 }
+#: What the client says of a server without TLS, where the address asks for it.
+POSTGRESQL_WITHOUT_TLS = "rejected SSL upgrade"
 #: First words of Redis's error replies. Every other word, but for ERR, is UNAVAILABLE.
 REDIS_KINDS: Mapping[str, FailureKind | None] = {
     "NOAUTH": FailureKind.CONFIGURATION,
@@ -100,6 +103,9 @@ def store_failure(error: BaseException, store: str = "") -> Unavailable | None:
     if isinstance(error, TimeoutError):
         return _silent(store, error, TimedOut)
     if isinstance(error, OSError):
+        is_untrusted = isinstance(error, ssl.SSLCertVerificationError)
+        if is_untrusted or POSTGRESQL_WITHOUT_TLS in str(error):
+            return _refused(store, error, FailureKind.CONFIGURATION, "TLS")
         return _silent(store, error)
     return None
 

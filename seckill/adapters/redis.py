@@ -64,8 +64,11 @@ def connect(
         address = parse_redis_url(url)
         namespace.use_cluster(address.topology is RedisTopology.CLUSTER)
         return _client(url, address, timeout_s, kind, installation_id, wait)
-    except (TypeError, ValueError) as error:
+    except ValueError as error:
         raise UserMistake(f"SECKILL_REDIS_URL: {error}") from error
+    except TypeError as error:  # redis-py's: got an unexpected keyword argument 'name'
+        option = str(error).rpartition(" ")[2]
+        raise UserMistake(f"SECKILL_REDIS_URL: redis-py knows no option {option}") from error
 
 
 def _client(

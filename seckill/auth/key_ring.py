@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import combinations
 
 from seckill.errors import UserMistake
+
+log = logging.getLogger(__name__)
 
 #: Shorter secrets can be guessed offline from one ticket.
 SECRET_MIN = 32
@@ -60,4 +64,8 @@ def parse_all(texts: Mapping[str, str]) -> dict[str, KeyRing]:
             flaws.append(str(flaw))
     if flaws:
         raise UserMistake("; ".join(flaws))
+    for (one, ring), (other, other_ring) in combinations(rings.items(), 2):
+        if set(ring.keys.values()) & set(other_ring.keys.values()):
+            names = f"SECKILL_{one.upper()}", f"SECKILL_{other.upper()}"
+            log.warning("%s and %s have a key in common: give each its own", *names)
     return rings

@@ -28,7 +28,8 @@ async def refusal(http: ClientSession, method: str, path: str, **options):
 async def audited(db, http, action):
     """Return (sale, reason, details) of what a session's token is on record with."""
     rows = await db.fetch(
-        "SELECT sale_id, reason, details::text FROM audit WHERE actor = $1 AND action = $2",
+        "SELECT sale_id, reason, details::text FROM audit WHERE actor = $1 AND action = $2"
+        " ORDER BY audit_id",
         f"shop token {http.token_name}",
         action,
     )

@@ -12,6 +12,7 @@ from redis.exceptions import ResponseError
 
 from seckill.adapters import redis as redis_client
 from seckill.adapters.redis import CONNECTIONS_MAX, PIPELINE_MAX, SCRIPTS_UNDER_WAY, PipeliningRedis
+from seckill.errors import UserMistake
 from tests.lua.shop import Shop
 from tests.processes import eventually
 
@@ -162,3 +163,8 @@ async def test_a_call_without_a_waiting_caller_is_not_sent(
     calls[1].cancel()
     await asyncio.gather(*calls, return_exceptions=True)
     assert await redis.get("count") == b"3"
+
+
+def test_an_option_that_the_library_does_not_know_is_named() -> None:
+    with pytest.raises(UserMistake, match=r"SECKILL_REDIS_URL: redis-py knows no option 'colour'"):
+        redis_client.connect("redis://localhost/0?colour=red", timeout_s=1)

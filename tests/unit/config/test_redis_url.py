@@ -49,6 +49,7 @@ def test_one_server_is_as_before(url: str) -> None:
         ("redis+cluster://u:secret@one?ssl_ca_certs=/ca.pem", "needs TLS: begin with rediss"),
         ("rediss+cluster://u:secret@one?ssl_ca_certs=ca.pem", "must be an absolute path"),
         ("rediss://u:secret@one?ssl_keyfile=key.pem", "must be an absolute path"),
+        ("redis://u:secret@one/abc", "redis://host:6379/0"),
         ("redis+other://u:secret@one", "an address that begins with one of redis, rediss, unix"),
         (f"redis+cluster://u:secret@{','.join('abcdefghi')}", "name at most 8 hosts"),
     ],

@@ -120,3 +120,10 @@ async def test_ipv6_addresses_are_in_brackets(settings, services, store):
         port = free_port()
         with pytest.raises(Unavailable, match=rf" at \[::1\]:{port} does not answer: "):
             await greet(store, of_hosts(address, f"[::1]:{port}"))
+
+
+async def test_a_server_without_tls_is_no_outage_where_the_address_asks_for_it(settings):
+    mark = "&" if "?" in settings.postgres_dsn else "?"
+    with pytest.raises(Unavailable, match=r"refuses: .* rejected SSL upgrade") as caught:
+        await ask_postgresql(f"{settings.postgres_dsn}{mark}sslmode=require")
+    assert caught.value.kind is FailureKind.CONFIGURATION

@@ -1,5 +1,7 @@
 """What errors of stores mean, by class: also those that no list has."""
 
+import ssl
+
 import asyncpg
 import pytest
 from aiormq.exceptions import (
@@ -74,6 +76,8 @@ def postgresql(sqlstate: str) -> Exception:
         (ConnectionNotAllowed("NOT_ALLOWED - vhost shop not found"), CONFIGURATION),
         (ChannelAccessRefused("ACCESS_REFUSED"), CONFIGURATION),
         (ConnectionResetError(104, "reset"), UNAVAILABLE),
+        (ssl.SSLCertVerificationError(1, "self-signed certificate"), CONFIGURATION),
+        (ConnectionError('PostgreSQL server at "db:5432" rejected SSL upgrade'), CONFIGURATION),
     ],
 )
 def test_a_failure_of_a_store_is_judged_by_its_class(error: Exception, kind: FailureKind) -> None:

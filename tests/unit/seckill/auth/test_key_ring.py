@@ -72,3 +72,10 @@ def test_white_space_in_a_key_is_refused(text: str) -> None:
 def test_the_flaws_of_several_rings_are_named_at_once() -> None:
     with pytest.raises(UserMistake, match=r"SECKILL_A: .*; SECKILL_C is not set"):
         parse_all({"a": "k:short", "b": f"k:{SECRET}", "c": ""})
+
+
+def test_a_key_that_two_rings_have_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    parse_all({"a": f"k:{SECRET}", "b": f"old:{SECRET[::-1]}x,new:{SECRET}", "c": f"k:{SECRET}x"})
+    assert [record.getMessage() for record in caplog.records] == [
+        "SECKILL_A and SECKILL_B have a key in common: give each its own"
+    ]
