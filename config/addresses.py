@@ -7,7 +7,9 @@ lists, and newer versions of it refuse some of them.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import parse_qs
 
 #: Scheme, user and password, hosts, and the rest. A password with a "/" ends the hosts too early.
@@ -78,6 +80,16 @@ def parse_address(url: str) -> Address:
     default_port = DEFAULT_PORTS.get(scheme, POSTGRESQL_PORT)
     names = hosts.split(",") if hosts else []
     return Address(scheme, user or "", tuple(_host(name, default_port) for name in names), rest)
+
+
+def check_files(options: Mapping[str, str], names: Iterable[str]) -> None:
+    """Raise ValueError if one of these options names a file by a relative path."""
+    for name in names:
+        if (file := options.get(name)) and not Path(file).is_absolute():
+            raise ValueError(
+                f"the file of {name} must be an absolute path, because processes run in other "
+                "directories"
+            )
 
 
 def _host(text: str, default_port: int) -> Host:

@@ -14,7 +14,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, PlainValidator
 from pydantic_settings import NoDecode
 
-from config.addresses import parse_address
+from config.addresses import check_files, parse_address
 from config.redis_url import parse_redis_url
 
 Network = IPv4Network | IPv6Network
@@ -31,7 +31,9 @@ HOSTS_MAX = 8
 #: only reads is of no use here.
 SESSION_ATTRS = "target_session_attrs"
 SESSIONS = ("", "any", "primary", "read-write")
-POSTGRESQL_TLS_FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
+#: Options of TLS that name files. A client that cannot read one seems to wait for the server.
+POSTGRESQL_FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
+AMQP_FILES = ("cafile", "certfile", "keyfile")
 
 #: An Origin as browsers send it: lower case, no path, no default port.
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9.-]+|\[[0-9a-f:.]+\])(?::\d{1,5})?")
@@ -88,29 +90,36 @@ def _network(item: str) -> Network:
     return network
 
 
-def _address(*schemes: str, hosts_max: int = 1) -> Callable[[str], str]:
+def _address(
+    *schemes: str, hosts_max: int = 1, files: tuple[str, ...] = ()
+) -> Callable[[str], str]:
     def check(text: str) -> str:
         if not text:  # not configured
             return text
         if text.partition("://")[0] not in schemes:
             known = " or ".join(f"{scheme}://" for scheme in schemes)
             raise ValueError(f"an address that begins with {known} is needed")
-        if len(parse_address(text).hosts) > hosts_max:
+        address = parse_address(text)
+        if len(address.hosts) > hosts_max:
             raise ValueError("one host is needed here, not a list")
+        given = {name: address.query(name) for name in files}
+        check_files(given, files)
+        for name, file in given.items():
+            if file and not os.access(file, os.R_OK):
+                raise ValueError(f"the file of {name} cannot be read: {file}")
         return text
 
     return check
 
 
 def _postgresql(text: str) -> str:
-    check = _address("postgresql", "postgres", hosts_max=HOSTS_MAX)
+    check = _address("postgresql", "postgres", hosts_max=HOSTS_MAX, files=POSTGRESQL_FILES)
     if (wanted := check(text) and parse_address(text).query(SESSION_ATTRS)) not in SESSIONS:
         raise ValueError(f"{SESSION_ATTRS} {wanted!r} is none of: {', '.join(SESSIONS[1:])}")
-    for name in POSTGRESQL_TLS_FILES if text else ():
-        file = parse_address(text).query(name)
-        if file and not os.access(file, os.R_OK):  # its client would wait for the server instead
-            raise ValueError(f"the file of {name} cannot be read: {file}")
     return text
+
+
+_amqp = _address("amqp", "amqps", hosts_max=HOSTS_MAX, files=AMQP_FILES)
 
 
 def _redis(text: str) -> str:
@@ -127,6 +136,6 @@ Timeouts = Annotated[frozenset[str], NoDecode, PlainValidator(parse_timeouts), _
 
 Currency = Annotated[str, AfterValidator(parse_currency)]
 RedisUrl = Annotated[str, AfterValidator(_redis)]
-AmqpUrl = Annotated[str, AfterValidator(_address("amqp", "amqps", hosts_max=HOSTS_MAX))]
+AmqpUrl = Annotated[str, AfterValidator(_amqp)]
 PostgresDsn = Annotated[str, AfterValidator(_postgresql)]
 HttpUrl = Annotated[str, AfterValidator(_address("http", "https"))]

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlencode
 
-from config.addresses import Address, Host, parse_address
+from config.addresses import Address, Host, check_files, parse_address
 
 
 class RedisTopology(StrEnum):
@@ -85,7 +84,7 @@ def parse_redis_url(text: str) -> RedisUrl:
                 "one host is needed here, not a list; several are written as "
                 "redis+sentinel://one,two,three/master or redis+cluster://one,two,three"
             )
-        _check_files(_query(address))
+        check_files(_query(address), TLS_FILES)
         database = address.rest.partition("?")[0].strip("/")
         if address.scheme != "unix" and database and not database.isdecimal():
             raise ValueError("the number of the database follows the host: redis://host:6379/0")
@@ -120,14 +119,5 @@ def _tls(address: Address, options: dict[str, str], others: tuple[str, ...]) -> 
     found = {name: value for name, value in options.items() if name in TLS}
     if found and not address.scheme.startswith("rediss"):
         raise ValueError(f"the option {min(found)!r} needs TLS: begin with rediss")
-    _check_files(found)
+    check_files(found, TLS_FILES)
     return found
-
-
-def _check_files(options: dict[str, str]) -> None:
-    for name in TLS_FILES:
-        if (file := options.get(name)) and not Path(file).is_absolute():
-            raise ValueError(
-                f"the file of {name} must be an absolute path, because processes run in other "
-                "directories"
-            )

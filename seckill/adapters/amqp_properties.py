@@ -19,7 +19,7 @@ _unmarshal = ContentHeader.unmarshal
 
 def tolerate_unreadable_properties() -> None:
     """Make the library do so for every link of this process; a second call changes nothing."""
-    ContentHeader.unmarshal = _unmarshal_tolerantly  # type: ignore[assignment]  # a method
+    ContentHeader.unmarshal = _unmarshal_tolerantly  # type: ignore[assignment]  # a static one
 
 
 def _unmarshal_tolerantly(header: ContentHeader, data: bytes) -> None:

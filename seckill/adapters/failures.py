@@ -11,7 +11,6 @@ Redis: the first word of an error reply. RabbitMQ: https://www.rabbitmq.com/amqp
 from __future__ import annotations
 
 import re
-import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -38,8 +37,6 @@ POSTGRESQL_KINDS: Mapping[str, FailureKind] = {
     "42": FailureKind.CONFIGURATION,  # a function, table, column or right is missing
     "42P05": FailureKind.UNAVAILABLE,  # a pooler gave us the session of another client
 }
-#: What the client says of a server without TLS, where the address asks for it.
-POSTGRESQL_WITHOUT_TLS = "rejected SSL upgrade"
 #: First words of Redis's error replies. Every other word, but for ERR, is UNAVAILABLE.
 REDIS_KINDS: Mapping[str, FailureKind | None] = {
     "NOAUTH": FailureKind.CONFIGURATION,
@@ -68,6 +65,11 @@ SCRIPT_REPLY = re.compile(r"user_script:(?: ?\d+:)? -?([A-Z]{3,})\b")
 #: What the client library makes of the reply to a command in a pipeline.
 PIPELINED = re.compile(
     r"^Command # \d+ \(.*\) of pipeline caused error: \((['\"])(.*?)\1,.*\)$", re.DOTALL
+)
+#: What clients of all stores say of a server whose TLS is not what the address asks for: OpenSSL's
+#: reasons, in the words of each client, and asyncpg's own for PostgreSQL without TLS.
+WRONG_TLS = re.compile(
+    r"\[SSL: \w*(?:CERTIFICATE|ALERT|VERSION|PROTOCOL)\w*\]|rejected SSL upgrade"
 )
 #: Replies that a link to the wrong node gets: the links are dropped, the next one may lead right.
 WRONG_NODE = frozenset({"READONLY", "MASTERDOWN", "LOADING", "CLUSTERDOWN"})
@@ -103,9 +105,6 @@ def store_failure(error: BaseException, store: str = "") -> Unavailable | None:
     if isinstance(error, TimeoutError):
         return _silent(store, error, TimedOut)
     if isinstance(error, OSError):
-        is_untrusted = isinstance(error, ssl.SSLCertVerificationError)
-        if is_untrusted or POSTGRESQL_WITHOUT_TLS in str(error):
-            return _refused(store, error, FailureKind.CONFIGURATION, "TLS")
         return _silent(store, error)
     return None
 
@@ -195,4 +194,7 @@ def _refused(store: str, error: BaseException, kind: FailureKind, code: str) -> 
 def _silent(
     store: str, error: BaseException, failure: type[Unavailable] = Unavailable
 ) -> Unavailable:
-    return failure(f"{STORE_NAMES[store]} does not answer: {words(error)}", store=store)
+    said = words(error)
+    if WRONG_TLS.search(said):
+        return _refused(store, error, FailureKind.CONFIGURATION, "TLS")
+    return failure(f"{STORE_NAMES[store]} does not answer: {said}", store=store)

@@ -67,8 +67,8 @@ def connect(
     except ValueError as error:
         raise UserMistake(f"SECKILL_REDIS_URL: {error}") from error
     except TypeError as error:  # redis-py's: got an unexpected keyword argument 'name'
-        option = str(error).rpartition(" ")[2]
-        raise UserMistake(f"SECKILL_REDIS_URL: redis-py knows no option {option}") from error
+        scheme, option = url.partition("://")[0], str(error).rpartition(" ")[2]
+        raise UserMistake(f"SECKILL_REDIS_URL: {scheme}:// has no option {option}") from error
 
 
 def _client(

@@ -43,7 +43,7 @@ class KeyRing:
                     f"{setting}: white space in a key; programs that strip it and programs that "
                     "do not would sign differently"
                 )
-            if secret.encode()[:SECRET_COUNTS] in {key[:SECRET_COUNTS] for key in keys.values()}:
+            if secret.encode()[:SECRET_COUNTS] in _parts_that_count(keys):
                 raise UserMistake(
                     f"{setting}: two keys begin with the same {SECRET_COUNTS} bytes; "
                     "what one of them signs the other would accept"
@@ -65,7 +65,11 @@ def parse_all(texts: Mapping[str, str]) -> dict[str, KeyRing]:
     if flaws:
         raise UserMistake("; ".join(flaws))
     for (one, ring), (other, other_ring) in combinations(rings.items(), 2):
-        if set(ring.keys.values()) & set(other_ring.keys.values()):
+        if _parts_that_count(ring.keys) & _parts_that_count(other_ring.keys):
             names = f"SECKILL_{one.upper()}", f"SECKILL_{other.upper()}"
             log.warning("%s and %s have a key in common: give each its own", *names)
     return rings
+
+
+def _parts_that_count(keys: Mapping[str, bytes]) -> set[bytes]:
+    return {key[:SECRET_COUNTS] for key in keys.values()}

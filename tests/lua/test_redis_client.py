@@ -166,5 +166,5 @@ async def test_a_call_without_a_waiting_caller_is_not_sent(
 
 
 def test_an_option_that_the_library_does_not_know_is_named() -> None:
-    with pytest.raises(UserMistake, match=r"SECKILL_REDIS_URL: redis-py knows no option 'colour'"):
+    with pytest.raises(UserMistake, match=r"SECKILL_REDIS_URL: redis:// has no option 'colour'"):
         redis_client.connect("redis://localhost/0?colour=red", timeout_s=1)

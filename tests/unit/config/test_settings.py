@@ -55,6 +55,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("SECKILL_POSTGRES_DSN", "127.0.0.1:5432"),
         ("SECKILL_POSTGRES_DSN", "postgresql://one,two/db?target_session_attrs=standby"),
         ("SECKILL_POSTGRES_DSN", "postgresql://one/db?sslmode=verify-full&sslrootcert=system"),
+        ("SECKILL_POSTGRES_DSN", "postgresql://one/db?sslmode=verify-full&sslrootcert=/none/ca"),
+        ("SECKILL_AMQP_URL", "amqps://one/?cafile=/none/ca.pem"),
         ("SECKILL_REDIS_URL", "redis://one:6379,two:6379/0"),
         ("SECKILL_PROVIDER_URL", "http://one,two"),
         ("SECKILL_CURRENCY", "eur"),

@@ -26,6 +26,7 @@ from seckill.adapters.failures import POSTGRESQL, is_wrong_node, store_failure
 from seckill.errors import FailureKind, TimedOut, Unavailable
 
 UNAVAILABLE, TRANSIENT, CONFIGURATION = FailureKind
+UNTRUSTED = "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: self-signed certificate"
 #: How Redis 6 begins the error of a script.
 SIX = "ERR Error running script (call to f_1f): @user_script:8: @user_script: 8:"
 
@@ -76,7 +77,12 @@ def postgresql(sqlstate: str) -> Exception:
         (ConnectionNotAllowed("NOT_ALLOWED - vhost shop not found"), CONFIGURATION),
         (ChannelAccessRefused("ACCESS_REFUSED"), CONFIGURATION),
         (ConnectionResetError(104, "reset"), UNAVAILABLE),
-        (ssl.SSLCertVerificationError(1, "self-signed certificate"), CONFIGURATION),
+        (ssl.SSLCertVerificationError(1, UNTRUSTED), CONFIGURATION),
+        (RedisConnectionError(f"Error 1 connecting to h:1. {UNTRUSTED}"), CONFIGURATION),
+        (AMQPConnectionError(1, UNTRUSTED), CONFIGURATION),
+        (ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER] wrong version number"), CONFIGURATION),
+        (ssl.SSLError(1, "[SSL: TLSV13_ALERT_CERTIFICATE_REQUIRED] alert"), CONFIGURATION),
+        (ssl.SSLEOFError(8, "[SSL: UNEXPECTED_EOF_WHILE_READING] EOF"), UNAVAILABLE),
         (ConnectionError('PostgreSQL server at "db:5432" rejected SSL upgrade'), CONFIGURATION),
     ],
 )
