@@ -133,10 +133,11 @@ class Outages:
         outage.look, now = None, time.monotonic()
         if outage.worked_at < outage.failed_at:
             return  # the next success looks again
+        left_s = outage.failed_at + outage.quiet_s - now
         # While this process stood still, nothing could fail.
         stood_still = now - due > LATE_S
-        begin_again = stood_still or store in self._waiting.values()
-        left_s = outage.quiet_s if begin_again else outage.failed_at + outage.quiet_s - now
+        if stood_still or store in self._waiting.values():
+            left_s = max(left_s, QUIET_S)
         if left_s > 0:
             self._look_later(store, outage, left_s)
             return

@@ -178,7 +178,8 @@ async def until_calm(stack: Stack, store: str) -> None:
         await eventually(is_calm, "", within_s=CALM_S)
     except AssertionError:
         later = await all_troubles()
-        found = "\n".join([*sorted(before - later), "became", *sorted(later - before)])
+        waits = (line for line in later if "role_held" in line and line.endswith(" 1.0"))
+        found = "\n".join([*sorted(before - later), "became", *sorted(later - before), *waits])
         raise AssertionError(f"{stack.outage_of(store)}\nwhile it should end:\n{found}") from None
 
 

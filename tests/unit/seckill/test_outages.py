@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 
@@ -131,3 +133,30 @@ async def test_an_outage_lasts_as_long_as_something_waits(logged) -> None:
         return len(lines_of("PostgreSQL", lines)) == 2
 
     await eventually(is_over, "the end is logged")
+
+
+async def test_a_relapse_that_something_waits_for_is_looked_at_soon_again(monkeypatch) -> None:
+    """Not after another whole RELAPSE_S: that has passed since the last failure."""
+    clock, looks = SimpleNamespace(now=0.0), []
+    monkeypatch.setattr(outages, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(asyncio.get_running_loop(), "call_later", lambda *call: looks.append(call))
+
+    def look() -> float:
+        delay_s, call, *arguments = looks.pop()
+        clock.now += delay_s
+        call(*arguments)
+        return delay_s
+
+    under_test = Outages()
+    under_test.logs = True
+    delays_s = []
+    for who in (None, "a role"):
+        under_test.failed(failure("does not answer"))
+        under_test.worked("redis")
+        if who:
+            under_test.wait_for("redis", who)
+        delays_s.append(look())
+    under_test.go_on("a role")
+    delays_s.append(look())
+    assert delays_s == [outages.QUIET_S, outages.RELAPSE_S, outages.QUIET_S]
+    assert not looks, "it is over"
