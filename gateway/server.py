@@ -8,7 +8,7 @@ import logging
 import resource
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import cast
 
@@ -25,7 +25,7 @@ from gateway.overload.aiohttp_protocol import AiohttpProtocol, ProblemProtocol
 from gateway.overload.concurrency_limit import GRABS_IN_FLIGHT, OTHERS_IN_FLIGHT
 from gateway.overload.connection_limits import ConnectionLimits
 from gateway.overload.listeners import Listeners
-from gateway.overload.tls_acceptor import HANDSHAKES_MAX, TlsServer
+from gateway.overload.tls_acceptor import HANDSHAKES_MAX
 from gateway.shop.app import create_shop_app
 from gateway.tls import public_context
 from seckill import metrics
@@ -156,7 +156,7 @@ async def _listen_for_programs(
         listener = await asyncio.get_running_loop().create_server(
             port, settings.shop_host, settings.shop_port, reuse_port=True, ssl=tls
         )
-    _drop_clients_that_read_nothing(listener, settings.keepalive_s)
+    _drop_clients_that_read_nothing(listener.sockets, settings.keepalive_s)
     return listener
 
 
@@ -216,13 +216,13 @@ def _connections(app: web.Application, server: web.Server) -> ConnectionFactory:
 
 
 def _drop_clients_that_read_nothing(
-    listener: asyncio.Server | TlsServer, patience_s: float
+    listening_sockets: Iterable[socket.socket], patience_s: float
 ) -> None:
     """Bound how long a client may leave an answer unread, or be gone; the kernel then closes.
 
     Each connection inherits both options from the listener.
     """
-    for listening_socket in listener.sockets:
+    for listening_socket in listening_sockets:
         listening_socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         listening_socket.setsockopt(
             socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(patience_s * 1000)

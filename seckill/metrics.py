@@ -126,6 +126,10 @@ LOOP_LAG_SECONDS = HotHistogram(
 RESET = Counter(
     "seckill_connections_reset", "Connections reset because they waited too long to be accepted"
 )
+PORT_CLOSED = Counter(
+    "seckill_port_closed_seconds",
+    "Time in which new connections were refused, because those before them took all of it",
+)
 EVICTED = Counter(
     "seckill_connections_evicted", "Idle connections closed because all places were taken"
 )

@@ -137,6 +137,11 @@ EDGE = (
         },
     ),
     Panel(
+        "Part of the time in which the port is closed",
+        {"{{instance}}": "rate(seckill_port_closed_seconds_total[1m])"},
+        "percentunit",
+    ),
+    Panel(
         "Connections ended by us",
         {
             "reset": "sum(rate(seckill_connections_reset_total[1m]))",

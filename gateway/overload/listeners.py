@@ -1,61 +1,50 @@
-"""The listening sockets of a process, and what becomes of connections that wait too long for it.
+"""Who is let in: a port that is closed for moments, so that nobody who is in waits too long.
 
-The event loop accepts one connection a turn from each listening socket. With one socket, a process
-that is busy accepts slowly, its accept queue fills, and the kernel then drops what comes: clients
-try again after 1, 3 and 7 s, unseen by anything here. So a process listens by several sockets on
-one port (SO_REUSEPORT), each with a queue of its own.
-
-Above capacity a queue grows all the same, and every buyer in it would be served late. So its wait
-is measured, many times a second. A socket whose queue takes longer than the budget is replaced:
-when it is closed, the kernel resets all connections that wait in it, at once and for next to
-nothing, while refusing them one by one would take the time in which others are served. What is
-accepted has waited no longer than the budget.
+Above capacity the accept queue only grows, and every buyer in it would be served late. To refuse
+them one by one takes the time in which others are served, and even the kernel's reset of a
+connection does. So when more wait than can be served in time, they are taken in and the port is
+closed until they are: the kernel itself refuses who comes then, before there is a connection, and
+this process does nothing for it. A client hears at once that nobody listens, and that it has sent
+nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import socket
 import ssl
-import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from gateway.overload.tls_acceptor import Handshakes, TlsServer, listen
+from gateway.overload.listening_port import BACKLOG, ListeningPort
 from seckill import metrics
 
 log = logging.getLogger(__name__)
 
-#: Listening sockets of one process: connections that are accepted in one turn of the loop. A grab
-#: takes some 20 turns from its accept to its answer, so more of them make all answers later.
-SOCKETS = 4
-#: Connections that the kernel holds for each of them.
-BACKLOG = 4096
-#: Time between two looks at the queues: 4 system calls of a third of a microsecond each.
+#: Time between two looks at the queue: 4 system calls of a third of a microsecond each.
 LOOK_S = 0.01
 #: The same while nothing waits: a busy queue is seen so much later, and a process at rest wakes up
 #: a third as often.
 IDLE_LOOK_S = 0.03
-#: How long a connection may wait to be accepted. With what follows, an answer takes a quarter of a
-#: second at the most, which is still felt as at once.
+#: How long the first of the queue may wait to be accepted: a burst, or what came while the machine
+#: stood still, is worked off. With what follows, an answer takes a quarter of a second at the most,
+#: which is still felt as at once.
 ACCEPT_WAIT_MAX_S = 0.1
-#: The same while the overload lasts. A burst may wait for the longer time, to be worked off. A
-#: queue that only grows is no use to a buyer by being longer.
-OVERLOADED_WAIT_MAX_S = 0.05
-#: The overload lasts until nothing has been reset for so long.
+#: While an overload lasts: what waits may take so long to be accepted, at the rate of late. A queue
+#: that only grows is no use to a buyer by being longer.
+OVERLOADED_WAIT_MAX_S = 0.04
+#: What is taken in when the port is closed: as many as are accepted in so long. Others are reset.
+TAKEN_S = 0.06
+#: The overload lasts until the port has been open for so long.
 OVERLOADED_S = 0.25
-#: Turns of the event loop in which a closing port takes what comes meanwhile; each takes one
-#: connection from each socket.
-CLOSING_TURNS = 100
-#: `tcpi_unacked` in `struct tcp_info`: of a listening socket, the length of its accept queue.
-_UNACKED = slice(24, 28)
+#: Of those that were taken in, so many begin at a time.
+AT_A_TIME = 8
 
 
 class Listeners:
-    """Listens on one port by several sockets; each connection gets a protocol of `factory`."""
+    """Listens on one port; each connection gets a protocol of `factory`."""
 
     def __init__(
         self,
@@ -64,17 +53,15 @@ class Listeners:
         port: int,
         *,
         tls: ssl.SSLContext | None,
-        prepare: Callable[[asyncio.Server | TlsServer], None],
+        prepare: Callable[[Iterable[socket.socket]], None],
     ) -> None:
-        self._factory, self._host, self._port, self._tls = factory, host, port, tls
-        #: Sets what each connection inherits from its listening socket.
-        self._prepare = prepare
+        self._factory, self._host, self._number = factory, host, port
+        self._port = ListeningPort(self._accepted, tls=tls, prepare=prepare)
         self._loop = asyncio.get_running_loop()
-        self._handshakes = Handshakes()
-        self._open: list[_ListeningSocket] = []
-        #: Whether the last try to listen anew failed; that is logged once.
-        self._fails = False
-        self._reset_at = float("-inf")
+        self._queue = AcceptQueue()
+        #: Taken in, to be served in this order.
+        self._taken: deque[socket.socket] = deque()
+        self._closes = False
         self._looking: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -85,131 +72,118 @@ class Listeners:
                 most,
                 BACKLOG,
             )
-        for _ in range(SOCKETS):
-            listener = await self._listen()
-            self._port = listener.server.sockets[0].getsockname()[1]  # should it be 0: any
-            self._open.append(listener)
+        await self._port.bind(self._host, self._number)
+        await self._port.open()
         metrics.ACCEPT_QUEUE.set_function(self.waiting)
-        self._looking = asyncio.create_task(self._look_on(), name="accept queues")
+        self._looking = asyncio.create_task(self._look_on(), name="accept queue")
 
     def waiting(self) -> int:
-        """Return how many connections wait to be accepted."""
-        return sum(listener.waiting() for listener in self._open)
+        """Return how many connections wait for their turn."""
+        return self._port.waiting() + len(self._taken)
 
     async def close(self) -> None:
-        """Listen no more, once nothing waits; if more always comes, what is left is reset."""
+        """Listen no more, and begin with what waits."""
+        self._closes = True
         if self._looking is not None:
-            self._looking.cancel()
-        turns = CLOSING_TURNS + max((listener.waiting() for listener in self._open), default=0)
-        while turns and self.waiting():
-            turns -= 1
-            await asyncio.sleep(0)  # a turn of the loop accepts one from each socket
-        for listener in self._open:
-            listener.close()
-        self._open.clear()
+            await self._looking
+        self._taken.extend(self._port.close()[0])
+        self._port.release()
+        await self._serve_taken()
 
-    async def _listen(self) -> _ListeningSocket:
-        listener = _ListeningSocket(self._factory)
-        if self._tls is None:
-            listener.server = await self._loop.create_server(
-                listener, self._host, self._port, reuse_port=True, backlog=BACKLOG
-            )
-        else:
-            listening = listen(self._host, self._port, BACKLOG)
-            listener.server = TlsServer(listener, listening, self._tls, self._handshakes)
-        self._prepare(listener.server)
-        listener.watch()
-        return listener
-
-    async def _look_on(self) -> None:
-        while True:
-            is_busy = any(listener.is_busy for listener in self._open)
-            await asyncio.sleep(LOOK_S if is_busy else IDLE_LOOK_S)
-            now = self._loop.time()
-            lasts = now - self._reset_at < OVERLOADED_S
-            wait_max_s = OVERLOADED_WAIT_MAX_S if lasts else ACCEPT_WAIT_MAX_S
-            late = [n for n, each in enumerate(self._open) if each.is_late(now, wait_max_s)]
-            if late:
-                self._reset_at = now
-                await asyncio.gather(*(self._replace(n, self._open[n]) for n in late))
-
-    async def _replace(self, n: int, listener: _ListeningSocket) -> None:
-        """Reset what waits at one socket; the new one first, so that the port is never closed."""
-        try:
-            self._open[n] = await self._listen()
-        except OSError as error:  # out of open files, say: then what waits has to wait
-            if not self._fails:
-                log.error("cannot listen anew, connections wait: %s", error)
-            self._fails = True
-            return
-        self._fails = False
-        metrics.RESET.inc(listener.waiting())
-        listener.close()
-
-
-def _somaxconn() -> int:
-    return int(Path("/proc/sys/net/core/somaxconn").read_text())
-
-
-class _ListeningSocket:
-    """One listening socket (with a host of several addresses, one each), and its accept queue."""
-
-    def __init__(self, factory: Callable[[], asyncio.BaseProtocol]) -> None:
-        self.server: asyncio.Server | TlsServer
-        #: To ask the kernel by: through the event loop's own it costs 2.6 us instead of 0.3.
-        self._sockets: list[socket.socket] = []
-        self._factory = factory
-        self._accepted = 0
-        #: When it was looked at, and how many had come by then; only those that still tell us
-        #: how long the head of the queue has waited.
-        self._looks: deque[tuple[float, int]] = deque()
-        self._was_late = False
-
-    def __call__(self) -> asyncio.BaseProtocol:
+    def _accepted(self) -> asyncio.BaseProtocol:
         """Make the protocol of a connection that was just accepted."""
-        self._accepted += 1
+        self._queue.accepted += 1
         return self._factory()
 
-    def watch(self) -> None:
-        """Ask the kernel about the server's sockets from now on."""
-        self._sockets = [
-            socket.socket(fileno=os.dup(listening.fileno())) for listening in self.server.sockets
-        ]
+    async def _look_on(self) -> None:
+        while not self._closes:
+            await asyncio.sleep(LOOK_S if self._queue.is_busy else IDLE_LOOK_S)
+            if self._queue.is_late(self._loop.time(), self._port.waiting()):
+                await self._refuse()
 
-    def close(self) -> None:
-        """Listen no more; what waits in the accept queue is reset."""
-        self.server.close()
-        for listening in self._sockets:
-            listening.close()
+    async def _refuse(self) -> None:
+        """Close the port until those are served who can be in time."""
+        closed_at = self._loop.time()
+        taken, others = self._port.close(most=self._queue.room(closed_at))
+        metrics.RESET.inc(others)
+        self._taken.extend(taken)
+        await self._serve_taken()
+        fails = False
+        while not self._port.is_open and not self._closes:
+            try:
+                await self._port.open()
+            except OSError as error:  # out of open files, say
+                if not fails:
+                    log.error("cannot listen again, connections are refused: %s", error)
+                fails = True
+                await asyncio.sleep(LOOK_S)
+        now = self._loop.time()
+        metrics.PORT_CLOSED.inc(now - closed_at)
+        self._queue.opened(now)
+
+    async def _serve_taken(self) -> None:
+        async def serve() -> None:
+            while self._taken:
+                await self._port.serve(self._taken.popleft())
+
+        await asyncio.gather(*(serve() for _ in range(AT_A_TIME)))
+
+
+class AcceptQueue:
+    """How long those have to wait who are not accepted yet."""
+
+    def __init__(self) -> None:
+        #: Connections accepted so far.
+        self.accepted = 0
+        #: When it was looked at, how many were accepted and how many had come by then; only those
+        #: that still tell us how long the head of the queue has waited.
+        self._looks: deque[tuple[float, int, int]] = deque()
+        self._was_late = False
+        #: When the port was last closed, and how many were accepted by then.
+        self._closed = 0.0, 0
+        self._opened_at = float("-inf")
+        #: Connections that are accepted in a second, as of the last overload.
+        self._per_s = 0.0
 
     @property
     def is_busy(self) -> bool:
         """Tell whether connections waited at the last look."""
         return bool(self._looks)
 
-    def waiting(self) -> int:
-        """Return how many connections wait in its accept queue."""
-        return sum(
-            int.from_bytes(
-                listening.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _UNACKED.stop)[_UNACKED],
-                sys.byteorder,
-            )
-            for listening in self._sockets
-        )
+    def is_late(self, now: float, waiting: int) -> bool:
+        """Look, and tell whether those who wait would be late.
 
-    def is_late(self, now: float, wait_max_s: float = ACCEPT_WAIT_MAX_S) -> bool:
-        """Look, and tell whether the head of the queue has waited too long at two looks in a row.
-
-        At the first look after the process stood still, what came meanwhile was not its turn yet.
+        That is so when the head has waited too long at two looks in a row: at the first look after
+        the process stood still, what came meanwhile was not its turn yet. While an overload lasts,
+        it is so when more wait than are accepted in good time.
         """
-        was_late, self._was_late = self._was_late, self._wait_s(now) > wait_max_s
+        was_late, self._was_late = self._was_late, self._wait_s(now, waiting) > ACCEPT_WAIT_MAX_S
+        lasts = now - self._opened_at < OVERLOADED_S
+        if lasts and waiting > self._per_s * OVERLOADED_WAIT_MAX_S:
+            return True
         return was_late and self._was_late
 
-    def _wait_s(self, now: float) -> float:
+    def room(self, now: float) -> int:
+        """Return how many of those who wait can be served in time, as the port is closed now."""
+        lasts = now - self._opened_at < OVERLOADED_S
+        since, accepted = self._closed if lasts else self._looks[0][:2]
+        self._closed = now, self.accepted
+        self._per_s = (self.accepted - accepted) / max(now - since, LOOK_S)
+        return int(self._per_s * TAKEN_S) if lasts else 0
+
+    def opened(self, now: float) -> None:
+        """Note that the port is open again, and nobody waits."""
+        self._opened_at, self._was_late = now, False
+        self._looks.clear()
+
+    def _wait_s(self, now: float, waiting: int) -> float:
         """Return for how long at least the head of the queue has waited, as looks tell so far."""
-        waiting = self.waiting()
-        while self._looks and (self._looks[0][1] <= self._accepted or not waiting):
+        while self._looks and (self._looks[0][2] <= self.accepted or not waiting):
             self._looks.popleft()  # all that had come by then are accepted
         if waiting:
-            self._looks.append((now, self._accepted + waiting))
+            self._looks.append((now, self.accepted, self.accepted + waiting))
         return now - self._looks[0][0] if self._looks else 0.0
+
+
+def _somaxconn() -> int:
+    return int(Path("/proc/sys/net/core/somaxconn").read_text())

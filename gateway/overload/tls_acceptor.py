@@ -111,24 +111,3 @@ class TlsServer:
             accepted.setblocking(False)
             # The factory is called now: Listeners counts by it what was accepted.
             self._handshakes.begin(self._factory(), accepted, self._tls)
-
-
-def listen(host: str, port: int, backlog: int) -> socket.socket:
-    """Return a socket that listens on the port, which others may share; raise OSError if not."""
-    family, kind, proto, _, address = socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
-    listening = socket.socket(family, kind, proto)
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        # Who connects and says nothing stays with the kernel for so long, and costs us nothing. If
-        # this socket is closed meanwhile, it hears a reset when it speaks.
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, int(HANDSHAKE_S))
-        listening.bind(address)
-        listening.listen(backlog)
-        listening.setblocking(False)
-    except OSError:
-        listening.close()
-        raise
-    return listening

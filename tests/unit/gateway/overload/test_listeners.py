@@ -1,123 +1,220 @@
-"""A queue is late when its head has waited too long, at two looks in a row."""
+"""A queue is late when its head has waited too long; the port is closed until that is served."""
 
 from __future__ import annotations
 
-import itertools
+import asyncio
+import errno
 import socket
 from asyncio import Protocol
-from collections.abc import Iterable
-from types import SimpleNamespace
-from typing import Any, cast
+from collections.abc import AsyncIterator
+from contextlib import ExitStack
 
 import pytest
+from prometheus_client import Counter
 
 from gateway.overload.listeners import (
     ACCEPT_WAIT_MAX_S,
-    CLOSING_TURNS,
     LOOK_S,
+    OVERLOADED_S,
     OVERLOADED_WAIT_MAX_S,
+    TAKEN_S,
+    AcceptQueue,
     Listeners,
-    _ListeningSocket,
 )
+from seckill import metrics
 
-
-class Queue(_ListeningSocket):
-    """An accept queue of the test's own."""
-
-    def __init__(self) -> None:
-        super().__init__(Protocol)
-        self.length = 0
-
-    def waiting(self) -> int:
-        return self.length
-
-    def accept(self, count: int) -> None:
-        for _ in range(count):
-            self()
-        self.length -= count
-
-
-@pytest.fixture
-def queue() -> Queue:
-    return Queue()
-
-
+Address = tuple[str, int]
 LATE_S = ACCEPT_WAIT_MAX_S + LOOK_S
 
 
-def test_a_head_that_is_not_accepted_makes_the_queue_late(queue: Queue) -> None:
-    queue.length = 1
-    looks = [queue.is_late(now) for now in (0.0, ACCEPT_WAIT_MAX_S, LATE_S, LATE_S + LOOK_S)]
+@pytest.fixture
+def queue() -> AcceptQueue:
+    return AcceptQueue()
+
+
+def overloaded(queue: AcceptQueue, per_s: int) -> float:
+    """Close the port for a first overload at which so many are accepted, and open it again."""
+    queue.is_late(0.0, 10_000)
+    queue.accepted += per_s
+    assert queue.room(1.0) == 0
+    queue.opened(1.0)
+    return 1.0
+
+
+def test_a_head_that_is_not_accepted_makes_the_queue_late(queue: AcceptQueue) -> None:
+    looks = [queue.is_late(now, 1) for now in (0.0, ACCEPT_WAIT_MAX_S, LATE_S, LATE_S + LOOK_S)]
     assert looks == [False, False, False, True]
 
 
-def test_while_the_overload_lasts_it_is_late_sooner(queue: Queue) -> None:
-    queue.length = 1
-    moments = (0.0, OVERLOADED_WAIT_MAX_S, OVERLOADED_WAIT_MAX_S + LOOK_S, LATE_S - LOOK_S)
-    assert [queue.is_late(now, OVERLOADED_WAIT_MAX_S) for now in moments] == [False] * 3 + [True]
-
-
-def test_a_long_queue_that_moves_on_is_not_late(queue: Queue) -> None:
-    queue.length = 1_000
+def test_a_long_queue_that_moves_on_is_not_late(queue: AcceptQueue) -> None:
     for n in range(100):
-        assert not queue.is_late(n * LOOK_S)
-        queue.accept(200)
-        queue.length += 200
+        assert not queue.is_late(n * LOOK_S, 1_000)
+        queue.accepted += 200
 
 
-def test_after_a_standstill_the_queue_has_a_turn_first(queue: Queue) -> None:
-    queue.length = 3
-    assert not queue.is_late(0.0)
-    assert not queue.is_late(10.0)  # nothing turned meanwhile
-    queue.accept(3)
-    queue.length = 3
-    assert not queue.is_late(10.0 + LOOK_S)
+def test_after_a_standstill_the_queue_has_a_turn_first(queue: AcceptQueue) -> None:
+    assert not queue.is_late(0.0, 3)
+    assert not queue.is_late(10.0, 3)  # nothing turned meanwhile
+    queue.accepted += 3
+    assert not queue.is_late(10.0 + LOOK_S, 3)
 
 
-def test_an_empty_queue_is_not_late_though_a_connection_was_never_counted(queue: Queue) -> None:
-    queue.length = 1
-    assert not queue.is_late(0.0)
-    queue.length = 0  # it was aborted before it was accepted
-    assert [queue.is_late(now) for now in (1.0, 2.0, 3.0)] == [False] * 3
+def test_an_empty_queue_is_not_late_though_a_connection_was_never_counted(
+    queue: AcceptQueue,
+) -> None:
+    assert not queue.is_late(0.0, 1)  # it is aborted before it is accepted
+    assert [queue.is_late(now, 0) for now in (1.0, 2.0, 3.0)] == [False] * 3
 
 
-def test_it_is_busy_while_connections_wait(queue: Queue) -> None:
+def test_it_is_busy_while_connections_wait(queue: AcceptQueue) -> None:
     seen = []
     for length in (0, 2, 1, 0):
-        queue.length = length
-        queue.is_late(0.0)
+        queue.is_late(0.0, length)
         seen.append(queue.is_busy)
     assert seen == [False, True, True, False]
 
 
-def test_who_waits_is_counted_and_reset_when_it_is_closed() -> None:
-    listening = socket.create_server(("127.0.0.1", 0))
-    queue = _ListeningSocket(Protocol)
-    queue.server = cast(Any, SimpleNamespace(sockets=[listening], close=listening.close))
-    queue.watch()
-    clients = [socket.create_connection(listening.getsockname()) for _ in range(3)]
-    assert queue.waiting() == 3
-    queue.close()
-    for client in clients:
-        with client, pytest.raises(ConnectionResetError):
-            client.recv(1)
+def test_while_the_overload_lasts_it_is_late_by_what_waits(queue: AcceptQueue) -> None:
+    now, most = overloaded(queue, per_s=1_000), round(1_000 * OVERLOADED_WAIT_MAX_S)
+    assert not queue.is_late(now, most)
+    assert queue.is_late(now, most + 1)
+    assert not queue.is_late(now + OVERLOADED_S, most + 1)
 
 
-@pytest.mark.parametrize(
-    ("lengths", "looks"), [([2, 1, 0], 3), (itertools.repeat(1), CLOSING_TURNS)]
-)
-async def test_it_closes_when_nothing_waits_or_after_some_turns(
-    lengths: Iterable[int], looks: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    listeners = Listeners(Protocol, "127.0.0.1", 0, tls=None, prepare=lambda _: None)
+def test_as_many_have_room_as_were_accepted_of_late(queue: AcceptQueue) -> None:
+    now = overloaded(queue, per_s=1_000)
+    queue.is_late(now, 1_000)
+    queue.accepted += 100  # half as many a second as before, of what was taken and then accepted
+    assert queue.room(now + 0.2) == round(500 * TAKEN_S)
+
+
+def test_a_new_overload_begins_with_nobody_who_has_waited_long(queue: AcceptQueue) -> None:
+    now = overloaded(queue, per_s=1_000) + OVERLOADED_S
+    queue.is_late(now, 1_000)
+    queue.accepted += 100
+    assert queue.room(now + 0.1) == 0
+
+
+class Greeting(Protocol):
+    """Sends a byte to whoever is let in."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.write(b"1")
+
+
+@pytest.fixture
+async def listeners(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Listeners]:
+    listeners = Listeners(Greeting, "127.0.0.1", 0, tls=None, prepare=lambda _: None)
+    monkeypatch.setattr(listeners._queue, "room", lambda _now: 1_000)
     await listeners.open()
-    seen = []
-    following = iter(lengths)
-
-    def waiting() -> int:
-        seen.append(next(following))
-        return seen[-1]
-
-    monkeypatch.setattr(listeners, "waiting", waiting)
+    yield listeners
     await listeners.close()
-    assert len(seen) == looks
+
+
+@pytest.fixture
+def address(listeners: Listeners) -> Address:
+    host, port = listeners._port._bound[0].getsockname()
+    return host, port
+
+
+def counted(counter: Counter) -> float:
+    [metric] = counter.collect()
+    return metric.samples[0].value
+
+
+def connect(address: Address, stack: ExitStack, count: int = 1) -> list[socket.socket]:
+    return [stack.enter_context(socket.create_connection(address)) for _ in range(count)]
+
+
+async def greeting(client: socket.socket) -> bytes:
+    client.setblocking(False)
+    return await asyncio.get_running_loop().sock_recv(client, 1)
+
+
+async def test_while_it_serves_who_waits_the_port_is_closed(
+    listeners: Listeners, address: Address, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = counted(metrics.PORT_CLOSED)
+    with ExitStack() as stack:
+        clients = connect(address, stack, 8)
+        refusing = asyncio.create_task(listeners._refuse())
+        await asyncio.sleep(0)
+        with pytest.raises(ConnectionRefusedError):
+            connect(address, stack)
+        await refusing
+        clients += connect(address, stack)
+        assert {await greeting(client) for client in clients} == {b"1"}
+    assert counted(metrics.PORT_CLOSED) > seconds
+
+
+async def test_who_would_wait_too_long_is_reset(
+    listeners: Listeners, address: Address, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    were_reset = counted(metrics.RESET)
+    monkeypatch.setattr(listeners._queue, "room", lambda _now: 0)
+    with ExitStack() as stack:
+        clients = connect(address, stack, 5)
+        assert listeners.waiting() == 5
+        await listeners._refuse()
+        for client in clients:
+            with pytest.raises(ConnectionResetError):
+                client.recv(1)
+    assert counted(metrics.RESET) - were_reset == 5
+
+
+async def test_nobody_else_takes_the_port_while_it_is_closed(
+    listeners: Listeners, address: Address
+) -> None:
+    refusing = asyncio.create_task(listeners._refuse())
+    await asyncio.sleep(0)
+    with pytest.raises(OSError, match="in use") as raised, socket.socket() as other:
+        other.bind(address)
+    assert raised.value.errno == errno.EADDRINUSE
+    await refusing
+
+
+async def test_a_port_that_cannot_be_opened_again_is_tried_again(
+    listeners: Listeners,
+    address: Address,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    opens, tries = listeners._port.open, []
+
+    async def open_third() -> None:
+        tries.append(1)
+        if len(tries) < 3:
+            raise OSError(errno.EMFILE, "Too many open files")
+        await opens()
+
+    monkeypatch.setattr(listeners._port, "open", open_third)
+    await listeners._refuse()
+    assert len(tries) == 3
+    assert [record.getMessage() for record in caplog.records] == [
+        "cannot listen again, connections are refused: [Errno 24] Too many open files"
+    ]
+    with ExitStack() as stack:
+        assert await greeting(connect(address, stack)[0]) == b"1"
+
+
+async def test_a_queue_that_is_late_closes_the_port(
+    listeners: Listeners, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = asyncio.Event()
+
+    async def refuse() -> None:
+        refused.set()
+
+    monkeypatch.setattr(listeners, "_refuse", refuse)
+    monkeypatch.setattr(listeners._queue, "is_late", lambda _now, _waiting: True)
+    await refused.wait()
+
+
+async def test_when_it_closes_who_waits_is_served(listeners: Listeners, address: Address) -> None:
+    with ExitStack() as stack:
+        clients = connect(address, stack, 9)
+        await listeners.close()
+        assert {await greeting(client) for client in clients} == {b"1"}
+        with pytest.raises(ConnectionRefusedError):
+            connect(address, stack)
