@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import platform
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -42,11 +43,40 @@ class Finding:
     value: str
     promised: str = ""
     reached: bool | None = None
+    #: What `value` says, where that is one number; several rounds are put in order by it.
+    number: float | None = None
 
 
 def counts_text(counts: Mapping[Any, int]) -> str:
     """Return how many there are of each."""
     return ", ".join(f"{count:,} x {name}" for name, count in sorted(counts.items()))
+
+
+def medians(rounds: Sequence[Sequence[Finding]]) -> list[Finding]:
+    """Return the findings of several rounds as one of each name: of numbers the median.
+
+    What is no number has to be reached in each round.
+    """
+    if len(rounds) == 1:
+        return list(rounds[0])
+    by_name: dict[str, list[Finding]] = {}
+    for finding in itertools.chain.from_iterable(rounds):
+        by_name.setdefault(finding.name, []).append(finding)
+    return [_median(findings) for findings in by_name.values()]
+
+
+def _median(findings: list[Finding]) -> Finding:
+    numbers = [finding.number for finding in findings if finding.number is not None]
+    values = [finding.value for finding in findings]
+    if len(numbers) == len(findings):
+        middle = sorted(findings, key=lambda finding: finding.number or 0.0)[len(findings) // 2]
+        return replace(middle, value=f"{middle.value} ({', '.join(values)})")
+    reached = [finding.reached for finding in findings if finding.reached is not None]
+    return replace(
+        findings[0],
+        value="; ".join(dict.fromkeys(values)),
+        reached=all(reached) if reached else None,
+    )
 
 
 def none_of(name: str, found: int) -> Finding:

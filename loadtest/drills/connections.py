@@ -14,10 +14,8 @@ then of a quarter of a core.
 from __future__ import annotations
 
 import os
-from collections import defaultdict
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from statistics import median
 from typing import Annotated
 
 import typer
@@ -26,7 +24,6 @@ from loadtest.bench.peers.servers import NGINX, running
 from loadtest.bench.sides import sell_out
 from loadtest.bench.wrk import grabs_per_second, require_wrk
 from loadtest.crowd.grab_http import HttpForm
-from loadtest.crowd.knee import Knee
 from loadtest.crowd.offer import offer
 from loadtest.crowd.requests import NoAnswer
 from loadtest.crowd.schedule import Schedule
@@ -35,24 +32,36 @@ from loadtest.drills.connection_trials import PATIENCE_S, ConnectionTrials, unti
 from loadtest.drills.storm_findings import (
     SOLD_OUT,
     WON,
+    StormBounds,
     at_least,
     p99_finding,
     storm_findings,
     validity_finding,
 )
-from loadtest.findings import AsJson, Finding, counts_text, ledger_finding, measure, none_of
-from loadtest.stack import OTHER_CORE, TESTED_CORE, BenchStack, require_two_cores, temporary_stack
+from loadtest.findings import (
+    AsJson,
+    Finding,
+    counts_text,
+    ledger_finding,
+    measure,
+    medians,
+    none_of,
+)
+from loadtest.stack import OTHER_CORE, TESTED_CORE, require_two_cores, temporary_stack
 from seckill.sales.sales import Sale
 
 #: Times the knee that is offered.
 STORMS = (1.5, 2.5, 5.0)
 #: Times the capacity of kept connections that is offered on such.
 KEPT_FACTOR = 1.5
+#: Grabs that are each the last of their connections.
+CLOSED = {"Connection: close": HttpForm.CLOSE, "HTTP/1.0": HttpForm.OLD}
+BY_NGINX = "1 knee / that of nginx + Lua, script only"
 
 
 def main(
     seconds: Annotated[int, typer.Option(help="Length of each storm.", min=2)] = 10,
-    rounds: Annotated[int, typer.Option(help="Of the knees, interleaved.", min=1)] = 1,
+    rounds: Annotated[int, typer.Option(help="Of all of it; the medians are reported.", min=1)] = 1,
     processes: Annotated[int, typer.Option(help="Of the generator.", min=1)] = 1,
     connections: Annotated[
         int, typer.Option(help="That stay open, for the last row.", min=1)
@@ -72,73 +81,81 @@ async def _connections(
 ) -> list[Finding]:
     require_wrk()
     others = tuple(sorted(os.sched_getaffinity(0) - {TESTED_CORE}))
-    async with temporary_stack(OTHER_CORE) as stack:
+    found: list[list[Finding]] = []
+    async with temporary_stack(OTHER_CORE) as stack, AsyncExitStack() as peers:
         trials = ConnectionTrials(stack, processes, others)
         gateway = await stack.run("gateway", TESTED_CORE)
-        with busy_core(TESTED_CORE, busy):
-            knees, findings = await _knees(trials, gateway.url, rounds)
-        findings += await _kept(trials, gateway.url, seconds, connections)
-        sales: dict[str, Sale] = {}
-        with busy_core(TESTED_CORE, busy):
-            for bounds, name in ((WON, "won"), (SOLD_OUT, "sold out")):
-                for factor in STORMS:
-                    sale = await _open_sale(stack, gateway.url, bounds.status)
-                    sales[f"{bounds.row} x{factor:g}, {name}: ledger"] = sale
-                    report = await trials.storm(gateway.url, sale, factor * knees[name], seconds)
-                    bound = bounds.at(factor)
-                    findings += storm_findings(report, bound, knees[name], factor, seconds)
-        # Not before: they would take the generator's core.
-        await stack.run("consumers")
-        for name, sale in sales.items():
-            findings.append(replace(ledger_finding(await stack.verify(sale)), name=name))
-    return findings
-
-
-async def _open_sale(stack: BenchStack, url: str, status: int) -> Sale:
-    """Open a sale whose grabs are all answered so: for a 409 it is sold out, at a gateway."""
-    if status != SOLD_OUT.status:
-        return await stack.open_sale()
-    sale = await stack.open_sale(units=1)
-    await until_at_rest(url, sale)
-    await sell_out(stack, url, sale)
-    return sale
-
-
-async def _knees(
-    trials: ConnectionTrials, url: str, rounds: int
-) -> tuple[dict[str, float], list[Finding]]:
-    """Find the knees in turn; return their medians by name, and what is to be reported."""
-    stack, found = trials.stack, defaultdict[str, list[Knee]](list)
-    async with AsyncExitStack() as peers:
-        sides = {
-            "won": (url, 202, HttpForm.KEEP_ALIVE),
-            "sold out": (url, 409, HttpForm.KEEP_ALIVE),
-            "Connection: close": (url, 202, HttpForm.CLOSE),
-            "HTTP/1.0": (url, 202, HttpForm.OLD),
-        }
-        missing = NGINX.missing()
+        missing, nginx_url = NGINX.missing(), ""
         if not missing:
             peer = running(NGINX, stack.home, stack.services.redis_url, TESTED_CORE)
-            nginx = await peers.enter_async_context(peer)
-            sides["nginx"] = (nginx.url, 202, HttpForm.KEEP_ALIVE)
+            nginx_url = (await peers.enter_async_context(peer)).url
         for _ in range(rounds):
-            for name, (server, status, form) in sides.items():
-                sale = await _open_sale(stack, url, status)
-                found[name].append(await trials.knee(server, sale, status, form))
-    medians = {name: median(knee.per_s for knee in knees) for name, knees in found.items()}
-    findings = [
-        Finding(f"knee, {name}", "; ".join(knee.text() for knee in knees))
-        for name, knees in found.items()
-    ]
-    if missing:
-        findings.append(Finding("1 knee / that of nginx + Lua, script only", missing, "1"))
-    else:
-        ratio = medians["won"] / medians["nginx"]
-        findings.append(at_least("1 knee / that of nginx + Lua, script only", ratio, 1))
-    for name in ("Connection: close", "HTTP/1.0"):
-        ratio = medians[name] / medians["won"]
-        findings.append(at_least(f"5 knee with {name} / with keep-alive", ratio, 0.9))
-    return medians, findings
+            one = _Round(trials, gateway.url, seconds)
+            with busy_core(TESTED_CORE, busy):
+                won = await one.storms(WON, "won")
+                if missing:
+                    one.findings.append(Finding(BY_NGINX, missing, "at least 1"))
+                else:
+                    nginx = await one.knee("nginx", url=nginx_url)
+                    one.findings.append(at_least(BY_NGINX, won / nginx, 1))
+                for name, form in CLOSED.items():
+                    ratio = await one.knee(name, form=form) / won
+                    one.findings.append(at_least(f"5 knee with {name} / kept alive", ratio, 0.9))
+                await one.storms(SOLD_OUT, "sold out")
+            one.findings += await _kept(trials, gateway.url, seconds, connections)
+            # Not before: they would take the generator's core.
+            consumers = await stack.run("consumers")
+            for name, sale in one.sales.items():
+                ledger = ledger_finding(await stack.verify(sale))
+                one.findings.append(replace(ledger, name=name))
+            await consumers.child.stop()
+            found.append(one.findings)
+    return medians(found)
+
+
+class _Round:
+    """Knees, and what is offered above each one at once, for a machine is soon faster or slower."""
+
+    def __init__(self, trials: ConnectionTrials, url: str, seconds: int) -> None:
+        self._trials, self._url, self._seconds = trials, url, seconds
+        self.findings: list[Finding] = []
+        #: Whose ledgers have to balance, by what is reported of it.
+        self.sales: dict[str, Sale] = {}
+
+    async def knee(
+        self,
+        name: str,
+        *,
+        url: str = "",
+        status: int = WON.status,
+        form: HttpForm = HttpForm.KEEP_ALIVE,
+    ) -> float:
+        """Find a knee of the gateway, or of another server."""
+        sale = await self._open_sale(status)
+        knee = await self._trials.knee(url or self._url, sale, status, form)
+        self.findings.append(Finding(f"knee, {name}", knee.text(), number=knee.per_s))
+        return knee.per_s
+
+    async def storms(self, bounds: StormBounds, name: str) -> float:
+        """Find the gateway's knee, and offer several times as much; return the knee."""
+        knee = await self.knee(name, status=bounds.status)
+        for factor in STORMS:
+            sale = await self._open_sale(bounds.status)
+            self.sales[f"{bounds.row} x{factor:g}, {name}: ledger"] = sale
+            report = await self._trials.storm(self._url, sale, factor * knee, self._seconds)
+            bound = bounds.at(factor)
+            self.findings += storm_findings(report, bound, knee, factor, self._seconds)
+        return knee
+
+    async def _open_sale(self, status: int) -> Sale:
+        """Open a sale whose grabs are all answered so: for a 409 it is sold out, at a gateway."""
+        stack = self._trials.stack
+        if status != SOLD_OUT.status:
+            return await stack.open_sale()
+        sale = await stack.open_sale(units=1)
+        await until_at_rest(self._url, sale)
+        await sell_out(stack, self._url, sale)
+        return sale
 
 
 async def _kept(

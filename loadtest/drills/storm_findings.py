@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from loadtest.crowd.report import GOOD_S, SOON_S, CrowdReport
@@ -70,12 +71,14 @@ def storm_findings(
             f"{soon:.1%}",
             f"at least {bounds.soon:.4g}",
             soon >= bounds.soon,
+            soon,
         ),
         Finding(
             f"{name}: last trouble after the end",
             f"{last_s:.2f} s",
             f"within {WELL_AFTER_S:g} s",
             last_s <= WELL_AFTER_S,
+            last_s,
         ),
         validity_finding(name, storm),
     ]
@@ -84,14 +87,15 @@ def storm_findings(
 def at_least(name: str, ratio: float, bound: float, aim: float | None = None) -> Finding:
     """Return the finding that a ratio is at least what is promised."""
     promised = f"at least {bound:g}" + (f", aim {aim:g}" if aim else "")
-    return Finding(name, f"{ratio:.3g}", promised, ratio >= bound)
+    return Finding(name, f"{ratio:.3g}", promised, ratio >= bound, ratio)
 
 
 def p99_finding(name: str, report: CrowdReport, status: int, most_ms: float) -> Finding:
     """Return the finding that some have been answered so, and 99 of 100 of them in time."""
     ms = report.latency_ms(0.99, status)
     promised = f"at most {most_ms:g} ms"
-    return Finding(f"{name}: p99 of a {status}", f"{ms:,.0f} ms", promised, 0 < ms <= most_ms)
+    reached, number = 0 < ms <= most_ms, ms or math.inf
+    return Finding(f"{name}: p99 of a {status}", f"{ms:,.0f} ms", promised, reached, number)
 
 
 def validity_finding(name: str, report: CrowdReport) -> Finding:
