@@ -7,6 +7,7 @@ event loop accepts one connection a turn from each.
 from __future__ import annotations
 
 import asyncio
+import errno
 import math
 import os
 import socket
@@ -53,10 +54,18 @@ class ListeningPort:
         found = await self._loop.getaddrinfo(
             host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
-        for family, *_, address in dict.fromkeys(found):
-            if self._bound:  # should it be 0: the same one for all addresses
-                address = (address[0], self._bound[0].getsockname()[1], *address[2:])
-            self._bound.append(_bound_socket(family, address, is_only=len(found) == 1))
+        # A name may stand for addresses of a family that this machine does not have.
+        addresses = {entry[4]: entry[0] for entry in found if _has_family(entry[0])}
+        try:
+            for address, family in addresses.items():
+                if self._bound:  # should it be 0: the same one for all addresses
+                    address = (address[0], self._bound[0].getsockname()[1], *address[2:])
+                self._bound.append(_bound_socket(family, address, is_only=len(addresses) == 1))
+        except OSError:
+            self.release()
+            raise
+        if not self._bound:
+            raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
 
     async def open(self) -> None:
         """Listen; raise OSError when that cannot be."""
@@ -139,6 +148,14 @@ class ListeningPort:
             await self._loop.connect_accepted_socket(self._factory, accepted)
         except OSError:
             accepted.close()  # the client left
+
+
+def _has_family(family: int) -> bool:
+    try:
+        socket.socket(family, socket.SOCK_STREAM).close()
+    except OSError:
+        return False
+    return True
 
 
 def _bound_socket(family: int, address: tuple[Any, ...], *, is_only: bool) -> socket.socket:
