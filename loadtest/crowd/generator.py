@@ -17,7 +17,7 @@ import heapq
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import cast
 
 from loadtest.crowd.grab_http import read_head
@@ -28,6 +28,8 @@ from loadtest.crowd.requests import NoAnswer, PlannedRequest
 TICK_S = 0.001
 #: The run ends so long after the last request; who has no answer then has none (status 0).
 END_AFTER_S = 10.0
+#: Who was refused a connection tries again after so long, and for so long beforehand.
+REFUSED_S, CONNECT_S = 0.05, 10.0
 #: How often the generator notes the CPU time that it has taken: some points in any second.
 CPU_NOTE_S = 0.1
 
@@ -101,8 +103,12 @@ class Crowd:
         self.report = CrowdReport(0.0)
 
     async def connect(self, count: int) -> None:
-        """Open connections beforehand, as browsers do while people wait for the opening."""
-        await asyncio.gather(*(self._connect() for _ in range(count)))
+        """Open connections beforehand, as browsers do while people wait for the opening.
+
+        Raise OSError when nobody listens, or connections are refused for longer than CONNECT_S.
+        """
+        await self._connect()
+        await asyncio.gather(*(self._connect_again() for _ in range(count - 1)))
 
     async def warm_up(self, sale_id: str, gateways: int) -> None:
         """Let every gateway process read a sale, as it has long before an opening.
@@ -213,10 +219,20 @@ class Crowd:
 
     async def _connect_one(self) -> None:
         try:
-            with suppress(OSError):  # a server that takes no connections leaves requests unsent
-                await self._connect()
+            await self._connect()
+        except OSError:  # a server that takes no connections leaves requests unsent
+            await asyncio.sleep(REFUSED_S)
         finally:
             self._opening -= 1
+
+    async def _connect_again(self) -> None:
+        """Open a connection; who comes with thousands of others may be refused for a moment."""
+        async with asyncio.timeout(CONNECT_S):
+            while True:
+                try:
+                    return await self._connect()
+                except OSError:
+                    await asyncio.sleep(REFUSED_S)
 
     async def _connect(self) -> None:
         loop = asyncio.get_running_loop()

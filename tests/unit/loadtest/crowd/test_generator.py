@@ -71,3 +71,21 @@ async def test_who_waits_for_too_long_gives_up_and_leaves_the_connection() -> No
             await closed.wait()
     assert report.endings() == {"gave up": 2}
     assert report.soon_share() == 0
+
+
+async def test_beforehand_only_the_first_may_not_be_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    crowd = Crowd("127.0.0.1", 1, connections_max=3)
+    with pytest.raises(ConnectionRefusedError):
+        await crowd.connect(3)
+    tried: list[int] = []
+
+    async def connect() -> None:
+        tried.append(1)
+        if len(tried) in {2, 3, 4}:
+            raise ConnectionRefusedError
+
+    monkeypatch.setattr(crowd, "_connect", connect)
+    await crowd.connect(3)
+    assert len(tried) == 6
