@@ -103,12 +103,6 @@ async def _connections(
                     one.findings.append(at_least(f"5 knee with {name} / kept alive", ratio, 0.9))
                 await one.storms(SOLD_OUT, "sold out")
             one.findings += await _kept(trials, gateway.url, seconds, connections)
-            # Not before: they would take the generator's core.
-            consumers = await stack.run("consumers")
-            for name, sale in one.sales.items():
-                ledger = ledger_finding(await stack.verify(sale))
-                one.findings.append(replace(ledger, name=name))
-            await consumers.child.stop()
             found.append(one.findings)
     return medians(found)
 
@@ -119,8 +113,6 @@ class _Round:
     def __init__(self, trials: ConnectionTrials, url: str, seconds: int) -> None:
         self._trials, self._url, self._seconds = trials, url, seconds
         self.findings: list[Finding] = []
-        #: Whose ledgers have to balance, by what is reported of it.
-        self.sales: dict[str, Sale] = {}
 
     async def knee(
         self,
@@ -138,13 +130,19 @@ class _Round:
 
     async def storms(self, bounds: StormBounds, name: str) -> float:
         """Find the gateway's knee, and offer several times as much; return the knee."""
-        knee = await self.knee(name, status=bounds.status)
+        knee, stack = await self.knee(name, status=bounds.status), self._trials.stack
+        sales: dict[str, Sale] = {}
         for factor in STORMS:
             sale = await self._open_sale(bounds.status)
-            self.sales[f"{bounds.row} x{factor:g}, {name}: ledger"] = sale
+            sales[f"{bounds.row} x{factor:g}, {name}: ledger"] = sale
             report = await self._trials.storm(self._url, sale, factor * knee, self._seconds)
             bound = bounds.at(factor)
             self.findings += storm_findings(report, bound, knee, factor, self._seconds)
+        # Not before: they would take the generator's core.
+        consumers = await stack.run("consumers")
+        for ledger, sale in sales.items():
+            self.findings.append(replace(ledger_finding(await stack.verify(sale)), name=ledger))
+        await consumers.child.stop()
         return knee
 
     async def _open_sale(self, status: int) -> Sale:
