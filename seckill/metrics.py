@@ -128,7 +128,7 @@ RESET = Counter(
 )
 PORT_CLOSED = Counter(
     "seckill_port_closed_seconds",
-    "Time in which new connections were refused, because those before them took all of it",
+    "Time for which the port was closed, as more connections waited than could be served",
 )
 EVICTED = Counter(
     "seckill_connections_evicted", "Idle connections closed because all places were taken"

@@ -1,11 +1,11 @@
-"""Who is let in: a port that is closed for moments, so that nobody who is in waits too long.
+"""Who is let in: a port that is closed for moments, so that those who are in are served in time.
 
 Above capacity the accept queue only grows, and every buyer in it would be served late. To refuse
 them one by one takes the time in which others are served, and even the kernel's reset of a
 connection does. So when more wait than can be served in time, they are taken in and the port is
 closed until they are: the kernel itself refuses who comes then, before there is a connection, and
-this process does nothing for it. A client hears at once that nobody listens, and that it has sent
-nothing.
+this process does nothing for it. A client sees at once that the port is closed, and that nothing
+was sent.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class Listeners:
 
     async def _look_on(self) -> None:
         while not self._closes:
-            await asyncio.sleep(LOOK_S if self._queue.is_busy else IDLE_LOOK_S)
+            await asyncio.sleep(LOOK_S if self._queue.is_busy(self._loop.time()) else IDLE_LOOK_S)
             if self._queue.is_late(self._loop.time(), self._port.waiting()):
                 await self._refuse()
 
@@ -145,10 +145,9 @@ class AcceptQueue:
         #: Connections that are accepted in a second, as of the last overload.
         self._per_s = 0.0
 
-    @property
-    def is_busy(self) -> bool:
-        """Tell whether connections waited at the last look."""
-        return bool(self._looks)
+    def is_busy(self, now: float) -> bool:
+        """Tell whether connections waited at the last look, or an overload lasts."""
+        return bool(self._looks) or self._lasts(now)
 
     def is_late(self, now: float, waiting: int) -> bool:
         """Look, and tell whether those who wait would be late.
@@ -158,23 +157,26 @@ class AcceptQueue:
         it is so when more wait than are accepted in good time.
         """
         was_late, self._was_late = self._was_late, self._wait_s(now, waiting) > ACCEPT_WAIT_MAX_S
-        lasts = now - self._opened_at < OVERLOADED_S
-        if lasts and waiting > self._per_s * OVERLOADED_WAIT_MAX_S:
+        if self._lasts(now) and waiting > self._per_s * OVERLOADED_WAIT_MAX_S:
             return True
         return was_late and self._was_late
 
     def room(self, now: float) -> int:
         """Return how many of those who wait can be served in time, as the port is closed now."""
-        lasts = now - self._opened_at < OVERLOADED_S
+        lasts = self._lasts(now)
         since, accepted = self._closed if lasts else self._looks[0][:2]
         self._closed = now, self.accepted
         self._per_s = (self.accepted - accepted) / max(now - since, LOOK_S)
         return int(self._per_s * TAKEN_S) if lasts else 0
 
     def opened(self, now: float) -> None:
-        """Note that the port is open again, and nobody waits."""
+        """Note that the port is open again, with an empty queue."""
         self._opened_at, self._was_late = now, False
         self._looks.clear()
+
+    def _lasts(self, now: float) -> bool:
+        """Tell whether an overload lasts."""
+        return now - self._opened_at < OVERLOADED_S
 
     def _wait_s(self, now: float, waiting: int) -> float:
         """Return for how long at least the head of the queue has waited, as looks tell so far."""

@@ -105,7 +105,7 @@ class Crowd:
     async def connect(self, count: int) -> None:
         """Open connections beforehand, as browsers do while people wait for the opening.
 
-        Raise OSError when nobody listens, or connections are refused for longer than CONNECT_S.
+        Raise OSError when no server listens, or connections are refused for longer than CONNECT_S.
         """
         await self._connect()
         await asyncio.gather(*(self._connect_again() for _ in range(count - 1)))

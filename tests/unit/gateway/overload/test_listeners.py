@@ -70,8 +70,14 @@ def test_it_is_busy_while_connections_wait(queue: AcceptQueue) -> None:
     seen = []
     for length in (0, 2, 1, 0):
         queue.is_late(0.0, length)
-        seen.append(queue.is_busy)
+        seen.append(queue.is_busy(0.0))
     assert seen == [False, True, True, False]
+
+
+def test_it_is_busy_while_an_overload_lasts(queue: AcceptQueue) -> None:
+    now = overloaded(queue, per_s=1_000)
+    assert queue.is_busy(now)
+    assert not queue.is_busy(now + OVERLOADED_S)
 
 
 def test_while_the_overload_lasts_it_is_late_by_what_waits(queue: AcceptQueue) -> None:
@@ -88,7 +94,7 @@ def test_as_many_have_room_as_were_accepted_of_late(queue: AcceptQueue) -> None:
     assert queue.room(now + 0.2) == round(500 * TAKEN_S)
 
 
-def test_a_new_overload_begins_with_nobody_who_has_waited_long(queue: AcceptQueue) -> None:
+def test_a_new_overload_begins_with_an_empty_queue(queue: AcceptQueue) -> None:
     now = overloaded(queue, per_s=1_000) + OVERLOADED_S
     queue.is_late(now, 1_000)
     queue.accepted += 100
@@ -163,7 +169,7 @@ async def test_who_would_wait_too_long_is_reset(
     assert counted(metrics.RESET) - were_reset == 5
 
 
-async def test_nobody_else_takes_the_port_while_it_is_closed(
+async def test_no_other_program_takes_the_port_while_it_is_closed(
     listeners: Listeners, address: Address
 ) -> None:
     refusing = asyncio.create_task(listeners._refuse())
