@@ -53,9 +53,9 @@ def counts_text(counts: Mapping[Any, int]) -> str:
 
 
 def medians(rounds: Sequence[Sequence[Finding]]) -> list[Finding]:
-    """Return the findings of several rounds as one of each name: of numbers the median.
+    """Return one finding for each name: where it is a number, the median of all rounds.
 
-    What is no number has to be reached in each round.
+    Other findings have to be reached in each round.
     """
     if len(rounds) == 1:
         return list(rounds[0])

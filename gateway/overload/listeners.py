@@ -32,8 +32,8 @@ IDLE_LOOK_S = 0.03
 #: stood still, is worked off. With what follows, an answer takes a quarter of a second at the most,
 #: which is still felt as at once.
 ACCEPT_WAIT_MAX_S = 0.1
-#: While an overload lasts: what waits may take so long to be accepted, at the rate of late. A queue
-#: that only grows is no use to a buyer by being longer.
+#: While an overload lasts, the port is closed when more wait than were accepted in so long, on
+#: average since it was last closed. A queue that only grows is no use to a buyer by being longer.
 OVERLOADED_WAIT_MAX_S = 0.04
 #: What is taken in when the port is closed: as many as are accepted in so long. Others are reset.
 TAKEN_S = 0.06

@@ -108,7 +108,7 @@ async def _connections(
 
 
 class _Round:
-    """Knees, and what is offered above each one at once, for a machine is soon faster or slower."""
+    """Each knee, and right after it the storms above it: the machine's speed changes in minutes."""
 
     def __init__(self, trials: ConnectionTrials, url: str, seconds: int) -> None:
         self._trials, self._url, self._seconds = trials, url, seconds
