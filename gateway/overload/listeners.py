@@ -37,6 +37,9 @@ ACCEPT_WAIT_MAX_S = 0.1
 OVERLOADED_WAIT_MAX_S = 0.04
 #: What is taken in when the port is closed: as many as are accepted in so long. Others are reset.
 TAKEN_S = 0.06
+#: So few are never too many. A process that stood still, or has little to do, accepted few of late,
+#: but these are a matter of some turns of the loop.
+FEW = 64
 #: The overload lasts until the port has been open for so long.
 OVERLOADED_S = 0.25
 #: Of those that were taken in, so many begin at a time.
@@ -154,9 +157,11 @@ class AcceptQueue:
 
         That is so when the head has waited too long at two looks in a row: at the first look after
         the process stood still, what came meanwhile was not its turn yet. While an overload lasts,
-        it is so when more wait than are accepted in good time.
+        it is so when more wait than are accepted in good time. A few are never late.
         """
         was_late, self._was_late = self._was_late, self._wait_s(now, waiting) > ACCEPT_WAIT_MAX_S
+        if waiting <= FEW:
+            return False
         if self._lasts(now) and waiting > self._per_s * OVERLOADED_WAIT_MAX_S:
             return True
         return was_late and self._was_late
@@ -167,7 +172,7 @@ class AcceptQueue:
         since, accepted = self._closed if lasts else self._looks[0][:2]
         self._closed = now, self.accepted
         self._per_s = (self.accepted - accepted) / max(now - since, LOOK_S)
-        return int(self._per_s * TAKEN_S) if lasts else 0
+        return max(FEW, int(self._per_s * TAKEN_S)) if lasts else 0
 
     def opened(self, now: float) -> None:
         """Note that the port is open again, with an empty queue."""

@@ -61,7 +61,7 @@ class Client:
         self._received = b""
 
     async def connect(self, gateway, *, receive_buffer=None) -> Client:
-        """Connect, again after a reset: a gateway without time resets what waits too long."""
+        """Connect, again after a reset or a refusal, which a gateway without time answers."""
         parts = urlsplit(gateway.url)
 
         async def connected():
@@ -74,7 +74,7 @@ class Client:
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
             try:
                 await self._loop.sock_connect(self._socket, (parts.hostname, parts.port))
-            except ConnectionResetError:
+            except (ConnectionResetError, ConnectionRefusedError):
                 self._socket.close()
                 return False
             return True

@@ -78,12 +78,12 @@ async def test_clients_of_http_1_0_and_those_that_ask_to_close_are_answered_and_
 
 
 async def place_in(gateway, connect) -> Client:
-    """Connect until there is room, and return the client."""
+    """Connect until there is room, and return the client; again after a reset, too."""
 
     async def taken():
         client = await connect(gateway)
         await client.send(LAST)
-        return client if await client.statuses(1) == [404] else None
+        return client if await client.receive() and await client.statuses(1) == [404] else None
 
     return await eventually(taken, "there is room")
 

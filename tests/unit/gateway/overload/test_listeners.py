@@ -14,6 +14,7 @@ from prometheus_client import Counter
 
 from gateway.overload.listeners import (
     ACCEPT_WAIT_MAX_S,
+    FEW,
     LOOK_S,
     OVERLOADED_S,
     OVERLOADED_WAIT_MAX_S,
@@ -42,7 +43,8 @@ def overloaded(queue: AcceptQueue, per_s: int) -> float:
 
 
 def test_a_head_that_is_not_accepted_makes_the_queue_late(queue: AcceptQueue) -> None:
-    looks = [queue.is_late(now, 1) for now in (0.0, ACCEPT_WAIT_MAX_S, LATE_S, LATE_S + LOOK_S)]
+    moments = 0.0, ACCEPT_WAIT_MAX_S, LATE_S, LATE_S + LOOK_S
+    looks = [queue.is_late(now, FEW + 1) for now in moments]
     assert looks == [False, False, False, True]
 
 
@@ -53,10 +55,10 @@ def test_a_long_queue_that_moves_on_is_not_late(queue: AcceptQueue) -> None:
 
 
 def test_after_a_standstill_the_queue_has_a_turn_first(queue: AcceptQueue) -> None:
-    assert not queue.is_late(0.0, 3)
-    assert not queue.is_late(10.0, 3)  # nothing turned meanwhile
-    queue.accepted += 3
-    assert not queue.is_late(10.0 + LOOK_S, 3)
+    assert not queue.is_late(0.0, 300)
+    assert not queue.is_late(10.0, 300)  # nothing turned meanwhile
+    queue.accepted += 300
+    assert not queue.is_late(10.0 + LOOK_S, 300)
 
 
 def test_an_empty_queue_is_not_late_though_a_connection_was_never_counted(
@@ -81,17 +83,17 @@ def test_it_is_busy_while_an_overload_lasts(queue: AcceptQueue) -> None:
 
 
 def test_while_the_overload_lasts_it_is_late_by_what_waits(queue: AcceptQueue) -> None:
-    now, most = overloaded(queue, per_s=1_000), round(1_000 * OVERLOADED_WAIT_MAX_S)
+    now, most = overloaded(queue, per_s=5_000), round(5_000 * OVERLOADED_WAIT_MAX_S)
     assert not queue.is_late(now, most)
     assert queue.is_late(now, most + 1)
     assert not queue.is_late(now + OVERLOADED_S, most + 1)
 
 
 def test_as_many_have_room_as_were_accepted_of_late(queue: AcceptQueue) -> None:
-    now = overloaded(queue, per_s=1_000)
+    now = overloaded(queue, per_s=5_000)
     queue.is_late(now, 1_000)
-    queue.accepted += 100  # half as many a second as before, of what was taken and then accepted
-    assert queue.room(now + 0.2) == round(500 * TAKEN_S)
+    queue.accepted += 500  # half as many a second as before, of what was taken and then accepted
+    assert queue.room(now + 0.2) == round(2_500 * TAKEN_S)
 
 
 def test_a_new_overload_begins_with_an_empty_queue(queue: AcceptQueue) -> None:
@@ -99,6 +101,13 @@ def test_a_new_overload_begins_with_an_empty_queue(queue: AcceptQueue) -> None:
     queue.is_late(now, 1_000)
     queue.accepted += 100
     assert queue.room(now + 0.1) == 0
+
+
+def test_a_few_are_never_late_however_few_were_accepted_of_late(queue: AcceptQueue) -> None:
+    now = overloaded(queue, per_s=1)
+    assert [queue.is_late(now + n, FEW) for n in (0.0, 1.0, 2.0, 3.0)] == [False] * 4
+    queue.opened(now)
+    assert queue.room(now) == FEW
 
 
 class Greeting(Protocol):
