@@ -37,8 +37,8 @@ ACCEPT_WAIT_MAX_S = 0.1
 OVERLOADED_WAIT_MAX_S = 0.04
 #: What is taken in when the port is closed: as many as are accepted in so long. Others are reset.
 TAKEN_S = 0.06
-#: So few are never too many. A process that stood still, or has little to do, accepted few of late,
-#: but these are a matter of some turns of the loop.
+#: So few are never too many: they are accepted in some turns of the loop, though a process that
+#: stood still, or had little to do, has accepted fewer of late.
 FEW = 64
 #: The overload lasts until the port has been open for so long.
 OVERLOADED_S = 0.25

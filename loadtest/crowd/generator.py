@@ -28,8 +28,10 @@ from loadtest.crowd.requests import NoAnswer, PlannedRequest
 TICK_S = 0.001
 #: The run ends so long after the last request; who has no answer then has none (status 0).
 END_AFTER_S = 10.0
-#: A refused connection is tried again after the first time; before the run, for the second at most.
-REFUSED_S, CONNECT_S = 0.05, 10.0
+#: Time until a refused connection is tried again.
+REFUSED_S = 0.05
+#: How long that goes on before the run.
+CONNECT_S = 10.0
 #: How often the generator notes the CPU time that it has taken: some points in any second.
 CPU_NOTE_S = 0.1
 

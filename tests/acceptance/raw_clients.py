@@ -61,7 +61,7 @@ class Client:
         self._received = b""
 
     async def connect(self, gateway, *, receive_buffer=None) -> Client:
-        """Connect, again after a reset or a refusal, which a gateway without time answers."""
+        """Connect; try again after a reset or a refusal, for a gateway may have no time."""
         parts = urlsplit(gateway.url)
 
         async def connected():
